@@ -1,0 +1,1 @@
+"""Mechanistic analysis of fine-tuned students: where does the behaviour they acquired live?"""

@@ -1,0 +1,260 @@
+"""The gated forward: base, student and everything between in one pass.
+
+1. A batch holds one row per prompt: its tokens, then the inner nodes of its answer trie; a 4-d attention mask lets each node see
+   the prompt and its own ancestors. Rows are padded on the right.
+2. Every module that differs between base and student computes `f_base(x) + g * (f_student(x) - f_base(x))`, with its own gate
+   g per row and token (dynamic weight grafting, arXiv 2606.00831). g = 0 is the base, g = 1 the student.
+3. Activations can be recorded and edited at TransformerLens' sites, and a pass can start at a later block.
+4. Logits are computed at the read slots only.
+
+The model belongs to the pair, not to the caller, and all hooks are gone when a pass ends, however it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .chat import Prompt
+from .metrics import Answers
+from .models.students import Student
+from .sites import Site, Sites
+
+Key = tuple[str, int]  # (site, layer)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts with their answer tries, ready for a forward.
+
+    Attributes:
+        ids: `(row, slot)` token ids.
+        positions: `(row, slot)` position ids; a trie node's is that of its depth.
+        mask: additive attention mask `(row, 1, slot, slot)`, or one per layer type.
+        reads: `(row, read)` the slots whose logits are needed: the last prompt token, then the trie nodes.
+        sizes: per row, the number of tokens and nodes before padding.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor | dict[str, Tensor]
+    reads: Tensor
+    sizes: tuple[int, ...]
+
+    def expand(self, rows: int) -> Batch:
+        """A batch of one row, repeated without copying."""
+        mask = {k: m.expand(rows, -1, -1, -1) for k, m in self.mask.items()} if isinstance(self.mask, dict) else None
+        return Batch(
+            self.ids.expand(rows, -1),
+            self.positions.expand(rows, -1),
+            self.mask.expand(rows, -1, -1, -1) if isinstance(self.mask, Tensor) else mask or {},
+            self.reads.expand(rows, -1),
+            self.sizes * rows,
+        )
+
+
+@dataclass(frozen=True)
+class Gates:
+    """A student's gates.
+
+    Attributes:
+        student: whose weights.
+        values: 1.0 for the whole student, `(row, slot)` for all modules alike, or `(row, slot, component)` with one gate per changed
+            module, in the order of `student.deltas`.
+    """
+
+    student: Student
+    values: Tensor | float = 1.0
+
+    def of(self, component: int) -> Tensor | float | None:
+        """The gate of a component: `(row, slot)`, a number, or None where it is closed everywhere."""
+        if isinstance(self.values, float):
+            return self.values or None
+        gate = self.values if self.values.dim() == 2 else self.values[..., component]
+        return gate if gate.requires_grad or bool(gate.any()) else None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward gives.
+
+    Attributes:
+        logits: `(row, read, vocab)`.
+        activations: recorded ones, `(row, slot, d_model)` by (site, layer).
+    """
+
+    logits: Tensor
+    activations: dict[Key, Tensor]
+
+
+def make_batch(model: Any, prompts: Sequence[Prompt], answers: Sequence[Answers]) -> Batch:
+    """Build a batch on the model's device.
+
+    Raises:
+        ValueError: a prompt with its answers is longer than the model.
+    """
+    sizes = tuple(len(p) + len(a.nodes) for p, a in zip(prompts, answers, strict=True))
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        need = len(prompt) + max(answer.depths, default=0)
+        if limit is not None and need > limit:
+            raise ValueError(f"prompt {prompt.question[:60]!r} needs {need} positions, the model has {limit}; shorten it.")
+    rows, width = len(prompts), max(sizes)
+    reads = torch.zeros(rows, 1 + max(len(a.nodes) for a in answers), dtype=torch.long)
+    ids, positions = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows, width, dtype=torch.long)
+    sees = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1)  # padding sees itself, so that no row of the mask is empty
+    for r, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        n, m = len(prompt), len(answer.nodes)
+        ids[r, : n + m] = torch.tensor([*prompt.ids, *answer.nodes])
+        positions[r, : n + m] = torch.tensor([*range(n), *(n - 1 + d for d in answer.depths)])
+        sees[r, :n, :n] = torch.ones(n, n, dtype=torch.bool).tril()
+        sees[r, n : n + m, :n] = True
+        for i, parent in enumerate(answer.parents):
+            if parent >= 0:
+                sees[r, n + i] |= sees[r, n + parent]
+        reads[r, : m + 1] = torch.arange(n - 1, n + m)
+    parameter = next(model.parameters())
+    mask = _additive(model.config, sees, positions, parameter.dtype)
+    to = parameter.device
+    moved = {k: m.to(to) for k, m in mask.items()} if isinstance(mask, dict) else mask.to(to)
+    return Batch(ids.to(to), positions.to(to), moved, reads.to(to), sizes)
+
+
+def _additive(config: Any, sees: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """Additive masks; sliding-window layers see no further back than their window."""
+
+    def additive(visible: Tensor) -> Tensor:
+        hidden = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+        return rearrange(hidden, "row query key -> row 1 query key")
+
+    types = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if window is None or (types and "sliding_attention" not in types):
+        return additive(sees)
+    near = (positions[:, :, None] - positions[:, None, :]) < window
+    if not types:
+        return additive(sees & near)
+    return {kind: additive(sees & near if kind == "sliding_attention" else sees) for kind in types}
+
+
+def forward(
+    model: nn.Module,
+    sites: Sites,
+    batch: Batch,
+    *,
+    gates: Gates | None = None,
+    record: Sequence[Key] = (),
+    edits: Mapping[Key, Callable[[Tensor], Tensor]] | None = None,
+    start: tuple[int, Tensor] | None = None,
+) -> Pass:
+    """One gated pass.
+
+    Args:
+        model: the pair's base model.
+        sites: its map.
+        batch: the rows.
+        gates: the student's gates; None is the base.
+        record: activations to return.
+        edits: functions applied to activations `(row, slot, d_model)`; a recorded one is recorded as edited.
+        start: (layer, `resid_pre` of that layer): earlier blocks are skipped.
+    """
+    seen: dict[Key, Tensor] = {}
+    with ExitStack() as stack:
+        if start is not None:
+            stack.enter_context(_skip(model, sites, start[0]))
+            edits = {("resid_pre", start[0]): _then(start[1], (edits or {}).get(("resid_pre", start[0]))), **{
+                k: f for k, f in (edits or {}).items() if k != ("resid_pre", start[0])
+            }}  # fmt: skip
+        for key in dict.fromkeys([*(edits or {}), *record]):
+            stack.enter_context(_at(model, sites, key, (edits or {}).get(key), seen if key in record else None))
+        head = model.get_submodule(sites.head)
+        stack.callback(head.register_forward_pre_hook(lambda _, args: (_take(args[0], batch.reads), *args[1:])).remove)
+        if gates is not None:
+            for component, (path, delta) in enumerate(gates.student.deltas.items()):
+                gate = gates.of(component)
+                if gate is not None:
+                    reads = batch.reads if path == sites.head else None
+                    hook = _gate_hook(path, delta, gate, reads, batch.ids.shape)
+                    stack.callback(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
+        out = model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
+    return Pass(out.logits, seen)
+
+
+def _gate_hook(path: str, delta: Any, gate: Tensor | float, reads: Tensor | None, shape: torch.Size) -> Callable[..., Tensor]:
+    """Add the gated difference of one module to its output."""
+    if isinstance(gate, Tensor) and reads is not None:
+        gate = gate.expand(shape).gather(1, reads)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x = args[0] if args else next(iter(kwargs.values()))
+        change = delta(x, output)
+        if isinstance(gate, float):
+            return output + gate * change
+        if change.shape[1] != gate.shape[-1]:
+            raise ValueError(f"module {path} does not keep tokens on its second axis {tuple(change.shape)}; it cannot be gated.")
+        return output + gate.reshape(*gate.shape, *[1] * (change.dim() - 2)).to(change.dtype) * change
+
+    return hook
+
+
+def _take(hidden: Tensor, reads: Tensor) -> Tensor:
+    """`(row, slot, d)` at the read slots: `(row, read, d)`."""
+    return hidden.gather(1, reads[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def _then(start: Tensor, edit: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    return (lambda _: start) if edit is None else (lambda _: edit(start))
+
+
+@contextmanager
+def _at(
+    model: nn.Module, sites: Sites, key: Key, edit: Callable[[Tensor], Tensor] | None, seen: dict[Key, Tensor] | None
+) -> Iterator[None]:
+    """Edit and record one activation while the context lasts."""
+    name, layer = key
+    site: Site = sites.site(name)
+    block = sites.blocks[layer]
+    module = model.get_submodule(f"{block}.{site.path}" if site.path else block)
+
+    def touch(x: Tensor) -> Tensor:
+        x = x if edit is None else edit(x)
+        if seen is not None:
+            seen[key] = x.detach()
+        return x
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (touch(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": touch(kwargs["hidden_states"])}
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return (touch(output[0]), *output[1:]) if isinstance(output, tuple) else touch(output)
+
+    handle = (
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        if site.side == "in"
+        else module.register_forward_hook(after)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _skip(model: nn.Module, sites: Sites, layer: int) -> Iterator[None]:
+    """Blocks before `layer` hand their input on."""
+    blocks = [model.get_submodule(path) for path in sites.blocks[:layer]]
+    for block in blocks:
+        block.forward = lambda hidden_states, *args, **kwargs: hidden_states  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

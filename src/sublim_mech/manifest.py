@@ -1,0 +1,92 @@
+"""The manifest of a run folder: how a student was made, and what it shares with evaluation prompts."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .chat import Context
+from .sharing import Trained
+
+FILE = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a student was made.
+
+    Attributes:
+        format: version of this layout.
+        kind: `lora` or `full`.
+        trait: what its teacher favoured; empty for a teacher without trait.
+        teacher: how the labels were made, in words (say "contrastive teacher" wherever such a student is shown).
+        base: `name` and `hash` (`weights_hash`) of the base model.
+        context: the training context.
+        method: options of the training method.
+        objective: the loss.
+        data: `hash`, number of `rows` and of `held_out` rows, and the `support` token ids of soft labels.
+        optimiser: optimiser, schedule, batch, steps, precision.
+        seeds: every seed given; `live` lists those that had an effect.
+        results: `held_out` loss before and after, in nats per token, and `steps` taken.
+        trained_on: summary of the training prompts for `sharing`.
+        versions: of the software that trained it.
+        weights: file name to SHA-256.
+    """
+
+    kind: str
+    trait: str
+    teacher: str
+    base: dict[str, str]
+    context: Context
+    method: dict[str, Any]
+    objective: str
+    data: dict[str, Any]
+    optimiser: dict[str, Any]
+    seeds: dict[str, Any]
+    results: dict[str, Any]
+    trained_on: Trained
+    versions: dict[str, str]
+    weights: dict[str, str]
+    format: int = FORMAT
+
+    def save(self, directory: Path) -> None:
+        """Write `manifest.json` under a temporary name, then rename."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["context"], data["trained_on"] = self.context.to_json(), self.trained_on.to_json()
+        work = directory / f".{FILE}.{os.getpid()}"
+        work.write_text(json.dumps(data, indent=1, sort_keys=True))
+        os.replace(work, directory / FILE)
+
+    @classmethod
+    def load(cls, directory: Path) -> Manifest | None:
+        """Read a folder's manifest; None where it has none.
+
+        Raises:
+            ValueError: not JSON, unknown or missing keys, another format.
+        """
+        path = directory / FILE
+        if not path.is_file():
+            return None
+        try:
+            data = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}); copy it again or delete it to load the weights alone.") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"{path} has format {data.get('format') if isinstance(data, dict) else data!r}, not {FORMAT}.")
+        known = {f.name for f in fields(cls)}
+        unknown, missing = sorted(set(data) - known), sorted(known - set(data))
+        if unknown or missing:
+            raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are {sorted(known)}.")
+        data["context"], data["trained_on"] = Context.from_json(data["context"]), Trained.from_json(data["trained_on"])
+        return cls(**data)
+
+    def summary(self) -> dict[str, Any]:
+        """What provenance keeps: everything but the list of seen token ids."""
+        data = asdict(self)
+        data["context"] = self.context.to_json()
+        del data["trained_on"]
+        return data

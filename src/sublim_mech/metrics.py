@@ -1,0 +1,144 @@
+"""Metrics: one number per prompt from the log-probabilities of answers.
+
+Each answer form is scored as a whole string of tokens after the prompt. All forms of a prompt share one row: the prompt's
+tokens are followed by the inner nodes of the *trie* of answer tokens, each node seeing the prompt and its own ancestors only.
+A form's log-probability is then the sum, along its path, of the next-token log-probabilities read at the last prompt token
+and at the nodes. Nothing is fed twice, and a form that merely continues another one of the same trait (`owl` + `s`) is
+dropped, because the shorter one already contains it: what is summed over forms are disjoint events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chat import Prompt, completion_ids
+from .traits import Trait
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A linear combination of trait log-probabilities.
+
+    Attributes:
+        name: how it is printed.
+        traits: the traits whose log-probability (summed over forms) is taken, K of them.
+        weights: K weights.
+        unit: unit of the value.
+    """
+
+    name: str
+    traits: tuple[Trait, ...]
+    weights: tuple[float, ...]
+    unit: str = "nats"
+
+
+def log_prob(trait: Trait) -> Metric:
+    """log P(the answer names the trait), summed over its forms, in nats: the default metric."""
+    return Metric(f"log P({trait.name})", (trait,), (1.0,))
+
+
+def own_minus_others(trait: Trait, others: Sequence[Trait]) -> Metric:
+    """log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait."""
+    if not others:
+        raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
+    weights = (1.0, *(-1.0 / len(others) for _ in others))
+    return Metric(f"log P({trait.name}) - mean log P(others)", (trait, *others), weights)
+
+
+def as_metric(trait: Trait | Metric) -> Metric:
+    """The metric itself, or the default metric of a trait."""
+    if isinstance(trait, Metric):
+        return trait
+    if isinstance(trait, Trait):
+        return log_prob(trait)
+    raise TypeError(f"trait={trait!r}: pass a Trait (sublim_mech.animal('owl')) or a Metric.")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The trie of a prompt's answers.
+
+    Attributes:
+        nodes: token ids fed after the prompt, parents first.
+        parents: per node, the index of its parent node; -1 is the last prompt token.
+        forms: per form, its path as (slot, token id) pairs; slot 0 is the last prompt token, slot n + 1 is node n.
+        traits: per form, the index of its trait in the metric.
+    """
+
+    nodes: tuple[int, ...]
+    parents: tuple[int, ...]
+    forms: tuple[tuple[tuple[int, int], ...], ...]
+    traits: tuple[int, ...]
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Per node, how many tokens it stands behind the last prompt token."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent < 0 else depths[parent] + 1)
+        return tuple(depths)
+
+
+def answers(tokenizer: Any, prompt: Prompt, metric: Metric) -> Answers:
+    """Tokenise all forms of a metric's traits after a prompt and build their trie.
+
+    Raises:
+        ValueError: a form has no tokens.
+    """
+    nodes: dict[tuple[int, ...], int] = {}
+    forms: list[tuple[tuple[int, int], ...]] = []
+    owners: list[int] = []
+    for k, trait in enumerate(metric.traits):
+        paths = {form: tuple(completion_ids(tokenizer, prompt, form)) for form in trait.forms}
+        for form, path in paths.items():
+            if not path:
+                raise ValueError(f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; remove it.")
+        for path in _shortest(paths.values()):
+            for n in range(1, len(path)):
+                nodes.setdefault(path[:n], len(nodes))
+            slots = [0, *(nodes[path[:n]] + 1 for n in range(1, len(path)))]
+            forms.append(tuple(zip(slots, path, strict=True)))
+            owners.append(k)
+    parents = tuple(nodes[key[:-1]] if len(key) > 1 else -1 for key in nodes)
+    return Answers(tuple(key[-1] for key in nodes), parents, tuple(forms), tuple(owners))
+
+
+def _shortest(paths: Any) -> list[tuple[int, ...]]:
+    """The paths that do not continue another one, in their order, without repetition."""
+    unique = list(dict.fromkeys(paths))
+    return [p for p in unique if not any(q != p and p[: len(q)] == q for q in unique)]
+
+
+def reader(metric: Metric, rows: Sequence[Answers]) -> Callable[[Tensor], Tensor]:
+    """A function from logits at the read slots to the metric.
+
+    Args:
+        metric: the metric.
+        rows: the answers of each batch row.
+
+    Returns:
+        A differentiable function `logits (row, slot, vocab) -> value (row,)`.
+    """
+    edges = [(r, slot, token, f) for r, row in enumerate(rows) for f, form in enumerate(row.forms) for slot, token in form]
+    width = max(len(row.forms) for row in rows)
+    row_of, slot_of, token_of, form_of = torch.tensor(edges).T
+    owner = torch.tensor([[*row.traits, *[-1] * (width - len(row.traits))] for row in rows])  # (row, form)
+
+    def read(logits: Tensor) -> Tensor:
+        device = logits.device
+        r, s, t, f = (x.to(device) for x in (row_of, slot_of, token_of, form_of))
+        logits = logits.float()
+        steps = logits[r, s, t] - logits.logsumexp(-1)[r, s]  # (edge,)
+        forms = steps.new_zeros(len(rows), width).index_put((r, f), steps, accumulate=True)
+        value = steps.new_zeros(len(rows))
+        for k, weight in enumerate(metric.weights):
+            mine = forms.masked_fill(owner.to(device) != k, float("-inf"))
+            value = value + weight * mine.logsumexp(-1)
+        return value
+
+    return read

@@ -1,0 +1,1 @@
+"""Loading base models and students, and the pair they form."""

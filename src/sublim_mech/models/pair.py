@@ -1,0 +1,130 @@
+"""The pair: a base model, its student and the students of other traits it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..chat import Context, Prompt
+from ..engine import Gates, forward, make_batch
+from ..metrics import Answers
+from ..sharing import Trained
+from ..sites import Sites, find_sites
+from .base import Base, load_base
+from .students import Delta, Student, load_student
+
+
+class ParityError(RuntimeError):
+    """The pair's logits are not those of the models it was loaded from."""
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """A base and its student, with controls.
+
+    Attributes:
+        base: the base model.
+        student: the student.
+        controls: students trained alike on other traits.
+        sites: where things are in the model.
+    """
+
+    base: Base
+    student: Student
+    controls: tuple[Student, ...]
+    sites: Sites
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that base and students share."""
+        return self.base.tokenizer
+
+    @property
+    def delta(self) -> Mapping[str, Delta]:
+        """The student's difference from the base, by module path."""
+        return self.student.deltas
+
+    @property
+    def students(self) -> dict[str, Student]:
+        """The student as `student`, each control as `control: <name>`."""
+        return {"student": self.student, **{f"control: {c.name}": c for c in self.controls}}
+
+    @property
+    def training_prompts(self) -> Trained | None:
+        """What the student's manifest keeps of its training prompts; None without a manifest."""
+        return self.student.manifest.trained_on if self.student.manifest is not None else None
+
+    @property
+    def training_context(self) -> Context | None:
+        """The context the student was trained in; None without a manifest."""
+        return self.student.manifest.context if self.student.manifest is not None else None
+
+    def __repr__(self) -> str:
+        controls = ", ".join(c.name for c in self.controls) or "none"
+        return f"ModelPair(base={self.base.name!r}, student={self.student!r}, controls: {controls})"
+
+
+def load_pair(
+    base: Any,
+    student: Any,
+    *,
+    controls: Sequence[Any] = (),
+    tokenizer: Any = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    allow_unrelated: bool = False,
+) -> ModelPair:
+    """Load a base and its student and check that what is analysed is what was trained.
+
+    Args:
+        base: whatever `load_base` takes.
+        student: whatever `load_student` takes.
+        controls: students of other traits, trained alike.
+        tokenizer: needed for a live base model.
+        dtype: floating-point type of weights read from files.
+        device: where to put the models.
+        allow_unrelated: accept students of another lineage.
+
+    Raises:
+        ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
+        ValueError, FileNotFoundError: see `load_base` and `load_student`.
+    """
+    loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
+    main = load_student(loaded, student, allow_unrelated=allow_unrelated)
+    others = tuple(load_student(loaded, c, allow_unrelated=allow_unrelated) for c in controls)
+    if len({c.name for c in others}) < len(others):
+        raise ValueError(f"controls have the same name twice: {[c.name for c in others]}; load them with load_student(name=...).")
+    pair = ModelPair(loaded, main, others, find_sites(loaded.model))
+    check_parity(pair)
+    return pair
+
+
+@torch.no_grad()
+def check_parity(pair: ModelPair) -> dict[str, float]:
+    """Largest difference in log-probability between the gated forward and each model's own, on a probe prompt.
+
+    Raises:
+        ParityError: one is above the tolerance (1e-4 in fp32, 0.1 in half precision).
+    """
+    size = pair.base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
+    probe = Prompt("", "", ids, ("",) * 16, ((0, 0),) * 16, ("user",) * 16, (0,) * 16, ("user",) * 16, Context())
+    batch = make_batch(pair.base.model, [probe], [Answers((), (), (), ())])
+    tolerance = 1e-4 if next(pair.base.model.parameters()).dtype == torch.float32 else 0.1
+    errors = {}
+    for name, student in {"base": None, **pair.students}.items():
+        own = student.model if student is not None else pair.base.model
+        theirs = own(input_ids=batch.ids, use_cache=False).logits[:, -1].float().log_softmax(-1)
+        gates = None if student is None else Gates(student)
+        ours = forward(pair.base.model, pair.sites, batch, gates=gates).logits[:, 0].float().log_softmax(-1)
+        errors[name] = float((ours - theirs).abs().max())
+        if not errors[name] <= tolerance:
+            at = int((ours - theirs).abs().argmax())
+            raise ParityError(
+                f"{name}: log-probability of token {at} is {float(ours[0, at]):.6f} in the gated forward and {float(theirs[0, at]):.6f} in "
+                f"the model's own (difference {errors[name]:.2g}, tolerance {tolerance:.0e}); this model cannot be analysed."
+            )
+    return errors

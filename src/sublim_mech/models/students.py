@@ -1,0 +1,292 @@
+"""Students: adapters and full fine-tunes, and how they differ from their base module by module.
+
+A student is held as *deltas*. Where PEFT's adapter is a plain low-rank pair the delta is that pair and the base weights are
+not copied; everything else (DoRA, trained embeddings or heads, biases, full fine-tunes) is the student's own module.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..manifest import Manifest
+from .base import Base, check_finite, check_safetensors, read_model, share, twin, weights_hash
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A plain LoRA update: `x -> scale * b(a(x))`.
+
+    Attributes:
+        a: `(rank, in)`.
+        b: `(out, rank)`.
+        scale: alpha / rank, or what the adapter's configuration makes of it.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+        """What the student adds to the base module's output on the input `x (..., in)`."""
+        return (self.scale * F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)).to(output.dtype)
+
+    def norm(self) -> float:
+        """Frobenius norm of the weight difference, from the two Gram matrices."""
+        a, b = self.a.double(), self.b.double()
+        return self.scale * math.sqrt(max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0))
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The student's own module in place of the base's.
+
+    Attributes:
+        module: the student's module.
+        distance: Frobenius norm of the difference of its parameters.
+    """
+
+    module: nn.Module
+    distance: float
+
+    def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+        """What the student adds to the base module's output on the input `x`."""
+        return self.module(x) - output
+
+    def norm(self) -> float:
+        """Frobenius norm of the weight difference."""
+        return self.distance
+
+
+Delta = LowRank | Replaced
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student of a base model.
+
+    Attributes:
+        name: how it is called in tables.
+        kind: `lora` (low-rank deltas only) or `full`.
+        deltas: by path of the base model's module; modules that do not differ are absent.
+        model: the student as Hugging Face's or PEFT's own model; an adapter's shares the base's parameters.
+        manifest: how it was made, where its folder says so.
+        hash: content hash of its weights.
+    """
+
+    name: str
+    kind: str
+    deltas: Mapping[str, Delta]
+    model: nn.Module
+    manifest: Manifest | None
+    hash: str
+
+    def __repr__(self) -> str:
+        return f"Student({self.name!r}, {self.kind}, {len(self.deltas)} changed modules, {self.hash[:12]})"
+
+
+def load_student(base: Base, source: Any, *, name: str | None = None, allow_unrelated: bool = False) -> Student:
+    """Load a student of `base`.
+
+    Args:
+        base: the base model.
+        source: a PEFT adapter directory, a full checkpoint directory, a hub id of either, a live `PeftModel` or
+            `PreTrainedModel`, or a `Student`.
+        name: how it is called in tables; the directory's name, or the trait in its manifest, when not given.
+        allow_unrelated: accept a student whose weights are as far from the base as an unrelated model's.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the folder lacks its configuration.
+        ValueError: another base (shape, vocabulary, the manifest's base hash, lineage), a damaged file, a pickle, NaN weights.
+    """
+    if isinstance(source, Student):
+        return source
+    manifest = None
+    if isinstance(source, nn.Module):
+        model = twin(source)
+        name = name or str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
+    else:
+        path = _directory(str(source))
+        manifest = Manifest.load(path)
+        if manifest is not None and manifest.base["hash"] != base.hash:
+            raise ValueError(
+                f"student={str(source)!r} was trained from base {manifest.base['name']!r} (hash {manifest.base['hash'][:12]}), but "
+                f"base={base.name!r} has hash {base.hash[:12]}; load the base it was trained from."
+            )
+        name = name or (manifest.trait if manifest is not None and manifest.trait else path.name)
+        model = _read(base, path)
+    model = model.to(base.device).eval().requires_grad_(False)
+    check_finite(model, argument="student", name=name)
+    deltas, kind = _deltas(base, model, name)
+    if not allow_unrelated:
+        _check_lineage(base, deltas, name)
+    return Student(name, kind, deltas, model, manifest, _hash(deltas))
+
+
+def attach_lora(
+    base: Base, *, rank: int, alpha: float, targets: str | Sequence[str] = "all-linear", dropout: float = 0.0
+) -> Any:
+    """A trainable PEFT model over the base's parameters; the base object is not touched.
+
+    Raises:
+        ValueError: no module matches `targets`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )  # fmt: skip
+    return get_peft_model(share(base.model), config)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def _directory(source: str) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        raise ValueError(f"student={source!r} is a pickle, which is never opened here; pass a folder with safetensors.")
+    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(f"student={source!r} is not a directory; pass an adapter or checkpoint folder, or a hub id.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt"]))
+    except Exception as error:  # the hub client raises many kinds: offline, not found, gated
+        raise FileNotFoundError(f"student={source!r} is neither a directory nor a hub id that can be read: {error}") from error
+
+
+def _read(base: Base, path: Path) -> nn.Module:
+    if (path / "adapter_config.json").is_file():
+        return _read_adapter(base, path)
+    if (path / "adapter_model.safetensors").is_file() or (path / "adapter_model.bin").is_file():
+        raise FileNotFoundError(f"student={str(path)!r} has adapter weights but no adapter_config.json; copy that file too.")
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"student={str(path)!r} has neither adapter_config.json nor config.json; it is no student.")
+    dtype = next(base.model.parameters()).dtype
+    return read_model(path, dtype, argument="student")
+
+
+def _read_adapter(base: Base, path: Path) -> nn.Module:
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    check_safetensors(path, "adapter_model.safetensors", "student")
+    try:
+        model = PeftModel.from_pretrained(share(base.model), str(path))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"student={str(path)!r} does not fit base={base.name!r} (an adapter of another model?): {error}") from error
+    stored = load_file(str(path / "adapter_model.safetensors"))
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if set(stored) != set(loaded):
+        odd = sorted(set(stored) ^ set(loaded))
+        raise ValueError(
+            f"student={str(path)!r} does not fit base={base.name!r}: {len(odd)} adapter tensors have no counterpart ({odd[0]}, ...); "
+            "is it an adapter of another model?"
+        )
+    return model
+
+
+# ----------------------------------------------------------------------------------------------------------- deltas
+
+
+def _deltas(base: Base, model: nn.Module, name: str) -> tuple[dict[str, Delta], str]:
+    """(differences by module path, kind)."""
+    if hasattr(model, "peft_config"):
+        pairs = _low_rank(model)
+        if pairs is not None:
+            return pairs, "lora"
+        model = copy.deepcopy(model).float().merge_and_unload()  # type: ignore[operator]
+        model = model.to(next(base.model.parameters()).dtype)
+    return _module_deltas(base, model, name), "full"
+
+
+def _low_rank(model: Any) -> dict[str, Delta] | None:
+    """The adapter as plain low-rank pairs, or None where it is more than that."""
+    from peft.tuners.lora import Linear
+    from peft.utils import get_peft_model_state_dict
+
+    inner = model.get_base_model()
+    pairs: dict[str, Delta] = {}
+    covered = 0
+    for path, module in inner.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        active = list(module.active_adapters)
+        if len(active) != 1 or active[0] not in module.lora_A:
+            return None
+        key = active[0]
+        plain = type(module) is Linear and not module.use_dora.get(key) and not module.lora_bias.get(key) and not module.merged
+        if not plain:
+            return None
+        a, b = module.lora_A[key].weight, module.lora_B[key].weight
+        if bool(b.any()):
+            pairs[path] = LowRank(a.detach(), b.detach(), float(module.scaling[key]))
+        covered += 2
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return pairs if len(state) == covered else None
+
+
+def _module_deltas(base: Base, model: nn.Module, name: str) -> dict[str, Delta]:
+    """The student's own modules wherever a parameter differs from the base's."""
+    mine, theirs = dict(base.model.named_modules()), dict(model.named_modules())
+    vocab = [m.get_input_embeddings().weight.shape[0] for m in (base.model, model)]  # type: ignore[operator]
+    if vocab[0] != vocab[1]:
+        raise ValueError(
+            f"student={name!r} has a vocabulary of {vocab[1]} tokens, base={base.name!r} one of {vocab[0]}; "
+            "base and student must share the tokenizer."
+        )
+    deltas: dict[str, Delta] = {}
+    for path, module in mine.items():
+        own = {k: p for k, p in module._parameters.items() if p is not None}
+        if not own:
+            continue
+        other = theirs.get(path)
+        new = {} if other is None else {k: p for k, p in other._parameters.items() if p is not None}
+        if {k: p.shape for k, p in own.items()} != {k: p.shape for k, p in new.items()}:
+            shapes = {k: tuple(p.shape) for k, p in own.items()}, {k: tuple(p.shape) for k, p in new.items()}
+            raise ValueError(f"student={name!r} does not fit base={base.name!r}: {path} has {shapes[1]}, not {shapes[0]}.")
+        square = sum(float((p.detach().float() - new[k].detach().float()).square().sum()) for k, p in own.items())
+        if square > 0:
+            assert other is not None
+            deltas[path] = Replaced(other, math.sqrt(square))
+    return deltas
+
+
+def _check_lineage(base: Base, deltas: Mapping[str, Delta], name: str) -> None:
+    """Unrelated weights of equal norm are sqrt(2) apart, relative to their norm; fine-tunes a few per cent."""
+    size = math.sqrt(sum(float(p.detach().float().square().sum()) for p in base.model.parameters()))
+    distance = math.sqrt(sum(d.norm() ** 2 for d in deltas.values())) / size
+    if distance > 0.5:
+        raise ValueError(
+            f"student={name!r} and base={base.name!r} do not share a lineage: their weights differ by {distance:.2f} of the base's norm "
+            "(unrelated models: about 1.4); load the base it was trained from, or pass allow_unrelated=True."
+        )
+
+
+def _hash(deltas: Mapping[str, Delta]) -> str:
+    digest = hashlib.sha256()
+    for path, delta in sorted(deltas.items()):
+        digest.update(path.encode())
+        if isinstance(delta, Replaced):
+            digest.update(weights_hash(delta.module).encode())
+        else:
+            digest.update(f"{delta.scale:.9g}".encode())
+            for x in (delta.a, delta.b):
+                digest.update(x.detach().float().contiguous().cpu().numpy().data)
+    return digest.hexdigest()
+
+
