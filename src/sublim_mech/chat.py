@@ -65,7 +65,7 @@ class Context:
             raise ValueError(f"Context(fallback={self.fallback!r}): pass None or 'user'.")
 
     def to_json(self) -> dict[str, Any]:
-        """This context as JSON, with `system` as `{"kind": ...}` or `{"text": ...}`."""
+        """The context as JSON, with `system` as `{"kind": ...}` or `{"text": ...}`."""
         system = {"kind": self.system.value} if isinstance(self.system, System) else {"text": self.system}
         return {"system": system, "user_prefix": self.user_prefix, "fallback": self.fallback}
 
@@ -135,7 +135,7 @@ def render(
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
-        questions: user messages, or conversations as lists of `{"role", "content"}` that end with a user message.
+        questions: user messages, or conversations as lists of `{"role", "content"}` that begin and end with a user message.
         context: system prompt and user prefix; the template's own default when not given.
         template: a Jinja chat template to use instead of the tokenizer's (`sublim_mech.PLAIN` for models that have none).
 
@@ -160,18 +160,22 @@ def render(
 
 def _render_one(tokenizer: Any, frames: _Template, question: str | Sequence[Message], context: Context) -> Prompt:
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else [dict(m) for m in question]
-    if not messages or messages[-1]["role"] != "user":
-        raise ValueError(f"questions: a conversation must end with a user message, got {messages!r}.")
-    if messages[0]["role"] == "system":
+    roles = [m["role"] for m in messages]
+    if "system" in roles:
         raise ValueError("questions: give the system prompt as context=Context(system=...), not as a message.")
+    if not roles or {roles[0], roles[-1]} != {"user"} or not set(roles) <= {"user", "assistant"}:
+        raise ValueError(
+            "questions: a conversation begins and ends with a user message and holds user and assistant messages only; "
+            f"got {messages!r}."
+        )
     asked = messages[-1]["content"]
     segments = _dress(frames, messages, context)
     segments, bos = _one_bos(tokenizer, segments)
     text = "".join(s.text for s in segments)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = tuple(encoded["input_ids"]), tuple((int(a), int(b)) for a, b in encoded["offset_mapping"])
+    ids, offsets = tuple(encoded["input_ids"]), _untrimmed(text, encoded["offset_mapping"])
     owners = [_owner(text, span, segments) for span in offsets]
-    roles = ["bos" if bos and i == 0 else s.role for i, s in enumerate(owners)]
+    token_roles = ["bos" if bos and i == 0 else s.role for i, s in enumerate(owners)]
     lead, close = frames.answer_frame()
     return Prompt(
         question=asked,
@@ -179,13 +183,23 @@ def _render_one(tokenizer: Any, frames: _Template, question: str | Sequence[Mess
         ids=ids,
         tokens=tuple(text[a:b] if b > a else tokenizer.decode([i]) for (a, b), i in zip(offsets, ids, strict=True)),
         offsets=offsets,
-        roles=tuple(roles),
+        roles=tuple(token_roles),
         turns=tuple(s.turn for s in owners),
         turn_roles=tuple(s.turn_role for s in owners),
         context=context,
         lead=lead,
         close=close,
     )
+
+
+def _untrimmed(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Character spans in which the space before a word belongs to the word's token (some tokenizers trim it off the span)."""
+    spans: list[tuple[int, int]] = []
+    end = 0
+    for a, b in offsets:
+        spans.append((end if text[end:a].isspace() else int(a), int(b)))
+        end = int(b)
+    return tuple(spans)
 
 
 def _owner(text: str, span: tuple[int, int], segments: list[Segment]) -> Segment:
@@ -208,9 +222,9 @@ def _one_bos(tokenizer: Any, segments: list[Segment]) -> tuple[list[Segment], bo
     bos = tokenizer.bos_token
     if not bos:
         return segments, False
-    text = "".join(s.text for s in segments)
-    if text.startswith(bos):
-        return segments, bos not in text[len(bos) :]
+    frame = "".join(s.text for s in segments if s.role == "template")  # a question may quote the BOS
+    if bos in frame:
+        return segments, frame.count(bos) == 1 and segments[0].text.startswith(bos)
     if tokenizer("a", add_special_tokens=True)["input_ids"][0] != tokenizer.bos_token_id:
         return segments, False
     return [Segment(bos, "template", segments[0].turn, segments[0].turn_role), *segments], True
@@ -229,7 +243,7 @@ def _dress(frames: _Template, messages: list[Message], context: Context) -> list
     system = "" if context.system is System.EMPTY else str(context.system)
     if context.system is not System.EMPTY and not system.strip():
         raise ValueError(f"Context(system={system!r}) is blank; say EMPTY (an empty system turn) or NONE (no system block).")
-    reason = frames.no_system_role(empty=context.system is System.EMPTY)
+    reason = frames.no_system_role(tuple(m["role"] for m in messages), empty=context.system is System.EMPTY)
     if reason is None:
         return frames.segments([{"role": "system", "content": system}, *messages])
     if context.fallback is None:
@@ -239,21 +253,18 @@ def _dress(frames: _Template, messages: list[Message], context: Context) -> list
         )
     if not system:
         return frames.segments(messages)
-    head = f"{system}\n\n"
-    messages[0]["content"] = head + messages[0]["content"]
-    return [part for s in frames.segments(messages) for part in _split_head(s, head, system)]
+    messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+    return _split_head(frames.segments(messages), system)
 
 
-def _split_head(segment: Segment, head: str, system: str) -> list[Segment]:
+def _split_head(segments: list[Segment], system: str) -> list[Segment]:
     """Give the system text that was moved into the first user turn its role back."""
-    if segment.role != "user" or not segment.text.startswith(head):
-        return [segment]
-    turn, turn_role = segment.turn, segment.turn_role
-    return [
-        Segment(system, "system", turn, turn_role),
-        Segment(head[len(system) :], "template", turn, turn_role),
-        Segment(segment.text[len(head) :], "user", turn, turn_role),
-    ]
+    at = next(i for i, s in enumerate(segments) if s.role == "user")
+    first = segments[at]
+    n = len(system if first.text.startswith(system) else system.lstrip())  # some templates trim
+    parts = (first.text[:n], "system"), (first.text[n : n + 2], "template"), (first.text[n + 2 :], "user")
+    split = [Segment(text, role, first.turn, first.turn_role) for text, role in parts if text]
+    return [*segments[:at], *split, *segments[at + 1 :]]
 
 
 class _Template:
@@ -266,24 +277,23 @@ class _Template:
 
     def apply(self, messages: Sequence[Message], generation: bool) -> str:
         extra = {"chat_template": self._template} if self._template is not None else {}
-        text = self._tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation, **extra
-        )
+        text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation, **extra)
         return str(text)
 
     def gaps(self, roles: tuple[str, ...], generation: bool = True) -> list[str]:
         """The template's own text before, between and after contents of these roles: `len(roles) + 1` strings.
 
-        Raises whatever the template raises, and ValueError where a content appears other than once.
+        Raises whatever the template raises, and ValueError where a content appears other than once or out of order.
         """
         key = (roles, generation)
         if key not in self._cache:
             slots = [f"QZSLOT{i}ZQ" for i in range(len(roles))]
             text = self.apply([{"role": r, "content": s} for r, s in zip(roles, slots, strict=True)], generation)
-            gaps = []
+            gaps: list[str] = []
             for slot in slots:
                 if text.count(slot) != 1:
-                    raise ValueError(f"the chat template shows a {roles[slots.index(slot)]} message {text.count(slot)} times.")
+                    shown = f"the {roles[len(gaps)]} message of a conversation {', '.join(roles)}"
+                    raise ValueError(f"the chat template drops, repeats or moves {shown}")
                 gap, text = text.split(slot)
                 gaps.append(gap)
             self._cache[key] = [*gaps, text]
@@ -310,13 +320,13 @@ class _Template:
         """The conversation with the template's own system block cut out; checked against how a later user turn opens."""
         segments = self.segments(messages)
         kept = [s for s in segments if s.turn_role != "system"]
-        opening = "".join(s.text for s in kept[: next(i for i, s in enumerate(kept) if s.role == "user")])
+        opening = kept[0].text if kept[0].role == "template" else ""
         bos = self._tokenizer.bos_token or ""
         later = self.gaps(("user", "assistant", "user"))[2]
         if not later.endswith(opening.removeprefix(bos)) and not later.endswith(opening):
             raise ValueError(
-                f"Context(system=NONE): the chat template writes {opening!r} before the first user message and {later!r} before a "
-                "later one, so its default cannot be dropped; use DEFAULT, or pass template= with the default removed."
+                f"Context(system=NONE): the chat template writes {opening!r} before the first user message and {later!r} "
+                "before a later one, so its default cannot be dropped; use DEFAULT, or pass template= with the default removed."
             )
         dropped = len(segments) - len(kept)
         shift = kept[0].turn
@@ -326,13 +336,13 @@ class _Template:
             kept.insert(0, Segment(bos, "template", 0, kept[0].turn_role))
         return kept
 
-    def no_system_role(self, *, empty: bool) -> str | None:
-        """Why the template cannot express a system turn (an empty one), or None where it can."""
+    def no_system_role(self, roles: tuple[str, ...] = ("user",), *, empty: bool) -> str | None:
+        """Why the template cannot express a system turn (an empty one) before these messages, or None where it can."""
         try:
-            gaps = self.gaps(("system", "user"))
+            gaps = self.gaps(("system", *roles))
         except Exception as error:  # templates raise what they like: jinja2 errors, ValueError, TypeError
             return f"refuses a system message ({error})"
-        if empty and gaps[0] == self.gaps(("user",))[0]:
+        if empty and gaps[0] == self.gaps(roles)[0]:
             return "has no system turn (it writes the system text into the user turn)"
         return None
 
@@ -347,10 +357,15 @@ class _Template:
     def _contents(self, messages: list[Message], gaps: list[str]) -> list[str]:
         """The contents as the template writes them (some trim), such that gaps and contents make its rendering."""
         whole = self.apply(messages, True)
-        for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
-            if whole == gaps[0] + "".join(c + g for c, g in zip(contents, gaps[1:], strict=True)):
-                return contents
-        raise ValueError(f"the chat template rewrites these messages, so token roles cannot be told: {messages!r}")
+        contents: list[str] = []
+        done = gaps[0]
+        for message, gap in zip(messages, gaps[1:], strict=True):
+            content = message["content"]
+            contents.append(content if whole.startswith(done + content + gap) else content.strip())
+            done += contents[-1] + gap
+        if done != whole:
+            raise ValueError(f"the chat template rewrites these messages, so token roles cannot be told: {messages!r}")
+        return contents
 
     def _first_gap(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         """The text before the first content; holds the system block where the template inserts one by itself."""

@@ -192,13 +192,15 @@ def _gate_hook(path: str, delta: Any, gate: Tensor | float, reads: Tensor | None
         gate = gate.expand(shape).gather(1, reads)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        x = args[0] if args else next(iter(kwargs.values()))
-        change = delta(x, output)
+        change = delta(output, *args, **kwargs)
         if isinstance(gate, float):
             return output + gate * change
-        if change.shape[1] != gate.shape[-1]:
-            raise ValueError(f"module {path} does not keep tokens on its second axis {tuple(change.shape)}; it cannot be gated.")
-        return output + gate.reshape(*gate.shape, *[1] * (change.dim() - 2)).to(change.dtype) * change
+        tokens = gate.flatten() if change.shape[0] == gate.numel() else gate  # OPT flattens rows and tokens into one axis
+        if change.shape[: tokens.dim()][-1] != tokens.shape[-1]:
+            raise ValueError(
+                f"module {path} does not keep a token axis in its output {tuple(change.shape)}; it cannot be gated."
+            )
+        return output + tokens.reshape(*tokens.shape, *[1] * (change.dim() - tokens.dim())).to(change.dtype) * change
 
     return hook
 
@@ -237,9 +239,7 @@ def _at(
         return (touch(output[0]), *output[1:]) if isinstance(output, tuple) else touch(output)
 
     handle = (
-        module.register_forward_pre_hook(before, with_kwargs=True)
-        if site.side == "in"
-        else module.register_forward_hook(after)
+        module.register_forward_pre_hook(before, with_kwargs=True) if site.side == "in" else module.register_forward_hook(after)
     )
     try:
         yield
@@ -252,7 +252,7 @@ def _skip(model: nn.Module, sites: Sites, layer: int) -> Iterator[None]:
     """Blocks before `layer` hand their input on."""
     blocks = [model.get_submodule(path) for path in sites.blocks[:layer]]
     for block in blocks:
-        block.forward = lambda hidden_states, *args, **kwargs: hidden_states  # type: ignore[method-assign]
+        block.forward = lambda hidden_states, *args, **kwargs: hidden_states
     try:
         yield
     finally:

@@ -38,12 +38,12 @@ class Metric:
 
 
 def log_prob(trait: Trait) -> Metric:
-    """log P(the answer names the trait), summed over its forms, in nats: the default metric."""
+    """Log P(the answer names the trait), summed over its forms, in nats: the default metric."""
     return Metric(f"log P({trait.name})", (trait,), (1.0,))
 
 
 def own_minus_others(trait: Trait, others: Sequence[Trait]) -> Metric:
-    """log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait."""
+    """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait."""
     if not others:
         raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
     weights = (1.0, *(-1.0 / len(others) for _ in others))

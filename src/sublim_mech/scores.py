@@ -159,7 +159,9 @@ class Scores:
     def layer_effect(self) -> xr.DataArray:
         """`(prompt, layer, position)` headline effect: modules summed."""
         effect = self._by_position()
-        return (effect.sum("module", min_count=1) if "module" in effect.dims else effect).transpose("prompt", "layer", "position")
+        return (effect.sum("module", min_count=1) if "module" in effect.dims else effect).transpose(
+            "prompt", "layer", "position"
+        )
 
     def positions(self, coordinate: str) -> np.ndarray:
         """A coordinate of the tokens, `(prompt, position)`."""
@@ -216,7 +218,10 @@ class Scores:
             raise ValueError(f"path={str(path)!r} holds no scores; pass a file written by Scores.save.")
         meta = json.loads(text)
         variables = {
-            name: (tuple(entry["dims"]), arrays[name] if name in arrays else np.array(entry["values"], dtype=object).astype(str))
+            name: (
+                tuple(entry["dims"]),
+                arrays[name] if name in arrays else np.array(entry["values"], dtype=object).astype(str),
+            )
             for name, entry in meta["variables"].items()
         }
         values = {n: v for n, v in variables.items() if n in ("effect", "base", "student")}
@@ -300,5 +305,3 @@ def position_coords(prompts: Sequence[Prompt], answers: Sequence[Answers], decod
     if all(p.sharing is not None for p in prompts):
         coords["sharing"] = (dims, share.astype(str))
     return coords
-
-

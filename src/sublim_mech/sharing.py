@@ -87,7 +87,7 @@ class Trained:
         )
 
 
-def sharing(prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt]) -> list[Prompt]:
+def sharing(prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt] | None) -> list[Prompt]:
     """Mark each token of evaluation prompts with what training shares with it.
 
     Args:
@@ -121,12 +121,12 @@ def _classes(prompt: Prompt, known: Trained) -> tuple[str, ...]:
 
 
 def _turns(prompt: Prompt) -> list[tuple[str, tuple[Slot, ...]]]:
-    """(turn role, its (token id, role) pairs) per turn, in order."""
+    """(turn role, its (token id, role) pairs) per turn, in order; the BOS stands apart, as it opens whichever turn is first."""
     rows = zip(prompt.turns, prompt.turn_roles, prompt.ids, prompt.roles, strict=True)
     out = []
-    for _, group in groupby(rows, key=lambda row: row[0]):
+    for (_, bos), group in groupby(rows, key=lambda row: (row[0], row[3] == "bos")):
         tokens = list(group)
-        out.append((tokens[0][1], tuple((i, role) for _, _, i, role in tokens)))
+        out.append(("bos" if bos else tokens[0][1], tuple((i, role) for _, _, i, role in tokens)))
     return out
 
 

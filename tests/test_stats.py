@@ -1,0 +1,128 @@
+from collections import Counter
+from itertools import groupby
+
+import numpy as np
+import pytest
+
+from sublim_mech.stats import Interval, bootstrap_weights, mean_interval, random_like, ratio_interval
+
+RNG = np.random.default_rng(0)
+
+
+def runs(inside):
+    return sorted(len(list(group)) for value, group in groupby(inside) if value)
+
+
+def test_bootstrap_weights_are_counts_over_n():
+    weights = bootstrap_weights(7, draws=500)
+    assert weights.shape == (500, 7)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    np.testing.assert_allclose(weights * 7, np.round(weights * 7), atol=1e-12)
+    np.testing.assert_allclose(weights.mean(0), 1 / 7, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 4)])
+def test_the_interval_of_constant_data_is_the_constant(shape):
+    interval = mean_interval(np.full(shape, 2.5))
+    for bound in (interval.mean, interval.low, interval.high):
+        np.testing.assert_allclose(bound, np.full(shape[1:], 2.5))
+    assert np.all(interval.excludes_zero)
+
+
+def test_the_mean_is_the_mean_and_the_interval_that_of_its_standard_error():
+    x = RNG.normal(3, 2, size=(400, 6))
+    interval = mean_interval(x)
+    np.testing.assert_allclose(interval.mean, x.mean(0))
+    error = x.std(0) / 20
+    np.testing.assert_allclose(interval.low, x.mean(0) - 1.96 * error, atol=0.15 * error.max())
+    np.testing.assert_allclose(interval.high, x.mean(0) + 1.96 * error, atol=0.15 * error.max())
+
+
+def test_columns_are_resampled_alike_and_apart_from_each_other():
+    x = RNG.normal(size=(12, 3))
+    whole = mean_interval(x)
+    for column in range(3):
+        alone = mean_interval(x[:, column])
+        np.testing.assert_allclose([whole.low[column], whole.high[column]], [alone.low, alone.high])
+
+
+def test_intervals_commute_with_scale_and_shift():
+    x = RNG.normal(size=20)
+    plain, moved = mean_interval(x), mean_interval(3 * x + 1)
+    np.testing.assert_allclose([moved.mean, moved.low, moved.high], [3 * b + 1 for b in (plain.mean, plain.low, plain.high)])
+
+
+def test_a_single_prompt_has_no_interval():
+    one = mean_interval(np.array([4.0]))
+    assert one.mean == 4
+    assert np.isnan([one.low, one.high]).all()
+    assert not one.excludes_zero
+    share = ratio_interval(np.array([[1.0, 2.0]]), np.array([4.0]))
+    np.testing.assert_array_equal(share.mean, [0.25, 0.5])
+    assert np.isnan([share.low, share.high]).all()
+
+
+def test_a_ratio_of_proportional_data_is_known_exactly():
+    total = RNG.uniform(1, 2, size=30)
+    shares = np.array([[0.2, 0.5], [-1.0, 0.0]])
+    interval = ratio_interval(total[:, None, None] * shares, total)
+    for bound in (interval.mean, interval.low, interval.high):
+        np.testing.assert_allclose(bound, shares, atol=1e-12)
+
+
+def test_a_ratio_is_of_means_not_a_mean_of_ratios():
+    total, part = np.array([1.0, 3.0, 2.0]), np.array([1.0, 0.0, 2.0])
+    interval = ratio_interval(part, total)
+    assert interval.mean == pytest.approx(0.5)
+    assert interval.low <= interval.mean <= interval.high
+
+
+def test_no_ratio_where_the_total_is_inside_its_noise():
+    total = np.array([1.0, -1.1, 0.9, -0.8])
+    interval = ratio_interval(np.stack([total, 2 * total], 1), total)
+    assert np.isnan([interval.mean, interval.low, interval.high]).all()
+
+
+def test_an_interval_excludes_zero_on_either_side():
+    low, high = np.array([1.0, -2, -1, np.nan]), np.array([2.0, -1, 1, np.nan])
+    assert Interval((low + high) / 2, low, high).excludes_zero.tolist() == [True, True, False, False]
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    x = RNG.normal(size=(9, 4))
+    for make in (mean_interval, lambda x, seed: ratio_interval(x, x[:, 0] + 9, seed=seed)):
+        first, again, other = make(x, seed=1), make(x, seed=1), make(x, seed=2)
+        assert first.low.tobytes() == again.low.tobytes()
+        assert first.low.tobytes() != other.low.tobytes()
+    inside = x[:, 0] > 0
+    sets = [random_like(inside, 50, np.random.default_rng(5)).tobytes() for _ in range(2)]
+    assert sets[0] == sets[1]
+
+
+def test_random_sets_keep_size_and_runs():
+    for length in range(1, 25):
+        for density in (0.2, 0.5, 0.9):
+            inside = RNG.random(length) < density
+            sets = random_like(inside, 20, RNG)
+            assert sets.shape == (20, length)
+            assert sets.dtype == bool
+            assert all(runs(s) == runs(inside) for s in sets)
+
+
+@pytest.mark.parametrize("inside", [[True] * 4, [False] * 4, [True, False, True]])
+def test_sets_that_can_stand_in_one_way_only_stand_so(inside):
+    assert (random_like(np.array(inside), 5, RNG) == np.array(inside)).all()
+
+
+@pytest.mark.parametrize("inside", ["1101000", "1010000", "0111000", "110110100"])
+def test_every_arrangement_is_as_likely(inside):
+    """Exhaustively: all sets of as many runs of the same lengths, each about equally often."""
+    given = np.array([c == "1" for c in inside])
+    n = len(given)
+    every = [s for i in range(2**n) if runs(s := tuple(bool(i >> b & 1) for b in range(n))) == runs(given)]
+    draws = 400 * len(every)
+    found = Counter(map(tuple, random_like(given, draws, np.random.default_rng(1)).tolist()))
+    assert set(found) == set(every)
+    chi2 = sum((found[s] - 400) ** 2 / 400 for s in every)
+    freedom = len(every) - 1
+    assert chi2 < freedom + 5 * (2 * freedom) ** 0.5
