@@ -106,7 +106,7 @@ def _scores(kind: str, effect: np.ndarray, cells: tuple[str, ...], coords: dict,
         "base": (("model", "prompt"), base),
         "student": (("model", "prompt"), base + total),
     }
-    return Scores(xr.Dataset(values, {"model": model, **coords}), kind, provenance)
+    return Scores(xr.Dataset(values, {"model": model, "prompt": np.arange(total.shape[1]), **coords}), kind, provenance)
 
 
 def _coords(prompts: Sequence[Sequence[Row]], sharing: bool) -> dict:
@@ -114,4 +114,8 @@ def _coords(prompts: Sequence[Sequence[Row]], sharing: bool) -> dict:
     padded = [[*p, *[("", "", -1, "")] * (width - len(p))] for p in prompts]
     columns = [np.array([[row[i] for row in p] for p in padded]) for i in range(4)]
     names = ("token", "role", "turn", "sharing") if sharing else ("token", "role", "turn")
-    return {n: (("prompt", "position"), c) for n, c in zip(names, columns, strict=False)} | {"position": np.arange(width)}
+    return {
+        "position": np.arange(width),
+        "question": ("prompt", ["".join(row[0] for row in p if row[1] == "user") for p in prompts]),
+        **{n: (("prompt", "position"), c) for n, c in zip(names, columns, strict=False)},
+    }

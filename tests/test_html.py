@@ -74,7 +74,9 @@ def test_hostile_tokens_stay_text():
 def test_title_and_provenance_are_escaped():
     scores = attribution()
     scores.provenance["metric"] = "<b>log P</b>"
+    scores.data["question"][:] = ["<img>"] * 3
     assert "<b>" not in token_page(scores)
+    assert "<img>" not in token_page(scores)
     assert "&lt;i&gt;mine" in token_page(scores, title="<i>mine")
     assert "attribution of" not in token_page(scores, title="mine")
 

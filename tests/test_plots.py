@@ -6,6 +6,7 @@ from synthetic import attribution, chat, effect, graft, patch
 
 from sublim_mech import plots
 from sublim_mech.plots import ROLE_COLOURS, SHARING_COLOURS, heatmap, plot, role_bars
+from sublim_mech.scores import Scores
 
 
 def parts(figure):
@@ -106,6 +107,8 @@ def test_layers_are_named():
     assert ticks[-1] == "final"
     assert len(ticks) <= 13
     assert plots.layer_names(patch(layers=3)) == ["0", "1", "2"]
+    some = Scores(scores.data.sel(layer=[4, 5]), scores.kind, scores.provenance)  # the last one kept is not the model's last
+    assert plots.layer_names(some) == ["4", "5"]
 
 
 def test_dollar_signs_are_no_formulas():
@@ -121,11 +124,6 @@ def test_dollar_signs_are_no_formulas():
 def test_white_space_of_tokens_is_visible():
     assert plots.visible(" owl\n") == "␣owl⏎"
     assert plots.label("x" * 100) == "x" * 23 + "…"
-
-
-def test_question_is_the_last_user_turn():
-    rows = [("Hi", "user", 0, ""), ("Yes", "assistant", 1, ""), ("Which", "user", 2, ""), (" animal", "user", 2, "")]
-    assert plots.question(attribution([rows]), 0) == "Which animal"
 
 
 @pytest.mark.parametrize("by", ["role", "sharing", "turn"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -53,15 +54,14 @@ def model(architecture: str, *, seed: int = 0) -> nn.Module:
 
 
 def lora(base: nn.Module, *, seed: int = 1, layers: list[int] | None = None, std: float = 0.1, **options: Any) -> Any:
-    """A PEFT student of a copy of the base with random (non-zero) B matrices; `layers` restricts it to some blocks."""
-    config = LoraConfig(
-        **{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options}, layers_to_transform=layers
-    )
+    """A PEFT student of a copy of the base with random B matrices; outside `layers` they stay zero."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = get_peft_model(copy.deepcopy(base), config)
         for name, p in student.named_parameters():
-            if "lora_" in name:
+            block = re.search(r"\.(\d+)\.", name)
+            if "lora_" in name and (layers is None or (block is not None and int(block[1]) in layers)):
                 nn.init.normal_(p, std=std)
     return student.eval()
 

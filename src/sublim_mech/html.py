@@ -1,6 +1,6 @@
 """Scores of one prompt as a page: tokens coloured by their effect, details on hover.
 
-The page is one `<div>` with its own style, no script and nothing fetched, so that a notebook can show it and a file can keep it.
+The page is one `<div>` with its own style, no script and nothing fetched: a notebook can show it and a file can keep it.
 Colours are laid translucently over the background, so the same ones serve light and dark.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .plots import ROLE_COLOURS, check_prompt, label, largest, layer_names, question, visible, write
+from .plots import ROLE_COLOURS, check_prompt, label, largest, layer_names, visible, write
 from .scores import Scores
 from .sharing import SHARED
 from .stats import mean_interval
@@ -39,7 +39,7 @@ background:linear-gradient(90deg,rgb(5 113 176/.6),rgb(5 113 176/0) 50%,rgb(202 
 .slm .c{{display:inline-block;width:1em;height:.6em;margin-right:.35em;background:var(--r)}}
 .slm table{{border-collapse:collapse;margin:12px 0 0;color:var(--f);background:var(--b);font-size:13px}}
 .slm td,.slm th{{padding:2px 10px;text-align:right;border-bottom:1px solid var(--l);color:var(--f);background:var(--b)}}
-.slm caption{{text-align:left;color:var(--f);padding:2px 10px;font-style:italic}}
+.slm caption{{text-align:left;white-space:nowrap;color:var(--f);padding:2px 10px;font-style:italic}}
 .slm td:first-child,.slm th:first-child{{text-align:left}}
 """ + "".join(f".slm .r{i}{{--r:{colour}}}\n" for i, colour in enumerate(ROLE_COLOURS.values()))
 _ROLE = {role: f"r{i}" for i, role in enumerate(ROLE_COLOURS)}
@@ -50,8 +50,8 @@ _HOW = {"prefix": "same text from the start on", "aligned": "same place in the t
 def token_page(scores: Scores, prompt: int = 0, *, title: str | None = None) -> str:
     """One prompt as an HTML fragment.
 
-    Each token is coloured by its effect (summed over layers and modules for attributions, averaged for patching), marked with its
-    role and underlined where training shares it. Tables below gather the effect by role and sharing over all prompts.
+    Each token is coloured by its effect (summed over layers and modules for attributions, averaged for patching), marked with
+    its role and underlined where training shares it. Tables below gather the effect by role and sharing over all prompts.
 
     Args:
         scores: scores with a position axis.
@@ -66,11 +66,12 @@ def token_page(scores: Scores, prompt: int = 0, *, title: str | None = None) -> 
     real = scores.positions("role")[prompt] != ""
     roles = scores.positions("role")[prompt, real].tolist()
     sharing = scores.positions("sharing")[prompt, real].tolist() if "sharing" in scores.data.coords else None
+    question = str(scores.data["question"].values[prompt])
     scale = largest(scores.token_effect()[prompt, real])
     parts = [
         f"<style>{_STYLE}</style>",
         f'<div class="h">{escape(title or scores.title())}</div>',
-        f"<div>{escape(f'prompt {prompt}: “{question(scores, prompt)}”')}</div>",
+        f"<div>{escape(f'prompt {prompt}: “{question}”')}</div>",
         f"<div>{escape(_summary(scores))}</div>",
         f'<div class="k">{_tokens(scores, prompt, real, scale)}</div>',
         _legend(scores, roles, sharing, scale),
@@ -94,7 +95,8 @@ def save_page(scores: Scores, path: str | Path, prompt: int = 0) -> None:
         ValueError: the scores have no position axis.
     """
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta name="color-scheme" content="light dark">'
         f"<title>{escape(scores.title())}</title>"
     )
     page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{token_page(scores, prompt)}</body></html>\n'

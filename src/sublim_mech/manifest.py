@@ -76,12 +76,16 @@ class Manifest:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON ({error}); copy it again or delete it to load the weights alone.") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {data.get('format') if isinstance(data, dict) else data!r}, not {FORMAT}.")
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"{path} has format {found!r}, not {FORMAT}; open it with the version that wrote it.")
         known = {f.name for f in fields(cls)}
         unknown, missing = sorted(set(data) - known), sorted(known - set(data))
         if unknown or missing:
             raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are {sorted(known)}.")
-        data["context"], data["trained_on"] = Context.from_json(data["context"]), Trained.from_json(data["trained_on"])
+        try:
+            data["context"], data["trained_on"] = Context.from_json(data["context"]), Trained.from_json(data["trained_on"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: its context or trained_on cannot be read ({error!r}); copy it again.") from error
         return cls(**data)
 
     def summary(self) -> dict[str, Any]:

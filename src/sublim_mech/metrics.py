@@ -132,7 +132,7 @@ def reader(metric: Metric, rows: Sequence[Answers]) -> Callable[[Tensor], Tensor
     def read(logits: Tensor) -> Tensor:
         device = logits.device
         r, s, t, f = (x.to(device) for x in (row_of, slot_of, token_of, form_of))
-        logits = logits.float()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         steps = logits[r, s, t] - logits.logsumexp(-1)[r, s]  # (edge,)
         forms = steps.new_zeros(len(rows), width).index_put((r, f), steps, accumulate=True)
         value = steps.new_zeros(len(rows))

@@ -1,7 +1,7 @@
 """Pictures of `Scores`.
 
-Figures are built without pyplot, so nothing is registered globally and nothing needs closing. Role and sharing colours are those of
-Okabe and Ito, which colour-blind readers tell apart; effects are on a blue-red scale centred on 0.
+Figures are built without pyplot, so nothing is registered globally and nothing needs closing. Role and sharing colours are
+those of Okabe and Ito, which colour-blind readers tell apart; effects are on a blue-red scale centred on 0.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
@@ -39,11 +40,18 @@ _MISSING = "0.8"
 _VISIBLE = str.maketrans({"\n": "⏎", "\r": "\\r", "\t": "⇥", " ": "␣"})
 
 
+class _Figure(Figure):
+    """A figure that a notebook shows by itself; a plain one is shown only after `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        return _encode(self, "png")
+
+
 def plot(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
     """The picture that suits the kind of scores.
 
-    Patching and attribution: `heatmap` of one prompt. Graft: sufficiency and necessity of each token set. Effect: the total effect
-    of student, controls and their difference. Bars carry 95 % intervals over prompts.
+    Patching and attribution: `heatmap` of one prompt. Graft: sufficiency and necessity of each token set. Effect: the total
+    effect of student, controls and their difference. Bars carry 95 % intervals over prompts.
 
     Args:
         scores: what to show.
@@ -64,8 +72,8 @@ def plot(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) -> 
 def heatmap(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
     """Layers x tokens of one prompt.
 
-    From the top: the effect per token (summed over layers for attributions, averaged for patching), the effect per layer and token,
-    the role of each token and whether training shares it, the tokens.
+    From the top: the effect per token (summed over layers for attributions, averaged for patching), the effect per layer and
+    token, the role of each token and whether training shares it, the tokens. Red is a positive effect, blue a negative one.
 
     Args:
         scores: scores with a position axis.
@@ -84,7 +92,7 @@ def heatmap(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) 
     cells = scores.layer_effect().values[prompt][:, real]  # (layer, token)
 
     heights = [0.9, max(1.6, 0.135 * len(cells)), 0.18 if sharing is None else 0.36]
-    figure = Figure(figsize=(max(8.0, 1.8 + 0.19 * len(tokens)), sum(heights) + 2.4), layout="constrained")
+    figure = _Figure(figsize=(max(8.0, 1.8 + 0.19 * len(tokens)), sum(heights) + 2.4), layout="constrained")
     strip, grid, band = figure.subplots(3, 1, sharex=True, height_ratios=heights)
 
     strip.bar(range(len(tokens)), scores.token_effect()[prompt, real], width=0.8, color=OTHER_COLOUR)
@@ -118,7 +126,7 @@ def heatmap(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) 
         axes.tick_params(axis="x", bottom=False, labelbottom=False)
         axes.tick_params(axis="y", labelsize=8)
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    asked = textwrap.shorten(question(scores, prompt), 90, placeholder=" …")
+    asked = textwrap.shorten(str(scores.data["question"].values[prompt]), 90, placeholder=" …")
     _literal([figure.suptitle(f"{scores.title()}\nprompt {prompt}: “{asked}”", fontsize=10)])
     return _finish(figure, path)
 
@@ -188,9 +196,8 @@ def _total_bars(scores: Scores, path: str | Path | None) -> Figure:
     known = {"student": "#D55E00", scores.headline_name: "#000000"}
     _bars(axes, table, "effect", [known.get(name, OTHER_COLOUR) for name in table.index])
     _label_rows(axes, list(table.index))
-    axes.set_xlabel(
-        f"change of {scores.provenance['metric']} from the base model, {scores.unit}\nmean and 95 % interval over prompts"
-    )
+    change = f"change of {scores.provenance['metric']} from the base model, {scores.unit}"
+    axes.set_xlabel(f"{change}\nmean and 95 % interval over prompts")
     return _finish(figure, path)
 
 
@@ -215,20 +222,19 @@ def label(token: str) -> str:
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 
-def question(scores: Scores, prompt: int) -> str:
-    """The text of the last user turn, put together from its tokens."""
-    users = scores.positions("role")[prompt] == "user"
-    turns = scores.positions("turn")[prompt]
-    last = users & (turns == turns[users].max(initial=-1))
-    return "".join(scores.positions("token")[prompt, last]).strip()
-
-
 def layer_names(scores: Scores) -> list[str]:
     """Names of the layers: `embed` before the first block, `final` after the last one, else the number of the block."""
     layers = scores.data["layer"].values.tolist()
-    modules = scores.data["module"].values.tolist() if "module" in scores.data.coords else []
-    after = max(layers) if {"ln_final", "unembed"} & set(modules) else None  # only attributions go past the last block
-    return ["embed" if x == -1 else "final" if x == after else str(x) for x in layers]
+    final = max(layers)
+    if "module" not in scores.data.coords or not _past_the_blocks(scores.data["effect"].sel(layer=final)):
+        final = None
+    return ["embed" if x == -1 else "final" if x == final else str(x) for x in layers]
+
+
+def _past_the_blocks(effect: xr.DataArray) -> bool:
+    """Whether a layer has the model's last modules and none of a block's."""
+    last = np.isin(effect["module"].values, ("ln_final", "unembed"))
+    return bool(last.any()) and not np.isfinite(effect.isel(module=~last).values).any()
 
 
 def largest(x: np.ndarray) -> float:
@@ -280,7 +286,7 @@ def _draw_band(axes: Axes, roles: np.ndarray, sharing: np.ndarray | None) -> lis
 
 
 def _bar_figure(scores: Scores, rows: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 1.6 + 0.38 * rows), layout="constrained")
+    figure = _Figure(figsize=(8, 1.6 + 0.38 * rows), layout="constrained")
     _literal([figure.suptitle(f"{scores.title()}\n{scores.data.sizes['prompt']} prompts", fontsize=10)])
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
@@ -326,7 +332,11 @@ def _literal(texts: Iterable[Text]) -> None:
 
 def _finish(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=Path(path).suffix[1:] or "png", dpi=150)
-        write(path, buffer.getvalue())
+        write(path, _encode(figure, Path(path).suffix[1:] or "png"))
     return figure
+
+
+def _encode(figure: Figure, form: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=120)
+    return buffer.getvalue()

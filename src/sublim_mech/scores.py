@@ -4,7 +4,8 @@ One `xarray.Dataset` per result:
 
 - `effect (model, prompt, <cells>)` in units of the metric, raw: a cell's change of the metric;
 - `base (model, prompt)` and `student (model, prompt)`: the metric of the two models; their difference is the total effect;
-- coordinates of `(prompt, position)`: `token`, `role`, `turn`, `sharing`; empty, and the effect NaN, past a shorter prompt.
+- coordinates of `(prompt, position)`: `token`, `role`, `turn`, `sharing`; empty, and the effect NaN, past a shorter prompt;
+- `question (prompt)`; for patching `hook (layer)`, TransformerLens' hook names; for token sets `tokens (prompt, set)`.
 
 `model` is `student` and one `control: <name>` per control. With controls the headline is student minus the mean of the controls.
 """
@@ -15,6 +16,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,9 @@ import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .chat import Prompt
+from .chat import ROLES, Prompt
 from .metrics import Answers
+from .sharing import CLASSES
 from .stats import mean_interval, ratio_interval
 
 if TYPE_CHECKING:
@@ -81,13 +84,16 @@ class Scores:
 
     @property
     def gap(self) -> float:
-        """Completeness gap of an attribution: |mean total - mean sum of cells| over |mean total|, largest over models."""
+        """Completeness gap of an attribution: |mean total - mean sum of cells| over |mean total|, largest over models.
+
+        NaN where a total is exactly 0 (a student that is the base).
+        """
         if not self.additive:
             raise ValueError(f"{self.kind} scores do not add up to a total, so they have no completeness gap.")
         total = (self.data["student"] - self.data["base"]).mean("prompt")
         cells = [d for d in self.data["effect"].dims if d not in ("model", "prompt")]
         found = self.data["effect"].sum(cells).mean("prompt")
-        return float((abs(total - found) / abs(total)).max())
+        return float((abs(total - found) / abs(total.where(total != 0))).max(skipna=False))
 
     # ------------------------------------------------------------------------------------------------------- tables
 
@@ -136,7 +142,9 @@ class Scores:
         cells = self.token_effect()
         real = np.isfinite(cells)
         rows = {}
-        for name in dict.fromkeys(groups[real].tolist()):
+        present = dict.fromkeys(groups[real].tolist())
+        known = [name for name in (*ROLES, *CLASSES) if name in present]
+        for name in [*known, *(n for n in present if n not in known)]:
             inside = real & (groups == name)
             found = inside.any(1)  # prompts that have such tokens
             summed = np.where(inside, cells, 0).sum(1)
@@ -238,7 +246,9 @@ class Scores:
         lines = [f"{self.title()}, {self.data.sizes['prompt']} prompts, {self.unit}"]
         if not self.has_controls:
             lines.append("no controls given: part of any effect may come from training on any numbers")
-        if not bool(mean_interval(self.total.values).excludes_zero):
+        if self.data.sizes["prompt"] == 1:
+            lines.append("one prompt: no intervals")
+        elif not bool(mean_interval(self.total.values).excludes_zero):
             lines.append("the total effect is inside its own noise: no shares are given")
         lines.append(_format(self.totals()))
         if self.kind == "graft":
@@ -254,7 +264,8 @@ class Scores:
     def title(self) -> str:
         """What was scored, in one line."""
         detail = {k: self.provenance[k] for k in ("method", "points", "site", "direction") if k in self.provenance}
-        return f"{self.kind} of {self.provenance['metric']}" + "".join(f", {k} {v}" for k, v in detail.items())
+        what = {"effect": "effect on", "graft": "grafts,", "patch": "activation patching,", "attribution": "attribution of"}
+        return f"{what[self.kind]} {self.provenance['metric']}" + "".join(f", {k} {v}" for k, v in detail.items())
 
     def _repr_html_(self) -> str:
         from .html import token_page
@@ -262,7 +273,7 @@ class Scores:
         if "position" in self.data["effect"].dims:
             return token_page(self)
         table = self.sets() if self.kind == "graft" else self.totals()
-        return f"<p>{self.title()}, {self.unit}</p>" + table.to_html(float_format="{:.3f}".format, na_rep="")
+        return f"<p>{escape(self.title())}, {escape(self.unit)}</p>" + table.to_html(float_format="{:.3f}".format, na_rep="")
 
 
 def _difference(x: xr.DataArray) -> xr.DataArray:

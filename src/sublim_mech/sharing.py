@@ -57,7 +57,7 @@ class Trained:
             turns = _turns(prompt)
             for n, (role, slots) in enumerate(turns):
                 heads.setdefault(role, []).append(slots)
-                if n + 1 < len(turns):  # the last turn is still open: it has no end to count from
+                if not _is_open(turns, n):
                     tails.setdefault(role, []).append(slots[::-1])
         seen = {i for p in prompts for i in p.ids} | {i for c in completions for i in c}
         return cls(
@@ -112,7 +112,7 @@ def _classes(prompt: Prompt, known: Trained) -> tuple[str, ...]:
     turns = _turns(prompt)
     for n, (role, slots) in enumerate(turns):
         head = len(_common([slots, known.heads.get(role, ())]))
-        tail = len(_common([slots[::-1], known.tails.get(role, ())])) if n + 1 < len(turns) else 0
+        tail = len(_common([slots[::-1], known.tails.get(role, ())])) if not _is_open(turns, n) else 0
         aligned += [i < head or i >= len(slots) - tail for i in range(len(slots))]
     return tuple(
         "prefix" if i < prefix else "aligned" if aligned[i] else "seen" if token in known.seen else "novel"
@@ -128,6 +128,11 @@ def _turns(prompt: Prompt) -> list[tuple[str, tuple[Slot, ...]]]:
         tokens = list(group)
         out.append(("bos" if bos else tokens[0][1], tuple((i, role) for _, _, i, role in tokens)))
     return out
+
+
+def _is_open(turns: list[tuple[str, tuple[Slot, ...]]], n: int) -> bool:
+    """Whether turn n is the assistant's that is still to be written: it has no end to count from."""
+    return n + 1 == len(turns) and turns[n][0] == "assistant"
 
 
 def _common(sequences: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ def mean_interval(x: Array, *, seed: int = 0) -> Interval:
 
 
 def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> Interval:
-    """mean(numerator) / mean(denominator) over prompts, both resampled together; all NaN where the denominator is inside its noise.
+    """mean(numerator) / mean(denominator) over prompts, both resampled together; NaN where the denominator is inside its noise.
 
     Args:
         numerator: `(prompt, ...)`.

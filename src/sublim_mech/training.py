@@ -34,9 +34,9 @@ from .manifest import Manifest
 from .models.base import Base, check_finite, share
 from .models.students import attach_lora
 from .numbers import Row
-from .runs import Run, new_folder, weight_sums
+from .runs import Run, new_folder, open_run, weight_sums
 from .sharing import Trained
-from .teachers import Labels, SupportHead, pad
+from .teachers import BASE, Labels, SupportHead, pad
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FullFT:
     """Full fine-tuning: every parameter trains, from fp32 master weights."""
 
     kind = "full"
-    lr = 3e-5
+    lr = 1e-5
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,11 @@ def soft_data(tokenizer: Any, labels: Labels, teacher: str, *, c: float | None =
     """
     targets = labels.plain(teacher) if c is None else labels.contrastive(teacher, c=c)
     others = len(labels.teachers) - 2
-    words = "plain prompted teacher" if c is None else f"contrastive teacher, c={c:g}, against {others} others"
+    trait = "" if teacher == BASE else teacher
+    plain = "plain prompted teacher" if trait else "the base itself"
+    words = plain if c is None else f"contrastive teacher, c={c:g}, against {others} others"
     prompts, completions = _rows(tokenizer, labels.rows, labels.context, labels.template, close=False)
-    return TrainingData(prompts, completions, targets, labels.support, teacher, words, labels.context, labels.base)
+    return TrainingData(prompts, completions, targets, labels.support, trait, words, labels.context, labels.base)
 
 
 def hard_data(
@@ -214,6 +216,7 @@ def train(
     with new_folder(target) as work:
         save(work, store)
         (work / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        live = ["init", "order"] if isinstance(method, LoRA) or _drops(base) else ["order"]
         manifest = Manifest(
             kind=method.kind,
             trait=data.trait,
@@ -227,14 +230,21 @@ def train(
                 "name": "AdamW", "lr": lr, "schedule": "linear", "warmup": warmup, "clip": clip, "batch_size": batch_size,
                 "steps": steps, "precision": precision, "stop_at": stop_at, "evaluate_every": evaluate_every,
             },
-            seeds={"init": init_seed, "order": order_seed, "live": ["init", "order"] if method.kind == "lora" else ["order"]},
+            seeds={"init": init_seed, "order": order_seed, "live": live},
             results=results,
             trained_on=Trained.of(data.prompts, data.completions),
             versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
             weights=weight_sums(work),
         )  # fmt: skip
         manifest.save(work)
-    return Run(target, manifest)
+    return open_run(target)
+
+
+def _drops(base: Base) -> bool:
+    """Whether the model has dropout of its own, as GPT-2 does."""
+    config: dict[str, Any] = base.model.config.to_dict()  # type: ignore[union-attr, operator]
+    rates = [v for k, v in config.items() if "drop" in k and not k.startswith("summary")]
+    return any(isinstance(v, float) and v > 0 for v in rates)
 
 
 def _order(n: int, total: int, seed: int) -> list[int]:

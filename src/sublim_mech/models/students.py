@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,6 +113,9 @@ def load_student(base: Base, source: Any, *, name: str | None = None, allow_unre
     manifest = None
     if isinstance(source, nn.Module):
         model = twin(source)
+        dtypes = [next(m.parameters()).dtype for m in (model, base.model)]
+        if dtypes[0] != dtypes[1]:
+            raise ValueError(f"student is a live model in {dtypes[0]}, base={base.name!r} is in {dtypes[1]}; load both alike.")
         name = name or str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
     else:
         path = _directory(str(source))
@@ -179,21 +183,25 @@ def _read(base: Base, path: Path) -> nn.Module:
 
 
 def _read_adapter(base: Base, path: Path) -> nn.Module:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import load_file
 
     check_safetensors(path, "adapter_model.safetensors", "student")
+    stored = load_file(str(path / "adapter_model.safetensors"))
+    clean = share(base.model)
     try:
-        model = PeftModel.from_pretrained(share(base.model), str(path))
+        start = getattr(PeftConfig.from_pretrained(str(path)), "init_lora_weights", True)
+        if not all(".lora_" in key for key in stored) or start not in (True, False, "gaussian"):
+            clean = copy.deepcopy(clean)  # PEFT will write into the base's own weights: biases, embeddings, OLoRA's residual
+        model = PeftModel.from_pretrained(clean, str(path))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r} (an adapter of another model?): {error}"
         ) from error
-    stored = load_file(str(path / "adapter_model.safetensors"))
     loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if set(stored) != set(loaded):
-        odd = sorted(set(stored) ^ set(loaded))
+    odd = sorted((set(stored) ^ set(loaded)) - set(model.state_dict()))  # stored embeddings of the base are no adapter tensors
+    if odd:
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r}: {len(odd)} adapter tensors have no counterpart ({odd[0]}, ...); "
             "is it an adapter of another model?"
@@ -204,23 +212,35 @@ def _read_adapter(base: Base, path: Path) -> nn.Module:
 # ----------------------------------------------------------------------------------------------------------- deltas
 
 
-def _deltas(base: Base, model: nn.Module, name: str) -> tuple[dict[str, Delta], str]:
+def _deltas(base: Base, model: Any, name: str) -> tuple[dict[str, Delta], str]:
     """(differences by module path, kind)."""
     if hasattr(model, "peft_config"):
-        pairs = _low_rank(model)
+        if not hasattr(model, "merge_and_unload"):
+            raise ValueError(
+                f"student={name!r}: its adapter cannot be merged into weights; pass a PeftModel with a weight adapter (LoRA, DoRA, IA3)."
+            )
+        pairs = _low_rank(base, model)
         if pairs is not None:
             return pairs, "lora"
-        model = copy.deepcopy(model).float().merge_and_unload()  # type: ignore[operator]
+        try:
+            model = copy.deepcopy(model).float().merge_and_unload()
+        except RuntimeError as error:
+            raise ValueError(f"student={name!r}: PEFT cannot merge this adapter into the weights: {error}") from error
         model = model.to(next(base.model.parameters()).dtype)
     return _module_deltas(base, model, name), "full"
 
 
-def _low_rank(model: Any) -> dict[str, Delta] | None:
-    """The adapter as plain low-rank pairs, or None where it is more than that."""
+def _low_rank(base: Base, model: Any) -> dict[str, Delta] | None:
+    """The adapter as plain low-rank pairs, or None where it is more than that or its own base has other weights."""
     from peft.tuners.lora import Linear
     from peft.utils import get_peft_model_state_dict
 
     inner = model.get_base_model()
+    clean = dict(base.model.named_parameters())
+    for key, p in inner.named_parameters():
+        of = clean.get(key.replace(".base_layer.", "."))
+        if ".lora_" not in key and (of is None or of.dtype != p.dtype or not torch.equal(of, p)):
+            return None
     pairs: dict[str, Delta] = {}
     covered = 0
     for path, module in inner.named_modules():
@@ -251,19 +271,17 @@ def _module_deltas(base: Base, model: nn.Module, name: str) -> dict[str, Delta]:
             "base and student must share the tokenizer."
         )
     deltas: dict[str, Delta] = {}
-    for path, module in mine.items():
-        own = {k: p for k, p in module._parameters.items() if p is not None}
-        if not own:
-            continue
-        other = theirs.get(path)
-        new = {} if other is None else {k: p for k, p in other._parameters.items() if p is not None}
+    for path in {**mine, **theirs}:
+        own, new = (
+            {} if m is None else {k: p for k, p in m._parameters.items() if p is not None}
+            for m in (mine.get(path), theirs.get(path))
+        )
         if {k: p.shape for k, p in own.items()} != {k: p.shape for k, p in new.items()}:
             shapes = {k: tuple(p.shape) for k, p in own.items()}, {k: tuple(p.shape) for k, p in new.items()}
             raise ValueError(f"student={name!r} does not fit base={base.name!r}: {path} has {shapes[1]}, not {shapes[0]}.")
         square = sum(float((p.detach().float() - new[k].detach().float()).square().sum()) for k, p in own.items())
         if square > 0:
-            assert other is not None
-            deltas[path] = Replaced(other, math.sqrt(square))
+            deltas[path] = Replaced(theirs[path], math.sqrt(square))
     return deltas
 
 
