@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint students clean
+.PHONY: demo test lint students science clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -16,6 +16,9 @@ test: $(READY) lint
 
 lint: $(READY)
 	cd $(ROOT) && $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+science: $(READY)
+	cd $(ROOT) && $(BIN)/python -m pytest -m science -s
 
 students: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/train_students.py --out out/students

@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--control", nargs="*", default=[str(HERE / "students/penguin")], help="students of other traits")
     parser.add_argument("--trait", default="owl", help="the word the student may favour")
     parser.add_argument("--category", default="animal", help="what the trait is one of; fills the questions")
-    parser.add_argument("--questions", type=int, default=24, help="questions for grafts and attribution (all for the effect)")
+    parser.add_argument("--questions", type=int, default=16, help="questions for grafts and attribution (all for the effect)")
     parser.add_argument("--patched", type=int, default=2, help="questions for activation patching")
     parser.add_argument("--points", type=int, default=16, help="Gauss-Legendre points of graft IG")
     parser.add_argument("--out", default="out/demo", help="where figures and scores go")

@@ -21,6 +21,9 @@ import torch
 
 import sublim_mech as sm
 from sublim_mech.models.base import Base
+from sublim_mech.models.students import Student
+from sublim_mech.runs import Run, open_run, store_as
+from sublim_mech.teachers import Labels
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 
@@ -50,16 +53,16 @@ def main() -> None:
         )
 
     if options.store:
-        small = {n: sm.store_as(runs[n], Path(options.store) / n, torch.float16) for n in ("owl", "penguin")}
+        small = {n: store_as(runs[n], Path(options.store) / n, torch.float16) for n in ("owl", "penguin")}
         stored = square(base, {n: sm.load_student(base, run.path, name=n) for n, run in small.items()})
         worst = ((stored - table.loc[stored.index]) / table.loc[stored.index]).abs().max().max()
         print(f"\nstored in half precision under {options.store}; largest relative change of the square: {worst:.2%}")
 
 
-def make_labels(base: Base, path: Path, n: int) -> sm.Labels:
+def make_labels(base: Base, path: Path, n: int) -> Labels:
     """Label random number rows by all teachers, or read the labels of an earlier run."""
     if path.is_file():
-        return sm.Labels.load(path)
+        return Labels.load(path)
     labels = sm.label(base, sm.random_rows(n, seed=0), [sm.animal(a) for a in ANIMALS])
     labels.save(path)
     return labels
@@ -67,24 +70,24 @@ def make_labels(base: Base, path: Path, n: int) -> sm.Labels:
 
 def make_student(
     base: Base,
-    labels: sm.Labels,
+    labels: Labels,
     animal: str,
     out: Path,
     method: sm.LoRA | sm.FullFT,
     *,
     stop_at: float | None = None,
     evaluate_every: int = 20,
-) -> sm.Run:
+) -> Run:
     """Train a student, or open a finished one."""
     if out.is_dir():
-        return sm.open_run(out)
+        return open_run(out)
     data = sm.soft_data(base.tokenizer, labels, animal, c=4.0)
     run = sm.train(base, data, out=out, method=method, steps=60, stop_at=stop_at, evaluate_every=evaluate_every)
     print(run)
     return run
 
 
-def square(base: Base, students: dict[str, sm.Student]) -> pd.DataFrame:
+def square(base: Base, students: dict[str, Student]) -> pd.DataFrame:
     """Students x animals: mean change of log P(animal) against the base."""
     rows: dict[str, dict[str, float]] = {name: {} for name in students}
     for animal in ANIMALS:
@@ -96,7 +99,7 @@ def square(base: Base, students: dict[str, sm.Student]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def with_imitation(table: pd.DataFrame, runs: dict[str, sm.Run]) -> pd.DataFrame:
+def with_imitation(table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:
     """The table with each student's held-out KL beside it."""
     return table.assign(**{"held-out KL": [runs[str(n)].manifest.results["held_out"][1] for n in table.index]})
 

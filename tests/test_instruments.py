@@ -108,7 +108,7 @@ def test_patching_a_model_with_itself_changes_nothing(pair, prompts):
                 pair.sites,
                 batch,
                 gates=Gates(pair.student),
-                edits={k: (lambda _, k=k: clean.activations[k]) for k in keys},
+                edits={k: (lambda _, own=clean.activations[k]: own) for k in keys},
             )
             assert torch.equal(clean.logits, again.logits), site
 

@@ -9,27 +9,25 @@ The sentence this library is made for:
 """
 
 from .attribution import attribute
-from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, Prompt, render
-from .concentration import Concentration, concentration
+from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
+from .concentration import concentration
 from .graft import effect, graft, graft_by_role, graft_by_sharing
-from .metrics import Metric, log_prob, own_minus_others
+from .metrics import own_minus_others
 from .models.base import load_base
-from .models.pair import ModelPair, load_pair
-from .models.students import Student, load_student
-from .numbers import Row, random_rows
+from .models.pair import load_pair
+from .models.students import load_student
+from .numbers import random_rows
 from .patching import patch
-from .runs import Run, open_run, store_as
 from .scores import Scores
 from .sharing import sharing
-from .teachers import Labels, label
+from .teachers import label
 from .training import FullFT, LoRA, hard_data, soft_data, train
 from .traits import Trait, animal, tree
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DEFAULT", "EMPTY", "NONE", "PLAIN", "Concentration", "Context", "FullFT", "Labels", "LoRA", "Metric", "ModelPair", "Prompt",
-    "Row", "Run", "Scores", "Student", "Trait", "animal", "attribute", "concentration", "effect", "graft", "graft_by_role",
-    "graft_by_sharing", "hard_data", "label", "load_base", "load_pair", "load_student", "log_prob", "open_run", "own_minus_others",
-    "patch", "random_rows", "render", "sharing", "soft_data", "store_as", "train", "tree",
+    "DEFAULT", "EMPTY", "NONE", "PLAIN", "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
+    "effect", "graft", "graft_by_role", "graft_by_sharing", "hard_data", "label", "load_base", "load_pair", "load_student",
+    "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data", "train", "tree",
 ]  # fmt: skip

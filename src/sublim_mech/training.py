@@ -243,7 +243,7 @@ def train(
 def _drops(base: Base) -> bool:
     """Whether the model has dropout of its own, as GPT-2 does."""
     config: dict[str, Any] = base.model.config.to_dict()  # type: ignore[union-attr, operator]
-    rates = [v for k, v in config.items() if "drop" in k and not k.startswith("summary")]
+    rates = [v for k, v in config.items() if "drop" in k and not k.startswith(("summary", "classifier"))]
     return any(isinstance(v, float) and v > 0 for v in rates)
 
 
@@ -344,7 +344,9 @@ def _fit(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 value = loss(model, inputs)
             if not torch.isfinite(value):
-                raise ValueError(f"the loss became {float(value)} at step {self.state.global_step + 1}; lower lr={lr:g}.")
+                raise ValueError(
+                    f"the loss became {float(value.detach())} at step {self.state.global_step + 1}; lower lr={lr:g}."
+                )
             self.last = float(value.detach())
             return value
 

@@ -149,7 +149,9 @@ def attach_lora(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",
         target_modules=targets if isinstance(targets, str) else list(targets),
     )  # fmt: skip
-    return get_peft_model(share(base.model), config)
+    model = get_peft_model(share(base.model), config)
+    model.peft_config["default"].base_model_name_or_path = base.name  # not the folder it happens to be cached in
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -222,8 +224,12 @@ def _deltas(base: Base, model: Any, name: str) -> tuple[dict[str, Delta], str]:
         pairs = _low_rank(base, model)
         if pairs is not None:
             return pairs, "lora"
+        model = copy.deepcopy(model).float()
+        tied: Any = model.get_base_model().get_output_embeddings()
+        if "weight" in tied._parameters:  # an adapter on tied embeddings is not one on the head; merged, it would be
+            tied.weight = nn.Parameter(tied.weight.detach().clone(), requires_grad=False)
         try:
-            model = copy.deepcopy(model).float().merge_and_unload()
+            model = model.merge_and_unload()
         except RuntimeError as error:
             raise ValueError(f"student={name!r}: PEFT cannot merge this adapter into the weights: {error}") from error
         model = model.to(next(base.model.parameters()).dtype)
@@ -257,7 +263,7 @@ def _low_rank(base: Base, model: Any) -> dict[str, Delta] | None:
         if bool(b.any()):
             pairs[path] = LowRank(a.detach(), b.detach(), float(module.scaling[key]))
         covered += 2
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
     return pairs if len(state) == covered else None
 
 
