@@ -359,6 +359,14 @@ def test_held_out_loss_falls_and_is_the_trained_models(kind, base, data, request
     assert after < 0.5 * before
 
 
+def test_held_out_loss_is_taken_without_dropout(base, data, tmp_path):
+    run = fit(base, data, tmp_path / "run", method=LoRA(rank=4, dropout=0.5), lr=1e-2)
+    held = list(range(len(ROWS) - HELD_OUT, len(ROWS)))
+    assert run.manifest.results["held_out"][1] == pytest.approx(
+        plain_kl(data, load_student(base, run.path).model, held), abs=1e-6
+    )
+
+
 @pytest.mark.parametrize("method", [LoRA(rank=4), FullFT()])
 def test_hard_rows_are_learnt(method, base, hard, tmp_path):
     run = fit(base, hard, tmp_path / "run", method=method, lr=1e-2, steps=8, precision="bf16")

@@ -85,7 +85,7 @@ def attribute(
                     with torch.enable_grad():
                         value = read(forward(model, pair.sites, batch, gates=Gates(student, gates)).logits).sum()
                         (slope,) = torch.autograd.grad(value, gates)
-                    total += weight * slope.double().cpu()
+                    total += weight * slope.cpu().double()
                     bar.update(len(which))
                 for r, i in enumerate(which):
                     cells[s, i, rows, columns, : sizes[i]] = total[r, : sizes[i]].numpy().T

@@ -53,6 +53,8 @@ class Concentration:
     @property
     def conclusion(self) -> str:
         """What the numbers say, in one sentence."""
+        if self.prompts == 1:
+            return "No conclusion: one prompt has no interval; score several."
         if np.isnan(self.share):
             return (
                 f"No conclusion: the effect ({self.effect:+.3f} {self.unit}, 95 % {self.effect_low:+.3f} to {self.effect_high:+.3f}) is "

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .chat import Prompt
 from .metrics import Answers
+from .models.base import check_length
 from .models.students import Student
 from .sites import Site, Sites
 
@@ -100,11 +101,8 @@ def make_batch(model: Any, prompts: Sequence[Prompt], answers: Sequence[Answers]
         ValueError: a prompt with its answers is longer than the model.
     """
     sizes = tuple(len(p) + len(a.nodes) for p, a in zip(prompts, answers, strict=True))
-    limit = getattr(model.config, "max_position_embeddings", None)
     for prompt, answer in zip(prompts, answers, strict=True):
-        need = len(prompt) + max(answer.depths, default=0)
-        if limit is not None and need > limit:
-            raise ValueError(f"prompt {prompt.question[:60]!r} needs {need} positions, the model has {limit}; shorten it.")
+        check_length(model, len(prompt) + max(answer.depths, default=0), f"prompt {prompt.question[:60]!r}")
     rows, width = len(prompts), max(sizes)
     reads = torch.zeros(rows, 1 + max(len(a.nodes) for a in answers), dtype=torch.long)
     ids, positions = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows, width, dtype=torch.long)

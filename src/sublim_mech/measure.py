@@ -79,7 +79,7 @@ def measure(task: Task, student: Student, rows: Sequence[Row], *, batch_size: in
         batch = make_batch(task.pair.base.model, [task.prompts[i] for i in which], [task.answers[i] for i in which])
         gates = _stack([rows[r][1] for r in chunk], batch.ids.shape).to(batch.ids.device)
         done = forward(task.pair.base.model, task.pair.sites, batch, gates=Gates(student, gates))
-        out[chunk] = reader(task.metric, [task.answers[i] for i in which])(done.logits).double().cpu().numpy()
+        out[chunk] = reader(task.metric, [task.answers[i] for i in which])(done.logits).cpu().double().numpy()
         if bar is not None:
             bar.update(len(chunk))
     if not np.isfinite(out).all():

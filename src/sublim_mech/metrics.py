@@ -36,6 +36,10 @@ class Metric:
     weights: tuple[float, ...]
     unit: str = "nats"
 
+    def __post_init__(self) -> None:
+        if not self.traits or len(self.traits) != len(self.weights):
+            raise ValueError(f"Metric: {len(self.traits)} traits and {len(self.weights)} weights; give one weight per trait.")
+
 
 def log_prob(trait: Trait) -> Metric:
     """Log P(the answer names the trait), summed over its forms, in nats: the default metric."""

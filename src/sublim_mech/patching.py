@@ -106,7 +106,7 @@ def _patch_one(
                 edits={(site, layer): _put(given.activations[site, layer][0], tokens)},
                 start=(layer, clean.activations["resid_pre", layer].expand(rows, -1, -1)),
             )  # fmt: skip
-            grid[n, first : first + rows] = value[rows](patched.logits).double().cpu().numpy()
+            grid[n, first : first + rows] = value[rows](patched.logits).cpu().double().numpy()
             bar.update(rows)
     towards = 1 if direction == "denoising" else -1
     return towards * (grid - ends[0]), ends if direction == "denoising" else (ends[1], ends[0])

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .chat import Context, System, completion_ids, render
-from .models.base import Base, share
+from .models.base import Base, check_length, share
 from .numbers import Row
 from .traits import Trait
 
@@ -181,6 +181,8 @@ def label(
         for dress in contexts:
             prompts = render(base.tokenizer, [r.prompt for r in rows], context=dress, template=template)
             pairs = [(p, completion_ids(base.tokenizer, p, r.completion)) for p, r in zip(prompts, rows, strict=True)]
+            for p, c in pairs:
+                check_length(model, len(p) + len(c), f"row {p.question[:60]!r}")
             out: list[np.ndarray] = []
             for start in range(0, len(pairs), batch_size):
                 chunk = pairs[start : start + batch_size]

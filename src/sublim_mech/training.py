@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from .chat import Context, Prompt, completion_ids, render
 from .manifest import Manifest
-from .models.base import Base, check_finite, share
+from .models.base import Base, check_finite, check_length, share
 from .models.students import attach_lora
 from .numbers import Row
 from .runs import Run, new_folder, open_run, weight_sums
@@ -202,6 +202,8 @@ def train(
         raise ValueError(f"held_out={held_out}: must be between 1 and {len(data.prompts) - 1}, the number of rows less one.")
     if precision not in ("bf16", "fp32"):
         raise ValueError(f"precision={precision!r}: pass 'bf16' or 'fp32'.")
+    for prompt, completion in zip(data.prompts, data.completions, strict=True):
+        check_length(base.model, len(prompt) + len(completion), f"row {prompt.question[:60]!r}")
     lr = method.lr if lr is None else lr
     items = _items(data)
     order = _order(len(items) - held_out, steps * batch_size, order_seed)

@@ -98,8 +98,9 @@ class Trait:
     questions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise ValueError(f"Trait(name={self.name!r}): the name is empty, so no answer can name it.")
+        for field, words in (("name", (self.name,)), ("aliases", self.aliases)):
+            if any(not word.strip() for word in words):
+                raise ValueError(f"Trait({field}={getattr(self, field)!r}) has a blank word, which no answer can name; remove it.")
         object.__setattr__(self, "plural", self.plural or plural(self.name))
         object.__setattr__(self, "aliases", tuple(self.aliases))
         object.__setattr__(self, "questions", tuple(self.questions) or tuple(q.format(c=self.category) for q in _ASK))

@@ -167,6 +167,13 @@ def check_safetensors(path: Path, pattern: str, argument: str) -> None:
             raise ValueError(f"{argument}: {file} is truncated or not a safetensors file ({error}); copy it again.") from error
 
 
+def check_length(model: Any, needed: int, what: str) -> None:
+    """Raise ValueError where `needed` positions are more than the model has."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and needed > limit:
+        raise ValueError(f"{what} needs {needed} positions, the model has {limit}; shorten it.")
+
+
 def check_finite(model: nn.Module, *, argument: str, name: str) -> None:
     """Raise ValueError naming the first parameters that hold NaN or infinity."""
     bad = [key for key, p in model.named_parameters() if not bool(torch.isfinite(p).all())]

@@ -42,7 +42,7 @@ class LowRank:
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference, from the two Gram matrices."""
-        a, b = self.a.double(), self.b.double()
+        a, b = self.a.cpu().double(), self.b.cpu().double()
         return self.scale * math.sqrt(max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0))
 
 
@@ -253,9 +253,11 @@ def _low_rank(base: Base, model: Any) -> dict[str, Delta] | None:
         if not hasattr(module, "lora_A"):
             continue
         active = list(module.active_adapters)
-        if len(active) != 1 or active[0] not in module.lora_A:
+        if len(active) != 1:
             return None
         key = active[0]
+        if key not in module.lora_A:
+            continue
         plain = type(module) is Linear and not module.use_dora.get(key) and not module.lora_bias.get(key) and not module.merged
         if not plain:
             return None
