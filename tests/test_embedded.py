@@ -96,7 +96,7 @@ def test_example_students_are_what_their_manifests_say():
     for name in ("owl", "penguin"):
         folder = ROOT / "examples/students" / name
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["weights"] == sm.runs.weight_sums(folder)
+        assert manifest["weights"] == sm.files.weight_sums(folder)
         assert manifest["teacher"].startswith("contrastive teacher")
         assert manifest["results"]["held_out"][1] < 0.3 * manifest["results"]["held_out"][0]
         assert (folder / "adapter_model.safetensors").stat().st_size < 5_000_000

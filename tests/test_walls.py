@@ -58,7 +58,7 @@ def test_instruments_know_no_training_and_no_plotting(name):
 
 @pytest.mark.parametrize("name", ["plots", "html"])
 def test_plots_read_scores_and_nothing_else(name):
-    assert imports(name)[1] <= {"scores", "chat", "sharing", "plots", "traits", "stats"}
+    assert imports(name)[1] <= {"scores", "chat", "sharing", "plots", "traits", "stats", "files"}
     assert not imports(name)[0] & {"torch", "transformers"}
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .plots import ROLE_COLOURS, check_prompt, label, largest, layer_names, visible, write
+from .files import replacing
+from .plots import ROLE_COLOURS, check_prompt, label, largest, layer_names, visible
 from .scores import Scores
 from .sharing import SHARED
 from .stats import mean_interval
@@ -100,7 +101,8 @@ def save_page(scores: Scores, path: str | Path, prompt: int = 0) -> None:
         f"<title>{escape(scores.title())}</title>"
     )
     page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{token_page(scores, prompt)}</body></html>\n'
-    write(path, page.encode())
+    with replacing(path) as work:
+        work.write_text(page, encoding="utf-8")
 
 
 def _summary(scores: Scores) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from .chat import Context
+from .files import replacing
 from .sharing import Trained
 
 FILE = "manifest.json"
@@ -57,9 +57,8 @@ class Manifest:
         """Write `manifest.json` under a temporary name, then rename."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["context"], data["trained_on"] = self.context.to_json(), self.trained_on.to_json()
-        work = directory / f".{FILE}.{os.getpid()}"
-        work.write_text(json.dumps(data, indent=1, sort_keys=True))
-        os.replace(work, directory / FILE)
+        with replacing(directory / FILE) as work:
+            work.write_text(json.dumps(data, indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, directory: Path) -> Manifest | None:

@@ -7,7 +7,6 @@ those of Okabe and Ito, which colour-blind readers tell apart; effects are on a 
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
+from .files import replacing
 from .scores import Scores
 from .sharing import SHARED
 
@@ -242,15 +242,6 @@ def largest(x: np.ndarray) -> float:
     return float(np.nanmax(np.abs(x), initial=0)) or 1.0
 
 
-def write(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder (made if missing), then rename: never half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.{os.getpid()}")
-    work.write_bytes(content)
-    os.replace(work, target)
-
-
 # ---------------------------------------------------------------------------------------------------------------- parts
 
 
@@ -332,7 +323,8 @@ def _literal(texts: Iterable[Text]) -> None:
 
 def _finish(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
-        write(path, _encode(figure, Path(path).suffix[1:] or "png"))
+        with replacing(path) as work:
+            work.write_bytes(_encode(figure, Path(path).suffix[1:] or "png"))
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from .files import weight_sums
 from .manifest import Manifest
 
 
@@ -79,8 +79,3 @@ def new_folder(target: Path) -> Iterator[Path]:
         os.replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def weight_sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the weight files."""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.safetensors"))}

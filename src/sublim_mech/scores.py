@@ -12,8 +12,6 @@ One `xarray.Dataset` per result:
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from .chat import ROLES, Prompt
+from .files import read_arrays, write_arrays
 from .metrics import Answers
 from .sharing import CLASSES
 from .stats import mean_interval, ratio_interval
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("effect", "graft", "patch", "attribution")
-_MARK = "sublim_mech.scores"
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,16 +192,12 @@ class Scores:
         arrays, labels = {}, {}
         for name, variable in self.data.variables.items():
             if variable.dtype.kind in "fiu":
-                arrays[str(name)] = np.ascontiguousarray(variable.values)
+                arrays[str(name)] = variable.values
                 labels[str(name)] = {"dims": variable.dims}
             else:
                 labels[str(name)] = {"dims": variable.dims, "values": variable.values.tolist()}
         meta = {"kind": self.kind, "provenance": dict(self.provenance), "variables": labels}
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = target.with_name(f".{target.name}.{os.getpid()}")
-        save_file(arrays, work, metadata={_MARK: json.dumps(meta)})
-        os.replace(work, target)
+        write_arrays(path, arrays, "scores", meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -214,17 +206,7 @@ class Scores:
         Raises:
             FileNotFoundError, ValueError: no such file; damaged, or not scores.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"path={str(path)!r}: no such file.")
-        try:
-            with safe_open(str(path), framework="np") as handle:
-                text = (handle.metadata() or {}).get(_MARK)
-                arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"path={str(path)!r} is truncated or not a safetensors file: {error}") from error
-        if text is None:
-            raise ValueError(f"path={str(path)!r} holds no scores; pass a file written by Scores.save.")
-        meta = json.loads(text)
+        arrays, meta = read_arrays(path, "scores")
         variables = {
             name: (
                 tuple(entry["dims"]),

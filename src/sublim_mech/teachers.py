@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .chat import Context, System, completion_ids, render
+from .files import read_arrays, write_arrays
 from .models.base import Base, check_length, share
 from .numbers import Row
 from .traits import Trait
@@ -99,22 +97,18 @@ class Labels:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; rows and provenance stand in its metadata."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = target.with_name(f".{target.name}.{os.getpid()}")
-        save_file({"logits": self.logits}, work, metadata={"sublim_mech.labels": json.dumps(self._meta())})
-        os.replace(work, target)
+        write_arrays(path, {"logits": self.logits}, "labels", self._meta())
 
     @classmethod
     def load(cls, path: str | Path) -> Labels:
-        """Read what `save` wrote."""
-        with safe_open(str(path), framework="np") as handle:
-            text = (handle.metadata() or {}).get("sublim_mech.labels")
-            if text is None:
-                raise ValueError(f"{path} holds no labels; pass a file written by Labels.save.")
-            meta, logits = json.loads(text), handle.get_tensor("logits")
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file; damaged, or no labels.
+        """
+        arrays, meta = read_arrays(path, "labels")
         return cls(
-            tuple(Row(*r) for r in meta["rows"]), tuple(meta["teachers"]), logits, tuple(meta["support"]),
+            tuple(Row(*r) for r in meta["rows"]), tuple(meta["teachers"]), arrays["logits"], tuple(meta["support"]),
             Context.from_json(meta["context"]), meta["base"], meta["template"],
         )  # fmt: skip
 

@@ -30,11 +30,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .chat import Context, Prompt, completion_ids, render
+from .files import weight_sums
 from .manifest import Manifest
-from .models.base import Base, check_finite, check_length, share
+from .models.base import Base, check_finite, check_length, quiet_transformers, share
 from .models.students import attach_lora
 from .numbers import Row
-from .runs import Run, new_folder, open_run, weight_sums
+from .runs import Run, new_folder, open_run
 from .sharing import Trained
 from .teachers import BASE, Labels, SupportHead, pad
 
@@ -67,7 +68,7 @@ class FullFT:
     """Full fine-tuning: every parameter trains, from fp32 master weights."""
 
     kind = "full"
-    lr = 1e-5
+    lr = 2e-5
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,8 @@ def _prepare(base: Base, method: LoRA | FullFT, data: TrainingData) -> tuple[nn.
             model.save_pretrained(directory, save_embedding_layers=False)
             (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         else:
-            model.to(dtype).save_pretrained(directory)
+            with quiet_transformers():
+                model.to(dtype).save_pretrained(directory)
             base.tokenizer.save_pretrained(directory)
 
     return model, save

@@ -100,7 +100,9 @@ class Trait:
     def __post_init__(self) -> None:
         for field, words in (("name", (self.name,)), ("aliases", self.aliases)):
             if any(not word.strip() for word in words):
-                raise ValueError(f"Trait({field}={getattr(self, field)!r}) has a blank word, which no answer can name; remove it.")
+                raise ValueError(
+                    f"Trait({field}={getattr(self, field)!r}) has a blank word, which no answer can name; remove it."
+                )
         object.__setattr__(self, "plural", self.plural or plural(self.name))
         object.__setattr__(self, "aliases", tuple(self.aliases))
         object.__setattr__(self, "questions", tuple(self.questions) or tuple(q.format(c=self.category) for q in _ASK))

@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..files import file_hash
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -129,7 +131,7 @@ def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> n
     path = Path(directory)
     if path.is_dir():
         check_safetensors(path, "model*.safetensors", argument)
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(directory), dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -235,18 +237,18 @@ def _dequantised(gguf: Path) -> Path:
     """The directory of a GGUF's exact dequantised tensors and tokenizer, written on first use, its checksum verified."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    digest = _file_hash(gguf)
+    digest = file_hash(gguf)
     home = cache_directory() / f"{gguf.stem}-{digest[:16]}"
     if home.exists():
         with suppress(OSError, ValueError, KeyError):  # whatever is damaged is made anew
             kept = json.loads((home / "checksum.json").read_text())
-            if _file_hash(home / "model.safetensors") == kept["model.safetensors"]:
+            if file_hash(home / "model.safetensors") == kept["model.safetensors"]:
                 return home
         shutil.rmtree(home)
     home.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=home.parent))
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
@@ -256,7 +258,7 @@ def _dequantised(gguf: Path) -> Path:
             model.hf_quantizer, model.is_quantized = None, False
             model.save_pretrained(work, max_shard_size="1TB")
             tokenizer.save_pretrained(work)
-        sums = {"gguf": digest, "model.safetensors": _file_hash(work / "model.safetensors")}
+        sums = {"gguf": digest, "model.safetensors": file_hash(work / "model.safetensors")}
         (work / "checksum.json").write_text(json.dumps(sums, indent=1))
         if not home.exists():
             os.replace(work, home)
@@ -268,20 +270,15 @@ def _dequantised(gguf: Path) -> Path:
 def _read_tokenizer(directory: str) -> Any:
     from transformers import AutoTokenizer
 
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"base={directory!r} has no tokenizer ({error}); pass tokenizer=...") from error
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No weight-loading bars: they are noise beside our own."""
     from transformers.utils import logging
 

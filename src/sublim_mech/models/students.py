@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..files import weight_sums
 from ..manifest import Manifest
 from .base import Base, check_finite, check_safetensors, read_model, share, twin, weights_hash
 
@@ -124,6 +125,10 @@ def load_student(base: Base, source: Any, *, name: str | None = None, allow_unre
             raise ValueError(
                 f"student={str(source)!r} was trained from base {manifest.base['name']!r} (hash {manifest.base['hash'][:12]}), but "
                 f"base={base.name!r} has hash {base.hash[:12]}; load the base it was trained from."
+            )
+        if manifest is not None and manifest.weights != weight_sums(path):
+            raise ValueError(
+                f"student={str(source)!r}: the weight files are not those its manifest.json names; copy the folder again."
             )
         name = name or (manifest.trait if manifest is not None and manifest.trait else path.name)
         model = _read(base, path)

@@ -1,0 +1,67 @@
+"""Files that are complete or not there at all: labelled arrays in safetensors, temporary names, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what was written there takes its place when the block ends without an error."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield work
+        work.chmod(0o644)
+        os.replace(work, target)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], kind: str, meta: Mapping[str, Any]) -> None:
+    """Arrays as safetensors, `meta` as JSON in its metadata under `sublim_mech.<kind>`."""
+    with replacing(path) as work:
+        save_file(
+            {k: np.ascontiguousarray(a) for k, a in arrays.items()}, work, metadata={f"sublim_mech.{kind}": json.dumps(meta)}
+        )
+
+
+def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, meta) as `write_arrays` wrote them.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; damaged, or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path={str(path)!r}: no such file.")
+    try:
+        with safe_open(str(path), framework="np") as handle:
+            text = (handle.metadata() or {}).get(f"sublim_mech.{kind}")
+            arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"path={str(path)!r} is truncated or not a safetensors file: {error}") from error
+    if text is None:
+        raise ValueError(f"path={str(path)!r} holds no {kind}; pass a file that sublim_mech saved {kind} to.")
+    return arrays, json.loads(text)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def weight_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's weight files, by name."""
+    return {p.name: file_hash(p) for p in sorted(folder.glob("*.safetensors"))}
