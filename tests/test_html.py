@@ -48,7 +48,7 @@ def test_every_real_token_is_shown_once():
         real = scores.positions("role")[prompt] != ""
         tokens = scores.positions("token")[prompt, real]
         assert len(spans) == len(tokens)
-        assert [s["text"] for s in spans] == [t.replace("\n", "⏎") for t in tokens]
+        assert [s["text"] for s in spans] == [t.replace("\n", "↵") for t in tokens]
 
 
 def test_newlines_break_the_line():

@@ -122,7 +122,7 @@ def test_dollar_signs_are_no_formulas():
 
 
 def test_white_space_of_tokens_is_visible():
-    assert plots.visible(" owl\n") == "␣owl⏎"
+    assert plots.visible(" owl\n") == "␣owl↵"
     assert plots.label("x" * 100) == "x" * 23 + "…"
 
 

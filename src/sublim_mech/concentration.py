@@ -60,13 +60,16 @@ class Concentration:
                 f"No conclusion: the effect ({self.effect:+.3f} {self.unit}, 95 % {self.effect_low:+.3f} to {self.effect_high:+.3f}) is "
                 "inside its own noise."
             )
+        found = f"{self.share:.0%} of the effect on {self.token_share:.0%} of the tokens"
+        chance = f"random sets: {self.null_low:.0%} to {self.null_high:.0%}, p = {self.p:.2g}"
+        name = self.on.capitalize()
         if self.low > self.token_share and self.p < 0.05:
-            return f"The effect is concentrated on {self.on} tokens: {self.share:.0%} of it on {self.token_share:.0%} of the tokens."
+            return f"{name} tokens carry more than their share: {found}, {self.enrichment:.2f} times ({chance})."
         if self.high < self.token_share:
-            return f"{self.on.capitalize()} tokens carry less than their share: {self.share:.0%} on {self.token_share:.0%} of the tokens."
+            return f"{name} tokens carry less than their share: {found}, {self.enrichment:.2f} times ({chance})."
         return (
-            f"{self.on.capitalize()} tokens carry no more than their share can explain: {self.share:.0%} of the effect on "
-            f"{self.token_share:.0%} of the tokens (random sets: {self.null_low:.0%} to {self.null_high:.0%}, p = {self.p:.2g})."
+            f"No evidence that {self.on} tokens carry more than their share: {found} "
+            f"(95 % {self.low:.0%} to {self.high:.0%}; {chance})."
         )
 
     def __repr__(self) -> str:

@@ -37,7 +37,7 @@ SHARING_COLOURS = {"prefix": "#000000", "aligned": "#0072B2", "seen": "#F0E442",
 OTHER_COLOUR = "#666666"
 _MEASURE_COLOURS = {"sufficiency": "#0072B2", "necessity": "#E69F00"}
 _MISSING = "0.8"
-_VISIBLE = str.maketrans({"\n": "⏎", "\r": "\\r", "\t": "⇥", " ": "␣"})
+_VISIBLE = str.maketrans({"\n": "↵", "\r": "\\r", "\t": "⇥", " ": "␣"})
 
 
 class _Figure(Figure):

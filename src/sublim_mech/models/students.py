@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..files import weight_sums
 from ..manifest import Manifest
-from .base import Base, check_finite, check_safetensors, read_model, share, twin, weights_hash
+from .base import Base, check_finite, check_safetensors, quiet_transformers, read_model, share, twin, weights_hash
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def attach_lora(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",
         target_modules=targets if isinstance(targets, str) else list(targets),
     )  # fmt: skip
-    model = get_peft_model(share(base.model), config)
+    with quiet_transformers():
+        model = get_peft_model(share(base.model), config)
     model.peft_config["default"].base_model_name_or_path = base.name  # not the folder it happens to be cached in
     return model
 
@@ -201,7 +202,8 @@ def _read_adapter(base: Base, path: Path) -> nn.Module:
         start = getattr(PeftConfig.from_pretrained(str(path)), "init_lora_weights", True)
         if not all(".lora_" in key for key in stored) or start not in (True, False, "gaussian"):
             clean = copy.deepcopy(clean)  # PEFT will write into the base's own weights: biases, embeddings, OLoRA's residual
-        model = PeftModel.from_pretrained(clean, str(path))
+        with quiet_transformers():
+            model = PeftModel.from_pretrained(clean, str(path))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r} (an adapter of another model?): {error}"
