@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from sublim_mech.models.base import Base, load_base
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must not each spin on both
+    torch.set_num_threads(1)
 
 TEMPLATES = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))}
 

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 import sublim_mech as sm
 from sublim_mech import engine
 from sublim_mech.chat import Context, Prompt
+from sublim_mech.files import weight_sums
 from sublim_mech.manifest import Manifest
 from sublim_mech.metrics import Answers
 from sublim_mech.models.base import Base, cache_directory, load_base, weights_hash
@@ -456,13 +457,13 @@ def test_a_base_directory_equals_the_live_model(tmp_path, smol_tokenizer):
 
 def test_the_manifest_names_the_student_and_brings_its_training_prompts(tmp_path):
     path = saved(student("llama", "lora"), tmp_path / "run")
-    manifest(base(), context=Context(system="Be brief.")).save(path)
+    manifest(base(), context=Context(system="Be brief."), weights=weight_sums(path)).save(path)
     pair = load_pair(base(), path)
     assert pair.student.name == "owl"
     assert pair.training_prompts == Trained((1,), {}, {}, frozenset({1}))
     assert pair.training_context == Context(system="Be brief.")
     assert load_student(base(), path, name="mine").name == "mine"
-    manifest(base(), trait="").save(path)
+    manifest(base(), trait="", weights=weight_sums(path)).save(path)
     assert load_student(base(), path).name == "run"
 
 
@@ -724,10 +725,20 @@ def test_an_adapter_of_another_architecture(tmp_path):
 def test_an_adapter_of_a_base_of_the_same_shape_and_other_weights(tmp_path):
     other = load_base(model(seed=1), tokenizer=TOKENIZER)
     path = saved(tiny.lora(model(seed=1)), tmp_path / "run")
-    manifest(other).save(path)
+    manifest(other, weights=weight_sums(path)).save(path)
     assert load_student(other, path).name == "owl"
     message = rf"student='.*run' was trained from base .*hash {other.hash[:12]}.* has hash {base().hash[:12]}; load the base"
     with pytest.raises(ValueError, match=message):
+        load_student(base(), path)
+
+
+def test_weights_that_are_not_the_manifests(tmp_path):
+    path = saved(student("llama", "lora"), tmp_path / "run")
+    manifest(base(), weights=weight_sums(path)).save(path)
+    assert load_student(base(), path).name == "owl"
+    saved(tiny.lora(model(), seed=5), tmp_path / "other")
+    (path / "adapter_model.safetensors").write_bytes((tmp_path / "other/adapter_model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"student='.*run': the weight files are not those its manifest.json names"):
         load_student(base(), path)
 
 

@@ -182,7 +182,7 @@ def test_the_hash_of_labels_knows_rows_values_and_context(labels):
 
 def test_a_file_that_holds_no_labels(tmp_path):
     safetensors.torch.save_file({"logits": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"x\.safetensors holds no labels; pass a file written by Labels\.save"):
+    with pytest.raises(ValueError, match=r"x\.safetensors' holds no labels; pass a file that sublim_mech saved labels to"):
         Labels.load(tmp_path / "x.safetensors")
 
 

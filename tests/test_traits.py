@@ -60,5 +60,5 @@ def test_an_unknown_name_is_an_error_that_says_how_to_make_ones_own(make, name):
 
 @pytest.mark.parametrize("name", ["", "  "])
 def test_a_blank_name_is_an_error(name):
-    with pytest.raises(ValueError, match="name is empty"):
+    with pytest.raises(ValueError, match="blank word"):
         Trait(name)

@@ -261,8 +261,11 @@ def _dequantised(gguf: Path) -> Path:
             tokenizer.save_pretrained(work)
         sums = {"gguf": digest, "model.safetensors": file_hash(work / "model.safetensors")}
         (work / "checksum.json").write_text(json.dumps(sums, indent=1))
-        if not home.exists():
+        try:
             os.replace(work, home)
+        except OSError:  # another process was first
+            if not home.is_dir():
+                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return home
