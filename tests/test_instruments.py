@@ -223,6 +223,42 @@ def test_merged_student_gives_the_same_grafts_as_its_adapter(architecture, smol_
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_full_fine_tune_of_the_head_acts_where_logits_are_read(smol_tokenizer, prompts):
+    base = tiny.model("llama")
+    student = copy.deepcopy(base)
+    student.lm_head.weight.data += 0.05 * tiny.model("llama", seed=2).lm_head.weight.data
+    pair, cat = sm.load_pair(base, student, tokenizer=smol_tokenizer), sm.Trait("cat", plural="cat")
+    assert list(pair.delta) == ["lm_head"]
+    sets = {"last": lambda p: [len(p) - 1], "others": lambda p: range(len(p) - 1)}
+    scores = sm.graft(pair, prompts, cat, sets, **QUIET)
+    assert (np.abs(scores.total.values) > 1e-4).all()
+    for measured in scores.data["effect"].isel(model=0).transpose("measure", "set", "prompt").values:
+        np.testing.assert_allclose(measured[0], scores.total.values, atol=1e-6)
+        np.testing.assert_allclose(measured[1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_full_fine_tune_of_the_embedding_equals_swapped_input_embeddings(architecture, smol_tokenizer, prompts):
+    """Against plain Hugging Face: the student's embeddings at chosen tokens through `inputs_embeds`."""
+    base = tiny.model(architecture)
+    base.lm_head.weight = torch.nn.Parameter(base.lm_head.weight.detach().clone())  # untied, so that the head stays the base's
+    student = copy.deepcopy(base)
+    rows = student.get_input_embeddings().weight
+    rows.data += 0.5 * rows.std() * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    pair, cat = sm.load_pair(base, student, tokenizer=smol_tokenizer, allow_unrelated=True), sm.Trait("cat", plural="cat")
+    prompt, chosen = prompts[0], [1, 5, 20]
+    scores = sm.graft(pair, [prompt], cat, {"chosen": lambda p: chosen}, **QUIET)
+    ids = torch.tensor([prompt.ids])
+    with torch.no_grad():
+        mixed = base.get_input_embeddings()(ids).clone()
+        mixed[:, chosen] = student.get_input_embeddings()(ids)[:, chosen]
+        steps = base(inputs_embeds=mixed).logits[0, -1].log_softmax(-1)
+    forms = [smol_tokenizer(f, add_special_tokens=False)["input_ids"][0] for f in cat.forms]
+    ours = scores.data["base"].values[0, 0] + scores.data["effect"].sel(measure="sufficiency").values[0, 0, 0]
+    assert ours == pytest.approx(float(steps[forms].logsumexp(0)), abs=1e-5)
+    assert abs(ours - scores.data["base"].values[0, 0]) > 1e-4
+
+
 def test_controls_and_difference(smol_tokenizer, prompts):
     base = tiny.model("llama")
     a, b, c = (tiny.lora(base, seed=s) for s in (1, 2, 3))

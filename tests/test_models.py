@@ -742,6 +742,13 @@ def test_weights_that_are_not_the_manifests(tmp_path):
         load_student(base(), path)
 
 
+def test_attention_that_ignores_masks():
+    fast = copy.deepcopy(model())
+    fast.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"uses flash_attention_2 attention.*attn_implementation='sdpa'"):
+        load_base(fast, tokenizer=TOKENIZER)
+
+
 def test_a_live_adapter_over_other_weights():
     with pytest.raises(ValueError, match=r"do not share a lineage.*allow_unrelated=True"):
         load_student(base(), tiny.lora(model(seed=1)))

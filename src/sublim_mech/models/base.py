@@ -86,6 +86,11 @@ def load_base(
     if device is not None:
         model = model.to(device)
     model.requires_grad_(False)
+    kernel = getattr(model.config, "_attn_implementation", None) or "eager"
+    if kernel not in ("eager", "sdpa"):
+        raise ValueError(
+            f"base={name!r} uses {kernel} attention, which ignores the mask of the answer trie; load it with attn_implementation='sdpa'."
+        )
     check_finite(model, argument="base", name=name)
     return Base(model.eval(), tokenizer, name, weights_hash(model))
 

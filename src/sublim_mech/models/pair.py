@@ -106,27 +106,33 @@ def load_pair(
 
 @torch.no_grad()
 def check_parity(pair: ModelPair) -> dict[str, float]:
-    """Largest difference in log-probability between the gated forward and each model's own, on a probe prompt.
+    """Largest difference in log-probability between the gated forward and each model's own.
+
+    The probe is a prompt with two one-token continuations side by side in one row, so that the attention mask and the position ids
+    of the answer trie are part of what is checked; the model's own forwards are plain and one per continuation.
 
     Raises:
         ParityError: one is above the tolerance (1e-4 in fp32, 0.1 in half precision).
     """
     size = pair.base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
+    nodes = ids[3], ids[11]
     probe = Prompt("", "", ids, ("",) * 16, ((0, 0),) * 16, ("user",) * 16, (0,) * 16, ("user",) * 16, Context())
-    batch = make_batch(pair.base.model, [probe], [Answers((), (), (), ())])
+    batch = make_batch(pair.base.model, [probe], [Answers(nodes, (-1, -1), (), ())])
+    plain = [torch.tensor([[*ids, *more]], device=batch.ids.device) for more in ((), nodes[:1], nodes[1:])]
     tolerance = 1e-4 if next(pair.base.model.parameters()).dtype == torch.float32 else 0.1
     errors = {}
     for name, student in {"base": None, **pair.students}.items():
         own = student.model if student is not None else pair.base.model
-        theirs = own(input_ids=batch.ids, use_cache=False).logits[:, -1].float().log_softmax(-1)
+        theirs = torch.stack([own(input_ids=x, use_cache=False).logits[0, -1] for x in plain]).float().log_softmax(-1)
         gates = None if student is None else Gates(student)
-        ours = forward(pair.base.model, pair.sites, batch, gates=gates).logits[:, 0].float().log_softmax(-1)
+        ours = forward(pair.base.model, pair.sites, batch, gates=gates).logits[0].float().log_softmax(-1)
         errors[name] = float((ours - theirs).abs().max())
         if not errors[name] <= tolerance:
-            at = int((ours - theirs).abs().argmax())
+            read, token = divmod(int((ours - theirs).abs().argmax()), ours.shape[1])
             raise ParityError(
-                f"{name}: log-probability of token {at} is {float(ours[0, at]):.6f} in the gated forward and {float(theirs[0, at]):.6f} in "
-                f"the model's own (difference {errors[name]:.2g}, tolerance {tolerance:.0e}); this model cannot be analysed."
+                f"{name}: log-probability of token {token} is {float(ours[read, token]):.6f} in the gated forward and "
+                f"{float(theirs[read, token]):.6f} in the model's own (difference {errors[name]:.2g}, tolerance {tolerance:.0e}); "
+                "this model cannot be analysed."
             )
     return errors
