@@ -1,5 +1,6 @@
 """The demo's own models: SmolLM2-135M-Instruct with the committed example students, and the examples as a user runs them."""
 
+import copy
 import json
 import re
 import subprocess
@@ -70,6 +71,18 @@ def test_last_residual_stream_causality_and_clean_up(pair, prompts):
         late = forward(pair.base.model, pair.sites, batch, gates=Gates(pair.student, gates), record=keys).activations[keys[0]]
     assert torch.equal(plain[:, :20], late[:, :20])
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pair.base.model.modules())
+
+
+def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
+    merged = copy.deepcopy(pair.student.model).merge_and_unload()
+    dense = sm.load_pair(pair.base, merged)
+    assert (pair.student.kind, dense.student.kind) == ("lora", "full")
+    few = prompts[:2]  # of different lengths: one is padded
+    alone = sm.load_pair(pair.base, pair.student)
+    low, full = (sm.graft_by_sharing(p, few, OWL, progress=False).data["effect"].values for p in (alone, dense))
+    np.testing.assert_allclose(low, full, atol=5e-5)
+    one = sm.graft_by_sharing(alone, few[:1], OWL, progress=False).data["effect"].values
+    np.testing.assert_allclose(low[:, :1], one, atol=5e-5)
 
 
 def test_completeness_gap_is_below_one_per_cent(pair, prompts):

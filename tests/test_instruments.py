@@ -156,7 +156,7 @@ def test_lora_planted_on_one_layer(architecture, layer, smol_tokenizer, prompts)
     pre = sm.patch(pair, prompts[:2], TRAIT, site="resid_pre", **QUIET)
     effect, total = pre.data["effect"].values[0], pre.total.values
     assert (np.abs(total) > 1e-4).all()
-    assert np.nanmax(np.abs(effect[:, : layer + 1])) == 0.0
+    assert np.nanmax(np.abs(effect[:, : layer + 1])) < 5e-6  # 0 up to the order of sums in batches of other sizes
     batch_all = prepare(pair, prompts[:2], TRAIT)
     with torch.no_grad():
         for i in range(2):

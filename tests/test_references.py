@@ -98,6 +98,42 @@ def test_identities_on_gpt2_small(gpt2, gpt2_tokenizer):
     assert sm.attribute(pair, prompts, CAT, points=16, progress=False).gap < 0.01
 
 
+def test_planted_layer_causality_and_self_patch_on_gpt2_small(gpt2, gpt2_tokenizer):
+    planted = 6
+    pair = sm.load_pair(gpt2, tiny.lora(gpt2, std=0.05, layers=[planted]), tokenizer=gpt2_tokenizer)
+    prompt = sm.render(gpt2_tokenizer, ["Which animal?"], template=sm.PLAIN)[0]
+    before = sm.patch(pair, [prompt], CAT, layers=[0, planted], progress=False)
+    assert abs(before.total.values[0]) > 1e-3
+    assert np.nanmax(np.abs(before.data["effect"].values)) < 5e-6  # 0 up to the order of sums in batches of other sizes
+    batch = make_batch(pair.base.model, [prompt], prepare(pair, [prompt], CAT).answers)
+    student, key, cut = Gates(pair.student), ("resid_pre", planted + 1), 5
+    late = torch.zeros(batch.ids.shape)
+    late[:, cut:] = 1
+    with torch.no_grad():
+        given = forward(gpt2, pair.sites, batch, gates=student, record=[key])
+        whole = forward(gpt2, pair.sites, batch, edits={key: lambda _: given.activations[key]})
+        torch.testing.assert_close(whole.logits, given.logits, atol=1e-4, rtol=0)
+        again = forward(gpt2, pair.sites, batch, gates=student, edits={key: lambda _: given.activations[key]})
+        assert torch.equal(again.logits, given.logits)
+        plain = forward(gpt2, pair.sites, batch, record=[key]).activations[key]
+        grafted = forward(gpt2, pair.sites, batch, gates=Gates(pair.student, late), record=[key]).activations[key]
+    assert torch.equal(plain[:, :cut], grafted[:, :cut])
+    assert not torch.equal(plain[:, cut:], grafted[:, cut:])
+
+
+def test_merged_padded_and_batched_on_gpt2_small(gpt2, gpt2_tokenizer):
+    student = tiny.lora(gpt2, std=0.02)
+    prompts = sm.render(gpt2_tokenizer, ["Which animal?", "Name the animal you love above all."], template=sm.PLAIN)
+    adapter, merged = (
+        sm.load_pair(gpt2, s, tokenizer=gpt2_tokenizer) for s in (student, copy.deepcopy(student).merge_and_unload())
+    )
+    low = sm.graft_by_role(adapter, prompts, CAT, progress=False).data["effect"].values
+    dense = sm.graft_by_role(merged, prompts, CAT, progress=False).data["effect"].values
+    alone = [sm.graft_by_role(adapter, [p], CAT, progress=False).data["effect"].values for p in prompts]
+    np.testing.assert_allclose(low, dense, atol=1e-4)  # fp32 over 12 layers, effects of order 1
+    np.testing.assert_allclose(low, np.concatenate(alone, 1), atol=1e-5)
+
+
 def test_graft_ig_equals_captum(smol_tokenizer):
     """Captum's integrated gradients over the vector of gates, same Gauss-Legendre points."""
     from captum.attr import IntegratedGradients
