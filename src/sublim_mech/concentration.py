@@ -27,6 +27,7 @@ class Concentration:
         enrichment: share over token share.
         null_low, null_high: 95 % of the shares of random token sets of the same size and as contiguous.
         p: how often such a random set has at least this share (one-sided).
+        p_less: how often it has at most this share.
         effect: the mean effect, in `unit`, with its 95 % interval `(effect_low, effect_high)`.
         prompts: number of prompts.
         unit: unit of the effect.
@@ -44,6 +45,7 @@ class Concentration:
     null_low: float
     null_high: float
     p: float
+    p_less: float
     effect: float
     effect_low: float
     effect_high: float
@@ -61,11 +63,12 @@ class Concentration:
                 "inside its own noise."
             )
         found = f"{self.share:.0%} of the effect on {self.token_share:.0%} of the tokens"
-        chance = f"random sets: {self.null_low:.0%} to {self.null_high:.0%}, p = {self.p:.2g}"
+        less = self.share < self.token_share
+        chance = f"random sets: {self.null_low:.0%} to {self.null_high:.0%}, p = {self.p_less if less else self.p:.2g}"
         name = self.on.capitalize()
         if self.low > self.token_share and self.p < 0.05:
             return f"{name} tokens carry more than their share: {found}, {self.enrichment:.2f} times ({chance})."
-        if self.high < self.token_share:
+        if self.high < self.token_share and self.p_less < 0.05:
             return f"{name} tokens carry less than their share: {found}, {self.enrichment:.2f} times ({chance})."
         return (
             f"No evidence that {self.on} tokens carry more than their share: {found} "
@@ -87,14 +90,18 @@ def concentration(scores: Scores, *, on: str | np.ndarray = "shared", draws: int
     """Compare the share of the effect on a token set with its share of tokens.
 
     Args:
-        scores: scores with a position axis. Attributions are summed per token, patching effects averaged.
+        scores: attributions, whose cells add up to the effect (answer tokens included).
         on: `shared` (prefix or aligned), a sharing class, a role, or a bool array `(prompt, position)`.
         draws: number of bootstrap resamples and of random sets.
         seed: of both.
 
     Raises:
-        ValueError: the set is empty in every prompt, or unknown.
+        ValueError: the set is empty in every prompt, or unknown; the scores do not add up to an effect that could be shared out.
     """
+    if not scores.additive:
+        raise ValueError(
+            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or graft_by_sharing(...)."
+        )
     effect = scores.token_effect()
     real = np.isfinite(effect)
     inside = _inside(scores, on) & real
@@ -105,10 +112,10 @@ def concentration(scores: Scores, *, on: str | np.ndarray = "shared", draws: int
     part, whole = (cells * inside).sum(1), cells.sum(1)
     total = mean_interval(whole, seed=seed)
     noisy = len(whole) > 1 and not bool(total.excludes_zero)
-    rng = np.random.default_rng(seed)
     null = np.zeros(draws)
     for row, mine, n in zip(cells, inside, real.sum(1), strict=True):
-        null += random_like(mine[:n], draws, rng) @ row[:n]
+        alike = np.random.default_rng(seed)  # one placement per draw for all prompts: they share their layout
+        null += random_like(mine[:n], draws, alike, width=real.shape[1] + 1) @ row[:n]
     null /= whole.sum()
     share = part.sum() / whole.sum()
     weights = bootstrap_weights(len(whole), draws=draws, seed=seed)
@@ -129,6 +136,7 @@ def concentration(scores: Scores, *, on: str | np.ndarray = "shared", draws: int
         null_low=nan if noisy else float(null_low),
         null_high=nan if noisy else float(null_high),
         p=nan if noisy else float((1 + (null >= share - 1e-12).sum()) / (1 + draws)),
+        p_less=nan if noisy else float((1 + (null <= share + 1e-12).sum()) / (1 + draws)),
         effect=float(total.mean),
         effect_low=float(total.low),
         effect_high=float(total.high),

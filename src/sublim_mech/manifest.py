@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,3 @@ class Manifest:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: its context or trained_on cannot be read ({error!r}); copy it again.") from error
         return cls(**data)
-
-    def summary(self) -> dict[str, Any]:
-        """What provenance keeps: everything but the list of seen token ids."""
-        data = asdict(self)
-        data["context"] = self.context.to_json()
-        del data["trained_on"]
-        return data

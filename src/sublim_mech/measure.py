@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ def prepare(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric) -
     """
     if not prompts:
         raise ValueError("prompts is empty; render at least one question.")
+    if not all(isinstance(p, Prompt) for p in prompts):
+        raise TypeError("prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions).")
     metric = as_metric(trait)
     return Task(pair, tuple(prompts), tuple(answers(pair.tokenizer, p, metric) for p in prompts), metric)
 
@@ -160,7 +163,7 @@ def make_scores(
         },
         "contexts": contexts,
         "versions": {name: version(name) for name in ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")},
-        "command": " ".join(sys.argv),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **(options or {}),
     }
     return Scores(data, kind, provenance)

@@ -42,7 +42,10 @@ class Metric:
 
 
 def log_prob(trait: Trait) -> Metric:
-    """Log P(the answer names the trait), summed over its forms, in nats: the default metric."""
+    """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the default metric.
+
+    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part of `cat`.
+    """
     return Metric(f"log P({trait.name})", (trait,), (1.0,))
 
 

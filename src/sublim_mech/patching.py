@@ -62,6 +62,8 @@ def patch(
     pair.sites.site(site)
     if direction not in ("denoising", "noising"):
         raise ValueError(f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base into student).")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: at least one cell per forward is needed.")
     depth = pair.sites.n_layers
     chosen = list(range(depth)) if layers is None else list(layers)
     if not chosen or any(not 0 <= layer < depth for layer in chosen):

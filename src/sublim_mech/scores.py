@@ -79,6 +79,11 @@ class Scores:
         return _difference(self.data["student"] - self.data["base"])
 
     @property
+    def normalised(self) -> xr.DataArray:
+        """`(prompt, <cells>)`: headline over each prompt's own total; for patching 0 is the recipient and 1 the donor."""
+        return self.headline / self.total
+
+    @property
     def gap(self) -> float:
         """Completeness gap of an attribution: |mean total - mean sum of cells| over |mean total|, largest over models.
 

@@ -101,7 +101,9 @@ def sharing(prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt] | 
         ValueError: nothing is known of the training prompts.
     """
     if trained_on is None:
-        raise ValueError("trained_on is None: the student has no manifest; pass training prompts rendered with render(...).")
+        raise ValueError(
+            "trained_on is None: the student has no manifest; pass a few of its training prompts, rendered with render(...)."
+        )
     known = trained_on if isinstance(trained_on, Trained) else Trained.of(trained_on)
     return [replace(p, sharing=_classes(p, known), seen=known.seen) for p in prompts]
 

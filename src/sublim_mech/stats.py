@@ -61,15 +61,18 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
     return Interval(mean, low, high)
 
 
-def random_like(inside: Array, draws: int, rng: np.random.Generator) -> Array:
+def random_like(inside: Array, draws: int, rng: np.random.Generator, *, width: int | None = None) -> Array:
     """Random token sets of the same size and as contiguous as a given one.
 
-    The set's runs are kept, shuffled, and laid at random with at least one token between them.
+    The set's runs are kept, shuffled, and laid at random with at least one token between them. Token sets of several prompts are
+    not independent (a chat template puts them, and effects, at the same places in all), so a null for them must place them alike:
+    generators of one seed and one `width` give prompts of the same layout the same sets, and similar prompts similar ones.
 
     Args:
         inside: `(position,)` bool.
         draws: number of random sets.
         rng: source of randomness.
+        width: random numbers per draw; the longest prompt's length + 1 (default: this one's).
 
     Returns:
         `(draw, position)` bool.
@@ -78,13 +81,14 @@ def random_like(inside: Array, draws: int, rng: np.random.Generator) -> Array:
     runs = edges[1::2] - edges[::2]
     free = len(inside) - int(inside.sum())
     out = np.zeros((draws, len(inside)), bool)
+    places, turns = rng.random((2, draws, width or len(inside) + 1))
     if len(runs) == 0 or len(runs) > free + 1:  # nothing to place, or no room between runs: the set itself
         return out | inside
     for draw in range(draws):
-        # before which of the free tokens (or at the end) each run is laid
-        gaps = np.sort(rng.choice(free + 1, size=len(runs), replace=False))
+        # before which of the free tokens (or at the end) each run is laid: those with the smallest random numbers
+        gaps = np.sort(np.argsort(places[draw, : free + 1])[: len(runs)])
         start = 0
-        for before, length in zip(gaps, rng.permutation(runs), strict=True):
+        for before, length in zip(gaps, runs[np.argsort(turns[draw, : len(runs)])], strict=True):
             out[draw, before + start : before + start + length] = True
             start += length
     return out

@@ -373,6 +373,8 @@ def _fit(
             lr_scheduler_type="linear", warmup_steps=warmup, max_grad_norm=clip, seed=seed, use_cpu=device.type == "cpu",
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         )  # fmt: skip
+        _ = arguments.n_gpu  # settles the device; then one GPU, because DataParallel would cut the flat targets of a batch
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         loop = Loop(
             model=model, args=arguments, train_dataset=train_items, data_collator=_collate, callbacks=[Watch()]
         )  # fmt: skip

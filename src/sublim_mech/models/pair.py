@@ -99,6 +99,10 @@ def load_pair(
         raise ValueError(
             f"controls have the same name twice: {[c.name for c in others]}; load them with load_student(name=...)."
         )
+    if main.hash in {c.hash for c in others}:
+        raise ValueError(
+            f"controls hold the student itself (hash {main.hash[:12]}); pass students trained alike on other traits."
+        )
     pair = ModelPair(loaded, main, others, find_sites(loaded.model))
     check_parity(pair)
     return pair

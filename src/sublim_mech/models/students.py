@@ -61,7 +61,12 @@ class Replaced:
 
     def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """What the student adds to the base module's output on the same input."""
-        return self.module(*args, **kwargs) - output
+        theirs = self.module(*args, **kwargs)
+        if not isinstance(theirs, Tensor):
+            raise ValueError(
+                f"module {type(self.module).__name__} gives a {type(theirs).__name__}, not a tensor; it cannot be gated."
+            )
+        return theirs - output
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference."""
