@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..files import weight_sums
 from ..manifest import Manifest
-from .base import Base, check_finite, check_safetensors, quiet_transformers, read_model, share, twin, weights_hash
+from .base import PICKLES, Base, check_finite, check_safetensors, quiet_transformers, read_model, share, twin, weights_hash
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _directory(source: str) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+    if path.suffix in PICKLES:
         raise ValueError(f"student={source!r} is a pickle, which is never opened here; pass a folder with safetensors.")
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise FileNotFoundError(f"student={source!r} is not a directory; pass an adapter or checkpoint folder, or a hub id.")
