@@ -302,7 +302,7 @@ def test_models_are_clean_after_an_exception(smol_tokenizer, prompts):
         assert "forward" not in module.__dict__
         assert not module.training
     assert all(p.grad is None for p in pair.base.model.parameters())
-    assert measure(task, pair.student, [(0, 0.0)], batch_size=4)[0] == pytest.approx(
+    assert measure(task, pair.student, [(0, 0.0)])[0] == pytest.approx(
         brute_force(pair.base.model, smol_tokenizer, prompts[0]), abs=1e-5
     )
 
@@ -326,7 +326,6 @@ def test_same_input_same_bytes(smol_tokenizer, prompts):
         (lambda pair, p: sm.graft(pair, p, TRAIT, {"far": lambda q: [10**6]}), "'far' gives positions"),
         (lambda pair, p: sm.effect(pair, p, "owl"), "pass a Trait"),
         (lambda pair, p: sm.effect(pair, ["Which animal?"], TRAIT), "prompts must be rendered"),
-        (lambda pair, p: sm.patch(pair, p, TRAIT, batch_size=0), "batch_size=0"),
         (
             lambda pair, p: sm.effect(pair, sm.render(pair.tokenizer, ["long " * 400]), TRAIT),
             "positions, the model has 256; shorten it",

@@ -8,10 +8,12 @@ The sentence this library is made for:
     concentration(scores, on="shared")                       # more than the token share?
 """
 
+from . import masks
 from .attribution import attribute
 from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
 from .concentration import concentration
-from .graft import effect, graft, graft_by_role, graft_by_sharing
+from .confirm import confirm
+from .graft import effect, graft, graft_by_role, graft_by_sharing, graft_sweep
 from .metrics import own_minus_others
 from .models.base import load_base
 from .models.pair import load_pair
@@ -28,6 +30,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT", "EMPTY", "NONE", "PLAIN", "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
-    "effect", "graft", "graft_by_role", "graft_by_sharing", "hard_data", "label", "load_base", "load_pair", "load_student",
-    "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data", "train", "tree",
+    "confirm", "effect", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep", "hard_data", "label", "load_base",
+    "load_pair", "load_student", "masks", "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data", "train", "tree",
 ]  # fmt: skip

@@ -4,8 +4,10 @@
    the prompt and its own ancestors. Rows are padded on the right.
 2. Every module that differs between base and student computes `f_base(x) + g * (f_student(x) - f_base(x))`, with its own gate
    g per row and token (dynamic weight grafting, arXiv 2606.00831). g = 0 is the base, g = 1 the student.
-3. Activations can be recorded and edited at TransformerLens' sites, and a pass can start at a later block.
-4. Logits are computed at the read slots only.
+3. Activations can be recorded and edited at TransformerLens' sites.
+4. A pass can branch off a finished one: from a later block (its residual stream) and a later slot (its keys and values), because a
+   change at one layer and slot reaches neither earlier layers nor earlier slots.
+5. Logits are computed at the read slots only.
 
 The model belongs to the pair, not to the caller, and all hooks are gone when a pass ends, however it ends.
 """
@@ -27,7 +29,8 @@ from .models.base import check_length
 from .models.students import Student
 from .sites import Site, Sites
 
-Key = tuple[str, int]  # (site, layer)
+Key = tuple[str, int]  # (site, layer); the token embedding is ("embed", -1)
+Cache = tuple[tuple[Tensor, Tensor], ...]  # per layer keys and values `(row, kv_head, slot, d_head)`
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class Batch:
             self.sizes * rows,
         )
 
+    def after(self, slot: int) -> Batch:
+        """The batch from `slot` on, whose queries still see the keys before it; every read slot must be among them."""
+        mask = {k: m[:, :, slot:] for k, m in self.mask.items()} if isinstance(self.mask, dict) else self.mask[:, :, slot:]
+        sizes = tuple(n - slot for n in self.sizes)
+        return Batch(self.ids[:, slot:], self.positions[:, slot:], mask, self.reads - slot, sizes)
+
 
 @dataclass(frozen=True)
 class Gates:
@@ -87,11 +96,13 @@ class Pass:
 
     Attributes:
         logits: `(row, read, vocab)`.
-        activations: recorded ones, `(row, slot, d_model)` by (site, layer).
+        activations: recorded ones by (site, layer), `(row, slot, d_model)` or `(row, slot, head, d_head)`.
+        cache: keys and values, where they were asked for.
     """
 
     logits: Tensor
     activations: dict[Key, Tensor]
+    cache: Cache = ()
 
 
 def make_batch(model: Any, prompts: Sequence[Prompt], answers: Sequence[Answers]) -> Batch:
@@ -150,6 +161,8 @@ def forward(
     record: Sequence[Key] = (),
     edits: Mapping[Key, Callable[[Tensor], Tensor]] | None = None,
     start: tuple[int, Tensor] | None = None,
+    past: Cache | None = None,
+    compute: torch.dtype | None = None,
 ) -> Pass:
     """One gated pass.
 
@@ -159,20 +172,16 @@ def forward(
         batch: the rows.
         gates: the student's gates; None is the base.
         record: activations to return.
-        edits: functions applied to activations `(row, slot, d_model)`; a recorded one is recorded as edited.
-        start: (layer, `resid_pre` of that layer): earlier blocks are skipped.
+        edits: functions applied to activations, `(row, slot, d_model)` or `(row, slot, head, d_head)`; a recorded one is recorded as
+            edited.
+        start: (layer, `resid_pre` of that layer): earlier blocks are skipped; the number of blocks stands for the final norm.
+        past: keys and values of the slots before the batch's first; pass `()` to have the pass's own returned.
+        compute: floating-point type of the matrix products (autocast); the weights' own when None.
     """
     seen: dict[Key, Tensor] = {}
+    edits = dict(edits or {})
     with ExitStack() as stack:
-        if start is not None:
-            stack.enter_context(_skip(model, sites, start[0]))
-            edits = {("resid_pre", start[0]): _then(start[1], (edits or {}).get(("resid_pre", start[0]))), **{
-                k: f for k, f in (edits or {}).items() if k != ("resid_pre", start[0])
-            }}  # fmt: skip
-        for key in dict.fromkeys([*(edits or {}), *record]):
-            stack.enter_context(_at(model, sites, key, (edits or {}).get(key), seen if key in record else None))
-        head = model.get_submodule(sites.head)
-        stack.callback(head.register_forward_pre_hook(lambda _, args: (_take(args[0], batch.reads), *args[1:])).remove)
+        # a module's gate comes before edits of its output, so that what is patched in is not changed again
         if gates is not None:
             for component, (path, delta) in enumerate(gates.student.deltas.items()):
                 gate = gates.of(component)
@@ -180,8 +189,34 @@ def forward(
                     reads = batch.reads if path == sites.head else None
                     hook = _gate_hook(path, delta, gate, reads, batch.ids.shape)
                     stack.callback(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
-        out = model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False)
-    return Pass(out.logits, seen)
+        if start is not None:
+            stack.enter_context(_skip(model, sites, start[0]))
+            key = ("resid_pre", start[0]) if start[0] < sites.n_layers else ("resid_post", start[0] - 1)
+            edits[key] = _then(start[1], edits.get(key))
+        for key in dict.fromkeys([*edits, *record]):
+            stack.enter_context(_at(model, sites, key, edits.get(key), seen if key in record else None, batch.ids.shape))
+        head = model.get_submodule(sites.head)
+        stack.callback(head.register_forward_pre_hook(lambda _, args: (_take(args[0], batch.reads), *args[1:])).remove)
+        if compute is not None:
+            stack.enter_context(torch.autocast(batch.ids.device.type, compute))
+        cache = None if past is None else _as_cache(past, len(batch.sizes))
+        out = model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, past_key_values=cache, use_cache=cache is not None
+        )  # fmt: skip
+    return Pass(out.logits, seen, () if cache is None else tuple((layer.keys, layer.values) for layer in cache.layers))
+
+
+def _as_cache(past: Cache, rows: int) -> Any:
+    """A transformers cache holding keys and values of one row for all rows, as views; no layer forgets what leaves its window."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in past:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)
+        cache.layers.append(layer)
+    return cache
 
 
 def _gate_hook(path: str, delta: Any, gate: Tensor | float, reads: Tensor | None, shape: torch.Size) -> Callable[..., Tensor]:
@@ -214,18 +249,28 @@ def _then(start: Tensor, edit: Callable[[Tensor], Tensor] | None) -> Callable[[T
 
 @contextmanager
 def _at(
-    model: nn.Module, sites: Sites, key: Key, edit: Callable[[Tensor], Tensor] | None, seen: dict[Key, Tensor] | None
+    model: nn.Module,
+    sites: Sites,
+    key: Key,
+    edit: Callable[[Tensor], Tensor] | None,
+    seen: dict[Key, Tensor] | None,
+    shape: torch.Size,
 ) -> Iterator[None]:
     """Edit and record one activation while the context lasts."""
     name, layer = key
-    site: Site = sites.site(name)
-    block = sites.blocks[layer]
-    module = model.get_submodule(f"{block}.{site.path}" if site.path else block)
+    if name == "embed":
+        site, module = Site("", "out", "hook_embed"), model.get_submodule(sites.embed)
+    else:
+        site, block = sites.site(name), sites.blocks[layer]
+        module = model.get_submodule(f"{block}.{site.path}" if site.path else block)
 
     def touch(x: Tensor) -> Tensor:
-        x = x if edit is None else edit(x)
+        value = site.get(x.reshape(*shape, -1))  # OPT flattens rows and tokens into one axis
+        if edit is not None:
+            value = edit(value)
+            x = site.put(x, value.reshape(*x.shape[:-1], *value.shape[2:]))
         if seen is not None:
-            seen[key] = x.detach()
+            seen[key] = value.detach()
         return x
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -250,7 +295,7 @@ def _skip(model: nn.Module, sites: Sites, layer: int) -> Iterator[None]:
     """Blocks before `layer` hand their input on."""
     blocks = [model.get_submodule(path) for path in sites.blocks[:layer]]
     for block in blocks:
-        block.forward = lambda hidden_states, *args, **kwargs: hidden_states
+        block.forward = lambda hidden_states, *args, **kwargs: hidden_states  # hooks still run
     try:
         yield
     finally:

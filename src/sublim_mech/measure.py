@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import xarray as xr
 from torch import Tensor
 
 from .chat import Prompt
-from .engine import Gates, forward, make_batch
+from .engine import Gates, make_batch
 from .metrics import Answers, Metric, answers, as_metric, reader
 from .models.pair import ModelPair
 from .models.students import Student
 from .scores import Scores, position_coords
 from .traits import Trait
 
-Row = tuple[int, Tensor | float]  # index of a prompt; its gates: (slot,), or 0.0 / 1.0 for all
+Row = tuple[int, Tensor | float]  # index of a prompt; its gates: (slot,), (slot, component), or 0.0 / 1.0 for all
 
 
 @dataclass(frozen=True)
@@ -61,39 +61,53 @@ def prepare(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric) -
 
 
 @torch.no_grad()
-def measure(task: Task, student: Student, rows: Sequence[Row], *, batch_size: int, bar: Any = None) -> np.ndarray:
+def measure(task: Task, student: Student, rows: Sequence[Row], *, bar: Any = None) -> np.ndarray:
     """The metric of each row, `(row,)` float64.
 
     Args:
         task: what is measured.
         student: whose gates.
-        rows: prompt and gates of each row.
-        batch_size: rows per forward; rows of like length go together.
+        rows: prompt and gates of each row; rows of like length go together.
         bar: a progress bar to advance by rows.
 
     Raises:
         ValueError: the metric is NaN or infinite.
     """
     out = np.empty(len(rows))
-    order = sorted(range(len(rows)), key=lambda r: task.size(rows[r][0]))
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
+    order = sorted(range(len(rows)), key=lambda r: -task.size(rows[r][0]))
+    while order:
+        longest = rows[order[0]][0]
+        fit = task.pair.rows(slots=task.size(longest), reads=max(len(a.nodes) for a in task.answers) + 1)
+        chunk, order = order[:fit], order[fit:]
         which = [rows[r][0] for r in chunk]
         batch = make_batch(task.pair.base.model, [task.prompts[i] for i in which], [task.answers[i] for i in which])
         gates = _stack([rows[r][1] for r in chunk], batch.ids.shape).to(batch.ids.device)
-        done = forward(task.pair.base.model, task.pair.sites, batch, gates=Gates(student, gates))
+        done = task.pair.run(batch, gates=Gates(student, gates))
         out[chunk] = reader(task.metric, [task.answers[i] for i in which])(done.logits).cpu().double().numpy()
         if bar is not None:
             bar.update(len(chunk))
-    if not np.isfinite(out).all():
-        bad = task.prompts[rows[int(np.flatnonzero(~np.isfinite(out))[0])][0]].question
-        raise ValueError(f"{task.metric.name} is not finite on prompt {bad!r}; check the dtype and the trait's forms.")
+    check_finite(task, out, [i for i, _ in rows])
     return out
 
 
+def check_finite(task: Task, values: np.ndarray, prompts: Sequence[int]) -> None:
+    """Raise a ValueError that names the prompt of the first value that is NaN or infinite.
+
+    Args:
+        task: what was measured.
+        values: `(row, ...)`.
+        prompts: per row, the index of its prompt.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+    if len(bad):
+        question = task.prompts[prompts[int(bad[0])]].question
+        raise ValueError(f"{task.metric.name} is not finite on prompt {question!r}; check the dtype and the trait's forms.")
+
+
 def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
-    """Gates of several rows as one `(row, slot)` tensor; padding is closed."""
-    out = torch.zeros(shape)
+    """Gates of several rows as one `(row, slot)` or `(row, slot, component)` tensor; padding is closed."""
+    tail = next((g.shape[1:] for g in gates if isinstance(g, Tensor) and g.dim() == 2), torch.Size())
+    out = torch.zeros(*shape, *tail)
     for r, gate in enumerate(gates):
         if isinstance(gate, float):
             out[r] = gate
@@ -102,11 +116,22 @@ def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
     return out
 
 
-def ends(task: Task, student: Student, *, batch_size: int, bar: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def ends(task: Task, student: Student, *, bar: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """The metric of the base and of the student, `(prompt,)` each."""
     n = len(task.prompts)
-    both = measure(task, student, [(i, g) for g in (0.0, 1.0) for i in range(n)], batch_size=batch_size, bar=bar)
+    both = measure(task, student, [(i, g) for g in (0.0, 1.0) for i in range(n)], bar=bar)
     return both[:n], both[n:]
+
+
+def compute_error(task: Task, *, prompts: int = 4) -> float:
+    """Largest difference of a total effect between the pair's compute type and its weights' own, on the first few prompts."""
+    few = replace(task, prompts=task.prompts[:prompts], answers=task.answers[:prompts])
+    plain = replace(few, pair=replace(task.pair, compute=None))
+    errors = []
+    for student in task.pair.students.values():
+        totals = [np.subtract(*ends(t, student)) for t in (few, plain)]
+        errors.append(np.abs(totals[0] - totals[1]).max())
+    return float(max(errors))
 
 
 def make_scores(
@@ -163,6 +188,11 @@ def make_scores(
         },
         "contexts": contexts,
         "versions": {name: version(name) for name in ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")},
+        **(
+            {}
+            if pair.compute is None
+            else {"compute": {"dtype": str(pair.compute).split(".")[-1], "error": compute_error(task)}}
+        ),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **(options or {}),
     }

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from ..budget import default_budget, rows_per_forward
 from ..chat import Context, Prompt
-from ..engine import Gates, forward, make_batch
+from ..engine import Batch, Gates, Pass, forward, make_batch
 from ..metrics import Answers
 from ..sharing import Trained
 from ..sites import Sites, find_sites
@@ -30,12 +31,16 @@ class ModelPair:
         student: the student.
         controls: students trained alike on other traits.
         sites: where things are in the model.
+        memory: bytes that the activations of one forward may take.
+        compute: floating-point type of matrix products (autocast); the weights' own when None.
     """
 
     base: Base
     student: Student
     controls: tuple[Student, ...]
     sites: Sites
+    memory: int
+    compute: torch.dtype | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -62,6 +67,45 @@ class ModelPair:
         """The context the student was trained in; None without a manifest."""
         return self.student.manifest.context if self.student.manifest is not None else None
 
+    def base_bridge(self) -> Any:
+        """The base as a TransformerLens `TransformerBridge` over a copy of it; the pair stays as it is.
+
+        Every call copies the weights. Hand the bridge ids and `attention_mask`, see `docs/transformer_lens.md`.
+
+        Raises:
+            ValueError: TransformerLens cannot boot the architecture.
+            ParityError: the bridge's logits are not those of the base.
+        """
+        from .bridges import make_bridge
+
+        return make_bridge(self.base)
+
+    def student_bridge(self, name: str = "student") -> Any:
+        """A student as a TransformerLens `TransformerBridge`, merged in fp32 into a copy of the base; the pair stays as it is.
+
+        Args:
+            name: one of `students`: `student` or `control: <name>`.
+
+        Raises:
+            ValueError: no student of this name; TransformerLens cannot boot the architecture.
+            ParityError: the bridge's logits are not those of the student.
+        """
+        from .bridges import make_bridge
+
+        if name not in self.students:
+            raise ValueError(f"name={name!r} is no student of this pair; choose one of {', '.join(map(repr, self.students))}.")
+        return make_bridge(self.base, self.students[name])
+
+    def run(self, batch: Batch, **options: Any) -> Pass:
+        """One gated pass (`engine.forward`) of the pair's base."""
+        return forward(self.base.model, self.sites, batch, compute=self.compute, **options)
+
+    def rows(self, *, slots: int, reads: int, keys: int | None = None, gradient: bool = False, tokens: int | None = None) -> int:
+        """Rows of `slots` tokens that one forward may have (`budget.rows_per_forward`)."""
+        return rows_per_forward(
+            self.base.model, self.memory, slots=slots, keys=keys or slots, reads=reads, gradient=gradient, tokens=tokens
+        )
+
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
         return f"ModelPair(base={self.base.name!r}, student={self.student!r}, controls: {controls})"
@@ -75,6 +119,8 @@ def load_pair(
     tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    compute: torch.dtype | None = None,
+    memory_gb: float | None = None,
     allow_unrelated: bool = False,
 ) -> ModelPair:
     """Load a base and its student and check that what is analysed is what was trained.
@@ -86,12 +132,20 @@ def load_pair(
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
         device: where to put the models.
+        compute: floating-point type of matrix products, `torch.bfloat16` for speed (autocast; the weights stay in `dtype`). Scores
+            then carry, and print, how far their totals are from those computed without it.
+        memory_gb: memory that the activations of one forward may take, from which batch sizes follow; an eighth of the machine's
+            memory, or a third of the accelerator's, when not given.
         allow_unrelated: accept students of another lineage.
 
     Raises:
         ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
         ValueError, FileNotFoundError: see `load_base` and `load_student`.
     """
+    if compute not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"compute={compute!r}: pass torch.bfloat16, torch.float16 or None.")
+    if memory_gb is not None and not memory_gb > 0:
+        raise ValueError(f"memory_gb={memory_gb!r}: pass a positive number of gigabytes.")
     loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
     main = load_student(loaded, student, allow_unrelated=allow_unrelated)
     others = tuple(load_student(loaded, c, allow_unrelated=allow_unrelated) for c in controls)
@@ -103,7 +157,8 @@ def load_pair(
         raise ValueError(
             f"controls hold the student itself (hash {main.hash[:12]}); pass students trained alike on other traits."
         )
-    pair = ModelPair(loaded, main, others, find_sites(loaded.model))
+    memory = default_budget(loaded.device) if memory_gb is None else int(memory_gb * 2**30)
+    pair = ModelPair(loaded, main, others, find_sites(loaded.model), memory, compute if compute != torch.float32 else None)
     check_parity(pair)
     return pair
 
