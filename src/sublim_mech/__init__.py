@@ -12,7 +12,8 @@ from . import masks
 from .attribution import attribute
 from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
 from .concentration import concentration
-from .confirm import confirm
+from .confirmation import confirm
+from .generation import generate
 from .graft import effect, graft, graft_by_role, graft_by_sharing, graft_sweep
 from .metrics import own_minus_others
 from .models.base import load_base
@@ -25,11 +26,13 @@ from .sharing import sharing
 from .teachers import label
 from .training import FullFT, LoRA, hard_data, soft_data, train
 from .traits import Trait, animal, tree
+from .verification import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT", "EMPTY", "NONE", "PLAIN", "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
-    "confirm", "effect", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep", "hard_data", "label", "load_base",
+    "confirm", "effect", "generate", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep", "hard_data", "label", "load_base",
     "load_pair", "load_student", "masks", "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data", "train", "tree",
+    "verify",
 ]  # fmt: skip

@@ -81,7 +81,7 @@ def attribute(
         raise ValueError(f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base into student).")
     task = prepare(pair, prompts, trait)
     if method == "graft_ig":
-        return _graft_ig(task, points, progress)
+        return graft_ig(task, points=points, progress=progress)
     if method == "gradient_x_input":
         return _gradient_x_input(task, progress)
     return _activations(task, method, pair.sites.site_name(site), direction, points, progress)
@@ -90,7 +90,8 @@ def attribute(
 # ------------------------------------------------------------------------------------------------------------ grafts
 
 
-def _graft_ig(task: Task, points: int, progress: bool) -> Scores:
+def graft_ig(task: Task, *, points: int, progress: bool) -> Scores:
+    """Graft IG of a prepared task (see `attribute`)."""
     pair, n = task.pair, len(task.prompts)
     changed = [pair.sites.modules[path] for s in pair.students.values() for path in s.deltas]
     layers = sorted({m.layer for m in changed})

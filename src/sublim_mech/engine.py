@@ -129,14 +129,23 @@ def make_batch(model: Any, prompts: Sequence[Prompt], answers: Sequence[Answers]
                 sees[r, n + i] |= sees[r, n + parent]
         reads[r, : m + 1] = torch.arange(n - 1, n + m)
     parameter = next(model.parameters())
-    mask = _additive(model.config, sees, positions, parameter.dtype)
     to = parameter.device
-    moved = {k: m.to(to) for k, m in mask.items()} if isinstance(mask, dict) else mask.to(to)
-    return Batch(ids.to(to), positions.to(to), moved, reads.to(to), sizes)
+    mask = _additive(model.config, sees.to(to), positions.to(to), positions.to(to), parameter.dtype)
+    return Batch(ids.to(to), positions.to(to), mask, reads.to(to), sizes)
 
 
-def _additive(config: Any, sees: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """Additive masks; sliding-window layers see no further back than their window."""
+def next_step(model: Any, ids: Tensor, position: int) -> Batch:
+    """The batch of one further token per row, `ids (row,)`, that stands at `position` and sees everything before it."""
+    rows, to = len(ids), ids.device
+    queries = torch.full((rows, 1), position, device=to)
+    keys = torch.arange(position + 1, device=to).expand(rows, -1)
+    sees = torch.ones(rows, 1, position + 1, dtype=torch.bool, device=to)
+    mask = _additive(model.config, sees, queries, keys, next(model.parameters()).dtype)
+    return Batch(ids[:, None], queries, mask, torch.zeros_like(queries), (1,) * rows)
+
+
+def _additive(config: Any, sees: Tensor, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """Additive masks from what each query sees and the positions; sliding-window layers see no further back than their window."""
 
     def additive(visible: Tensor) -> Tensor:
         hidden = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
@@ -146,7 +155,7 @@ def _additive(config: Any, sees: Tensor, positions: Tensor, dtype: torch.dtype) 
     window = getattr(config, "sliding_window", None)
     if window is None or (types and "sliding_attention" not in types):
         return additive(sees)
-    near = (positions[:, :, None] - positions[:, None, :]) < window
+    near = (queries[:, :, None] - keys[:, None, :]) < window
     if not types:
         return additive(sees & near)
     return {kind: additive(sees & near if kind == "sliding_attention" else sees) for kind in types}

@@ -34,7 +34,7 @@ Where = Callable[[Prompt], Sequence[int]]
 
 GROUPS = ("attention", "mlp", "norms", "embeddings", "head")
 _SETS = {**{c: (c,) for c in CLASSES}, "shared": SHARED, "not shared": tuple(c for c in CLASSES if c not in SHARED)}
-_NORM = re.compile(r"norm|(^|_)ln\d*(_|$)")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
+_NORM = re.compile(r"norm|(^|_)ln")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 
 

@@ -85,9 +85,9 @@ def patch(
             token by itself when not given. `{"whole row": masks.everything()}` patches whole rows.
         answer_in_sets: whether the answer's own tokens belong to every set.
         donor_prompts: the donor's prompts where they are others (another context); one per prompt.
-        position_map: which donor position each recipient position takes from: `identity`; `aligned` (the longest common subsequence
-            by token, role and turn); (donor, recipient) pairs; or a function from donor and recipient prompt to such pairs. A donor
-            may serve several recipients; recipients without a donor are left alone (NaN as single cells).
+        position_map: which donor position each recipient position takes from: `identity`; `aligned` (equal
+            tokens of equal role in equal order, difflib's matching blocks); (donor, recipient) pairs; or a function from donor and
+            recipient prompt to such pairs. A donor may serve several recipients; recipients without one are left alone (NaN as cells).
         progress: show a progress bar.
 
     Returns:
@@ -257,7 +257,7 @@ def _pairs(donor: Prompt, recipient: Prompt, position_map: Map) -> list[tuple[in
         return [(t, t) for t in range(len(recipient))]
     if position_map == "aligned":
         keys = [list(zip(p.ids, p.roles, p.turn_roles, strict=True)) for p in (donor, recipient)]
-        blocks = SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
+        blocks = SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks()
         pairs = [(b.a + k, b.b + k) for b in blocks for k in range(b.size)]
     elif isinstance(position_map, str):
         raise ValueError(f"position_map={position_map!r}: pass 'identity', 'aligned', (donor, recipient) pairs or a function.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..budget import default_budget, rows_per_forward
 from ..chat import Context, Prompt
@@ -100,7 +101,9 @@ class ModelPair:
         """One gated pass (`engine.forward`) of the pair's base."""
         return forward(self.base.model, self.sites, batch, compute=self.compute, **options)
 
-    def rows(self, *, slots: int, reads: int, keys: int | None = None, gradient: bool = False, tokens: int | None = None) -> int:
+    def rows(
+        self, *, slots: int, reads: int, keys: int | None = None, gradient: bool = False, tokens: int | None = None
+    ) -> int:
         """Rows of `slots` tokens that one forward may have (`budget.rows_per_forward`)."""
         return rows_per_forward(
             self.base.model, self.memory, slots=slots, keys=keys or slots, reads=reads, gradient=gradient, tokens=tokens
@@ -163,6 +166,26 @@ def load_pair(
     return pair
 
 
+def probe(pair: ModelPair) -> tuple[Prompt, Answers]:
+    """A prompt of 16 tokens from all over the vocabulary, with two one-token continuations and a form that ends behind each."""
+    size = pair.base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
+    nodes = ids[3], ids[11]
+    forms = ((0, nodes[0]), (1, ids[5])), ((0, nodes[1]), (2, ids[7]))
+    tokens = tuple(f"<{i}>" for i in ids)
+    prompt = Prompt("probe", "", ids, tokens, ((0, 0),) * 16, ("user",) * 16, (0,) * 16, ("user",) * 16, Context())
+    return prompt, Answers(nodes, (-1, -1), forms, (0, 0))
+
+
+def rounding(dtype: torch.dtype, log_probs: Tensor) -> float:
+    """How far two ways to compute the same log-probabilities may be apart: kernels round differently, in proportion to size.
+
+    1e-4 in single and 0.1 in half precision, or 5e-6 and 0.02 of the largest value (trained models have log-probabilities below -30).
+    """
+    least, relative = (0.1, 0.02) if dtype in (torch.bfloat16, torch.float16) else (1e-4, 5e-6)
+    return max(least, relative * float(log_probs.abs().max()))
+
+
 @torch.no_grad()
 def check_parity(pair: ModelPair) -> dict[str, float]:
     """Largest difference in log-probability between the gated forward and each model's own.
@@ -171,15 +194,13 @@ def check_parity(pair: ModelPair) -> dict[str, float]:
     of the answer trie are part of what is checked; the model's own forwards are plain and one per continuation.
 
     Raises:
-        ParityError: one is above the tolerance (1e-4 in fp32, 0.1 in half precision).
+        ParityError: one is above the tolerance (`rounding`).
     """
-    size = pair.base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
-    nodes = ids[3], ids[11]
-    probe = Prompt("", "", ids, ("",) * 16, ((0, 0),) * 16, ("user",) * 16, (0,) * 16, ("user",) * 16, Context())
-    batch = make_batch(pair.base.model, [probe], [Answers(nodes, (-1, -1), (), ())])
-    plain = [torch.tensor([[*ids, *more]], device=batch.ids.device) for more in ((), nodes[:1], nodes[1:])]
-    tolerance = 1e-4 if next(pair.base.model.parameters()).dtype == torch.float32 else 0.1
+    prompt, answers = probe(pair)
+    batch = make_batch(pair.base.model, [prompt], [answers])
+    plain = [
+        torch.tensor([[*prompt.ids, *more]], device=batch.ids.device) for more in ((), answers.nodes[:1], answers.nodes[1:])
+    ]
     errors = {}
     for name, student in {"base": None, **pair.students}.items():
         own = student.model if student is not None else pair.base.model
@@ -187,6 +208,7 @@ def check_parity(pair: ModelPair) -> dict[str, float]:
         gates = None if student is None else Gates(student)
         ours = forward(pair.base.model, pair.sites, batch, gates=gates).logits[0].float().log_softmax(-1)
         errors[name] = float((ours - theirs).abs().max())
+        tolerance = rounding(next(own.parameters()).dtype, theirs)
         if not errors[name] <= tolerance:
             read, token = divmod(int((ours - theirs).abs().argmax()), ours.shape[1])
             raise ParityError(

@@ -51,7 +51,7 @@ def confirm(
         trait: the same.
         scores: what `attribute` gave.
         k: how many of each.
-        seed: of the random cells.
+        seed: of the random cells; cells whose estimate is exactly 0 are left out.
         progress: show a progress bar.
 
     Returns:
@@ -73,9 +73,9 @@ def confirm(
     _check_same(task, scores)
     effect = scores.headline.transpose("prompt", "layer", ..., "position")
     values = effect.values
-    finite = np.argwhere(np.isfinite(values))
+    finite = np.argwhere(np.isfinite(values) & (values != 0))  # where nothing differs both are 0, which proves nothing
     if not 2 <= k <= len(finite) // 2:
-        raise ValueError(f"k={k}: give at least 2 and at most half of the {len(finite)} cells.")
+        raise ValueError(f"k={k}: give at least 2 and at most half of the {len(finite)} cells that are not 0.")
     order = np.argsort(-np.abs(values[tuple(finite.T)]), kind="stable")
     others = np.random.default_rng(seed).choice(order[k:], size=k, replace=False)
     chosen = finite[np.concatenate([order[:k], others])]

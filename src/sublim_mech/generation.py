@@ -1,0 +1,120 @@
+"""Generation under a graft: what the model says when the student's weights work at chosen tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .chat import Prompt
+from .engine import Cache, Gates, make_batch, next_step
+from .masks import Mask, as_mask
+from .metrics import Answers
+from .models.base import check_length
+from .models.pair import ModelPair
+
+POLICIES = ("base", "student", "mask")
+
+
+@torch.no_grad()
+def generate(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    where: Mask | Callable[[Prompt], Sequence[int]] | Sequence[int],
+    *,
+    generated: Literal["base", "student", "mask"],
+    max_new_tokens: int = 20,
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+    model: str = "student",
+) -> list[list[str]]:
+    """Generate answers under a graft (arXiv 2606.00831).
+
+    Args:
+        pair: base, student, controls.
+        prompts: rendered prompts.
+        where: the cells at which the student computes the prompt: a mask, positions, or a function from a prompt to them.
+        generated: who computes the generated tokens: the `base`, the `student`, or the student with the modules that the `mask` selects
+            at any token of the prompt. There is no default: leaving adapters on while decoding is a known trap.
+        max_new_tokens: tokens after which an answer ends, if the model does not end it.
+        temperature: 0 is greedy; otherwise the logits are divided by it and sampled from.
+        samples: answers per prompt; they share one pass over the prompt.
+        seed: of the sampling.
+        model: whose weights are grafted, one of `pair.students`.
+
+    Returns:
+        Per prompt, its answers as text, without special tokens.
+
+    Raises:
+        ValueError: unknown policy or model; a negative temperature; greedy decoding of several samples; a prompt too long.
+    """
+    if generated not in POLICIES:
+        raise ValueError(f"generated={generated!r}: say who computes generated tokens, one of {', '.join(POLICIES)}.")
+    if model not in pair.students:
+        raise ValueError(f"model={model!r}: choose one of {', '.join(pair.students)}.")
+    if temperature < 0 or (temperature == 0 and samples != 1) or samples < 1 or max_new_tokens < 1:
+        raise ValueError(
+            f"temperature={temperature}, samples={samples}, max_new_tokens={max_new_tokens}: greedy decoding (temperature 0) gives one "
+            "sample; sampling needs a positive temperature; both numbers are at least 1."
+        )
+    mask = as_mask(where, "where")
+    out = []
+    for i, prompt in enumerate(prompts):
+        check_length(pair.base.model, len(prompt) + max_new_tokens, f"prompt {prompt.question[:60]!r} with its answer")
+        rng = torch.Generator().manual_seed(hash((seed, i)))
+        out.append(_one(pair, prompt, mask, generated, max_new_tokens, temperature, samples, rng, model))
+    return out
+
+
+def _one(
+    pair: ModelPair, prompt: Prompt, mask: Mask, generated: str, max_new_tokens: int, temperature: float, samples: int,
+    rng: torch.Generator, model: str,
+) -> list[str]:  # fmt: skip
+    student, paths = pair.students[model], list(pair.sites.modules)
+    cells = torch.from_numpy(mask(prompt, list(pair.sites.modules.values())))[
+        :, [paths.index(p) for p in student.deltas]
+    ].float()
+    batch = make_batch(pair.base.model, [prompt], [Answers((), (), (), ())])
+    to = batch.ids.device
+    done = pair.run(batch, gates=Gates(student, cells[None].to(to)), past=())
+    used = (cells.amax(0) if len(student.deltas) else cells[0])[None, None]
+    after = {"base": None, "student": Gates(student), "mask": Gates(student, used.expand(samples, 1, -1).to(to))}[generated]
+    logits, cache = done.logits[:, -1].expand(samples, -1), done.cache
+    ids: list[Tensor] = []
+    ended = torch.zeros(samples, dtype=torch.bool)
+    for step in range(max_new_tokens):
+        chosen = _choose(logits.float().cpu(), temperature, rng)
+        ids.append(chosen)
+        ended |= torch.isin(chosen, torch.tensor(_ends(pair)))
+        if bool(ended.all()) or step + 1 == max_new_tokens:
+            break
+        logits, cache = _advance(pair, chosen.to(to), len(prompt) + step, after, cache)
+    return [_text(pair, row) for row in torch.stack(ids, 1).tolist()]
+
+
+def _advance(pair: ModelPair, ids: Tensor, position: int, gates: Gates | None, cache: Cache) -> tuple[Tensor, Cache]:
+    done = pair.run(next_step(pair.base.model, ids, position), gates=gates, past=cache)
+    return done.logits[:, -1], done.cache
+
+
+def _choose(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=rng)[:, 0]
+
+
+def _ends(pair: ModelPair) -> list[int]:
+    """Tokens that end an answer."""
+    config: Any = getattr(pair.base.model, "generation_config", None)
+    own = getattr(config, "eos_token_id", None)
+    ids = own if isinstance(own, list) else [own]
+    return [i for i in (*ids, pair.tokenizer.eos_token_id) if i is not None]
+
+
+def _text(pair: ModelPair, ids: list[int]) -> str:
+    """The answer up to the first token that ends it."""
+    stop = next((n for n, i in enumerate(ids) if i in _ends(pair)), len(ids))
+    return str(pair.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
