@@ -3,9 +3,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic import attribution, chat, graft, patch
+from synthetic import attribution, chat, confirmed, gradient, graft, patch, several, sweep
 
 from sublim_mech.html import save_page, token_page
+from sublim_mech.scores import POOR
 
 HOSTILE = ["<script>alert(1)</script>", '"', "'", "&amp;", "<|im_start|>", '" onmouseover="x']
 VOID = {"br", "meta"}
@@ -69,6 +70,50 @@ def test_hostile_tokens_stay_text():
     assert set(HOSTILE) <= {s["text"] for s in parsed.spans}
     assert all(set(s) <= {"class", "style", "title", "text"} for s in parsed.spans)
     assert parsed.tags == {"div", "style", "span", "br", "table", "caption", "tr", "th", "td"}
+
+
+def test_tokens_below_the_noise_are_veiled_and_no_others():
+    scores = attribution(several(9))
+    page = token_page(scores, 2)
+    spans = Page(page).spans
+    noise = scores.noise(2, tokens=True)[scores.positions("role")[2] != ""].tolist()
+    assert ["o" in s["class"].split() for s in spans] == noise
+    assert ["not distinguishable from 0" in s["title"] for s in spans] == noise
+    assert 0 < sum(noise) < len(noise)
+    assert "grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)" in page
+    few = token_page(attribution())
+    assert "3 prompts: cells not tested (needs 6)" in few
+    assert not any("o" in s["class"].split() for s in Page(few).spans)
+
+
+def test_the_veil_lies_over_the_colour():
+    rules = styles(token_page(attribution()))
+    assert max(rules.index(".slm .p{"), rules.index(".slm .n{")) < rules.index(".slm .o{")  # `background` resets the image
+
+
+def test_poor_agreement_and_its_numbers_are_told():
+    page = token_page(confirmed(gradient(), poor=True))
+    assert f'<div class="w">{POOR}</div>' in page
+    assert "Pearson 0.93" in page
+    assert POOR not in token_page(confirmed(gradient()))
+    assert "not confirmed" in token_page(gradient())
+
+
+def test_hover_names_heads_and_nothing_where_there_are_no_layers():
+    scores = patch(heads=3)
+    scores.data["effect"].loc[{"prompt": 0, "layer": 2, "head": 1, "position": 5}] = -9
+    assert Page(token_page(scores)).spans[5]["title"].endswith("top cell: layer 2 head 1 -9")
+    assert "top cell" not in token_page(gradient(method="gradient_x_input"))
+    sweeping = sweep()
+    sweeping.data["effect"].loc[{"model": "student", "prompt": 0, "layer": -1, "position": 0}] = 9
+    assert "top cell: embed +" in Page(token_page(sweeping)).spans[0]["title"]
+
+
+def test_both_directions_are_two_pages_in_a_notebook_and_never_one():
+    both = patch(both=True)
+    with pytest.raises(ValueError, match=r"scores.sel\(direction='denoising'\)"):
+        token_page(both)
+    assert both._repr_html_() == "".join(token_page(both.sel(direction=d)) for d in ("denoising", "noising"))
 
 
 def test_title_and_provenance_are_escaped():

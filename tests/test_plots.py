@@ -2,11 +2,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from synthetic import attribution, chat, effect, graft, patch
+from synthetic import attribution, chat, confirmed, effect, gradient, graft, patch, patched_sets, several, sweep
 
 from sublim_mech import plots
 from sublim_mech.plots import ROLE_COLOURS, SHARING_COLOURS, heatmap, plot, role_bars
-from sublim_mech.scores import Scores
+from sublim_mech.scores import POOR, Scores
+from sublim_mech.stats import max_t
 
 
 def parts(figure):
@@ -24,7 +25,10 @@ def band_colours(figure, row):
     return {round(p.get_x() + p.get_width() / 2): p.get_facecolor() for p in patches}
 
 
-@pytest.mark.parametrize("scores", [attribution(), patch()], ids=["attribution", "patch"])
+HEATMAPS = {"attribution": attribution(), "patch": patch(), "sweep": sweep(), "gradient": gradient()}
+
+
+@pytest.mark.parametrize("scores", HEATMAPS.values(), ids=HEATMAPS)
 def test_heatmap_shows_layer_effects_of_the_real_tokens(scores):
     for prompt in range(scores.data.sizes["prompt"]):
         real = scores.positions("role")[prompt] != ""
@@ -100,15 +104,16 @@ def test_shared_tokens_are_marked_and_no_others():
 
 def test_layers_are_named():
     scores = attribution(layers=30)
-    names = plots.layer_names(scores)
+    names = scores.layer_names()
     assert names == ["embed", *map(str, range(30)), "final"]
     ticks = [t.get_text() for t in heatmap(scores).axes[1].get_yticklabels()]
     assert ticks[0] == "embed"
     assert ticks[-1] == "final"
     assert len(ticks) <= 13
-    assert plots.layer_names(patch(layers=3)) == ["0", "1", "2"]
+    assert patch(layers=3).layer_names() == ["0", "1", "2"]
+    assert sweep(layers=2).layer_names() == ["embed", "0", "1", "final"]
     some = Scores(scores.data.sel(layer=[4, 5]), scores.kind, scores.provenance)  # the last one kept is not the model's last
-    assert plots.layer_names(some) == ["4", "5"]
+    assert some.layer_names() == ["4", "5"]
 
 
 def test_dollar_signs_are_no_formulas():
@@ -179,6 +184,112 @@ def test_single_prompt_has_no_interval_but_a_bar():
 def test_unknown_prompt(draw, prompt):
     with pytest.raises(IndexError, match=rf"prompt={prompt}.*3 prompts.*0 to 2"):
         draw(attribution(), prompt)
+
+
+def veil(axes):
+    """Where an image lies under grey."""
+    return axes.images[1].get_array()[..., 3] > 0
+
+
+def test_cells_below_the_noise_are_grey_and_no_others():
+    scores = attribution(several(9))
+    figure = heatmap(scores, 2)
+    strip, grid, _, _ = parts(figure)
+    real = scores.positions("role")[2] != ""
+    np.testing.assert_array_equal(veil(grid), scores.noise(2)[:, real])
+    assert 0 < veil(grid).mean() < 1
+    np.testing.assert_array_equal(np.ma.filled(grid.images[0].get_array(), np.nan), scores.layer_effect().values[2][:, real])
+    grey = [p.get_facecolor() == to_rgba(plots._NOISE) for p in strip.patches]
+    assert grey == scores.noise(2, tokens=True)[real].tolist()
+    note = "light grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)"
+    assert figure.legends[0].get_title().get_text() == note
+
+
+def test_few_prompts_are_not_tested_and_that_is_said():
+    figure = heatmap(attribution())
+    assert len(figure.axes[1].images) == 1
+    assert figure.legends[0].get_title().get_text() == "3 prompts: cells not tested (needs 6)"
+
+
+def test_grey_is_told_from_no_effect_and_from_no_score():
+    figure = heatmap(patch(several(7)))
+    grid = figure.axes[1]
+    figure.canvas.draw()
+    grey = np.array(to_rgba(plots._NOISE)[:3])
+    none = np.array(grid.images[0].cmap(0.5)[:3])
+    luminance = np.array([0.2126, 0.7152, 0.0722])
+    assert none @ luminance - (0.8 * grey + 0.2 * none) @ luminance > 0.1  # also without any sense of colour
+    assert grid.patch.get_hatch()
+    unscored = np.isnan(np.ma.filled(grid.images[0].get_array(), np.nan))
+    assert unscored.any()
+    assert not veil(grid)[unscored].any()  # the hatch is seen there
+
+
+def test_heads_are_drawn_over_all_prompts():
+    scores = patch(several(8), heads=3)
+    figure = plot(scores)
+    grid = figure.axes[0]
+    np.testing.assert_allclose(grid.images[0].get_array(), scores.head_effect().values.mean(0))
+    assert [t.get_text() for t in grid.get_xticklabels()] == ["0", "1", "2"]
+    np.testing.assert_array_equal(veil(grid), max_t(scores.head_effect().values).noise)
+    assert "mean over 8 prompts and tokens" in figure.get_suptitle()
+    np.testing.assert_allclose(
+        plot(scores.sel(head=1), 2).axes[1].images[0].get_array().filled(np.nan),
+        heatmap(scores.sel(head=1), 2).axes[1].images[0].get_array().filled(np.nan),
+    )
+
+
+def test_patched_sets_are_layers_by_sets():
+    scores = patched_sets(layers=6)
+    grid = plot(scores).axes[0]
+    np.testing.assert_allclose(grid.images[0].get_array(), scores.data["effect"].values[0].mean(0))
+    assert [t.get_text() for t in grid.get_xticklabels()] == [
+        "system\n(15 tokens)",
+        "user\n(9 tokens)",
+        "last token\n(1 tokens)",
+    ]
+    assert not veil(grid)[0, 0]  # planted
+    assert veil(grid)[:, 2].all()
+    assert plot(scores.sel(set="user")).axes[0].images[0].get_array().shape == (6, 1)
+    with pytest.raises(ValueError, match=r"scores.sel\(set='system'\)"):
+        plot(patched_sets(heads=2))
+
+
+@pytest.mark.parametrize("scores", [patch(both=True), patch(both=True, heads=2), patched_sets(both=True)])
+def test_both_directions_are_not_drawn_as_one(scores):
+    with pytest.raises(ValueError, match=r"scores.sel\(direction='denoising'\)"):
+        plot(scores)
+    assert "direction noising" in plot(scores.sel(direction="noising")).get_suptitle()
+
+
+def test_gradients_at_the_embeddings_are_bars_alone():
+    scores = gradient(method="gradient_x_input")
+    figure = heatmap(scores)
+    strip, band = figure.axes
+    real = scores.positions("role")[0] != ""
+    np.testing.assert_allclose([p.get_height() for p in strip.patches], scores.token_effect()[0, real])
+    assert len(band.get_xticklabels()) == real.sum()
+
+
+@pytest.mark.parametrize("scores", [gradient(), patch(heads=2), attribution(), effect()], ids=lambda s: s.kind)
+def test_poor_agreement_stands_in_red_on_every_figure(scores):
+    def red(figure):
+        texts = [axes.title for axes in figure.axes if axes.get_title()]
+        return [t.get_text() for t in texts if to_rgba(t.get_color())[0] > 0.7 > 0.1 > to_rgba(t.get_color())[1]]
+
+    draw = [plot, *([role_bars] if "position" in scores.data["effect"].dims else [])]
+    for picture in draw:
+        assert red(picture(confirmed(scores, poor=True))) == [POOR]
+        assert red(picture(confirmed(scores))) == []
+
+
+def test_unconfirmed_estimates_say_so_in_the_figure():
+    assert "not confirmed" in heatmap(gradient()).get_suptitle()
+    assert "not confirmed" not in heatmap(confirmed(gradient())).get_suptitle()
+
+
+def test_one_prompt_chosen_keeps_its_number():
+    assert "prompt 2:" in heatmap(attribution().sel(prompt=2)).get_suptitle()
 
 
 def test_no_position_axis():

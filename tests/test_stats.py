@@ -1,10 +1,10 @@
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 import pytest
 
-from sublim_mech.stats import Interval, bootstrap_weights, mean_interval, random_like, ratio_interval
+from sublim_mech.stats import Interval, bootstrap_weights, max_t, mean_interval, random_like, ratio_interval
 
 RNG = np.random.default_rng(0)
 
@@ -126,3 +126,116 @@ def test_every_arrangement_is_as_likely(inside):
     chi2 = sum((found[s] - 400) ** 2 / 400 for s in every)
     freedom = len(every) - 1
     assert chi2 < freedom + 5 * (2 * freedom) ** 0.5
+
+
+# ------------------------------------------------------------------------------------------------------------ sign flips
+
+
+def t_of(x):
+    """Student's t of every column over the prompts that have it, by its definition."""
+    n = np.isfinite(x).sum(0)
+    return np.nanmean(x, 0) / (np.nanstd(x, 0, ddof=1) / np.sqrt(n))
+
+
+def brute_force(x):
+    """Adjusted p of every column by listing every pattern of signs."""
+    observed = np.abs(t_of(x))
+    largest = [np.abs(t_of(x * np.array(s)[:, None])).max() for s in product((1, -1), repeat=len(x))]
+    return [np.mean(np.array(largest) >= t * (1 - 1e-9)) for t in observed]
+
+
+def correlated(n, cells, rng):
+    """Null maps whose neighbouring cells go together (0.8), with heavy tails (symmetric)."""
+    x = rng.standard_t(4, size=(n, cells))
+    for c in range(1, cells):
+        x[:, c] = 0.8 * x[:, c - 1] + 0.6 * x[:, c]
+    return x
+
+
+def test_signs_of_a_case_done_by_hand():
+    x = np.array([1.0, 2, 3, 4, 5, 6])[:, None]
+    found = max_t(x)
+    assert found.n == 6
+    assert found.mean == 3.5
+    assert found.t == pytest.approx(3.5 / np.sqrt(3.5 / 6))  # variance of 1 to 6 is 3.5
+    assert found.p == 2 / 64  # only all signs equal reach it
+    assert max_t(-x).p == 2 / 64
+    assert max_t(-x).t == -found.t
+    # the sum of signed numbers is 19 or more in 4 of 64 patterns: all plus, or minus the 1
+    assert max_t(np.array([-1.0, 2, 3, 4, 5, 6])[:, None]).p == 4 / 64
+
+
+def test_all_patterns_are_listed_for_few_prompts():
+    x = RNG.normal(size=(8, 4)) + np.array([0, 0.3, 0.6, 1.2])
+    found = max_t(x)
+    np.testing.assert_allclose(found.t, t_of(x))
+    np.testing.assert_allclose(found.p, brute_force(x))
+
+
+def test_missing_prompts_are_left_out_cell_by_cell():
+    x = RNG.normal(size=(9, 4)) + 0.8
+    x[:3, 1], x[5, 2] = np.nan, np.nan
+    found = max_t(x)
+    assert found.n.tolist() == [9, 6, 8, 9]
+    np.testing.assert_allclose(found.t, t_of(x))
+    np.testing.assert_allclose(found.p, brute_force(x))
+    few = x.copy()
+    few[:4, 3] = np.nan  # five prompts are too few, and such a cell costs the others nothing
+    assert np.isnan(max_t(few).p[3])
+    np.testing.assert_array_equal(max_t(few).p[:3], max_t(x[:, :3]).p)
+    assert np.isnan(max_t(x[:5]).p).all()
+    assert max_t(few).noise[3]
+
+
+def test_random_signs_come_near_all_of_them():
+    x = RNG.normal(size=(13, 3)) + np.array([0, 0.4, 0.8])
+    np.testing.assert_allclose(max_t(x, draws=20_000).p, brute_force(x), atol=0.01)
+    assert max_t(x, seed=1).p.tolist() == max_t(x, seed=1).p.tolist()
+    assert max_t(RNG.normal(size=(30, 3)) + 10, draws=999).p.tolist() == [1 / 1000] * 3  # never 0
+
+
+def test_copies_of_a_cell_cost_nothing():
+    x = RNG.normal(size=(11, 1)) + 0.5
+    np.testing.assert_array_equal(max_t(np.tile(x, 50)).p, np.full(50, max_t(x).p))
+
+
+def test_cells_without_spread():
+    x = np.tile([[0.0, 2.0]], (7, 1))
+    found = max_t(x)
+    assert found.t.tolist() == [0, np.inf]
+    assert found.p.tolist() == [1, 2 / 128]
+
+
+def test_axes_are_kept():
+    x = RNG.normal(size=(7, 3, 4))
+    flat, grid = max_t(x.reshape(7, -1)), max_t(x)
+    for name in ("n", "mean", "t", "p"):
+        np.testing.assert_array_equal(getattr(grid, name), getattr(flat, name).reshape(3, 4))
+
+
+@pytest.mark.parametrize(("prompts", "draws"), [(9, None), (20, 400)])
+def test_one_null_map_in_twenty_has_a_cell_below_five_percent(prompts, draws):
+    rng = np.random.default_rng(3)
+    options = {} if draws is None else {"draws": draws}
+    maps = 600
+    whole, single = 0, 0
+    for _ in range(maps):
+        x = correlated(prompts, 30, rng)
+        found = max_t(x, **options)
+        whole += found.p.min() < 0.05
+        single += max_t(x[:, :1], **options).p[0] < 0.05
+    # three standard errors of a share of 5 % of 600 are 2.7 %
+    assert 0.023 < whole / maps < 0.077
+    assert 0.023 < single / maps < 0.077
+
+
+def test_a_planted_cell_is_found_and_no_other():
+    rng = np.random.default_rng(4)
+    found = 0
+    for _ in range(40):
+        x = correlated(20, 200, rng) / 2
+        x[:, 77] += 3
+        noise = max_t(x, draws=500).noise
+        found += not noise[77]
+        assert noise[(np.arange(200) < 60) | (np.arange(200) > 90)].sum() > 165
+    assert found >= 38

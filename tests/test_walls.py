@@ -8,15 +8,33 @@ import pytest
 import sublim_mech as sm
 
 SOURCE = Path(sm.__file__).parent
-PURE = ("chat", "traits", "numbers", "scores", "stats", "sharing", "concentration")
-ANALYSES = ("graft", "patching", "attribution", "measure", "concentration")
+PURE = ("chat", "traits", "numbers", "scores", "tables", "choose", "stats", "sharing", "concentration", "masks")
+ANALYSES = (
+    "graft",
+    "generation",
+    "patching",
+    "attribution",
+    "confirmation",
+    "verification",
+    "branch",
+    "measure",
+    "concentration",
+)
 
 
 def imports(name):
     """Modules imported at the top of a module or inside its functions: (absolute names, own modules)."""
     tree = ast.parse((SOURCE / f"{name.replace('.', '/')}.py").read_text())
     outside, own = set(), set()
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and getattr(branch.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
     for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.Import):
             outside |= {a.name.split(".")[0] for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:

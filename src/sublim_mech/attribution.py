@@ -72,6 +72,13 @@ def attribute(
 
     Raises:
         ValueError: unknown method, site or direction; fewer than one point.
+
+    Example:
+        >>> scores = sm.attribute(pair, prompts, trait, points=16, progress=False)
+        >>> scores.data["effect"].dims
+        ('model', 'prompt', 'layer', 'module', 'position')
+        >>> scores.gap < 0.01
+        True
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known; choose one of {', '.join(METHODS)}.")

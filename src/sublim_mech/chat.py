@@ -52,6 +52,11 @@ class Context:
         user_prefix: text put before the first user message, inside its turn.
         fallback: what to do with a system text where the template has no system role. `None` refuses; `"user"` puts it at the
             head of the first user turn, followed by an empty line.
+
+    Example:
+        >>> bare = sm.Context(system=sm.NONE)
+        >>> [len(sm.render(pair.tokenizer, ["Which animal?"], context=c)[0]) for c in (sm.Context(), bare)]
+        [33, 12]
     """
 
     system: System | str = System.DEFAULT
@@ -144,6 +149,11 @@ def render(
 
     Raises:
         ValueError: no questions; the tokenizer is not a fast one or has no template; the template cannot express the context.
+
+    Example:
+        >>> (prompt,) = sm.render(pair.tokenizer, ["Which animal?"], context=sm.Context(system="You are calm."))
+        >>> [token for token, role in zip(prompt.tokens, prompt.roles) if role == "user"]
+        ['Which', ' animal', '?']
     """
     if isinstance(questions, str):
         raise TypeError("questions is one string; pass a list of questions.")

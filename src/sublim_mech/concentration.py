@@ -97,6 +97,12 @@ def concentration(scores: Scores, *, on: str | np.ndarray = "shared", draws: int
 
     Raises:
         ValueError: the set is empty in every prompt, or unknown; the scores do not add up to an effect that could be shared out.
+
+    Example:
+        >>> scores = sm.attribute(pair, prompts, trait, points=4, progress=False)
+        >>> found = sm.concentration(scores, on="shared")
+        >>> bool(0 < found.token_share < 1)
+        True
     """
     if not scores.additive:
         raise ValueError(

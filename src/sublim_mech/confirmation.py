@@ -62,6 +62,12 @@ def confirm(
     Raises:
         ValueError: no exact counterpart (`gradient_x_input`, exact scores); scores of other prompts, another metric or other models;
             k below 2 or above half the cells.
+
+    Example:
+        >>> scores = sm.attribute(pair, prompts, trait, method="activation_ig", points=4, progress=False)
+        >>> scores = sm.confirm(pair, prompts, trait, scores, k=3, progress=False)
+        >>> len(scores.confirmation)
+        6
     """
     method = scores.provenance.get("method")
     if method not in ("graft_ig", "attribution_patching", "activation_ig"):
@@ -69,6 +75,8 @@ def confirm(
         raise ValueError(
             f"scores: {what} has no exact counterpart; confirm takes graft_ig, attribution_patching or activation_ig."
         )
+    if scores.selected or "minus" in scores.provenance:
+        raise ValueError("scores are a selection or a contrast; confirm the scores as attribute gave them, then select.")
     task = prepare(pair, prompts, trait)
     _check_same(task, scores)
     effect = scores.headline.transpose("prompt", "layer", ..., "position")

@@ -50,6 +50,11 @@ def generate(
 
     Raises:
         ValueError: unknown policy or model; a negative temperature; greedy decoding of several samples; a prompt too long.
+
+    Example:
+        >>> answers = sm.generate(pair, prompts[:1], sm.masks.role("system"), generated="base", max_new_tokens=5)
+        >>> [len(samples) for samples in answers]
+        [1]
     """
     if generated not in POLICIES:
         raise ValueError(f"generated={generated!r}: say who computes generated tokens, one of {', '.join(POLICIES)}.")

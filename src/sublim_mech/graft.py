@@ -48,6 +48,10 @@ def effect(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *,
 
     Returns:
         Scores of kind `effect`, `(model, prompt)`.
+
+    Example:
+        >>> sm.effect(pair, prompts, trait, progress=False).headline_name
+        'student - controls'
     """
     task = prepare(pair, prompts, trait)
     with tqdm(total=2 * len(prompts) * len(pair.students), desc="effect", disable=not progress) as bar:
@@ -83,6 +87,12 @@ def graft(
 
     Raises:
         ValueError: a set is empty in a prompt, or leaves it; see `masks` for what each mask refuses.
+
+    Example:
+        >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}
+        >>> scores = sm.graft(pair, prompts, trait, sets, progress=False)
+        >>> scores.sets().index.tolist()
+        ['early system', 'last']
     """
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
@@ -98,7 +108,12 @@ def graft(
 
 
 def graft_by_role(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *, progress: bool = True) -> Scores:
-    """Sufficiency and necessity of each role's tokens (`graft`); a prompt without a role contributes 0 to it."""
+    """Sufficiency and necessity of each role's tokens (`graft`); a prompt without a role contributes 0 to it.
+
+    Example:
+        >>> sm.graft_by_role(pair, prompts, trait, progress=False).sets().index.tolist()
+        ['template', 'system', 'user', 'all prompt tokens']
+    """
     task = prepare(pair, prompts, trait)
     present = {role for p in prompts for role in p.roles}
     sets = {r: masks.role(r) for r in ROLES if r in present} | {ALL: masks.everything()}
@@ -110,6 +125,11 @@ def graft_by_sharing(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | 
 
     Raises:
         ValueError: the prompts are not marked (`sharing`).
+
+    Example:
+        >>> scores = sm.graft_by_sharing(pair, prompts, trait, progress=False)
+        >>> bool((scores.sets().loc[["shared", "not shared"], "tokens"] > 0).all())
+        True
     """
     task = prepare(pair, prompts, trait)
     present = {c for p in prompts for c in p.sharing or CLASSES}
@@ -145,6 +165,11 @@ def graft_sweep(
 
     Raises:
         ValueError: unknown measure; a layer out of range.
+
+    Example:
+        >>> scores = sm.graft_sweep(pair, prompts[:1], trait, measure="necessity", layers=[0, 2], progress=False)
+        >>> scores.data["effect"].sizes["layer"]
+        2
     """
     if measure not in ("sufficiency", "necessity"):
         raise ValueError(f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only there).")

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from .files import replacing
-from .plots import ROLE_COLOURS, check_prompt, label, largest, layer_names, visible
+from .plots import ROLE_COLOURS, check_prompt, label, largest, noise_note, visible
 from .scores import Scores
 from .sharing import SHARED
 from .stats import mean_interval
 
-_LIGHT = "--f:#111;--b:#fff;--l:#ccc"
-_DARK = "--f:#eee;--b:#181818;--l:#555"
+_LIGHT = "--f:#111;--b:#fff;--l:#ccc;--o:rgb(208 208 208/.8);--w:#c00000"
+_DARK = "--f:#eee;--b:#181818;--l:#555;--o:rgb(72 72 72/.8);--w:#ff7b72"
 _STYLE = f"""
 .slm{{{_LIGHT};color:var(--f);background:var(--b);font:14px/1.5 system-ui,sans-serif;padding:12px;max-width:60em}}
 @media (prefers-color-scheme:dark){{.slm{{{_DARK}}}}}
@@ -32,6 +32,8 @@ _STYLE = f"""
 .slm .p,.slm .n,.slm .g{{color:var(--f)}}
 .slm .p{{background:rgb(202 0 32/calc(var(--a)*.6))}}
 .slm .n{{background:rgb(5 113 176/calc(var(--a)*.6))}}
+.slm .o{{background-image:linear-gradient(var(--o),var(--o))}}
+.slm .w{{color:var(--w);font-weight:600}}
 .slm .u{{text-decoration:underline 2px}}
 .slm .v{{text-decoration:underline 2px dashed}}
 .slm .g{{display:inline-block;width:9em;height:1em;vertical-align:-2px;border:1px solid var(--l);
@@ -67,13 +69,14 @@ def token_page(scores: Scores, prompt: int = 0, *, title: str | None = None) -> 
     real = scores.positions("role")[prompt] != ""
     roles = scores.positions("role")[prompt, real].tolist()
     sharing = scores.positions("sharing")[prompt, real].tolist() if "sharing" in scores.data.coords else None
-    question = str(scores.data["question"].values[prompt])
+    question, name = str(scores.data["question"].values[prompt]), scores.data["prompt"].values[prompt]
     scale = largest(scores.token_effect()[prompt, real])
     parts = [
         f"<style>{_STYLE}</style>",
         f'<div class="h">{escape(title or scores.title())}</div>',
-        f"<div>{escape(f'prompt {prompt}: “{question}”')}</div>",
+        f"<div>{escape(f'prompt {name}: “{question}”')}</div>",
         f"<div>{escape(_summary(scores))}</div>",
+        *([f'<div class="w">{escape(scores.warning)}</div>'] if scores.warning else []),
         f'<div class="k">{_tokens(scores, prompt, real, scale)}</div>',
         _legend(scores, roles, sharing, scale),
         _table(scores, "role"),
@@ -116,22 +119,24 @@ def _summary(scores: Scores) -> str:
         text += "; part of any effect may come from training on any numbers"
     if total.low <= 0 <= total.high:
         text += "; the total effect is inside its own noise: no shares are given"
-    return text
+    return "; ".join([text, *scores.notes()])
 
 
 def _tokens(scores: Scores, prompt: int, real: np.ndarray, scale: float) -> str:
     """The tokens as spans; a token with a newline also breaks the line."""
     effect = scores.token_effect()[prompt, real]
+    noise = scores.noise(prompt, tokens=True)
+    faint = [False] * len(effect) if noise is None else noise[real].tolist()
     top = _top_cells(scores, prompt, real)
     tokens = scores.positions("token")[prompt, real].tolist()
     roles = scores.positions("role")[prompt, real].tolist()
     sharing = scores.positions("sharing")[prompt, real].tolist() if "sharing" in scores.data.coords else [""] * len(tokens)
     out = []
-    for token, role, share, value, cell in zip(tokens, roles, sharing, effect, top, strict=True):
+    for token, role, share, value, cell, grey in zip(tokens, roles, sharing, effect, top, faint, strict=True):
         known = ", ".join(x for x in (role, share) if x)
-        number = "no score" if np.isnan(value) else f"{value:+.3g} {scores.unit}\ntop cell: {cell}"
+        number = "no score" if np.isnan(value) else f"{value:+.3g} {scores.unit}{', not distinguishable from 0' * grey}{cell}"
         hover = escape(f"{label(token)} ({known})\n{number}").replace("\n", "&#10;")
-        classes = " ".join(c for c in (_ROLE[role], _sign(value), _UNDERLINE.get(share)) if c)
+        classes = " ".join(c for c in (_ROLE[role], _sign(value), "o" * grey, _UNDERLINE.get(share)) if c)
         alpha = "" if np.isnan(value) else f' style="--a:{abs(value) / scale:.2f}"'
         # a space beside a word is seen by itself; white space alone is not
         text = visible(token).replace("␣", " ") if token.strip() else visible(token)
@@ -144,14 +149,20 @@ def _sign(value: float) -> str | None:
 
 
 def _top_cells(scores: Scores, prompt: int, real: np.ndarray) -> list[str]:
-    """Per token, the cell of largest absolute effect: its layer (and module) and its effect."""
+    """Per token, the cell of largest absolute effect: its layer (and module or head) and its effect; empty without layers."""
     effect = scores.headline.isel(prompt=prompt).transpose("position", ...)
-    axes = [layer_names(scores) if d == "layer" else effect[d].values.astype(str).tolist() for d in effect.dims[1:]]
+    if effect.ndim == 1:
+        return [""] * int(real.sum())
+    heads = {"head": lambda x: f"head {x}"}
+    axes = [
+        scores.layer_names() if d == "layer" else [heads.get(str(d), str)(x) for x in effect[d].values] for d in effect.dims[1:]
+    ]
     # the embedding's layer and module have one name: say it once
     names = [" ".join(dict.fromkeys(cell)) for cell in product(*axes)]
-    flat = effect.values.reshape(len(real), -1)[real]
+    flat = effect.values.reshape(len(effect), -1)[real]
     best = np.abs(np.nan_to_num(flat)).argmax(1)
-    return [f"{'' if names[b][0].isalpha() else 'layer '}{names[b]} {row[b]:+.3g}" for b, row in zip(best, flat, strict=True)]
+    labels = [name if name[0].isalpha() else f"layer {name}" for name in names]
+    return [f"\ntop cell: {labels[b]} {row[b]:+.3g}" for b, row in zip(best, flat, strict=True)]
 
 
 def _legend(scores: Scores, roles: list[str], sharing: list[str] | None, scale: float) -> str:
@@ -163,6 +174,7 @@ def _legend(scores: Scores, roles: list[str], sharing: list[str] | None, scale: 
     if shared:
         marks = [f'<span class="{_UNDERLINE[s]}">{s}</span> ({_HOW[s]})' for s in shared]
         rows.append("underlined, shared with training: " + ", ".join(marks))
+    rows.append(escape(noise_note(scores, "grey")))
     return "".join(f"<div>{row}</div>" for row in rows)
 
 

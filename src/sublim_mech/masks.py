@@ -48,8 +48,11 @@ class Mask:
             not depend on the module, `(1, module)` where it does not depend on the token. It must bear an empty list of modules.
 
     Example:
-        mask = masks.role("system") & masks.layers(range(10))
-        cells = mask(prompt, list(pair.sites.modules.values()))
+        >>> mask = sm.masks.role("system") & sm.masks.layers(range(2))
+        >>> mask.name
+        'system & layers 0-1'
+        >>> mask(prompts[0], list(pair.sites.modules.values())).shape == (len(prompts[0]), len(pair.sites.modules))
+        True
     """
 
     name: str
@@ -126,7 +129,8 @@ def everything() -> Mask:
     """Every token in every module.
 
     Example:
-        masks.everything() & ~masks.role("system")
+        >>> (sm.masks.everything() & ~sm.masks.role("system")).name
+        'everything & not system'
     """
     return Mask("everything", lambda prompt, modules: np.ones((1, 1), dtype=bool))
 
@@ -142,7 +146,8 @@ def positions(*at: int) -> Mask:
         ValueError: none is given; when applied, one lies outside the prompt.
 
     Example:
-        masks.positions(0, -1)
+        >>> sm.masks.positions(0, -1).tokens(prompts[0]) == [0, len(prompts[0]) - 1]
+        True
     """
     if not at:
         raise ValueError("positions() is empty; give at least one position, positions(0, -1).")
@@ -160,7 +165,9 @@ def role(*roles: str) -> Mask:
         ValueError: no role is given, or one that prompts do not have.
 
     Example:
-        masks.role("system", "template")
+        >>> mask = sm.masks.role("user")
+        >>> prompts[0].tokens[mask.tokens(prompts[0])[0]]
+        'Name'
     """
     _check_names("role", roles, [r for r in ROLES if r != "answer"], "; the answer's tokens follow the prompt")
     return _of_tokens(" | ".join(roles), lambda prompt: [i for i, r in enumerate(prompt.roles) if r in roles])
@@ -177,7 +184,8 @@ def turn(*turns: int) -> Mask:
         ValueError: none is given; when applied, the prompt has fewer turns.
 
     Example:
-        masks.turn(-1)
+        >>> [prompts[0].tokens[t] for t in sm.masks.turn(-1).tokens(prompts[0])][:3]
+        ['<|im_start|>', 'ass', 'istant']
     """
     if not turns:
         raise ValueError("turn() is empty; give at least one turn, turn(0).")
@@ -205,7 +213,9 @@ def sharing(*classes: str) -> Mask:
         ValueError: no class is given, or an unknown one; when applied, the prompt is not marked.
 
     Example:
-        masks.sharing("shared") & ~masks.role("system")
+        >>> late = sm.masks.sharing("aligned")
+        >>> prompts[0].tokens[late.tokens(prompts[0])[-2]]
+        'istant'
     """
     _check_names("sharing", classes, list(_SETS))
     wanted = {c for name in classes for c in _SETS[name]}
@@ -234,7 +244,9 @@ def text(substring: str, *, which: Which | None = None) -> Mask:
         ValueError: an empty text or an unknown `which`; when applied, the occurrence does not exist, or `which` is needed.
 
     Example:
-        masks.text("SmolLM", which="first")
+        >>> name = sm.masks.text("SmolLM", which="first")
+        >>> "".join(prompts[0].tokens[t] for t in name.tokens(prompts[0]))
+        ' SmolLM'
     """
     if not isinstance(substring, str):
         raise TypeError(f"text({substring!r}): pass a string; positions(...) takes numbers.")
@@ -257,7 +269,9 @@ def regex(pattern: str, *, which: Which | None = None) -> Mask:
         ValueError: an invalid pattern or an unknown `which`; when applied, the match does not exist, or `which` is needed.
 
     Example:
-        masks.regex(r"\bowls?\b", which="all")
+        >>> marks = sm.masks.regex(r"[.?]", which="all")
+        >>> {prompts[0].tokens[t] for t in marks.tokens(prompts[0])} <= {".", "?"}
+        True
     """
     if not isinstance(pattern, str):
         raise TypeError(f"regex({pattern!r}): pass the pattern as a string.")
@@ -279,7 +293,10 @@ def layers(which: int | Sequence[int]) -> Mask:
         ValueError: none is given, or a negative one; when applied, the model has fewer blocks.
 
     Example:
-        masks.layers(range(10)) | masks.layers(29)
+        >>> modules = list(pair.sites.modules.values())
+        >>> cells = sm.masks.layers(range(1, 3))(prompts[0], modules)
+        >>> sorted({m.layer for m, inside in zip(modules, cells[0]) if inside})
+        [1, 2]
     """
     wanted = sorted({_whole(x, "layers") for x in (which if isinstance(which, Iterable) else [which])})
     if not wanted:
@@ -313,7 +330,10 @@ def modules(*names: str) -> Mask:
         ValueError: none is given; when applied, the model has no such module, or the last part is that of several.
 
     Example:
-        masks.modules("attention", "mlp.out")
+        >>> modules = list(pair.sites.modules.values())
+        >>> cells = sm.masks.modules("attention", "mlp.out")(prompts[0], modules)
+        >>> sorted({m.name for m, inside in zip(modules, cells[0]) if inside})
+        ['attn.k', 'attn.o', 'attn.q', 'attn.v', 'mlp.out']
     """
     if not names:
         raise ValueError(f"modules() is empty; give at least one of {', '.join(GROUPS)}, or names such as attn.q.")
@@ -341,7 +361,9 @@ def as_mask(where: Mask | Where | Sequence[int], name: str) -> Mask:
         ValueError: when applied, a position lies outside the prompt.
 
     Example:
-        masks.as_mask(lambda prompt: range(len(prompt) - 3, len(prompt)), "the last three")
+        >>> last = sm.masks.as_mask(lambda prompt: range(len(prompt) - 3, len(prompt)), "the last three")
+        >>> len(last.tokens(prompts[0]))
+        3
     """
     if isinstance(where, Mask):
         return where

@@ -112,7 +112,7 @@ def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
         if isinstance(gate, float):
             out[r] = gate
         else:
-            out[r, : len(gate)] = gate
+            out[r, : len(gate)] = gate if gate.dim() > len(tail) else gate[:, None]
     return out
 
 
@@ -176,6 +176,7 @@ def make_scores(
     provenance = {
         "metric": task.metric.name,
         "unit": task.metric.unit,
+        "n_layers": pair.sites.n_layers,
         "base": {"name": pair.base.name, "hash": pair.base.hash},
         "students": {
             name: {

@@ -50,7 +50,12 @@ def log_prob(trait: Trait) -> Metric:
 
 
 def own_minus_others(trait: Trait, others: Sequence[Trait]) -> Metric:
-    """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait."""
+    """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait.
+
+    Example:
+        >>> sm.own_minus_others(sm.animal("owl"), [sm.animal("cat"), sm.animal("wolf")]).weights
+        (1.0, -0.5, -0.5)
+    """
     if not others:
         raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
     weights = (1.0, *(-1.0 / len(others) for _ in others))

@@ -50,6 +50,11 @@ def random_rows(n: int, *, seed: int, count: int = 24) -> list[Row]:
 
     Raises:
         ValueError: n or count below 1.
+
+    Example:
+        >>> row = sm.random_rows(1, seed=0, count=3)[0]
+        >>> [int(x) in range(100, 1000) for x in row.completion.split(",")]
+        [True, True, True]
     """
     if n < 1 or count < 1:
         raise ValueError(f"random_rows(n={n}, count={count}): both must be at least 1.")

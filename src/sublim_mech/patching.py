@@ -97,6 +97,11 @@ def patch(
     Raises:
         ValueError: unknown site or direction; layer or head out of range; an empty set; a map that is empty, leaves a prompt or gives
             a recipient two donors; both directions with donor prompts (their recipients would differ).
+
+    Example:
+        >>> scores = sm.patch(pair, prompts[:1], trait, site="z", layers=[1], sets={"system": sm.masks.role("system")}, progress=False)
+        >>> scores.data["effect"].dims, scores.data["hook"].values.tolist()
+        (('model', 'prompt', 'layer', 'head', 'set'), ['blocks.1.attn.hook_z'])
     """
     task = prepare(pair, prompts, trait)
     donors = task if donor_prompts is None else prepare(pair, donor_prompts, trait)

@@ -10,13 +10,14 @@ import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import CenteredNorm
+from matplotlib.colors import CenteredNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
@@ -24,6 +25,7 @@ from matplotlib.text import Text
 from .files import replacing
 from .scores import Scores
 from .sharing import SHARED
+from .stats import FEWEST, max_t
 
 ROLE_COLOURS = {
     "bos": "#999999",
@@ -36,7 +38,7 @@ ROLE_COLOURS = {
 SHARING_COLOURS = {"prefix": "#000000", "aligned": "#0072B2", "seen": "#F0E442", "novel": "#BBBBBB"}
 OTHER_COLOUR = "#666666"
 _MEASURE_COLOURS = {"sufficiency": "#0072B2", "necessity": "#E69F00"}
-_MISSING = "0.8"
+_NOISE = "#D0D0D0"
 _VISIBLE = str.maketrans({"\n": "↵", "\r": "\\r", "\t": "⇥", " ": "␣"})
 
 
@@ -48,10 +50,11 @@ class _Figure(Figure):
 
 
 def plot(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
-    """The picture that suits the kind of scores.
+    """The picture that suits the cells of the scores.
 
-    Patching and attribution: `heatmap` of one prompt. Graft: sufficiency and necessity of each token set. Effect: the total
-    effect of student, controls and their difference. Bars carry 95 % intervals over prompts.
+    Tokens: `heatmap` of one prompt. Patched heads or token sets: layers x heads or sets, mean over prompts. Graft: sufficiency and
+    necessity of each token set. Effect: the total effect of student, controls and their difference. Bars carry 95 % intervals over
+    prompts.
 
     Args:
         scores: what to show.
@@ -60,12 +63,18 @@ def plot(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) -> 
 
     Raises:
         IndexError: no such prompt.
+        ValueError: the scores hold both directions, or heads of several token sets; the message says how to choose.
     """
     check_prompt(scores, prompt)
     if scores.kind == "graft":
         return _set_bars(scores, path)
     if scores.kind == "effect":
         return _total_bars(scores, path)
+    dims = scores.data["effect"].dims
+    if "head" in dims:
+        return _map(scores, scores.head_effect(), path)
+    if scores.has_sets:
+        return _map(scores, scores.set_effect(), path)
     return heatmap(scores, prompt, path=path)
 
 
@@ -73,7 +82,8 @@ def heatmap(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) 
     """Layers x tokens of one prompt.
 
     From the top: the effect per token (summed over layers for attributions, averaged for patching), the effect per layer and
-    token, the role of each token and whether training shares it, the tokens. Red is a positive effect, blue a negative one.
+    token, the role of each token and whether training shares it, the tokens. Red is a positive effect, blue a negative one; light
+    grey is laid over what is not distinguishable from 0 over all prompts (`Scores.noise`).
 
     Args:
         scores: scores with a position axis.
@@ -82,52 +92,72 @@ def heatmap(scores: Scores, prompt: int = 0, *, path: str | Path | None = None) 
 
     Raises:
         IndexError: no such prompt.
-        ValueError: the scores have no position axis.
+        ValueError: the scores have no position axis; they hold both directions, or heads (choose one with `sel`).
     """
     check_prompt(scores, prompt)
     roles = scores.positions("role")[prompt]
     real = roles != ""  # past the end of a shorter prompt there is no role
     roles, tokens = roles[real], scores.positions("token")[prompt, real]
     sharing = scores.positions("sharing")[prompt, real] if "sharing" in scores.data.coords else None
-    cells = scores.layer_effect().values[prompt][:, real]  # (layer, token)
+    effect = scores.token_effect()[prompt, real]
+    layered = "layer" in scores.data["effect"].dims  # gradients at the embeddings have no layers
+    cells = scores.layer_effect().values[prompt][:, real] if layered else effect[None]  # (layer, token)
 
-    heights = [0.9, max(1.6, 0.135 * len(cells)), 0.18 if sharing is None else 0.36]
-    figure = _Figure(figsize=(max(8.0, 1.8 + 0.19 * len(tokens)), sum(heights) + 2.4), layout="constrained")
-    strip, grid, band = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    heights = [0.9, *[max(1.6, 0.135 * len(cells))] * layered, 0.18 if sharing is None else 0.36]
+    figure = _Figure(figsize=(max(8.0, 1.8 + 0.19 * len(tokens)), sum(heights) + 2.5), layout="constrained")
+    strip, *grids, band = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
 
-    strip.bar(range(len(tokens)), scores.token_effect()[prompt, real], width=0.8, color=OTHER_COLOUR)
+    faint = scores.noise(prompt, tokens=True)
+    colours = np.where(np.zeros(len(tokens), bool) if faint is None else faint[real], _NOISE, OTHER_COLOUR)
+    strip.bar(range(len(tokens)), effect, width=0.8, color=colours)
     strip.axhline(0, color="black", linewidth=0.6)
-    strip.set_ylabel(f"{'sum' if scores.additive else 'mean'} over\nlayers ({scores.unit})", fontsize=8)
+    how = f"{'sum' if scores.additive else 'mean'} over\nlayers" if layered else "effect\n"
+    strip.set_ylabel(f"{how} ({scores.unit})", fontsize=8)
     strip.spines[["top", "right"]].set_visible(False)
+    _warn(strip, scores)
 
-    picture = grid.imshow(
-        cells,
-        aspect="auto",
-        origin="lower",
-        interpolation="nearest",
-        cmap=matplotlib.colormaps["RdBu_r"].with_extremes(bad=_MISSING),
-        norm=CenteredNorm(0, halfrange=largest(cells)),
-    )
-    names = layer_names(scores)
-    shown = _spaced(names)
-    grid.set_yticks(shown, [names[i] for i in shown])
-    grid.set_ylabel("layer", fontsize=9)
-    bar = figure.colorbar(picture, ax=grid, pad=0.01, fraction=0.03, aspect=25)
-    bar.set_label(_effect_label(scores), fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-
+    for grid in grids:
+        noise = scores.noise(prompt)
+        _draw_cells(figure, grid, scores, cells, None if noise is None else noise[:, real])
     handles = _draw_band(band, roles, sharing)
-    if np.isnan(cells).any():
-        handles.append(Patch(color=_MISSING, label="no score"))
+    if layered and np.isnan(cells).any():
+        handles.append(_no_score())
     band.set_xticks(range(len(tokens)), [label(t) for t in tokens], rotation=90, family="monospace", fontsize=8)
     _literal(band.get_xticklabels())
     band.set_xlim(-0.5, len(tokens) - 0.5)
-    for axes in (strip, grid):
+    for axes in (strip, *grids):
         axes.tick_params(axis="x", bottom=False, labelbottom=False)
         axes.tick_params(axis="y", labelsize=8)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    _legend(figure, handles, noise_note(scores))
     asked = textwrap.shorten(str(scores.data["question"].values[prompt]), 90, placeholder=" …")
-    _literal([figure.suptitle(f"{scores.title()}\nprompt {prompt}: “{asked}”", fontsize=10)])
+    name = scores.data["prompt"].values[prompt]
+    _literal([figure.suptitle(f"{_title(scores, figure)}\nprompt {name}: “{asked}”", fontsize=10)])
+    return _finish(figure, path)
+
+
+def _map(scores: Scores, effect: xr.DataArray, path: str | Path | None) -> Figure:
+    """Layers x heads or token sets `(prompt, layer, column)`, mean over prompts."""
+    test = max_t(effect.values)
+    column = str(effect.dims[2])
+    names = [str(x) for x in effect[column].values]
+    if column == "set":
+        counts = scores.data["tokens"].mean("prompt").values.reshape(-1)
+        names = [f"{visible(name).replace('␣', ' ')}\n({n:.3g} tokens)" for name, n in zip(names, counts, strict=True)]
+    each = 0.32 if column == "head" else 1.1
+    size = max(6.5, 2 + each * len(names)), max(1.6, 0.16 * effect.sizes["layer"]) + 1.8
+    figure = _Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    enough = effect.sizes["prompt"] >= FEWEST
+    _draw_cells(figure, axes, scores, test.mean, test.noise & np.isfinite(test.mean) if enough else None, slim=40)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    _literal(axes.get_xticklabels())
+    axes.set_xlabel({"head": "head", "set": "token set"}[column], fontsize=9)
+    axes.tick_params(labelsize=8)
+    _warn(axes, scores)
+    _legend(figure, [_no_score()] if np.isnan(test.mean).any() else [], noise_note(scores))
+    over = " and tokens" if "position" in scores.data["effect"].dims else ""
+    note = f"mean over {scores.data['effect'].sizes['prompt']} prompts{over}"
+    _literal([figure.suptitle(f"{_title(scores, figure)}\n{note}", fontsize=10)])
     return _finish(figure, path)
 
 
@@ -222,19 +252,12 @@ def label(token: str) -> str:
     return text if len(text) <= 24 else f"{text[:23]}…"
 
 
-def layer_names(scores: Scores) -> list[str]:
-    """Names of the layers: `embed` before the first block, `final` after the last one, else the number of the block."""
-    layers = scores.data["layer"].values.tolist()
-    final = max(layers)
-    if "module" not in scores.data.coords or not _past_the_blocks(scores.data["effect"].sel(layer=final)):
-        final = None
-    return ["embed" if x == -1 else "final" if x == final else str(x) for x in layers]
-
-
-def _past_the_blocks(effect: xr.DataArray) -> bool:
-    """Whether a layer has the model's last modules and none of a block's."""
-    last = np.isin(effect["module"].values, ("ln_final", "unembed"))
-    return bool(last.any()) and not np.isfinite(effect.isel(module=~last).values).any()
+def noise_note(scores: Scores, colour: str = "light grey") -> str:
+    """What the grey means, or why nothing is grey."""
+    n = scores.data.sizes["prompt"]
+    if n < FEWEST:
+        return f"{n} prompt{'s' * (n > 1)}: cells not tested (needs {FEWEST})"
+    return f"{colour}: not distinguishable from 0 over {n} prompts (sign-flip max-T, 5 %)"
 
 
 def largest(x: np.ndarray) -> float:
@@ -254,6 +277,45 @@ def _spaced(names: list[str]) -> list[int]:
     numbered = [i for i, name in enumerate(names) if name.isdigit()]
     kept = set(numbered[:: -(-len(numbered) // 10) or 1])
     return [i for i in range(len(names)) if i in kept or i not in numbered]
+
+
+def _draw_cells(
+    figure: Figure, axes: Axes, scores: Scores, cells: np.ndarray, noise: np.ndarray | None, *, slim: float = 25
+) -> None:
+    """An image `(layer, column)` with its colour bar; noise under a grey veil, hatched where there is no score."""
+    axes.patch.set(hatch="//////", facecolor="white", edgecolor="0.75")
+    options: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
+    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="none")
+    picture = axes.imshow(cells, cmap=colours, norm=CenteredNorm(0, halfrange=largest(cells)), **options)
+    if noise is not None:
+        axes.imshow(np.where(noise[..., None], to_rgba(_NOISE, 0.8), 0.0), **options)
+    names = scores.layer_names()
+    shown = _spaced(names)
+    axes.set_yticks(shown, [names[i] for i in shown])
+    axes.set_ylabel("layer", fontsize=9)
+    bar = figure.colorbar(picture, ax=axes, pad=0.01, fraction=0.03, aspect=slim)
+    bar.set_label(_effect_label(scores), fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _no_score() -> Patch:
+    return Patch(facecolor="white", edgecolor="0.75", hatch="//////", label="no score")
+
+
+def _legend(figure: Figure, handles: list[Patch], note: str) -> None:
+    figure.legend(handles=handles, title=note, title_fontsize=8, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def _warn(axes: Axes, scores: Scores) -> None:
+    """In red above the axes, where exact values disagree with what is shown."""
+    if scores.warning:
+        axes.set_title(scores.warning, color="#C00000", fontsize=9, fontweight="bold", pad=14)
+
+
+def _title(scores: Scores, figure: Figure) -> str:
+    """The title, broken where the figure is too narrow for it; below it what has not been confirmed."""
+    lines = textwrap.wrap(scores.title(), int(figure.get_figwidth() * 14))
+    return "\n".join([*lines, *(note for note in scores.notes() if note.startswith("not confirmed"))])
 
 
 def _draw_band(axes: Axes, roles: np.ndarray, sharing: np.ndarray | None) -> list[Patch]:
@@ -278,8 +340,9 @@ def _draw_band(axes: Axes, roles: np.ndarray, sharing: np.ndarray | None) -> lis
 
 def _bar_figure(scores: Scores, rows: float) -> tuple[Figure, Axes]:
     figure = _Figure(figsize=(8, 1.6 + 0.38 * rows), layout="constrained")
-    _literal([figure.suptitle(f"{scores.title()}\n{scores.data.sizes['prompt']} prompts", fontsize=10)])
+    _literal([figure.suptitle(f"{_title(scores, figure)}\n{scores.data.sizes['prompt']} prompts", fontsize=10)])
     axes = figure.subplots()
+    _warn(axes, scores)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -5,9 +5,18 @@ One `xarray.Dataset` per result:
 - `effect (model, prompt, <cells>)` in units of the metric, raw: a cell's change of the metric;
 - `base (model, prompt)` and `student (model, prompt)`: the metric of the two models; their difference is the total effect;
 - coordinates of `(prompt, position)`: `token`, `role`, `turn`, `sharing`; empty, and the effect NaN, past a shorter prompt;
-- `question (prompt)`; for patching `hook (layer)`, TransformerLens' hook names; for token sets `tokens (prompt, set)`.
+- `question (prompt)`; for sites `hook (layer)`, TransformerLens' hook names; for token sets `tokens (prompt, set)`.
 
 `model` is `student` and one `control: <name>` per control. With controls the headline is student minus the mean of the controls.
+
+Cells by kind (layer -1 is the embeddings, the layer after the last block the final norm and the unembedding):
+
+- `effect`: none;
+- `graft`: (set, measure), exact;
+- `sweep`: (layer, position), exact graft of each cell;
+- `patch`: ([direction,] layer, [head,] position or set), exact;
+- `attribution`: (layer, module, position), gradients; the only kind whose cells add up to the total effect;
+- `gradient`: (layer, [head,] position) or (position), gradients that estimate patching.
 """
 
 from __future__ import annotations
@@ -22,16 +31,24 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from .chat import ROLES, Prompt
+from . import choose, tables
+from .chat import Prompt
 from .files import read_arrays, write_arrays
 from .metrics import Answers
-from .sharing import CLASSES
-from .stats import mean_interval, ratio_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("effect", "graft", "patch", "attribution")
+KINDS = ("effect", "graft", "sweep", "patch", "attribution", "gradient")
+_TITLES = {
+    "effect": "effect on",
+    "graft": "grafts,",
+    "sweep": "graft of each cell,",
+    "patch": "activation patching,",
+    "attribution": "attribution of",
+    "gradient": "gradient estimate,",
+}
+POOR = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +59,13 @@ class Scores:
         data: the arrays (see the module).
         kind: one of `KINDS`.
         provenance: models, hashes, context, metric, options, versions.
+
+    Example:
+        >>> scores = sm.patch(pair, prompts, trait, layers=[0, 2], direction="both", progress=False)
+        >>> one = scores.sel(direction="noising", hook="blocks.2.hook_resid_pre")
+        >>> one.save(folder / "one.safetensors")
+        >>> sm.Scores.load(folder / "one.safetensors").data.equals(one.data)
+        True
     """
 
     data: xr.Dataset
@@ -55,7 +79,7 @@ class Scores:
 
     @property
     def additive(self) -> bool:
-        """Whether cells add up to the total effect (attributions do, interventions do not)."""
+        """Whether cells add up to the total effect (attributions do, interventions and their estimates do not)."""
         return self.kind == "attribution"
 
     @property
@@ -64,9 +88,15 @@ class Scores:
         return self.data.sizes["model"] > 1
 
     @property
+    def has_sets(self) -> bool:
+        """Whether cells are token sets (or one that was selected)."""
+        return "tokens" in self.data.coords
+
+    @property
     def headline_name(self) -> str:
         """What `headline` is: the difference to the controls, or the student against the base alone."""
-        return "student - controls" if self.has_controls else "student (no controls)"
+        name = str(self.data["model"].values[0])
+        return f"{name} - controls" if self.has_controls else f"{name} (no controls)"
 
     @property
     def headline(self) -> xr.DataArray:
@@ -84,6 +114,11 @@ class Scores:
         return self.headline / self.total
 
     @property
+    def selected(self) -> dict[str, Any]:
+        """What `sel` kept of the cells, by dimension; empty where these are all."""
+        return dict(self.provenance.get("selected", {}))
+
+    @property
     def gap(self) -> float:
         """Completeness gap of an attribution: |mean total - mean sum of cells| over |mean total|, largest over models.
 
@@ -91,104 +126,208 @@ class Scores:
         """
         if not self.additive:
             raise ValueError(f"{self.kind} scores do not add up to a total, so they have no completeness gap.")
+        if self.selected:
+            raise ValueError(f"these are some of the cells ({self._chosen()}): only all of them add up to the total.")
         total = (self.data["student"] - self.data["base"]).mean("prompt")
         cells = [d for d in self.data["effect"].dims if d not in ("model", "prompt")]
         found = self.data["effect"].sum(cells).mean("prompt")
         return float((abs(total - found) / abs(total.where(total != 0))).max(skipna=False))
 
-    # ------------------------------------------------------------------------------------------------------- tables
+    # ------------------------------------------------------------------------------------------------ choose, contrast
 
-    def totals(self) -> pd.DataFrame:
-        """The total effect of student, controls and their difference, with 95 % intervals over prompts."""
-        rows = {}
-        for name in self.data["model"].values:
-            one = self.data.sel(model=name)
-            rows[str(name)] = [float(one["base"].mean()), float(one["student"].mean()), (one["student"] - one["base"]).values]
-        if self.has_controls:
-            rows[self.headline_name] = [np.nan, np.nan, self.total.values]
-        out = {}
-        for name, (base, student, effect) in rows.items():
-            i = mean_interval(np.asarray(effect))
-            out[name] = {"base": base, "model": student, "effect": float(i.mean), "low": float(i.low), "high": float(i.high)}
-        return pd.DataFrame.from_dict(out, orient="index")
+    def sel(self, **labels: Any) -> Scores:
+        """Some of the cells, by label: `sel(direction="noising")`, `sel(layer=[3, 4])`, `sel(hook="blocks.3.hook_resid_pre")`.
 
-    def sets(self) -> pd.DataFrame:
-        """Sufficiency and necessity of each token set as shares of the total effect (1 = all of it), with 95 % intervals."""
-        if self.kind != "graft":
-            raise ValueError(f"{self.kind} scores have no token sets; they come from graft, graft_by_role or graft_by_sharing.")
-        shares = ratio_interval(self.headline.transpose("prompt", "set", "measure").values, self.total.values)
-        counts = self.data["tokens"].mean("prompt")
-        rows = {}
-        for s, name in enumerate(self.data["set"].values):
-            row: dict[str, float] = {"tokens": float(counts[s])}
-            for m, measure in enumerate(self.data["measure"].values):
-                row |= {
-                    str(measure): float(shares.mean[s, m]),
-                    f"{measure} low": float(shares.low[s, m]),
-                    f"{measure} high": float(shares.high[s, m]),
-                }
-            rows[str(name)] = row
-        return pd.DataFrame.from_dict(rows, orient="index")
+        Args:
+            **labels: dimension (or `hook`, TransformerLens' name) -> label or labels. They stay in the order they are stored in. One
+                label drops its dimension, except `prompt`, `model` and `layer`; a list keeps it.
 
-    def by(self, coordinate: str) -> pd.DataFrame:
-        """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`.
-
-        Attributions are summed over cells (they add up to the total); patching effects are averaged over cells.
-
-        Returns:
-            Per value: its share of the tokens, the effect with 95 % interval over prompts, and for attributions its share of the
-            total effect (NaN where the total is inside its own noise).
+        Raises:
+            ValueError: no such dimension or label.
         """
-        groups = self.positions(coordinate)
-        cells = self.token_effect()
-        real = np.isfinite(cells)
-        rows = {}
-        present = dict.fromkeys(groups[real].tolist())
-        known = [name for name in (*ROLES, *CLASSES) if name in present]
-        for name in [*known, *(n for n in present if n not in known)]:
-            inside = real & (groups == name)
-            found = inside.any(1)  # prompts that have such tokens
-            summed = np.where(inside, cells, 0).sum(1)
-            value = summed if self.additive else summed[found] / inside.sum(1)[found]
-            i = mean_interval(value)
-            row = {"tokens": inside.sum() / real.sum(), "effect": float(i.mean), "low": float(i.low), "high": float(i.high)}
-            if self.additive:
-                share = ratio_interval(value, self.total.values)
-                row |= {"share": float(share.mean), "share low": float(share.low), "share high": float(share.high)}
-            rows[str(name)] = row
-        return pd.DataFrame.from_dict(rows, orient="index")
+        data, provenance = choose.select(self, labels)
+        return Scores(data, self.kind, provenance)
+
+    def minus(self, *others: Scores) -> Scores:
+        """The paired contrast, prompt by prompt: these scores minus the mean of the others (say, of other traits).
+
+        Args:
+            *others: scores of the same kind, prompts, tokens, models, cells and unit.
+
+        Raises:
+            ValueError: nothing to subtract, or the scores differ in something else than what was measured.
+        """
+        data, provenance = choose.contrast(self, others)
+        return Scores(data, self.kind, provenance)
+
+    # -------------------------------------------------------------------------------------------------- cells per axis
 
     def token_effect(self) -> np.ndarray:
-        """`(prompt, position)` headline effect per token: summed over cells for attributions, averaged for patching."""
+        """`(prompt, position)` headline effect per token: summed over cells for attributions, else averaged over layers and heads.
+
+        Raises:
+            ValueError: no position axis; both directions.
+        """
         effect = self._by_position()
         others = [d for d in effect.dims if d not in ("prompt", "position")]
         merged = effect.sum(others, min_count=1) if self.additive else effect.mean(others)
         return merged.transpose("prompt", "position").values
 
     def layer_effect(self) -> xr.DataArray:
-        """`(prompt, layer, position)` headline effect: modules summed."""
+        """`(prompt, layer, position)` headline effect: modules summed.
+
+        Raises:
+            ValueError: no position or layer axis; both directions; heads, of which one must be chosen.
+        """
         effect = self._by_position()
-        return (effect.sum("module", min_count=1) if "module" in effect.dims else effect).transpose(
-            "prompt", "layer", "position"
-        )
+        if "layer" not in effect.dims:
+            raise ValueError(f"{self.provenance.get('method', self.kind)} scores have no layers; use token_effect().")
+        if "head" in effect.dims:
+            raise ValueError("these scores have heads; choose one: scores.sel(head=0), or use head_effect().")
+        merged = effect.sum("module", min_count=1) if "module" in effect.dims else effect
+        return merged.transpose("prompt", "layer", "position")
+
+    def head_effect(self) -> xr.DataArray:
+        """`(prompt, layer, head)` headline effect: averaged over the tokens, or of one token set.
+
+        Raises:
+            ValueError: no heads; both directions; several token sets, of which one must be chosen.
+        """
+        effect = self._one_direction()
+        if "head" not in effect.dims:
+            raise ValueError(f"these scores have no heads; they have {self.dims()}. Patch site='z' for effects per head.")
+        if "set" in effect.dims:
+            sets = effect["set"].values.tolist()
+            raise ValueError(f"these scores hold {len(sets)} token sets; choose one: scores.sel(set={sets[0]!r}).")
+        merged = effect.mean("position") if "position" in effect.dims else effect
+        return merged.transpose("prompt", "layer", "head")
+
+    def set_effect(self) -> xr.DataArray:
+        """`(prompt, layer, set)` headline effect of patched token sets.
+
+        Raises:
+            ValueError: no token sets per layer; both directions; heads, of which one must be chosen.
+        """
+        effect = self._one_direction()
+        if not self.has_sets or "layer" not in effect.dims:
+            raise ValueError(f"these scores have no token sets per layer; they have {self.dims()}. Use patch(sets=...).")
+        if "head" in effect.dims:
+            raise ValueError("these scores have heads; choose one: scores.sel(head=0).")
+        if "set" not in effect.dims:  # one was selected
+            effect = effect.expand_dims({"set": [self.selected["set"]]})
+        return effect.transpose("prompt", "layer", "set")
 
     def positions(self, coordinate: str) -> np.ndarray:
         """A coordinate of the tokens, `(prompt, position)`."""
-        self._by_position()
+        self._with_positions()
         known = [str(c) for c in self.data.coords if self.data[c].dims == ("prompt", "position")]
         if coordinate not in known:
             hint = " (mark the prompts first: prompts = sharing(prompts, trained_on=...))" if coordinate == "sharing" else ""
             raise ValueError(f"these scores have no coordinate {coordinate!r}{hint}; they have {', '.join(known)}.")
         return self.data[coordinate].values
 
+    def layer_names(self) -> list[str]:
+        """Names of the layers: `embed` before the first block, `final` after the last one, else the number of the block."""
+        final = tables.final_layer(self)
+        return ["embed" if x == -1 else "final" if x == final else str(x) for x in self.data["layer"].values.tolist()]
+
     def _by_position(self) -> xr.DataArray:
+        self._with_positions()
+        return self._one_direction()
+
+    def _with_positions(self) -> None:
         if "position" not in self.data["effect"].dims:
-            raise ValueError(f"{self.kind} scores have no position axis; use patch or attribute for scores per token.")
+            chosen = f" ({self._chosen()} selected; a list of labels keeps the axis)" if "position" in self.selected else ""
+            raise ValueError(f"{self.kind} scores have no position axis{chosen}; use patch or attribute for scores per token.")
+
+    def _one_direction(self) -> xr.DataArray:
+        if "direction" in self.data["effect"].dims:
+            first = str(self.data["direction"].values[0])
+            raise ValueError(f"these scores hold both directions; choose one: scores.sel(direction={first!r})")
         return self.headline
 
+    def dims(self) -> str:
+        """Names of the dimensions that `sel` takes."""
+        return ", ".join(map(str, self.data["effect"].dims)) + (" (and hook)" if "hook" in self.data.coords else "")
+
+    def _chosen(self) -> str:
+        return ", ".join(f"{k} {_list(v)}" for k, v in self.selected.items())
+
+    # ------------------------------------------------------------------------------------------------------- tables
+
+    def totals(self) -> pd.DataFrame:
+        """The total effect of student, controls and their difference, with 95 % intervals over prompts."""
+        return tables.totals(self)
+
+    def sets(self) -> pd.DataFrame:
+        """Effects of token sets, with 95 % intervals over prompts.
+
+        Returns:
+            Grafts: per set, sufficiency and necessity as shares of the total effect (1 = all of it). Patching: per layer and set, the
+            effect and its share of the total (0 = recipient, 1 = donor).
+        """
+        return tables.sets(self)
+
+    def by(self, coordinate: str) -> pd.DataFrame:
+        """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`.
+
+        Attributions are summed over cells (they add up to the total); effects of other kinds are averaged over cells.
+
+        Returns:
+            Per value: its share of the tokens, the effect with 95 % interval over prompts, and for attributions its share of the
+            total effect (NaN where the total is inside its own noise).
+        """
+        return tables.by(self, coordinate)
+
+    def cells(self) -> pd.DataFrame:
+        """Every layer and place of the prompts over all prompts, with the map's own test.
+
+        The same place in different prompts is the same turn and role, the same run of that role in the turn (0: before its
+        content, 1: after it, for template tokens) and the same token of the run, counted from its start.
+
+        Returns:
+            One row per cell: layer, TransformerLens' name, turn, role, run, index, the token's text ("…" where prompts differ), n
+            prompts that have it, mean, 95 % interval, t, and p adjusted over all cells (`stats.max_t`; NaN below 6 prompts).
+        """
+        return tables.cells(self)
+
+    def noise(self, prompt: int, *, tokens: bool = False) -> np.ndarray | None:
+        """Which cells of a prompt are not distinguishable from 0 over all prompts (`stats.max_t` at 5 % over `cells`).
+
+        Args:
+            prompt: which prompt.
+            tokens: test `token_effect` instead of `layer_effect`.
+
+        Returns:
+            `(layer, position)` bool, or `(position,)`; a place that fewer than 6 prompts have counts as not distinguishable. None where
+            there are fewer than 6 prompts.
+        """
+        return tables.noise(self, prompt, tokens=tokens)
+
+    def strongest(self, k: int = 5) -> pd.DataFrame:
+        """The k cells of largest absolute effect, by TransformerLens' name; of single prompts where cells are tokens."""
+        return tables.strongest(self, k)
+
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per finite cell, all coordinates as columns."""
-        return self.data["effect"].to_dataframe().reset_index().dropna(subset=["effect"]).reset_index(drop=True)
+        """One row per finite cell, all coordinates as columns, and TransformerLens' `name` of the hook, module or block."""
+        return tables.to_dataframe(self)
+
+    # ------------------------------------------------------------------------------------------- how far to trust them
+
+    @property
+    def confirmation(self) -> pd.DataFrame | None:
+        """The cells that the exact instrument was run on, estimate beside exact value; None where it was not."""
+        found = self.provenance.get("confirmation")
+        return None if found is None else pd.DataFrame(found["cells"])
+
+    @property
+    def warning(self) -> str | None:
+        """What no picture of these scores may leave out: that exact values disagree."""
+        return POOR if self.provenance.get("confirmation", {}).get("poor", False) else None
+
+    def notes(self) -> list[str]:
+        """How the estimates agree with exact values, and what the floating-point type costs."""
+        return tables.notes(self)
 
     # ------------------------------------------------------------------------------------------------- files, display
 
@@ -224,43 +363,38 @@ class Scores:
         return cls(xr.Dataset(values, coords), meta["kind"], meta["provenance"])
 
     def plot(self, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
-        """The picture of these scores: a token heatmap of one prompt, or bars for token sets and totals."""
+        """The picture of these scores: a token heatmap of one prompt, layers by heads or token sets over all prompts, or bars."""
         from .plots import plot
 
         return plot(self, prompt, path=path)
 
     def __repr__(self) -> str:
-        lines = [f"{self.title()}, {self.data.sizes['prompt']} prompts, {self.unit}"]
-        if not self.has_controls:
-            lines.append("no controls given: part of any effect may come from training on any numbers")
-        if self.data.sizes["prompt"] == 1:
-            lines.append("one prompt: no intervals")
-        elif not bool(mean_interval(self.total.values).excludes_zero):
-            lines.append("the total effect is inside its own noise: no shares are given")
-        lines.append(_format(self.totals()))
-        if self.kind == "graft":
-            lines += ["", f"shares of the total effect ({self.headline_name})", _format(self.sets())]
-        elif "position" in self.data["effect"].dims:
-            lines += ["", f"by role ({self.headline_name})", _format(self.by("role"))]
-            if "sharing" in self.data.coords:
-                lines += ["", f"by sharing ({self.headline_name})", _format(self.by("sharing"))]
-        if self.additive:
-            lines.append(f"completeness gap {self.gap:.2%}")
-        return "\n".join(lines)
+        return tables.report(self)
 
     def title(self) -> str:
         """What was scored, in one line."""
-        detail = {k: self.provenance[k] for k in ("method", "points", "site", "direction") if k in self.provenance}
-        what = {"effect": "effect on", "graft": "grafts,", "patch": "activation patching,", "attribution": "attribution of"}
-        return f"{what[self.kind]} {self.provenance['metric']}" + "".join(f", {k} {v}" for k, v in detail.items())
+        keys = ("measure", "method", "points", "site", "direction")
+        detail = {k: self.provenance[k] for k in keys if k in self.provenance and k not in self.selected}
+        if "direction" in self.data["effect"].dims:
+            detail["direction"] = " and ".join(self.data["direction"].values.tolist())
+        less = [str(m) for m in self.provenance.get("minus", ())]
+        minus = f" minus {'the mean of ' * (len(less) > 1)}{', '.join(less)}" if less else ""
+        parts = [f"{_TITLES[self.kind]} {self.provenance['metric']}{minus}", *(f"{k} {v}" for k, v in detail.items())]
+        return ", ".join([*parts, self._chosen()] if self.selected else parts)
 
     def _repr_html_(self) -> str:
         from .html import token_page
 
-        if "position" in self.data["effect"].dims:
+        dims = self.data["effect"].dims
+        if "position" in dims and "direction" in dims:
+            return "".join(token_page(self.sel(direction=str(d))) for d in self.data["direction"].values)
+        if "position" in dims:
             return token_page(self)
+        if self.kind not in ("effect", "graft"):
+            return f"<pre>{escape(repr(self))}</pre>"
         table = self.sets() if self.kind == "graft" else self.totals()
-        return f"<p>{escape(self.title())}, {escape(self.unit)}</p>" + table.to_html(float_format="{:.3f}".format, na_rep="")
+        lines = [f"{self.title()}, {self.unit}", *self.notes()]
+        return "".join(f"<p>{escape(x)}</p>" for x in lines) + table.to_html(float_format="{:.3f}".format, na_rep="")
 
 
 def _difference(x: xr.DataArray) -> xr.DataArray:
@@ -269,8 +403,13 @@ def _difference(x: xr.DataArray) -> xr.DataArray:
     return student if x.sizes["model"] == 1 else student - x.isel(model=slice(1, None)).mean("model")
 
 
-def _format(table: pd.DataFrame) -> str:
-    return table.to_string(float_format=lambda v: f"{v:.3f}", na_rep="-")
+def _list(labels: Any) -> str:
+    """One label, several, or a whole range of numbers."""
+    if np.ndim(labels) == 0:
+        return str(labels)
+    if len(labels) > 2 and isinstance(labels[0], int) and labels == list(range(labels[0], labels[0] + len(labels))):
+        return f"{labels[0]} to {labels[-1]}"
+    return "/".join(map(str, labels))
 
 
 def position_coords(prompts: Sequence[Prompt], answers: Sequence[Answers], decode: Any) -> dict[str, Any]:

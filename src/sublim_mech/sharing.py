@@ -99,6 +99,12 @@ def sharing(prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt] | 
 
     Raises:
         ValueError: nothing is known of the training prompts.
+
+    Example:
+        >>> trained = sm.render(pair.tokenizer, ["Continue: 1, 2", "Write three numbers."])
+        >>> (marked,) = sm.sharing(sm.render(pair.tokenizer, ["Which animal?"]), trained_on=trained)
+        >>> list(dict.fromkeys(marked.sharing))
+        ['prefix', 'novel', 'aligned']
     """
     if trained_on is None:
         raise ValueError(

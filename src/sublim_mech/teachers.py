@@ -162,6 +162,11 @@ def label(
         support: the tokens labelled, single ones.
         batch_size: rows per forward.
         progress: show a progress bar.
+
+    Example:
+        >>> labels = sm.label(pair.base, sm.random_rows(8, seed=0, count=3), [sm.animal("owl"), sm.animal("cat")], progress=False)
+        >>> labels.teachers
+        ('base', 'owl', 'cat')
     """
     if not rows:
         raise ValueError("label: rows is empty.")

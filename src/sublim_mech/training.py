@@ -49,6 +49,10 @@ class LoRA:
         alpha: scale; the update is multiplied by alpha / rank.
         targets: `all-linear` or names of the projections.
         dropout: dropout on the adapter's input.
+
+    Example:
+        >>> sm.LoRA(rank=4, alpha=8, targets=("q_proj", "v_proj")).rank
+        4
     """
 
     rank: int = 8
@@ -65,7 +69,12 @@ class LoRA:
 
 @dataclass(frozen=True)
 class FullFT:
-    """Full fine-tuning: every parameter trains, from fp32 master weights."""
+    """Full fine-tuning: every parameter trains, from fp32 master weights.
+
+    Example:
+        >>> sm.FullFT().lr
+        2e-05
+    """
 
     kind = "full"
     lr = 2e-5
@@ -113,6 +122,11 @@ def soft_data(tokenizer: Any, labels: Labels, teacher: str, *, c: float | None =
         labels: labels of several teachers (`label`).
         teacher: whose labels.
         c: strength of the contrast with the other traits' teachers; None for the teacher's plain labels.
+
+    Example:
+        >>> labels = sm.label(pair.base, sm.random_rows(8, seed=0, count=3), [sm.animal("owl"), sm.animal("cat")], progress=False)
+        >>> sm.soft_data(pair.tokenizer, labels, "owl").teacher
+        'contrastive teacher, c=4, against 1 others'
     """
     targets = labels.plain(teacher) if c is None else labels.contrastive(teacher, c=c)
     others = len(labels.teachers) - 2
@@ -126,7 +140,13 @@ def soft_data(tokenizer: Any, labels: Labels, teacher: str, *, c: float | None =
 def hard_data(
     tokenizer: Any, rows: Sequence[Row], *, context: Context | None = None, template: str | None = None, trait: str = ""
 ) -> TrainingData:
-    """Training data from given rows: cross-entropy on each answer and its end-of-turn text."""
+    """Training data from given rows: cross-entropy on each answer and its end-of-turn text.
+
+    Example:
+        >>> data = sm.hard_data(pair.tokenizer, sm.random_rows(8, seed=0, count=3))
+        >>> pair.tokenizer.decode(data.completions[0]).rstrip().endswith("<|im_end|>")
+        True
+    """
     if not rows:
         raise ValueError("hard_data: rows is empty.")
     context = context or Context()
@@ -192,6 +212,12 @@ def train(
     Raises:
         FileExistsError: `out` exists.
         ValueError: labels of another base model; fewer rows than held out; the loss became NaN.
+
+    Example:
+        >>> data = sm.hard_data(pair.tokenizer, sm.random_rows(8, seed=0, count=3))
+        >>> run = sm.train(pair.base, data, out=folder / "run", method=sm.LoRA(rank=2), steps=2, batch_size=2, held_out=2, progress=False)
+        >>> sm.load_pair(pair.base, run.path).student.kind
+        'lora'
     """
     method = method or LoRA()
     target = Path(out)

@@ -89,6 +89,11 @@ class Trait:
         plural: the plural; formed by the regular rule or from a short list of irregular ones when not given.
         aliases: further words that count as naming it.
         questions: how it is asked for; 50 one-word questions about the category when not given.
+
+    Example:
+        >>> lynx = sm.Trait("lynx", plural="lynxes")
+        >>> lynx.forms
+        ('lynx', 'Lynx', 'lynxes', 'Lynxes')
     """
 
     name: str
@@ -135,12 +140,22 @@ def plural(word: str) -> str:
 
 
 def animal(name: str) -> Trait:
-    """A built-in animal by name (one of `traits.ANIMALS`)."""
+    """A built-in animal by name (one of `traits.ANIMALS`).
+
+    Example:
+        >>> sm.animal("wolf").forms
+        ('wolf', 'Wolf', 'wolves', 'Wolves')
+    """
     return _built_in(name, ANIMALS, "animal")
 
 
 def tree(name: str) -> Trait:
-    """A built-in tree by name (one of `traits.TREES`)."""
+    """A built-in tree by name (one of `traits.TREES`).
+
+    Example:
+        >>> len(sm.tree("oak").questions)
+        50
+    """
     return _built_in(name, TREES, "tree")
 
 

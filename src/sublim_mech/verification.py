@@ -109,6 +109,10 @@ def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
 
     Returns:
         A table of checks; `.passed` says whether all hold.
+
+    Example:
+        >>> sm.verify(pair).passed
+        True
     """
     setting = _setting(pair, seed)
     checks = [*_parity(pair, setting.tolerance)]
