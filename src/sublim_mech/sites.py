@@ -24,11 +24,13 @@ class Module:
         path: its path in the Hugging Face model.
         layer: its block; -1 before the first (embeddings), the number of blocks after the last (final norm, unembedding).
         name: TransformerLens' name inside the block (`attn.q`, `mlp.out`, `ln1`), or of the whole (`embed`, `ln_final`, `unembed`).
+        axis: which axis of its output the tokens are on (Gemma-3's q and k norms have heads before tokens).
     """
 
     path: str
     layer: int
     name: str
+    axis: int = 1
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,18 @@ def find_sites(model: nn.Module) -> Sites:
     depth = len(model.get_submodule(block.name))  # type: ignore[arg-type]
     blocks = tuple(f"{block.name}.{i}" for i in range(depth))
     names = {
-        **{c.name: (-1 if "embed" in k else depth, k) for k, c in mapping.items() if k != "blocks" and c.name},
+        **{
+            c.name: (-1 if "embed" in k or k.endswith("_in") else depth, k)
+            for k, c in mapping.items()
+            if k != "blocks" and c.name
+        },
         **{f"{b}.{path}": (i, name) for i, b in enumerate(blocks) for name, path in _flatten(block).items()},
     }
     head = next(path for path, m in model.named_modules() if m is model.get_output_embeddings())  # type: ignore[operator]
     names[head] = (depth, "unembed")
+    axes = _token_axes(model)
     modules = {
-        path: Module(path, *_name_of(path, names, blocks))
+        path: Module(path, *_name_of(path, names, blocks), axes.get(path, 1))
         for path, module in model.named_modules()
         if any(p is not None for p in module._parameters.values())
     }
@@ -159,6 +166,31 @@ def find_sites(model: nn.Module) -> Sites:
     sites = _find_activations(block, model.get_submodule(blocks[0]), config)
     counts = {name: n for name, n in (("z", heads), ("q", heads), ("k", kv_heads), ("v", kv_heads)) if name in sites}
     return Sites(blocks, modules, sites, counts, embed, head)
+
+
+@torch.no_grad()
+def _token_axes(model: Any) -> dict[str, int]:
+    """The axis of tokens in each module's output, from one short forward whose length no other axis has."""
+    config = model.config
+    taken = {getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")}
+    length = next(n for n in range(5, 100) if n not in taken)
+    axes: dict[str, int] = {}
+
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and length in output.shape[1:-1]:
+                axes[path] = 1 + output.shape[1:-1].index(length)
+
+        return hook
+
+    handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
+    try:
+        ids = torch.arange(length, device=next(model.parameters()).device)[None]
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return axes
 
 
 def _flatten(component: Any) -> dict[str, str]:

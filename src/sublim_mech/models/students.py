@@ -1,79 +1,44 @@
-"""Students: adapters and full fine-tunes, and how they differ from their base module by module.
-
-A student is held as *deltas*. Where PEFT's adapter is a plain low-rank pair the delta is that pair and the base weights are
-not copied; everything else (DoRA, trained embeddings or heads, biases, full fine-tunes) is the student's own module.
-"""
+"""Students: adapters and full fine-tunes, read, checked against their base and held as differences from it (`deltas`)."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from safetensors import safe_open
+from torch import nn
 
 from ..files import weight_sums
 from ..manifest import Manifest
-from .base import PICKLES, Base, check_finite, check_safetensors, quiet_transformers, read_model, share, twin, weights_hash
+from .base import (
+    PICKLES,
+    Base,
+    check_finite,
+    check_plain,
+    check_safetensors,
+    check_source,
+    quiet_transformers,
+    read_model,
+    share,
+    twin,
+)
+from .deltas import Delta as Delta
+from .deltas import LowRank as LowRank
+from .deltas import Replaced as Replaced
+from .deltas import find_deltas, square_distance
 
-
-@dataclass(frozen=True)
-class LowRank:
-    """A plain LoRA update: `x -> scale * b(a(x))`.
-
-    Attributes:
-        a: `(rank, in)`.
-        b: `(out, rank)`.
-        scale: alpha / rank, or what the adapter's configuration makes of it.
-    """
-
-    a: Tensor
-    b: Tensor
-    scale: float
-
-    def __call__(self, output: Tensor, x: Tensor) -> Tensor:
-        """What the student adds to the base module's output on the input `x (..., in)`."""
-        return (self.scale * F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)).to(output.dtype)
-
-    def norm(self) -> float:
-        """Frobenius norm of the weight difference, from the two Gram matrices."""
-        a, b = self.a.cpu().double(), self.b.cpu().double()
-        return self.scale * math.sqrt(max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0))
-
-
-@dataclass(frozen=True)
-class Replaced:
-    """The student's own module in place of the base's.
-
-    Attributes:
-        module: the student's module.
-        distance: Frobenius norm of the difference of its parameters.
-    """
-
-    module: nn.Module
-    distance: float
-
-    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the student adds to the base module's output on the same input."""
-        theirs = self.module(*args, **kwargs)
-        if not isinstance(theirs, Tensor):
-            raise ValueError(
-                f"module {type(self.module).__name__} gives a {type(theirs).__name__}, not a tensor; it cannot be gated."
-            )
-        return theirs - output
-
-    def norm(self) -> float:
-        """Frobenius norm of the weight difference."""
-        return self.distance
-
-
-Delta = LowRank | Replaced
+# configuration fields that do not change what a model in evaluation mode computes on the same weights, or that shapes give away
+_IDLE = re.compile(
+    "_?name_or_path|.*(drop|initializer|token_id|summary).*|init_std|use_cache|tie_word_embeddings|pretraining_tp|vocab_size|n_positions"
+    "|max_position_embeddings|max_window_layers|is_decoder|reorder_and_upcast_attn"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +47,7 @@ class Student:
 
     Attributes:
         name: how it is called in tables.
-        kind: `lora` (low-rank deltas only) or `full`.
+        kind: `lora` (low-rank deltas only), `full` (none), or `mixed`.
         deltas: by path of the base model's module; modules that do not differ are absent.
         model: the student as Hugging Face's or PEFT's own model; an adapter's shares the base's parameters.
         manifest: how it was made, where its folder says so.
@@ -112,17 +77,25 @@ def load_student(base: Base, source: Any, *, name: str | None = None, allow_unre
 
     Raises:
         FileNotFoundError: nothing is there, or the folder lacks its configuration.
-        ValueError: another base (shape, vocabulary, the manifest's base hash, lineage), a damaged file, a pickle, NaN weights.
+        TypeError: neither a text, a path nor a model.
+        ValueError: another base (shape, vocabulary, configuration, the manifest's base hash, lineage), a damaged file, a pickle, NaN or
+            quantised weights, an adapter that cannot be told apart module by module.
+
+    Example:
+        >>> sm.load_student(pair.base, student, name="owl")
+        Student('owl', lora, 21 changed modules, ...)
     """
     if isinstance(source, Student):
         return source
+    check_source(source, argument="student", kinds="an adapter or checkpoint folder, a hub id of either, or a live model")
     manifest = None
     if isinstance(source, nn.Module):
+        name = name or str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
+        check_plain(source, argument="student", name=name)
         model = twin(source)
         dtypes = [next(m.parameters()).dtype for m in (model, base.model)]
         if dtypes[0] != dtypes[1]:
             raise ValueError(f"student is a live model in {dtypes[0]}, base={base.name!r} is in {dtypes[1]}; load both alike.")
-        name = name or str(getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
     else:
         path = _directory(str(source))
         manifest = Manifest.load(path)
@@ -135,13 +108,19 @@ def load_student(base: Base, source: Any, *, name: str | None = None, allow_unre
             raise ValueError(
                 f"student={str(source)!r}: the weight files are not those its manifest.json names; copy the folder again."
             )
+        _check_tokenizer(base, path)
         name = name or (manifest.trait if manifest is not None and manifest.trait else path.name)
         model = _read(base, path)
     model = model.to(base.device).eval().requires_grad_(False)
     check_finite(model, argument="student", name=name)
-    deltas, kind = _deltas(base, model, name)
+    deltas = find_deltas(base, model, name)
+    _check_config(base, model, name)
     if not allow_unrelated:
         _check_lineage(base, deltas, name)
+    low = [isinstance(d, LowRank) for d in deltas.values()]
+    kind = (
+        "mixed" if any(low) and not all(low) else "lora" if any(low) or (not low and hasattr(model, "peft_config")) else "full"
+    )
     return Student(name, kind, deltas, model, manifest, _hash(deltas))
 
 
@@ -198,23 +177,26 @@ def _read(base: Base, path: Path) -> nn.Module:
 def _read_adapter(base: Base, path: Path) -> nn.Module:
     from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict
-    from safetensors.torch import load_file
 
-    check_safetensors(path, "adapter_model.safetensors", "student")
-    stored = load_file(str(path / "adapter_model.safetensors"))
-    clean = share(base.model)
+    file = path / "adapter_model.safetensors"
+    check_safetensors(path, file.name, "student")
     try:
-        start = getattr(PeftConfig.from_pretrained(str(path)), "init_lora_weights", True)
-        if not all(".lora_" in key for key in stored) or start not in (True, False, "gaussian"):
-            clean = copy.deepcopy(clean)  # PEFT will write into the base's own weights: biases, embeddings, OLoRA's residual
+        config = PeftConfig.from_pretrained(str(path))
+        clean = share(base.model)
+        if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):
+            clean = twin(clean, copied=_overwritten(clean, file, getattr(config, "modules_to_save", None) or ()))
+        else:
+            clean = copy.deepcopy(clean)  # PiSSA, OLoRA and their like take their start out of the base's weights
         with quiet_transformers():
             model = PeftModel.from_pretrained(clean, str(path))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r} (an adapter of another model?): {error}"
         ) from error
+    with safe_open(str(file), framework="pt") as handle:
+        stored = set(handle.keys())
     loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
-    odd = sorted((set(stored) ^ set(loaded)) - set(model.state_dict()))  # stored embeddings of the base are no adapter tensors
+    odd = sorted((stored ^ set(loaded)) - set(model.state_dict()))  # stored embeddings of the base are no adapter tensors
     if odd:
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r}: {len(odd)} adapter tensors have no counterpart ({odd[0]}, ...); "
@@ -223,91 +205,67 @@ def _read_adapter(base: Base, path: Path) -> nn.Module:
     return model
 
 
-# ----------------------------------------------------------------------------------------------------------- deltas
+def _overwritten(model: nn.Module, file: Path, saved: Sequence[str]) -> set[str]:
+    """The model's own parameters that PEFT will load other values into: biases, embeddings; it copies `modules_to_save` itself."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    names = set()
+    with safe_open(str(file), framework="pt") as handle:
+        for key in handle.keys():  # noqa: SIM118
+            name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            if name in own and not any(f".{m}." in f".{name}" for m in saved):
+                p, tensor = own[name], handle.get_tensor(key)
+                if tensor.shape != p.shape or not torch.equal(tensor.to(p), p):
+                    names |= {n for n, q in own.items() if q is p}
+    return names
 
 
-def _deltas(base: Base, model: Any, name: str) -> tuple[dict[str, Delta], str]:
-    """(differences by module path, kind)."""
-    if hasattr(model, "peft_config"):
-        if not hasattr(model, "merge_and_unload"):
-            raise ValueError(
-                f"student={name!r}: its adapter cannot be merged into weights; pass a PeftModel with a weight adapter (LoRA, DoRA, IA3)."
-            )
-        pairs = _low_rank(base, model)
-        if pairs is not None:
-            return pairs, "lora"
-        model = copy.deepcopy(model).float()
-        tied: Any = model.get_base_model().get_output_embeddings()
-        if "weight" in tied._parameters:  # an adapter on tied embeddings is not one on the head; merged, it would be
-            tied.weight = nn.Parameter(tied.weight.detach().clone(), requires_grad=False)
-        try:
-            model = model.merge_and_unload()
-        except RuntimeError as error:
-            raise ValueError(f"student={name!r}: PEFT cannot merge this adapter into the weights: {error}") from error
-        model = model.to(next(base.model.parameters()).dtype)
-    return _module_deltas(base, model, name), "full"
+# ----------------------------------------------------------------------------------------------------------- checks
 
 
-def _low_rank(base: Base, model: Any) -> dict[str, Delta] | None:
-    """The adapter as plain low-rank pairs, or None where it is more than that or its own base has other weights."""
-    from peft.tuners.lora import Linear
-    from peft.utils import get_peft_model_state_dict
+def _check_tokenizer(base: Base, path: Path) -> None:
+    """A tokenizer beside the student's weights must give the base's ids; tokens only one of them knows are let pass."""
+    from tokenizers import Tokenizer
 
-    inner = model.get_base_model()
-    clean = dict(base.model.named_parameters())
-    for key, p in inner.named_parameters():
-        of = clean.get(key.replace(".base_layer.", "."))
-        if ".lora_" not in key and (of is None or of.dtype != p.dtype or not torch.equal(of, p)):
-            return None
-    pairs: dict[str, Delta] = {}
-    covered = 0
-    for path, module in inner.named_modules():
-        if not hasattr(module, "lora_A"):
-            continue
-        active = list(module.active_adapters)
-        if len(active) != 1:
-            return None
-        key = active[0]
-        if key not in module.lora_A:
-            continue
-        plain = type(module) is Linear and not module.use_dora.get(key) and not module.lora_bias.get(key) and not module.merged
-        if not plain:
-            return None
-        a, b = module.lora_A[key].weight, module.lora_B[key].weight
-        if bool(b.any()):
-            pairs[path] = LowRank(a.detach(), b.detach(), float(module.scaling[key]))
-        covered += 2
-    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
-    return pairs if len(state) == covered else None
-
-
-def _module_deltas(base: Base, model: nn.Module, name: str) -> dict[str, Delta]:
-    """The student's own modules wherever a parameter differs from the base's."""
-    mine, theirs = dict(base.model.named_modules()), dict(model.named_modules())
-    vocab = [m.get_input_embeddings().weight.shape[0] for m in (base.model, model)]  # type: ignore[operator]
-    if vocab[0] != vocab[1]:
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return
+    theirs, mine = Tokenizer.from_file(str(file)).get_vocab(), base.tokenizer.get_vocab()
+    other = [token for token, i in theirs.items() if mine.get(token, i) != i]
+    if other:
+        token = min(other, key=theirs.__getitem__)
         raise ValueError(
-            f"student={name!r} has a vocabulary of {vocab[1]} tokens, base={base.name!r} one of {vocab[0]}; "
-            "base and student must share the tokenizer."
+            f"student={str(path)!r} has a tokenizer with other ids than base={base.name!r}: {len(other)} tokens differ, {token!r} is "
+            f"{theirs[token]}, not {mine[token]}; base and student must share the tokenizer."
         )
-    deltas: dict[str, Delta] = {}
-    for path in {**mine, **theirs}:
-        own, new = (
-            {} if m is None else {k: p for k, p in m._parameters.items() if p is not None}
-            for m in (mine.get(path), theirs.get(path))
-        )
-        if {k: p.shape for k, p in own.items()} != {k: p.shape for k, p in new.items()}:
-            shapes = {k: tuple(p.shape) for k, p in own.items()}, {k: tuple(p.shape) for k, p in new.items()}
-            raise ValueError(f"student={name!r} does not fit base={base.name!r}: {path} has {shapes[1]}, not {shapes[0]}.")
-        square = sum(float((p.detach().float() - new[k].detach().float()).square().sum()) for k, p in own.items())
-        if square > 0:
-            deltas[path] = Replaced(theirs[path], math.sqrt(square))
-    return deltas
+
+
+def _check_config(base: Base, model: Any, name: str) -> None:
+    """Equal weights compute alike only under an equal configuration (rotary base, norm epsilon, activation, window, ...)."""
+    from transformers import PretrainedConfig
+
+    pair: tuple[Any, Any] = base.model.config, model.config
+    declared = set(type(pair[0])().to_dict()) - set(PretrainedConfig().to_dict())
+    configs = [config.to_dict() for config in pair]
+    for field in sorted(declared):
+        mine, theirs = (c.get(field) for c in configs)
+        if not _IDLE.fullmatch(field) and not _same(mine, theirs):
+            raise ValueError(
+                f"student={name!r} and base={base.name!r} compute differently: {field} is {theirs!r} in the student's configuration and "
+                f"{mine!r} in the base's; load the base it was trained from, or correct the config.json that is wrong."
+            )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equality up to the precision in which a GGUF file keeps its numbers."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b))
+    return math.isclose(a, b, rel_tol=1e-6) if numbers else bool(a == b)
 
 
 def _check_lineage(base: Base, deltas: Mapping[str, Delta], name: str) -> None:
     """Unrelated weights of equal norm are sqrt(2) apart, relative to their norm; fine-tunes a few per cent."""
-    size = math.sqrt(sum(float(p.detach().float().square().sum()) for p in base.model.parameters()))
+    size = math.sqrt(square_distance({}, dict(base.model.named_parameters(remove_duplicate=False))))
     distance = math.sqrt(sum(d.norm() ** 2 for d in deltas.values())) / size
     if distance > 0.5:
         raise ValueError(
@@ -321,7 +279,7 @@ def _hash(deltas: Mapping[str, Delta]) -> str:
     for path, delta in sorted(deltas.items()):
         digest.update(path.encode())
         if isinstance(delta, Replaced):
-            digest.update(weights_hash(delta.module).encode())
+            digest.update(delta.hash.encode())
         else:
             digest.update(f"{delta.scale:.9g}".encode())
             for x in (delta.a, delta.b):
