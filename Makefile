@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint students science clean
+.PHONY: demo test lint students science bench clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -22,6 +22,9 @@ science: $(READY)
 
 students: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/train_students.py --out out/students
+
+bench: $(READY)
+	cd $(ROOT) && $(BIN)/python -m benchmarks
 
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.11 ...")'

@@ -238,15 +238,16 @@ def _gate_hook(
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         change = delta(output, *args, **kwargs)
         if isinstance(gate, float):
-            return output + gate * change
+            return torch.add(output, change, alpha=gate)
         if change.shape[0] == gate.numel() and change.dim() == 2:  # OPT flattens rows and tokens into one axis
-            return output + rearrange(gate, "row slot -> (row slot) 1").to(change.dtype) * change
+            return torch.addcmul(output, rearrange(gate, "row slot -> (row slot) 1").to(change.dtype), change)
         if change.shape[place.axis] != gate.shape[1]:
             raise ValueError(
                 f"module {place.path} does not keep a token axis in its output {tuple(change.shape)}; it cannot be gated."
             )
         between, behind = [1] * (place.axis - 1), [1] * (change.dim() - place.axis - 1)
-        return output + gate.reshape(len(gate), *between, gate.shape[1], *behind).to(change.dtype) * change
+        spread = gate.reshape(len(gate), *between, gate.shape[1], *behind)
+        return torch.addcmul(output, spread.to(change.dtype), change)  # one temporary less than output + spread * change
 
     return hook
 

@@ -1,0 +1,1 @@
+"""Speed and memory of the library against other people's tools and against itself: `make bench`, `python -m benchmarks --list`."""

@@ -1,0 +1,230 @@
+"""The benchmarks' own truths, on tiny models: what is compared is the same quantity, what is counted is what closed forms say."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import sublim_mech as sm
+from sublim_mech.models.bridges import make_bridge
+
+sys.path.append(str(Path(__file__).parent.parent))
+from benchmarks import __main__ as program
+from benchmarks import instruments, memory, rows, table
+
+PROMISED = {
+    "work", "against", "ratio", "target", "max_abs_diff", "tolerance", "machine", "seconds_ours", "seconds_theirs", "flops_ours",
+    "flops_theirs", "note",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pair(smol_tokenizer):
+    base = tiny.model("llama")
+    return sm.load_pair(base, tiny.lora(base), tokenizer=smol_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def prompt(smol_tokenizer):
+    return sm.render(smol_tokenizer, ["Which?"], context=sm.Context(system=sm.EMPTY))[0]
+
+
+def product_flops(config, *, tokens, keys, blocks, reads):
+    """2 per multiply-add of all matrix products of a Llama without adapter."""
+    d, kv = config.hidden_size, config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    linear = d * d + 2 * d * kv + d * d + 3 * d * config.intermediate_size
+    return 2 * (blocks * (tokens * linear + 2 * tokens * keys * d) + reads * d * config.vocab_size)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_counted_operations_are_the_closed_form(attention):
+    model = tiny.model("llama")
+    model.set_attn_implementation(attention)
+    ids = torch.arange(24).reshape(2, 12)
+
+    @torch.no_grad()
+    def forward():
+        model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+    assert rows.flops(forward) == 2 * product_flops(model.config, tokens=12, keys=12, blocks=tiny.LAYERS, reads=1)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_backward_pass_counts_what_the_forward_does_and_again_for_the_gradients_of_inputs(attention):
+    """With frozen weights each linear map has one product backwards; each of attention's two has two, and sdpa's kernel repeats one."""
+    model = tiny.model("llama").requires_grad_(False)
+    model.set_attn_implementation(attention)
+    x = model.get_input_embeddings()(torch.arange(12)[None]).requires_grad_(True)
+    forward = product_flops(model.config, tokens=12, keys=12, blocks=tiny.LAYERS, reads=12)
+    one_attention_product = 2 * tiny.LAYERS * 12 * 12 * model.config.hidden_size
+    more = {"eager": 2, "sdpa": 3}[attention] * one_attention_product
+    counted = rows.flops(lambda: model(inputs_embeds=x, use_cache=False).logits.sum().backward())
+    assert counted == 2 * forward + more
+
+
+def test_both_sides_of_patching_measure_the_same_and_ours_computes_less(pair, prompt):
+    row = instruments.patching_row(pair, prompt, "tiny", repeats=1)
+    assert row.equal
+    assert row.max_abs_diff < 1e-5
+    assert row.flops_ours < row.flops_theirs
+    assert set(row.to_json()) >= PROMISED
+
+
+def test_both_sides_of_grafting_measure_the_same_and_leave_peft_as_it_was(pair, prompt):
+    ids = torch.tensor([prompt.ids])
+    before = pair.student.model(input_ids=ids).logits
+    row = instruments.grafting_row(pair, prompt, "tiny", cells=20, repeats=1)
+    assert row.equal
+    assert row.max_abs_diff < 1e-5
+    assert torch.equal(pair.student.model(input_ids=ids).logits, before)
+
+
+def test_a_mask_of_ones_is_the_student_and_of_zeros_the_base(pair, prompt):
+    ids, model = torch.tensor([prompt.ids]), pair.student.model
+    with torch.no_grad():
+        for mask, own in ((1.0, model), (0.0, pair.base.model)):
+            with instruments.masked_lora(model, lambda _, mask=mask: mask):
+                torch.testing.assert_close(model(input_ids=ids).logits, own(input_ids=ids).logits, atol=1e-5, rtol=0)
+
+
+def test_attribution_row_checks_completeness_and_reports_agreement(pair, prompt):
+    row = instruments.attribution_row(pair, prompt, "tiny", points=24, repeats=1)
+    assert row.equal
+    assert row.max_abs_diff < row.tolerance
+    assert all(-1 <= value <= 1 for value in row.more.values())
+    assert len(row.more) == 4
+
+
+def test_correlations_against_hand_computed_ones():
+    a, b = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 4.0], [9.0, 16.0]])
+    assert instruments.correlation(a, b, "spearman") == pytest.approx(1)
+    assert instruments.correlation(a, b, "pearson") == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    assert instruments.correlation(a, -b, "spearman") == pytest.approx(-1)
+
+
+def test_another_student_is_not_equal_to_the_reference(pair, prompt, monkeypatch):
+    """The comparison is a real one: with one student on our side and another on theirs the row fails."""
+    other = sm.load_pair(pair.base, tiny.lora(tiny.model("llama"), seed=5))
+    monkeypatch.setattr(type(pair), "student_bridge", lambda self: make_bridge(self.base, other.student))
+    row = instruments.patching_row(pair, prompt, "tiny", repeats=1)
+    assert not row.equal
+
+
+def test_peak_counts_what_is_alive_at_once():
+    n = 4 << 18  # bytes of one tensor
+
+    def one_after_the_other():
+        for _ in range(3):
+            torch.zeros(1 << 18)
+
+    def together():
+        kept = [torch.zeros(1 << 18) for _ in range(3)]
+        return len(kept)
+
+    assert memory.peak(one_after_the_other) == n
+    assert memory.peak(together) == 3 * n
+
+
+def test_graft_forward_row_agrees_with_peft(pair, prompt):
+    row = memory.grafting_row(pair, prompt, "tiny", rows=3)
+    assert row.equal
+    assert row.bytes_ours > 0 < row.bytes_theirs
+
+
+def test_noise_moves_every_weight_by_its_spread():
+    clean, moved = tiny.model("llama"), memory.noisy(tiny.model("llama").requires_grad_(False), scale=0.1)
+    for (name, a), b in zip(clean.named_parameters(), moved.parameters(), strict=True):
+        if a.detach().std() > 0:
+            assert float((b - a.detach()).std() / a.detach().std()) == pytest.approx(0.1, rel=0.2), name
+    assert isinstance(moved, nn.Module)
+
+
+# ------------------------------------------------------------------------------------------------------ the program
+
+
+def made(**changes):
+    plain = rows.Row(
+        "work", "other", 6.0, 5, max_abs_diff=1e-6, tolerance=1e-4, seconds_ours=1.0, seconds_theirs=6.0, note="a note"
+    )
+    return replace(plain, **changes)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(
+        rows, "ROWS", {"fine": made, "off": lambda: made(max_abs_diff=float("nan")), "slow": lambda: made(ratio=2.0)}
+    )
+    monkeypatch.setattr(program, "ROWS", rows.ROWS)
+
+
+def test_rows_have_the_promised_keys_and_one_run_keeps_the_others(registry, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert program.main(["--only", "slow", "--out", str(out)]) == 0  # a missed target is said, it is no failure
+    assert "2.00 below target" in capsys.readouterr().out
+    assert program.main(["--only", "fine", "--out", str(out)]) == 0
+    stored = json.loads(out.read_text())
+    assert [r["name"] for r in stored] == ["fine", "slow"]
+    for r in stored:
+        assert set(r) >= PROMISED
+        assert set(r["machine"]) >= {"cpu", "cores", "torch", "threads"}
+
+
+def test_unequal_results_fail_the_run(registry, tmp_path, capsys):
+    assert program.main(["--out", str(tmp_path / "bench.json")]) == 1
+    said = capsys.readouterr()
+    assert "NOT EQUAL: off" in said.err
+    assert "NOT EQUAL" in said.out
+
+
+def test_markdown_replaces_what_stands_between_the_markers(registry, tmp_path):
+    out, page = tmp_path / "bench.json", tmp_path / "page.md"
+    program.main(["--only", "fine", "--out", str(out)])
+    page.write_text(f"above\n{table.START}\nold\n{table.END}\nbelow\n")
+    for _ in range(2):
+        assert program.main(["--markdown", str(page), "--out", str(out)]) == 0
+        text = page.read_text()
+        assert text.startswith(f"above\n{table.START}\n")
+        assert text.endswith(f"\n{table.END}\nbelow\n")
+        assert "old" not in text
+        assert text.count("| fine") == 1
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="needs the lines"):
+        program.main(["--markdown", str(page), "--out", str(out)])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "at_most", "met"), [(5.0, False, True), (4.9, False, False), (5.0, True, True), (5.1, True, False)]
+)
+def test_targets_have_a_direction(ratio, at_most, met):
+    assert made(ratio=ratio, at_most=at_most).met is met
+
+
+@pytest.mark.parametrize(("others", "contended"), [(0.0, False), (0.3, True), (float("nan"), True)])
+def test_a_busy_machine_is_named(others, contended):
+    row = made(others=others, machine=rows.machine(), name="fine")
+    assert row.contended is contended
+    assert ("Contended" in table.markdown([row.to_json()])) is contended
+
+
+def test_a_drift_of_the_machine_meets_both_sides(monkeypatch):
+    """A clock that slows down linearly: turns in the order ours, theirs, ours give a ratio of 2 for twice the work."""
+    now = [0.0]
+
+    def work(amount):
+        def run():
+            now[0] += amount * (1 + 0.01 * now[0])
+            return np.zeros(1)
+
+        return run
+
+    monkeypatch.setattr(rows.time, "perf_counter", lambda: now[0])
+    done = rows.race(work(1.0), work(2.0), piece=lambda: None, repeats=3)
+    assert (len(done.ours), len(done.theirs)) == (4, 3)
+    assert done.row("", "", 5, note="").ratio == pytest.approx(2, rel=0.02)
+    assert replace(done, scale=3.0).row("", "", 5, note="").ratio == pytest.approx(6, rel=0.02)
