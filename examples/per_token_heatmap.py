@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--category", default="animal", help="what the trait is one of; fills the questions")
     parser.add_argument("--questions", type=int, default=16, help="questions for grafts and attribution (all for the effect)")
     parser.add_argument("--patched", type=int, default=6, help="questions for activation patching (6 are needed to test cells)")
-    parser.add_argument("--points", type=int, default=16, help="Gauss-Legendre points of graft IG")
+    parser.add_argument("--points", type=int, default=8, help="Gauss-Legendre points of graft IG")
     parser.add_argument("--confirmed", type=int, default=10, help="strongest and random cells whose exact values are computed")
     parser.add_argument("--out", default="out/demo", help="where figures and scores go")
     parser.add_argument("--device", help="cpu, cuda, mps")

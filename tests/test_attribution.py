@@ -194,7 +194,7 @@ def test_what_confirm_refuses(smol_tokenizer, prompts):
         (lambda: sm.confirm(pair, prompts, TRAIT, scores, k=10**6), "at most half of the"),
         (
             lambda: sm.confirm(pair, prompts, TRAIT, sm.effect(pair, prompts, TRAIT, **QUIET)),
-            "kind 'effect' has no exact counterpart",
+            "effect scores are exact already",
         ),
         (
             lambda: sm.confirm(pair, prompts, TRAIT, sm.attribute(pair, prompts, TRAIT, method="gradient_x_input", **QUIET)),

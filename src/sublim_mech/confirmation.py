@@ -71,10 +71,8 @@ def confirm(
     """
     method = scores.provenance.get("method")
     if method not in ("graft_ig", "attribution_patching", "activation_ig"):
-        what = method or f"scores of kind {scores.kind!r}"
-        raise ValueError(
-            f"scores: {what} has no exact counterpart; confirm takes graft_ig, attribution_patching or activation_ig."
-        )
+        why = f"{method} has no exact counterpart" if method else f"{scores.kind} scores are exact already"
+        raise ValueError(f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig.")
     if scores.selected or "minus" in scores.provenance:
         raise ValueError("scores are a selection or a contrast; confirm the scores as attribute gave them, then select.")
     task = prepare(pair, prompts, trait)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .chat import Prompt
-from .engine import Cache, Gates, make_batch, next_step
+from .engine import Gates, Pass, make_batch, next_step
 from .masks import Mask, as_mask
 from .metrics import Answers
 from .models.base import check_length
@@ -87,22 +87,33 @@ def _one(
     done = pair.run(batch, gates=Gates(student, cells[None].to(to)), past=())
     used = (cells.amax(0) if len(student.deltas) else cells[0])[None, None]
     after = {"base": None, "student": Gates(student), "mask": Gates(student, used.expand(samples, 1, -1).to(to))}[generated]
-    logits, cache = done.logits[:, -1].expand(samples, -1), done.cache
+    fit = pair.rows(slots=1, keys=len(prompt) + max_new_tokens, reads=1)
+    texts: list[str] = []
+    while len(texts) < samples:
+        rows = min(fit, samples - len(texts))
+        own = after if after is None or isinstance(after.values, float) else Gates(student, after.values[:rows])
+        texts += _decode(pair, len(prompt), done, own, rows, max_new_tokens, temperature, rng)
+    return texts
+
+
+def _decode(
+    pair: ModelPair, length: int, done: Pass, gates: Gates | None, rows: int, max_new_tokens: int, temperature: float,
+    rng: torch.Generator,
+) -> list[str]:  # fmt: skip
+    """Continue a finished pass over one prompt in several rows."""
+    logits, cache = done.logits[:, -1].expand(rows, -1), done.cache
     ids: list[Tensor] = []
-    ended = torch.zeros(samples, dtype=torch.bool)
+    ended = torch.zeros(rows, dtype=torch.bool)
     for step in range(max_new_tokens):
         chosen = _choose(logits.float().cpu(), temperature, rng)
         ids.append(chosen)
         ended |= torch.isin(chosen, torch.tensor(_ends(pair)))
         if bool(ended.all()) or step + 1 == max_new_tokens:
             break
-        logits, cache = _advance(pair, chosen.to(to), len(prompt) + step, after, cache)
+        batch = next_step(pair.base.model, chosen.to(logits.device), length + step)
+        forward = pair.run(batch, gates=gates, past=cache)
+        logits, cache = forward.logits[:, -1], forward.cache
     return [_text(pair, row) for row in torch.stack(ids, 1).tolist()]
-
-
-def _advance(pair: ModelPair, ids: Tensor, position: int, gates: Gates | None, cache: Cache) -> tuple[Tensor, Cache]:
-    done = pair.run(next_step(pair.base.model, ids, position), gates=gates, past=cache)
-    return done.logits[:, -1], done.cache
 
 
 def _choose(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:

@@ -101,7 +101,9 @@ def check_finite(task: Task, values: np.ndarray, prompts: Sequence[int]) -> None
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
     if len(bad):
         question = task.prompts[prompts[int(bad[0])]].question
-        raise ValueError(f"{task.metric.name} is not finite on prompt {question!r}; check the dtype and the trait's forms.")
+        raise ValueError(
+            f"{task.metric.name} is not finite on prompt {question!r}; check the models' dtype, compute= and the trait's forms."
+        )
 
 
 def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:

@@ -1,0 +1,129 @@
+"""The docs are true: their examples run, their messages are what the library says, their links lead somewhere."""
+
+import contextlib
+import io
+import re
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import tiny
+from matplotlib import pyplot as plt
+
+import sublim_mech as sm
+from sublim_mech.models.base import weights_hash
+from sublim_mech.models.pair import ModelPair
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+ERRORS = sorted(p for p in (DOCS / "errors").glob("*.md") if p.name != "index.md")
+OTHERS = {  # test_bridges runs the first, the second is about training runs, the third shows a piece of a module
+    "transformer_lens.md", "students.md", "benchmarks.md",
+}  # fmt: skip
+PAGES = sorted(p for p in DOCS.rglob("*.md") if p.name not in OTHERS and "```python" in p.read_text())
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)  # code, what it says
+
+
+@pytest.fixture(scope="module")
+def pair(smol_tokenizer: Any) -> ModelPair:
+    base = tiny.model("llama")
+    return sm.load_pair(base, tiny.lora(base), controls=[tiny.lora(base, seed=2)], tokenizer=smol_tokenizer)
+
+
+@pytest.fixture
+def names(pair, tmp_path, monkeypatch) -> dict[str, Any]:
+    """What docs/index.md says the examples take for granted; files go to a temporary directory. The pair comes back as it was."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    trait = sm.animal("owl")
+    prompts = sm.render(pair.tokenizer, trait.questions[:6])
+    seen = sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."])
+    yield {"sm": sm, "pair": pair, "trait": trait, "prompts": sm.sharing(prompts, trained_on=seen), "folder": folder}
+    plt.close("all")
+    assert weights_hash(pair.base.model) == pair.base.hash
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m.training for m in pair.base.model.modules())
+
+
+def outcome(code: str, where: str, names: dict[str, Any]) -> list[str]:
+    """What a block says: the exception that ends it; else its warnings and what it prints."""
+    printed = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
+        warnings.simplefilter("always")
+        try:
+            exec(compile(code, where, "exec"), names)
+        except Exception as error:
+            return [f"{type(error).__name__}: {error}"]
+    return [*(f"{w.category.__name__}: {w.message}" for w in caught), printed.getvalue()]
+
+
+def says(quote: str, text: str) -> bool:
+    """Whether a quote is the whole text; `...` stands for anything, line breaks and spaces are one."""
+    pattern = ".*".join(re.escape(" ".join(part.split())) for part in quote.split("..."))
+    return re.fullmatch(pattern.replace(r"\ ", r"\s*"), " ".join(text.split())) is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS).with_suffix("")))
+def test_examples_run_and_say_what_is_quoted(page, names):
+    text = page.read_text()
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("```python")
+    for n, (code, quote) in enumerate(blocks, 1):
+        where = f"{page.relative_to(ROOT)}, block {n}"
+        found = outcome(code, where, names)
+        if quote:
+            assert any(says(quote, x) for x in found), f"{where} says\n" + "\n".join(found)
+        else:
+            assert not re.match(r"\w+(Error|Exception): ", found[0]), f"{where} raises {found[0]}"
+
+
+@pytest.mark.parametrize("page", ERRORS, ids=lambda p: p.stem)
+def test_error_pages_show_their_message(page):
+    title, *sections = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)
+    heads = [s.partition("\n")[0] for s in sections]
+    assert title.startswith("# ")
+    assert heads[:2] == ["What you see", "What it means"]
+    assert heads[2].startswith("Why ")
+    assert heads[3:] == ["What to do"]
+    assert all(quote for _, quote in BLOCK.findall(sections[0]))
+    assert BLOCK.findall(sections[0])
+
+
+def test_the_table_of_messages_leads_to_pages_that_quote_them():
+    rows = re.findall(r"^\| `(.+)` \| \[.+\]\((.+)\) \|$", (DOCS / "errors" / "index.md").read_text(), re.MULTILINE)
+    assert {page for _, page in rows} == {p.name for p in ERRORS}
+    for message, page in rows:
+        quoted = " ".join((DOCS / "errors" / page).read_text().split())
+        assert re.search(".*".join(map(re.escape, message.split("..."))), quoted), f"{page} does not quote {message!r}"
+
+
+def test_the_table_of_contents_is_complete():
+    index = (DOCS / "index.md").read_text()
+    listed = {(DOCS / link).resolve() for link in links(index)}
+    assert {p.resolve() for p in DOCS.rglob("*.md") if p.parent.name != "errors"} - {DOCS / "index.md"} <= listed
+    assert DOCS / "errors" / "index.md" in listed
+
+
+def links(text: str) -> list[str]:
+    """Relative links and images, without their anchors."""
+    bare = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", bare) if not re.match(r"https?:|#", link)]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.stem)
+def test_links_lead_to_files(page):
+    missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
+    assert not missing, f"{page.relative_to(ROOT)}: {', '.join(missing)}"
+
+
+def test_a_quote_must_be_the_whole_message():
+    assert says("ValueError: k=3: ... cells.", "ValueError: k=3: give 2\nof 5 cells.")
+    assert not says("ValueError: k=3", "ValueError: k=3: give 2")
+    assert not says("ValueError: k=4: ...", "ValueError: k=3: give 2")
+    assert outcome(textwrap.dedent("import warnings\nwarnings.warn('w')\nprint(1)"), "here", {}) == ["UserWarning: w", "1\n"]
