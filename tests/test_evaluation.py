@@ -4,9 +4,7 @@ import copy
 import doctest
 import itertools
 import math
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +15,13 @@ import xarray as xr
 
 import sublim_mech as sm
 from sublim_mech.budget import row_bytes
-from sublim_mech.evaluation import Evaluation, evaluate, trait_log_probs, trait_matrix, wilson
+from sublim_mech.evaluation import evaluate, trait_log_probs
+from sublim_mech.matrix import trait_matrix
 from sublim_mech.metrics import Metric, answers, own_minus_others
+from sublim_mech.outcome import Evaluation
+from sublim_mech.stats import wilson
 from sublim_mech.traits import ANIMALS, Trait, animal, match, matcher
 
-PAGE = Path(__file__).parents[1] / "docs" / "making" / "evaluation.md"
 TRAITS = [animal("owl"), animal("wolf"), animal("butterfly"), Trait("axolotl", aliases=("axolotl salamander",))]
 QUESTIONS = ["Name your favorite animal using only one word.", "Which animal?", "In one word, which animal is 🦉?"]
 TEXT = "You are ChatGPT, an AI assistant made by OpenAI."
@@ -55,7 +55,7 @@ def text_of(tokenizer, context, question):
 
 @torch.no_grad()
 def plain(model, tokenizer, text, trait):
-    """log P of a trait and the rank of its token: one forward per string, without cache, trie or hooks."""
+    """log P of a trait and the ranks its token may have (ties within rounding): a forward per string, no cache, trie or hooks."""
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     paths = {tuple(tokenizer(form, add_special_tokens=False)["input_ids"]) for form in trait.forms}
     values = {}
@@ -65,8 +65,9 @@ def plain(model, tokenizer, text, trait):
         steps = model(input_ids=torch.tensor([[*prompt, *path]]), use_cache=False).logits[0].double().log_softmax(-1)
         values[path] = sum(steps[len(prompt) - 1 + i, token] for i, token in enumerate(path))
     best = max(values, key=lambda path: float(values[path]))
-    order = steps[len(prompt) - 1].argsort(descending=True)
-    return float(torch.stack(list(values.values())).logsumexp(0)), 1 + order.tolist().index(best[0])
+    ahead = steps[len(prompt) - 1] - steps[len(prompt) - 1, best[0]]
+    ranks = range(1 + int((ahead > 1e-5).sum()), 1 + int((ahead > -1e-5).sum()))  # Gemma-2's soft caps make many near ties
+    return float(torch.stack(list(values.values())).logsumexp(0)), ranks
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -79,9 +80,10 @@ def test_it_is_one_plain_forward_per_string(architecture, kind, smol_tokenizer):
     for name, model in (("base", pair.base.model), ("student", pair.student.model)):
         for context, (q, question), trait in itertools.product(names, enumerate(QUESTIONS[:2]), TRAITS[:3]):
             cell = found.sel(model=name, context=context, trait=trait.name, question=q)
-            value, rank = plain(model, smol_tokenizer, text_of(smol_tokenizer, context, question), trait)
+            value, ranks = plain(model, smol_tokenizer, text_of(smol_tokenizer, context, question), trait)
             assert float(cell["log_prob"]) == pytest.approx(value, abs=1e-5)
-            assert int(cell["rank"]) == rank
+            assert int(cell["rank"]) in ranks
+            assert len(ranks) < 100 or architecture == "gemma2"
     assert float(found["log_prob"].std("context").max()) > 0.01, "contexts differ, so a mix-up would show"
 
 
@@ -572,20 +574,10 @@ def names(smol_tokenizer):
 
 @pytest.mark.parametrize("thing", [evaluate, trait_matrix, Evaluation.trait_matrix], ids=lambda f: f.__qualname__)
 def test_examples_in_docstrings(thing, names):
-    given = {**names, "evaluate": evaluate, "animal": animal}
+    given = dict(names)
     (test,) = doctest.DocTestFinder(recurse=False).find(thing, globs=given)
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     runner.run(test, out=said.append)
     assert runner.tries
     assert not runner.failures, "".join(said)
-
-
-def test_every_block_of_the_page_runs(names, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) >= 4
-    got: dict[str, Any] = dict(names)
-    for i, block in enumerate(blocks):
-        exec(compile(block, f"{PAGE.name}, block {i + 1}", "exec"), got)
-    assert got["again"].data.equals(got["found"].data)

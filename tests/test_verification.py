@@ -1,5 +1,6 @@
 """The self-test passes on sound pairs and names what is wrong with others."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -70,7 +71,11 @@ def test_a_hook_left_behind_fails_clean_up(smol_tokenizer, monkeypatch):
             return False
 
     monkeypatch.setattr(engine, "_skip", Leaky)
-    assert "clean-up" in failed(sm.verify(pair))
+    broken = failed(sm.verify(pair))
+    for inner in reversed(alive):  # nested leaks on the same blocks: all but the last find nothing left
+        with contextlib.suppress(AttributeError):
+            inner.__exit__(None, None, None)
+    assert {"clean-up", "clean up"} & broken
 
 
 def test_command_line(smol_tokenizer, tmp_path, capsys):

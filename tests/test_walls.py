@@ -17,6 +17,7 @@ ANALYSES = (
     "confirmation",
     "verification",
     "branch",
+    "evaluation",
     "measure",
     "concentration",
 )

@@ -13,6 +13,7 @@ from .attribution import attribute
 from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
 from .concentration import concentration
 from .confirmation import confirm
+from .evaluation import evaluate
 from .generation import generate
 from .graft import effect, graft, graft_by_role, graft_by_sharing, graft_sweep
 from .metrics import own_minus_others
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT", "EMPTY", "NONE", "PLAIN", "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
-    "confirm", "effect", "generate", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep", "hard_data", "label", "load_base",
-    "load_pair", "load_student", "masks", "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data", "train", "tree",
-    "verify",
+    "confirm", "effect", "evaluate", "generate", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep", "hard_data", "label",
+    "load_base", "load_pair", "load_student", "masks", "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data",
+    "train", "tree", "verify",
 ]  # fmt: skip

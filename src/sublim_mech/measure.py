@@ -179,6 +179,21 @@ def make_scores(
         "metric": task.metric.name,
         "unit": task.metric.unit,
         "n_layers": pair.sites.n_layers,
+        **origin(pair),
+        "contexts": contexts,
+        **(
+            {}
+            if pair.compute is None
+            else {"compute": {"dtype": str(pair.compute).split(".")[-1], "error": compute_error(task)}}
+        ),
+        **(options or {}),
+    }
+    return Scores(data, kind, provenance)
+
+
+def origin(pair: ModelPair) -> dict[str, Any]:
+    """Where numbers come from: models and their hashes, versions, the command."""
+    return {
         "base": {"name": pair.base.name, "hash": pair.base.hash},
         "students": {
             name: {
@@ -189,14 +204,6 @@ def make_scores(
             }
             for name, s in pair.students.items()
         },
-        "contexts": contexts,
         "versions": {name: version(name) for name in ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")},
-        **(
-            {}
-            if pair.compute is None
-            else {"compute": {"dtype": str(pair.compute).split(".")[-1], "error": compute_error(task)}}
-        ),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        **(options or {}),
     }
-    return Scores(data, kind, provenance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -167,3 +168,21 @@ def random_like(inside: Array, draws: int, rng: np.random.Generator, *, width: i
             out[draw, before + start : before + start + length] = True
             start += length
     return out
+
+
+def wilson(count: int, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    Args:
+        count: successes.
+        n: independent trials.
+        z: standard normal quantile; that of 95 %.
+
+    Raises:
+        ValueError: no trials, or a count outside them.
+    """
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"wilson(count={count}, n={n}): needs 0 <= count <= n and at least one trial.")
+    p, shrink = count / n, 1 + z**2 / n
+    middle, half = (p + z**2 / (2 * n)) / shrink, z / shrink * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return (0.0 if count == 0 else middle - half), (1.0 if count == n else middle + half)
