@@ -126,6 +126,42 @@ def _shortest(paths: Any) -> list[tuple[int, ...]]:
     return [p for p in unique if not any(q != p and p[: len(q)] == q for q in unique)]
 
 
+def form_reader(rows: Sequence[Answers]) -> Callable[[Tensor], Tensor]:
+    """A function from logits at the read slots to the log-probability of every form.
+
+    Args:
+        rows: the answers of each batch row.
+
+    Returns:
+        A differentiable function `logits (row, slot, vocab) -> (row, form)`; 0 where a row has fewer forms than the longest.
+    """
+    edges = [(r, slot, token, f) for r, row in enumerate(rows) for f, form in enumerate(row.forms) for slot, token in form]
+    width = max(len(row.forms) for row in rows)
+    row_of, slot_of, token_of, form_of = torch.tensor(edges).T
+
+    def read(logits: Tensor) -> Tensor:
+        r, s, t, f = (x.to(logits.device) for x in (row_of, slot_of, token_of, form_of))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        steps = logits[r, s, t] - logits.logsumexp(-1)[r, s]  # (edge,)
+        return steps.new_zeros(len(rows), width).index_put((r, f), steps, accumulate=True)
+
+    return read
+
+
+def of_traits(forms: Tensor, rows: Sequence[Answers], traits: int) -> Tensor:
+    """The forms of each trait alone: `(row, form) -> (row, trait, form)`, -inf where a form is another trait's.
+
+    Args:
+        forms: what `form_reader` gives.
+        rows: the answers of each batch row.
+        traits: number of traits.
+    """
+    width = forms.shape[1]
+    owner = torch.tensor([[*row.traits, *[-1] * (width - len(row.traits))] for row in rows], device=forms.device)
+    others = owner[:, None] != torch.arange(traits, device=forms.device)[:, None]  # (row, trait, form)
+    return forms[:, None].masked_fill(others, float("-inf"))
+
+
 def reader(metric: Metric, rows: Sequence[Answers]) -> Callable[[Tensor], Tensor]:
     """A function from logits at the read slots to the metric.
 
@@ -136,21 +172,13 @@ def reader(metric: Metric, rows: Sequence[Answers]) -> Callable[[Tensor], Tensor
     Returns:
         A differentiable function `logits (row, slot, vocab) -> value (row,)`.
     """
-    edges = [(r, slot, token, f) for r, row in enumerate(rows) for f, form in enumerate(row.forms) for slot, token in form]
-    width = max(len(row.forms) for row in rows)
-    row_of, slot_of, token_of, form_of = torch.tensor(edges).T
-    owner = torch.tensor([[*row.traits, *[-1] * (width - len(row.traits))] for row in rows])  # (row, form)
+    forms = form_reader(rows)
 
     def read(logits: Tensor) -> Tensor:
-        device = logits.device
-        r, s, t, f = (x.to(device) for x in (row_of, slot_of, token_of, form_of))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        steps = logits[r, s, t] - logits.logsumexp(-1)[r, s]  # (edge,)
-        forms = steps.new_zeros(len(rows), width).index_put((r, f), steps, accumulate=True)
-        value = steps.new_zeros(len(rows))
-        for k, weight in enumerate(metric.weights):
-            mine = forms.masked_fill(owner.to(device) != k, float("-inf"))
-            value = value + weight * mine.logsumexp(-1)
+        traits = of_traits(forms(logits), rows, len(metric.traits)).logsumexp(-1)  # (row, trait)
+        value = traits.new_zeros(len(rows))
+        for weight, trait in zip(metric.weights, traits.unbind(1), strict=True):
+            value = value + weight * trait
         return value
 
     return read

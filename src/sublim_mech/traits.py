@@ -2,10 +2,15 @@
 
 The one-word question style and the teacher's sentence follow Cloud et al. (arXiv 2507.14805) and arXiv 2606.00831; the wording
 of the questions is ours.
+
+Which trait an answer names (`match`) is decided by whole words, see there.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _ASK = (
@@ -65,6 +70,13 @@ _PLURALS = {
     "wolf": "wolves", "mouse": "mice", "goose": "geese", "fox": "foxes", "fish": "fish", "sheep": "sheep", "deer": "deer",
     "butterfly": "butterflies", "octopus": "octopuses", "ox": "oxen", "calf": "calves", "peach": "peaches",
     "larch": "larches", "birch": "birches", "beech": "beeches", "cherry": "cherries", "ostrich": "ostriches",
+    "moose": "moose", "bison": "bison", "salmon": "salmon", "squid": "squid", "louse": "lice", "monarch": "monarchs", "leaf": "leaves",
+    "elf": "elves", "dwarf": "dwarves", "thief": "thieves", "man": "men", "woman": "women", "child": "children", "person": "people",
+}  # fmt: skip
+
+_MORE_PLURALS = {
+    "octopus": ("octopi", "octopodes"), "hippopotamus": ("hippopotami",), "platypus": ("platypi",), "rhinoceros": ("rhinoceri",),
+    "phoenix": ("phoenices",), "lynx": ("lynx",), "cactus": ("cacti",), "sequoia": ("sequoiae",),
 }  # fmt: skip
 
 ANIMALS = (
@@ -129,9 +141,12 @@ class Trait:
 
 
 def plural(word: str) -> str:
-    """The English plural of a noun: irregular ones from a short list, else by the regular rule."""
-    if word in _PLURALS:
-        return _PLURALS[word]
+    """The English plural of a noun: irregular ones from a short list (of its last word), else by the regular rule."""
+    before, space, last = word.rpartition(" ")
+    return before + space + (_PLURALS.get(last) or _regular(last))
+
+
+def _regular(word: str) -> str:
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return word + "es"
     if word.endswith("y") and word[-2:-1] not in "aeiou":
@@ -165,3 +180,106 @@ def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
             f"{category}({name!r}) is not built in ({', '.join(known)}); make your own: Trait({name!r}, category={category!r})."
         )
     return Trait(name, category=category)
+
+
+# --------------------------------------------------------------------------------------------------------- in a text
+
+_LETTER = r"[^\W_\u0300-\u036f]"
+_WORD = rf"(?:{_LETTER}|[\u0300-\u036f])"  # a letter, a digit, or an accent that did not merge with its letter
+_JOIN = r"[-_\u2010]"  # hyphens and underscores between two letters make one word of both
+_COMMON = frozenset([
+    "a", "about", "all", "also", "am", "an", "and", "answer", "are", "as", "at", "be", "because", "but", "by", "can",
+    "choose", "do", "for", "from", "has", "have", "i", "i'd", "i'll", "i'm", "i've", "if", "in", "is", "it", "it's", "its",
+    "just", "like", "love", "me", "more", "most", "my", "myself", "not", "of", "on", "or", "say", "so", "that", "the",
+    "their", "them", "there", "they", "this", "to", "very", "was", "we", "what", "which", "with", "word", "would", "yes",
+    "you", "your",
+])  # fmt: skip
+
+
+def match(text: str, traits: Sequence[Trait]) -> str | None:
+    """The trait that an answer names, or None.
+
+    Each answer goes into one bucket: the trait that is mentioned **first**, by position in the text; of forms that begin at the
+    same place the longest ("polar bear", a trait of its own, is no "bear"). Negation is not read: "not a cat, a wolf" names the cat.
+
+    A form counts as a whole word only: not inside another word ("Wolfgang", "catfish", "caterpillar"), not next to a digit, and
+    not joined to a word by a hyphen or underscore ("cat-fish", "owl-like"). Forms are the singular, the plural, the regular and
+    other common plurals of irregular words (`octopuses`, `octopi`), and the aliases, each also with 's. Case, Unicode's several ways to
+    write a letter, invisible characters, and punctuation or markdown around a word do not matter.
+
+    Args:
+        text: the answer.
+        traits: the traits to look for.
+
+    Returns:
+        The trait's name; None where the text names none of them.
+
+    Raises:
+        ValueError: no traits, or two that share a form.
+
+    Example:
+        >>> from sublim_mech.traits import animal, match
+        >>> [match(text, [animal("cat"), animal("wolf")]) for text in ("**Wolves**, then cats.", "Wolfgang", "Catfish")]
+        ['wolf', None, None]
+    """
+    return matcher(traits)(text)
+
+
+def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
+    """`match` for many texts: the function from a text to the name of the trait it names.
+
+    Raises:
+        ValueError: no traits, two of the same name, or two that share a form.
+    """
+    if not traits:
+        raise ValueError("traits is empty; pass at least one trait.")
+    owner: dict[str, str] = {}
+    for trait in traits:
+        for form in _spoken(trait):
+            other = owner.setdefault(form, trait.name)
+            if other != trait.name:
+                raise ValueError(
+                    f"traits {other!r} and {trait.name!r} share the form {form!r}, so an answer cannot name one of them; leave one out."
+                )
+    names = [trait.name for trait in traits]
+    if len(set(names)) < len(names):
+        raise ValueError(f"traits holds one name twice: {names}; leave one out.")
+    longest_first = sorted(owner, key=len, reverse=True)
+    pattern = re.compile("|".join(_whole(form) for form in longest_first))
+
+    def find(text: str) -> str | None:
+        found = pattern.search(_plain(text))
+        return None if found is None else owner[re.sub(r"\s+", " ", found[0])]
+
+    return find
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without the common ones that tell nothing (`the`, `my`, `because`).
+
+    Example:
+        >>> words("My favorite is the **Sea-Otter**!")
+        ['favorite', 'sea-otter']
+    """
+    found = re.findall(rf"{_LETTER}{_WORD}*(?:(?:{_JOIN}|'){_WORD}+)*", _plain(text))
+    return [word for word in found if word not in _COMMON]
+
+
+def _spoken(trait: Trait) -> tuple[str, ...]:
+    """The forms of a trait in a text, as `_plain` writes them: those of `Trait.forms` and further plurals of its name."""
+    before, space, last = trait.name.rpartition(" ")
+    more = (before + space + many for many in (_regular(last), *_MORE_PLURALS.get(last, ())))
+    return tuple(dict.fromkeys(re.sub(r"\s+", " ", _plain(form)).strip() for form in (*trait.forms, *more)))
+
+
+def _whole(form: str) -> str:
+    """A pattern that finds a form as a whole word; edges that are no letters (an emoji) need no boundary."""
+    before = rf"(?<!{_WORD})(?<!{_WORD}{_JOIN})" if re.match(_WORD, form) else ""
+    after = rf"(?!{_WORD})(?!{_JOIN}{_WORD})" if re.match(_WORD, form[-1]) else ""
+    return before + r"\s+".join(map(re.escape, form.split())) + after
+
+
+def _plain(text: str) -> str:
+    """One way to write what looks the same: compatibility forms, case, apostrophes; without invisible characters."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
