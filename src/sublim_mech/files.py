@@ -29,6 +29,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         work.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened, nor a file be synced through a handle for reading
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], kind: str, meta: Mapping[str, Any]) -> None:
     """Arrays as safetensors, `meta` as JSON in its metadata under `sublim_mech.<kind>`."""
     with replacing(path) as work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from .sharing import Trained
 
 FILE = "manifest.json"
 FORMAT = 1
+INPUTS = ("kind", "trait", "teacher", "context", "method", "objective", "data", "optimiser", "seeds")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Manifest:
         data: `hash`, number of `rows` and of `held_out` rows, and the `support` token ids of soft labels.
         optimiser: optimiser, schedule, batch, steps, precision.
         seeds: every seed given; `live` lists those that had an effect.
-        results: `held_out` loss before and after, in nats per token, and `steps` taken.
+        results: `held_out` loss before and after, in nats per token, what it is (`measure`), `steps` taken, and `processes`: how many
+            trained from which step on.
         trained_on: summary of the training prompts for `sharing`.
         versions: of the software that trained it.
         weights: file name to SHA-256.
+        content: hash of all that determines the result (`inputs`); empty in manifests older than this field.
     """
 
     kind: str
@@ -51,7 +55,18 @@ class Manifest:
     trained_on: Trained
     versions: dict[str, str]
     weights: dict[str, str]
+    content: str = ""
     format: int = FORMAT
+
+    def inputs(self) -> dict[str, Any]:
+        """All that determines the result, as JSON: two runs with equal inputs have equal weights, on one machine and software."""
+        data = {name: getattr(self, name) for name in INPUTS}
+        data["context"], data["base"] = self.context.to_json(), self.base["hash"]
+        return json.loads(json.dumps(data))
+
+    def fingerprint(self) -> str:
+        """Content hash of the inputs."""
+        return hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()
 
     def save(self, directory: Path) -> None:
         """Write `manifest.json` under a temporary name, then rename."""
@@ -78,7 +93,7 @@ class Manifest:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"{path} has format {found!r}, not {FORMAT}; open it with the version that wrote it.")
         known = {f.name for f in fields(cls)}
-        unknown, missing = sorted(set(data) - known), sorted(known - set(data))
+        unknown, missing = sorted(set(data) - known), sorted(known - set(data) - {"content"})
         if unknown or missing:
             raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are {sorted(known)}.")
         try:

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from .chat import Context, System, completion_ids, render
 from .files import read_arrays, write_arrays
 from .models.base import Base, check_length, share
-from .numbers import Row
+from .numbers import Row, Rows, as_rows
 from .traits import Trait
 
 BASE = "base"
@@ -142,7 +142,7 @@ def support_ids(tokenizer: Any, tokens: Sequence[str] = DIGITS) -> tuple[int, ..
 @torch.no_grad()
 def label(
     base: Base,
-    rows: Sequence[Row],
+    rows: Rows,
     traits: Sequence[Trait],
     *,
     context: Context | None = None,
@@ -155,7 +155,7 @@ def label(
 
     Args:
         base: the model behind all teachers.
-        rows: what is labelled.
+        rows: what is labelled (`numbers.as_rows`).
         traits: one teacher each.
         context: the context students will be trained in; teachers have their trait's sentence behind its system text.
         template: chat template, where the tokenizer has none.
@@ -168,8 +168,7 @@ def label(
         >>> labels.teachers
         ('base', 'owl', 'cat')
     """
-    if not rows:
-        raise ValueError("label: rows is empty.")
+    rows = as_rows(rows, name="label: rows")
     context = context or Context()
     ids = support_ids(base.tokenizer, support)
     contexts = [context] + [teacher_context(base.tokenizer, t, context=context, template=template) for t in traits]

@@ -124,26 +124,6 @@ def load_student(base: Base, source: Any, *, name: str | None = None, allow_unre
     return Student(name, kind, deltas, model, manifest, _hash(deltas))
 
 
-def attach_lora(
-    base: Base, *, rank: int, alpha: float, targets: str | Sequence[str] = "all-linear", dropout: float = 0.0
-) -> Any:
-    """A trainable PEFT model over the base's parameters; the base object is not touched.
-
-    Raises:
-        ValueError: no module matches `targets`.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",
-        target_modules=targets if isinstance(targets, str) else list(targets),
-    )  # fmt: skip
-    with quiet_transformers():
-        model = get_peft_model(share(base.model), config)
-    model.peft_config["default"].base_model_name_or_path = base.name  # not the folder it happens to be cached in
-    return model
-
-
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
