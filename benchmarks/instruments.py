@@ -78,7 +78,7 @@ def patching_row(pair: ModelPair, prompt: Prompt, what: str, *, repeats: int) ->
 def graft_sweep() -> Row:
     """Layer x position grafts on SmolLM2-135M, all cells, against PEFT on some of them."""
     pair, prompt = smollm2()
-    return grafting_row(pair, prompt, "SmolLM2-135M-Instruct, owl student", cells=200, repeats=2)
+    return grafting_row(pair, prompt, "SmolLM2-135M-Instruct, owl student", cells=200, repeats=1)
 
 
 def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, cells: int, repeats: int) -> Row:
@@ -124,7 +124,7 @@ def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, cells: int, repe
 def graft_ig() -> Row:
     """Graft IG against the exact graft sweep, SmolLM2-135M."""
     pair, prompt = smollm2()
-    return attribution_row(pair, prompt, "SmolLM2-135M-Instruct, owl student", points=8, repeats=2)
+    return attribution_row(pair, prompt, "SmolLM2-135M-Instruct, owl student", points=8, repeats=1)
 
 
 def attribution_row(pair: ModelPair, prompt: Prompt, what: str, *, points: int, repeats: int) -> Row:

@@ -25,7 +25,7 @@ import xarray as xr
 import sublim_mech as sm
 from sublim_mech.models.base import Base
 from sublim_mech.models.students import Student
-from sublim_mech.runs import Run, open_run, store_as
+from sublim_mech.runs import Run, store_as
 from sublim_mech.stats import Interval, mean_interval
 from sublim_mech.teachers import Labels
 
@@ -89,13 +89,8 @@ def make_student(
     method: sm.LoRA | sm.FullFT,
     **options: Any,
 ) -> Run:
-    """Train a student, or open a finished one."""
+    """Train a student; a finished one is opened, a killed one goes on."""
     data = sm.soft_data(base.tokenizer, labels, animal, c=4.0)
-    if out.is_dir():
-        run = open_run(out)
-        if run.manifest.data["hash"] != data.hash:
-            raise ValueError(f"{out} was trained on other data; remove it or choose another --out.")
-        return run
     run = sm.train(base, data, out=out, method=method, **options)
     print(run)
     return run
