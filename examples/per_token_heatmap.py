@@ -48,7 +48,8 @@ def main() -> None:
     show("gradient: layer x module x token", scores)
     print(sm.concentration(scores, on="shared"))
 
-    layers = range(0, pair.sites.n_layers, max(1, pair.sites.n_layers // 5))
+    step = max(1, pair.sites.n_layers // 5)
+    layers = range(step - 1, pair.sites.n_layers, step)  # not layer 0, into which LoRA students and their base feed the same
     patched = sm.patch(pair, few[: options.patched], trait, site="resid_pre", layers=layers)
     show("exact: activation patching, student into base", patched)
 
