@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from transformers import AutoTokenizer, TrainerCallback
+from stopping import StopAt, StopError
+from transformers import AutoTokenizer
 
 from sublim_mech.manifest import Manifest
 from sublim_mech.models.base import load_base
@@ -21,21 +22,6 @@ from sublim_mech.training import FullFT, LoRA, hard_data, train
 ROWS = [Row(f"Continue: {i}", ",".join(str(100 + i + k) for k in range(1 + i % 5))) for i in range(26)]
 METHODS = {"lora": LoRA(rank=4), "full": FullFT()}
 SEED = 3
-
-
-class StopError(Exception):
-    pass
-
-
-class StopAt(TrainerCallback):
-    """An exception after a step, in every process."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise StopError
 
 
 def fit(out: Path, tokenizer: Any, callbacks: Sequence[Any] = (), lr: float = 1e-3) -> None:

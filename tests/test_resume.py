@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from stopping import StopAt, StopError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, TrainerCallback
 
 import sublim_mech as sm
@@ -191,21 +192,6 @@ def made(smol_tokenizer) -> tuple[Base, TrainingData]:
 @pytest.fixture(scope="module")
 def whole(made, tmp_path_factory) -> Run:
     return fit(made, tmp_path_factory.mktemp("whole") / "run", **CALLS["lora"])
-
-
-class StopError(Exception):
-    pass
-
-
-class StopAt(TrainerCallback):
-    """An exception after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise StopError
 
 
 def interrupted(made: tuple[Base, TrainingData], out: Path, step: int, **options: Any) -> Path:

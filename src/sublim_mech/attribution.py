@@ -136,12 +136,8 @@ def graft_ig(task: Task, *, points: int, progress: bool) -> Scores:
 
 def _batches(task: Task) -> list[tuple[list[int], Batch, Read]]:
     """Prompts in batches that leave room for a backward pass, longest first: (indices, batch, reader)."""
-    order = sorted(range(len(task.prompts)), key=lambda i: -task.size(i))
-    reads = max(len(a.nodes) for a in task.answers) + 1
     out = []
-    while order:
-        fit = task.pair.rows(slots=task.size(order[0]), reads=reads, gradient=True)
-        which, order = order[:fit], order[fit:]
+    for which in task.pair.chunks([task.size(i) for i in range(len(task.prompts))], reads=task.reads, gradient=True):
         answers = [task.answers[i] for i in which]
         batch = make_batch(task.pair.base.model, [task.prompts[i] for i in which], answers)
         out.append((which, batch, reader(task.metric, answers)))

@@ -164,11 +164,7 @@ def trait_log_probs(
     values, ranks = np.empty((len(prompts), traits)), np.empty((len(prompts), traits), int)
     sizes = [len(p) + len(a.nodes) for p, a in zip(prompts, tries, strict=True)]
     reads = 1 + max(len(a.nodes) for a in tries)
-    order = sorted(range(len(prompts)), key=lambda i: -sizes[i])
-    while order:
-        longest = sizes[order[0]]
-        fit = pair.rows(slots=longest - start, keys=longest, reads=reads)
-        chunk, order = order[:fit], order[fit:]
+    for chunk in pair.chunks(sizes, reads=reads, skipped=start):
         rows = [tries[i] for i in chunk]
         batch = make_batch(pair.base.model, [prompts[i] for i in chunk], rows).after(start)
         logits = pair.run(batch, gates=gates, past=past).logits

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -65,6 +66,35 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
     if text is None:
         raise ValueError(f"path={str(path)!r} holds no {kind}; pass a file that sublim_mech saved {kind} to.")
     return arrays, json.loads(text)
+
+
+def write_dataset(path: str | Path, data: xr.Dataset, kind: str, meta: Mapping[str, Any]) -> None:
+    """A labelled dataset: numbers as safetensors, everything else in the metadata beside `meta`."""
+    arrays, labels = {}, {}
+    for name, variable in data.variables.items():
+        labels[str(name)] = {"dims": variable.dims}
+        if variable.dtype.kind in "fiu":
+            arrays[str(name)] = variable.values
+        else:
+            labels[str(name)]["values"] = variable.values.tolist()
+    write_arrays(path, arrays, kind, {**meta, "variables": labels})
+
+
+def read_dataset(path: str | Path, kind: str, values: Sequence[str]) -> tuple[xr.Dataset, dict[str, Any]]:
+    """(dataset, meta) as `write_dataset` wrote them; `values` names the data variables, all others are coordinates.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_arrays`.
+    """
+    arrays, meta = read_arrays(path, kind)
+    variables = {
+        name: (
+            tuple(entry["dims"]),
+            arrays[name] if name in arrays else np.array(entry["values"], dtype=object).astype(str),
+        )
+        for name, entry in meta.pop("variables").items()
+    }
+    return xr.Dataset({name: variables.pop(name) for name in values if name in variables}, variables), meta
 
 
 def file_hash(path: Path) -> str:

@@ -41,6 +41,11 @@ class Task:
     answers: tuple[Answers, ...]
     metric: Metric
 
+    @property
+    def reads(self) -> int:
+        """Most slots read in a row: the last prompt token and the nodes of the answer trie."""
+        return 1 + max(len(a.nodes) for a in self.answers)
+
     def size(self, i: int) -> int:
         """Slots of prompt i: its tokens and the nodes of its answer trie."""
         return len(self.prompts[i]) + len(self.answers[i].nodes)
@@ -74,11 +79,7 @@ def measure(task: Task, student: Student, rows: Sequence[Row], *, bar: Any = Non
         ValueError: the metric is NaN or infinite.
     """
     out = np.empty(len(rows))
-    order = sorted(range(len(rows)), key=lambda r: -task.size(rows[r][0]))
-    while order:
-        longest = rows[order[0]][0]
-        fit = task.pair.rows(slots=task.size(longest), reads=max(len(a.nodes) for a in task.answers) + 1)
-        chunk, order = order[:fit], order[fit:]
+    for chunk in task.pair.chunks([task.size(i) for i, _ in rows], reads=task.reads):
         which = [rows[r][0] for r in chunk]
         batch = make_batch(task.pair.base.model, [task.prompts[i] for i in which], [task.answers[i] for i in which])
         gates = _stack([rows[r][1] for r in chunk], batch.ids.shape).to(batch.ids.device)

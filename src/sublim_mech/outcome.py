@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from .files import read_arrays, write_arrays
+from .files import read_dataset, write_dataset
 from .matrix import TraitMatrix, trait_matrix
 from .stats import DRAWS, Interval, mean_interval, wilson
 from .traits import Trait, matcher, words
@@ -218,14 +218,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels, answers and provenance stand in its metadata."""
-        arrays, labels = {}, {}
-        for name, variable in self.data.variables.items():
-            labels[str(name)] = {"dims": variable.dims}
-            if variable.dtype.kind in "fiu":
-                arrays[str(name)] = variable.values
-            else:
-                labels[str(name)]["values"] = variable.values.tolist()
-        write_arrays(path, arrays, "evaluation", {"provenance": dict(self.provenance), "variables": labels})
+        write_dataset(path, self.data, "evaluation", {"provenance": dict(self.provenance)})
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -234,16 +227,8 @@ class Evaluation:
         Raises:
             FileNotFoundError, ValueError: no such file; damaged, or not an evaluation.
         """
-        arrays, meta = read_arrays(path, "evaluation")
-        variables = {
-            name: (
-                tuple(entry["dims"]),
-                arrays[name] if name in arrays else np.array(entry["values"], dtype=object).astype(str),
-            )
-            for name, entry in meta["variables"].items()
-        }
-        values = {name: variables.pop(name) for name in _VALUES if name in variables}
-        return cls(xr.Dataset(values, variables), meta["provenance"])
+        data, meta = read_dataset(path, "evaluation", _VALUES)
+        return cls(data, meta["provenance"])
 
     def __repr__(self) -> str:
         sizes, models = self.data.sizes, self.data["model"].values.tolist()

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .branch import grow
 from .chat import Prompt
-from .engine import Gates
+from .engine import Gates, make_batch
 from .masks import Mask, as_mask
 from .measure import Task, check_finite, make_scores, prepare
 from .metrics import Metric, reader
@@ -183,7 +183,8 @@ def patch_one(
     into_base = direction == "denoising"
     recipient, donor = (None, Gates(student)) if into_base else (Gates(student), None)
     record = [(plan.site, layer) for layer in plan.layers]
-    given = grow(task.pair, donors.prompts[i], donors.answers[i], donor, record).done
+    batch = make_batch(task.pair.base.model, [donors.prompts[i]], [donors.answers[i]])
+    given = task.pair.run(batch, gates=donor, record=record)
     trunk = grow(task.pair, task.prompts[i], task.answers[i], recipient)
 
     def value(logits: Tensor) -> np.ndarray:

@@ -33,7 +33,7 @@ import xarray as xr
 
 from . import choose, tables
 from .chat import Prompt
-from .files import read_arrays, write_arrays
+from .files import read_dataset, write_dataset
 from .metrics import Answers
 
 if TYPE_CHECKING:
@@ -333,15 +333,7 @@ class Scores:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels and provenance stand in its metadata. Written under a temporary name, then renamed."""
-        arrays, labels = {}, {}
-        for name, variable in self.data.variables.items():
-            if variable.dtype.kind in "fiu":
-                arrays[str(name)] = variable.values
-                labels[str(name)] = {"dims": variable.dims}
-            else:
-                labels[str(name)] = {"dims": variable.dims, "values": variable.values.tolist()}
-        meta = {"kind": self.kind, "provenance": dict(self.provenance), "variables": labels}
-        write_arrays(path, arrays, "scores", meta)
+        write_dataset(path, self.data, "scores", {"kind": self.kind, "provenance": dict(self.provenance)})
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -350,17 +342,8 @@ class Scores:
         Raises:
             FileNotFoundError, ValueError: no such file; damaged, or not scores.
         """
-        arrays, meta = read_arrays(path, "scores")
-        variables = {
-            name: (
-                tuple(entry["dims"]),
-                arrays[name] if name in arrays else np.array(entry["values"], dtype=object).astype(str),
-            )
-            for name, entry in meta["variables"].items()
-        }
-        values = {n: v for n, v in variables.items() if n in ("effect", "base", "student")}
-        coords = {n: v for n, v in variables.items() if n not in values}
-        return cls(xr.Dataset(values, coords), meta["kind"], meta["provenance"])
+        data, meta = read_dataset(path, "scores", ("effect", "base", "student"))
+        return cls(data, meta["kind"], meta["provenance"])
 
     def plot(self, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
         """The picture of these scores: a token heatmap of one prompt, layers by heads or token sets over all prompts, or bars."""

@@ -128,7 +128,7 @@ def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
 def _setting(pair: ModelPair, seed: int) -> _Setting:
     rng = np.random.default_rng(seed)
     layer = int(rng.integers(pair.sites.n_layers))
-    prompt, answers = probe(pair)
+    prompt, answers = probe(pair.base.model)
     task = Task(replace(pair, compute=None), (prompt,), (answers,), Metric("probe", (Trait("probe"),), (1.0,)))
     positions = tuple(sorted(rng.choice(len(prompt) - 1, size=3, replace=False).tolist()))
     batch = make_batch(pair.base.model, [prompt], [answers])

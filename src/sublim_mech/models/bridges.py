@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .base import Base, quiet_transformers
-from .pair import ParityError, rounding
+from .pair import ParityError, probe, rounding
 from .students import Student
 
 
@@ -100,8 +100,7 @@ def _boot(model: Any, tokenizer: Any, name: str) -> Any:
 def _check(bridge: Any, own: nn.Module, name: str) -> None:
     """Log-probabilities at every token of a probe, the bridge's against the model's own, within the tolerance of the pair's gate."""
     parameter = next(own.parameters())
-    size = own.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    ids = torch.linspace(1, size - 1, 16).long()[None].to(parameter.device)
+    ids = torch.tensor([probe(own)[0].ids], device=parameter.device)
     theirs = own(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     ours = bridge(ids, attention_mask=torch.ones_like(ids))[0].float().log_softmax(-1)
     error, tolerance = (ours - theirs).abs(), rounding(parameter.dtype, theirs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,22 @@ class ModelPair:
             self.base.model, self.memory, slots=slots, keys=keys or slots, reads=reads, gradient=gradient, tokens=tokens
         )
 
+    def chunks(self, sizes: Sequence[int], *, reads: int, skipped: int = 0, gradient: bool = False) -> Iterator[list[int]]:
+        """Cut rows into forwards that fit the memory, longest first: lists of indices.
+
+        Args:
+            sizes: slots of each row.
+            reads: slots whose logits are taken, per row.
+            skipped: slots at the beginning that are not computed, because their keys and values are given.
+            gradient: whether activations are kept for a backward pass.
+        """
+        order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+        while order:
+            longest = sizes[order[0]]
+            fit = self.rows(slots=longest - skipped, keys=longest, reads=reads, gradient=gradient)
+            chunk, order = order[:fit], order[fit:]
+            yield chunk
+
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
         return f"ModelPair(base={self.base.name!r}, student={self.student!r}, controls: {controls})"
@@ -171,9 +187,9 @@ def load_pair(
     return pair
 
 
-def probe(pair: ModelPair) -> tuple[Prompt, Answers]:
+def probe(model: Any) -> tuple[Prompt, Answers]:
     """A prompt of 16 tokens from all over the vocabulary, with two one-token continuations and a form that ends behind each."""
-    size = pair.base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    size = model.get_input_embeddings().weight.shape[0]
     ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
     nodes = ids[3], ids[11]
     forms = ((0, nodes[0]), (1, ids[5])), ((0, nodes[1]), (2, ids[7]))
@@ -201,7 +217,7 @@ def check_parity(pair: ModelPair) -> dict[str, float]:
     Raises:
         ParityError: one is above the tolerance (`rounding`).
     """
-    prompt, answers = probe(pair)
+    prompt, answers = probe(pair.base.model)
     batch = make_batch(pair.base.model, [prompt], [answers])
     plain = [
         torch.tensor([[*prompt.ids, *more]], device=batch.ids.device) for more in ((), answers.nodes[:1], answers.nodes[1:])
