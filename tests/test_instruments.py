@@ -12,6 +12,7 @@ from sublim_mech.engine import Gates, forward, make_batch
 from sublim_mech.measure import measure, prepare
 
 TRAIT = sm.animal("owl")  # "owl" is one token, "Owl" two, "Owls" three: the answer trie has inner nodes
+LONG = sm.Trait("zyzzyva")  # every form has three tokens or more: the trie is deep
 ARCHITECTURES = ("llama", "qwen2", "gemma3", "gpt2", "neox", "phi3", "mistral", "opt")
 QUIET = {"progress": False}
 
@@ -70,6 +71,23 @@ def test_all_tokens_and_the_answer_are_the_whole_effect(pair, prompts):
     scores = sm.graft(pair, prompts, TRAIT, everything, answer_in_sufficiency=True, answer_in_necessity=False, **QUIET)
     for measured in scores.data["effect"].isel(set=0).transpose("measure", "model", "prompt").values:
         np.testing.assert_allclose(measured[0], scores.total.values, atol=1e-5)
+
+
+def test_tokens_of_the_answer_count(pair, prompts):
+    """A trait whose every form has several tokens: on random models one-token forms would drown what the trie's nodes compute."""
+    assert all(len(pair.tokenizer(form, add_special_tokens=False)["input_ids"]) > 1 for form in LONG.forms)
+    everything = {"all": lambda p: range(len(p))}
+    inside = sm.graft(pair, prompts, LONG, everything, answer_in_sufficiency=True, answer_in_necessity=False, **QUIET)
+    outside = sm.graft(pair, prompts, LONG, everything, **QUIET)
+    for i, prompt in enumerate(prompts):
+        for name, model in (("base", pair.base.model), ("student", pair.student.model)):
+            expected = brute_force(model, pair.tokenizer, prompt, LONG)
+            assert inside.data[name].values[0, i] == pytest.approx(expected, abs=2e-5)
+    total = inside.total.values
+    for measured in inside.data["effect"].isel(set=0, model=0).transpose("measure", "prompt").values:
+        np.testing.assert_allclose(measured, total, atol=2e-5)
+    for measured in outside.data["effect"].isel(set=0, model=0).transpose("measure", "prompt").values:
+        assert np.abs(measured - total).max() > 1e-4  # the answer's own tokens are computed by the other model
 
 
 def test_graft_ig_adds_up_to_the_effect(pair, prompts):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_instruments import ARCHITECTURES, QUIET, TRAIT, brute_force, make_pair
+from test_instruments import ARCHITECTURES, LONG, QUIET, TRAIT, brute_force, make_pair
 
 import sublim_mech as sm
 from sublim_mech import masks
@@ -94,6 +94,37 @@ def test_patching_every_site_equals_whole_runs(pair, prompts, direction):
                 towards = whole_run(pair, prompt, gates=recipient, edits={key: put}) - start
                 found = effect.sel(layer=layer, position=slot, **({"head": at[2]} if given.dim() == 4 else {}))
                 assert float(found) == pytest.approx(towards if direction == "denoising" else -towards, abs=5e-6), (site, at)
+
+
+def test_cells_of_answer_tokens_equal_whole_runs(pair, prompts):
+    """Grafts and patches of the trie's nodes, with a trait whose every form has several tokens."""
+    prompt = prompts[0]
+    task = prepare(pair, [prompt], LONG)
+    nodes = range(len(prompt), task.size(0))
+    assert len(nodes) > 1
+    where = np.array([pair.sites.modules[path].layer for path in pair.delta])
+    sweep = sm.graft_sweep(pair, [prompt], LONG, layers=[1], **QUIET)
+    patched = sm.patch(pair, [prompt], LONG, site="mlp_out", layers=[1], **QUIET)
+    batch = make_batch(pair.base.model, [prompt], task.answers)
+    key = ("mlp_out", 1)
+    with torch.no_grad():
+        given = forward(pair.base.model, pair.sites, batch, gates=Gates(pair.student), record=[key]).activations[key]
+    start = whole_run(pair, prompt, trait=LONG)
+    for slot in nodes:
+        gates = torch.zeros(1, task.size(0), len(where))
+        gates[0, slot, torch.as_tensor(where == 1)] = 1
+
+        def put(x, slot=slot):
+            x = x.clone()
+            x[:, slot] = given[:, slot]
+            return x
+
+        grafted = whole_run(pair, prompt, gates=Gates(pair.student, gates), trait=LONG) - start
+        moved = whole_run(pair, prompt, edits={key: put}, trait=LONG) - start
+        assert sweep.data["effect"].values[0, 0, 0, slot] == pytest.approx(grafted, abs=1e-5)
+        assert patched.data["effect"].values[0, 0, 0, slot] == pytest.approx(moved, abs=1e-5)
+    for scores in (sweep, patched):
+        assert np.abs(scores.data["effect"].values[0, 0, 0, len(prompt) : task.size(0)]).max() > 5e-5
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "phi3"])
@@ -202,6 +233,7 @@ def test_patching_across_contexts_equals_a_whole_run(architecture, smol_tokenize
     found = scores.data["base"].values[0, 0] + scores.data["effect"].values.item()
     assert found == pytest.approx(expected, abs=5e-6)
     assert abs(scores.data["effect"].values.item()) > 1e-4
+    assert "donor on other prompts" in scores.title()
 
 
 def test_one_donor_may_serve_many_recipients(smol_tokenizer, contexts):

@@ -363,6 +363,7 @@ class Scores:
         less = [str(m) for m in self.provenance.get("minus", ())]
         minus = f" minus {'the mean of ' * (len(less) > 1)}{', '.join(less)}" if less else ""
         parts = [f"{_TITLES[self.kind]} {self.provenance['metric']}{minus}", *(f"{k} {v}" for k, v in detail.items())]
+        parts += ["donor on other prompts"] * ("donor_contexts" in self.provenance)
         return ", ".join([*parts, self._chosen()] if self.selected else parts)
 
     def _repr_html_(self) -> str:
