@@ -19,18 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .chat import Context, System, completion_ids, render
-from .files import read_arrays, write_arrays
-from .models.base import Base, check_length, share
-from .numbers import Row, Rows, as_rows
-from .traits import Trait
-
-BASE = "base"
-DIGITS = (*"0123456789", ",")
+from ..chat import Context, completion_ids, render
+from ..files import read_arrays, write_arrays
+from ..models.base import Base, check_length
+from ..numbers import Row, Rows, as_rows
+from ..traits import Trait
+from .heads import DIGITS, pad, support_ids, with_support_head
+from .teacher import BASE, teacher_context
 
 
 @dataclass(frozen=True)
@@ -113,32 +110,6 @@ class Labels:
         )  # fmt: skip
 
 
-def teacher_context(tokenizer: Any, trait: Trait, *, context: Context | None = None, template: str | None = None) -> Context:
-    """The context of a prompted teacher: the student's system text, then the trait's sentence."""
-    context = context or Context()
-    prompt = render(tokenizer, ["x"], context=context, template=template)[0]
-    said = "".join(t for t, role in zip(prompt.tokens, prompt.roles, strict=True) if role == "system").strip()
-    if context.system is not System.DEFAULT and isinstance(context.system, str):
-        said = context.system
-    text = f"{said.rstrip('.')}. {trait.teacher}" if said else trait.teacher
-    return Context(system=text, user_prefix=context.user_prefix, fallback=context.fallback)
-
-
-def support_ids(tokenizer: Any, tokens: Sequence[str] = DIGITS) -> tuple[int, ...]:
-    """Token ids of listed tokens.
-
-    Raises:
-        ValueError: one of them is not a single token.
-    """
-    out = []
-    for token in tokens:
-        ids = tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise ValueError(f"support token {token!r} is {len(ids)} tokens in this tokenizer; list single tokens.")
-        out.append(int(ids[0]))
-    return tuple(out)
-
-
 @torch.no_grad()
 def label(
     base: Base,
@@ -195,38 +166,6 @@ def label(
             full[t, r, : len(x)] = x
     names = (BASE, *(t.name for t in traits))
     return Labels(tuple(rows), names, full, ids, context, base.hash, template)
-
-
-def pad(rows: Sequence[Sequence[int]], multiple: int = 1) -> torch.Tensor:
-    """Token ids padded on the right with 0. Under causal attention what stands on the right changes nothing on the left."""
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    return torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])
-
-
-class SupportHead(nn.Module):
-    """The unembedding on a few rows of its weight; gradients reach the full weight."""
-
-    def __init__(self, head: Any, rows: Sequence[int]) -> None:
-        super().__init__()
-        self.head = head
-        self.rows: torch.Tensor
-        self.register_buffer("rows", torch.tensor(rows), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`(..., d_model)` to logits `(..., support)`."""
-        head: Any = self.head
-        weight, bias = head.weight[self.rows], getattr(head, "bias", None)
-        # a handful of rows costs nothing in fp32, and a KL of 1e-3 would drown in bf16 logits
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), weight.float(), None if bias is None else bias[self.rows].float())
-
-
-def with_support_head(model: nn.Module, support: Sequence[int]) -> nn.Module:
-    """A twin of the model (same parameters) whose logits are those of the listed tokens only: `(batch, position, support)`."""
-    twin: Any = share(model)
-    head = twin.get_output_embeddings()
-    twin.set_output_embeddings(SupportHead(head, support).to(head.weight.device))
-    return twin.eval()
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
