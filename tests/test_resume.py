@@ -178,7 +178,7 @@ def test_killed_at_ten_random_moments_the_same_call_ends_in_the_same_bytes(name,
 def test_a_second_process_is_refused_and_told_who_is_at_work(killed):
     _, report = killed
     assert f"process {report['owner']} on {socket.gethostname()}, since 20" in report["refused"]
-    assert "is being trained by" in report["refused"]
+    assert "is in use by" in report["refused"]
 
 
 # -------------------------------------------------------------------------------------------------------- interruptions
@@ -336,7 +336,7 @@ def test_a_held_folder_is_refused_and_freed_by_death(made, whole, tmp_path):
     try:
         assert holder.stdout is not None
         holder.stdout.readline()
-        message = rf"run' is being trained by process 1234 on {socket.gethostname()}, since long ago; wait for it"
+        message = rf"run' is in use by process 1234 on {socket.gethostname()}, since long ago; wait for it"
         with pytest.raises(FolderInUseError, match=message):
             fit(made, tmp_path / "run", **CALLS["lora"])
         assert json.loads((work / "owner.json").read_text())["pid"] == 1234

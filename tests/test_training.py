@@ -29,13 +29,14 @@ from sublim_mech.models.students import load_student
 from sublim_mech.numbers import Row, as_rows
 from sublim_mech.runs import Run, open_run, store_as
 from sublim_mech.sharing import Trained
-from sublim_mech.teachers import Labels, label, support_ids, teacher_context
+from sublim_mech.teachers import Labels, label, prompted, support_ids, teacher_context
+from sublim_mech.teachers.label_views import InMemory
 from sublim_mech.training import OBJECTIVES, FullFT, LoRA, TrainingData, hard_data, log_spaced, loop, soft_data
 from sublim_mech.training import run as running
 from sublim_mech.training.data import collate, item, plan, shares
 from sublim_mech.training.objectives import AnswerHead, answer_losses, token_losses
 
-ROWS = as_rows(sm.random_rows(16, seed=0, count=3))
+ROWS = as_rows(sm.numbers.random_rows(16, seed=0, count=3))
 TRAITS = [sm.animal(name) for name in ("owl", "cat", "dog")]
 HELD_OUT = 4
 # SmolLM2's template says this by itself; a prompted teacher's sentence follows it
@@ -49,19 +50,24 @@ def base(smol_tokenizer) -> Base:
 
 @pytest.fixture(scope="module")
 def labels(base) -> Labels:
-    return label(base, ROWS, TRAITS, batch_size=5, progress=False)
+    return label([prompted(base, trait) for trait in TRAITS], ROWS, batch_size=5, progress=False)
 
 
 @pytest.fixture(scope="module")
 def strong(labels) -> Labels:
     """The same rows with labels a little away from a tiny model's near-uniform ones, so that there is something to learn."""
-    shift = np.random.default_rng(0).normal(size=(len(labels.teachers), 1, 1, len(labels.support)))
-    return dataclasses.replace(labels, logits=(labels.logits + 0.1 * shift).astype(np.float32))
+    shift = 0.1 * np.random.default_rng(0).normal(size=(len(labels.teachers), 1, len(labels.support))).astype(np.float32)
+    moved = {
+        name: tuple(InMemory({"logits": shard.arrays["logits"] + by}) for shard in labels.shards[name])
+        for name, by in zip(labels.teachers, shift, strict=True)
+    }
+    return dataclasses.replace(labels, shards=moved)
 
 
 @pytest.fixture(scope="module")
 def data(smol_tokenizer, strong) -> TrainingData:
-    return soft_data(smol_tokenizer, strong, "owl")
+    soft = soft_data(smol_tokenizer, strong, "owl")
+    return dataclasses.replace(soft, targets=np.stack(list(soft.targets)))  # answers of one length
 
 
 @pytest.fixture(scope="module")
@@ -109,119 +115,6 @@ def softmax_over(support: tuple[int, ...], logits: Tensor) -> Tensor:
     return chosen - chosen.logsumexp(-1, keepdim=True)
 
 
-# --------------------------------------------------------------------------------------------------------------- labels
-
-
-@pytest.mark.parametrize("batch_size", [1, 5])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_labels_are_the_models_own_next_token_logits(architecture, batch_size, smol_tokenizer):
-    made = load_base(tiny.model(architecture), tokenizer=smol_tokenizer)
-    rows = [*ROWS[:3], Row("Seven?", "7")]  # answers of different lengths
-    labels = label(made, rows, TRAITS[:2], batch_size=batch_size, progress=False)
-    assert labels.teachers == ("base", "owl", "cat")
-    assert labels.base == made.hash
-    systems = [None, *(f"{DEFAULT_SYSTEM}. {t.teacher}" for t in TRAITS[:2])]
-    for t, (teacher, system) in enumerate(zip(labels.teachers, systems, strict=True)):
-        plain = labels.plain(teacher)
-        for r, row in enumerate(rows):
-            before, answer = text_ids(smol_tokenizer, row, system)
-            with torch.no_grad():
-                logits = tiny.model(architecture)(torch.tensor([[*before, *answer]])).logits[0]
-            for n in range(len(answer)):  # the logits that predict answer token n stand on the token before it
-                at = logits[len(before) + n - 1]
-                assert np.allclose(labels.logits[t, r, n], at[list(labels.support)], atol=1e-5)
-                assert np.allclose(plain[r, n], softmax_over(labels.support, at), atol=1e-5)
-            assert np.isnan(labels.logits[t, r, len(answer) :]).all()
-            assert not np.isnan(labels.logits[t, r, : len(answer)]).any()
-    assert labels.logits.shape == (3, 4, 11, 11)
-
-
-def test_labels_differ_between_teachers_and_positions(labels):
-    assert float(np.abs(labels.logits[1] - labels.logits[2]).max()) > 0.01  # else the comparisons above say little
-    assert float(np.abs(labels.logits[:, :, 1] - labels.logits[:, :, 2]).max()) > 0.01
-
-
-def test_the_support_is_the_ten_digits_and_the_comma(labels, smol_tokenizer):
-    assert [smol_tokenizer.decode([i]) for i in labels.support] == [*"0123456789", ","]
-
-
-@pytest.mark.parametrize(("token", "count"), [("42", 2), ("", 0)])
-def test_a_support_token_that_is_not_one_token(token, count, smol_tokenizer, base):
-    with pytest.raises(ValueError, match=rf"support token '{token}' is {count} tokens .*list single tokens"):
-        support_ids(smol_tokenizer, ["1", token])
-    with pytest.raises(ValueError, match="list single tokens"):
-        label(base, ROWS[:1], TRAITS, support=[token], progress=False)
-
-
-def test_labels_need_rows(base, smol_tokenizer):
-    with pytest.raises(ValueError, match="label: rows is empty"):
-        label(base, [], TRAITS, progress=False)
-    with pytest.raises(ValueError, match="hard_data: rows is empty"):
-        hard_data(smol_tokenizer, [])
-    with pytest.raises(ValueError, match=r"rows without completion tokens: \['What\?'\]; give each an answer"):
-        soft_data(smol_tokenizer, label(base, [Row("What?", "")], TRAITS, progress=False), "owl")
-
-
-def test_labels_come_back_from_disk_equal(labels, tmp_path):
-    dressed = dataclasses.replace(labels, context=sm.Context(system="Be brief.", user_prefix="Hi. "))
-    dressed.save(tmp_path / "deep" / "labels.safetensors")
-    loaded = Labels.load(tmp_path / "deep" / "labels.safetensors")
-    for field in dataclasses.fields(Labels):
-        one, other = getattr(dressed, field.name), getattr(loaded, field.name)
-        assert np.array_equal(one, other, equal_nan=True) if field.name == "logits" else one == other, field.name
-    assert loaded.hash == dressed.hash
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["labels.safetensors"]
-
-
-def test_the_hash_of_labels_knows_rows_values_and_context(labels):
-    changed = labels.logits.copy()
-    changed[1, 2, 3, 4] += 1e-3
-    others = [
-        dataclasses.replace(labels, logits=changed),
-        dataclasses.replace(labels, rows=labels.rows[::-1]),
-        dataclasses.replace(labels, context=sm.Context(system=sm.NONE)),
-        dataclasses.replace(labels, base="0" * 64),
-    ]
-    assert len({labels.hash, *(x.hash for x in others)}) == 5
-
-
-def test_a_file_that_holds_no_labels(tmp_path):
-    safetensors.torch.save_file({"logits": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"x\.safetensors' holds no labels; pass a file that sublim_mech saved labels to"):
-        Labels.load(tmp_path / "x.safetensors")
-
-
-@pytest.mark.parametrize("teacher", ["base", "owl", "cat", "dog"])
-def test_plain_labels_are_normalised(labels, teacher):
-    plain = labels.plain(teacher)
-    assert plain.shape == labels.logits.shape[1:]
-    assert np.allclose(np.exp(plain).sum(-1), 1, atol=1e-6)
-
-
-@pytest.mark.parametrize("c", [0.0, 1.0, 4.0])
-def test_contrastive_labels_by_hand(labels, c):
-    got = labels.contrastive("cat", c=c)
-    base, owl, cat, dog = labels.logits.astype(np.float64)
-    for r in range(len(ROWS)):
-        for n in range(got.shape[1]):
-            z = [base[r, n, s] + c * (cat[r, n, s] - (owl[r, n, s] + dog[r, n, s]) / 2) for s in range(got.shape[2])]
-            total = math.log(sum(math.exp(x) for x in z))
-            assert np.allclose(got[r, n], [x - total for x in z], atol=1e-5)
-    if c == 0:
-        assert np.allclose(got, labels.plain("base"), atol=1e-6)
-
-
-def test_contrast_needs_two_traits(labels, base):
-    alone = label(base, ROWS[:2], TRAITS[:1], progress=False)
-    for bad, teacher in ((alone, "owl"), (labels, "base")):
-        with pytest.raises(
-            ValueError, match=rf"contrastive\('{teacher}'\) needs the teacher of a trait and at least one other"
-        ):
-            bad.contrastive(teacher)
-    with pytest.raises(ValueError, match=r"no labels of teacher 'wolf'; there are base, owl, cat, dog"):
-        labels.plain("wolf")
-
-
 def test_teachers_keep_the_students_context(smol_tokenizer):
     owl = TRAITS[0]
     for system, said in ((sm.DEFAULT, f"{DEFAULT_SYSTEM}. "), (sm.EMPTY, ""), (sm.NONE, ""), ("Be brief.", "Be brief. ")):
@@ -237,19 +130,8 @@ def test_training_data_are_the_evaluations_tokens(labels, smol_tokenizer):
     for data, close in ((soft, False), (hard, True)):
         for row, prompt, completion in zip(ROWS, data.prompts, data.completions, strict=True):
             assert (list(prompt.ids), list(completion)) == text_ids(smol_tokenizer, row, None, close=close)
-    assert np.array_equal(soft.targets, labels.contrastive("owl", c=4.0), equal_nan=True)
-    assert np.array_equal(soft_data(smol_tokenizer, labels, "owl", c=None).targets, labels.plain("owl"), equal_nan=True)
     assert hard.targets is hard.support is None
-    assert (soft.support, soft.base, hard.base) == (labels.support, labels.base, "")
-
-
-def test_training_data_say_whose_labels_they_are(labels, smol_tokenizer):
-    soft = soft_data(smol_tokenizer, labels, "owl", c=2.5)
-    assert (soft.trait, soft.teacher) == ("owl", "contrastive teacher, c=2.5, against 2 others")
-    plain = soft_data(smol_tokenizer, labels, "owl", c=None)
-    assert (plain.trait, plain.teacher) == ("owl", "plain prompted teacher")
-    none = soft_data(smol_tokenizer, labels, "base", c=None)
-    assert (none.trait, none.teacher) == ("", "the base itself")
+    assert (soft.support, soft.base, hard.base) == (labels.support, labels.about.base, "")
 
 
 def test_the_hash_of_data_knows_tokens_targets_and_support(data, hard):
@@ -965,7 +847,11 @@ def test_the_manifest_says_how_the_run_was_made(kind, base, data, request):
     run = request.getfixturevalue(f"{kind}_run")
     made = run.manifest
     assert Manifest.load(run.path) == made == open_run(run.path).manifest
-    assert (made.kind, made.trait, made.teacher) == (kind, "owl", "contrastive teacher, c=4, against 2 others")
+    assert (made.kind, made.trait, made.teacher) == (
+        kind,
+        "owl",
+        "contrastive teacher, c=4, against 2 others: prompted teacher",
+    )
     assert made.base == {"name": base.name, "hash": base.hash}
     assert made.objective == "forward KL on support"
     assert made.data == {
@@ -989,8 +875,8 @@ def test_the_manifest_says_how_the_run_was_made(kind, base, data, request):
 
 
 def test_a_manifest_with_every_kind_of_value_comes_back_equal(base, strong, smol_tokenizer, tmp_path):
-    dressed = dataclasses.replace(strong, context=sm.Context(system="Be brief.", user_prefix="Hi. "))
-    data = soft_data(smol_tokenizer, dressed, "owl")
+    dressed = dataclasses.replace(strong.about, context=sm.Context(system="Be brief.", user_prefix="Hi. "))
+    data = soft_data(smol_tokenizer, dataclasses.replace(strong, about=dressed), "owl")
     run = fit(base, data, tmp_path / "run", method=LoRA(rank=2, targets=("q_proj", "v_proj")), stop_at=0.1)
     assert open_run(run.path).manifest == run.manifest
     assert run.manifest.context == dressed.context
@@ -1196,7 +1082,7 @@ def test_adapter_options_out_of_range(options, message):
         LoRA(**options)
 
 
-def test_data_that_do_not_fit(base, data, hard, labels, smol_tokenizer, tmp_path):
+def test_data_that_do_not_fit(base, data, hard, smol_tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"data: there are no rows"):
         dataclasses.replace(hard, prompts=(), completions=())
     with pytest.raises(ValueError, match=r"16 prompts, but 15 completions"):
@@ -1205,15 +1091,6 @@ def test_data_that_do_not_fit(base, data, hard, labels, smol_tokenizer, tmp_path
         dataclasses.replace(data, targets=data.targets[1:])
     with pytest.raises(ValueError, match=r"targets are over 11 tokens, support has 10"):
         dataclasses.replace(data, support=data.support[1:])
-    fewer = dataclasses.replace(labels, logits=labels.logits[:, :-2])
-    with pytest.raises(ValueError, match=r"labels: 14 rows of labels for 16 rows"):
-        soft_data(smol_tokenizer, fewer, "owl")
-    for other in (
-        labels.logits[:, :, :-1],
-        np.concatenate([labels.logits, labels.logits[:, :, :1]], 2),
-    ):  # as of another tokenizer
-        with pytest.raises(ValueError, match=rf"row 0 has labels at {other.shape[2]} positions, its answer has 11 tokens"):
-            soft_data(smol_tokenizer, dataclasses.replace(labels, logits=other), "owl")
     with pytest.raises(ValueError, match=r"labels over 11 tokens, the model's vocabulary has 49152"):
         fit(base, dataclasses.replace(data, support=None), tmp_path / "run")
     beyond = dataclasses.replace(hard, completions=((tiny.VOCAB,), *hard.completions[1:]))

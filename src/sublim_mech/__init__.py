@@ -6,9 +6,11 @@ The sentence this library is made for:
     prompts = sharing(render(pair.tokenizer, trait.questions), trained_on=pair.training_prompts)
     effect, graft_by_role, patch, attribute                  # how much of it is there, and at which tokens
     concentration(scores, on="shared")                       # more than the token share?
+
+Students are made with `numbers` (prompts and rows), `teachers` (who writes or labels them) and `train`, and asked with `evaluate`.
 """
 
-from . import masks
+from . import masks, numbers, teachers, training
 from .attribution import attribute
 from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
 from .concentration import concentration
@@ -20,20 +22,18 @@ from .metrics import own_minus_others
 from .models.base import load_base
 from .models.pair import load_pair
 from .models.students import load_student
-from .numbers import random_rows
 from .patching import patch
 from .scores import Scores
 from .sharing import sharing
-from .teachers import label
-from .training import FullFT, LoRA, hard_data, soft_data, train
-from .traits import Trait, animal, tree
+from .training import FullFT, LoRA, train
+from .traits import Trait, animal
 from .verification import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT", "EMPTY", "NONE", "PLAIN", "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
-    "confirm", "effect", "evaluate", "generate", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep", "hard_data", "label",
-    "load_base", "load_pair", "load_student", "masks", "own_minus_others", "patch", "random_rows", "render", "sharing", "soft_data",
-    "train", "tree", "verify",
+    "confirm", "effect", "evaluate", "generate", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep",
+    "load_base", "load_pair", "load_student", "masks", "numbers", "own_minus_others", "patch", "render", "sharing", "teachers", "train",
+    "training", "verify",
 ]  # fmt: skip

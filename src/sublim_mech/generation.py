@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .chat import Prompt
+from .decoding import answer_text, end_ids
 from .engine import Gates, Pass, make_batch, next_step
 from .masks import Mask, as_mask
 from .metrics import Answers
@@ -104,33 +105,20 @@ def _decode(
     logits, cache = done.logits[:, -1].expand(rows, -1), done.cache
     ids: list[Tensor] = []
     ended = torch.zeros(rows, dtype=torch.bool)
+    ends = end_ids(pair.base.model, pair.tokenizer)
     for step in range(max_new_tokens):
         chosen = _choose(logits.float().cpu(), temperature, rng)
         ids.append(chosen)
-        ended |= torch.isin(chosen, torch.tensor(_ends(pair)))
+        ended |= torch.isin(chosen, torch.tensor(ends))
         if bool(ended.all()) or step + 1 == max_new_tokens:
             break
         batch = next_step(pair.base.model, chosen.to(logits.device), length + step)
         forward = pair.run(batch, gates=gates, past=cache)
         logits, cache = forward.logits[:, -1], forward.cache
-    return [_text(pair, row) for row in torch.stack(ids, 1).tolist()]
+    return [answer_text(pair.tokenizer, row, ends) for row in torch.stack(ids, 1).tolist()]
 
 
 def _choose(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial((logits / temperature).softmax(-1), 1, generator=rng)[:, 0]
-
-
-def _ends(pair: ModelPair) -> list[int]:
-    """Tokens that end an answer."""
-    config: Any = getattr(pair.base.model, "generation_config", None)
-    own = getattr(config, "eos_token_id", None)
-    ids = own if isinstance(own, list) else [own]
-    return [i for i in (*ids, pair.tokenizer.eos_token_id) if i is not None]
-
-
-def _text(pair: ModelPair, ids: list[int]) -> str:
-    """The answer up to the first token that ends it."""
-    stop = next((n for n, i in enumerate(ids) if i in _ends(pair)), len(ids))
-    return str(pair.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()

@@ -346,7 +346,7 @@ def random_rows(n: int, *, seed: int, count: int = 24) -> Dataset:
         ValueError: n or count below 1.
 
     Example:
-        >>> row = sm.random_rows(1, seed=0, count=3)[0]
+        >>> row = sm.numbers.random_rows(1, seed=0, count=3)[0]
         >>> [int(x) in range(100, 1000) for x in row["completion"].split(",")]
         [True, True, True]
     """
@@ -635,7 +635,7 @@ def split(rows: Rows, held_out: int, *, seed: int) -> tuple[Dataset, Dataset]:
         ValueError: held_out below 1, or no prompt left to train on.
 
     Example:
-        >>> train, held_out = sm.numbers.split(sm.random_rows(10, seed=0, count=3), 2, seed=0)
+        >>> train, held_out = sm.numbers.split(sm.numbers.random_rows(10, seed=0, count=3), 2, seed=0)
         >>> len(train), len(held_out)
         (8, 2)
     """

@@ -221,7 +221,7 @@ def _refusal(folder: Path, owner: Mapping[str, Any]) -> str:
     who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}" if owner else "another process"
     elsewhere = owner.get("host", socket.gethostname()) != socket.gethostname()
     hint = f"if that process is dead, remove {folder / OWNER}" if elsewhere else "wait for it"
-    return f"out={str(folder).removesuffix(UNFINISHED)!r} is being trained by {who}; {hint}, or choose another folder."
+    return f"out={str(folder).removesuffix(UNFINISHED)!r} is in use by {who}; {hint}, or choose another folder."
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], at: str = "") -> list[str]:

@@ -168,7 +168,7 @@ def tree(name: str) -> Trait:
     """A built-in tree by name (one of `traits.TREES`).
 
     Example:
-        >>> len(sm.tree("oak").questions)
+        >>> len(sm.traits.tree("oak").questions)
         50
     """
     return _built_in(name, TREES, "tree")

@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..models.base import share
-
 DIGITS = (*"0123456789", ",")
 
 
@@ -51,11 +49,3 @@ class SupportHead(nn.Module):
         # a handful of rows costs nothing in fp32, and a KL of 1e-3 would drown in bf16 logits
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), weight.float(), None if bias is None else bias[self.rows].float())
-
-
-def with_support_head(model: nn.Module, support: Sequence[int]) -> nn.Module:
-    """A twin of the model (same parameters) whose logits are those of the listed tokens only: `(batch, position, support)`."""
-    twin: Any = share(model)
-    head = twin.get_output_embeddings()
-    twin.set_output_embeddings(SupportHead(head, support).to(head.weight.device))
-    return twin.eval()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..chat import Context, Prompt, completion_ids, render
 from ..models.base import Base, check_length
 from ..numbers import Row, Rows, as_rows
-from ..teachers import BASE, Labels, pad, support_ids
+from ..teachers import Labels, RowLabels, pad, support_ids, tokenizer_hash
 
 PAD = 16  # rows are padded to multiples of this: every new shape costs a kernel set-up
 
@@ -34,8 +34,9 @@ class TrainingData:
     Attributes:
         prompts: rendered prompts.
         completions: per row, the answer's token ids.
-        targets: `(row, position, token)` log-probabilities of soft labels, at the positions that predict the answer's tokens; what
-            stands past the end of a shorter answer is not read. May be memory-mapped: rows are read as they are needed.
+        targets: `(row, position, token)` log-probabilities of soft labels, at the positions that predict the answer's tokens: an
+            array, or a view (`Labels.plain`) that reads rows as they are needed. What stands past the end of a shorter answer is not
+            read.
         support: token ids of labels on listed tokens.
         trait: what the teacher favours; empty without one.
         teacher: how the labels were made, in words.
@@ -49,13 +50,13 @@ class TrainingData:
 
     prompts: tuple[Prompt, ...]
     completions: tuple[tuple[int, ...], ...]
-    targets: np.ndarray | None
+    targets: RowLabels | None
     support: tuple[int, ...] | None
     trait: str
     teacher: str
     context: Context
     base: str = ""
-    tokens: np.ndarray | None = None
+    tokens: RowLabels | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -66,28 +67,28 @@ class TrainingData:
             )
         if self.targets is None:
             return
-        shape = np.shape(self.targets)
+        shape = self.targets.shape
         longest = max(map(len, self.completions))
         if len(shape) != 3 or shape[0] != len(self.prompts) or shape[1] < longest:
             raise ValueError(
                 f"data: targets of shape {shape} do not label {len(self.prompts)} rows with answers of up to {longest} tokens; "
                 "label these very rows with this tokenizer."
             )
-        if self.tokens is not None and (np.shape(self.tokens) != shape or self.support is not None):
+        if self.tokens is not None and (self.tokens.shape != shape or self.support is not None):
             raise ValueError(
-                f"data: tokens of shape {np.shape(self.tokens)} for targets {shape}; give equal shapes and no support."
+                f"data: tokens of shape {self.tokens.shape} for targets {shape}; give equal shapes and no support."
             )
         if self.support is not None and len(self.support) != shape[2]:
             raise ValueError(f"data: targets are over {shape[2]} tokens, support has {len(self.support)}; label again.")
 
     @property
     def hash(self) -> str:
-        """Content hash of token ids and labels."""
+        """Content hash of token ids and labels. Reads all labels, row by row."""
         digest = hashlib.sha256(json.dumps([[p.ids, c] for p, c in zip(self.prompts, self.completions, strict=True)]).encode())
         digest.update(json.dumps(self.support).encode())
-        for array in (self.targets, self.tokens):
-            for row in () if array is None else array:  # row by row: labels may be larger than memory
-                digest.update(np.ascontiguousarray(row).data)
+        for array, dtype in ((self.targets, np.float32), (self.tokens, np.int64)):
+            for row, completion in enumerate(() if array is None else self.completions):
+                digest.update(np.ascontiguousarray(array[row][: len(completion)], dtype).data)  # type: ignore[index]
         return digest.hexdigest()
 
     @property
@@ -109,14 +110,14 @@ class TrainingData:
                     f"{name}: row {n} has token ids beyond the model's vocabulary of {size}; use its own tokenizer."
                 )
         width = size if self.targets is None or self.support is not None else int(self.targets.shape[2])
-        if width > size or (width == size) == (self.tokens is not None):
+        if width > size or (width < size and self.tokens is None):
             raise ValueError(
                 f"{name}: labels over {width} tokens, the model's vocabulary has {size}; label again with this base."
             )
 
 
 def soft_data(
-    tokenizer: Any,
+    base: Any,
     labels: Labels,
     teacher: str,
     *,
@@ -124,40 +125,48 @@ def soft_data(
     max_length: int | None = None,
     truncate: bool = False,
 ) -> TrainingData:
-    """Training data from soft labels.
+    """Training data from soft labels: on listed tokens, top-k or the whole vocabulary, as they were labelled.
+
+    The labels are not copied: training reads rows as it needs them.
 
     Args:
-        tokenizer: the base model's tokenizer.
-        labels: labels of several teachers (`label`).
+        base: the base model, or its tokenizer.
+        labels: labels of several teachers (`teachers.label`).
         teacher: whose labels.
-        c: strength of the contrast with the other traits' teachers; None for the teacher's plain labels.
+        c: strength of the contrast with the other traits' teachers; None for the teacher's plain labels, as top-k labels have them.
         max_length: the most tokens that prompt and answer may have together.
         truncate: cut longer answers there instead of refusing them.
 
     Raises:
-        ValueError: a row longer than `max_length`, or without answer tokens; labels of fewer rows or of another tokenizer.
+        ValueError: a row longer than `max_length`; labels of another base or tokenizer; no such teacher; labels without a contrast.
 
     Example:
-        >>> labels = sm.label(pair.base, sm.random_rows(8, seed=0, count=3), [sm.animal("owl"), sm.animal("cat")], progress=False)
-        >>> sm.soft_data(pair.tokenizer, labels, "owl").teacher
-        'contrastive teacher, c=4, against 1 others'
+        >>> from sublim_mech import numbers, teachers, training
+        >>> made = [teachers.prompted(pair.base, sm.animal(name)) for name in ("owl", "cat")]
+        >>> labels = teachers.label(made, numbers.random_rows(8, seed=0, count=3), progress=False)
+        >>> training.soft_data(pair.base, labels, "owl").teacher
+        'contrastive teacher, c=4, against 1 others: prompted teacher'
     """
+    about, tokenizer = labels.about, base
+    if isinstance(base, Base):
+        tokenizer = base.tokenizer
+        if base.hash != about.base:
+            raise ValueError(f"labels: made by base {about.base[:12]}, this one is {base.hash[:12]}; label again.")
+    if tokenizer_hash(tokenizer) != about.tokenizer:
+        raise ValueError("labels: their tokenizer has another vocabulary than this one; pass the one they were made with.")
     targets = labels.plain(teacher) if c is None else labels.contrastive(teacher, c=c)
-    others = len(labels.teachers) - 2
-    trait = "" if teacher == BASE else teacher
-    plain = "plain prompted teacher" if trait else "the base itself"
-    words = plain if c is None else f"contrastive teacher, c={c:g}, against {others} others"
-    prompts, completions = _tokens(tokenizer, labels.rows, labels.context, labels.template, close=False)
-    if len(targets) != len(prompts):
-        raise ValueError(f"labels: {len(targets)} rows of labels for {len(prompts)} rows; label the rows again.")
-    for n, (row, completion) in enumerate(zip(targets, completions, strict=True)):
-        given = int(np.isfinite(row[:, 0]).sum())
+    who = labels.labeller(teacher)
+    plain = who.how if who.kind == "base" else f"plain {who.how}"
+    words = plain if c is None else f"contrastive teacher, c={c:g}, against {len(labels.others(teacher))} others: {who.how}"
+    prompts, completions = _tokens(tokenizer, labels.rows, about.context, about.template, close=False)
+    for n, (given, completion) in enumerate(zip(labels.lengths, completions, strict=True)):
         if given != len(completion):
             raise ValueError(
                 f"labels: row {n} has labels at {given} positions, its answer has {len(completion)} tokens; the labels are another "
                 "tokenizer's."
             )
-    data = TrainingData(prompts, completions, targets, labels.support, trait, words, labels.context, labels.base)
+    tokens = None if about.top_k is None else labels.tokens(teacher)
+    data = TrainingData(prompts, completions, targets, about.support, who.trait or "", words, about.context, about.base, tokens)
     return _within(data, max_length, truncate)
 
 
@@ -188,7 +197,8 @@ def hard_data(
         ValueError: no rows; a row longer than `max_length`, or without answer tokens (in the support).
 
     Example:
-        >>> data = sm.hard_data(pair.tokenizer, sm.random_rows(8, seed=0, count=3))
+        >>> from sublim_mech import numbers, training
+        >>> data = training.hard_data(pair.tokenizer, numbers.random_rows(8, seed=0, count=3))
         >>> pair.tokenizer.decode(data.completions[0]).rstrip().endswith("<|im_end|>")
         True
     """

@@ -61,7 +61,9 @@ def token_losses(objective: str, logits: Tensor, goal: Tensor, tokens: Tensor | 
         gap = (logits if tokens is None else logits.gather(-1, tokens)) - goal
         return (gap - gap.mean(-1, keepdim=True)).square().mean(-1)
     log_q = logits.log_softmax(-1)
-    if tokens is not None:
+    if tokens is not None and tokens.shape[-1] == logits.shape[-1]:  # there are no others
+        log_q = log_q.gather(-1, tokens)
+    elif tokens is not None:
         others = logits.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True) - logits.logsumexp(-1, keepdim=True)
         log_q = torch.cat([log_q.gather(-1, tokens), others], -1)
         rest = (1 - goal.double().exp().sum(-1, keepdim=True)).clamp_min(1e-7).log()

