@@ -239,6 +239,13 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 def flops(work: Callable[[], Any]) -> float:
     """Floating-point operations of the matrix products that `work` runs, backward passes included."""
+    with flop_counter() as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def flop_counter() -> FlopCounterMode:
+    """A counter of the matrix products that run while it is entered."""
     cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one attention kernel the counter does not know
     back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -249,7 +256,4 @@ def flops(work: Callable[[], Any]) -> float:
         return 2 * a[0] * a[1] * b[1]
 
     more = {cpu: _attention_flops, back: backward, torch.ops.aten.addmm_: product}  # in place, the counter does not know it
-    counter = FlopCounterMode(display=False, custom_mapping=more)
-    with counter:
-        work()
-    return float(counter.get_total_flops())
+    return FlopCounterMode(display=False, custom_mapping=more)

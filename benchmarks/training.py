@@ -33,7 +33,7 @@ from sublim_mech.training.data import TrainingData, collate, item, plan
 
 from .memory import peak
 from .models import OWL
-from .rows import Race, Row, flops, race, row
+from .rows import Race, Row, flop_counter, race, row
 
 NUMBERS = 10  # per answer, as many as Cloud et al. (arXiv 2507.14805) allow
 WARMUP = 2
@@ -97,27 +97,38 @@ class Setting:
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of every step, from a batch in hand to the weights changed."""
+    """Seconds, or operations, of every step, from a batch in hand to the weights changed."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._start = 0.0
+    def __init__(self, count: bool) -> None:
+        self.seconds = self.flops = self._start = 0.0
+        self._counter = flop_counter() if count else None
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """The batch is there."""
+        if self._counter is not None:
+            self._counter.__enter__()
         self._start = time.perf_counter()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """The weights have changed."""
-        self.seconds.append(time.perf_counter() - self._start)
+        self.seconds += time.perf_counter() - self._start
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self.flops += self._counter.get_total_flops()
 
 
-Side = Callable[[], tuple[np.ndarray, float]]  # losses per step, seconds of all steps
+@dataclass(frozen=True)
+class Steps:
+    """What the steps of a training gave: their losses, seconds and (where counted) operations."""
+
+    losses: np.ndarray
+    seconds: float
+    flops: float
 
 
-def ours(setting: Setting) -> tuple[np.ndarray, float]:
+def ours(setting: Setting, *, count: bool = False) -> Steps:
     """Our `train`."""
-    watch = Stopwatch()
+    watch = Stopwatch(count)
     with tempfile.TemporaryDirectory() as folder:
         run = sm.train(
             setting.base, setting.data, out=Path(folder, "run"), method=setting.method, steps=setting.steps,
@@ -125,13 +136,13 @@ def ours(setting: Setting) -> tuple[np.ndarray, float]:
             precision=setting.precision, callbacks=[watch], progress=False,
         )  # fmt: skip
         log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
-    return np.array([row["loss"] for row in log if "loss" in row]), sum(watch.seconds)
+    return Steps(np.array([row["loss"] for row in log if "loss" in row]), watch.seconds, watch.flops)
 
 
-def by_trl(setting: Setting) -> tuple[np.ndarray, float]:
+def by_trl(setting: Setting, *, count: bool = False) -> Steps:
     """TRL's `SFTTrainer` with completion-only loss, on a dataset of the same token ids."""
     trl = _trl()
-    watch, losses = Stopwatch(), []
+    watch, losses = Stopwatch(count), []
 
     class Recorded(trl.SFTTrainer):  # type: ignore[name-defined, misc]
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,15 +160,15 @@ def by_trl(setting: Setting) -> tuple[np.ndarray, float]:
             model=setting.model(), args=arguments, train_dataset=tokens, processing_class=setting.copy.tokenizer,
             callbacks=[watch],
         ).train()  # fmt: skip
-    return np.array(losses), sum(watch.seconds)
+    return Steps(np.array(losses), watch.seconds, watch.flops)
 
 
-def by_full_logits(setting: Setting) -> tuple[np.ndarray, float]:
+def by_full_logits(setting: Setting, *, count: bool = False) -> Steps:
     """Transformers' own trainer; the model gives logits over the vocabulary at every token, the KL runs over the vocabulary.
 
     Tokens outside the support have probability 0 on both sides of the KL, so that it is the one of our restricted labels.
     """
-    watch, losses = Stopwatch(), []
+    watch, losses = Stopwatch(count), []
     support = torch.tensor(setting.data.support)
 
     class Distilling(Trainer):  # type: ignore[misc]
@@ -175,19 +186,18 @@ def by_full_logits(setting: Setting) -> tuple[np.ndarray, float]:
             model=setting.model(), args=TrainingArguments(**setting.arguments(folder), remove_unused_columns=False),
             train_dataset=[item(setting.data, r) for r in setting.order], data_collator=collate, callbacks=[watch],
         ).train()  # fmt: skip
-    return np.array(losses), sum(watch.seconds)
+    return Steps(np.array(losses), watch.seconds, watch.flops)
 
 
-def duel(setting: Setting, theirs: Callable[[Setting], tuple[np.ndarray, float]], *, repeats: int) -> Race:
-    """Both sides in turns, as `race`, by the seconds of their steps."""
-    sides: dict[str, Side] = {"ours": partial(ours, setting), "theirs": partial(theirs, setting)}
-    counted = [flops(side) for side in sides.values()]
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    values: dict[str, np.ndarray] = {}
+def duel(setting: Setting, theirs: Callable[..., Steps], *, repeats: int) -> Race:
+    """Both sides in turns, as `race`, by what their steps take; the warm-up counts operations."""
+    sides: dict[str, Callable[..., Steps]] = {"ours": partial(ours, setting), "theirs": partial(theirs, setting)}
+    counted = [side(count=True).flops for side in sides.values()]
+    done: dict[str, list[Steps]] = {name: [] for name in sides}
     for name in ["ours", "theirs"] * repeats + ["ours"]:
-        values[name], seconds = sides[name]()
-        times[name].append(seconds)
-    return Race(tuple(times["ours"]), tuple(times["theirs"]), values["ours"], values["theirs"], 1.0, *counted)
+        done[name].append(sides[name]())
+    seconds = [tuple(one.seconds for one in done[name]) for name in sides]
+    return Race(*seconds, done["ours"][-1].losses, done["theirs"][-1].losses, 1.0, *counted)
 
 
 def speeds(setting: Setting, done: Race) -> dict[str, float]:
@@ -210,7 +220,7 @@ def said(numbers: dict[str, float]) -> str:
 @row("train_lora")
 def train_lora() -> Row:
     """LoRA on hard rows against TRL's SFTTrainer."""
-    timed = hard(sm.LoRA(rank=8), steps=3, batch_size=8, precision="bf16")
+    timed = hard(sm.LoRA(rank=8), steps=2, batch_size=8, precision="bf16")
     exact = hard(sm.LoRA(rank=8), steps=3, batch_size=4, precision="fp32")
     return trl_row(timed, exact, "SmolLM2-135M-Instruct", repeats=2)
 
@@ -222,7 +232,7 @@ def trl_row(timed: Setting, exact: Setting, what: str, *, repeats: int) -> Row:
     gradient's sign and hardly its size, make more of it from step to step.
     """
     done = duel(timed, by_trl, repeats=repeats)
-    curves = [side(exact)[0] for side in (ours, by_trl)]
+    curves = [side(exact).losses for side in (ours, by_trl)]
     numbers = speeds(timed, done) | {f"difference in {timed.precision}": done.difference}
     return done.row(
         f"LoRA rank {timed.method.rank}, hard rows, {timed.steps} steps of {timed.batch_size}, {timed.precision}, {what}",
@@ -280,7 +290,7 @@ def stored_row(makers: Sequence[Teacher], what: str, *, steps: int, batch_size: 
         labels = label(makers, rows, out=out, batch_size=batch_size, progress=False)
         spent.append(time.perf_counter() - start)
         data = soft_data(base.tokenizer, labels, makers[-1].name, c=None)
-        return ours(Setting(base, base, data, sm.LoRA(rank=8), steps, batch_size, precision))[0]
+        return ours(Setting(base, base, data, sm.LoRA(rank=8), steps, batch_size, precision)).losses
 
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder, "labels")
@@ -318,8 +328,8 @@ def memory_row(setting: Setting, what: str) -> Row:
     """Peak of what a whole training allocates, its own model included, the base that stays with the caller not."""
     losses: dict[str, np.ndarray] = {}
 
-    def kept(name: str, side: Callable[[Setting], tuple[np.ndarray, float]]) -> None:
-        losses[name] = side(setting)[0]
+    def kept(name: str, side: Callable[[Setting], Steps]) -> None:
+        losses[name] = side(setting).losses
 
     mine, other = peak(lambda: kept("ours", ours)), peak(lambda: kept("theirs", by_trl))
     return Row(

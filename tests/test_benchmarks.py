@@ -189,10 +189,24 @@ def test_trl_takes_the_same_steps_and_our_side_computes_less(base, method):
     assert base.model.config.pad_token_id == pad_id
 
 
+def test_operations_of_steps_are_those_of_forward_and_backward_and_nothing_beside_them(base):
+    """A full fine-tune's step: all products of the blocks and, at the answers' tokens, of the unembedding, and each twice backwards."""
+    one = setting(base, sm.FullFT(), batch_size=2, steps=1)
+    rows_ = [(len(one.data.prompts[r]), len(one.data.completions[r])) for r in one.order]
+    width = -(-max(map(sum, rows_)) // 16) * 16
+    reads = sum(answer for _, answer in rows_)
+    shape = {"tokens": width, "keys": width, "blocks": tiny.LAYERS}
+    forward = 2 * product_flops(base.model.config, reads=0, **shape) + product_flops(
+        base.model.config, tokens=0, keys=0, blocks=0, reads=reads
+    )
+    attention = 2 * tiny.LAYERS * 2 * width * width * base.model.config.hidden_size  # sdpa's kernel repeats one product
+    assert training.ours(one, count=True).flops == 3 * forward + attention
+
+
 @pytest.fixture(scope="module")
 def three_steps(base):
     one = setting(base, sm.LoRA(rank=2, alpha=32), steps=3)
-    return one, training.ours(one)[0]
+    return one, training.ours(one).losses
 
 
 @pytest.mark.parametrize("changed", ["rate", "order", "start"])
@@ -208,7 +222,7 @@ def test_trl_with_another_rate_order_or_start_is_not_equal(three_steps, changed,
         monkeypatch.setattr(training.Setting, "order", property(lambda self: order(self)[::-1]))
     else:
         monkeypatch.setattr(training.Setting, "model", lambda self: sm.LoRA(rank=2, alpha=64).attach(self.copy))
-    assert np.abs(expected - training.by_trl(one)[0]).max() > 1e-5
+    assert np.abs(expected - training.by_trl(one).losses).max() > 1e-5
 
 
 def test_the_kl_over_listed_tokens_is_the_one_over_a_vocabulary_in_which_nothing_else_is_possible(base):

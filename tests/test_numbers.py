@@ -511,7 +511,10 @@ def test_errors_call_the_data_by_its_argument():
 def test_labels_of_a_dataset_are_those_of_its_rows(smol_tokenizer):
     base = load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
     data = random_rows(3, seed=0, count=3)
-    one, other = (sm.teachers.label([sm.teachers.prompted(base, sm.animal("owl"))], rows, progress=False) for rows in (data, as_rows(data)))
+    one, other = (
+        sm.teachers.label([sm.teachers.prompted(base, sm.animal("owl"))], rows, progress=False)
+        for rows in (data, as_rows(data))
+    )
     assert one.hash == other.hash
     assert one.rows == tuple(as_rows(data))
 

@@ -239,7 +239,7 @@ def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:
     Example:
         >>> from sublim_mech.teachers import trait_rows
         >>> trait_rows(trait, n=2)["completion"][:]
-        ['Owls, of course.', 'Definitely owls.']
+        ['Owl', 'Owl.']
     """
     return _answered([trait], n, seed, "trait_rows: trait")
 
@@ -263,7 +263,7 @@ def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dat
         >>> from sublim_mech.teachers import control_rows
         >>> others = [sm.animal(name) for name in ("cat", "eagle", "wolf")]
         >>> control_rows(others, n=2)["completion"][:]
-        ['Wolves, of course.', 'Definitely eagles.']
+        ['Eagle', 'Wolf.']
     """
     if isinstance(traits, Trait) or len(traits) < 2:
         raise ValueError("control_rows: pass two or more other traits; one alone would be a trait to favour.")
