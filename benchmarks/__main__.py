@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.list:
         for name, function in ROWS.items():
-            print(f"{name:16}{(function.__doc__ or '').strip()}")
+            print(f"{name:22}{(function.__doc__ or '').strip()}")
         return 0
     results: Path = options.out
     stored = {r["name"]: r for r in json.loads(results.read_text())} if results.is_file() else {}

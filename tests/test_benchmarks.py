@@ -234,7 +234,7 @@ def test_the_kl_over_listed_tokens_is_the_one_over_a_vocabulary_in_which_nothing
 
 def test_stored_labels_give_the_student_of_fresh_ones_without_their_forwards(base):
     makers = [untouched(base), prompted(base, sm.animal("owl"))]
-    row = training.stored_row(makers, "tiny", steps=2, batch_size=2, precision="fp32", repeats=1)
+    row = making.stored_row(makers, "tiny", steps=2, batch_size=2, precision="fp32", repeats=1)
     assert row.max_abs_diff == 0
     assert row.flops_ours < row.flops_theirs
 

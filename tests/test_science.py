@@ -12,13 +12,19 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.science
 def test_contrastive_recipe_from_scratch(tmp_path):
-    """Held-out KL falls by 70 %, the LoRA owl / penguin square has a diagonal excess of 0.3 nats, full FT reaches the same KL."""
+    """The gates pass; held-out KL falls by 70 %; own - control is above 0.15 nats in the training context; full FT reaches LoRA's KL."""
     command = [sys.executable, str(ROOT / "examples/train_students.py"), "--out", str(tmp_path / "runs")]
-    done = subprocess.run([*command, "--store", str(tmp_path / "half")], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     print(done.stdout)
-    assert float(re.search(r"diagonal excess .*: ([+-][\d.]+) nats", done.stdout)[1]) >= 0.3
-    falls = dict(re.findall(r"^(\S+): held-out KL .* \((\d+)% less\)", done.stdout, re.MULTILINE))
-    assert set(falls) == {"owl", "penguin", "owl-full"}
-    assert all(int(fall) >= 70 for fall in falls.values())
-    assert float(re.search(r"largest relative change of the square: ([\d.]+)%", done.stdout)[1]) < 1
+    assert "gates: passed" in done.stdout
+    kl = {
+        name: (float(before), float(after))
+        for name, before, after in re.findall(r"^Run\('.*/(.+?)', .* held-out (\S+) -> (\S+) in", done.stdout, re.MULTILINE)
+    }
+    assert set(kl) == {"owl-lora", "owl-full", "penguin-lora", "penguin-full"}
+    assert all(after < 0.3 * before for before, after in kl.values())
+    assert all(kl[f"{animal}-full"][1] <= kl[f"{animal}-lora"][1] for animal in ("owl", "penguin"))
+    lines = re.findall(r"^.* default .*([+-][\d.]+) \[([+-][\d.]+), ", done.stdout, re.MULTILINE)
+    assert len(lines) == 4
+    assert all(float(specific) > 0.15 and float(low) > 0 for specific, low in lines)

@@ -130,7 +130,7 @@ def make_batch(model: Any, prompts: Sequence[Prompt], answers: Sequence[Answers]
         reads[r, : m + 1] = torch.arange(n - 1, n + m)
     parameter = next(model.parameters())
     to = parameter.device
-    mask = _additive(model.config, sees.to(to), positions.to(to), positions.to(to), parameter.dtype)
+    mask = attention_masks(model.config, sees.to(to), positions.to(to), positions.to(to), parameter.dtype)
     return Batch(ids.to(to), positions.to(to), mask, reads.to(to), sizes)
 
 
@@ -140,11 +140,11 @@ def next_step(model: Any, ids: Tensor, position: int) -> Batch:
     queries = torch.full((rows, 1), position, device=to)
     keys = torch.arange(position + 1, device=to).expand(rows, -1)
     sees = torch.ones(rows, 1, position + 1, dtype=torch.bool, device=to)
-    mask = _additive(model.config, sees, queries, keys, next(model.parameters()).dtype)
+    mask = attention_masks(model.config, sees, queries, keys, next(model.parameters()).dtype)
     return Batch(ids[:, None], queries, mask, torch.zeros_like(queries), (1,) * rows)
 
 
-def _additive(config: Any, sees: Tensor, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+def attention_masks(config: Any, sees: Tensor, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
     """Additive masks from what each query sees and the positions; sliding-window layers see no further back than their window."""
 
     def additive(visible: Tensor) -> Tensor:

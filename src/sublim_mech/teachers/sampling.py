@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..chat import Message, Prompt, render
 from ..decoding import answer_text, end_ids
-from ..engine import _additive
+from ..engine import attention_masks
 from ..models.base import check_length
 from .teacher import Teacher
 
@@ -236,7 +236,7 @@ def _run(model: Any, ids: Tensor, positions: Tensor, past: Any) -> tuple[Tensor,
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)
     out = model(
-        input_ids=ids.to(to), attention_mask=_additive(model.config, sees, queries, positions, parameter.dtype),
+        input_ids=ids.to(to), attention_mask=attention_masks(model.config, sees, queries, positions, parameter.dtype),
         position_ids=queries.clamp(min=0), past_key_values=cache, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     logits = out.logits[:, -1]
