@@ -34,7 +34,7 @@ STUDENTS = ("owl", "penguin")
 CONTEXTS = {"default": sm.Context(), "empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}
 ROWS, HELD_OUT = 264, 24
 DEFAULTS = {"steps": 60, "batch_size": 8, "bucket": 8, "evaluate_every": 30, "checkpoint_every": 30}
-FULL = {"warmup": 12, "steps": 56, "evaluate_every": 8}  # longer warm-up: Adam's first steps move 135M weights in step
+FULL = {"warmup": 12, "steps": 56, "evaluate_every": 28}  # longer warm-up: Adam's first steps move 135M weights in step
 KINDS = ("lora", "full")
 
 
