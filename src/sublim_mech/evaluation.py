@@ -33,6 +33,7 @@ from .models.base import Base
 from .models.pair import ModelPair, check_parity
 from .models.students import Student
 from .outcome import Evaluation
+from .sharing import common_start
 from .sites import find_sites
 from .traits import Trait, matcher
 
@@ -156,7 +157,8 @@ def trait_log_probs(
         of the trait's likeliest form.
     """
     gates = None if student is None else Gates(student)
-    start = _common(prompts) if share_prefix and len(prompts) > 1 else 0
+    # short of the last token of each prompt, which is read in every row
+    start = len(common_start([p.ids[:-1] for p in prompts])) if share_prefix and len(prompts) > 1 else 0
     past = None
     if start:
         trunk = replace(prompts[0], ids=prompts[0].ids[:start])
@@ -179,16 +181,6 @@ def _ranks(logits: Tensor, best: Tensor, rows: Sequence[Answers]) -> Tensor:
     first = [[row.forms[f][0][1] for f in mine] for row, mine in zip(rows, best.tolist(), strict=True)]
     own = logits.gather(1, torch.tensor(first, device=logits.device))
     return torch.stack([1 + (logits > value[:, None]).sum(-1) for value in own.unbind(1)], 1)  # by trait, to spare memory
-
-
-def _common(prompts: Sequence[Prompt]) -> int:
-    """How many tokens all prompts begin with, short of the last token of the shortest: that one is read in every row."""
-    n = 0
-    for column in zip(*(p.ids[:-1] for p in prompts), strict=False):
-        if len(set(column)) > 1:
-            break
-        n += 1
-    return n
 
 
 def _models(model: Any) -> tuple[ModelPair, dict[str, Student | None]]:

@@ -97,6 +97,28 @@ def read_dataset(path: str | Path, kind: str, values: Sequence[str]) -> tuple[xr
     return xr.Dataset({name: variables.pop(name) for name in values if name in variables}, variables), meta
 
 
+def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, Any]:
+    """A JSON object that says its `format`.
+
+    Args:
+        path: the file.
+        format: the one that is understood.
+        called: how errors name the file.
+        fix: what errors advise where it is no JSON.
+
+    Raises:
+        ValueError: no JSON, or another format.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{called} is not JSON ({error}); {fix}.") from error
+    if not isinstance(data, dict) or data.get("format") != format:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{called} has format {found!r}, not {format}; open it with the version that wrote it.")
+    return data
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as handle:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .chat import Context
-from .files import replacing
+from .files import read_json, replacing
 from .sharing import Trained
 
 FILE = "manifest.json"
@@ -85,13 +85,7 @@ class Manifest:
         path = directory / FILE
         if not path.is_file():
             return None
-        try:
-            data = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}); copy it again or delete it to load the weights alone.") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"{path} has format {found!r}, not {FORMAT}; open it with the version that wrote it.")
+        data = read_json(path, FORMAT, called=str(path), fix="copy it again or delete it to load the weights alone")
         known = {f.name for f in fields(cls)}
         unknown, missing = sorted(set(data) - known), sorted(known - set(data) - {"content"})
         if unknown or missing:

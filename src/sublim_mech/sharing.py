@@ -61,9 +61,9 @@ class Trained:
                     tails.setdefault(role, []).append(slots[::-1])
         seen = {i for p in prompts for i in p.ids} | {i for c in completions for i in c}
         return cls(
-            prefix=_common([p.ids for p in prompts]),
-            heads={role: _common(turns) for role, turns in heads.items()},
-            tails={role: _common(turns) for role, turns in tails.items()},
+            prefix=common_start([p.ids for p in prompts]),
+            heads={role: common_start(turns) for role, turns in heads.items()},
+            tails={role: common_start(turns) for role, turns in tails.items()},
             seen=frozenset(seen),
         )
 
@@ -115,12 +115,12 @@ def sharing(prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt] | 
 
 
 def _classes(prompt: Prompt, known: Trained) -> tuple[str, ...]:
-    prefix = len(_common([prompt.ids, known.prefix]))
+    prefix = len(common_start([prompt.ids, known.prefix]))
     aligned: list[bool] = []
     turns = _turns(prompt)
     for n, (role, slots) in enumerate(turns):
-        head = len(_common([slots, known.heads.get(role, ())]))
-        tail = len(_common([slots[::-1], known.tails.get(role, ())])) if not _is_open(turns, n) else 0
+        head = len(common_start([slots, known.heads.get(role, ())]))
+        tail = len(common_start([slots[::-1], known.tails.get(role, ())])) if not _is_open(turns, n) else 0
         aligned += [i < head or i >= len(slots) - tail for i in range(len(slots))]
     return tuple(
         "prefix" if i < prefix else "aligned" if aligned[i] else "seen" if token in known.seen else "novel"
@@ -143,7 +143,7 @@ def _is_open(turns: list[tuple[str, tuple[Slot, ...]]], n: int) -> bool:
     return n + 1 == len(turns) and turns[n][0] == "assistant"
 
 
-def _common(sequences: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+def common_start(sequences: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """The longest common start."""
     first, last = min(sequences), max(sequences)
     n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

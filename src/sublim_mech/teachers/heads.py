@@ -33,6 +33,21 @@ def pad(rows: Sequence[Sequence[int]], multiple: int = 1) -> torch.Tensor:
     return torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])
 
 
+def exact_logits(head: Any, x: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """A linear unembedding in fp32, whatever the weights and also under autocast: a KL of 1e-3 would drown in bf16 logits.
+
+    Args:
+        head: the unembedding.
+        x: `(..., d_model)`.
+        rows: the tokens whose logits are computed; all when None.
+    """
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if rows is not None:
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+
+
 class SupportHead(nn.Module):
     """The unembedding on a few rows of its weight; gradients reach the full weight."""
 
@@ -44,8 +59,4 @@ class SupportHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(..., d_model)` to logits `(..., support)`."""
-        head: Any = self.head
-        weight, bias = head.weight[self.rows], getattr(head, "bias", None)
-        # a handful of rows costs nothing in fp32, and a KL of 1e-3 would drown in bf16 logits
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), weight.float(), None if bias is None else bias[self.rows].float())
+        return exact_logits(self.head, x, self.rows)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..chat import Context
-from ..files import file_hash
+from ..files import file_hash, read_json
 from ..numbers import Row
 from .label_views import Shard, Stored, View, log_softmax
 from .teacher import BASE, Teacher
@@ -243,7 +243,7 @@ class Labels:
                 raise ValueError(f"labels: {path} has not finished; the same call of label(..., out=...) goes on with it.")
             what = f"is no labels folder: it has no {FILE}" if path.exists() else "is not there"
             raise FileNotFoundError(f"labels: {path} {what}; pass what was given to label(..., out=...).")
-        data = read_json(path / FILE)
+        data = read_about(path / FILE)
         try:
             about = About.from_json(data["about"])
             lengths, per_shard, files = tuple(data["lengths"]), int(data["per_shard"]), dict(data["files"])
@@ -276,20 +276,13 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
     """What `label` wrote about labels.
 
     Raises:
         ValueError: no JSON, or another format.
     """
-    try:
-        data = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"labels: {path} is not JSON ({error}); copy it again or label again.") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"labels: {path} has format {found!r}, not {FORMAT}; open it with the version that wrote it.")
-    return data
+    return read_json(path, FORMAT, called=f"labels: {path}", fix="copy it again or label again")
 
 
 def _check_size(path: Path, size: int) -> None:

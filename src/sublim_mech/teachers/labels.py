@@ -29,10 +29,10 @@ from ..files import file_hash, replacing, sync
 from ..numbers import Row, Rows, as_rows
 from ..runs import OWNER, claimed, differences
 from .heads import DIGITS, support_ids
-from .label_store import DRAFT, FILE, FORMAT, About, Labeller, Labels, read_json, shard_names, tokenizer_hash
+from .label_store import DRAFT, FILE, FORMAT, About, Labeller, Labels, read_about, shard_names, tokenizer_hash
 from .label_views import InMemory, Shard, Stored
 from .running import read_rows, tokens
-from .teacher import BASE, Teacher, untouched
+from .teacher import BASE, Teacher, difference, untouched
 
 UNSAID = (*DIGITS,)  # the default support: the same tokens, another object, so that it gives way to `top_k`
 MOST_BYTES = 1 << 28  # of one shard
@@ -112,19 +112,14 @@ def _checked(teachers: Sequence[Teacher]) -> tuple[Teacher, ...]:
     """
     if not teachers:
         raise ValueError("label: teachers is empty; pass at least one, such as teachers.untouched(base).")
+    apart = difference(teachers)
+    if apart is not None:
+        one, other, what, a, b = apart
+        raise ValueError(
+            f"label: teachers {one!r} and {other!r} differ in their {what}: {a!r} and {b!r}; label by teachers of one base, for students "
+            "of one context."
+        )
     first = teachers[0]
-    for other in teachers[1:]:
-        shared = {
-            "base": (first.base.hash[:12], other.base.hash[:12]),
-            "student_context": (first.student_context, other.student_context),
-            "template": (first.template, other.template),
-        }
-        for name, (one, two) in shared.items():
-            if one != two:
-                raise ValueError(
-                    f"label: teachers {first.name!r} and {other.name!r} differ in their {name}: {one!r} and {two!r}; label by teachers "
-                    "of one base, for students of one context."
-                )
     itself = [t for t in teachers if t.kind == "base"][:1] or [
         untouched(first.base, context=first.student_context, template=first.template)
     ]
@@ -252,7 +247,7 @@ def _resume(folder: Path, labels: Labels) -> None:
     for litter in folder.glob(".*.safetensors"):  # half-written by a killed process
         litter.unlink()
     if (folder / DRAFT).is_file():
-        there = read_json(folder / DRAFT)
+        there = read_about(folder / DRAFT)
         kept = About.from_json(there["about"]).summary() | {"per_shard": there["per_shard"]}
         _check_same(folder, kept, labels.about.summary() | {"per_shard": labels.per_shard})
     else:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from os.path import commonprefix
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..chat import Prompt, completion_ids, render
@@ -24,8 +22,9 @@ from ..engine import forward, make_batch
 from ..metrics import Answers
 from ..models.base import check_length, twin
 from ..numbers import Row, Rows, as_rows
+from ..sharing import common_start
 from ..sites import find_sites
-from .heads import SupportHead, pad
+from .heads import SupportHead, exact_logits, pad
 from .teacher import Teacher
 
 NO_ANSWERS = Answers((), (), (), ())
@@ -160,7 +159,7 @@ def _sharing(model: Any, rows: Sequence[Prompt], firsts: Sequence[int], short: i
     """
     whole = _whole(model)
     # short of the last token of each prompt, which is read in every row
-    start = len(commonprefix([p.ids[:n] for p, n in zip(rows, firsts, strict=True)]))  # noqa: RUF071 (of token ids)
+    start = len(common_start([p.ids[:n] for p, n in zip(rows, firsts, strict=True)]))
     if not start or getattr(model, "_is_stateful", False):
         return whole
     one = [rows[short]], torch.arange(firsts[short], len(rows[short]) - 1, device=model.device)[None]
@@ -200,5 +199,4 @@ class _Float(nn.Module):
         if type(self.head) is not nn.Linear:
             out: Tensor = self.head(x)
             return out
-        bias = self.head.bias
-        return F.linear(x.float(), self.head.weight.float(), None if bias is None else bias.float())
+        return exact_logits(self.head, x)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from ..chat import Message, Prompt, render
 from ..decoding import answer_text, end_ids
-from ..engine import attention_masks
+from ..engine import as_cache, attention_masks
 from ..models.base import check_length
+from ..sharing import common_start
 from .teacher import Teacher
 
 TOKENS = 2048  # of prompts per forward
@@ -142,7 +142,7 @@ def _uniforms(seed: int, prompt: Ids, sample: int, count: int) -> np.ndarray:
 
 def _trunk(model: Any, prompts: Sequence[Ids]) -> tuple[int, Any]:
     """(number of tokens that all prompts begin with, their keys and values); each prompt's last token is left to it."""
-    start = len(commonprefix([ids[:-1] for ids in prompts]))  # noqa: RUF071 (of token ids, which it serves as well)
+    start = len(common_start([ids[:-1] for ids in prompts]))
     if len(prompts) < 2 or not start:
         return 0, []
     ids = torch.tensor([prompts[0][:start]])
@@ -164,8 +164,7 @@ def _start(model: Any, prompts: Sequence[Ids], trunk: tuple[int, Any]) -> tuple[
     done = []
     for at in range(0, len(prompts), rows):
         some = slice(at, at + rows)
-        expanded = [(k.expand(len(ids[some]), -1, -1, -1), v.expand(len(ids[some]), -1, -1, -1)) for k, v in past]
-        done.append(_run(model, ids[some, start:], positions[some], expanded))
+        done.append(_run(model, ids[some, start:], positions[some], past))
     caches = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*(c for _, c in done), strict=True)]
     return torch.cat([logits for logits, _ in done]), caches, positions
 
@@ -215,13 +214,11 @@ def _choose(logits: Tensor, rows: Tensor, draws: Tensor | None, temperature: flo
 
 
 def _run(model: Any, ids: Tensor, positions: Tensor, past: Any) -> tuple[Tensor, Any]:
-    """One forward of `ids (row, slot)` behind a cache; `positions (row, slot)` are those of cache and ids together.
+    """One forward of `ids (row, slot)` behind keys and values of one row or of as many; `positions (row, slot)` are those of both.
 
     Returns:
         logits at the last slot `(row, vocabulary)`, in fp32 at least; keys and values.
     """
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
     parameter = next(model.parameters())
     to = parameter.device
     positions = positions.to(to)
@@ -229,12 +226,7 @@ def _run(model: Any, ids: Tensor, positions: Tensor, past: Any) -> tuple[Tensor,
     sees = (positions[:, None, :] >= 0) & (positions[:, None, :] <= queries[:, :, None])
     slots = torch.arange(positions.shape[1], device=to)
     sees |= slots[None, :] == slots[-ids.shape[1] :, None]  # so that padding sees itself, not nothing
-    cache = DynamicCache()
-    for keys, values in past:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
+    cache = as_cache(past, len(ids))
     out = model(
         input_ids=ids.to(to), attention_mask=attention_masks(model.config, sees, queries, positions, parameter.dtype),
         position_ids=queries.clamp(min=0), past_key_values=cache, use_cache=True, logits_to_keep=1,

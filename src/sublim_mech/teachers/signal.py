@@ -22,8 +22,9 @@ from ..evaluation import evaluate
 from ..numbers import Row, Rows, as_rows, to_dataset
 from ..stats import Interval, mean_interval, ratio_interval
 from ..traits import Trait
+from .label_views import log_softmax
 from .running import log_probs
-from .teacher import BASE, Teacher, untouched
+from .teacher import BASE, Teacher, difference, untouched
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -215,14 +216,14 @@ def label_signal(labels: Labels) -> pd.DataFrame:
     tokens = np.empty(len(labels.rows))
     for row in range(len(labels.rows)):
         # (position, support); normalised again, since what fp32 leaves (1e-7) would count as much as a small KL
-        log_p = {name: _log_softmax(np.asarray(view[row], np.float64)) for name, view in views.items()}
+        log_p = {name: log_softmax(np.asarray(view[row], np.float64)) for name, view in views.items()}
         bad = next((name for name, x in log_p.items() if not np.isfinite(x).all()), None)
         if bad is not None:
             raise ValueError(f"label_signal: labels of {bad!r} on row {row} are not finite; label the rows again.")
         tokens[row] = len(log_p[BASE])
         for t, name in enumerate(traits):
             mean = np.mean([log_p[o] for o in others[name]], axis=0)
-            sums[t, :, row] = _kl(log_p[name], log_p[BASE]).sum(), _kl(log_p[name], _log_softmax(mean)).sum()
+            sums[t, :, row] = _kl(log_p[name], log_p[BASE]).sum(), _kl(log_p[name], log_softmax(mean)).sum()
     rows = {}
     for name, (generic, specific) in zip(traits, sums, strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):  # a teacher that is the base has no share
@@ -301,17 +302,11 @@ def split_base(teachers: Sequence[Teacher], name: str) -> tuple[Teacher, list[Te
         raise ValueError(
             f"{name}: two are called {(twice or [BASE])[0]!r}; rename one: dataclasses.replace(teacher, name=...)."
         )
+    apart = difference(given)
+    if apart is not None:
+        one, other, what, *_ = apart
+        raise ValueError(f"{name}: {one!r} and {other!r} differ in {what}, so their difference is not the trait's; use one.")
     first = given[0]
-    for t in given[1:]:
-        for what, mine, theirs in (
-            ("base", first.base.hash, t.base.hash),
-            ("student_context", first.student_context, t.student_context),
-            ("template", first.template, t.template),
-        ):
-            if mine != theirs:
-                raise ValueError(
-                    f"{name}: {first.name!r} and {t.name!r} differ in {what}, so their difference is not the trait's; use one."
-                )
     return base or untouched(first.base, context=first.student_context, template=first.template), rest
 
 
@@ -339,10 +334,4 @@ def columns(name: str, interval: Interval) -> dict[str, float]:
 def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
     """KL(p || q) over the last axis."""
     out: np.ndarray = (np.exp(log_p) * (log_p - log_q)).sum(-1)
-    return out
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x - x.max(-1, keepdims=True)
-    out: np.ndarray = x - np.log(np.exp(x).sum(-1, keepdims=True))
     return out

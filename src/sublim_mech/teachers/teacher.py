@@ -72,6 +72,18 @@ class Teacher:
     hash: str = ""
 
 
+def difference(teachers: Sequence[Teacher]) -> tuple[str, str, str, Any, Any] | None:
+    """Where teachers cannot be compared: (name, name, what they differ in, that of the one, of the other); None where they can be."""
+    first = teachers[0]
+    for other in teachers[1:]:
+        if first.base.hash != other.base.hash:
+            return first.name, other.name, "base", first.base.hash[:12], other.base.hash[:12]
+        for what in ("student_context", "template"):
+            if getattr(first, what) != getattr(other, what):
+                return first.name, other.name, what, getattr(first, what), getattr(other, what)
+    return None
+
+
 def untouched(base: Base, *, context: Context | None = None, template: str | None = None) -> Teacher:
     """The base model itself in the students' context: what other teachers are held against.
 

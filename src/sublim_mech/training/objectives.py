@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..teachers import SupportHead
+from ..teachers.heads import SupportHead, exact_logits
 from .data import TrainingData
 from .options import check_choice
 
@@ -101,11 +101,10 @@ class AnswerHead(nn.Module):
                 part = self._parts[self._support] = SupportHead(self.head, self._support)
                 part.rows = part.rows.to(x.device)
             return self._parts[self._support](x)
-        with torch.autocast(x.device.type, enabled=False) if self._exact else nullcontext():
-            if self._exact and plain:
-                bias = self.head.bias
-                logits = F.linear(x.float(), self.head.weight.float(), None if bias is None else bias.float())
-            else:
+        if self._exact and plain:
+            logits = exact_logits(self.head, x)
+        else:
+            with torch.autocast(x.device.type, enabled=False) if self._exact else nullcontext():
                 logits = self.head(x)
         return logits if self._support is None else logits[:, list(self._support)]  # an adapter on the head: it has no rows
 
