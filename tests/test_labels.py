@@ -19,10 +19,22 @@ import sublim_mech as sm
 from sublim_mech.models.base import Base, load_base, weights_hash
 from sublim_mech.numbers import Row, as_rows, random_rows
 from sublim_mech.runs import FolderInUseError, claimed
-from sublim_mech.teachers import DIGITS, Labels, Teacher, label, labels, log_probs, prompted, read_rows, untouched
+from sublim_mech.teachers import (
+    DIGITS,
+    Labels,
+    SupportHead,
+    Teacher,
+    label,
+    labels,
+    log_probs,
+    prompted,
+    read_rows,
+    running,
+    untouched,
+)
 from sublim_mech.training import soft_data
 from sublim_mech.training.data import item
-from sublim_mech.training.objectives import token_losses
+from sublim_mech.training.objectives import AnswerHead, token_losses
 
 ROWS = [*as_rows(random_rows(4, seed=0, count=3)), Row("Seven?", "7"), Row("And now a longer question than that?", "1,2,3,4,5")]
 ANIMALS = ("owl", "cat", "dog")
@@ -620,3 +632,24 @@ def test_teachers_are_kept_as_they_were(listed, crowd):
         assert (kept.kind, kept.how, kept.hash, kept.context) == (teacher.kind, teacher.how, teacher.hash, teacher.context)
         assert kept.trait == (teacher.trait and teacher.trait.name)
     assert listed.others("owl") == ("cat", "dog")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("support", [None, (7, 3, 11)])
+def test_an_unembedding_with_a_bias_keeps_it_in_fp32_also_under_autocast(support, dtype):
+    """Teachers and students in training take their logits from the same product; double precision says what it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head, x = torch.nn.Linear(32, 50, dtype=dtype), torch.randn(2, 5, 32, dtype=dtype)
+        torch.nn.init.normal_(head.bias)
+    chosen = slice(None) if support is None else list(support)
+    expected = x.double() @ head.weight.double()[chosen].T + head.bias.double()[chosen]
+    row, column = torch.tensor([0, 1, 1]), torch.tensor([4, 0, 2])
+    answers = AnswerHead(head)
+    answers.aim(row, column, support, exact=True)
+    teachers_own = running._Float(head) if support is None else SupportHead(head, support)
+    with torch.autocast("cpu", torch.bfloat16):
+        in_training, of_teacher = answers(x), teachers_own(x)
+    assert in_training.dtype == of_teacher.dtype == torch.float32
+    torch.testing.assert_close(in_training.double(), expected[row, column], atol=1e-5, rtol=0)
+    torch.testing.assert_close(of_teacher.double(), expected, atol=1e-5, rtol=0)
