@@ -16,8 +16,8 @@ from torch import Tensor
 from transformer_lens import patching
 
 import sublim_mech as sm
-from sublim_mech.chat import Prompt
-from sublim_mech.models.pair import ModelPair
+from sublim_mech.engine.pair import ModelPair
+from sublim_mech.prompts.chat import Prompt
 
 from .models import CAT, OWL, gpt2_small, smollm2
 from .rows import Row, race, row

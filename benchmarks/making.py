@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 import sublim_mech as sm
-from sublim_mech.chat import Prompt, completion_ids
+from sublim_mech.making.labelling import label
+from sublim_mech.making.numbers import random_rows
+from sublim_mech.making.teachers import Teacher, prompted, untouched
+from sublim_mech.making.teachers.sampling import sample_ids
+from sublim_mech.making.training import soft_data
 from sublim_mech.models.base import Base
-from sublim_mech.numbers import random_rows
-from sublim_mech.teachers import Teacher, label, prompted, untouched
-from sublim_mech.teachers.sampling import sample_ids
-from sublim_mech.training import soft_data
-from sublim_mech.traits import ANIMALS, Trait
+from sublim_mech.prompts.chat import Prompt, completion_ids
+from sublim_mech.prompts.traits import ANIMALS, Trait
 
 from .models import OWL
 from .rows import Row, race, row

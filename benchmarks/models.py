@@ -15,9 +15,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 import sublim_mech as sm
-from sublim_mech.chat import Prompt
-from sublim_mech.models.base import quiet_transformers
-from sublim_mech.models.pair import ModelPair
+from sublim_mech.engine.pair import ModelPair
+from sublim_mech.models.compat import quiet_transformers
+from sublim_mech.prompts.chat import Prompt
 
 ROOT = Path(__file__).parent.parent
 CAT = sm.Trait("cat", plural="cat")  # its forms are one token each: TransformerLens and PEFT have no answer trie

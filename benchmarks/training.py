@@ -25,11 +25,13 @@ from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import sublim_mech as sm
-from sublim_mech.models.base import Base, quiet_transformers
-from sublim_mech.numbers import random_rows
-from sublim_mech.teachers import label, prompted
-from sublim_mech.training import hard_data, soft_data
-from sublim_mech.training.data import TrainingData, collate, item, plan
+from sublim_mech.making.labelling import label
+from sublim_mech.making.numbers import random_rows
+from sublim_mech.making.teachers import prompted
+from sublim_mech.making.training import hard_data, soft_data
+from sublim_mech.making.training.data import TrainingData, collate, item, plan
+from sublim_mech.models.base import Base
+from sublim_mech.models.compat import quiet_transformers
 
 from .memory import peak
 from .models import OWL

@@ -21,7 +21,7 @@ from train_students import STUDENTS, make_labels, make_student, parser
 
 import sublim_mech as sm
 from sublim_mech.models.base import Base
-from sublim_mech.runs import Run
+from sublim_mech.storage.runs import Run
 
 TRAINED = {"default": sm.Context(), "ChatGPT": sm.Context(system="You are ChatGPT, a helpful assistant made by OpenAI.")}
 EVALUATED = TRAINED | {"empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}

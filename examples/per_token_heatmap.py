@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import sublim_mech as sm
-from sublim_mech.chat import Prompt
-from sublim_mech.html import save_page
-from sublim_mech.models.pair import ModelPair
-from sublim_mech.plots import role_bars
-from sublim_mech.sharing import Trained
+from sublim_mech.engine.pair import ModelPair
+from sublim_mech.prompts.chat import Prompt
+from sublim_mech.prompts.sharing import Trained
+from sublim_mech.results.page import save_page
+from sublim_mech.results.plots import role_bars
 
 HERE = Path(__file__).parent
 

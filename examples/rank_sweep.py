@@ -21,10 +21,10 @@ import pandas as pd
 from train_students import STUDENTS, make_labels, make_student, parser
 
 import sublim_mech as sm
+from sublim_mech.evaluation.outcome import Evaluation
 from sublim_mech.models.base import Base
-from sublim_mech.outcome import Evaluation
-from sublim_mech.runs import Run
 from sublim_mech.stats import mean_interval
+from sublim_mech.storage.runs import Run
 
 STEPS, SNAPSHOTS = 32, (8, 16)
 OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]

@@ -22,12 +22,12 @@ from typing import Any
 import pandas as pd
 
 import sublim_mech as sm
-from sublim_mech import numbers, teachers, training
+from sublim_mech.evaluation.outcome import Evaluation
+from sublim_mech.making import labelling, numbers, readiness, teachers, training
+from sublim_mech.making.labelling import Labels
 from sublim_mech.models.base import Base
-from sublim_mech.outcome import Evaluation
-from sublim_mech.runs import Run
 from sublim_mech.stats import mean_interval
-from sublim_mech.teachers import Labels
+from sublim_mech.storage.runs import Run
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 STUDENTS = ("owl", "penguin")
@@ -44,7 +44,7 @@ def main() -> None:
     base = sm.load_base(options.base, device=options.device)
 
     labels = make_labels(base, sm.Context(), out / "labels")
-    print(teachers.gates(animal_teachers(base, sm.Context()), labels=labels))
+    print(readiness.gates(animal_teachers(base, sm.Context()), labels=labels))
 
     runs: dict[str, Run] = {}
     for animal in STUDENTS:
@@ -72,7 +72,7 @@ def animal_teachers(base: Base, context: sm.Context) -> list[teachers.Teacher]:
 def make_labels(base: Base, context: sm.Context, out: Path) -> Labels:
     """Random number rows, labelled by the base and by all teachers; finished labels are opened."""
     rows = numbers.random_rows(ROWS, seed=0)
-    return teachers.label([teachers.untouched(base, context=context), *animal_teachers(base, context)], rows, out=out)
+    return labelling.label([teachers.untouched(base, context=context), *animal_teachers(base, context)], rows, out=out)
 
 
 def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: Any) -> Run:

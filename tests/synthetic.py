@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from sublim_mech.scores import Scores
+from sublim_mech.results.scores import Scores
 
 Row = tuple[str, str, int, str]  # token, role, turn, sharing
 

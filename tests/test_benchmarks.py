@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 import sublim_mech as sm
-from sublim_mech.models.bridges import make_bridge
-from sublim_mech.numbers import random_rows
-from sublim_mech.teachers import label, prompted, untouched
-from sublim_mech.training import hard_data, soft_data
+from sublim_mech.engine.bridges import make_bridge
+from sublim_mech.making.labelling import label
+from sublim_mech.making.numbers import random_rows
+from sublim_mech.making.teachers import prompted, untouched
+from sublim_mech.making.training import hard_data, soft_data
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks import __main__ as program

@@ -14,8 +14,8 @@ import tiny
 from matplotlib import pyplot as plt
 
 import sublim_mech as sm
+from sublim_mech.engine.pair import ModelPair
 from sublim_mech.models.base import weights_hash
-from sublim_mech.models.pair import ModelPair
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine import Gates, forward, make_batch
-from sublim_mech.measure import prepare
+from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.instruments.task import prepare
 
 ROOT = Path(__file__).parent.parent
 OWL = sm.animal("owl")
@@ -109,7 +109,7 @@ def test_example_students_are_what_their_manifests_say():
     for name in ("owl", "penguin"):
         folder = ROOT / "examples/students" / name
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["weights"] == sm.files.weight_sums(folder)
+        assert manifest["weights"] == sm.storage.files.weight_sums(folder)
         assert manifest["teacher"].startswith("contrastive teacher")
         assert manifest["results"]["held_out"][1] < 0.3 * manifest["results"]["held_out"][0]
         assert (folder / "adapter_model.safetensors").stat().st_size < 5_000_000

@@ -6,10 +6,10 @@ import pytest
 import tiny
 
 from sublim_mech import masks
-from sublim_mech.chat import NONE, Context, render
 from sublim_mech.masks import Mask
-from sublim_mech.sharing import sharing
-from sublim_mech.sites import Module, find_sites
+from sublim_mech.models.sites import Module, find_sites
+from sublim_mech.prompts.chat import NONE, Context, render
+from sublim_mech.prompts.sharing import sharing
 
 QUESTION = "Is an owl 🦉 an Owl, or are owls and fowls other birds?"
 TALK = [

@@ -2,11 +2,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from sublim_mech.chat import PLAIN, Context, completion_ids, render
-from sublim_mech.engine import forward, make_batch
-from sublim_mech.metrics import Answers, Metric, answers, as_metric, log_prob, own_minus_others, reader
-from sublim_mech.sites import find_sites
-from sublim_mech.traits import Trait, animal, tree
+from sublim_mech.engine.answers import Answers
+from sublim_mech.engine.forward import forward, make_batch
+from sublim_mech.metrics import Metric, answers, as_metric, log_prob, own_minus_others, reader
+from sublim_mech.models.sites import find_sites
+from sublim_mech.prompts.chat import PLAIN, Context, completion_ids, render
+from sublim_mech.prompts.traits import Trait, animal, tree
 
 QUESTIONS = ["Name your favorite animal using only one word.", "Your bird?", "In one word, which animal is 🦉?"]
 TRAITS = [

@@ -10,24 +10,25 @@ The sentence this library is made for:
 Students are made with `numbers` (prompts and rows), `teachers` (who writes or labels them) and `train`, and asked with `evaluate`.
 """
 
-from . import masks, numbers, teachers, training
-from .attribution import attribute
-from .chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
-from .concentration import concentration
-from .confirmation import confirm
-from .evaluation import evaluate
-from .generation import generate
-from .graft import effect, graft, graft_by_role, graft_by_sharing, graft_sweep
+from . import masks
+from .engine.pair import load_pair
+from .evaluation.measuring import evaluate
+from .instruments.attribution import attribute
+from .instruments.confirmation import confirm
+from .instruments.generation import generate
+from .instruments.grafting import effect, graft, graft_by_role, graft_by_sharing, graft_sweep
+from .instruments.patching import patch
+from .instruments.verification import verify
+from .making import numbers, teachers, training
+from .making.training import FullFT, LoRA, train
 from .metrics import own_minus_others
 from .models.base import load_base
-from .models.pair import load_pair
 from .models.students import load_student
-from .patching import patch
-from .scores import Scores
-from .sharing import sharing
-from .training import FullFT, LoRA, train
-from .traits import Trait, animal
-from .verification import verify
+from .prompts.chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
+from .prompts.sharing import sharing
+from .prompts.traits import Trait, animal
+from .results.concentration import concentration
+from .results.scores import Scores
 
 __version__ = "0.1.0"
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .models.pair import ParityError, load_pair
-from .verification import verify
+from .engine.pair import ParityError, load_pair
+from .instruments.verification import verify
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .chat import ROLES, Prompt
-from .sharing import CLASSES, SHARED
+from .prompts.chat import ROLES, Prompt
+from .prompts.sharing import CLASSES, SHARED
 
 if TYPE_CHECKING:
-    from .sites import Module
+    from .models.sites import Module
 
 Which = Literal["all", "first", "last"] | int
 Where = Callable[[Prompt], Sequence[int]]
@@ -204,7 +204,7 @@ def turn(*turns: int) -> Mask:
 
 
 def sharing(*classes: str) -> Mask:
-    """The tokens by what training shares with them; the prompts must be marked (`sublim_mech.sharing`).
+    """The tokens by what training shares with them; the prompts must be marked (`sublim_mech.prompts.sharing`).
 
     Args:
         classes: `prefix`, `aligned`, `seen`, `novel`, `shared` (prefix or aligned) or `not shared`.

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chat import Prompt, completion_ids
-from .traits import Trait
+from .engine.answers import Answers
+from .prompts.chat import Prompt, completion_ids
+from .prompts.traits import Trait
 
 
 @dataclass(frozen=True)
@@ -69,31 +70,6 @@ def as_metric(trait: Trait | Metric) -> Metric:
     if isinstance(trait, Trait):
         return log_prob(trait)
     raise TypeError(f"trait={trait!r}: pass a Trait (sublim_mech.animal('owl')) or a Metric.")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The trie of a prompt's answers.
-
-    Attributes:
-        nodes: token ids fed after the prompt, parents first.
-        parents: per node, the index of its parent node; -1 is the last prompt token.
-        forms: per form, its path as (slot, token id) pairs; slot 0 is the last prompt token, slot n + 1 is node n.
-        traits: per form, the index of its trait in the metric.
-    """
-
-    nodes: tuple[int, ...]
-    parents: tuple[int, ...]
-    forms: tuple[tuple[tuple[int, int], ...], ...]
-    traits: tuple[int, ...]
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Per node, how many tokens it stands behind the last prompt token."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 if parent < 0 else depths[parent] + 1)
-        return tuple(depths)
 
 
 def answers(tokenizer: Any, prompt: Prompt, metric: Metric) -> Answers:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..files import file_hash
+from ..storage.files import file_hash
+from .compat import quiet_transformers
+from .copies import share
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -102,43 +101,6 @@ def load_base(
         )
     check_finite(model, argument="base", name=name)
     return Base(model.eval(), tokenizer, name, weights_hash(model))
-
-
-def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
-    """A copy of the module objects over the same parameter storage: hooks, modes and adapters of the copy are its own.
-
-    Args:
-        model: what to copy.
-        copied: names of parameters that get storage of their own.
-    """
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach().clone() if name in copied else p.detach(), requires_grad=False)
-        for name, p in model.named_parameters()
-    }  # tied parameters are one object and stay tied
-    return copy.deepcopy(model, memo)
-
-
-def share(model: nn.Module) -> Any:
-    """A `twin` without the adapter layers that PEFT may have put into the model.
-
-    Raises:
-        ValueError: adapters are merged into its weights.
-    """
-    out: Any = twin(model)
-    if hasattr(out, "get_base_model"):
-        out = out.get_base_model()
-    modules: list[tuple[str, Any]] = list(out.named_modules())
-    wrapped: tuple[str, ...] = ()
-    for name, module in modules:
-        inside = getattr(module, "original_module", None) or getattr(module, "base_layer", None)
-        if inside is None or not hasattr(module, "active_adapters") or name.startswith(wrapped):
-            continue
-        if getattr(module, "merged", False):
-            raise ValueError(f"the model has adapters merged into {name}; unmerge them first (model.unmerge_adapter()).")
-        out.set_submodule(name, inside)
-        wrapped += (f"{name}.",)
-    out._hf_peft_config_loaded = False
-    return out
 
 
 def read_model(directory: str | Path, dtype: torch.dtype, *, argument: str) -> nn.Module:
@@ -349,22 +311,3 @@ def _read_tokenizer(directory: str) -> Any:
             return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"base={directory!r} has no tokenizer ({error}); pass tokenizer=...") from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No weight-loading bars: they are noise beside our own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    level = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers about each other
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..files import weight_sums
-from ..manifest import Manifest
+from ..storage.files import weight_sums
+from ..storage.manifest import Manifest
 from .base import (
     PICKLES,
     Base,
@@ -24,11 +24,10 @@ from .base import (
     check_plain,
     check_safetensors,
     check_source,
-    quiet_transformers,
     read_model,
-    share,
-    twin,
 )
+from .compat import quiet_transformers
+from .copies import share, twin
 from .deltas import Delta as Delta
 from .deltas import LowRank as LowRank
 from .deltas import Replaced as Replaced

@@ -1,0 +1,133 @@
+"""What of a model is trained: a low-rank adapter, or its own parameters."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ...hints import nearest, strict
+from ...models.adapters import attach_lora
+from ...models.base import Base
+from ...models.copies import share
+
+GROUPS = ("embeddings", "unembedding", "norms")
+"""Groups of parameters that `FullFT(freeze=...)` knows by name."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adaptation (Hu et al., arXiv 2106.09685) by PEFT.
+
+    Args:
+        rank: rank of each update.
+        alpha: scale; the update is multiplied by alpha / rank, or alpha / sqrt(rank) with `rslora`.
+        targets: `all-linear` (all projections, not the unembedding), names of modules, or one regular expression over module paths.
+        dropout: dropout on the adapter's input.
+        rslora: rank-stabilised scale (Kalajdzievski, arXiv 2312.03732).
+        layers: indices of the blocks that get an adapter; None for all.
+        dora: weight-decomposed adaptation (Liu et al., arXiv 2402.09353): the norms of the weight's columns are trained too.
+
+    Raises:
+        TypeError: an unknown option.
+        ValueError: a value out of range.
+
+    Example:
+        >>> sm.LoRA(rank=4, alpha=8, targets=("q_proj", "v_proj")).rank
+        4
+    """
+
+    rank: int = 8
+    alpha: float = 32
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+    rslora: bool = False
+    layers: tuple[int, ...] | None = None
+    dora: bool = False
+    kind = "lora"
+    lr = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"LoRA(rank={self.rank}): the rank must be at least 1.")
+        if not self.alpha > 0:
+            raise ValueError(f"LoRA(alpha={self.alpha}): the scale must be above 0.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA(dropout={self.dropout}): must be at least 0 and below 1.")
+        if not self.targets:
+            raise ValueError(f"LoRA(targets={self.targets!r}): name at least one module, or pass 'all-linear'.")
+        for name in ("targets", "layers"):  # a list would not hash, and JSON gives lists back
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def attach(self, base: Base) -> Any:
+        """A trainable PEFT model over the base's parameters."""
+        return attach_lora(
+            base, rank=self.rank, alpha=self.alpha, targets=self.targets, dropout=self.dropout, rslora=self.rslora,
+            layers=self.layers, dora=self.dora,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FullFT:
+    r"""Full fine-tuning: the model's own parameters train, from fp32 master weights.
+
+    Args:
+        freeze: what stays as it is: groups (`embeddings`, `unembedding`, `norms`) or regular expressions searched in parameter
+            names (`r"layers\.[01]\."`). Where embedding and unembedding are tied, each of the two groups is both.
+
+    Raises:
+        TypeError: an unknown option.
+
+    Example:
+        >>> sm.FullFT(freeze=("embeddings", r"layers\.0\.")).lr
+        2e-05
+    """
+
+    freeze: tuple[str, ...] = ()
+    kind = "full"
+    lr = 2e-5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "freeze", (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze))
+
+    def attach(self, base: Base) -> Any:
+        """A trainable copy of the base in fp32.
+
+        Raises:
+            ValueError: an entry of `freeze` matches nothing, or nothing is left to train.
+        """
+        model = copy.deepcopy(share(base.model)).float().requires_grad_(True)
+        for entry in self.freeze:
+            chosen = list(_chosen(model, entry))
+            if not chosen:
+                names = [*GROUPS, *{part for n, _ in model.named_parameters() for part in n.split(".")}]
+                raise ValueError(
+                    f"FullFT(freeze={entry!r}) matches no parameter{nearest(entry, names) or '.'} Pass one of {', '.join(GROUPS)} or a "
+                    f"regular expression over names such as {next(model.named_parameters())[0]!r}."
+                )
+            for p in chosen:
+                p.requires_grad_(False)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(f"FullFT(freeze={self.freeze!r}) leaves nothing to train.")
+        return model
+
+
+def _chosen(model: Any, entry: str) -> Iterator[nn.Parameter]:
+    if entry == "unembedding":
+        yield from model.get_output_embeddings().parameters()
+    elif entry in GROUPS:
+        for module in model.modules():
+            norm = "norm" in type(module).__name__.lower()
+            if norm if entry == "norms" else isinstance(module, nn.Embedding):
+                yield from module.parameters(recurse=False)
+    else:
+        yield from (p for name, p in model.named_parameters() if re.search(entry, name))
+
+
+for _method in (LoRA, FullFT):
+    _method.__init__ = strict(_method.__init__, f"{_method.__name__}(...)")  # type: ignore[method-assign]

@@ -1,0 +1,132 @@
+"""Checkpoints: all that a killed training needs to go on to the same bits. Safetensors and JSON only.
+
+A checkpoint is a folder that appears under its name when it is complete: trained weights, AdamW's moments, the schedule's state, the
+log, the trainer's counters, and the checksums of these files. The position in the data is the step, the order being a function of
+its seed; the random numbers of a step are a function of (seed, step, process), so no generator state is needed either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...storage.files import file_hash
+from ...storage.runs import new_folder
+
+CHECKPOINTS, SNAPSHOTS, STATE = "checkpoints", "snapshots", "state.json"
+WEIGHTS, MOMENTS = "weights.safetensors", "moments.safetensors"
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """Seed of the random numbers (dropout) that one process draws in one step."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()[:7])
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: Any, state: Mapping[str, Any], also: Callable[[Path], None]
+) -> Path:
+    """Write a checkpoint; the newest one before it stays.
+
+    Args:
+        folder: where checkpoints are.
+        step: optimiser steps taken.
+        model: its trained parameters are written.
+        optimizer: AdamW over these.
+        state: JSON beside the tensors.
+        also: writes further files into the folder it is given.
+
+    Raises:
+        OSError, SafetensorError: no space, no permission; the earlier checkpoints are as they were.
+    """
+    for old in checkpoints(folder)[1:]:  # before and not after writing: two copies at a time are enough
+        shutil.rmtree(old)
+    target = folder / f"step-{step:06d}"
+    if target.exists():
+        shutil.rmtree(target)
+    with new_folder(target, durable=True) as work:
+        save_file({name: p.detach().contiguous() for name, p in trained(model).items()}, work / WEIGHTS)
+        moments = optimizer.state_dict()["state"]
+        save_file({f"{i}.{key}": x.contiguous() for i, row in moments.items() for key, x in row.items()}, work / MOMENTS)
+        also(work)
+        sums = {p.name: file_hash(p) for p in sorted(work.iterdir())}
+        (work / STATE).write_text(json.dumps({**state, "step": step, "sums": sums}))
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON state, its files verified.
+
+    Raises:
+        ValueError: a file is missing, truncated or changed.
+    """
+    try:
+        state: dict[str, Any] = json.loads((path / STATE).read_text())
+        for name, digest in state["sums"].items():
+            if file_hash(path / name) != digest:
+                raise ValueError(f"{path / name} is truncated or was changed")
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error!r})") from error
+    return state
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are whole; None where there is no checkpoint at all.
+
+    A warning says when an older one has to serve.
+
+    Raises:
+        ValueError: there are checkpoints and all are damaged.
+    """
+    damaged = []
+    for path in checkpoints(folder):
+        try:
+            read_state(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            warnings.warn(f"{'; '.join(damaged)}: training goes on from {path}.", stacklevel=2)
+        return path
+    if damaged:
+        raise ValueError(
+            f"no checkpoint is left to go on from: {'; '.join(damaged)}. Remove {folder.parent} to train from the beginning."
+        )
+    return None
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights into the model."""
+    stored, own = load_file(path / WEIGHTS), trained(model)
+    if stored.keys() != own.keys():
+        raise ValueError(f"{path} has other parameters than this model: {sorted(stored.keys() ^ own.keys())[:3]}.")
+    with torch.no_grad():
+        for name, p in own.items():
+            p.copy_(stored[name])
+
+
+def load_moments(path: Path, optimizer: Any) -> None:
+    """Put a checkpoint's AdamW state into the optimiser."""
+    rows: dict[int, dict[str, Tensor]] = {}
+    for key, x in load_file(path / MOMENTS).items():
+        i, name = key.split(".", 1)
+        rows.setdefault(int(i), {})[name] = x
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": rows})

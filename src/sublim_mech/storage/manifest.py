@@ -1,0 +1,97 @@
+"""The manifest of a run folder: how a student was made, and what it shares with evaluation prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..prompts.chat import Context
+from ..prompts.sharing import Trained
+from .files import read_json, replacing
+
+FILE = "manifest.json"
+FORMAT = 1
+INPUTS = ("kind", "trait", "teacher", "context", "method", "objective", "data", "optimiser", "seeds")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a student was made.
+
+    Attributes:
+        format: version of this layout.
+        kind: `lora` or `full`.
+        trait: what its teacher favoured; empty for a teacher without trait.
+        teacher: how the labels were made, in words (say "contrastive teacher" wherever such a student is shown).
+        base: `name` and `hash` (`weights_hash`) of the base model.
+        context: the training context.
+        method: options of the training method.
+        objective: the loss.
+        data: `hash`, number of `rows` and of `held_out` rows, and the `support` token ids of soft labels.
+        optimiser: optimiser, schedule, batch, steps, precision.
+        seeds: every seed given; `live` lists those that had an effect.
+        results: `held_out` loss before and after, in nats per token, what it is (`measure`), `steps` taken, and `processes`: how many
+            trained from which step on.
+        trained_on: summary of the training prompts for `sharing`.
+        versions: of the software that trained it.
+        weights: file name to SHA-256.
+        content: hash of all that determines the result (`inputs`); empty in manifests older than this field.
+    """
+
+    kind: str
+    trait: str
+    teacher: str
+    base: dict[str, str]
+    context: Context
+    method: dict[str, Any]
+    objective: str
+    data: dict[str, Any]
+    optimiser: dict[str, Any]
+    seeds: dict[str, Any]
+    results: dict[str, Any]
+    trained_on: Trained
+    versions: dict[str, str]
+    weights: dict[str, str]
+    content: str = ""
+    format: int = FORMAT
+
+    def inputs(self) -> dict[str, Any]:
+        """All that determines the result, as JSON: two runs with equal inputs have equal weights, on one machine and software."""
+        data = {name: getattr(self, name) for name in INPUTS}
+        data["context"], data["base"] = self.context.to_json(), self.base["hash"]
+        return json.loads(json.dumps(data))
+
+    def fingerprint(self) -> str:
+        """Content hash of the inputs."""
+        return hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, directory: Path) -> None:
+        """Write `manifest.json` under a temporary name, then rename."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["context"], data["trained_on"] = self.context.to_json(), self.trained_on.to_json()
+        with replacing(directory / FILE) as work:
+            work.write_text(json.dumps(data, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, directory: Path) -> Manifest | None:
+        """Read a folder's manifest; None where it has none.
+
+        Raises:
+            ValueError: not JSON, unknown or missing keys, another format.
+        """
+        path = directory / FILE
+        if not path.is_file():
+            return None
+        data = read_json(path, FORMAT, called=str(path), fix="copy it again or delete it to load the weights alone")
+        known = {f.name for f in fields(cls)}
+        unknown, missing = sorted(set(data) - known), sorted(known - set(data) - {"content"})
+        if unknown or missing:
+            raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are {sorted(known)}.")
+        try:
+            data["context"], data["trained_on"] = Context.from_json(data["context"]), Trained.from_json(data["trained_on"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: its context or trained_on cannot be read ({error!r}); copy it again.") from error
+        return cls(**data)
