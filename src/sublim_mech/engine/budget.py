@@ -11,10 +11,12 @@ from typing import Any
 import psutil
 import torch
 
-HOST_SHARE, ACCELERATOR_SHARE = 1 / 8, 1 / 3
-# more rows than this bring no speed: a CPU works best while activations fit its caches, an accelerator needs many tokens
-TOKENS = {"cpu": 1024}
-TOKENS_ELSEWHERE = 32768
+HOST_SHARE = 1 / 8  # of a machine's memory
+ACCELERATOR_SHARE = 1 / 3  # of an accelerator's
+
+# more tokens than this bring no speed: a CPU works best while activations fit its caches, an accelerator needs many
+TOKENS_PER_FORWARD_ON_CPU = 1024
+TOKENS_PER_FORWARD = 32768
 
 
 def default_budget(device: torch.device) -> int:
@@ -36,7 +38,9 @@ def row_bytes(model: Any, *, slots: int, keys: int, reads: int, gradient: bool =
     """
     config = model.config
     width, heads = config.hidden_size, config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * width
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
+    inner = inner or 4 * width
+    # numbers per slot and block: the residual stream and its copies, the MLP, attention scores and what is made of them
     per_slot = 16 * width + 6 * inner + 3 * heads * keys
     blocks = config.num_hidden_layers if gradient else 1
     cache = 0 if slots == keys else 4 * width * keys * config.num_hidden_layers
@@ -45,7 +49,14 @@ def row_bytes(model: Any, *, slots: int, keys: int, reads: int, gradient: bool =
 
 
 def rows_per_forward(
-    model: Any, budget: int, *, slots: int, keys: int, reads: int, gradient: bool = False, tokens: int | None = None
+    model: Any,
+    budget: int,
+    *,
+    slots: int,
+    keys: int,
+    reads: int,
+    gradient: bool = False,
+    tokens: int | None = None,
 ) -> int:
     """Rows that fit the budget, at least one.
 
@@ -63,10 +74,12 @@ def rows_per_forward(
     """
     need = row_bytes(model, slots=slots, keys=keys, reads=reads, gradient=gradient)
     if need > budget:
+        with_gradients = " with gradients" if gradient else ""
         raise ValueError(
             f"memory_gb={budget / 2**30:.3g} is too small: one row of {slots} tokens needs about {need / 2**30:.3g} GB"
-            f"{' with gradients' if gradient else ''}; pass load_pair(memory_gb=...) at least that much, or shorten the prompts."
+            f"{with_gradients}; pass load_pair(memory_gb=...) at least that much, or shorten the prompts."
         )
-    kind = next(model.parameters()).device.type
-    most = tokens or TOKENS.get(kind, TOKENS_ELSEWHERE)
-    return max(1, min(budget // need, most // slots))
+    if tokens is None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        tokens = TOKENS_PER_FORWARD_ON_CPU if on_cpu else TOKENS_PER_FORWARD
+    return max(1, min(budget // need, tokens // slots))

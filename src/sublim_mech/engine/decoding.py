@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from ..models.compat import Cache, KeysValues
 from ..models.students import Student
 from ..prompts.sharing import common_start
 from .batch import Batch, attention_masks
-from .forward import Cache, Gates, Pass
+from .forward import Gates, Pass
 from .runner import Runner
 
 ROWS_SUMMED = 64  # distributions whose cumulated sums are in memory at once
@@ -212,9 +213,10 @@ class _Writer:
             positions.append(torch.tensor(places))
             gates = self._prompt_gates(some, width)
             passes.append(self._run(ids, positions[-1], trunk, gates))
+        layers = zip(*(done.cache for done in passes), strict=True)
         cache = tuple(
-            (torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer]))
-            for layer in zip(*(done.cache for done in passes), strict=True)
+            KeysValues(*(torch.cat(parts) for parts in zip(*layer, strict=True)))
+            for layer in layers
         )
         logits = torch.cat([_next_token_logits(done) for done in passes])
         return _Started(logits, cache, torch.cat(positions))
@@ -258,7 +260,7 @@ class _Writer:
             positions = torch.cat([positions[going], places], 1)
             if step == 0 or not bool(going.all()):
                 kept = sources.to(device)
-                cache = tuple((keys[kept], values[kept]) for keys, values in cache)
+                cache = tuple(KeysValues(keys[kept], values[kept]) for keys, values in cache)
             sources = torch.arange(len(alive))
             row_gates = None if gates is None else gates[alive]
             done = self._run(chosen[:, None], positions, cache, row_gates)

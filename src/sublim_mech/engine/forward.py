@@ -23,7 +23,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..models.compat import call_model, make_cache, read_cache
+from ..models.compat import Cache, call_model, make_cache, read_cache
 from ..models.deltas import Delta
 from ..models.sites import Module, Site, Sites
 from ..models.students import Student
@@ -35,9 +35,6 @@ Key = tuple[str, int]
 
 Edit = Callable[[Tensor], Tensor]
 """A change of an activation `(row, slot, d_model)` or `(row, slot, head, d_head)`."""
-
-Cache = tuple[tuple[Tensor, Tensor], ...]
-"""Per layer keys and values `(row, kv_head, slot, d_head)`."""
 
 EMBED: Key = ("embed", -1)
 
@@ -145,10 +142,10 @@ def forward(
         if compute is not None:
             stack.enter_context(torch.autocast(batch.ids.device.type, compute))
         cache = None if past is None else make_cache(past, len(batch.sizes))
-        logits = call_model(
+        output = call_model(
             model, ids=batch.ids, mask=batch.mask, positions=batch.positions, cache=cache
         )
-    return Pass(logits, recorded, () if cache is None else read_cache(cache))
+    return Pass(output.logits, recorded, () if cache is None else read_cache(cache))
 
 
 # ---------------------------------------------------------------------------------------------- gates

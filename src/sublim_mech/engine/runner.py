@@ -12,14 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..models.base import Base
-from ..models.checks import check_length
+from ..models.base import check_length
+from ..models.compat import Cache
 from ..models.sites import Module, Sites, find_sites
 from ..prompts.chat import Prompt
 from .answers import Answers
 from .batch import Batch, make_batch
 from .budget import default_budget, rows_per_forward
-from .forward import Cache, Edit, Gates, Key, Pass, Start, forward
+from .forward import Edit, Gates, Key, Pass, Start, forward
 from .heads import ExactHead
+from .parity import check_parity
 
 Cells = Callable[[Prompt, Sequence[Module]], np.ndarray]
 """What `masks.Mask` is: from a prompt and the model's modules to `(token, module)` bool."""
@@ -249,7 +251,7 @@ def open_runner(
     memory_gb: float | None = None,
     compute: torch.dtype | None = None,
 ) -> Runner | AnyRunner:
-    """A loaded base model, ready to be run; a runner is returned as it is.
+    """A loaded base model, ready to be run and checked against its own forward; a runner is returned as it is.
 
     Args:
         model: what `load_base` gave, or a runner.
@@ -258,7 +260,8 @@ def open_runner(
         compute: floating-point type of matrix products (autocast); the weights' own when None.
 
     Raises:
-        TypeError: something else.
+        ParityError: the gated forward and Hugging Face's own disagree on a probe prompt.
+        TypeError: something else than a base or a runner.
         ValueError: an architecture whose modules are not known; an option out of range.
     """
     if isinstance(model, Runner):
@@ -268,17 +271,29 @@ def open_runner(
             f"model is a {type(model).__name__}; pass what sublim_mech.load_pair(base, student) or "
             "sublim_mech.load_base(base) gives."
         )
+    check_options(compute, memory_gb)
+    runner = make_runner(model, memory_gb=memory_gb, compute=compute)
+    check_parity(runner.model, runner.sites, {})
+    return runner
+
+
+def make_runner(base: Base, *, memory_gb: float | None, compute: torch.dtype | None) -> Runner:
+    """A runner of a base model whose options are in order; `open_runner` without the parity check."""
+    memory = default_budget(base.device) if memory_gb is None else int(memory_gb * 2**30)
+    return Runner(
+        base.model,
+        base.tokenizer,
+        base.name,
+        base.hash,
+        find_sites(base.model),
+        memory,
+        None if compute == torch.float32 else compute,
+    )
+
+
+def check_options(compute: torch.dtype | None, memory_gb: float | None) -> None:
+    """Raise ValueError where an option of running is out of range."""
     if compute not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"compute={compute!r}: pass torch.bfloat16, torch.float16 or None.")
     if memory_gb is not None and not memory_gb > 0:
         raise ValueError(f"memory_gb={memory_gb!r}: pass a positive number of gigabytes.")
-    memory = default_budget(model.device) if memory_gb is None else int(memory_gb * 2**30)
-    return Runner(
-        model.model,
-        model.tokenizer,
-        model.name,
-        model.hash,
-        find_sites(model.model),
-        memory,
-        None if compute == torch.float32 else compute,
-    )
