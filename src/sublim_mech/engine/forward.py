@@ -23,8 +23,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..models.base import check_length
-from ..models.sites import Module, Site, Sites
+from ..models.checks import check_length
+from ..models.sites import Site, Sites
+from ..models.names import Module
 from ..models.students import Student
 from ..prompts.chat import Prompt
 from .answers import Answers

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..models.base import Base, load_base
 from ..models.sites import Sites, find_sites
-from ..models.students import Delta, Student, load_student
+from ..models.students import Student, load_student
+from ..models.deltas import Delta
 from ..prompts.chat import Context, Prompt
 from ..prompts.sharing import Trained
 from .answers import Answers

@@ -13,7 +13,7 @@ from ..engine.decoding import answer_text, end_ids
 from ..engine.forward import Gates, Pass, make_batch, next_step
 from ..engine.pair import ModelPair
 from ..masks import Mask, as_mask
-from ..models.base import check_length
+from ..models.checks import check_length
 from ..prompts.chat import Prompt
 
 POLICIES = ("base", "student", "mask")

@@ -20,7 +20,8 @@ from ..engine.branch import grow
 from ..engine.forward import Gates, Key, make_batch
 from ..engine.pair import ModelPair, ParityError, check_parity, probe, rounding
 from ..metrics import Metric
-from ..models.students import LowRank, Student
+from ..models.students import Student
+from ..models.deltas import LowRank
 from ..prompts.traits import Trait
 from .attribution import graft_ig
 from .patching import Plan, patch_one
