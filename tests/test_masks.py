@@ -7,7 +7,8 @@ import tiny
 
 from sublim_mech import masks
 from sublim_mech.masks import Mask
-from sublim_mech.models.sites import Module, find_sites
+from sublim_mech.models.sites import find_sites
+from sublim_mech.models.names import Module
 from sublim_mech.prompts.chat import NONE, Context, render
 from sublim_mech.prompts.sharing import sharing
 

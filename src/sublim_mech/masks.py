@@ -27,7 +27,7 @@ from .prompts.chat import ROLES, Prompt
 from .prompts.sharing import CLASSES, SHARED
 
 if TYPE_CHECKING:
-    from .models.sites import Module
+    from .models.names import Module
 
 Which = Literal["all", "first", "last"] | int
 Positions = Callable[[Prompt], Sequence[int]]

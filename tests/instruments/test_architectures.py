@@ -12,7 +12,7 @@ import zoo
 from torch import nn
 
 import sublim_mech as sm
-from sublim_mech.models.students import LowRank, Replaced
+from sublim_mech.models.deltas import LowRank, Replaced
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 TRAIT = sm.Trait("owl", plural="Owls")  # forms of one, two and three tokens

@@ -27,7 +27,8 @@ from sublim_mech.making.teachers import (
     untouched,
 )
 from sublim_mech.making.teachers.sampling import sample_ids
-from sublim_mech.models.base import load_base, weights_hash
+from sublim_mech.models.base import load_base
+from sublim_mech.models.hashing import weights_hash
 from sublim_mech.models.copies import twin
 from sublim_mech.prompts.traits import ANIMALS, match, tree
 

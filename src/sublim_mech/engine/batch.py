@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..models.names import attention_windows
 from .answers import NO_ANSWERS, Answers
 
 Mask = Float[Tensor, "row 1 query key"]
@@ -131,12 +132,10 @@ def attention_masks(
         hidden = hidden.masked_fill(~visible, torch.finfo(dtype).min)
         return rearrange(hidden, "row query key -> row 1 query key")
 
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    windowed = "sliding_attention"
-    if window is None or (layer_types and windowed not in layer_types):
-        return additive(sees)
-    near = sees & ((queries[:, :, None] - keys[:, None, :]) < window)
-    if not layer_types:
-        return additive(near)
-    return {kind: additive(near if kind == windowed else sees) for kind in layer_types}
+    distance = queries[:, :, None] - keys[:, None, :]
+    masks = {
+        kind: additive(sees if window is None else sees & (distance < window))
+        for kind, window in attention_windows(config).items()
+    }
+    # a model that takes one mask for all its layers has no type of layer
+    return masks[None] if None in masks else {str(kind): mask for kind, mask in masks.items()}

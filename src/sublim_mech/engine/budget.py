@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from ..models.names import Dimensions
+
 HOST_SHARE = 1 / 8  # of a machine's memory
 ACCELERATOR_SHARE = 1 / 3  # of an accelerator's
 
@@ -36,15 +38,12 @@ def row_bytes(model: Any, *, slots: int, keys: int, reads: int, gradient: bool =
         reads: slots whose logits are taken.
         gradient: whether activations are kept for a backward pass.
     """
-    config = model.config
-    width, heads = config.hidden_size, config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
-    inner = inner or 4 * width
+    sizes = Dimensions.of(model.config)
     # numbers per slot and block: the residual stream and its copies, the MLP, attention scores and what is made of them
-    per_slot = 16 * width + 6 * inner + 3 * heads * keys
-    blocks = config.num_hidden_layers if gradient else 1
-    cache = 0 if slots == keys else 4 * width * keys * config.num_hidden_layers
-    logits = (6 if gradient else 3) * reads * config.vocab_size
+    per_slot = 16 * sizes.width + 6 * sizes.inner + 3 * sizes.heads * keys
+    blocks = sizes.layers if gradient else 1
+    cache = 0 if slots == keys else 4 * sizes.width * keys * sizes.layers
+    logits = (6 if gradient else 3) * reads * sizes.vocabulary
     return int(4 * (blocks * slots * per_slot + cache + logits))
 
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..models.compat import Cache, call_model, make_cache, read_cache
 from ..models.deltas import Delta
-from ..models.sites import Module, Site, Sites
+from ..models.sites import Site, Sites, spread_gate
+from ..models.names import Module
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
@@ -175,28 +175,9 @@ def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..
         if isinstance(gate, float):
             return torch.add(output, change, alpha=gate)
         # one temporary less than output + gate * change
-        return torch.addcmul(output, _spread(gate, change, place).to(change.dtype), change)
+        return torch.addcmul(output, spread_gate(place, gate, change), change)
 
     return hook
-
-
-def _spread(gate: Float[Tensor, "row slot"], change: Tensor, place: Module) -> Tensor:
-    """A gate in the shape that multiplies a module's output.
-
-    Raises:
-        ValueError: the output has no token axis where the module's map says.
-    """
-    rows, slots = gate.shape
-    flattened = change.dim() == 2 and change.shape[0] == gate.numel()
-    if flattened:  # OPT runs rows and tokens as one axis through its MLP
-        return rearrange(gate, "row slot -> (row slot) 1")
-    if change.shape[place.axis] != slots:
-        raise ValueError(
-            f"module {place.path} does not keep a token axis in its output {tuple(change.shape)}; it cannot be gated."
-        )
-    between = [1] * (place.axis - 1)  # Gemma-3's q and k norms have heads between rows and tokens
-    behind = [1] * (change.dim() - place.axis - 1)
-    return gate.reshape(rows, *between, slots, *behind)
 
 
 # ---------------------------------------------------------------------------------------- activations
@@ -223,11 +204,10 @@ def _at(model: nn.Module, sites: Sites, touch: _Touch) -> Iterator[None]:
         module = model.get_submodule(path)
 
     def touched(hidden: Tensor) -> Tensor:
-        # where rows and tokens are one axis (OPT), they come apart here
-        value = site.get(hidden.reshape(*touch.shape, -1))
+        value = site.get(hidden, touch.shape)
         if touch.edit is not None:
             value = touch.edit(value)
-            hidden = site.put(hidden, value.reshape(*hidden.shape[:-1], *value.shape[2:]))
+            hidden = site.put(hidden, value)
         if touch.record is not None:
             touch.record[touch.key] = value.detach()
         return hidden

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..models.base import Base
-from ..models.base import check_length
+from ..models.checks import check_length
 from ..models.compat import Cache
-from ..models.sites import Module, Sites, find_sites
+from ..models.sites import Sites, find_sites
+from ..models.names import Module
 from ..prompts.chat import Prompt
 from .answers import Answers
 from .batch import Batch, make_batch

@@ -23,7 +23,7 @@ from jaxtyping import Float64
 
 from ..engine.forward import Gates
 from ..models.names import module_order
-from ..models.sites import Module
+from ..models.names import Module
 from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label

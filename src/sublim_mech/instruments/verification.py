@@ -22,6 +22,7 @@ from ..engine.pair import ModelPair
 from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
 from ..metrics import TraitMetric
 from ..models.deltas import LowRank
+from ..models.names import Dimensions
 from ..models.students import Student
 from ..prompts.chat import Context, Prompt
 from ..prompts.traits import Trait
@@ -198,7 +199,7 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the weight."""
     module = pair.sites.module(layer, "mlp.out")
     weight: Any = pair.model.get_submodule(module.path).weight
-    width = pair.model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+    width = Dimensions.of(pair.model.config).width
     inner = weight.numel() // width
     rng = torch.Generator().manual_seed(seed)
     a, b = torch.randn(4, inner, generator=rng), torch.randn(width, 4, generator=rng)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ...hints import SCHEDULES, check_choice, strict
-from ...models.base import Base, check_finite
+from ...models.base import Base
+from ...models.checks import check_finite
 from ...prompts.sharing import Trained
 from ...storage.files import replacing, weight_sums
 from ...storage.manifest import FILE, Manifest
