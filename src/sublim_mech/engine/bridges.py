@@ -18,7 +18,7 @@ from ..models.base import Base
 from ..models.compat import quiet_transformers
 from ..models.copies import merge
 from ..models.students import Student
-from .pair import ParityError, probe, rounding
+from .parity import ParityError, probe, rounding
 
 
 def make_bridge(base: Base, student: Student | None = None) -> Any:
@@ -71,7 +71,7 @@ def _boot(model: Any, tokenizer: Any, name: str) -> Any:
 def _check(bridge: Any, own: nn.Module, name: str) -> None:
     """Log-probabilities at every token of a probe, the bridge's against the model's own, within the tolerance of the pair's gate."""
     parameter = next(own.parameters())
-    ids = torch.tensor([probe(own)[0].ids], device=parameter.device)
+    ids = torch.tensor([probe(own).ids], device=parameter.device)
     theirs = own(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     ours = bridge(ids, attention_mask=torch.ones_like(ids))[0].float().log_softmax(-1)
     error, tolerance = (ours - theirs).abs(), rounding(parameter.dtype, theirs)

@@ -268,8 +268,9 @@ def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays of one rank as one array with an axis in front, each filled up with NaN at the end of its axes."""
     shape = np.max([array.shape for array in arrays], axis=0).astype(int)
     stacked = np.full((len(arrays), *shape), np.nan)
-    for row, array in zip(stacked, arrays, strict=True):
-        row[tuple(slice(length) for length in array.shape)] = array
+    for number, array in enumerate(arrays):
+        inside = (slice(length) for length in array.shape)
+        stacked[(number, *inside)] = array
     return stacked
 
 
