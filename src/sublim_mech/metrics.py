@@ -297,9 +297,22 @@ class NextToken(Metric):
 
     Attributes:
         at: the tokens after which the distribution is taken.
+        quantity: what the number is, a part of its name.
     """
 
     at: At = (-1,)
+    quantity: ClassVar[str]  # what the number is
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How it is printed: the quantity, and after which tokens where it is not the last one."""
+        if self.at == (-1,):
+            return self.quantity
+        if not callable(self.at):
+            return f"{self.quantity} at {', '.join(map(str, self.at))}"
+        # a mask's method is called by the mask's name
+        mask = getattr(self.at, "__self__", self.at)
+        return f"{self.quantity} at {getattr(mask, 'name', None) or getattr(mask, '__name__', mask)}"
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
         """No answer; the chosen tokens are read."""
@@ -307,7 +320,7 @@ class NextToken(Metric):
         positions = list(self.at(prompt) if callable(self.at) else self.at)
         if not positions or any(not -length <= position < length for position in positions):
             raise ValueError(
-                f"{self.name}: at={positions} names no token or leaves the prompt {prompt.question[:60]!r} of {length} tokens."
+                f"{self.quantity}: at={positions} names no token or leaves the prompt {prompt.question[:60]!r} of {length} tokens."
             )
         return Answers(at=tuple(position % length for position in positions))
 
@@ -331,7 +344,7 @@ class NextToken(Metric):
 class KLToBase(NextToken):
     """See `kl_to_base`."""
 
-    name: ClassVar[str] = "KL(model || base)"  # type: ignore[misc]
+    quantity: ClassVar[str] = "KL(model || base)"
     needs_base: ClassVar[bool] = True  # type: ignore[misc]
 
     def at_each(self, logits: Tensor, base: Tensor | None) -> Tensor:
@@ -360,7 +373,7 @@ def kl_to_base(at: At = (-1,)) -> KLToBase:
 class Entropy(NextToken):
     """See `entropy`."""
 
-    name: ClassVar[str] = "entropy of the next token"  # type: ignore[misc]
+    quantity: ClassVar[str] = "entropy of the next token"
 
     def at_each(self, logits: Tensor, base: Tensor | None) -> Tensor:
         """Entropy at every read slot."""

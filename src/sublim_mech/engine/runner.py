@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,7 +73,7 @@ class Runner:
         *,
         gates: Gates | None = None,
         record: Sequence[Key] = (),
-        edits: dict[Key, Edit] | None = None,
+        edits: Mapping[Key, Edit] | None = None,
         start: Start | None = None,
         past: Cache | None = None,
         unembed: ExactHead | None = None,

@@ -269,8 +269,8 @@ def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     shape = np.max([array.shape for array in arrays], axis=0).astype(int)
     stacked = np.full((len(arrays), *shape), np.nan)
     for number, array in enumerate(arrays):
-        inside = (slice(length) for length in array.shape)
-        stacked[(number, *inside)] = array
+        inside = tuple(slice(length) for length in array.shape)
+        stacked[number, ...][inside] = array
     return stacked
 
 
