@@ -258,8 +258,9 @@ class Rank(Metric):
         return f"rank({self.text!r})"
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
-        """The text."""
-        return strings(tokenizer, prompt, [self.text])
+        """The text's first token; nothing is fed."""
+        _, first = strings(tokenizer, prompt, [self.text]).forms[0][0]
+        return build_trie([[(first,)]])
 
     def read(
         self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
