@@ -41,6 +41,15 @@ def shared_pair(architecture: str, kind: str, tokenizer: Any) -> Any:
     return make_pair(architecture, kind, tokenizer)
 
 
+@functools.cache
+def far_pair(architecture: str, kind: str, tokenizer: Any) -> Any:
+    """A shared pair of peaked models, so that a KL between them is far above rounding."""
+    base = tiny.model(architecture)
+    base.get_output_embeddings().weight.data *= 10
+    student = tiny.lora(base, std=0.2) if kind == "lora" else tiny.full(base, scale=0.2)
+    return sm.load_pair(base, student, tokenizer=tokenizer, allow_unrelated=True)
+
+
 def answer_ids(tokenizer: Any, prompt: Any, text: str) -> list[int]:
     """Token ids of an answer, from the tokenizer alone."""
     return tokenizer(prompt.lead + text, add_special_tokens=False)["input_ids"]
