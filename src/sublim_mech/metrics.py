@@ -133,6 +133,10 @@ def log_prob(trait: Trait) -> TraitMetric:
     """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the default metric.
 
     What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part of `cat`.
+
+    Example:
+        >>> sm.metrics.log_prob(sm.animal("owl")).name
+        'log P(owl)'
     """
     return TraitMetric(f"log P({trait.name})", (trait,), (1.0,))
 
