@@ -389,15 +389,15 @@ def test_layers_are_the_blocks_and_nothing_else(owl, networks, architecture):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("atention", "modules('atention') is no module of this model. Nearest: attention"),
-        ("attn.qq", "Nearest: attn.q,"),
-        ("blocks.1.attn.qw", "Nearest: blocks.1.attn.q,"),
-        ("blocks.9.attn.q", "modules('blocks.9.attn.q') is no module of this model."),
+        ("atention", "modules('atention') is no module of this model; did you mean 'attention'"),
+        ("attn.qq", "did you mean 'attn.q' or"),
+        ("blocks.1.attn.qw", "did you mean 'blocks.1.attn.q' or"),
+        ("blocks.9.attn.q", "modules('blocks.9.attn.q') is no module of this model; did you mean 'blocks.2.attn.q'"),
         (
             "attn.qkv",
             "Groups: attention, mlp, norms, embeddings, head; modules: embed, attn.q, attn.k, attn.v, attn.o, mlp.gate",
         ),
-        ("blocks.3.unembed", "modules('blocks.3.unembed') is no module of this model."),
+        ("blocks.3.unembed", "modules('blocks.3.unembed') is no module of this model; did you mean"),
         ("#", "modules('#') is no module of this model. Groups: attention"),
     ],
 )

@@ -18,11 +18,11 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .models.names import GROUPS, count_blocks, modules_named
 from .prompts.chat import ROLES, Prompt
 from .prompts.sharing import CLASSES, SHARED
 
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 Which = Literal["all", "first", "last"] | int
 Where = Callable[[Prompt], Sequence[int]]
 
-GROUPS = ("attention", "mlp", "norms", "embeddings", "head")
 _SETS = {**{c: (c,) for c in CLASSES}, "shared": SHARED, "not shared": tuple(c for c in CLASSES if c not in SHARED)}
-_NORM = re.compile(r"norm|(^|_)ln")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 
 
@@ -307,7 +305,7 @@ def layers(which: int | Sequence[int]) -> Mask:
         )
 
     def inside(found: Sequence[Module]) -> list[bool]:
-        depth = _depth(found)
+        depth = count_blocks(found)
         if wanted[-1] >= depth:
             raise ValueError(f"layers({which!r}): the model has the blocks 0 to {depth - 1}.")
         return [m.layer in wanted for m in found]
@@ -342,7 +340,7 @@ def modules(*names: str) -> Mask:
             raise TypeError(f"modules({name!r}): pass names, modules('attention', 'mlp.out').")
 
     def inside(found: Sequence[Module]) -> list[bool]:
-        chosen = {path for name in names for path in _named(name, found)}
+        chosen = {m.path for name in names for m in modules_named(name, found)}
         return [m.path in chosen for m in found]
 
     return _of_modules(" | ".join(names), inside)
@@ -458,43 +456,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([n])
     return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
-
-
-def _group(module: Module) -> str | None:
-    """One of `GROUPS`; None for a module of a block that is neither attention, MLP nor norm."""
-    first = module.name.partition(".")[0]
-    if any(_NORM.search(part) for part in module.name.split(".")):
-        return "norms"
-    if module.layer < 0 or first == "project_in":  # OPT-350m embeds in fewer dimensions and projects in and out
-        return "embeddings"
-    if first in ("unembed", "project_out"):
-        return "head"
-    return "attention" if "attn" in first else "mlp" if "mlp" in first else None
-
-
-def _depth(modules: Sequence[Module]) -> int:
-    """The number of blocks: only blocks have attention and MLP."""
-    return 1 + max((m.layer for m in modules if _group(m) in ("attention", "mlp")), default=-1)
-
-
-def _named(name: str, modules: Sequence[Module]) -> list[str]:
-    """Paths of the modules that a group or a name means."""
-    if name in GROUPS:
-        return [m.path for m in modules if _group(m) == name]
-    depth = _depth(modules)
-    full = {m.path: f"blocks.{m.layer}.{m.name}" if 0 <= m.layer < depth else m.name for m in modules}
-    exact = [m.path for m in modules if name in (m.name, full[m.path])]
-    if exact:
-        return exact
-    known = list(dict.fromkeys(m.name for m in modules))
-    ends = [k for k in known if k.endswith(f".{name}")]
-    if len(ends) == 1:
-        return [m.path for m in modules if m.name == ends[0]]
-    if ends:
-        raise ValueError(f"modules({name!r}) may be any of {', '.join(ends)}; give the whole name.")
-    candidates = full.values() if name.startswith("blocks.") else [*GROUPS, *known]
-    near = get_close_matches(name, list(dict.fromkeys(candidates)), cutoff=0.5)
-    hint = f" Nearest: {', '.join(near)}." if near else ""
-    raise ValueError(
-        f"modules({name!r}) is no module of this model.{hint} Groups: {', '.join(GROUPS)}; modules: {', '.join(known)}."
-    )

@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from ..models.names import Dimensions
+
 HOST_SHARE, ACCELERATOR_SHARE = 1 / 8, 1 / 3
 # more rows than this bring no speed: a CPU works best while activations fit its caches, an accelerator needs many tokens
 TOKENS = {"cpu": 1024}
@@ -34,13 +36,11 @@ def row_bytes(model: Any, *, slots: int, keys: int, reads: int, gradient: bool =
         reads: slots whose logits are taken.
         gradient: whether activations are kept for a backward pass.
     """
-    config = model.config
-    width, heads = config.hidden_size, config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * width
-    per_slot = 16 * width + 6 * inner + 3 * heads * keys
-    blocks = config.num_hidden_layers if gradient else 1
-    cache = 0 if slots == keys else 4 * width * keys * config.num_hidden_layers
-    logits = (6 if gradient else 3) * reads * config.vocab_size
+    size = Dimensions.of(model.config)
+    per_slot = 16 * size.width + 6 * size.inner + 3 * size.heads * keys
+    blocks = size.layers if gradient else 1
+    cache = 0 if slots == keys else 4 * size.width * keys * size.layers
+    logits = (6 if gradient else 3) * reads * size.vocabulary
     return int(4 * (blocks * slots * per_slot + cache + logits))
 
 
