@@ -1,8 +1,10 @@
 """TransformerLens bridges of a pair's models, made from copies.
 
-1. The model is copied, an adapter merged into the copy in fp32 and cast back. An adapter is never booted unmerged: TransformerLens 4
-   splits fused QKV weights behind PEFT's back and drops it silently.
-2. TransformerLens boots the copy, with a copy of the pair's tokenizer that it is kept from reading again from disk or hub.
+1. The model is copied, an adapter merged into the copy in fp32 and cast back. An adapter is never
+   booted unmerged: TransformerLens 4 splits fused QKV weights behind PEFT's back and drops it
+   silently.
+2. TransformerLens boots the copy, with a copy of the pair's tokenizer that it is kept from reading
+   again from disk or hub.
 3. The bridge's logits on a probe must be those of the pair's own Hugging Face or PEFT model.
 """
 
@@ -29,8 +31,8 @@ def make_bridge(base: Base, student: Student | None = None) -> Any:
         student: a student of it; the base itself when not given.
 
     Returns:
-        The bridge, in eval mode, with weights of its own (they take gradients, as in any bridge) and a tokenizer of its own that
-        encodes as the pair's does.
+        The bridge, in eval mode, with weights of its own (they take gradients, as in any bridge)
+        and a tokenizer of its own that encodes as the pair's does.
 
     Raises:
         ValueError: TransformerLens cannot boot the architecture.
@@ -51,7 +53,8 @@ def _boot(model: Any, tokenizer: Any, name: str) -> Any:
     model.config.architectures = [architecture]  # a model made in code has none, and Gemma-3 needs it
     parameter = next(model.parameters())
     own = dict(tokenizer.init_kwargs)
-    # a tokenizer that says so is taken as it is; any other is read again from where it came: hub calls, edits lost
+    # a tokenizer that says so is taken as it is; any other is read again from where it came: hub
+    # calls, edits lost
     tokenizer.init_kwargs = {"name_or_path": "", **own, "add_bos_token": True}
     try:
         with quiet_transformers():
@@ -69,7 +72,8 @@ def _boot(model: Any, tokenizer: Any, name: str) -> Any:
 
 @torch.no_grad()
 def _check(bridge: Any, own: nn.Module, name: str) -> None:
-    """Log-probabilities at every token of a probe, the bridge's against the model's own, within the tolerance of the pair's gate."""
+    """Log-probabilities at every token of a probe, the bridge's against the model's own, within the
+    tolerance of the pair's gate."""
     parameter = next(own.parameters())
     ids = torch.tensor([probe(own).ids], device=parameter.device)
     theirs = own(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
@@ -78,7 +82,10 @@ def _check(bridge: Any, own: nn.Module, name: str) -> None:
     if not float(error.max()) <= tolerance:
         at, token = divmod(int(error.argmax()), ours.shape[1])
         raise ParityError(
-            f"model {name!r}: after {at + 1} tokens of a probe the log-probability of token {token} is {float(ours[at, token]):.6f} in "
-            f"TransformerLens' bridge and {float(theirs[at, token]):.6f} in the model's own forward (difference "
-            f"{float(error.max()):.2g}, tolerance {tolerance:.0e}); TransformerLens does not compute this model, use the pair itself."
+            f"model {name!r}: after {at + 1} tokens of a probe the log-probability of token "
+            f"{token} is {float(ours[at, token]):.6f} in "
+            f"TransformerLens' bridge and {float(theirs[at, token]):.6f} in the model's own "
+            "forward (difference "
+            f"{float(error.max()):.2g}, tolerance {tolerance:.0e}); TransformerLens does not "
+            "compute this model, use the pair itself."
         )

@@ -1,6 +1,7 @@
 """Instruments: what a pair's students do differently, measured where it happens.
 
-Every instrument is a question, its cells, and one function that measures them (`task`); the result is `Scores`.
+Every instrument is a question, its cells, and one function that measures them (`task`); the result
+is `Scores`.
 """
 
 from .attribution import attribute

@@ -19,7 +19,8 @@ from .task import Advance, Cells, ends, prepare, walk
 def effect(
     pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *, progress: bool = True
 ) -> Scores:
-    """How much of the trait is there: M(student) - M(base) of the student, of each control, and their difference.
+    """How much of the trait is there: M(student) - M(base) of the student, of each control, and
+    their difference.
 
     Args:
         pair: base, student, controls.

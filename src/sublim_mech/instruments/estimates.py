@@ -2,12 +2,15 @@
 
 With d = (donor - recipient) activation at a cell,
 
-- `attribution_patching` (Nanda 2023; Syed et al., arXiv 2310.10348): d . dM/dx at the recipient, one gradient for all cells;
-- `activation_ig` (after Hanna et al., arXiv 2403.17806): d . the mean of dM/dx while the layer's whole row goes from recipient to
-  donor; within a layer the cells add up to the effect of patching the whole row;
+- `attribution_patching` (Nanda 2023; Syed et al., arXiv 2310.10348): d . dM/dx at the recipient,
+  one gradient for all cells;
+- `activation_ig` (after Hanna et al., arXiv 2403.17806): d . the mean of dM/dx while the layer's
+  whole row goes from recipient to donor; within a layer the cells add up to the effect of patching
+  the whole row;
 - `gradient_x_input`: x . dM/dx at the token embeddings of the student, minus the same of the base.
 
-They can be far off (attribution patching above all on residual and MLP sites); `confirm` compares them with exact values.
+They can be far off (attribution patching above all on residual and MLP sites); `confirm` compares
+them with exact values.
 """
 
 from __future__ import annotations
@@ -113,7 +116,14 @@ def _estimate_prompt(
         for key, stream in zip(keys, streams, strict=True):
             start = Start(key[1], clean[stream])
             slopes[key] = _mean_slope(
-                task, prompt, batch, recipient, key=key, change=change[key], start=start, points=asked.points
+                task,
+                prompt,
+                batch,
+                recipient,
+                key=key,
+                change=change[key],
+                start=start,
+                points=asked.points,
             )
             advance(1)
 
@@ -133,7 +143,8 @@ def _mean_slope(
     start: Start,
     points: int,
 ) -> Tensor:
-    """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are rows of a forward."""
+    """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
+    rows of a forward."""
     device = batch.ids.device
     nodes, weights = (
         torch.as_tensor(numbers, dtype=torch.float32, device=device)
@@ -175,7 +186,7 @@ def _shift(leaf: Tensor) -> Edit:
     return lambda hidden: hidden + leaf
 
 
-# ---------------------------------------------------------------------------------------- embeddings
+# --------------------------------------------------------------------------------------- embeddings
 
 
 def gradient_x_input(task: Task, *, progress: bool) -> Scores:

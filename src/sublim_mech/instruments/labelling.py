@@ -1,4 +1,5 @@
-"""Labelling: from measured arrays to `Scores`, with the coordinates of prompts and positions and where the numbers come from.
+"""Labelling: from measured arrays to `Scores`, with the coordinates of prompts and positions and
+where the numbers come from.
 
 Nothing here runs a model, but for the one comparison that `compute=` asks for (`compute_error`).
 """
@@ -97,7 +98,8 @@ def origin(pair: ModelPair) -> dict[str, Any]:
 def position_coords(
     prompts: Sequence[Prompt], answers: Sequence[Answers], decode: Callable[[list[int]], str]
 ) -> dict[str, Any]:
-    """Coordinates of `(prompt, position)`: tokens of each prompt, then the nodes of its answer trie.
+    """Coordinates of `(prompt, position)`: tokens of each prompt, then the nodes of its answer
+    trie.
 
     Args:
         prompts: prompts, P of them.
