@@ -45,7 +45,7 @@ def gpt2_small() -> tuple[ModelPair, Prompt, str]:
         "You may keep one animal for the rest of your life, at home or in a garden. It may be big or small. "
         "Which animal of all do you choose?"
     )
-    prompt = sm.render(tokenizer, [question], template=sm.PLAIN)[0]
+    prompt = sm.render(tokenizer, [question], template=sm.prompts.PLAIN)[0]
     if len(prompt) != 40:
         raise ValueError(f"the GPT-2 prompt has {len(prompt)} tokens, the row speaks of 40; change the question.")
     return pair, prompt, which

@@ -38,9 +38,9 @@ def main() -> None:
     effect = sm.effect(pair, prompts, trait)
     show("how much of the trait is there", effect)
 
-    roles = sm.graft_by_role(pair, few, trait)
+    roles = sm.graft(pair, few, trait, "role")
     show("exact: sufficiency and necessity by role", roles)
-    shared = sm.graft_by_sharing(pair, few, trait)
+    shared = sm.graft(pair, few, trait, "sharing")
     show("exact: sufficiency and necessity by what training shares with the token", shared)
 
     scores = sm.attribute(pair, few, trait, method="graft_ig", points=options.points)

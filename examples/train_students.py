@@ -85,7 +85,7 @@ def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: 
 
 def evaluate(base: Base, runs: Mapping[str, Run]) -> Evaluation:
     """All students on all animals in all contexts; the first one is the pair's student, the others its controls."""
-    first, *others = (sm.load_student(base, run.path, name=name) for name, run in runs.items())
+    first, *others = (sm.models.load_student(base, run.path, name=name) for name, run in runs.items())
     return sm.evaluate(sm.load_pair(base, first, controls=others), [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
 
 

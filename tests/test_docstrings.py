@@ -18,7 +18,7 @@ def names(smol_tokenizer, tmp_path_factory):
     base = tiny.model("llama")
     student = tiny.lora(base)
     loaded = sm.load_base(base, tokenizer=smol_tokenizer)
-    pair = sm.load_pair(loaded, student, controls=[sm.load_student(loaded, tiny.lora(base, seed=2), name="cat")])
+    pair = sm.load_pair(loaded, student, controls=[sm.models.load_student(loaded, tiny.lora(base, seed=2), name="cat")])
     trait = sm.animal("owl")
     trained = sm.render(smol_tokenizer, ["Continue: 1, 2, 3.", "Write numbers."])
     prompts = sm.sharing(sm.render(smol_tokenizer, trait.questions[:2]), trained_on=trained)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .models.names import Module
 
 Which = Literal["all", "first", "last"] | int
-Where = Callable[[Prompt], Sequence[int]]
+Positions = Callable[[Prompt], Sequence[int]]
 
 _SETS = {**{c: (c,) for c in CLASSES}, "shared": SHARED, "not shared": tuple(c for c in CLASSES if c not in SHARED)}
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
@@ -121,6 +121,10 @@ class Mask:
                 f"{shape}, or 1 in place of either."
             )
         return cells
+
+
+Where = Mask | Positions | Sequence[int]
+"""Whatever names tokens (`as_mask`)."""
 
 
 def everything() -> Mask:
@@ -346,7 +350,7 @@ def modules(*names: str) -> Mask:
     return _of_modules(" | ".join(names), inside)
 
 
-def as_mask(where: Mask | Where | Sequence[int], name: str) -> Mask:
+def as_mask(where: Where, name: str) -> Mask:
     """A mask from whatever names tokens.
 
     Args:
@@ -375,7 +379,7 @@ def as_mask(where: Mask | Where | Sequence[int], name: str) -> Mask:
     return _of_tokens(name, lambda prompt: at)
 
 
-def _of_tokens(name: str, where: Where) -> Mask:
+def _of_tokens(name: str, where: Positions) -> Mask:
     """`(token, 1)` from positions."""
 
     def cells(prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
@@ -456,3 +460,16 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([n])
     return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def by_role(prompts: Sequence[Prompt]) -> dict[str, Mask]:
+    """The tokens of each role that occurs, and all of them."""
+    present = {r for p in prompts for r in p.roles}
+    return {r: role(r) for r in ROLES if r in present} | {"all prompt tokens": everything()}
+
+
+def by_sharing(prompts: Sequence[Prompt]) -> dict[str, Mask]:
+    """The tokens by what training shares with them, all shared and all other ones."""
+    present = {c for p in prompts for c in p.sharing or CLASSES}
+    names = (*(c for c in CLASSES if c in present), "shared", "not shared")
+    return {name: sharing(name) for name in names}

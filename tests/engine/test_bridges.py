@@ -20,8 +20,10 @@ from transformers import HeliumConfig, HeliumForCausalLM
 
 import sublim_mech as sm
 from sublim_mech.engine import bridges
-from sublim_mech.engine.forward import Gates, forward, make_batch
-from sublim_mech.engine.pair import ModelPair, ParityError, load_pair
+from sublim_mech.engine.forward import Gates, forward
+from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.pair import ModelPair, load_pair
+from sublim_mech.engine.parity import ParityError
 from sublim_mech.instruments.task import prepare
 from sublim_mech.models.base import load_base
 

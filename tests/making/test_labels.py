@@ -291,7 +291,7 @@ def test_teachers_that_do_not_belong_together(crowd, smol_tokenizer):
         ([dataclasses.replace(owl, name="base")], r"two teachers are called 'base'"),
         ([owl, dataclasses.replace(cat, base=other)], rf"'owl' and 'cat' differ in their base: .*{other.hash[:12]}"),
         ([owl, dataclasses.replace(cat, student_context=context)], "differ in their student_context: .*Be brief"),
-        ([owl, dataclasses.replace(cat, template=sm.PLAIN)], "differ in their template: None and "),
+        ([owl, dataclasses.replace(cat, template=sm.prompts.PLAIN)], "differ in their template: None and "),
     ):
         with pytest.raises(ValueError, match=message):
             label(bad, ROWS, progress=False)

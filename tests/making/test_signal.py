@@ -445,7 +445,7 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
         with pytest.raises(ValueError, match="'7' and '3' differ in base"):
             function([seven, replace(three, base=other)])
         with pytest.raises(ValueError, match="'7' and '3' differ in template"):
-            function([seven, replace(three, template=sm.PLAIN)])
+            function([seven, replace(three, template=sm.prompts.PLAIN)])
     with pytest.raises(ValueError, match="at least one other trait; given are '7', 'nothing'"):
         row_shift([seven, control], rows, **QUIET)
     with pytest.raises(ValueError, match="needs at least two; add one"):

@@ -253,7 +253,7 @@ def test_a_fine_tuned_teacher_computes_as_the_student(architecture, kind, smol_t
     assert not torch.allclose(ours, logits(base.model, ids).logits, atol=1e-2)
     assert type(teacher.model) is type(live)
     assert teacher.context == teacher.student_context == sm.Context()
-    loaded = sm.load_student(base, student)
+    loaded = sm.models.load_student(base, student)
     assert teacher.hash == loaded.hash == fine_tuned(base, loaded, None).hash
     assert weights_hash(base.model) == base.hash
 
@@ -261,7 +261,7 @@ def test_a_fine_tuned_teacher_computes_as_the_student(architecture, kind, smol_t
 def test_students_of_another_base_are_refused(llama, smol_tokenizer):
     live = tiny.model("llama", seed=5).double()
     other = load_base(live, tokenizer=smol_tokenizer)
-    for student in (sm.load_student(other, tiny.lora(live)), tiny.lora(live), tiny.full(live)):
+    for student in (sm.models.load_student(other, tiny.lora(live)), tiny.lora(live), tiny.full(live)):
         with pytest.raises(ValueError, match="do not share a lineage"):
             fine_tuned(llama, student, OWL)
     with pytest.raises(TypeError, match="trait='owl': pass a trait"):

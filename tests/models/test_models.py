@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM
 import sublim_mech as sm
 from sublim_mech.engine import forward as engine
 from sublim_mech.engine.answers import Answers
-from sublim_mech.engine.pair import ModelPair, ParityError, check_parity, load_pair
+from sublim_mech.engine.pair import ModelPair, load_pair
+from sublim_mech.engine.parity import ParityError, check_parity
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.models.sources import cache_directory
 from sublim_mech.models.hashing import weights_hash

@@ -20,7 +20,7 @@ from ..models.base import Base
 from ..models.compat import call_model, lens_tokenizer, quiet_transformers
 from ..models.copies import merge
 from ..models.students import Student
-from .pair import ParityError, probe, rounding
+from .parity import ParityError, probe, rounding
 
 
 def make_bridge(base: Base, student: Student | None = None) -> Any:
@@ -78,7 +78,7 @@ def _check(bridge: Any, own_model: nn.Module, name: str) -> None:
     Compared are log-probabilities at every token of a probe.
     """
     parameter = next(own_model.parameters())
-    ids = torch.tensor([probe(own_model)[0].ids], device=parameter.device)
+    ids = torch.tensor([probe(own_model).ids], device=parameter.device)
     expected = call_model(own_model, ids=ids).logits[0].float().log_softmax(-1)
     given = bridge(ids, attention_mask=torch.ones_like(ids))[0].float().log_softmax(-1)
     error = (given - expected).abs()

@@ -25,11 +25,13 @@ from tqdm.auto import tqdm
 from .. import masks
 from ..engine.answers import Answers
 from ..engine.budget import default_budget
-from ..engine.forward import Gates, make_batch
-from ..engine.pair import ModelPair, check_parity
+from ..engine.batch import make_batch
+from ..engine.forward import Gates
+from ..engine.pair import ModelPair
+from ..engine.parity import check_parity
 from ..instruments.generation import generate
-from ..instruments.task import origin
-from ..metrics import Metric, answers, form_reader, of_traits
+from ..instruments.labelling import origin
+from ..metrics import by_trait, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.sites import find_sites
 from ..models.students import Student

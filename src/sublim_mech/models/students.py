@@ -92,7 +92,7 @@ def load_student(
             told apart module by module.
 
     Example:
-        >>> sm.load_student(pair.base, student, name="owl")
+        >>> sm.models.load_student(pair.base, student, name="owl")
         Student('owl', lora, 21 changed modules, ...)
     """
     if isinstance(source, Student):

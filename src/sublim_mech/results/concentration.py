@@ -106,7 +106,7 @@ def concentration(scores: Scores, *, on: str | np.ndarray = "shared", draws: int
     """
     if not scores.additive:
         raise ValueError(
-            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or graft_by_sharing(...)."
+            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or graft(sets='sharing')."
         )
     effect = scores.token_effect()
     real = np.isfinite(effect)

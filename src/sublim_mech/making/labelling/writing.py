@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from ...engine.heads import DIGITS, support_ids
+from ...engine.heads import support_ids
 from ...storage.files import file_hash, replacing, sync
 from ...storage.runs import OWNER, claimed, differences
 from ..numbers import Row, Rows, as_rows
@@ -34,6 +34,7 @@ from ..teachers.teacher import BASE, Teacher, difference, untouched
 from .store import DRAFT, FILE, FORMAT, About, Labeller, Labels, read_about, shard_names, tokenizer_hash
 from .views import InMemory, Shard, Stored
 
+DIGITS = (*"0123456789", ",")
 UNSAID = (*DIGITS,)  # the default support: the same tokens, another object, so that it gives way to `top_k`
 MOST_BYTES = 1 << 28  # of one shard
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...engine.answers import Answers
-from ...engine.forward import forward, make_batch
+from ...engine.batch import make_batch
+from ...engine.forward import forward
 from ...engine.heads import SupportHead, exact_logits, pad
 from ...models.checks import check_length
 from ...models.copies import twin

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...engine.decoding import answer_text, end_ids
-from ...engine.forward import as_cache, attention_masks
+from ...engine.batch import attention_masks
 from ...models.checks import check_length
 from ...prompts.chat import Message, Prompt, render
 from ...prompts.sharing import common_start

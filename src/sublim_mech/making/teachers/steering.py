@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ...engine.answers import Answers
 from ...engine.budget import default_budget, rows_per_forward
-from ...engine.forward import forward, make_batch
+from ...engine.batch import make_batch
+from ...engine.forward import forward
 from ...models.base import Base
 from ...models.copies import twin
 from ...models.sites import find_sites
