@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from sublim_mech.engine.runner import Runner, open_runner
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.prompts.chat import Context
 from sublim_mech.prompts.sharing import Trained
@@ -46,16 +47,34 @@ NAMES = {
 # ------------------------------------------------------------------------------------------ live
 
 
-@functools.cache
-def model(architecture: str = "llama", seed: int = 0) -> Any:
+def model(architecture: str = "llama", *, seed: int = 0) -> Any:
     """The tiny model of all tests, which must leave it as it is."""
+    return _model(architecture, seed)
+
+
+def base(architecture: str = "llama") -> Base:
+    """The same, loaded."""
+    return _base(architecture)
+
+
+def runner(architecture: str = "llama") -> Runner:
+    """The same, ready to run."""
+    return _runner(architecture)
+
+
+@functools.cache
+def _model(architecture: str, seed: int) -> Any:
     return tiny.model(architecture, seed=seed)
 
 
 @functools.cache
-def base(architecture: str = "llama") -> Base:
-    """The same, loaded."""
+def _base(architecture: str) -> Base:
     return load_base(model(architecture), tokenizer=TOKENIZER)
+
+
+@functools.cache
+def _runner(architecture: str) -> Runner:
+    return open_runner(base(architecture))
 
 
 def student(architecture: str, kind: str) -> Any:
