@@ -15,7 +15,7 @@ import safetensors.torch
 import tiny
 import torch
 from peft import PeftModel
-from test_models import distance, gated_logits, own_logits, snapshot
+from comparing import distance, gated_logits, own_logits, snapshot
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
