@@ -164,5 +164,5 @@ def test_more_positions_than_the_model_has():
     model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=16))
     check_length(model, 16, "this")
     check_length(SimpleNamespace(config=SimpleNamespace()), 10**6, "this")
-    with pytest.raises(ValueError, match="^this needs 17 positions, the model has 16; shorten it"):
+    with pytest.raises(ValueError, match=r"^this needs 17 positions, the model has 16; shorten"):
         check_length(model, 17, "this")

@@ -262,7 +262,8 @@ def test_a_full_student_of_another_shape():
 def test_a_student_with_another_vocabulary(where, tmp_path):
     other = resized(vocab_size=tiny.VOCAB + 8)
     source = other if where == "live" else saved(other, tmp_path / "run")
-    message = rf"student=.* has a vocabulary of {tiny.VOCAB + 8} tokens, base=.* one of {tiny.VOCAB};"
+    more = tiny.VOCAB + 8
+    message = rf"student=.* has a vocabulary of {more} tokens, base=.* one of {tiny.VOCAB};"
     with pytest.raises(ValueError, match=message):
         load_student(base(), source)
 
