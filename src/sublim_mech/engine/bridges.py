@@ -73,7 +73,8 @@ def _boot(model: Any, tokenizer: Any, name: str) -> Any:
 @torch.no_grad()
 def _check(bridge: Any, own: nn.Module, name: str) -> None:
     """Log-probabilities at every token of a probe, the bridge's against the model's own, within the
-    tolerance of the pair's gate."""
+    tolerance of the pair's gate.
+    """
     parameter = next(own.parameters())
     ids = torch.tensor([probe(own).ids], device=parameter.device)
     theirs = own(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)

@@ -124,7 +124,8 @@ class ModelPair(Runner):
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
         """A mask's gates at a prompt's tokens, in the order of the student's changed modules:
-        `(token, module)`."""
+        `(token, module)`.
+        """
         paths = list(self.sites.modules)
         cells = where(prompt, list(self.sites.modules.values()))
         columns = [paths.index(path) for path in student.deltas]

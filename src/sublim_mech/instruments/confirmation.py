@@ -207,7 +207,8 @@ def _graft_cells(
     task: Task, student: Student, cells: Sequence[Cell], advance: Advance
 ) -> np.ndarray:
     """Grafts of single modules at single tokens: the mean of what each does alone and of what is
-    lost without it."""
+    lost without it.
+    """
     modules = [task.pair.sites.modules[path] for path in student.deltas]
     both = ends(task, student)
     rows = []

@@ -15,7 +15,7 @@ them with exact values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,8 @@ def _mean_slope(
     points: int,
 ) -> Tensor:
     """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
-    rows of a forward."""
+    rows of a forward.
+    """
     device = batch.ids.device
     nodes, weights = (
         torch.as_tensor(numbers, dtype=torch.float32, device=device)
@@ -215,7 +216,7 @@ def gradient_x_input(task: Task, *, progress: bool) -> Scores:
 def _embedding_products(
     task: Task, prompt: int, batch: Batch, gates: Gates | None
 ) -> np.ndarray:
-    """x . dM/dx per token, `(slot,)`."""
+    """Activation times slope per token, `(slot,)`."""
     with torch.no_grad():
         embedded = task.pair.run(batch, gates=gates, record=[EMBED]).activations[EMBED]
     nothing = {EMBED: torch.zeros_like(embedded)}

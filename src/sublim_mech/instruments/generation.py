@@ -1,5 +1,6 @@
 """Generation under a graft: what the model says when the student's weights work at chosen tokens
-only."""
+only.
+"""
 
 from __future__ import annotations
 

@@ -153,7 +153,8 @@ def _graft(
     advance: Advance,
 ) -> Cells:
     """Per prompt `(set, measure)`; `inside` are the cells of each prompt, `(set, token, module of
-    the model)`."""
+    the model)`.
+    """
     paths = list(task.pair.sites.modules)
     columns = [paths.index(path) for path in student.deltas]
 

@@ -200,7 +200,8 @@ def _probe_task(pair: ModelPair, given: Probe) -> Task:
 
 def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the
-    weight."""
+    weight.
+    """
     module = pair.sites.module(layer, "mlp.out")
     weight: Any = pair.model.get_submodule(module.path).weight
     width = Dimensions.of(pair.model.config).width
