@@ -451,7 +451,9 @@ def estimates(case: Case, method: str, site: str) -> Found:
     prompts = case.prompts[:2]
     for direction in ("denoising", "noising"):
         name = f"{method} {site}, {direction}"
-        options = {"method": method, "site": site, "direction": direction, "points": case.points}
+        options: dict[str, Any] = {"method": method, "site": site, "direction": direction}
+        if method == "activation_ig":
+            options["points"] = case.points
         scores = call("attribute", case.pair, prompts, owl(), **options)
         yield name, values_of(scores)
         if direction == "denoising":
