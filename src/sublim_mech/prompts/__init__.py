@@ -9,7 +9,7 @@ from .prompt import ROLES, Message, Prompt
 from .rendering import completion_ids, render
 from .shared import CLASSES, SHARED, Trained, sharing
 from .template import PLAIN
-from .traits import ANIMALS, TREES, Trait, animal, plural, tree
+from .trait import ANIMALS, TREES, Trait, animal, plural, tree
 
 __all__ = [
     "ANIMALS", "CLASSES", "PLAIN", "ROLES", "SHARED", "TREES",

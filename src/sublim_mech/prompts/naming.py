@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from .traits import Trait, other_plurals
+from .trait import Trait, other_plurals
 
 _LETTER = r"[^\W_\u0300-\u036f]"
 _WORD = rf"(?:{_LETTER}|[\u0300-\u036f])"  # a letter, a digit, an accent that did not merge
