@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tiny
 
+
 from sublim_mech import masks
 from sublim_mech.masks import Mask
 from sublim_mech.models.sites import Module, find_sites
-from sublim_mech.prompts.chat import NONE, Context, render
-from sublim_mech.prompts.sharing import sharing
+from sublim_mech.prompts import Context, render, sharing
 
 QUESTION = "Is an owl 🦉 an Owl, or are owls and fowls other birds?"
 TALK = [
@@ -30,7 +30,7 @@ def networks():
 def prompts(smol_tokenizer):
     """Prompts with and without a system turn and of several turns, marked."""
     questions = [QUESTION, TALK]
-    plain = render(smol_tokenizer, questions) + render(smol_tokenizer, questions, context=Context(system=NONE))
+    plain = render(smol_tokenizer, questions) + render(smol_tokenizer, questions, context=Context(system=Context.NONE))
     return sharing(plain, render(smol_tokenizer, ["Is this a list?", "Is 6 a bird?"]))
 
 

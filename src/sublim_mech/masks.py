@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .prompts.chat import ROLES, Prompt
-from .prompts.sharing import CLASSES, SHARED
+from .prompts import CLASSES, ROLES, SHARED, Prompt
 
 if TYPE_CHECKING:
     from .models.sites import Module

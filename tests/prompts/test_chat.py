@@ -3,7 +3,8 @@ import copy
 import pytest
 from conftest import TEMPLATES
 
-from sublim_mech.prompts.chat import DEFAULT, EMPTY, NONE, PLAIN, ROLES, Context, render
+
+from sublim_mech.prompts import PLAIN, ROLES, Context, render
 
 QUESTION = "Name your favorite animal using only one word."
 HARD = " Qué animal,\n\n 🦉 or 日本語 (C++)?\tOne word: "
@@ -34,7 +35,7 @@ def characters(prompt, spans):
 
 def system_message(context):
     return (
-        [] if context.system is DEFAULT else [{"role": "system", "content": "" if context.system is EMPTY else context.system}]
+        [] if context.system is Context.DEFAULT else [{"role": "system", "content": "" if context.system is Context.EMPTY else context.system}]
     )
 
 
@@ -65,8 +66,8 @@ def check(prompt, tokenizer):
 
 
 EXPRESSIBLE = [
-    *((name, DEFAULT) for name in TEMPLATES), *((name, SYSTEM) for name in [*SYSTEM_TURN, "gemma3"]),
-    *((name, EMPTY) for name in SYSTEM_TURN),
+    *((name, Context.DEFAULT) for name in TEMPLATES), *((name, SYSTEM) for name in [*SYSTEM_TURN, "gemma3"]),
+    *((name, Context.EMPTY) for name in SYSTEM_TURN),
 ]  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def test_the_text_is_the_templates_own_rendering(name, question, system, dressed
     found = text_of(prompt, "user")
     joined = name == "mistral"  # the space of `[INST] ` joins the question's first word
     assert squeeze(found) == squeeze(asked) if joined else found == asked
-    assert text_of(prompt, "system") == {DEFAULT: DEFAULTS.get(name, ""), EMPTY: ""}.get(system, system)
+    assert text_of(prompt, "system") == {Context.DEFAULT: DEFAULTS.get(name, ""), Context.EMPTY: ""}.get(system, system)
     assert text_of(prompt, "assistant").strip() == "".join(m["content"] for m in messages if m["role"] == "assistant")
     assert prompt.question == messages[-1]["content"]
     assert (prompt.roles[0] == "bos") == (name not in ("smollm2", "qwen2.5"))
@@ -107,7 +108,7 @@ def test_the_stored_template_of_smollm2_is_its_own(smol_tokenizer):
 
 @pytest.mark.parametrize("name", ["smollm2", "qwen2.5"])
 def test_default_empty_none_and_a_text_are_four_prompts(name, dressed):
-    prompts = [render(dressed(name), [QUESTION], context=Context(system))[0] for system in (DEFAULT, EMPTY, NONE, SYSTEM)]
+    prompts = [render(dressed(name), [QUESTION], context=Context(system))[0] for system in (Context.DEFAULT, Context.EMPTY, Context.NONE, SYSTEM)]
     assert len({p.ids for p in prompts}) == 4
     default, empty, none, _ = prompts
     block = f"<|im_start|>system\n{DEFAULTS[name]}<|im_end|>\n"
@@ -125,7 +126,7 @@ def test_default_empty_none_and_a_text_are_four_prompts(name, dressed):
 @pytest.mark.parametrize("question", [QUESTION, "", TALK], ids=["plain", "blank", "conversation"])
 def test_none_starts_with_the_user_turn_after_the_bos(name, question, dressed, gpt2_tokenizer):
     tokenizer, template = (gpt2_tokenizer, PLAIN) if name == "plain" else (dressed(name), None)
-    default, none = (render(tokenizer, [question], context=Context(s), template=template)[0] for s in (DEFAULT, NONE))
+    default, none = (render(tokenizer, [question], context=Context(s), template=template)[0] for s in (Context.DEFAULT, Context.NONE))
     check(none, tokenizer)
     assert none.turn_roles[0] == "user"
     assert "system" not in none.turn_roles
@@ -147,11 +148,11 @@ def test_none_is_refused_where_the_default_hides_in_the_user_turn(smol_tokenizer
     )
     assert "Be kind" in render(smol_tokenizer, [QUESTION], template=hidden)[0].text
     with pytest.raises(ValueError, match=r"system=NONE.*Be kind.*cannot be dropped"):
-        render(smol_tokenizer, [QUESTION], template=hidden, context=Context(NONE))
+        render(smol_tokenizer, [QUESTION], template=hidden, context=Context(Context.NONE))
 
 
 @pytest.mark.parametrize("name", ["gemma2"])
-@pytest.mark.parametrize("system", [SYSTEM, EMPTY])
+@pytest.mark.parametrize("system", [SYSTEM, Context.EMPTY])
 def test_a_template_without_system_role_names_the_fallback(name, system, dressed):
     with pytest.raises(ValueError, match=r"System role not supported.*fallback='user'"):
         render(dressed(name), [QUESTION], context=Context(system))
@@ -179,9 +180,9 @@ def test_a_folding_template_takes_a_text_but_no_empty_turn(name, dressed):
     assert text_of(prompt, "system").strip() == SYSTEM
     assert text_of(prompt, "user").strip() == QUESTION
     with pytest.raises(ValueError, match=r"EMPTY.*has no system turn.*fallback='user'"):
-        render(tokenizer, [QUESTION], context=Context(EMPTY))
+        render(tokenizer, [QUESTION], context=Context(Context.EMPTY))
     plain = render(tokenizer, [QUESTION])[0]
-    assert render(tokenizer, [QUESTION], context=Context(EMPTY, fallback="user"))[0].ids == plain.ids
+    assert render(tokenizer, [QUESTION], context=Context(Context.EMPTY, fallback="user"))[0].ids == plain.ids
 
 
 def test_a_fallback_serves_where_the_template_moves_the_system_text_behind_other_messages(dressed):

@@ -5,10 +5,11 @@ import json
 
 import pytest
 from conftest import TEMPLATES
+
 from test_chat import QUESTION, TALK, check, text_of, user
 from tokenizers.processors import ByteLevel, TemplateProcessing
 
-from sublim_mech.prompts.chat import DEFAULT, EMPTY, NONE, PLAIN, Context, completion_ids, render
+from sublim_mech.prompts import PLAIN, Context, completion_ids, render
 
 
 def test_turns_and_roles_of_a_conversation(smol_tokenizer):
@@ -77,7 +78,7 @@ def test_plain_on_gpt2(gpt2_tokenizer):
     )
 
 
-@pytest.mark.parametrize("context", [Context(), Context(EMPTY), Context(NONE), Context("Be kind.")], ids=str)
+@pytest.mark.parametrize("context", [Context(), Context(Context.EMPTY), Context(Context.NONE), Context("Be kind.")], ids=str)
 def test_a_tokenizer_that_adds_its_own_bos_adds_one_where_the_template_has_none(context, dressed):
     tokenizer = copy.deepcopy(dressed("gemma3"))
     start = ("<bos>", tokenizer.bos_token_id)
@@ -135,14 +136,14 @@ def test_an_answer_that_would_merge_with_the_prompt_stands_alone(gpt2_tokenizer)
 # ---------------------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("context", [Context(), Context(EMPTY), Context(NONE), Context("Be kind.", "Now: ", "user")], ids=str)
+@pytest.mark.parametrize("context", [Context(), Context(Context.EMPTY), Context(Context.NONE), Context("Be kind.", "Now: ", "user")], ids=str)
 def test_a_context_survives_json(context):
     assert Context.from_json(json.loads(json.dumps(context.to_json()))) == context
 
 
 def test_a_text_that_spells_a_kind_is_a_text():
     assert Context.from_json(Context("none").to_json()).system == "none"
-    assert Context("default") != Context(DEFAULT)
+    assert Context("default") != Context(Context.DEFAULT)
 
 
 def test_contexts_are_checked():

@@ -3,10 +3,10 @@ import json
 
 import pytest
 from conftest import TEMPLATES
+
 from test_chat import TALK
 
-from sublim_mech.prompts.chat import NONE, PLAIN, Context, render
-from sublim_mech.prompts.sharing import CLASSES, Trained, sharing
+from sublim_mech.prompts import CLASSES, PLAIN, Context, Trained, render, sharing
 
 TRAINING = ["Take 12 as the start.", "Take 345, please.", "A list starts with 6."]
 QUESTION = "What list do you start with 6?"
@@ -53,7 +53,7 @@ def test_another_system_text_ends_the_prefix_but_not_the_alignment(smol_tokenize
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("contexts", [(None, NONE), (NONE, None), (None, None)], ids=["without", "added", "same"])
+@pytest.mark.parametrize("contexts", [(None, Context.NONE), (Context.NONE, None), (None, None)], ids=["without", "added", "same"])
 def test_template_tokens_are_shared_whatever_stands_before_them(name, contexts, dressed):
     """A student trained with the default system block, asked without, or the reverse: every other template token is aligned."""
     trained, asked = (Context() if c is None else Context(c) for c in contexts)

@@ -1,6 +1,6 @@
 import pytest
 
-from sublim_mech.prompts.traits import ANIMALS, TREES, Trait, animal, match, plural, tree, words
+from sublim_mech.prompts import ANIMALS, TREES, Trait, animal, match, plural, tree, words
 
 
 @pytest.mark.parametrize(

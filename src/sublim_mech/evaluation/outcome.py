@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..prompts.traits import Trait, matcher, words
+from ..prompts import Trait, matcher, words
 from ..stats import DRAWS, Interval, mean_interval, wilson
 from ..storage.files import read_dataset, write_dataset
 from .matrix import TraitMatrix, trait_matrix

@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..prompts.chat import Context
-from ..prompts.sharing import Trained
+from ..prompts import Context, Trained
 from .files import read_json, replacing
 
 FILE = "manifest.json"
