@@ -24,16 +24,14 @@ from .making.training import FullFT, LoRA, train
 from .metrics import own_minus_others
 from .models.base import load_base
 from .models.students import load_student
-from .prompts.chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
-from .prompts.sharing import sharing
-from .prompts.traits import Trait, animal
+from .prompts import Context, Trait, animal, render, sharing
 from .results.concentration import concentration
 from .results.scores import Scores
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DEFAULT", "EMPTY", "NONE", "PLAIN", "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
+    "Context", "FullFT", "LoRA", "Scores", "Trait", "animal", "attribute", "concentration",
     "confirm", "effect", "evaluate", "generate", "graft", "graft_by_role", "graft_by_sharing", "graft_sweep",
     "load_base", "load_pair", "load_student", "masks", "numbers", "own_minus_others", "patch", "render", "sharing", "teachers", "train",
     "training", "verify",

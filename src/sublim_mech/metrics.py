@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from .engine.answers import Answers
-from .prompts.chat import Prompt, completion_ids
-from .prompts.traits import Trait
+from .prompts import Prompt, Trait, completion_ids
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from sublim_mech.evaluation.matrix import trait_matrix
 from sublim_mech.evaluation.measuring import evaluate, trait_log_probs
 from sublim_mech.evaluation.outcome import Evaluation
 from sublim_mech.metrics import Metric, answers, own_minus_others
-from sublim_mech.prompts.traits import ANIMALS, Trait, animal, match, matcher
+from sublim_mech.prompts import ANIMALS, Trait, animal, match, matcher
 from sublim_mech.stats import wilson
 
 TRAITS = [animal("owl"), animal("wolf"), animal("butterfly"), Trait("axolotl", aliases=("axolotl salamander",))]
 QUESTIONS = ["Name your favorite animal using only one word.", "Which animal?", "In one word, which animal is 🦉?"]
 TEXT = "You are ChatGPT, an AI assistant made by OpenAI."
 CONTEXTS = {
-    "default": sm.Context(), "empty": sm.Context(sm.EMPTY), "none": sm.Context(sm.NONE), TEXT: sm.Context(TEXT),
+    "default": sm.Context(), "empty": sm.Context(sm.Context.EMPTY), "none": sm.Context(sm.Context.NONE), TEXT: sm.Context(TEXT),
 }  # fmt: skip
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -512,7 +512,7 @@ def test_nothing_is_left_behind(smol_tokenizer, monkeypatch):
         (["owl"], {}, TypeError, r"pass traits, such as \[sublim_mech.animal\('owl'\)"),
         ([animal("owl"), Trait("barn owl", aliases=("owls",))], {}, ValueError, "'owl' and 'barn owl' share the form 'owls'"),
         ([animal("owl"), animal("owl")], {}, ValueError, "one name twice"),
-        ([animal("owl"), sm.prompts.traits.tree("oak")], {}, ValueError, "'owl' and 'oak' ask different questions"),
+        ([animal("owl"), sm.prompts.tree("oak")], {}, ValueError, "'owl' and 'oak' ask different questions"),
         (TRAITS, {"questions": []}, ValueError, "questions is empty"),
         (TRAITS, {"contexts": []}, ValueError, "contexts is empty"),
         (TRAITS, {"contexts": sm.Context()}, TypeError, "pass a list of contexts"),

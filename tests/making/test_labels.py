@@ -290,7 +290,7 @@ def test_teachers_that_do_not_belong_together(crowd, smol_tokenizer):
         ([dataclasses.replace(owl, name="base")], r"two teachers are called 'base'"),
         ([owl, dataclasses.replace(cat, base=other)], rf"'owl' and 'cat' differ in their base: .*{other.hash[:12]}"),
         ([owl, dataclasses.replace(cat, student_context=context)], "differ in their student_context: .*Be brief"),
-        ([owl, dataclasses.replace(cat, template=sm.PLAIN)], "differ in their template: None and "),
+        ([owl, dataclasses.replace(cat, template=sm.prompts.PLAIN)], "differ in their template: None and "),
     ):
         with pytest.raises(ValueError, match=message):
             label(bad, ROWS, progress=False)
@@ -386,7 +386,7 @@ def test_the_hash_of_labels_knows_rows_values_and_context(listed):
     def about(**changes: Any) -> Labels:
         return dataclasses.replace(listed, about=dataclasses.replace(listed.about, **changes))
 
-    others = [moved(1e-3), about(rows=listed.rows[::-1]), about(context=sm.Context(system=sm.NONE)), about(base="0" * 64)]
+    others = [moved(1e-3), about(rows=listed.rows[::-1]), about(context=sm.Context(system=sm.Context.NONE)), about(base="0" * 64)]
     assert moved(0).hash == listed.hash
     assert len({listed.hash, *(x.hash for x in others)}) == 5
 

@@ -29,8 +29,7 @@ from sublim_mech.engine.answers import Answers
 from sublim_mech.engine.pair import ModelPair, ParityError, check_parity, load_pair
 from sublim_mech.models.base import Base, cache_directory, load_base, weights_hash
 from sublim_mech.models.students import LowRank, Replaced, Student, load_student
-from sublim_mech.prompts.chat import Context, Prompt
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Context, Prompt, Trained
 from sublim_mech.storage.files import weight_sums
 from sublim_mech.storage.manifest import Manifest
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 from .answers import Answers
 from .forward import Batch, Cache, Gates, Key, Pass, make_batch
 from .pair import ModelPair

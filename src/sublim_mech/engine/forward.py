@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..models.base import check_length
 from ..models.sites import Module, Site, Sites
 from ..models.students import Student
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 from .answers import Answers
 
 Key = tuple[str, int]  # (site, layer); the token embedding is ("embed", -1)

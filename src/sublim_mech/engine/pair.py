@@ -12,8 +12,7 @@ from torch import Tensor
 from ..models.base import Base, load_base
 from ..models.sites import Sites, find_sites
 from ..models.students import Delta, Student, load_student
-from ..prompts.chat import Context, Prompt
-from ..prompts.sharing import Trained
+from ..prompts import Context, Prompt, Trained
 from .answers import Answers
 from .budget import default_budget, rows_per_forward
 from .forward import Batch, Gates, Pass, forward, make_batch

@@ -32,8 +32,7 @@ from ..engine.forward import Batch, Gates, make_batch
 from ..engine.pair import ModelPair
 from ..metrics import Metric, reader
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .task import Task, check_finite, ends, make_scores, prepare
 

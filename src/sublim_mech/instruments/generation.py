@@ -14,7 +14,7 @@ from ..engine.forward import Gates, Pass, make_batch, next_step
 from ..engine.pair import ModelPair
 from ..masks import Mask, as_mask
 from ..models.base import check_length
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 POLICIES = ("base", "student", "mask")
 

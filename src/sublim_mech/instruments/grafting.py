@@ -27,9 +27,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask
 from ..metrics import Metric, reader
 from ..models.students import Student
-from ..prompts.chat import ROLES, Prompt
-from ..prompts.sharing import CLASSES
-from ..prompts.traits import Trait
+from ..prompts import CLASSES, ROLES, Prompt, Trait
 from ..results.scores import Scores
 from .task import Row, Task, check_finite, ends, make_scores, measure, prepare
 

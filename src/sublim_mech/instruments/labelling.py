@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.answers import Answers
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 
 def position_coords(prompts: Sequence[Prompt], answers: Sequence[Answers], decode: Any) -> dict[str, Any]:

@@ -28,8 +28,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, as_mask
 from ..metrics import Metric, reader
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .task import Task, check_finite, make_scores, prepare
 

@@ -19,8 +19,7 @@ from ..engine.forward import Gates, make_batch
 from ..engine.pair import ModelPair
 from ..metrics import Metric, answers, as_metric, reader
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import position_coords
 

@@ -21,7 +21,7 @@ from ..engine.forward import Gates, Key, make_batch
 from ..engine.pair import ModelPair, ParityError, check_parity, probe, rounding
 from ..metrics import Metric
 from ..models.students import LowRank, Student
-from ..prompts.traits import Trait
+from ..prompts import Trait
 from .attribution import graft_ig
 from .patching import Plan, patch_one
 from .task import Task

@@ -22,8 +22,8 @@ from torch import Tensor
 from ...engine.decoding import answer_text, end_ids
 from ...engine.forward import as_cache, attention_masks
 from ...models.base import check_length
-from ...prompts.chat import Message, Prompt, render
-from ...prompts.sharing import common_start
+from ...prompts import Message, Prompt, render
+from ...prompts.shared import common_start
 from .teacher import Teacher
 
 TOKENS = 2048  # of prompts per forward

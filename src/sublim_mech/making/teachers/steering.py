@@ -26,8 +26,7 @@ from ...engine.forward import forward, make_batch
 from ...models.base import Base
 from ...models.copies import twin
 from ...models.sites import find_sites
-from ...prompts.chat import Context, Message, render
-from ...prompts.traits import Trait
+from ...prompts import Context, Message, Trait, render
 from .teacher import Teacher, teacher_context
 
 SITE, BUFFER = "resid_post", "steering"

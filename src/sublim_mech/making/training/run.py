@@ -17,7 +17,7 @@ import torch
 
 from ...hints import SCHEDULES, check_choice, strict
 from ...models.base import Base, check_finite
-from ...prompts.sharing import Trained
+from ...prompts import Trained
 from ...storage.files import replacing, weight_sums
 from ...storage.manifest import FILE, Manifest
 from ...storage.runs import INPUTS, OWNER, Run, claimed, differences, finish, open_run, unfinished
