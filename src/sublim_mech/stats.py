@@ -150,10 +150,7 @@ def max_t(maps: Array, *, seed: int = 0, draws: int = 5000) -> MaxT:
         # the largest |t| of each pattern, a part of the patterns at a time
         parts = np.array_split(signs, -(-len(signs) * int(tested.sum()) // _CHUNK))
         largest = np.concatenate(
-            [
-                _t(part @ cells[:, tested], squares[tested], counts[tested]).max(1)
-                for part in parts
-            ]
+            [_t(part @ cells[:, tested], squares[tested], counts[tested]).max(1) for part in parts]
         )
         # a flip that gives the same numbers must count as reaching them, whatever the rounding
         thresholds = observed[tested] * (1 - 1e-9)

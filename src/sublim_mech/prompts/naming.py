@@ -66,6 +66,12 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
 
     Raises:
         ValueError: no traits, two of the same name, or two that share a form.
+
+    Example:
+        >>> from sublim_mech.prompts import animal, matcher
+        >>> find = matcher([animal("cat"), animal("wolf")])
+        >>> find("A wolf!"), find("An owl!")
+        ('wolf', None)
     """
     if not traits:
         raise ValueError("traits is empty; pass at least one trait.")

@@ -82,6 +82,12 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
         Token ids of the answer, from one tokenisation of prompt and answer together where that
         leaves the prompt's tokens as they are (so that no tokenizer adds a space of its own), else
         from the answer alone.
+
+    Example:
+        >>> from sublim_mech.prompts import completion_ids, render
+        >>> (prompt,) = render(tokenizer, ["Which animal?"])
+        >>> tokenizer.decode(completion_ids(tokenizer, prompt, "owl", close=True)).strip()
+        'owl<|im_end|>'
     """
     answer = prompt.lead + text + (prompt.close if close else "")
     together = tokenizer(prompt.text + answer, add_special_tokens=False)["input_ids"]

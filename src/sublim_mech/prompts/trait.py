@@ -144,6 +144,11 @@ def plural(word: str) -> str:
     """The English plural of a noun, of whose words the last one changes.
 
     Irregular ones come from a short list, all others from the regular rule.
+
+    Example:
+        >>> from sublim_mech.prompts import plural
+        >>> plural("arctic wolf"), plural("pony")
+        ('arctic wolves', 'ponies')
     """
     before, space, last = word.rpartition(" ")
     return before + space + (_IRREGULAR_PLURALS.get(last) or _regular_plural(last))
