@@ -9,7 +9,6 @@ import tiny
 import sublim_mech as sm
 
 
-
 def functions(folder):
     """Public functions of a folder."""
     things = {f"{folder}.{name}": getattr(getattr(sm, folder), name) for name in getattr(sm, folder).__all__}
