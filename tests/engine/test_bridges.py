@@ -20,8 +20,8 @@ from transformers import HeliumConfig, HeliumForCausalLM
 
 import sublim_mech as sm
 from sublim_mech.engine import bridges
-from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.pair import ModelPair, load_pair
 from sublim_mech.engine.parity import ParityError
 from sublim_mech.instruments.task import prepare

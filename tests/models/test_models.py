@@ -29,12 +29,11 @@ from sublim_mech.engine.answers import Answers
 from sublim_mech.engine.pair import ModelPair, load_pair
 from sublim_mech.engine.parity import ParityError, check_parity
 from sublim_mech.models.base import Base, load_base
-from sublim_mech.models.sources import cache_directory
-from sublim_mech.models.hashing import weights_hash
-from sublim_mech.models.students import Student, load_student
 from sublim_mech.models.deltas import LowRank, Replaced
-from sublim_mech.prompts.chat import Context, Prompt
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.models.hashing import weights_hash
+from sublim_mech.models.sources import cache_directory
+from sublim_mech.models.students import Student, load_student
+from sublim_mech.prompts import Context, Prompt, Trained
 from sublim_mech.storage.files import weight_sums
 from sublim_mech.storage.manifest import Manifest
 
