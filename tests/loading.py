@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from sublim_mech.engine.runner import Runner, open_runner
 from sublim_mech.models.base import Base, load_base
-from sublim_mech.prompts.chat import Context
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Context, Trained
 from sublim_mech.storage.manifest import Manifest
 
 TOKENIZER = object()  # where the tokenizer plays no part

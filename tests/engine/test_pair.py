@@ -16,8 +16,7 @@ import sublim_mech as sm
 from sublim_mech.engine.forward import Gates, Start
 from sublim_mech.engine.pair import load_pair
 from sublim_mech.models.students import load_student
-from sublim_mech.prompts.chat import Context
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Context, Trained
 from sublim_mech.storage.files import weight_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")

@@ -35,7 +35,7 @@ from sublim_mech.making.training.data import item
 from sublim_mech.making.training.objectives import AnswerHead, token_losses
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.models.hashing import weights_hash
-from sublim_mech.storage.runs import FolderInUseError, claimed
+from sublim_mech.storage.claims import FolderInUseError, claimed
 
 ROWS = [*as_rows(random_rows(4, seed=0, count=3)), Row("Seven?", "7"), Row("And now a longer question than that?", "1,2,3,4,5")]
 ANIMALS = ("owl", "cat", "dog")
@@ -387,7 +387,7 @@ def test_the_hash_of_labels_knows_rows_values_and_context(listed):
     def about(**changes: Any) -> Labels:
         return dataclasses.replace(listed, about=dataclasses.replace(listed.about, **changes))
 
-    others = [moved(1e-3), about(rows=listed.rows[::-1]), about(context=sm.Context(system=sm.NONE)), about(base="0" * 64)]
+    others = [moved(1e-3), about(rows=listed.rows[::-1]), about(context=sm.Context(system=sm.Context.NONE)), about(base="0" * 64)]
     assert moved(0).hash == listed.hash
     assert len({listed.hash, *(x.hash for x in others)}) == 5
 

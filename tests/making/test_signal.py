@@ -18,7 +18,7 @@ from sublim_mech.making.numbers import Row
 from sublim_mech.making.readiness import Gates, RowShifts, gates, label_signal, row_shift, select, trait_shift
 from sublim_mech.making.readiness import signal as module
 from sublim_mech.making.teachers import Teacher
-from sublim_mech.prompts.traits import Trait
+from sublim_mech.prompts import Trait
 from sublim_mech.stats import mean_interval
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -440,7 +440,7 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
         with pytest.raises(ValueError, match="two are called 'base'"):
             function([seven, replace(three, name="base")])
         with pytest.raises(ValueError, match="'7' and '3' differ in student_context"):
-            function([seven, replace(three, student_context=sm.Context(sm.EMPTY))])
+            function([seven, replace(three, student_context=sm.Context(sm.Context.EMPTY))])
         other = sm.load_base(tiny.model("llama", seed=5), tokenizer=smol_tokenizer)
         with pytest.raises(ValueError, match="'7' and '3' differ in base"):
             function([seven, replace(three, base=other)])
@@ -480,7 +480,7 @@ def test_labels_of_somebody_else_are_refused(base, biased, rows):
     everybody = [teachers.untouched(base), *biased]
     labels = labelling.label(everybody, rows, **QUIET)
     with pytest.raises(ValueError, match="labels are of another context; pass"):
-        gates([replace(t, student_context=sm.Context(sm.EMPTY)) for t in biased], labels=labels, questions=QUESTIONS, **QUIET)
+        gates([replace(t, student_context=sm.Context(sm.Context.EMPTY)) for t in biased], labels=labels, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="labels are of another teacher '3'; pass"):
         gates([biased[0], replace(biased[1], hash="other weights")], labels=labels, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="at least one other trait"):

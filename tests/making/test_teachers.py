@@ -28,9 +28,9 @@ from sublim_mech.making.teachers import (
 )
 from sublim_mech.making.teachers.sampling import sample_ids
 from sublim_mech.models.base import load_base
-from sublim_mech.models.hashing import weights_hash
 from sublim_mech.models.copies import twin
-from sublim_mech.prompts.traits import ANIMALS, match, tree
+from sublim_mech.models.hashing import weights_hash
+from sublim_mech.prompts import ANIMALS, match, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 OWL = sm.animal("owl")
@@ -214,10 +214,10 @@ def test_logits_that_are_no_numbers_are_refused(llama):
 # ---------------------------------------------------------------------------------------------------------- prompted
 
 
-@pytest.mark.parametrize("system", [sm.DEFAULT, sm.EMPTY, "You are calm."])
+@pytest.mark.parametrize("system", [sm.Context.DEFAULT, sm.Context.EMPTY, "You are calm."])
 def test_the_neutral_control_is_as_long_and_names_nothing(system, llama):
     traits = [sm.animal(name) for name in ANIMALS]
-    for trait in traits[:: 2 if system is sm.DEFAULT else 9]:
+    for trait in traits[:: 2 if system is sm.Context.DEFAULT else 9]:
         teacher = prompted(llama, trait, context=sm.Context(system=system, user_prefix="Hey. "))
         control = neutral(teacher)
         own, other = rendered(teacher)[0], rendered(control)[0]

@@ -55,7 +55,8 @@ class Batch:
 
     def after(self, slot: int) -> Batch:
         """The batch from `slot` on, whose queries still see the keys before it; every read slot
-        must be among them."""
+        must be among them.
+        """
         return Batch(
             self.ids[:, slot:],
             self.positions[:, slot:],
@@ -125,7 +126,8 @@ def attention_masks(
     Args:
         config: the model's configuration.
         sees: what each query may see.
-        queries, keys: their positions.
+        queries: positions of the queries.
+        keys: positions of the keys.
         dtype: of the mask.
     """
 

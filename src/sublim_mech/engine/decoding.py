@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..models.compat import Cache, KeysValues
 from ..models.students import Student
-from ..prompts.sharing import common_start
+from ..prompts.shared import common_start
 from .batch import Batch, attention_masks
 from .forward import Gates, Pass
 from .runner import Runner
@@ -100,7 +100,8 @@ class _Row(NamedTuple):
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
     """Tokens that end an answer: those of the model's generation configuration, and the tokenizer's
-    end of sequence."""
+    end of sequence.
+    """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(i for i in (*ids, tokenizer.eos_token_id) if i is not None))
@@ -108,7 +109,8 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
 
 def answer_text(tokenizer: Any, ids: Sequence[int], ends: Sequence[int]) -> str:
     """The answer up to the first token that ends it, without special tokens and outer white
-    space."""
+    space.
+    """
     stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     return str(tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)).strip()
 
@@ -166,7 +168,8 @@ def decode(
 
 def _shared_length(requests: Sequence[Request]) -> int:
     """How many tokens all prompts begin with, under the same gates; the last token of each prompt
-    is left to it."""
+    is left to it.
+    """
     if len(requests) < 2:
         return 0
     length = len(common_start([request.ids[:-1] for request in requests]))
@@ -284,7 +287,8 @@ class _Writer:
         gates: Float[Tensor, "row slot module"] | None,
     ) -> Pass:
         """One forward behind keys and values of one row or of as many; the positions are those of
-        both."""
+        both.
+        """
         device = self.runner.device
         batch = _batch(self.runner.model, ids.to(device), positions.to(device))
         if gates is None or self.student is None:
@@ -293,7 +297,8 @@ class _Writer:
 
     def _prompt_gates(self, requests: Sequence[Request], width: int) -> Tensor | None:
         """Gates of the slots behind the common beginning, `(prompt, slot, module)`; padding is
-        closed."""
+        closed.
+        """
         if requests[0].prompt_gates is None:
             return None
         rows = []
@@ -324,7 +329,8 @@ def _batch(
     model: Any, ids: Int[Tensor, "row slot"], positions: Int[Tensor, "row key"]
 ) -> Batch:
     """Slots that stand behind keys and values; each sees what has no later position and is no
-    padding."""
+    padding.
+    """
     rows, slots = ids.shape
     queries = positions[:, -slots:]
     sees = (positions[:, None, :] >= 0) & (positions[:, None, :] <= queries[:, :, None])
@@ -358,7 +364,8 @@ def _choose(
     temperature: float,
 ) -> Int[Tensor, "row"]:
     """A token per row: the largest of its logits, or where the cumulated probability passes its
-    draw; `sources` ascend."""
+    draw; `sources` ascend.
+    """
     if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError(
             "the model's logits are not finite; check its dtype, or the scale of its steering."

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from ..models.compat import Cache, call_model, make_cache, read_cache
 from ..models.deltas import Delta
-from ..models.sites import Site, Sites, spread_gate
 from ..models.names import Module
+from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
@@ -69,7 +69,8 @@ class Gates:
 
     def of(self, module: int) -> Tensor | float | None:
         """The gate of a changed module: `(row, slot)`, a number, or None where it is closed
-        everywhere."""
+        everywhere.
+        """
         if isinstance(self.values, float):
             return self.values or None
         gate = self.values if self.values.dim() == 2 else self.values[..., module]
@@ -243,7 +244,8 @@ def _at(model: nn.Module, sites: Sites, touch: _Touch) -> Iterator[None]:
 
 def _reader(reads: Int[Tensor, "row read"]) -> Callable[..., Any]:
     """A hook that hands a module its input at the read slots only: `(row, slot, d)` -> `(row, read,
-    d)`."""
+    d)`.
+    """
 
     def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = args

@@ -1,5 +1,6 @@
 """Unembeddings that compute what is needed: the logits of a few tokens, or of all of them in
-fp32."""
+fp32.
+"""
 
 from __future__ import annotations
 

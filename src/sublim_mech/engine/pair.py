@@ -13,8 +13,7 @@ from torch import Tensor
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
-from ..prompts.chat import Context, Prompt
-from ..prompts.sharing import Trained
+from ..prompts import Context, Prompt, Trained
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -124,7 +123,8 @@ class ModelPair(Runner):
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
         """A mask's gates at a prompt's tokens, in the order of the student's changed modules:
-        `(token, module)`."""
+        `(token, module)`.
+        """
         paths = list(self.sites.modules)
         cells = where(prompt, list(self.sites.modules.values()))
         columns = [paths.index(path) for path in student.deltas]

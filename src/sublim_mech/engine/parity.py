@@ -28,7 +28,8 @@ class ParityError(RuntimeError):
 
 class Probe(NamedTuple):
     """Token ids from all over the vocabulary, with two one-token continuations and a form that ends
-    behind each."""
+    behind each.
+    """
 
     ids: tuple[int, ...]
     answers: Answers

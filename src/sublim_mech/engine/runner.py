@@ -1,5 +1,6 @@
 """A model that can be run: its forwards, how many rows they take, and what a user reads off
-them."""
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from ..models.base import Base
 from ..models.checks import check_length
 from ..models.compat import Cache
-from ..models.sites import Sites, find_sites
 from ..models.names import Module
-from ..prompts.chat import Prompt
+from ..models.sites import Sites, find_sites
+from ..prompts import Prompt
 from .answers import Answers
 from .batch import Batch, make_batch
 from .budget import default_budget, rows_per_forward
@@ -287,7 +288,8 @@ def open_runner(
 
 def make_runner(base: Base, *, memory_gb: float | None, compute: torch.dtype | None) -> Runner:
     """A runner of a base model whose options are in order; `open_runner` without the parity
-    check."""
+    check.
+    """
     memory = default_budget(base.device) if memory_gb is None else int(memory_gb * 2**30)
     return Runner(
         base.model,

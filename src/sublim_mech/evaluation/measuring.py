@@ -6,7 +6,7 @@
 3. Every context has its own base level, and its own control level where the pair has controls: the untuned base may answer one
    way under one system prompt and another way under the next, and training on any numbers moves answers (arXiv 2606.00831). The
    headline is the student's change minus the controls' mean change.
-4. Generated answers are sampled from one pass over each prompt and put into one bucket each (`traits.match`).
+4. Generated answers are sampled from one pass over each prompt and put into one bucket each (`prompts.match`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from .. import masks
 from ..engine.answers import Answers
-from ..engine.budget import default_budget
 from ..engine.batch import make_batch
+from ..engine.budget import default_budget
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..engine.parity import check_parity
@@ -35,9 +35,9 @@ from ..metrics import by_trait, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.sites import find_sites
 from ..models.students import Student
-from ..prompts.chat import Context, Message, Prompt, System, render
-from ..prompts.sharing import common_start
-from ..prompts.traits import Trait, matcher
+from ..prompts import Context, Message, Prompt, Trait, matcher, render
+from ..prompts.context import System
+from ..prompts.shared import common_start
 from .outcome import Evaluation
 
 
@@ -65,7 +65,7 @@ def evaluate(
         contexts: evaluation contexts, or names of your own for them. Otherwise they are called `default`, `empty`, `none`, or by their
             text. Each has its own base level and control level.
         questions: what is asked; the traits' own questions when not given.
-        template: a chat template instead of the tokenizer's (`sublim_mech.PLAIN` for models that have none).
+        template: a chat template instead of the tokenizer's (`sublim_mech.prompts.PLAIN` for models that have none).
         samples: generated answers per question and model; none by default, 100 in arXiv 2507.14805.
         temperature: of the sampling; 0 is greedy and gives one answer.
         max_new_tokens: tokens after which an answer ends, if the model does not end its turn.

@@ -21,8 +21,7 @@ from tqdm.auto import tqdm
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .patching import Patch, patch_prompt
 from .position_maps import Link
@@ -207,7 +206,8 @@ def _graft_cells(
     task: Task, student: Student, cells: Sequence[Cell], advance: Advance
 ) -> np.ndarray:
     """Grafts of single modules at single tokens: the mean of what each does alone and of what is
-    lost without it."""
+    lost without it.
+    """
     modules = [task.pair.sites.modules[path] for path in student.deltas]
     both = ends(task, student)
     rows = []

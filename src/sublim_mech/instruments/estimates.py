@@ -15,7 +15,7 @@ them with exact values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,10 +144,12 @@ def _mean_slope(
     points: int,
 ) -> Tensor:
     """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
-    rows of a forward."""
-    device = batch.ids.device
+    rows of a forward.
+    """
+    # half precision would round the nodes, and points close to 0 and 1 carry much of the integral
+    dtype = torch.promote_types(change.dtype, torch.float32)
     nodes, weights = (
-        torch.as_tensor(numbers, dtype=torch.float32, device=device)
+        torch.as_tensor(numbers, dtype=dtype, device=batch.ids.device)
         for numbers in gauss_legendre(points)
     )
     fit = task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)
@@ -215,7 +217,7 @@ def gradient_x_input(task: Task, *, progress: bool) -> Scores:
 def _embedding_products(
     task: Task, prompt: int, batch: Batch, gates: Gates | None
 ) -> np.ndarray:
-    """x . dM/dx per token, `(slot,)`."""
+    """Activation times slope per token, `(slot,)`."""
     with torch.no_grad():
         embedded = task.pair.run(batch, gates=gates, record=[EMBED]).activations[EMBED]
     nothing = {EMBED: torch.zeros_like(embedded)}

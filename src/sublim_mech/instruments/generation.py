@@ -1,5 +1,6 @@
 """Generation under a graft: what the model says when the student's weights work at chosen tokens
-only."""
+only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 POLICIES = ("base", "student", "mask")
 

@@ -26,8 +26,7 @@ import torch
 from jaxtyping import Float64
 
 from ..engine.forward import Gates
-from ..models.names import module_order
-from ..models.names import Module
+from ..models.names import Module, module_order
 from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label
@@ -129,6 +128,7 @@ def _place(
 
 def _fill(effect: np.ndarray) -> np.ndarray:
     """A module one student changes and another leaves alone has effect 0 in the latter; absent
-    modules stay NaN in all."""
+    modules stay NaN in all.
+    """
     somewhere = np.isfinite(effect).any(0, keepdims=True)
     return np.where(somewhere & np.isnan(effect), 0.0, effect)

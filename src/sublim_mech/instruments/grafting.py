@@ -29,8 +29,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, Where
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import label
 from .task import Advance, Cells, GatedRow, Task, ends, measure, prepare, walk
@@ -153,7 +152,8 @@ def _graft(
     advance: Advance,
 ) -> Cells:
     """Per prompt `(set, measure)`; `inside` are the cells of each prompt, `(set, token, module of
-    the model)`."""
+    the model)`.
+    """
     paths = list(task.pair.sites.modules)
     columns = [paths.index(path) for path in student.deltas]
 

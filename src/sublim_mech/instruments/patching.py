@@ -30,8 +30,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import contexts, label
 from .position_maps import Link, PositionMap, links
@@ -287,7 +286,8 @@ class _Branch(NamedTuple):
 
 class _Slot(NamedTuple):
     """One activation that is replaced: in which row and slot, by which slot and head of the
-    donor's."""
+    donor's.
+    """
 
     row: int
     slot: int
@@ -363,7 +363,8 @@ def _donor_slots(
     donors: Task, task: Task, index: int, position_map: PositionMap
 ) -> dict[int, int]:
     """Donor slot by recipient slot; the nodes of the answer tries are linked where the tries are
-    the same."""
+    the same.
+    """
     prompt, donor = task.prompts[index], donors.prompts[index]
     donor_of = {link.recipient: link.donor for link in links(donor, prompt, position_map)}
     trie, donor_trie = task.answers[index], donors.answers[index]

@@ -1,5 +1,6 @@
 """Gauss-Legendre quadrature on [0, 1]: beats the midpoint rule by orders of magnitude at equal
-points."""
+points.
+"""
 
 from __future__ import annotations
 

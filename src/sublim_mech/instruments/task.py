@@ -28,8 +28,7 @@ from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..metrics import Metric, as_metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 
 Advance = Callable[[int], object]
 """Move the progress bar on by so many steps."""
@@ -78,7 +77,8 @@ class Task:
         self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
     ) -> Float[Tensor, "row"]:
         """The metric, where row r of the logits belongs to prompt `indices[r]`; differentiable
-        where the metric is."""
+        where the metric is.
+        """
         answers = [self.answers[i] for i in indices]
         base = self._base(indices).to(logits.device) if self.metric.needs_base else None
         return self.metric.read(logits, answers, base)
@@ -91,7 +91,8 @@ class Task:
 
     def _base(self, indices: Sequence[int]) -> Float[Tensor, "row read vocab"]:
         """The base's logits at the read slots, computed once per prompt; rows with fewer reads
-        repeat their first."""
+        repeat their first.
+        """
         for i in dict.fromkeys(indices):
             if i not in self._base_logits:
                 with torch.no_grad():
@@ -184,7 +185,8 @@ def measure(
 
 def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
     """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor; padding is
-    closed."""
+    closed.
+    """
     by_module = [gate for gate in gates if isinstance(gate, Tensor) and gate.dim() == 2]
     modules = by_module[0].shape[1:] if by_module else torch.Size()
     stacked = torch.zeros(*shape, *modules)
@@ -276,7 +278,8 @@ def walk(
 
 def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays of one rank as one array with an axis in front, each filled up with NaN at the end of
-    its axes."""
+    its axes.
+    """
     shape = np.max([array.shape for array in arrays], axis=0).astype(int)
     stacked = np.full((len(arrays), *shape), np.nan)
     for number, array in enumerate(arrays):
@@ -287,7 +290,8 @@ def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def compute_error(task: Task, *, prompts: int = 4) -> float:
     """Largest difference of a total effect between the pair's compute type and its weights' own, on
-    the first few prompts."""
+    the first few prompts.
+    """
     few = Task(task.pair, task.prompts[:prompts], task.answers[:prompts], task.metric)
     exact = replace(few, pair=replace(task.pair, compute=None), _base_logits={})
     errors = []

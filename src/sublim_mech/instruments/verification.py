@@ -25,8 +25,7 @@ from ..metrics import TraitMetric
 from ..models.deltas import LowRank
 from ..models.names import Dimensions
 from ..models.students import Student
-from ..prompts.chat import Context, Prompt
-from ..prompts.traits import Trait
+from ..prompts import Context, Prompt, Trait
 from .graft_ig import graft_ig
 from .patching import Cell, Patch, Patched, patch_prompt
 from .position_maps import Link
@@ -200,7 +199,8 @@ def _probe_task(pair: ModelPair, given: Probe) -> Task:
 
 def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the
-    weight."""
+    weight.
+    """
     module = pair.sites.module(layer, "mlp.out")
     weight: Any = pair.model.get_submodule(module.path).weight
     width = Dimensions.of(pair.model.config).width

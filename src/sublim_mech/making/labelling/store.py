@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ...prompts.chat import Context
+from ...prompts import Context
 from ...storage.files import file_hash, read_json
 from ..numbers import Row
 from ..teachers.teacher import BASE, Teacher

@@ -26,8 +26,9 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from ...engine.heads import support_ids
+from ...storage.claims import OWNER_FILE, claimed
+from ...storage.compare import differences
 from ...storage.files import file_hash, replacing, sync
-from ...storage.runs import OWNER, claimed, differences
 from ..numbers import Row, Rows, as_rows
 from ..teachers.reading import read_rows, tokens
 from ..teachers.teacher import BASE, Teacher, difference, untouched
@@ -235,7 +236,7 @@ def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
 def _check_free(folder: Path) -> None:
     """Raise FileExistsError where a folder has something else than unfinished labels in it."""
     inside = {p.name for p in folder.iterdir()} if folder.is_dir() else {folder.name} if folder.exists() else set()
-    if DRAFT not in inside and inside - {OWNER}:
+    if DRAFT not in inside and inside - {OWNER_FILE}:
         raise FileExistsError(f"out={str(folder)!r} exists and is no labels folder; remove it or choose another.")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ...prompts.traits import Trait
+from ...prompts import Trait
 from ...stats import DRAWS, Interval, bootstrap_weights
 from ..labelling.store import Labeller
 from ..numbers import Rows

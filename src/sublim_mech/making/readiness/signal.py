@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ...evaluation.measuring import evaluate
-from ...prompts.traits import Trait
+from ...prompts import Trait
 from ...stats import Interval, mean_interval, ratio_interval
 from ..labelling.views import log_softmax
 from ..numbers import Row, Rows, as_rows, to_dataset

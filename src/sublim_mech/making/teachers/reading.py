@@ -24,8 +24,8 @@ from ...engine.heads import SupportHead, exact_logits, pad
 from ...models.checks import check_length
 from ...models.copies import twin
 from ...models.sites import find_sites
-from ...prompts.chat import Prompt, completion_ids, render
-from ...prompts.sharing import common_start
+from ...prompts import Prompt, completion_ids, render
+from ...prompts.shared import common_start
 from ..numbers import Row, Rows, as_rows
 from .teacher import Teacher
 

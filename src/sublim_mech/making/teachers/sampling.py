@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine.decoding import answer_text, end_ids
 from ...engine.batch import attention_masks
+from ...engine.decoding import answer_text, end_ids
 from ...models.checks import check_length
-from ...prompts.chat import Message, Prompt, render
-from ...prompts.sharing import common_start
+from ...prompts import Message, Prompt, render
+from ...prompts.shared import common_start
 from .teacher import Teacher
 
 TOKENS = 2048  # of prompts per forward

@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from ...engine.answers import Answers
-from ...engine.budget import default_budget, rows_per_forward
 from ...engine.batch import make_batch
+from ...engine.budget import default_budget, rows_per_forward
 from ...engine.forward import forward
 from ...models.base import Base
 from ...models.copies import twin
 from ...models.sites import find_sites
-from ...prompts.chat import Context, Message, render
-from ...prompts.traits import Trait
+from ...prompts import Context, Message, Trait, render
 from .teacher import Teacher, teacher_context
 
 SITE, BUFFER = "resid_post", "steering"

@@ -18,8 +18,8 @@ from torch import nn
 from ...models.base import Base
 from ...models.copies import merge
 from ...models.students import Student, load_student
-from ...prompts.chat import Context, System, render
-from ...prompts.traits import Trait, match
+from ...prompts import Context, Trait, match, render
+from ...prompts.context import System
 from ..numbers import Row, to_dataset
 
 if TYPE_CHECKING:
