@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from peft import PeftModel
 from comparing import distance, gated_logits, own_logits, snapshot
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
