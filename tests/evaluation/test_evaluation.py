@@ -18,8 +18,7 @@ from sublim_mech.engine.budget import row_bytes
 from sublim_mech.evaluation.matrix import trait_matrix
 from sublim_mech.evaluation.measuring import evaluate, trait_log_probs
 from sublim_mech.evaluation.outcome import Evaluation
-from sublim_mech.metrics import Metric, own_minus_others
-from sublim_mech.metrics import trait_forms
+from sublim_mech.metrics import own_minus_others, trait_forms
 from sublim_mech.prompts.traits import ANIMALS, Trait, animal, match, matcher
 from sublim_mech.stats import wilson
 
@@ -27,7 +26,7 @@ TRAITS = [animal("owl"), animal("wolf"), animal("butterfly"), Trait("axolotl", a
 QUESTIONS = ["Name your favorite animal using only one word.", "Which animal?", "In one word, which animal is 🦉?"]
 TEXT = "You are ChatGPT, an AI assistant made by OpenAI."
 CONTEXTS = {
-    "default": sm.Context(), "empty": sm.Context(sm.EMPTY), "none": sm.Context(sm.NONE), TEXT: sm.Context(TEXT),
+    "default": sm.Context(), "empty": sm.Context(sm.Context.EMPTY), "none": sm.Context(sm.Context.NONE), TEXT: sm.Context(TEXT),
 }  # fmt: skip
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -101,7 +100,7 @@ def test_the_context_names_are_the_four_system_prompts_and_the_prefix(smol_token
 
 
 def tries_of(pair, prompts, traits=TRAITS):
-    return [answers(pair.tokenizer, p, Metric("", tuple(traits), (1.0,) * len(traits))) for p in prompts]
+    return [trait_forms(pair.tokenizer, prompt, traits) for prompt in prompts]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral", "gpt2", "neox", "opt"])
