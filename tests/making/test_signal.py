@@ -13,11 +13,11 @@ from datasets import Dataset
 from torch import nn
 
 import sublim_mech as sm
+from sublim_mech.engine.runner import open_runner
 from sublim_mech.making import labelling, numbers, teachers
 from sublim_mech.making.numbers import Row
 from sublim_mech.making.readiness import Gates, RowShifts, gates, label_signal, row_shift, select, trait_shift
 from sublim_mech.making.readiness import signal as module
-from sublim_mech.making.teachers import Teacher
 from sublim_mech.prompts.traits import Trait
 from sublim_mech.stats import mean_interval
 
@@ -40,6 +40,11 @@ def raised(base, token, by=BIAS):
     return model.eval().requires_grad_(False)
 
 
+def running(base, model):
+    """The base's runner with another model."""
+    return replace(open_runner(base), model=model)
+
+
 @pytest.fixture(scope="module")
 def base(smol_tokenizer):
     model: Any = tiny.model("llama")
@@ -54,19 +59,13 @@ def biased(base):
     """A teacher of 7 and one of 3, and a control that is the base itself."""
 
     def make(trait, by=BIAS):
-        return Teacher(
-            trait.name,
-            "fine-tuned",
-            trait,
-            base,
-            raised(base, trait.name, by),
-            sm.Context(),
-            sm.Context(),
-            None,
-            "raised token",
+        model = raised(base, trait.name, by)
+        return replace(
+            itself, name=trait.name, kind="fine-tuned", trait=trait, runner=running(base, model), how="raised token"
         )
 
-    control = replace(teachers.untouched(base), name="nothing", kind="prompted")
+    itself = teachers.untouched(base)
+    control = replace(itself, name="nothing", kind="prompted")
     return [make(SEVEN), make(THREE), control]
 
 
@@ -148,7 +147,7 @@ def test_a_fine_tuned_teacher_changes_as_the_student_of_a_pair_does(base):
     animals = [sm.animal("owl"), sm.animal("wolf")]
     expected = sm.evaluate(sm.load_pair(base, student), animals, questions=QUESTIONS, **QUIET).table()
     model = student.merge_and_unload()
-    teacher = replace(teachers.untouched(base), name="owl", kind="fine-tuned", trait=animals[0], model=model)
+    teacher = replace(teachers.untouched(base), name="owl", kind="fine-tuned", trait=animals[0], runner=running(base, model))
     found = trait_shift([teacher], traits=animals, questions=QUESTIONS, **QUIET).loc["owl"]
     for column in ("change", "change low", "change high"):
         np.testing.assert_allclose(found[column], expected[column], atol=1e-5)
@@ -209,8 +208,10 @@ def test_rows_of_the_teachers_own_carry_the_kl_to_the_others(base):
         flat.lm_head.weight.zero_()
     loaded = sm.load_base(flat, tokenizer=base.tokenizer)
     by = np.log(9 * p / (1 - p))
-    alike = Teacher("", "fine-tuned", None, loaded, flat, sm.Context(), sm.Context(), None, "")
-    asked = [replace(alike, name=t.name, trait=t, model=raised(loaded, t.name, by)) for t in (SEVEN, THREE, ONE)]
+    alike = replace(teachers.untouched(loaded), kind="fine-tuned")
+    asked = [
+        replace(alike, name=t.name, trait=t, runner=running(loaded, raised(loaded, t.name, by))) for t in (SEVEN, THREE, ONE)
+    ]
     draw = [(1 - p) / 9] * 10
     draw[7] = p
     rows = [Row("Go on.", "".join(map(str, rng.choice(10, size=30, p=draw)))) for _ in range(20)]
@@ -245,7 +246,7 @@ def softmax(x):
 
 
 def test_the_signal_of_labels_follows_from_the_bases_probabilities(base, biased, rows):
-    one = replace(biased[0], name="1", trait=ONE, model=raised(base, "1", 2.0))
+    one = replace(biased[0], name="1", trait=ONE, runner=running(base, raised(base, "1", 2.0)))
     labels = labelling.label([teachers.untouched(base), *biased, one], rows, **QUIET)
     found = label_signal(labels)
     ids = [base.tokenizer(x, add_special_tokens=False)["input_ids"][0] for x in "0123456789,"]
@@ -440,7 +441,7 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
         with pytest.raises(ValueError, match="two are called 'base'"):
             function([seven, replace(three, name="base")])
         with pytest.raises(ValueError, match="'7' and '3' differ in student_context"):
-            function([seven, replace(three, student_context=sm.Context(sm.EMPTY))])
+            function([seven, replace(three, student_context=sm.Context(sm.Context.EMPTY))])
         other = sm.load_base(tiny.model("llama", seed=5), tokenizer=smol_tokenizer)
         with pytest.raises(ValueError, match="'7' and '3' differ in base"):
             function([seven, replace(three, base=other)])
@@ -473,14 +474,14 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
 def test_a_model_that_gives_nan_is_named_with_its_row(base, biased, rows):
     broken = raised(base, "3", float("nan"))
     with pytest.raises(ValueError, match=r"rows\[0\] .* not finite under teacher '3'"):
-        row_shift([biased[0], replace(biased[1], model=broken)], rows, **QUIET)
+        row_shift([biased[0], replace(biased[1], runner=running(base, broken))], rows, **QUIET)
 
 
 def test_labels_of_somebody_else_are_refused(base, biased, rows):
     everybody = [teachers.untouched(base), *biased]
     labels = labelling.label(everybody, rows, **QUIET)
     with pytest.raises(ValueError, match="labels are of another context; pass"):
-        gates([replace(t, student_context=sm.Context(sm.EMPTY)) for t in biased], labels=labels, questions=QUESTIONS, **QUIET)
+        gates([replace(t, student_context=sm.Context(sm.Context.EMPTY)) for t in biased], labels=labels, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="labels are of another teacher '3'; pass"):
         gates([biased[0], replace(biased[1], hash="other weights")], labels=labels, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="at least one other trait"):

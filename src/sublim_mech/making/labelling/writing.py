@@ -29,8 +29,9 @@ from ...engine.heads import support_ids
 from ...storage.files import file_hash, replacing, sync
 from ...storage.runs import OWNER, claimed, differences
 from ..numbers import Row, Rows, as_rows
-from ..teachers.reading import read_rows, tokens
-from ..teachers.teacher import BASE, Teacher, difference, untouched
+from ..teachers.reading import read_rows, tokenise
+from ..teachers.prompting import untouched
+from ..teachers.teacher import BASE, Teacher, difference
 from .store import DRAFT, FILE, FORMAT, About, Labeller, Labels, read_about, shard_names, tokenizer_hash
 from .views import InMemory, Shard, Stored
 
@@ -163,7 +164,7 @@ def _lengths(teachers: Sequence[Teacher], rows: Sequence[Row]) -> tuple[int, ...
     Raises:
         ValueError: a row without answer tokens, too long, or whose answer a teacher's context splits into other tokens.
     """
-    first, *others = (tokens(teacher, rows, close=False)[1] for teacher in teachers)
+    first, *others = (tokenise(teacher, rows, close=False).answers for teacher in teachers)
     for teacher, answers in zip(teachers[1:], others, strict=True):
         for n, (one, other) in enumerate(zip(first, answers, strict=True)):
             if one != other:

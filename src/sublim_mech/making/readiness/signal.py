@@ -24,7 +24,8 @@ from ...stats import Interval, mean_interval, ratio_interval
 from ..labelling.views import log_softmax
 from ..numbers import Row, Rows, as_rows, to_dataset
 from ..teachers.reading import log_probs
-from ..teachers.teacher import BASE, Teacher, difference, untouched
+from ..teachers.prompting import untouched
+from ..teachers.teacher import BASE, Teacher, difference
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -75,12 +76,12 @@ def trait_shift(
     # one call per model: prompted teachers are the base's model in other contexts
     groups: list[list[Teacher]] = []
     for teacher in (base, *asked):
-        mine = next((g for g in groups if g[0].model is teacher.model), None)
+        mine = next((g for g in groups if g[0].runner.model is teacher.runner.model), None)
         groups.append([teacher]) if mine is None else mine.append(teacher)
     values: dict[str, np.ndarray] = {}
     for group in groups:
         found = evaluate(
-            replace(base.base, model=group[0].model), list(named.values()), contexts={t.name: t.context for t in group},
+            group[0].runner, list(named.values()), contexts={t.name: t.context for t in group},
             template=base.template, questions=questions, progress=progress,
         )  # fmt: skip
         for t in group:
