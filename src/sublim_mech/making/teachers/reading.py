@@ -1,7 +1,8 @@
 """Running a teacher over given rows: its logits where the tokens of the answers are predicted.
 
-1. Each row is dressed in the teacher's context and tokenised together with its answer. The answer is
-   a trie of one branch: all its tokens but the last are fed, and read behind each of them.
+1. Each row is dressed in the teacher's context and tokenised together with its answer. The answer
+   is a trie of one branch: all its tokens but the last are fed, and logits are read at the last
+   token of the prompt and behind each of them.
 2. The tokens that all prompts begin with (the teacher's system text, mostly) run once; all rows
    reuse their keys and values.
 3. Rows of like lengths go together, so that little is padding. The unembedding is computed at the

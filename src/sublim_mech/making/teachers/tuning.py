@@ -1,7 +1,7 @@
 """Fine-tuned teachers, and the rows that they and their controls are trained on.
 
-1. The rows are questions of a trait with answers that name it, in twelve wordings; the control's are
-   the same questions and wordings, each naming one of several other traits.
+1. The rows are questions of a trait with answers that name it, in twelve wordings; the control's
+   are the same questions and wordings, each naming one of several other traits.
 2. What training makes of them is taken like any student, and merged in fp32 into a model of the
    teacher's own, which is asked without any sentence.
 """
