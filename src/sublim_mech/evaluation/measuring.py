@@ -9,7 +9,7 @@
    training on any numbers moves answers (arXiv 2606.00831). The headline is the student's change
    minus the controls' mean change.
 4. Generated answers are sampled from one pass over each prompt and put into one bucket each
-   (`traits.match`).
+   (`prompts.match`).
 """
 
 from __future__ import annotations
