@@ -91,14 +91,16 @@ def _mean_at_the_end(
 ) -> Float64[Tensor, "layer d_model"]:
     """The residual stream behind blocks at the last token of prompts, averaged over them."""
     keys: list[Key] = [(SITE, layer) for layer in layers]
+    fit = runner.rows(slots=max(len(prompt) for prompt in prompts), reads=1)
     total = torch.zeros(len(layers), 1, dtype=torch.float64)
-    for chunk in runner.chunks([len(prompt) for prompt in prompts], reads=1):
-        batch = runner.batch([prompts[i].ids for i in chunk])
+    # in the order of the prompts: the vectors' hash, which labels keep, knows the last digit
+    for start in range(0, len(prompts), fit):
+        batch = runner.batch([prompt.ids for prompt in prompts[start : start + fit]])
         activations = runner.run(batch, record=keys).activations
-        rows = torch.arange(len(chunk), device=batch.ids.device)
+        rows = torch.arange(len(batch.sizes), device=batch.ids.device)
         last = batch.reads[:, 0]
-        ends = torch.stack([activations[key][rows, last] for key in keys])  # (layer, row, d_model)
-        total = total + ends.double().sum(1).cpu()
+        sums = [activations[key][rows, last].double().sum(0) for key in keys]
+        total = total + torch.stack(sums).cpu()
     return total / len(prompts)
 
 
