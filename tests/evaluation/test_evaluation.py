@@ -16,7 +16,7 @@ from sublim_mech.engine.budget import row_bytes
 from sublim_mech.evaluation.matrix import trait_matrix
 from sublim_mech.evaluation.measuring import evaluate, trait_log_probs
 from sublim_mech.evaluation.outcome import Evaluation
-from sublim_mech.metrics import Metric, answers, own_minus_others
+from sublim_mech.metrics import own_minus_others, trait_forms
 from sublim_mech.prompts import ANIMALS, Trait, animal, matcher
 
 TRAITS = [animal("owl"), animal("wolf"), animal("butterfly"), Trait("axolotl", aliases=("axolotl salamander",))]
@@ -97,7 +97,7 @@ def test_the_context_names_are_the_four_system_prompts_and_the_prefix(smol_token
 
 
 def tries_of(pair, prompts, traits=TRAITS):
-    return [answers(pair.tokenizer, p, Metric("", tuple(traits), (1.0,) * len(traits))) for p in prompts]
+    return [trait_forms(pair.tokenizer, prompt, traits) for prompt in prompts]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral", "gpt2", "neox", "opt"])

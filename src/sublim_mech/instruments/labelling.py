@@ -17,6 +17,7 @@ import xarray as xr
 
 from ..engine.answers import Answers
 from ..engine.pair import ModelPair
+from ..engine.runner import Runner
 from ..prompts import Prompt
 from ..results.scores import Scores
 from .task import Measured, compute_error
@@ -75,11 +76,12 @@ def contexts(prompts: Sequence[Prompt]) -> list[str]:
     return list(dict.fromkeys(str(prompt.context.to_json()) for prompt in prompts))
 
 
-def origin(pair: ModelPair) -> dict[str, Any]:
-    """Where numbers come from: models and their hashes, versions, the command."""
+def origin(runner: Runner) -> dict[str, Any]:
+    """Where numbers come from: models and their hashes, versions, the command; a base alone has no students."""
     packages = ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")
+    trained = runner.students if isinstance(runner, ModelPair) else {}
     students = {}
-    for name, student in pair.students.items():
+    for name, student in trained.items():
         teacher = "unknown" if student.manifest is None else student.manifest.teacher
         students[name] = {
             "name": student.name,
@@ -88,7 +90,7 @@ def origin(pair: ModelPair) -> dict[str, Any]:
             "teacher": teacher,
         }
     return {
-        "base": {"name": pair.name, "hash": pair.hash},
+        "base": {"name": runner.name, "hash": runner.hash},
         "students": students,
         "versions": {name: version(name) for name in packages},
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
