@@ -35,7 +35,7 @@ def make(tokenizer, architecture="llama", *, kind="lora", controls=0, double=Fal
     base = base.double() if double else base
     students = [tiny.lora(base, seed=s) if kind == "lora" else tiny.full(base, seed=s) for s in range(1, controls + 2)]
     loaded = sm.load_base(base, tokenizer=tokenizer)
-    others = [sm.load_student(loaded, s, name=f"c{i}") for i, s in enumerate(students[1:])]
+    others = [sm.models.load_student(loaded, s, name=f"c{i}") for i, s in enumerate(students[1:])]
     return sm.load_pair(loaded, students[0], controls=others, **options)
 
 
@@ -204,7 +204,7 @@ def test_answers_are_those_of_generate_and_follow_the_seed(smol_tokenizer):
         "base": (nothing, "base"), "student": (everything, "student"), "control: c0": (everything, "student"),
     }.items():  # fmt: skip
         model = "student" if name == "base" else name
-        expected = sm.generate(pair, prompts, where, generated=policy, model=model, seed=4, **options)
+        expected = sm.instruments.generate(pair, prompts, where, generated=policy, model=model, seed=4, **options)
         assert found.data["answer"].sel(model=name, context="none").values.tolist() == expected
     again = evaluate(pair, TRAITS[:2], questions=QUESTIONS[:2], contexts=[CONTEXTS["none"]], seed=4, **options, **QUIET)
     assert again.data.equals(found.data)
@@ -342,8 +342,8 @@ def test_the_base_line_is_all_animals_at_once():
 def names(smol_tokenizer):
     base = tiny.model("llama")
     loaded = sm.load_base(base, tokenizer=smol_tokenizer)
-    student = sm.load_student(loaded, tiny.lora(base), name="owl")
-    pair = sm.load_pair(loaded, student, controls=[sm.load_student(loaded, tiny.lora(base, seed=2), name="cat")])
+    student = sm.models.load_student(loaded, tiny.lora(base), name="owl")
+    pair = sm.load_pair(loaded, student, controls=[sm.models.load_student(loaded, tiny.lora(base, seed=2), name="cat")])
     return {"sm": sm, "pair": pair}
 
 
