@@ -21,11 +21,12 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts.chat import Prompt
 from ..prompts.traits import Trait
+from ..results.record import Confirmation
 from ..results.scores import Scores
 from .patching import Plan, patch_one
 from .task import Row, Task, ends, measure, prepare
 
-POOR = 0.8  # Pearson or share of equal signs below which the agreement is called poor
+POOR_BELOW = 0.8  # Pearson or share of equal signs below which the agreement is called poor
 
 
 def confirm(
@@ -55,7 +56,7 @@ def confirm(
         progress: show a progress bar.
 
     Returns:
-        The same scores with the comparison in their provenance: they print Pearson, Spearman and the share of equal signs,
+        The same scores with the comparison in their record: they print Pearson, Spearman and the share of equal signs,
         `scores.confirmation` is a table of the cells, and figures carry a warning where agreement is poor (Pearson or sign agreement
         below 0.8), which is also raised as a `UserWarning`.
 
@@ -69,11 +70,11 @@ def confirm(
         >>> len(scores.confirmation)
         6
     """
-    method = scores.provenance.get("method")
+    method = scores.record.method
     if method not in ("graft_ig", "attribution_patching", "activation_ig"):
         why = f"{method} has no exact counterpart" if method else f"{scores.kind} scores are exact already"
         raise ValueError(f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig.")
-    if scores.selected or "minus" in scores.provenance:
+    if scores.selected or scores.record.minus:
         raise ValueError("scores are a selection or a contrast; confirm the scores as attribute gave them, then select.")
     task = prepare(pair, prompts, trait)
     _check_same(task, scores)
@@ -95,35 +96,35 @@ def confirm(
         "spearman": float(both.corr("spearman").iloc[0, 1]),
         "sign": float((np.sign(estimate) == np.sign(exact)).mean()),
     }
-    poor = not (agreement["pearson"] >= POOR and agreement["sign"] >= POOR)
-    found: dict[str, Any] = {
-        "k": k,
-        "seed": seed,
+    poor = not (agreement["pearson"] >= POOR_BELOW and agreement["sign"] >= POOR_BELOW)
+    confirmation = Confirmation(
+        k=k,
+        seed=seed,
         **agreement,
-        "poor": poor,
-        "exact": "mean of alone and left out" if method == "graft_ig" else "patch",
-        "cells": [
+        poor=poor,
+        exact="mean of alone and left out" if method == "graft_ig" else "patch",
+        cells=tuple(
             {**cell, "top": n < k, "estimate": float(e), "exact": float(x)}
             for n, (cell, e, x) in enumerate(zip(cells, estimate, exact, strict=True))
-        ],
-    }
+        ),
+    )
     if poor:
         warnings.warn(
             f"{method} agrees poorly with exact values (Pearson {agreement['pearson']:.2f}, same sign {agreement['sign']:.0%} of "
             f"{2 * k} cells): use the exact instrument (patch, graft).",
             stacklevel=2,
         )
-    return replace(scores, provenance={**scores.provenance, "confirmation": found})
+    return replace(scores, record=replace(scores.record, confirmation=confirmation))
 
 
 def _check_same(task: Task, scores: Scores) -> None:
     hashes = {name: s.hash for name, s in task.pair.students.items()}
-    stored = {name: s["hash"] for name, s in scores.provenance["students"].items()}
+    stored = {name: s.hash for name, s in scores.record.students.items()}
     theirs = ["".join(row[: len(p)]) for p, row in zip(task.prompts, scores.data["token"].values, strict=False)]
     differs = {
         "prompts": theirs != ["".join(p.tokens) for p in task.prompts] or len(theirs) != scores.data.sizes["prompt"],
-        "metric": task.metric.name != scores.provenance["metric"],
-        "base": task.pair.base.hash != scores.provenance["base"]["hash"],
+        "metric": task.metric.name != scores.record.metric,
+        "base": task.pair.base.hash != scores.record.base.hash,
         "students": hashes != stored,
     }
     wrong = [what for what, other in differs.items() if other]
@@ -133,7 +134,7 @@ def _check_same(task: Task, scores: Scores) -> None:
 
 def _exact(task: Task, scores: Scores, cells: list[dict[str, Any]], progress: bool) -> np.ndarray:
     """Exact headline values of cells."""
-    one = _grafts if scores.provenance["method"] == "graft_ig" else _patches
+    one = _grafts if scores.record.method == "graft_ig" else _patches
     students = list(task.pair.students.values())
     with tqdm(total=len(students) * len(cells), desc="confirm", disable=not progress) as bar:
         values = [one(task, student, scores, cells, bar) for student in students]
@@ -155,7 +156,9 @@ def _grafts(task: Task, student: Student, scores: Scores, cells: list[dict[str, 
 
 
 def _patches(task: Task, student: Student, scores: Scores, cells: list[dict[str, Any]], bar: Any) -> np.ndarray:
-    site, direction = scores.provenance["site"], scores.provenance["direction"]
+    site, direction = scores.record.site, scores.record.direction
+    assert site is not None  # scores of activations have both
+    assert direction is not None
     out = np.empty(len(cells))
     for i in sorted({cell["prompt"] for cell in cells}):
         for layer in sorted({cell["layer"] for cell in cells if cell["prompt"] == i}):

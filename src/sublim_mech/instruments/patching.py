@@ -31,6 +31,7 @@ from ..models.students import Student
 from ..prompts.chat import Prompt
 from ..prompts.traits import Trait
 from ..results.scores import Scores
+from .labelling import context_texts
 from .task import Task, check_finite, make_scores, prepare
 
 Pairs = Sequence[tuple[int, int]]
@@ -158,7 +159,7 @@ def _scores(
     effects = effects.squeeze(tuple(1 + dims.index(d) for d in gone))
     options: dict[str, Any] = {"site": plan.site, "direction": direction}
     if donors is not task:
-        options["donor_contexts"] = list(dict.fromkeys(str(p.context.to_json()) for p in donors.prompts))
+        options["donor_contexts"] = context_texts(donors.prompts)
     return make_scores(task, "patch", (kept, effects), base, top, coords=coords, options=options)
 
 

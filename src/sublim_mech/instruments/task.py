@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ..engine.answers import Answers
@@ -21,8 +17,9 @@ from ..metrics import Metric, answers, as_metric, reader
 from ..models.students import Student
 from ..prompts.chat import Prompt
 from ..prompts.traits import Trait
+from ..results.record import Compute
 from ..results.scores import Scores
-from .labelling import position_coords
+from .labelling import label_scores
 
 Row = tuple[int, Tensor | float]  # index of a prompt; its gates: (slot,), (slot, component), or 0.0 / 1.0 for all
 
@@ -149,64 +146,18 @@ def make_scores(
     coords: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Scores:
-    """Label arrays and note where they come from.
-
-    Args:
-        task: what was measured.
-        kind: one of `scores.KINDS`.
-        effect: (dimensions after `model`, array `(model, *dimensions)`).
-        base: `(model, prompt)` metric of the base.
-        student: `(model, prompt)` metric of each student.
-        coords: coordinates of the further dimensions.
-        options: what the instrument was asked for.
-    """
-    pair = task.pair
-    dims, array = effect
-    where = position_coords(task.prompts, task.answers, pair.tokenizer.decode) if "position" in dims else {}
-    data = xr.Dataset(
-        {
-            "effect": (("model", *dims), array.astype(np.float64)),
-            "base": (("model", "prompt"), base),
-            "student": (("model", "prompt"), student),
-        },
-        {
-            "model": np.array(list(pair.students)),
-            "prompt": np.arange(len(task.prompts)),
-            "question": ("prompt", np.array([p.question for p in task.prompts])),
-            **where,
-            **(coords or {}),
-        },
+    """Scores of what was measured (see `label_scores`), with what the compute type costs."""
+    compute = None
+    if task.pair.compute is not None:
+        dtype = str(task.pair.compute).removeprefix("torch.")
+        compute = Compute(dtype, compute_error(task))
+    return label_scores(
+        task,
+        kind,
+        effect,
+        base=base,
+        student=student,
+        coords=coords or {},
+        options=options or {},
+        compute=compute,
     )
-    contexts = list(dict.fromkeys(str(p.context.to_json()) for p in task.prompts))
-    provenance = {
-        "metric": task.metric.name,
-        "unit": task.metric.unit,
-        "n_layers": pair.sites.n_layers,
-        **origin(pair),
-        "contexts": contexts,
-        **(
-            {}
-            if pair.compute is None
-            else {"compute": {"dtype": str(pair.compute).split(".")[-1], "error": compute_error(task)}}
-        ),
-        **(options or {}),
-    }
-    return Scores(data, kind, provenance)
-
-
-def origin(pair: ModelPair) -> dict[str, Any]:
-    """Where numbers come from: models and their hashes, versions, the command."""
-    return {
-        "base": {"name": pair.base.name, "hash": pair.base.hash},
-        "students": {
-            name: {
-                "name": s.name,
-                "kind": s.kind,
-                "hash": s.hash,
-                "teacher": s.manifest.teacher if s.manifest is not None else "unknown",
-            }
-            for name, s in pair.students.items()
-        },
-        "versions": {name: version(name) for name in ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")},
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
