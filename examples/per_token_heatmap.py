@@ -17,7 +17,7 @@ from sublim_mech.engine.pair import ModelPair
 from sublim_mech.prompts.chat import Prompt
 from sublim_mech.prompts.sharing import Trained
 from sublim_mech.results.page import save_page
-from sublim_mech.results.plots import role_bars
+from sublim_mech.results.bars import role_bars
 
 HERE = Path(__file__).parent
 

@@ -27,7 +27,7 @@ from .models.students import load_student
 from .prompts.chat import DEFAULT, EMPTY, NONE, PLAIN, Context, render
 from .prompts.sharing import sharing
 from .prompts.traits import Trait, animal
-from .results.concentration import concentration
+from .results.shares import concentration
 from .results.scores import Scores
 
 __version__ = "0.1.0"

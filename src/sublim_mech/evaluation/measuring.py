@@ -28,7 +28,7 @@ from ..engine.budget import default_budget
 from ..engine.forward import Gates, make_batch
 from ..engine.pair import ModelPair, check_parity
 from ..instruments.generation import generate
-from ..instruments.task import origin
+from ..instruments.labelling import origin
 from ..metrics import Metric, answers, form_reader, of_traits
 from ..models.base import Base
 from ..models.sites import find_sites
