@@ -20,7 +20,7 @@ import numpy as np
 
 from ...prompts.chat import Context
 from ...storage.files import file_hash, read_json
-from ..numbers import Row
+from ..rows import Row
 from ..teachers.teacher import BASE, Teacher
 from .views import Shard, Stored, View, log_softmax
 

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from ...engine.heads import DIGITS, support_ids
 from ...storage.files import file_hash, replacing, sync
 from ...storage.runs import OWNER, claimed, differences
-from ..numbers import Row, Rows, as_rows
+from ..rows import Row, Rows, as_rows
 from ..teachers.reading import read_rows, tokens
 from ..teachers.teacher import BASE, Teacher, difference, untouched
 from .store import DRAFT, FILE, FORMAT, About, Labeller, Labels, read_about, shard_names, tokenizer_hash

@@ -14,7 +14,7 @@ import pandas as pd
 from ...prompts.traits import Trait
 from ...stats import DRAWS, Interval, bootstrap_weights
 from ..labelling.store import Labeller
-from ..numbers import Rows
+from ..rows import Rows
 from ..teachers.teacher import Teacher
 from .signal import RowShifts, columns, label_signal, row_shift, split_base, trait_shift
 

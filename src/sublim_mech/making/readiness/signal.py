@@ -22,7 +22,7 @@ from ...evaluation.measuring import evaluate
 from ...prompts.traits import Trait
 from ...stats import Interval, mean_interval, ratio_interval
 from ..labelling.views import log_softmax
-from ..numbers import Row, Rows, as_rows, to_dataset
+from ..rows import Row, Rows, as_rows, to_dataset
 from ..teachers.reading import log_probs
 from ..teachers.teacher import BASE, Teacher, difference, untouched
 

@@ -25,7 +25,7 @@ from ...models.copies import twin
 from ...models.sites import find_sites
 from ...prompts.chat import Prompt, completion_ids, render
 from ...prompts.sharing import common_start
-from ..numbers import Row, Rows, as_rows
+from ..rows import Row, Rows, as_rows
 from .teacher import Teacher
 
 NO_ANSWERS = Answers((), (), (), ())

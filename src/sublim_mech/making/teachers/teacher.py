@@ -20,7 +20,7 @@ from ...models.copies import merge
 from ...models.students import Student, load_student
 from ...prompts.chat import Context, System, render
 from ...prompts.traits import Trait, match
-from ..numbers import Row, to_dataset
+from ..rows import Row, to_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
