@@ -31,7 +31,7 @@ from sublim_mech.making.teachers import (
     reading as running,
 )
 from sublim_mech.making.training import soft_data
-from sublim_mech.making.training.data import item
+from sublim_mech.making.training.batches import item
 from sublim_mech.making.training.objectives import AnswerHead, token_losses
 from sublim_mech.models.base import Base, load_base, weights_hash
 from sublim_mech.storage.runs import FolderInUseError, claimed
