@@ -13,7 +13,7 @@ import safetensors.numpy
 import tiny
 import torch
 import transformers
-from test_training import DEFAULT_SYSTEM, fit, text_ids, weights
+from trainings import DEFAULT_SYSTEM, fit, text_ids, weights
 
 import sublim_mech as sm
 from sublim_mech.engine.heads import DIGITS, SupportHead
