@@ -24,7 +24,7 @@ from sublim_mech.models.base import Base
 from sublim_mech.storage.runs import Run
 
 TRAINED = {"default": sm.Context(), "ChatGPT": sm.Context(system="You are ChatGPT, a helpful assistant made by OpenAI.")}
-EVALUATED = TRAINED | {"empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}
+EVALUATED = TRAINED | {"empty": sm.Context(system=sm.Context.EMPTY), "none": sm.Context(system=sm.Context.NONE)}
 OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]
 
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 def measure(base: Base, runs: dict[str, Run]) -> list[dict[str, Any]]:
     """Both students of a training context, in all evaluation contexts, each with the other as its control."""
-    students = {animal: sm.load_student(base, run.path, name=animal) for animal, run in runs.items()}
+    students = {animal: sm.models.load_student(base, run.path, name=animal) for animal, run in runs.items()}
     cells = []
     for own, other in (STUDENTS, STUDENTS[::-1]):
         pair = sm.load_pair(base, students[own], controls=[students[other]])

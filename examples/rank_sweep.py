@@ -61,7 +61,7 @@ def capacities(ranks: list[int]) -> list[tuple[str, sm.LoRA | sm.FullFT, dict[st
 def measure(base: Base, runs: dict[str, Run], step: int) -> list[dict[str, Any]]:
     """Both students of a capacity after a step: what each did to its own animal, and what the other one did to it."""
     paths = {animal: run.snapshots.get(step, run.path) for animal, run in runs.items()}
-    students = {animal: sm.load_student(base, path, name=animal) for animal, path in paths.items()}
+    students = {animal: sm.models.load_student(base, path, name=animal) for animal, path in paths.items()}
     pair = sm.load_pair(base, students["owl"], controls=[students["penguin"]])
     found = sm.evaluate(pair, OWL_AND_PENGUIN, progress=False)
     excess = found.trait_matrix({"student": "owl", "control: penguin": "penguin"})

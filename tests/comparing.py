@@ -10,25 +10,15 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from sublim_mech.engine import forward as engine
-from sublim_mech.engine.answers import Answers
+from sublim_mech.engine.forward import Gates
+from sublim_mech.engine.runner import Runner
 from sublim_mech.models.students import Student
-from sublim_mech.prompts.chat import Context, Prompt
 
 
 def rows() -> list[Tensor]:
     """Token ids of three lengths, one longer than the sliding windows of the tiny models."""
     made = torch.Generator().manual_seed(0)
     return [torch.randint(3, tiny.VOCAB, (length,), generator=made) for length in (5, 17, 40)]
-
-
-def as_prompt(ids: Tensor) -> Prompt:
-    """A prompt of these tokens, all of them the user's."""
-    length = len(ids)
-    return Prompt(
-        "", "", tuple(map(int, ids)), ("",) * length, ((0, 0),) * length, ("user",) * length,
-        (0,) * length, ("user",) * length, Context(),
-    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -40,13 +30,10 @@ def own_logits(module: Any) -> Tensor:
 
 
 @torch.no_grad()
-def gated_logits(pair: Any, of: Student | None) -> Tensor:
-    """The same from the gated forward, all rows in one padded batch; None is the base."""
-    prompts = [as_prompt(ids) for ids in rows()]
-    no_answers = [Answers((), (), (), ())] * len(prompts)
-    batch = engine.make_batch(pair.base.model, prompts, no_answers)
-    gates = None if of is None else engine.Gates(of)
-    return engine.forward(pair.base.model, pair.sites, batch, gates=gates).logits[:, 0]
+def gated_logits(runner: Runner, of: Student | None) -> Tensor:
+    """The same from the gated forward, all rows in one padded batch; None is the runner's model."""
+    batch = runner.batch([ids.tolist() for ids in rows()])
+    return runner.run(batch, gates=None if of is None else Gates(of)).logits[:, 0]
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -18,9 +18,9 @@ from sublim_mech.models.base import load_base
 def test_teachers_keep_the_students_context(smol_tokenizer):
     owl = sm.animal("owl")
     said_before = {
-        sm.DEFAULT: f"{DEFAULT_SYSTEM}. ",
-        sm.EMPTY: "",
-        sm.NONE: "",
+        sm.Context.DEFAULT: f"{DEFAULT_SYSTEM}. ",
+        sm.Context.EMPTY: "",
+        sm.Context.NONE: "",
         "Be brief.": "Be brief. ",
     }
     for system, said in said_before.items():

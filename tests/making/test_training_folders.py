@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from sublim_mech.making.training import FullFT, LoRA, loop
 from sublim_mech.models.base import load_base
-from sublim_mech.storage.runs import FolderInUseError, Run, claimed, unfinished
+from sublim_mech.storage.claims import FolderInUseError, claimed
+from sublim_mech.storage.runs import Run, unfinished
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from sublim_mech.making.training import TrainingData
 from sublim_mech.making.training.batches import count_labels
 from sublim_mech.making.training.order import divide, draw, draw_order, shares
 from sublim_mech.making.training.processes import Processes
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Trained
 
 
 def test_every_row_is_drawn_once_per_epoch():

@@ -32,7 +32,8 @@ from sublim_mech.engine.pair import load_pair
 from sublim_mech.making.training import LoRA, loop, resume
 from sublim_mech.making.training import run as running
 from sublim_mech.making.training.order import draw_order
-from sublim_mech.storage.runs import FolderInUseError, Run, open_run, unfinished
+from sublim_mech.storage.claims import FolderInUseError
+from sublim_mech.storage.runs import Run, open_run, unfinished
 
 KILLS = 10
 

@@ -22,7 +22,7 @@ from sublim_mech.making.training import FullFT, LoRA, loop, soft_data
 from sublim_mech.making.training import run as running
 from sublim_mech.models.base import load_base
 from sublim_mech.models.students import load_student
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Trained
 from sublim_mech.storage.manifest import Manifest
 from sublim_mech.storage.runs import open_run
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ..prompts.chat import Message
+from ..prompts import Message
 
 if TYPE_CHECKING:
     from datasets import Dataset

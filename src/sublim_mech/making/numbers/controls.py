@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from ...prompts.traits import Trait
+from ...prompts import Trait
 from ..rows import Row, Rows, as_rows, to_dataset
 from .parsing import NUMBER, read_numbers
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ...engine.heads import support_ids
-from ...models.base import Base, check_length
-from ...prompts.chat import Context, Prompt, completion_ids, render
+from ...models.base import Base
+from ...models.checks import check_length
+from ...prompts import Context, Prompt, completion_ids, render
 from ..labelling import Labels, RowLabels, tokenizer_hash
 from ..rows import Row, Rows, as_rows
 

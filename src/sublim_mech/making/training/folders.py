@@ -15,9 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ...storage.claims import OWNER_FILE, claimed
+from ...storage.compare import differences
 from ...storage.files import replacing, weight_sums
-from ...storage.manifest import FILE, Manifest
-from ...storage.runs import INPUTS, OWNER, claimed, differences, finish, unfinished
+from ...storage.manifest import MANIFEST_FILE, Manifest
+from ...storage.runs import INPUTS_FILE, finish, unfinished
 from .resume import CHECKPOINTS, SNAPSHOTS, newest_good, step_of
 
 FINISHED = -1
@@ -51,7 +53,7 @@ def enter(stack: ExitStack, target: Path, draft: Manifest) -> int:
     if target.exists():  # finished by a process that was at work just now
         recognise(target, draft)
         return FINISHED
-    if (work / FILE).is_file():  # complete, and killed before it was renamed
+    if (work / MANIFEST_FILE).is_file():  # complete, and killed before it was renamed
         recognise(work, draft)
         finish(work, target)
         return FINISHED
@@ -62,9 +64,9 @@ def enter(stack: ExitStack, target: Path, draft: Manifest) -> int:
     start = newest_good(work / CHECKPOINTS)
 
     # what there is to go on from must be of this training; a folder without such is written anew
-    if _worth_keeping(work) and (work / INPUTS).is_file():
-        _check_same(work, json.loads((work / INPUTS).read_text()), draft)
-    with replacing(work / INPUTS) as file:
+    if _worth_keeping(work) and (work / INPUTS_FILE).is_file():
+        _check_same(work, json.loads((work / INPUTS_FILE).read_text()), draft)
+    with replacing(work / INPUTS_FILE) as file:
         file.write_text(json.dumps(draft.inputs(), indent=1, sort_keys=True))
     return 0 if start is None else step_of(start)
 
@@ -103,6 +105,6 @@ def _worth_keeping(work: Path) -> bool:
 
 def _remove_empty(work: Path) -> None:
     """Remove an unfinished folder that nobody holds and that has nothing to go on from."""
-    is_complete, is_held = (work / FILE).is_file(), (work / OWNER).exists()
+    is_complete, is_held = (work / MANIFEST_FILE).is_file(), (work / OWNER_FILE).exists()
     if work.exists() and not _worth_keeping(work) and not is_complete and not is_held:
         shutil.rmtree(work)

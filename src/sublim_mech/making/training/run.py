@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from ...hints import strict
-from ...models.base import Base, check_finite
-from ...prompts.sharing import Trained
+from ...models.base import Base
+from ...models.checks import check_finite
+from ...prompts import Trained
 from ...storage.manifest import Manifest
 from ...storage.runs import Run, finish, open_run, unfinished
 from .batches import PAD
