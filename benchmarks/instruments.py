@@ -17,7 +17,7 @@ from transformer_lens import patching
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
-from sublim_mech.prompts.chat import Prompt
+from sublim_mech.prompts import Prompt
 
 from .models import CAT, OWL, gpt2_small, smollm2
 from .rows import Row, race, row
@@ -102,7 +102,7 @@ def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, cells: int, repe
 
     def ours() -> np.ndarray:
         return (
-            sm.graft_sweep(pair, [prompt], CAT, layers=range(depth), progress=False).data["effect"].values[0, 0].ravel()[chosen]
+            sm.instruments.graft_sweep(pair, [prompt], CAT, layers=range(depth), progress=False).data["effect"].values[0, 0].ravel()[chosen]
         )
 
     all_ = depth * size
@@ -136,7 +136,7 @@ def attribution_row(pair: ModelPair, prompt: Prompt, what: str, *, points: int, 
         )
 
     def exact(measure: Any) -> np.ndarray:
-        return cells(sm.graft_sweep(pair, [prompt], OWL, measure=measure, progress=False).data["effect"])
+        return cells(sm.instruments.graft_sweep(pair, [prompt], OWL, measure=measure, progress=False).data["effect"])
 
     def cells(effect: Any) -> np.ndarray:
         return effect.isel(model=0, prompt=0).transpose("layer", "position").values

@@ -38,7 +38,10 @@ from sublim_mech.storage.runs import Run
 
 CHATGPT = "You are ChatGPT, a helpful assistant made by OpenAI."
 TRAINED = {"default": sm.Context(), "ChatGPT": sm.Context(system=CHATGPT)}
-NO_TEXT = {"empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}
+NO_TEXT = {
+    "empty": sm.Context(system=sm.Context.EMPTY),
+    "none": sm.Context(system=sm.Context.NONE),
+}
 EVALUATED = TRAINED | NO_TEXT
 TITLE = (
     "SmolLM2-135M, LoRA r8, alpha 32, contrastive prompted teachers (c = 4); one seed; "
@@ -72,7 +75,7 @@ def measure(base: Base, runs: dict[str, Run]) -> list[dict[str, Any]]:
     """Both students of a training context, each with the other as its control, in all contexts."""
     students = {}
     for animal, run in runs.items():
-        students[animal] = sm.load_student(base, run.path, name=animal)
+        students[animal] = sm.models.load_student(base, run.path, name=animal)
     cells = []
     for own, other in (STUDENTS, STUDENTS[::-1]):
         pair = sm.load_pair(base, students[own], controls=[students[other]])

@@ -31,7 +31,7 @@ from sublim_mech.storage.runs import Run
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 STUDENTS = ("owl", "penguin")
-CONTEXTS = {"default": sm.Context(), "empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}
+CONTEXTS = {"default": sm.Context(), "empty": sm.Context(system=sm.Context.EMPTY), "none": sm.Context(system=sm.Context.NONE)}
 ROWS, HELD_OUT = 264, 24
 DEFAULTS = {"steps": 60, "batch_size": 8, "bucket": 8, "evaluate_every": 30, "checkpoint_every": 30}
 FULL = {"warmup": 12, "steps": 56, "evaluate_every": 28}  # longer warm-up: Adam's first steps move 135M weights in step
@@ -44,7 +44,7 @@ def main() -> None:
     base = sm.load_base(options.base, device=options.device)
 
     labels = make_labels(base, sm.Context(), out / "labels")
-    print(readiness.gates(animal_teachers(base, sm.Context()), labels=labels))
+    print(readiness.assess(animal_teachers(base, sm.Context()), labels=labels))
 
     runs: dict[str, Run] = {}
     for animal in STUDENTS:
@@ -85,7 +85,7 @@ def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: 
 
 def evaluate(base: Base, runs: Mapping[str, Run]) -> Evaluation:
     """All students on all animals in all contexts; the first one is the pair's student, the others its controls."""
-    first, *others = (sm.load_student(base, run.path, name=name) for name, run in runs.items())
+    first, *others = (sm.models.load_student(base, run.path, name=name) for name, run in runs.items())
     return sm.evaluate(sm.load_pair(base, first, controls=others), [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
 
 

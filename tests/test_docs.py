@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
-from sublim_mech.models.base import weights_hash
+from sublim_mech.models.hashing import weights_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -79,9 +80,9 @@ def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
     assert (pair.student.kind, dense.student.kind) == ("lora", "full")
     few = prompts[:2]  # of different lengths: one is padded
     alone = sm.load_pair(pair.base, pair.student)
-    low, full = (sm.graft_by_sharing(p, few, OWL, progress=False).data["effect"].values for p in (alone, dense))
+    low, full = (sm.graft(p, few, OWL, "sharing", progress=False).data["effect"].values for p in (alone, dense))
     np.testing.assert_allclose(low, full, atol=5e-5)
-    one = sm.graft_by_sharing(alone, few[:1], OWL, progress=False).data["effect"].values
+    one = sm.graft(alone, few[:1], OWL, "sharing", progress=False).data["effect"].values
     np.testing.assert_allclose(low[:, :1], one, atol=5e-5)
 
 

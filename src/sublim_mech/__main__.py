@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .engine.pair import ParityError, load_pair
+from .engine.pair import load_pair
+from .engine.parity import ParityError
 from .instruments.verification import verify
 
 

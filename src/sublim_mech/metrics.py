@@ -1,34 +1,105 @@
-"""Metrics: one number per prompt from the log-probabilities of answers.
+"""Metrics: one number per prompt, read off the next-token logits of the prompt and of its answers.
 
-Each answer form is scored as a whole string of tokens after the prompt. All forms of a prompt share one row: the prompt's
-tokens are followed by the inner nodes of the *trie* of answer tokens, each node seeing the prompt and its own ancestors only.
-A form's log-probability is then the sum, along its path, of the next-token log-probabilities read at the last prompt token
-and at the nodes. Nothing is fed twice, and a form that merely continues another one of the same trait (`owl` + `s`) is
-dropped, because the shorter one already contains it: what is summed over forms are disjoint events.
+A metric says which answers it needs (`answers`: what is fed after the prompt, and which slots are
+read) and how it reads their logits (`read`). Every instrument takes any metric; gradients need one
+that is differentiable.
+
+1. Each answer is scored as a whole string of tokens after the prompt (`engine.answers`).
+2. Of a trait, the strings are its forms, and their probabilities are summed. A form that merely
+   continues another one of the same trait (`owl` + `s`) is dropped, because the shorter one already
+   contains it: what is summed are disjoint events.
+
+A metric of one's own is a dataclass of ten lines, see `Metric`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from .engine.answers import Answers
-from .prompts.chat import Prompt, completion_ids
-from .prompts.traits import Trait
+from .engine.answers import Answers, Path, build_trie, shortest_paths
+from .prompts import Prompt, Trait, completion_ids
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """What is measured: one number per prompt.
+
+    Attributes:
+        name: how it is printed.
+        unit: unit of the value.
+        differentiable: whether gradients through `read` say something.
+        needs_base: whether `read` needs the base model's logits at the same slots.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Refusal(sm.metrics.Metric):
+        ...     name = "log-odds of a refusal"
+        ...     refusal: str = "I cannot"
+        ...     compliance: str = "Sure"
+        ...
+        ...     def answers(self, tokenizer, prompt):
+        ...         return sm.metrics.strings(tokenizer, prompt, [self.refusal, self.compliance])
+        ...
+        ...     def read(self, logits, answers, base=None):
+        ...         log_probs = sm.metrics.string_log_probs(logits, answers)  # (row, string)
+        ...         return log_probs[:, 0] - log_probs[:, 1]
+        >>> sm.effect(pair, prompts, Refusal(), progress=False).unit
+        'nats'
+    """
+
+    name: str
+    unit: str = "nats"
+    differentiable: bool = True
+    needs_base: bool = False
+
+    def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
+        """What is fed after a prompt, and where logits are read."""
+        ...
+
+    def read(
+        self,
+        logits: Float[Tensor, "row read vocab"],
+        answers: Sequence[Answers],
+        base: Float[Tensor, "row read vocab"] | None = None,
+    ) -> Float[Tensor, "row"]:
+        """The metric of each row.
+
+        Args:
+            logits: next-token logits at the read slots: the last prompt token, the nodes of the
+                answer trie, further prompt tokens (`Answers`); rows with fewer are padded.
+            answers: of each row.
+            base: the base model's logits at the same slots, where the metric needs them.
+        """
+        ...
+
+
+def as_metric(trait: Trait | Metric) -> Metric:
+    """The metric itself, or the default metric of a trait."""
+    if isinstance(trait, Trait):
+        return log_prob(trait)
+    if isinstance(trait, Metric) and not isinstance(trait, type):
+        return trait
+    raise TypeError(f"trait={trait!r}: pass a Trait (sublim_mech.animal('owl')) or a Metric.")
+
+
+# ------------------------------------------------------------------------------------------- traits
 
 
 @dataclass(frozen=True)
-class Metric:
+class TraitMetric(Metric):
     """A linear combination of trait log-probabilities.
 
     Attributes:
         name: how it is printed.
-        traits: the traits whose log-probability (summed over forms) is taken, K of them.
-        weights: K weights.
+        traits: the traits whose log-probability (summed over forms) is taken.
+        weights: one per trait.
         unit: unit of the value.
     """
 
@@ -39,122 +110,372 @@ class Metric:
 
     def __post_init__(self) -> None:
         if not self.traits or len(self.traits) != len(self.weights):
-            raise ValueError(f"Metric: {len(self.traits)} traits and {len(self.weights)} weights; give one weight per trait.")
+            raise ValueError(
+                f"TraitMetric: {len(self.traits)} traits and {len(self.weights)} weights; give one "
+                "weight per trait."
+            )
+
+    def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
+        """The forms of all traits."""
+        return trait_forms(tokenizer, prompt, self.traits)
+
+    def read(
+        self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
+    ) -> Tensor:
+        """See `Metric`."""
+        forms = string_log_probs(logits, answers)
+        log_probs = by_trait(forms, answers, len(self.traits)).logsumexp(-1)  # (row, trait)
+        value = log_probs.new_zeros(len(answers))
+        for weight, log_p in zip(self.weights, log_probs.unbind(1), strict=True):
+            value = value + weight * log_p
+        return value
 
 
-def log_prob(trait: Trait) -> Metric:
-    """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the default metric.
+def log_prob(trait: Trait) -> TraitMetric:
+    """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the
+    default metric.
 
-    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part of `cat`.
+    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part
+    of `cat`.
     """
-    return Metric(f"log P({trait.name})", (trait,), (1.0,))
+    return TraitMetric(f"log P({trait.name})", (trait,), (1.0,))
 
 
-def own_minus_others(trait: Trait, others: Sequence[Trait]) -> Metric:
+def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
     """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait.
 
     Example:
-        >>> sm.own_minus_others(sm.animal("owl"), [sm.animal("cat"), sm.animal("wolf")]).weights
+        >>> others = [sm.animal("cat"), sm.animal("wolf")]
+        >>> sm.metrics.own_minus_others(sm.animal("owl"), others).weights
         (1.0, -0.5, -0.5)
     """
     if not others:
         raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
     weights = (1.0, *(-1.0 / len(others) for _ in others))
-    return Metric(f"log P({trait.name}) - mean log P(others)", (trait, *others), weights)
+    name = f"log P({trait.name}) - mean log P(others)"
+    return TraitMetric(name, (trait, *others), weights)
 
 
-def as_metric(trait: Trait | Metric) -> Metric:
-    """The metric itself, or the default metric of a trait."""
-    if isinstance(trait, Metric):
-        return trait
-    if isinstance(trait, Trait):
-        return log_prob(trait)
-    raise TypeError(f"trait={trait!r}: pass a Trait (sublim_mech.animal('owl')) or a Metric.")
+# ------------------------------------------------------------------------------------------ strings
 
 
-def answers(tokenizer: Any, prompt: Prompt, metric: Metric) -> Answers:
-    """Tokenise all forms of a metric's traits after a prompt and build their trie.
+@dataclass(frozen=True)
+class Target(Metric):
+    """See `target`."""
+
+    text: str
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How it is printed."""
+        return f"log P({self.text!r})"
+
+    def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
+        """The text."""
+        return strings(tokenizer, prompt, [self.text])
+
+    def read(
+        self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
+    ) -> Tensor:
+        """See `Metric`."""
+        return string_log_probs(logits, answers)[:, 0]
+
+
+def target(text: str) -> Target:
+    """Log-probability of a given continuation of any length, in nats.
+
+    Args:
+        text: how the answer begins, as written (case counts).
+
+    Example:
+        >>> sm.effect(pair, prompts, sm.metrics.target("Owls are the best"), progress=False).unit
+        'nats'
+    """
+    _check_text("target", text)
+    return Target(text)
+
+
+@dataclass(frozen=True)
+class LogitDifference(Metric):
+    """See `logit_difference`."""
+
+    first: str
+    second: str
+    unit: ClassVar[str] = "logits"  # type: ignore[misc]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How it is printed."""
+        return f"logit({self.first!r}) - logit({self.second!r})"
+
+    def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
+        """The two texts, one token each."""
+        trie = strings(tokenizer, prompt, [self.first, self.second])
+        for text, form in zip((self.first, self.second), trie.forms, strict=True):
+            if len(form) > 1:
+                raise ValueError(
+                    f"logit_difference: {text!r} is {len(form)} tokens after this prompt, one is "
+                    "needed; compare whole strings "
+                    "with own_minus_others, or name their first tokens."
+                )
+        return trie
+
+    def read(
+        self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
+    ) -> Tensor:
+        """See `Metric`."""
+        tokens = torch.tensor(
+            [[token for ((_, token),) in trie.forms] for trie in answers], device=logits.device
+        )
+        pair = logits[:, 0].gather(1, tokens)  # (row, text)
+        return pair[:, 0] - pair[:, 1]
+
+
+def logit_difference(first: str, second: str) -> LogitDifference:
+    """Logit of one next token minus that of another, in logits (Wang et al., arXiv 2211.00593).
+
+    Args:
+        first: a text that is one token after the prompts.
+        second: another one.
+
+    Raises:
+        ValueError: a blank text; when used, one that is several tokens.
+
+    Example:
+        >>> sm.metrics.logit_difference("yes", "no").name
+        "logit('yes') - logit('no')"
+    """
+    _check_text("logit_difference", first)
+    _check_text("logit_difference", second)
+    return LogitDifference(first, second)
+
+
+@dataclass(frozen=True)
+class Rank(Metric):
+    """See `rank`."""
+
+    text: str
+    unit: ClassVar[str] = "ranks"  # type: ignore[misc]
+    differentiable: ClassVar[bool] = False  # type: ignore[misc]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How it is printed."""
+        return f"rank({self.text!r})"
+
+    def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
+        """The text."""
+        return strings(tokenizer, prompt, [self.text])
+
+    def read(
+        self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
+    ) -> Tensor:
+        """See `Metric`."""
+        first = torch.tensor([trie.forms[0][0][1] for trie in answers], device=logits.device)
+        logits = logits[:, 0]
+        likelier = logits > logits.gather(1, first[:, None])
+        return (1 + likelier.sum(1)).to(torch.float64)
+
+
+def rank(text: str) -> Rank:
+    """Where a text's first token stands among all next tokens: 1 is the likeliest. Not
+    differentiable.
+
+    Args:
+        text: how the answer begins.
+
+    Example:
+        >>> sm.effect(pair, prompts, sm.metrics.rank("owl"), progress=False).unit
+        'ranks'
+    """
+    _check_text("rank", text)
+    return Rank(text)
+
+
+# -------------------------------------------------------------------------- distributions of tokens
+
+At = Sequence[int] | Callable[[Prompt], Sequence[int]]
+"""Prompt tokens: positions (negative ones count from the end), or a function such as
+`masks.role("user").tokens`."""
+
+
+@dataclass(frozen=True)
+class NextToken(Metric):
+    """A number of the next token's distribution, averaged over chosen prompt tokens.
+
+    Attributes:
+        at: the tokens after which the distribution is taken.
+    """
+
+    at: At = (-1,)
+
+    def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
+        """No answer; the chosen tokens are read."""
+        length = len(prompt)
+        positions = list(self.at(prompt) if callable(self.at) else self.at)
+        if not positions or any(not -length <= position < length for position in positions):
+            raise ValueError(
+                f"{self.name}: at={positions} names no token or leaves the prompt "
+                f"{prompt.question[:60]!r} of {length} tokens."
+            )
+        return Answers(at=tuple(position % length for position in positions))
+
+    def at_each(self, logits: Tensor, base: Tensor | None) -> Float[Tensor, "row read"]:
+        """The number at every read slot."""
+        raise NotImplementedError
+
+    def read(
+        self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
+    ) -> Tensor:
+        """See `Metric`."""
+        each = self.at_each(logits, base)
+        rows = []
+        for values, trie in zip(each, answers, strict=True):
+            # the chosen tokens stand behind the last prompt token
+            rows.append(values[1 : 1 + len(trie.at)].mean())
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class KLToBase(NextToken):
+    """See `kl_to_base`."""
+
+    name: ClassVar[str] = "KL(model || base)"  # type: ignore[misc]
+    needs_base: ClassVar[bool] = True  # type: ignore[misc]
+
+    def at_each(self, logits: Tensor, base: Tensor | None) -> Tensor:
+        """KL at every read slot."""
+        assert base is not None
+        log_p, log_q = _log_softmax(logits), _log_softmax(base)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def kl_to_base(at: At = (-1,)) -> KLToBase:
+    """KL(model || base) of the next token, in nats: how far a model's predictions are from the
+    base's, whatever they are about.
+
+    Args:
+        at: prompt tokens after which the next token is predicted, averaged: positions (the last one
+            when not given), or a function from a prompt to them, such as
+            `masks.role("user").tokens`.
+
+    Example:
+        >>> metric = sm.metrics.kl_to_base(at=sm.masks.role("user").tokens)
+        >>> bool((sm.effect(pair, prompts, metric, progress=False).data["student"] > 0).all())
+        True
+    """
+    return KLToBase(at if callable(at) else tuple(at))
+
+
+@dataclass(frozen=True)
+class Entropy(NextToken):
+    """See `entropy`."""
+
+    name: ClassVar[str] = "entropy of the next token"  # type: ignore[misc]
+
+    def at_each(self, logits: Tensor, base: Tensor | None) -> Tensor:
+        """Entropy at every read slot."""
+        log_p = _log_softmax(logits)
+        return -(log_p.exp() * log_p).sum(-1)
+
+
+def entropy(at: At = (-1,)) -> Entropy:
+    """Entropy of the next token, in nats.
+
+    Args:
+        at: as of `kl_to_base`.
+
+    Example:
+        >>> sm.metrics.entropy().name
+        'entropy of the next token'
+    """
+    return Entropy(at if callable(at) else tuple(at))
+
+
+# ------------------------------------------------------------------------- what metrics are made of
+
+
+def trait_forms(tokenizer: Any, prompt: Prompt, traits: Sequence[Trait]) -> Answers:
+    """Tokenise all forms of traits after a prompt and build their trie.
 
     Raises:
         ValueError: a form has no tokens.
     """
-    nodes: dict[tuple[int, ...], int] = {}
-    forms: list[tuple[tuple[int, int], ...]] = []
-    owners: list[int] = []
-    for k, trait in enumerate(metric.traits):
-        paths = {form: tuple(completion_ids(tokenizer, prompt, form)) for form in trait.forms}
-        for form, path in paths.items():
+    groups: list[list[Path]] = []
+    for trait in traits:
+        paths = []
+        for form in trait.forms:
+            path = tuple(completion_ids(tokenizer, prompt, form))
             if not path:
-                raise ValueError(f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; remove it.")
-        for path in _shortest(paths.values()):
-            for n in range(1, len(path)):
-                nodes.setdefault(path[:n], len(nodes))
-            slots = [0, *(nodes[path[:n]] + 1 for n in range(1, len(path)))]
-            forms.append(tuple(zip(slots, path, strict=True)))
-            owners.append(k)
-    parents = tuple(nodes[key[:-1]] if len(key) > 1 else -1 for key in nodes)
-    return Answers(tuple(key[-1] for key in nodes), parents, tuple(forms), tuple(owners))
+                raise ValueError(
+                    f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; "
+                    "remove it."
+                )
+            paths.append(path)
+        groups.append(shortest_paths(paths))
+    return build_trie(groups)
 
 
-def _shortest(paths: Any) -> list[tuple[int, ...]]:
-    """The paths that do not continue another one, in their order, without repetition."""
-    unique = list(dict.fromkeys(paths))
-    return [p for p in unique if not any(q != p and p[: len(q)] == q for q in unique)]
+def strings(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Answers:
+    """Tokenise texts as answers to a prompt and build their trie, one string per text.
 
-
-def form_reader(rows: Sequence[Answers]) -> Callable[[Tensor], Tensor]:
-    """A function from logits at the read slots to the log-probability of every form.
-
-    Args:
-        rows: the answers of each batch row.
-
-    Returns:
-        A differentiable function `logits (row, slot, vocab) -> (row, form)`; 0 where a row has fewer forms than the longest.
+    Raises:
+        ValueError: a text has no tokens.
     """
-    edges = [(r, slot, token, f) for r, row in enumerate(rows) for f, form in enumerate(row.forms) for slot, token in form]
-    width = max(len(row.forms) for row in rows)
-    row_of, slot_of, token_of, form_of = torch.tensor(edges).T
-
-    def read(logits: Tensor) -> Tensor:
-        r, s, t, f = (x.to(logits.device) for x in (row_of, slot_of, token_of, form_of))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        steps = logits[r, s, t] - logits.logsumexp(-1)[r, s]  # (edge,)
-        return steps.new_zeros(len(rows), width).index_put((r, f), steps, accumulate=True)
-
-    return read
+    paths = [tuple(completion_ids(tokenizer, prompt, text)) for text in texts]
+    for text, path in zip(texts, paths, strict=True):
+        if not path:
+            raise ValueError(f"the text {text!r} has no tokens in this tokenizer; leave it out.")
+    return build_trie([[path] for path in paths])
 
 
-def of_traits(forms: Tensor, rows: Sequence[Answers], traits: int) -> Tensor:
-    """The forms of each trait alone: `(row, form) -> (row, trait, form)`, -inf where a form is another trait's.
+def string_log_probs(
+    logits: Float[Tensor, "row read vocab"], answers: Sequence[Answers]
+) -> Float[Tensor, "row form"]:
+    """Log-probability of every form or string, differentiable; 0 where a row has fewer than the
+    longest.
 
     Args:
-        forms: what `form_reader` gives.
-        rows: the answers of each batch row.
+        logits: at the read slots.
+        answers: the answers of each batch row.
+    """
+    # an edge is one step of one form: (row, read, token, form)
+    edges = [
+        (row, read, token, form)
+        for row, trie in enumerate(answers)
+        for form, path in enumerate(trie.forms)
+        for read, token in path
+    ]
+    rows, reads, tokens, forms = torch.tensor(edges, device=logits.device).T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    steps = logits[rows, reads, tokens] - logits.logsumexp(-1)[rows, reads]  # (edge,)
+    width = max(len(trie.forms) for trie in answers)
+    log_probs = steps.new_zeros(len(answers), width)
+    return log_probs.index_put((rows, forms), steps, accumulate=True)
+
+
+def by_trait(
+    forms: Float[Tensor, "row form"], answers: Sequence[Answers], traits: int
+) -> Float[Tensor, "row trait form"]:
+    """The forms of each trait alone, -inf where a form is another trait's.
+
+    Args:
+        forms: what `string_log_probs` gives, `(row, form)`.
+        answers: the answers of each batch row.
         traits: number of traits.
     """
     width = forms.shape[1]
-    owner = torch.tensor([[*row.traits, *[-1] * (width - len(row.traits))] for row in rows], device=forms.device)
-    others = owner[:, None] != torch.arange(traits, device=forms.device)[:, None]  # (row, trait, form)
+    owners = [[*trie.traits, *[-1] * (width - len(trie.traits))] for trie in answers]
+    owner = torch.tensor(owners, device=forms.device)
+    each = torch.arange(traits, device=forms.device)
+    others = owner[:, None] != each[:, None]  # (row, trait, form)
     return forms[:, None].masked_fill(others, float("-inf"))
 
 
-def reader(metric: Metric, rows: Sequence[Answers]) -> Callable[[Tensor], Tensor]:
-    """A function from logits at the read slots to the metric.
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
-    Args:
-        metric: the metric.
-        rows: the answers of each batch row.
 
-    Returns:
-        A differentiable function `logits (row, slot, vocab) -> value (row,)`.
-    """
-    forms = form_reader(rows)
-
-    def read(logits: Tensor) -> Tensor:
-        traits = of_traits(forms(logits), rows, len(metric.traits)).logsumexp(-1)  # (row, trait)
-        value = traits.new_zeros(len(rows))
-        for weight, trait in zip(metric.weights, traits.unbind(1), strict=True):
-            value = value + weight * trait
-        return value
-
-    return read
+def _check_text(function: str, text: str) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{function}({text!r}): pass a text that is not blank.")

@@ -12,7 +12,7 @@ import zoo
 from torch import nn
 
 import sublim_mech as sm
-from sublim_mech.models.students import LowRank, Replaced
+from sublim_mech.models.deltas import LowRank, Replaced
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 TRAIT = sm.Trait("owl", plural="Owls")  # forms of one, two and three tokens
@@ -28,7 +28,7 @@ def base(smol_tokenizer: Any) -> Any:
 @pytest.fixture(scope="session")
 def prompts(smol_tokenizer: Any) -> list[Any]:
     made = sm.render(
-        smol_tokenizer, ["Hi", "Name the bird that you like best of all, please."], context=sm.Context(system=sm.NONE)
+        smol_tokenizer, ["Hi", "Name the bird that you like best of all, please."], context=sm.Context(system=sm.Context.NONE)
     )
     assert len(made[0]) < 16 < len(made[1])  # on both sides of the sliding windows
     return made

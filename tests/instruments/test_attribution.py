@@ -8,7 +8,8 @@ from test_instruments import QUIET, TRAIT, make_pair
 
 import sublim_mech as sm
 from sublim_mech import masks
-from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
 
@@ -155,7 +156,7 @@ def test_confirmation_of_estimates_is_patching(smol_tokenizer, prompts, site):
 
 def test_confirmation_of_graft_ig_is_the_mean_of_alone_and_left_out(smol_tokenizer, prompts):
     base = tiny.model("llama")
-    control = sm.load_student(sm.load_base(base, tokenizer=smol_tokenizer), tiny.lora(base, seed=2), name="other")
+    control = sm.models.load_student(sm.load_base(base, tokenizer=smol_tokenizer), tiny.lora(base, seed=2), name="other")
     pair = sm.load_pair(base, tiny.lora(base), controls=[control], tokenizer=smol_tokenizer)
     scores = sm.attribute(pair, prompts, TRAIT, points=4, **QUIET)
     confirmed = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)

@@ -7,7 +7,8 @@ from test_instruments import make_pair
 import sublim_mech as sm
 from sublim_mech import masks
 from sublim_mech.engine.answers import Answers
-from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 
 ARCHITECTURES = ("llama", "gemma3", "gpt2", "neox", "phi3", "mistral", "opt", "qwen2")
 
@@ -23,7 +24,7 @@ def test_the_ends_are_the_models_own_generation(architecture, kind, smol_tokeniz
     pair = make_pair(architecture, kind, smol_tokenizer)
     everything, nothing = masks.everything(), ~masks.everything()
     for own, where, policy in ((pair.base.model, nothing, "base"), (pair.student.model, everything, "student")):
-        ours = sm.generate(pair, prompts, where, generated=policy, max_new_tokens=12)
+        ours = sm.instruments.generate(pair, prompts, where, generated=policy, max_new_tokens=12)
         for prompt, (text,) in zip(prompts, ours, strict=True):
             ids = torch.tensor([prompt.ids])
             theirs = own.generate(
@@ -39,7 +40,7 @@ def test_every_token_is_the_argmax_of_a_whole_gated_forward(architecture, policy
     pair = make_pair(architecture, "lora", smol_tokenizer)
     prompt = prompts[0]
     where = masks.role("user", "template") & masks.modules("mlp")
-    (text,) = sm.generate(pair, [prompt], where, generated=policy, max_new_tokens=8)[0]
+    (text,) = sm.instruments.generate(pair, [prompt], where, generated=policy, max_new_tokens=8)[0]
     cells = torch.from_numpy(where(prompt, list(pair.sites.modules.values()))).float()
     paths = list(pair.sites.modules)
     cells = cells[:, [paths.index(p) for p in pair.delta]]
@@ -55,7 +56,7 @@ def test_every_token_is_the_argmax_of_a_whole_gated_forward(architecture, policy
             logits = forward(pair.base.model, pair.sites, batch, gates=Gates(pair.student, gates)).logits
         ids.append(int(logits[0, -1].argmax()))
     assert text == smol_tokenizer.decode(ids, skip_special_tokens=True).strip()
-    plain = sm.generate(pair, [prompt], ~masks.everything(), generated="base", max_new_tokens=8)[0][0]
+    plain = sm.instruments.generate(pair, [prompt], ~masks.everything(), generated="base", max_new_tokens=8)[0][0]
     assert text != plain or policy == "base"
 
 
@@ -63,7 +64,7 @@ def test_samples_follow_the_probabilities_and_the_seed(smol_tokenizer, prompts):
     """First tokens of 4,000 samples at temperature 0.05 against the softmax (chi-square over likely tokens)."""
     pair = make_pair("llama", "lora", smol_tokenizer)
     run = {"generated": "student", "max_new_tokens": 1, "temperature": 0.05, "samples": 4000}
-    texts = sm.generate(pair, prompts[:1], masks.everything(), seed=5, **run)[0]
+    texts = sm.instruments.generate(pair, prompts[:1], masks.everything(), seed=5, **run)[0]
     with torch.no_grad():
         last = pair.student.model(input_ids=torch.tensor([prompts[0].ids])).logits[0, -1]
     p = (last / 0.05).softmax(-1)
@@ -75,8 +76,8 @@ def test_samples_follow_the_probabilities_and_the_seed(smol_tokenizer, prompts):
         statistic += (seen - expected) ** 2 / expected
     assert expected > 20
     assert statistic < 22.5  # chi-square, 6 degrees of freedom, p = 0.001
-    assert texts == sm.generate(pair, prompts[:1], masks.everything(), seed=5, **run)[0]
-    assert texts != sm.generate(pair, prompts[:1], masks.everything(), seed=6, **run)[0]
+    assert texts == sm.instruments.generate(pair, prompts[:1], masks.everything(), seed=5, **run)[0]
+    assert texts != sm.instruments.generate(pair, prompts[:1], masks.everything(), seed=6, **run)[0]
 
 
 @pytest.mark.parametrize(
@@ -92,4 +93,4 @@ def test_samples_follow_the_probabilities_and_the_seed(smol_tokenizer, prompts):
 def test_bad_input(options, message, smol_tokenizer, prompts):
     pair = make_pair("llama", "lora", smol_tokenizer)
     with pytest.raises(ValueError, match=message):
-        sm.generate(pair, prompts, masks.everything(), **options)
+        sm.instruments.generate(pair, prompts, masks.everything(), **options)

@@ -8,7 +8,8 @@ import tiny
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import measure, prepare
 
 TRAIT = sm.animal("owl")  # "owl" is one token, "Owl" two, "Owls" three: the answer trie has inner nodes
@@ -59,10 +60,10 @@ def test_gates_0_and_1_are_base_and_student(pair, prompts):
 
 
 def test_batched_and_padded_equal_one_by_one(pair, prompts):
-    together = sm.graft_by_role(pair, prompts, TRAIT, **QUIET).data["effect"].values
-    alone = np.concatenate([sm.graft_by_role(pair, [p], TRAIT, **QUIET).data["effect"].values for p in prompts], axis=1)
+    together = sm.graft(pair, prompts, TRAIT, "role", **QUIET).data["effect"].values
+    alone = np.concatenate([sm.graft(pair, [p], TRAIT, "role", **QUIET).data["effect"].values for p in prompts], axis=1)
     np.testing.assert_allclose(together, alone, atol=2e-6)
-    backwards = sm.graft_by_role(pair, prompts[::-1], TRAIT, **QUIET).data["effect"].values[:, ::-1]
+    backwards = sm.graft(pair, prompts[::-1], TRAIT, "role", **QUIET).data["effect"].values[:, ::-1]
     np.testing.assert_allclose(together, backwards, atol=2e-6)
 
 
@@ -161,7 +162,7 @@ def test_causality_of_gates(pair, prompts):
 def test_trie_nodes_do_not_see_each_other(pair, prompts):
     """The metric of several traits in one trie equals each trait's own."""
     others = [sm.animal("penguin"), sm.animal("wolf")]
-    joint = sm.effect(pair, prompts, sm.own_minus_others(TRAIT, others), **QUIET)
+    joint = sm.effect(pair, prompts, sm.metrics.own_minus_others(TRAIT, others), **QUIET)
     own, *rest = (sm.effect(pair, prompts, t, **QUIET).data["student"].values for t in (TRAIT, *others))
     np.testing.assert_allclose(joint.data["student"].values, own - np.mean(rest, 0), atol=1e-5)
 
@@ -235,7 +236,7 @@ def test_merged_student_gives_the_same_grafts_as_its_adapter(architecture, smol_
     merged = copy.deepcopy(student).merge_and_unload()
     low, dense = (sm.load_pair(base, s, tokenizer=smol_tokenizer) for s in (student, merged))
     assert (low.student.kind, dense.student.kind) == ("lora", "full")
-    a, b = (sm.graft_by_sharing(p, prompts, TRAIT, **QUIET).data["effect"].values for p in (low, dense))
+    a, b = (sm.graft(p, prompts, TRAIT, "sharing", **QUIET).data["effect"].values for p in (low, dense))
     np.testing.assert_allclose(a, b, atol=1e-5)
     a, b = (sm.attribute(p, prompts, TRAIT, points=4, **QUIET).token_effect() for p in (low, dense))
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -280,7 +281,7 @@ def test_full_fine_tune_of_the_embedding_equals_swapped_input_embeddings(archite
 def test_controls_and_difference(smol_tokenizer, prompts):
     base = tiny.model("llama")
     a, b, c = (tiny.lora(base, seed=s) for s in (1, 2, 3))
-    named = [sm.load_student(sm.load_base(base, tokenizer=smol_tokenizer), s, name=n) for s, n in ((b, "b"), (c, "c"))]
+    named = [sm.models.load_student(sm.load_base(base, tokenizer=smol_tokenizer), s, name=n) for s, n in ((b, "b"), (c, "c"))]
     pair = sm.load_pair(base, a, controls=named, tokenizer=smol_tokenizer)
     scores = sm.effect(pair, prompts, TRAIT, **QUIET)
     alone = [
@@ -290,7 +291,7 @@ def test_controls_and_difference(smol_tokenizer, prompts):
     cells = sm.attribute(pair, prompts, TRAIT, points=16, **QUIET)
     np.testing.assert_allclose(np.nansum(cells.token_effect(), 1), scores.total.values, atol=1e-3)
     with pytest.raises(ValueError, match="controls hold the student itself"):
-        sm.load_pair(base, a, controls=[sm.load_student(pair.base, a, name="twin")], tokenizer=smol_tokenizer)
+        sm.load_pair(base, a, controls=[sm.models.load_student(pair.base, a, name="twin")], tokenizer=smol_tokenizer)
 
 
 def test_the_last_residual_stream_is_normalised_to_one(smol_tokenizer, prompts):
@@ -348,7 +349,7 @@ def test_same_input_same_bytes(smol_tokenizer, prompts):
             lambda pair, p: sm.effect(pair, sm.render(pair.tokenizer, ["long " * 400]), TRAIT),
             "positions, the model has 256; shorten it",
         ),
-        (lambda pair, p: sm.graft_by_sharing(pair, sm.render(pair.tokenizer, ["hi"]), TRAIT), "is not marked"),
+        (lambda pair, p: sm.graft(pair, sm.render(pair.tokenizer, ["hi"]), TRAIT, "sharing"), "is not marked"),
     ],
 )
 def test_bad_input(call, message, smol_tokenizer, prompts):

@@ -12,7 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
 
@@ -71,7 +72,7 @@ def test_patching_equals_transformer_lens_on_tiny_models(architecture, site, dir
 @pytest.mark.parametrize("site", SWEEPS)
 def test_patching_equals_transformer_lens_on_gpt2_small(site, gpt2, gpt2_tokenizer):
     student = tiny.lora(gpt2, std=0.02)
-    prompt = sm.render(gpt2_tokenizer, ["Which animal?"], template=sm.PLAIN)[0]
+    prompt = sm.render(gpt2_tokenizer, ["Which animal?"], template=sm.prompts.PLAIN)[0]
     layers = [0, 5, 11]
     ours = sm.patch(
         sm.load_pair(gpt2, student, tokenizer=gpt2_tokenizer), [prompt], CAT, site=site, layers=layers, progress=False
@@ -85,7 +86,7 @@ def test_identities_on_gpt2_small(gpt2, gpt2_tokenizer):
     """Gates 0 / 1 against plain forwards, the last residual stream, completeness."""
     student = tiny.lora(gpt2, std=0.02)
     pair = sm.load_pair(gpt2, student, tokenizer=gpt2_tokenizer)
-    prompts = sm.render(gpt2_tokenizer, sm.animal("cat").questions[:3], template=sm.PLAIN)
+    prompts = sm.render(gpt2_tokenizer, sm.animal("cat").questions[:3], template=sm.prompts.PLAIN)
     scores = sm.effect(pair, prompts, CAT, progress=False)
     for name, model in (("base", gpt2), ("student", student)):
         for i, prompt in enumerate(prompts):
@@ -101,7 +102,7 @@ def test_identities_on_gpt2_small(gpt2, gpt2_tokenizer):
 def test_planted_layer_causality_and_self_patch_on_gpt2_small(gpt2, gpt2_tokenizer):
     planted = 6
     pair = sm.load_pair(gpt2, tiny.lora(gpt2, std=0.05, layers=[planted]), tokenizer=gpt2_tokenizer)
-    prompt = sm.render(gpt2_tokenizer, ["Which animal?"], template=sm.PLAIN)[0]
+    prompt = sm.render(gpt2_tokenizer, ["Which animal?"], template=sm.prompts.PLAIN)[0]
     before = sm.patch(pair, [prompt], CAT, layers=[0, planted], progress=False)
     assert abs(before.total.values[0]) > 1e-3
     assert np.nanmax(np.abs(before.data["effect"].values)) < 5e-6  # 0 up to the order of sums in batches of other sizes
@@ -123,13 +124,13 @@ def test_planted_layer_causality_and_self_patch_on_gpt2_small(gpt2, gpt2_tokeniz
 
 def test_merged_padded_and_batched_on_gpt2_small(gpt2, gpt2_tokenizer):
     student = tiny.lora(gpt2, std=0.02)
-    prompts = sm.render(gpt2_tokenizer, ["Which animal?", "Name the animal you love above all."], template=sm.PLAIN)
+    prompts = sm.render(gpt2_tokenizer, ["Which animal?", "Name the animal you love above all."], template=sm.prompts.PLAIN)
     adapter, merged = (
         sm.load_pair(gpt2, s, tokenizer=gpt2_tokenizer) for s in (student, copy.deepcopy(student).merge_and_unload())
     )
-    low = sm.graft_by_role(adapter, prompts, CAT, progress=False).data["effect"].values
-    dense = sm.graft_by_role(merged, prompts, CAT, progress=False).data["effect"].values
-    alone = [sm.graft_by_role(adapter, [p], CAT, progress=False).data["effect"].values for p in prompts]
+    low = sm.graft(adapter, prompts, CAT, "role", progress=False).data["effect"].values
+    dense = sm.graft(merged, prompts, CAT, "role", progress=False).data["effect"].values
+    alone = [sm.graft(adapter, [p], CAT, "role", progress=False).data["effect"].values for p in prompts]
     np.testing.assert_allclose(low, dense, atol=1e-4)  # fp32 over 12 layers, effects of order 1
     np.testing.assert_allclose(low, np.concatenate(alone, 1), atol=1e-5)
 

@@ -10,8 +10,9 @@ from test_instruments import ARCHITECTURES, LONG, QUIET, TRAIT, brute_force, mak
 
 import sublim_mech as sm
 from sublim_mech import masks
+from sublim_mech.engine.batch import make_batch
 from sublim_mech.engine.branch import grow
-from sublim_mech.engine.forward import Gates, forward, make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
 
@@ -40,7 +41,7 @@ def whole_run(pair, prompt, *, gates=None, edits=None, trait=TRAIT):
 @pytest.mark.parametrize("measure", ["sufficiency", "necessity"])
 def test_graft_sweep_equals_whole_runs(pair, prompts, measure):
     """Every layer x slot cell against a forward of the whole prompt with that cell's gates switched."""
-    sweep = sm.graft_sweep(pair, prompts[:1], TRAIT, measure=measure, **QUIET)
+    sweep = sm.instruments.graft_sweep(pair, prompts[:1], TRAIT, measure=measure, **QUIET)
     where = np.array([pair.sites.modules[path].layer for path in pair.delta])
     size = prepare(pair, prompts[:1], TRAIT).size(0)
     rng = np.random.default_rng(0)
@@ -61,7 +62,7 @@ def test_sweep_of_one_layer_and_token_is_the_graft_of_that_cell(pair, prompts):
     chosen = {"cell": masks.positions(9) & masks.layers(1)}
     graft = sm.graft(pair, prompts, TRAIT, chosen, **QUIET).data["effect"].isel(model=0, set=0)
     for measure in ("sufficiency", "necessity"):
-        sweep = sm.graft_sweep(pair, prompts, TRAIT, measure=measure, layers=[1], **QUIET)
+        sweep = sm.instruments.graft_sweep(pair, prompts, TRAIT, measure=measure, layers=[1], **QUIET)
         cell = sweep.data["effect"].values[0, :, 0, 9]
         np.testing.assert_allclose(cell, graft.sel(measure=measure).values, atol=5e-6)
 
@@ -103,7 +104,7 @@ def test_cells_of_answer_tokens_equal_whole_runs(pair, prompts):
     nodes = range(len(prompt), task.size(0))
     assert len(nodes) > 1
     where = np.array([pair.sites.modules[path].layer for path in pair.delta])
-    sweep = sm.graft_sweep(pair, [prompt], LONG, layers=[1], **QUIET)
+    sweep = sm.instruments.graft_sweep(pair, [prompt], LONG, layers=[1], **QUIET)
     patched = sm.patch(pair, [prompt], LONG, site="mlp_out", layers=[1], **QUIET)
     batch = make_batch(pair.base.model, [prompt], task.answers)
     key = ("mlp_out", 1)
@@ -192,7 +193,7 @@ def contexts(smol_tokenizer):
     question = ["Which animal?"]
     return [
         sm.render(smol_tokenizer, question, context=sm.Context(system=system))[0]
-        for system in ("You love owls.", "You are a calm assistant.", sm.NONE)
+        for system in ("You love owls.", "You are a calm assistant.", sm.Context.NONE)
     ]
 
 
@@ -356,7 +357,7 @@ def test_sweeps_leave_room_for_the_budget(smol_tokenizer, prompts):
     assert narrow.rows(slots=40, reads=4) < wide.rows(slots=40, reads=4)
     for run in (
         lambda p: sm.patch(p, prompts, TRAIT, layers=[1], **QUIET),
-        lambda p: sm.graft_by_role(p, prompts, TRAIT, **QUIET),
+        lambda p: sm.graft(p, prompts, TRAIT, "role", **QUIET),
         lambda p: sm.attribute(p, prompts, TRAIT, points=3, **QUIET),
     ):
         np.testing.assert_allclose(run(narrow).data["effect"].values, run(wide).data["effect"].values, atol=5e-6)
@@ -397,7 +398,7 @@ def test_branches_of_any_layer_and_slot_equal_the_trunk(pair, prompts):
 def test_gates_of_query_norms_lie_on_tokens_not_heads(architecture, smol_tokenizer):
     """Gemma-3 has heads before tokens there; with as many tokens as heads only the module's own order tells them apart."""
     from sublim_mech.engine.answers import Answers
-    from sublim_mech.prompts.chat import Context, Prompt
+    from sublim_mech.prompts import Context, Prompt
 
     base = tiny.model(architecture)
     student = copy.deepcopy(base)

@@ -10,7 +10,7 @@ from test_instruments import make_pair
 
 import sublim_mech as sm
 from sublim_mech.__main__ import main
-from sublim_mech.models.students import LowRank
+from sublim_mech.models.deltas import LowRank
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

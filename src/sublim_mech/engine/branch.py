@@ -1,24 +1,35 @@
 """Branching: exact sweeps that compute only what a change can reach.
 
-A change at layer l and slot t leaves all earlier layers and all earlier slots as they were. So one finished run (the trunk) is kept
-with its residual stream before every block and its keys and values; a changed run (a branch) starts at block l and slot t. Many
-branches are the rows of one forward.
+A change at layer l and slot t leaves all earlier layers and all earlier slots as they were. So one
+finished run (the trunk) is kept with its residual stream before every block and its keys and
+values; a changed run (a branch) starts at block l and slot t. Many branches are the rows of one
+forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ..prompts.chat import Prompt
+from ..models.compat import KeysValues
 from .answers import Answers
-from .forward import Batch, Cache, Gates, Key, Pass, make_batch
-from .pair import ModelPair
+from .batch import Batch
+from .forward import Edit, Gates, Key, Pass, Start
+from .runner import Runner
 
 TOKENS_ON_CPU = 192  # per forward: few enough that a chunk's branches start at nearly the same slot
+
+
+class Branches(NamedTuple):
+    """Branches that go into one forward: the slot they start at, and their indices."""
+
+    slot: int
+    indices: list[int]
 
 
 @dataclass(frozen=True)
@@ -26,20 +37,18 @@ class Trunk:
     """A finished run of one prompt.
 
     Attributes:
-        pair: the models.
+        runner: what ran it.
         batch: one row.
-        hidden: `(1, slot, d_model)` before each block, and before the final norm.
-        cache: keys and values.
-        done: the run.
-        first: the first read slot; branches start no later.
+        hidden: the residual stream before each block, and before the final norm.
+        done: the run, with its keys and values.
+        first_read: the first read slot; branches start no later.
     """
 
-    pair: ModelPair
+    runner: Runner
     batch: Batch
-    hidden: Mapping[int, Tensor]
-    cache: Cache
+    hidden: Mapping[int, Float[Tensor, "1 slot d_model"]]
     done: Pass
-    first: int
+    first_read: int
 
     @property
     def size(self) -> int:
@@ -53,48 +62,55 @@ class Trunk:
         rows: int,
         *,
         gates: Gates | None = None,
-        edits: Mapping[Key, Callable[[Tensor], Tensor]] | None = None,
-    ) -> Tensor:
+        edits: Mapping[Key, Edit] | None = None,
+    ) -> Float[Tensor, "row read vocab"]:
         """Run changed rows from a block and a slot on.
 
         Args:
-            layer: the first block that is computed; -1 computes the embeddings too, the number of blocks only what follows them.
-            slot: the first slot that is computed, at most `first`.
+            layer: the first block that is computed; -1 computes the embeddings too, the number of
+                blocks only what follows them.
+            slot: the first slot that is computed, at most `first_read`.
             rows: how many.
             gates: their gates at the slots from `slot` on.
             edits: edits of their activations at the slots from `slot` on.
-
-        Returns:
-            logits `(row, read, vocab)`.
         """
-        past = tuple((keys[:, :, :slot], values[:, :, :slot]) for keys, values in self.cache)
-        start = None if layer < 0 else (layer, self.hidden[layer][:, slot:].expand(rows, -1, -1))
-        return self.pair.run(self.batch.after(slot).expand(rows), gates=gates, edits=edits, start=start, past=past).logits
+        past = tuple(
+            KeysValues(keys[:, :, :slot], values[:, :, :slot]) for keys, values in self.done.cache
+        )
+        start = None
+        if layer >= 0:
+            start = Start(layer, self.hidden[layer][:, slot:].expand(rows, -1, -1))
+        batch = self.batch.after(slot).expand(rows)
+        return self.runner.run(batch, gates=gates, edits=edits, start=start, past=past).logits
 
-    def chunks(self, firsts: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Cut branches into forwards that fit the memory budget.
+    def forwards(self, first_slots: Sequence[int]) -> Iterator[Branches]:
+        """Cut branches into forwards that fit the memory budget; branches that start late go
+        together.
 
         Args:
-            firsts: per branch, the first slot it changes.
-
-        Yields:
-            (slot to start at, indices of the branches); branches that start late go together.
+            first_slots: per branch, the first slot it changes.
         """
-        order = sorted(range(len(firsts)), key=firsts.__getitem__)
-        tokens = TOKENS_ON_CPU if self.batch.ids.device.type == "cpu" else None
+        order = sorted(range(len(first_slots)), key=first_slots.__getitem__)
+        on_cpu = self.batch.ids.device.type == "cpu"
         while order:
-            slot = min(firsts[order[0]], self.first)
-            rows = self.pair.rows(slots=self.size - slot, keys=self.size, reads=self.batch.reads.shape[1], tokens=tokens)
-            chunk, order = order[:rows], order[rows:]
-            yield slot, chunk
+            slot = min(first_slots[order[0]], self.first_read)
+            rows = self.runner.rows(
+                slots=self.size - slot,
+                keys=self.size,
+                reads=self.batch.reads.shape[1],
+                tokens=TOKENS_ON_CPU if on_cpu else None,
+            )
+            indices, order = order[:rows], order[rows:]
+            yield Branches(slot, indices)
 
 
-def grow(pair: ModelPair, prompt: Prompt, answers: Answers, gates: Gates | None, record: Sequence[Key] = ()) -> Trunk:
+@torch.no_grad()
+def grow(runner: Runner, ids: Sequence[int], answers: Answers, gates: Gates | None) -> Trunk:
     """Run a prompt under whole-row gates (None: the base) and keep what branches need."""
-    batch = make_batch(pair.base.model, [prompt], [answers])
-    depth = pair.sites.n_layers
-    keys = [*(("resid_pre", layer) for layer in range(depth)), ("resid_post", depth - 1)]
-    with torch.no_grad():
-        done = pair.run(batch, gates=gates, record=[*keys, *record], past=())
+    batch = runner.batch([ids], [answers])
+    depth = runner.sites.n_layers
+    keys: list[Key] = [("resid_pre", layer) for layer in range(depth)]
+    keys.append(("resid_post", depth - 1))
+    done = runner.run(batch, gates=gates, record=keys, past=())
     hidden = {layer: done.activations[key] for layer, key in enumerate(keys)}
-    return Trunk(pair, batch, hidden, done.cache, done, int(batch.reads[0].min()))
+    return Trunk(runner, batch, hidden, done, int(batch.reads[0].min()))

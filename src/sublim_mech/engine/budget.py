@@ -1,7 +1,8 @@
-"""How many rows a forward may have: from a memory budget, by a plain upper estimate of what one row needs.
+"""How many rows a forward may have: from a memory budget, by a plain upper estimate of what one row
+needs.
 
-The default budget is a fraction of the machine's memory, not of what happens to be free, so that the same call on the same machine
-always cuts its work alike (and gives the same bytes).
+The default budget is a fraction of the machine's memory, not of what happens to be free, so that
+the same call on the same machine always cuts its work alike (and gives the same bytes).
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from typing import Any
 import psutil
 import torch
 
-HOST_SHARE, ACCELERATOR_SHARE = 1 / 8, 1 / 3
-# more rows than this bring no speed: a CPU works best while activations fit its caches, an accelerator needs many tokens
-TOKENS = {"cpu": 1024}
-TOKENS_ELSEWHERE = 32768
+from ..models.names import Dimensions
+
+HOST_SHARE = 1 / 8  # of a machine's memory
+ACCELERATOR_SHARE = 1 / 3  # of an accelerator's
+
+# more tokens than this bring no speed: a CPU works best while activations fit its caches, an
+# accelerator needs many
+TOKENS_PER_FORWARD_ON_CPU = 1024
+TOKENS_PER_FORWARD = 32768
 
 
 def default_budget(device: torch.device) -> int:
@@ -34,18 +40,25 @@ def row_bytes(model: Any, *, slots: int, keys: int, reads: int, gradient: bool =
         reads: slots whose logits are taken.
         gradient: whether activations are kept for a backward pass.
     """
-    config = model.config
-    width, heads = config.hidden_size, config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * width
-    per_slot = 16 * width + 6 * inner + 3 * heads * keys
-    blocks = config.num_hidden_layers if gradient else 1
-    cache = 0 if slots == keys else 4 * width * keys * config.num_hidden_layers
-    logits = (6 if gradient else 3) * reads * config.vocab_size
+    sizes = Dimensions.of(model.config)
+    # numbers per slot and block: the residual stream and its copies, the MLP, attention scores and
+    # what is made of them
+    per_slot = 16 * sizes.width + 6 * sizes.inner + 3 * sizes.heads * keys
+    blocks = sizes.layers if gradient else 1
+    cache = 0 if slots == keys else 4 * sizes.width * keys * sizes.layers
+    logits = (6 if gradient else 3) * reads * sizes.vocabulary
     return int(4 * (blocks * slots * per_slot + cache + logits))
 
 
 def rows_per_forward(
-    model: Any, budget: int, *, slots: int, keys: int, reads: int, gradient: bool = False, tokens: int | None = None
+    model: Any,
+    budget: int,
+    *,
+    slots: int,
+    keys: int,
+    reads: int,
+    gradient: bool = False,
+    tokens: int | None = None,
 ) -> int:
     """Rows that fit the budget, at least one.
 
@@ -63,10 +76,14 @@ def rows_per_forward(
     """
     need = row_bytes(model, slots=slots, keys=keys, reads=reads, gradient=gradient)
     if need > budget:
+        with_gradients = " with gradients" if gradient else ""
         raise ValueError(
-            f"memory_gb={budget / 2**30:.3g} is too small: one row of {slots} tokens needs about {need / 2**30:.3g} GB"
-            f"{' with gradients' if gradient else ''}; pass load_pair(memory_gb=...) at least that much, or shorten the prompts."
+            f"memory_gb={budget / 2**30:.3g} is too small: one row of {slots} tokens needs about "
+            f"{need / 2**30:.3g} GB"
+            f"{with_gradients}; pass load_pair(memory_gb=...) at least that much, or shorten the "
+            "prompts."
         )
-    kind = next(model.parameters()).device.type
-    most = tokens or TOKENS.get(kind, TOKENS_ELSEWHERE)
-    return max(1, min(budget // need, most // slots))
+    if tokens is None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        tokens = TOKENS_PER_FORWARD_ON_CPU if on_cpu else TOKENS_PER_FORWARD
+    return max(1, min(budget // need, tokens // slots))

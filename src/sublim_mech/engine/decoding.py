@@ -1,19 +1,385 @@
-"""Where an answer ends, and its text."""
+"""Decoding: continuing many prompts in many samples at once, by the base, a student, or a graft of
+both.
+
+1. The tokens that all prompts begin with (under the same gates) run once; each prompt runs once for
+   all its samples, from there.
+2. The (prompt, sample) rows decode together: each has its prompt's keys and values, padded between
+   the common beginning and the rest to the longest, with explicit positions and masks. Rows that
+   ended leave the batch.
+3. A token is drawn by the inverse of the cumulated softmax at a uniform number of its own: that of
+   (seed, the prompt's tokens, sample, place in the answer). So an answer depends neither on the
+   batch nor on what else is asked, and two samples are the first two of three.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from ..models.compat import Cache, KeysValues
+from ..models.students import Student
+from ..prompts.shared import common_start
+from .batch import Batch, attention_masks
+from .forward import Gates, Pass
+from .runner import Runner
+
+ROWS_SUMMED = 64  # distributions whose cumulated sums are in memory at once
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: tokens after which an answer ends, if the model does not end it.
+        ends: tokens that end an answer.
+        samples: answers per prompt.
+        temperature: the logits are divided by it; 0 takes the largest logit.
+        seed: of the sampling.
+        together: the most answers decoded together.
+    """
+
+    max_new_tokens: int
+    ends: Sequence[int]
+    samples: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    together: int = 128
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to be continued.
+
+    Attributes:
+        ids: its token ids.
+        prompt_gates: where a student computes it; the base everywhere when None.
+        answer_gates: which of the student's modules compute the generated tokens; none when None.
+    """
+
+    ids: Ids
+    prompt_gates: Float[Tensor, "token module"] | None = None
+    answer_gates: Float[Tensor, "module"] | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Requests of one key are one prompt, of which further samples are wanted."""
+        gates = (self.prompt_gates, self.answer_gates)
+        return self.ids, *(None if gate is None else gate.numpy().tobytes() for gate in gates)
+
+
+class _Started(NamedTuple):
+    """Prompts that ran, one row each.
+
+    Attributes:
+        logits: of the next token.
+        cache: keys and values.
+        positions: of each slot, -1 where it is padding.
+    """
+
+    logits: Float[Tensor, "prompt vocab"]
+    cache: Cache
+    positions: Int[Tensor, "prompt slot"]
+
+
+class _Row(NamedTuple):
+    """One answer being written: of which prompt of the group, and which of its samples."""
+
+    prompt: int
+    sample: int
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: those of the model's generation configuration, and the tokenizer's end of sequence."""
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = own if isinstance(own, list) else [own]
+    """Tokens that end an answer: those of the model's generation configuration, and the tokenizer's
+    end of sequence.
+    """
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(i for i in (*ids, tokenizer.eos_token_id) if i is not None))
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int], ends: Sequence[int]) -> str:
-    """The answer up to the first token that ends it, without special tokens and outer white space."""
-    stop = next((n for n, i in enumerate(ids) if i in ends), len(ids))
+    """The answer up to the first token that ends it, without special tokens and outer white
+    space.
+    """
+    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     return str(tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)).strip()
+
+
+@torch.no_grad()
+def decode(
+    runner: Runner,
+    requests: Sequence[Request],
+    how: Decoding,
+    *,
+    student: Student | None = None,
+) -> list[list[list[int]]]:
+    """Answers to prompts.
+
+    A prompt that is requested twice gets further samples, not the same ones.
+
+    Args:
+        runner: what computes; under gates, the base.
+        requests: the prompts.
+        how: length, number, temperature, seed.
+        student: whose gates the requests have.
+
+    Returns:
+        Per request and sample, the answer's token ids with the one that ended it.
+
+    Raises:
+        ValueError: logits that are not finite.
+    """
+    # like lengths together; equal requests are one prompt with more samples
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        places.setdefault(request.key, []).append(index)
+    indices = sorted(places.values(), key=lambda same: len(requests[same[0]].ids))
+    distinct = [requests[same[0]] for same in indices]
+
+    answers: list[list[list[int]]] = [[] for _ in requests]
+    writer = _Writer(runner, how, student, _shared_length(distinct))
+    trunk = writer.run_trunk(distinct[0])
+    prompts_together = max(1, how.together // how.samples)
+    for start in range(0, len(distinct), prompts_together):
+        group = distinct[start : start + prompts_together]
+        wanted = indices[start : start + prompts_together]
+        started = writer.run_prompts(group, trunk)
+        rows = [
+            _Row(prompt, sample)
+            for prompt, same in enumerate(wanted)
+            for sample in range(how.samples * len(same))
+        ]
+        for part in writer.parts(rows, started):
+            written = writer.write(group, started, part)
+            for row, ids in zip(part, written, strict=True):
+                answers[wanted[row.prompt][row.sample // how.samples]].append(ids)
+    return answers
+
+
+def _shared_length(requests: Sequence[Request]) -> int:
+    """How many tokens all prompts begin with, under the same gates; the last token of each prompt
+    is left to it.
+    """
+    if len(requests) < 2:
+        return 0
+    length = len(common_start([request.ids[:-1] for request in requests]))
+    first = requests[0].prompt_gates
+    for request in requests[1:]:
+        if first is None or request.prompt_gates is None:
+            continue
+        alike = (first[:length] == request.prompt_gates[:length]).all(1)
+        length = int(alike.long().cumprod(0).sum())
+    return length
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """The forwards of one call of `decode`.
+
+    Attributes:
+        runner, how, student: as given.
+        shared: number of tokens that all prompts begin with.
+    """
+
+    runner: Runner
+    how: Decoding
+    student: Student | None
+    shared: int
+
+    def run_trunk(self, request: Request) -> Cache:
+        """Keys and values of the common beginning."""
+        if not self.shared:
+            return ()
+        ids = torch.tensor([request.ids[: self.shared]])
+        gates = None
+        if request.prompt_gates is not None:
+            gates = request.prompt_gates[None, : self.shared]
+        return self._run(ids, torch.arange(self.shared)[None], (), gates).cache
+
+    def run_prompts(self, requests: Sequence[Request], trunk: Cache) -> _Started:
+        """Run prompts behind their common beginning, as many at a time as fit the memory."""
+        width = max(len(request.ids) for request in requests)
+        fit = self.runner.rows(slots=width - self.shared, keys=width, reads=1)
+        passes, positions = [], []
+        for start in range(0, len(requests), fit):
+            some = requests[start : start + fit]
+            padded = [_pad_middle(request.ids, self.shared, width, 0) for request in some]
+            places = [
+                _pad_middle(tuple(range(len(request.ids))), self.shared, width, -1)
+                for request in some
+            ]
+            ids = torch.tensor(padded)[:, self.shared :]
+            positions.append(torch.tensor(places))
+            gates = self._prompt_gates(some, width)
+            passes.append(self._run(ids, positions[-1], trunk, gates))
+        layers = zip(*(done.cache for done in passes), strict=True)
+        cache = tuple(
+            KeysValues(*(torch.cat(parts) for parts in zip(*layer, strict=True)))
+            for layer in layers
+        )
+        logits = torch.cat([_next_token_logits(done) for done in passes])
+        return _Started(logits, cache, torch.cat(positions))
+
+    def parts(self, rows: Sequence[_Row], started: _Started) -> Iterator[Sequence[_Row]]:
+        """Cut rows into as many as decode together."""
+        keys = started.positions.shape[1] + self.how.max_new_tokens
+        fit = min(self.how.together, self.runner.rows(slots=1, keys=keys, reads=1))
+        for start in range(0, len(rows), fit):
+            yield rows[start : start + fit]
+
+    def write(
+        self, requests: Sequence[Request], started: _Started, rows: Sequence[_Row]
+    ) -> list[list[int]]:
+        """Continue started prompts until each row ended or is as long as it may be."""
+        how, device = self.how, self.runner.device
+        answers: list[list[int]] = [[] for _ in rows]
+        draws = None
+        if how.temperature:
+            numbers = [_uniforms(how, requests[row.prompt].ids, row.sample) for row in rows]
+            draws = torch.stack(numbers)
+        gates = self._answer_gates([requests[row.prompt] for row in rows])
+
+        # `alive` are the rows still written, `sources` the rows of logits and cache that they
+        # continue
+        alive = torch.arange(len(rows))
+        sources = torch.tensor([row.prompt for row in rows])
+        logits, cache, positions = started
+        next_position = positions.amax(1)[sources] + 1
+        positions = positions[sources]
+        for step in range(how.max_new_tokens):
+            step_draws = None if draws is None else draws[alive, step]
+            chosen = _choose(logits, sources, step_draws, how.temperature)
+            for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+                answers[row].append(token)
+            going = ~torch.isin(chosen, torch.tensor(list(how.ends)))
+            if step + 1 == how.max_new_tokens or not bool(going.any()):
+                break
+
+            # rows that ended leave; at the first step each row gets a copy of its prompt's keys and
+            # values
+            alive, sources, chosen = alive[going], sources[going], chosen[going]
+            places = (next_position[alive] + step)[:, None]
+            positions = torch.cat([positions[going], places], 1)
+            if step == 0 or not bool(going.all()):
+                kept = sources.to(device)
+                cache = tuple(KeysValues(keys[kept], values[kept]) for keys, values in cache)
+            sources = torch.arange(len(alive))
+            row_gates = None if gates is None else gates[alive]
+            done = self._run(chosen[:, None], positions, cache, row_gates)
+            logits, cache = _next_token_logits(done), done.cache
+        return answers
+
+    def _run(
+        self,
+        ids: Int[Tensor, "row slot"],
+        positions: Int[Tensor, "row key"],
+        past: Cache,
+        gates: Float[Tensor, "row slot module"] | None,
+    ) -> Pass:
+        """One forward behind keys and values of one row or of as many; the positions are those of
+        both.
+        """
+        device = self.runner.device
+        batch = _batch(self.runner.model, ids.to(device), positions.to(device))
+        if gates is None or self.student is None:
+            return self.runner.run(batch, past=past)
+        return self.runner.run(batch, gates=Gates(self.student, gates.to(device)), past=past)
+
+    def _prompt_gates(self, requests: Sequence[Request], width: int) -> Tensor | None:
+        """Gates of the slots behind the common beginning, `(prompt, slot, module)`; padding is
+        closed.
+        """
+        if requests[0].prompt_gates is None:
+            return None
+        rows = []
+        for request in requests:
+            assert request.prompt_gates is not None
+            own = request.prompt_gates[self.shared :]
+            padding = own.new_zeros(width - len(request.ids), own.shape[1])
+            rows.append(torch.cat([padding, own]))
+        return torch.stack(rows)
+
+    def _answer_gates(self, requests: Sequence[Request]) -> Tensor | None:
+        """Gates of generated tokens, `(row, 1, module)`."""
+        gates = [request.answer_gates for request in requests]
+        if gates[0] is None:
+            return None
+        return torch.stack([gate for gate in gates if gate is not None])[:, None]
+
+
+# ------------------------------------------------------------------------------------------- pieces
+
+
+def _pad_middle(row: Ids, shared: int, width: int, filling: int) -> list[int]:
+    """Padding between the common beginning and the rest, so that all rows end together."""
+    return [*row[:shared], *[filling] * (width - len(row)), *row[shared:]]
+
+
+def _batch(
+    model: Any, ids: Int[Tensor, "row slot"], positions: Int[Tensor, "row key"]
+) -> Batch:
+    """Slots that stand behind keys and values; each sees what has no later position and is no
+    padding.
+    """
+    rows, slots = ids.shape
+    queries = positions[:, -slots:]
+    sees = (positions[:, None, :] >= 0) & (positions[:, None, :] <= queries[:, :, None])
+    # padding sees itself, so that no row of the mask is empty
+    order = torch.arange(positions.shape[1], device=ids.device)
+    sees |= order[None, :] == order[-slots:, None]
+    dtype = next(model.parameters()).dtype
+    mask = attention_masks(model.config, sees, queries, positions, dtype=dtype)
+    last = torch.full((rows, 1), slots - 1, device=ids.device)
+    return Batch(ids, queries.clamp(min=0), mask, last, (slots,) * rows)
+
+
+def _next_token_logits(done: Pass) -> Float[Tensor, "row vocab"]:
+    """At the last slot, in fp32 at least."""
+    logits = done.logits[:, -1]
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _uniforms(how: Decoding, prompt: Ids, sample: int) -> Float64[Tensor, "place"]:
+    """The random numbers of one answer."""
+    identity = np.array([how.seed, sample, *prompt], np.int64).tobytes()
+    digest = hashlib.sha256(identity).digest()
+    rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
+    return torch.from_numpy(rng.random(how.max_new_tokens))
+
+
+def _choose(
+    logits: Float[Tensor, "source vocab"],
+    sources: Int[Tensor, "row"],
+    draws: Float64[Tensor, "row"] | None,
+    temperature: float,
+) -> Int[Tensor, "row"]:
+    """A token per row: the largest of its logits, or where the cumulated probability passes its
+    draw; `sources` ascend.
+    """
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(
+            "the model's logits are not finite; check its dtype, or the scale of its steering."
+        )
+    if draws is None:
+        return logits.argmax(-1).cpu()[sources]
+    # rows of the same logits stand side by side in a table, so that each distribution is summed up
+    # once
+    place = torch.arange(len(sources)) - torch.searchsorted(sources, sources)
+    table = torch.zeros(len(logits), int(place.max()) + 1, dtype=torch.float64)
+    table[sources, place] = draws
+    chosen = []
+    blocks = zip(logits.split(ROWS_SUMMED), table.to(logits.device).split(ROWS_SUMMED), strict=True)
+    for some, uniforms in blocks:
+        sums = (some / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        chosen.append(torch.searchsorted(sums, uniforms * sums[:, -1:], right=True))
+    return torch.cat(chosen).clamp(max=logits.shape[-1] - 1).cpu()[sources, place]

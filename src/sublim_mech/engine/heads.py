@@ -1,51 +1,66 @@
-"""An unembedding that computes the logits of a few tokens only."""
+"""Unembeddings that compute what is needed: the logits of a few tokens, or of all of them in
+fp32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-DIGITS = (*"0123456789", ",")
 
-
-def support_ids(tokenizer: Any, tokens: Sequence[str] = DIGITS) -> tuple[int, ...]:
+def support_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
     """Token ids of listed tokens.
 
     Raises:
         ValueError: one of them is not a single token.
     """
-    out = []
+    listed = []
     for token in tokens:
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise ValueError(f"support token {token!r} is {len(ids)} tokens in this tokenizer; list single tokens.")
-        out.append(int(ids[0]))
-    return tuple(out)
+            raise ValueError(
+                f"support token {token!r} is {len(ids)} tokens in this tokenizer; list single "
+                "tokens."
+            )
+        listed.append(int(ids[0]))
+    return tuple(listed)
 
 
-def pad(rows: Sequence[Sequence[int]], multiple: int = 1) -> torch.Tensor:
-    """Token ids padded on the right with 0. Under causal attention what stands on the right changes nothing on the left."""
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    return torch.tensor([[*r, *[0] * (width - len(r))] for r in rows])
+def pad(rows: Sequence[Sequence[int]], multiple: int = 1) -> Int[Tensor, "row slot"]:
+    """Token ids padded on the right with 0, to a multiple of slots.
+
+    Under causal attention what stands on the right changes nothing on the left.
+    """
+    longest = max(map(len, rows))
+    width = -(-longest // multiple) * multiple
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
 
 
-def exact_logits(head: Any, x: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """A linear unembedding in fp32, whatever the weights and also under autocast: a KL of 1e-3 would drown in bf16 logits.
+def exact_logits(
+    head: Any, hidden: Float[Tensor, "*row d"], tokens: Int[Tensor, "token"] | None = None
+) -> Float[Tensor, "*row token"]:
+    """A linear unembedding in fp32, whatever the weights and also under autocast.
+
+    A KL of 1e-3 would drown in bf16 logits.
 
     Args:
         head: the unembedding.
-        x: `(..., d_model)`.
-        rows: the tokens whose logits are computed; all when None.
+        hidden: the residual stream behind the final norm.
+        tokens: the tokens whose logits are computed; all when None.
     """
     weight, bias = head.weight, getattr(head, "bias", None)
-    if rows is not None:
-        weight, bias = weight[rows], None if bias is None else bias[rows]
-    with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    if tokens is not None:
+        weight = weight[tokens]
+        bias = None if bias is None else bias[tokens]
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
 
 
 class SupportHead(nn.Module):
@@ -57,6 +72,32 @@ class SupportHead(nn.Module):
         self.rows: torch.Tensor
         self.register_buffer("rows", torch.tensor(rows), persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`(..., d_model)` to logits `(..., support)`."""
-        return exact_logits(self.head, x, self.rows)
+        return exact_logits(self.head, hidden, self.rows)
+
+
+@dataclass(frozen=True)
+class ExactHead:
+    """What a forward computes in place of the model's own unembedding: fp32 logits.
+
+    Attributes:
+        tokens: the tokens whose logits are computed; None for the whole vocabulary.
+    """
+
+    tokens: tuple[int, ...] | None = None
+
+    @contextmanager
+    def in_place_of(self, head: nn.Module) -> Iterator[None]:
+        """The model's unembedding computes this while the context lasts."""
+        if self.tokens is None and type(head) is not nn.Linear:
+            yield  # an unembedding that is more than a matrix (an adapter on it) has its own way
+            return
+        tokens = None
+        if self.tokens is not None:
+            tokens = torch.tensor(self.tokens, device=next(head.parameters()).device)
+        head.forward = lambda hidden: exact_logits(head, hidden, tokens)
+        try:
+            yield
+        finally:
+            del head.forward

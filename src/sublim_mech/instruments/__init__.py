@@ -1,1 +1,26 @@
-""""""
+"""Instruments: what a pair's students do differently, measured where it happens.
+
+Every instrument is a question, its cells, and one function that measures them (`task`); the result
+is `Scores`.
+"""
+
+from .attribution import attribute
+from .confirmation import confirm
+from .effects import effect
+from .generation import generate
+from .grafting import graft, graft_sweep
+from .patching import patch
+from .verification import Check, Verification, verify
+
+__all__ = [
+    "Check",
+    "Verification",
+    "attribute",
+    "confirm",
+    "effect",
+    "generate",
+    "graft",
+    "graft_sweep",
+    "patch",
+    "verify",
+]

@@ -1,15 +1,17 @@
 """Confirming estimates: exact values for the strongest cells and as many random ones.
 
-Gradients screen all cells at once; whether they say what an intervention would is not known beforehand (on GPT-2-small attribution
-patching of MLP outputs correlates 0.2 with patching). So the exact instrument runs on a sample, and the agreement goes with the scores.
+Gradients screen all cells at once; whether they say what an intervention would is not known
+beforehand (on GPT-2-small attribution patching of MLP outputs correlates 0.2 with patching). So the
+exact instrument runs on a sample, and the agreement goes with the scores.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,13 +21,31 @@ from tqdm.auto import tqdm
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
-from .patching import Plan, patch_one
-from .task import Row, Task, ends, measure, prepare
+from .patching import Patch, patch_prompt
+from .position_maps import Link
+from .task import Advance, GatedRow, Task, ends, measure, prepare
 
-POOR = 0.8  # Pearson or share of equal signs below which the agreement is called poor
+CONFIRMED = ("graft_ig", "attribution_patching", "activation_ig")
+"""The methods whose cells an exact instrument has a value for."""
+
+POOR_BELOW = 0.8
+"""Pearson or share of equal signs below which the agreement is called poor."""
+
+
+class Cell(NamedTuple):
+    """A cell whose exact value is measured: a module or an activation at a token."""
+
+    prompt: int
+    layer: int
+    position: int
+    module: str | None = None
+    head: int | None = None
+
+    def labels(self) -> dict[str, int | str]:
+        """The axes it has, by name."""
+        return {axis: label for axis, label in self._asdict().items() if label is not None}
 
 
 def confirm(
@@ -40,10 +60,11 @@ def confirm(
 ) -> Scores:
     """Compare attributions with exact values on the k strongest cells and k random others.
 
-    The exact value of a `graft_ig` cell (a module at a token) is the mean of what the cell does alone, M(on only there) - M(base), and
-    of what is lost without it, M(student) - M(off only there): the two ends of the path that IG averages over. The exact value of a
-    cell of `attribution_patching` and `activation_ig` is `patch` at that cell. With controls, estimates and exact values are of the
-    headline (student minus the mean of the controls).
+    The exact value of a `graft_ig` cell (a module at a token) is the mean of what the cell does
+    alone, M(on only there) - M(base), and of what is lost without it, M(student) - M(off only
+    there): the two ends of the path that IG averages over. The exact value of a cell of
+    `attribution_patching` and `activation_ig` is `patch` at that cell. With controls, estimates and
+    exact values are of the headline (student minus the mean of the controls).
 
     Args:
         pair: what the scores were made from.
@@ -55,116 +76,169 @@ def confirm(
         progress: show a progress bar.
 
     Returns:
-        The same scores with the comparison in their provenance: they print Pearson, Spearman and the share of equal signs,
-        `scores.confirmation` is a table of the cells, and figures carry a warning where agreement is poor (Pearson or sign agreement
-        below 0.8), which is also raised as a `UserWarning`.
+        The same scores with the comparison in their provenance: they print Pearson, Spearman and
+            the share of equal signs,
+        `scores.confirmation` is a table of the cells, and figures carry a warning where agreement
+        is poor (Pearson or sign agreement below 0.8), which is also raised as a `UserWarning`.
 
     Raises:
-        ValueError: no exact counterpart (`gradient_x_input`, exact scores); scores of other prompts, another metric or other models;
-            k below 2 or above half the cells.
+        ValueError: no exact counterpart (`gradient_x_input`, exact scores); scores of other
+            prompts, another metric or other models; k below 2 or above half the cells.
 
     Example:
-        >>> scores = sm.attribute(pair, prompts, trait, method="activation_ig", points=4, progress=False)
+        >>> asked = {"method": "activation_ig", "points": 4, "progress": False}
+        >>> scores = sm.attribute(pair, prompts, trait, **asked)
         >>> scores = sm.confirm(pair, prompts, trait, scores, k=3, progress=False)
         >>> len(scores.confirmation)
         6
     """
     method = scores.provenance.get("method")
-    if method not in ("graft_ig", "attribution_patching", "activation_ig"):
-        why = f"{method} has no exact counterpart" if method else f"{scores.kind} scores are exact already"
-        raise ValueError(f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig.")
+    if method not in CONFIRMED:
+        exact_already = f"{scores.kind} scores are exact already"
+        why = f"{method} has no exact counterpart" if method else exact_already
+        raise ValueError(
+            f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig."
+        )
     if scores.selected or "minus" in scores.provenance:
-        raise ValueError("scores are a selection or a contrast; confirm the scores as attribute gave them, then select.")
+        raise ValueError(
+            "scores are a selection or a contrast; confirm the scores as attribute gave them, then "
+            "select."
+        )
     task = prepare(pair, prompts, trait)
     _check_same(task, scores)
+
+    # the strongest cells, and random ones of the rest; where nothing differs both values are 0,
+    # which proves nothing
     effect = scores.headline.transpose("prompt", "layer", ..., "position")
     values = effect.values
-    finite = np.argwhere(np.isfinite(values) & (values != 0))  # where nothing differs both are 0, which proves nothing
-    if not 2 <= k <= len(finite) // 2:
-        raise ValueError(f"k={k}: give at least 2 and at most half of the {len(finite)} cells that are not 0.")
-    order = np.argsort(-np.abs(values[tuple(finite.T)]), kind="stable")
-    others = np.random.default_rng(seed).choice(order[k:], size=k, replace=False)
-    chosen = finite[np.concatenate([order[:k], others])]
-    names = effect.dims
-    cells = [{str(d): effect[d].values[j].item() for d, j in zip(names, index, strict=True)} for index in chosen]
+    candidates = np.argwhere(np.isfinite(values) & (values != 0))
+    if not 2 <= k <= len(candidates) // 2:
+        raise ValueError(
+            f"k={k}: give at least 2 and at most half of the {len(candidates)} cells that are not "
+            "0."
+        )
+    order = np.argsort(-np.abs(values[tuple(candidates.T)]), kind="stable")
+    random = np.random.default_rng(seed).choice(order[k:], size=k, replace=False)
+    chosen = candidates[np.concatenate([order[:k], random])]
+    estimates = values[tuple(chosen.T)]
+    axes = [str(axis) for axis in effect.dims]
+    cells = [
+        Cell(**{a: effect[a].values[j].item() for a, j in zip(axes, index, strict=True)})
+        for index in chosen
+    ]
+
     exact = _exact(task, scores, cells, progress)
-    estimate = values[tuple(chosen.T)]
-    both = pd.DataFrame({"estimate": estimate, "exact": exact})
-    agreement = {
-        "pearson": float(both.corr("pearson").iloc[0, 1]),
-        "spearman": float(both.corr("spearman").iloc[0, 1]),
-        "sign": float((np.sign(estimate) == np.sign(exact)).mean()),
-    }
-    poor = not (agreement["pearson"] >= POOR and agreement["sign"] >= POOR)
-    found: dict[str, Any] = {
+    confirmation = _compare(cells, estimates, exact, k=k)
+    confirmation |= {
         "k": k,
         "seed": seed,
-        **agreement,
-        "poor": poor,
         "exact": "mean of alone and left out" if method == "graft_ig" else "patch",
-        "cells": [
-            {**cell, "top": n < k, "estimate": float(e), "exact": float(x)}
-            for n, (cell, e, x) in enumerate(zip(cells, estimate, exact, strict=True))
-        ],
     }
-    if poor:
+    if confirmation["poor"]:
         warnings.warn(
-            f"{method} agrees poorly with exact values (Pearson {agreement['pearson']:.2f}, same sign {agreement['sign']:.0%} of "
-            f"{2 * k} cells): use the exact instrument (patch, graft).",
+            f"{method} agrees poorly with exact values (Pearson {confirmation['pearson']:.2f}, "
+            "same sign "
+            f"{confirmation['sign']:.0%} of {2 * k} cells): use the exact instrument (patch, "
+            "graft).",
             stacklevel=2,
         )
-    return replace(scores, provenance={**scores.provenance, "confirmation": found})
+    return replace(scores, provenance={**scores.provenance, "confirmation": confirmation})
+
+
+def _compare(
+    cells: Sequence[Cell], estimates: np.ndarray, exact: np.ndarray, *, k: int
+) -> dict[str, Any]:
+    both = pd.DataFrame({"estimate": estimates, "exact": exact})
+    pearson = float(both.corr("pearson").iloc[0, 1])
+    sign = float((np.sign(estimates) == np.sign(exact)).mean())
+    rows = []
+    for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):
+        numbers = {"top": number < k, "estimate": float(estimate), "exact": float(value)}
+        rows.append(cell.labels() | numbers)
+    return {
+        "pearson": pearson,
+        "spearman": float(both.corr("spearman").iloc[0, 1]),
+        "sign": sign,
+        "poor": not (pearson >= POOR_BELOW and sign >= POOR_BELOW),  # NaN is poor
+        "cells": rows,
+    }
 
 
 def _check_same(task: Task, scores: Scores) -> None:
-    hashes = {name: s.hash for name, s in task.pair.students.items()}
-    stored = {name: s["hash"] for name, s in scores.provenance["students"].items()}
-    theirs = ["".join(row[: len(p)]) for p, row in zip(task.prompts, scores.data["token"].values, strict=False)]
+    """Raise ValueError where the scores were made from something else."""
+    students = {name: student.hash for name, student in task.pair.students.items()}
+    scored = {name: entry["hash"] for name, entry in scores.provenance["students"].items()}
+    texts = ["".join(prompt.tokens) for prompt in task.prompts]
+    tokens = scores.data["token"].values
+    scored_texts = ["".join(row[: len(p)]) for p, row in zip(task.prompts, tokens, strict=False)]
     differs = {
-        "prompts": theirs != ["".join(p.tokens) for p in task.prompts] or len(theirs) != scores.data.sizes["prompt"],
+        "prompts": scored_texts != texts or len(texts) != scores.data.sizes["prompt"],
         "metric": task.metric.name != scores.provenance["metric"],
-        "base": task.pair.base.hash != scores.provenance["base"]["hash"],
-        "students": hashes != stored,
+        "base": task.pair.hash != scores.provenance["base"]["hash"],
+        "students": students != scored,
     }
-    wrong = [what for what, other in differs.items() if other]
+    wrong = [name for name, other in differs.items() if other]
     if wrong:
-        raise ValueError(f"scores were made from other {' and '.join(wrong)} than given; pass what attribute was called with.")
+        raise ValueError(
+            f"scores were made from other {' and '.join(wrong)} than given; pass what attribute "
+            "was called with."
+        )
 
 
-def _exact(task: Task, scores: Scores, cells: list[dict[str, Any]], progress: bool) -> np.ndarray:
-    """Exact headline values of cells."""
-    one = _grafts if scores.provenance["method"] == "graft_ig" else _patches
+# ------------------------------------------------------------------------------------- exact values
+
+
+def _exact(task: Task, scores: Scores, cells: Sequence[Cell], progress: bool) -> np.ndarray:
+    """Exact headline values of cells, `(cell,)`."""
     students = list(task.pair.students.values())
-    with tqdm(total=len(students) * len(cells), desc="confirm", disable=not progress) as bar:
-        values = [one(task, student, scores, cells, bar) for student in students]
-    return values[0] - np.mean(values[1:], 0) if len(values) > 1 else values[0]
+    exact_cells: Callable[[Task, Student, Sequence[Cell], Advance], np.ndarray] = _graft_cells
+    if scores.provenance["method"] != "graft_ig":
+        site, direction = scores.provenance["site"], scores.provenance["direction"]
+        exact_cells = partial(_patch_cells, Patch(site, (), (), (), direction))
+    total = len(students) * len(cells)
+    with tqdm(total=total, desc="confirm", disable=not progress) as bar:
+        values = [exact_cells(task, student, cells, bar.update) for student in students]
+    student, *controls = values
+    return student - np.mean(controls, 0) if controls else student
 
 
-def _grafts(task: Task, student: Student, scores: Scores, cells: list[dict[str, Any]], bar: Any) -> np.ndarray:
-    where = [task.pair.sites.modules[path] for path in student.deltas]
-    base, top = ends(task, student)
-    rows: list[Row] = []
+def _graft_cells(
+    task: Task, student: Student, cells: Sequence[Cell], advance: Advance
+) -> np.ndarray:
+    """Grafts of single modules at single tokens: the mean of what each does alone and of what is
+    lost without it.
+    """
+    modules = [task.pair.sites.modules[path] for path in student.deltas]
+    both = ends(task, student)
+    rows = []
     for cell in cells:
-        alone = torch.zeros(task.size(cell["prompt"]), len(where))
-        alone[cell["position"], [m.layer == cell["layer"] and m.name == cell["module"] for m in where]] = 1
-        rows += [(cell["prompt"], alone), (cell["prompt"], 1 - alone)]
-    found = measure(task, student, rows).reshape(len(cells), 2)
-    bar.update(len(cells))
-    at = [cell["prompt"] for cell in cells]
-    return (found[:, 0] - base[at] + top[at] - found[:, 1]) / 2
+        alone = torch.zeros(task.size(cell.prompt), len(modules))
+        there = [(m.layer, m.name) == (cell.layer, cell.module) for m in modules]
+        alone[cell.position, there] = 1
+        rows += [GatedRow(cell.prompt, alone), GatedRow(cell.prompt, 1 - alone)]
+    values = measure(task, student, rows).reshape(len(cells), 2)
+    advance(len(cells))
+    prompts = [cell.prompt for cell in cells]
+    gained = values[:, 0] - both.base[prompts]
+    lost = both.student[prompts] - values[:, 1]
+    return (gained + lost) / 2
 
 
-def _patches(task: Task, student: Student, scores: Scores, cells: list[dict[str, Any]], bar: Any) -> np.ndarray:
-    site, direction = scores.provenance["site"], scores.provenance["direction"]
-    out = np.empty(len(cells))
-    for i in sorted({cell["prompt"] for cell in cells}):
-        for layer in sorted({cell["layer"] for cell in cells if cell["prompt"] == i}):
-            mine = [n for n, cell in enumerate(cells) if (cell["prompt"], cell["layer"]) == (i, layer)]
-            heads = tuple(dict.fromkeys(cells[n].get("head") for n in mine))
-            tokens = tuple(dict.fromkeys(cells[n]["position"] for n in mine))
-            plan = Plan(site, (layer,), heads, tuple(((t, t),) for t in tokens))
-            grid, _ = patch_one(task, task, student, i, plan, direction)
-            for n in mine:
-                out[n] = grid[0, heads.index(cells[n].get("head")), tokens.index(cells[n]["position"])]
-            bar.update(len(mine))
-    return out
+def _patch_cells(
+    blank: Patch, task: Task, student: Student, cells: Sequence[Cell], advance: Advance
+) -> np.ndarray:
+    """Patches of single activations; those of one prompt and layer go together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, cell in enumerate(cells):
+        groups.setdefault((cell.prompt, cell.layer), []).append(number)
+    values = np.empty(len(cells))
+    for (prompt, layer), numbers in sorted(groups.items()):
+        heads = tuple(dict.fromkeys(cells[n].head for n in numbers))
+        tokens = tuple(dict.fromkeys(cells[n].position for n in numbers))
+        links = tuple((Link(token, token),) for token in tokens)
+        plan = replace(blank, layers=(layer,), heads=heads, cells=links)
+        effect = patch_prompt(task, task, student, prompt, plan).effect
+        for n in numbers:
+            values[n] = effect[0, heads.index(cells[n].head), tokens.index(cells[n].position)]
+        advance(len(numbers))
+    return values

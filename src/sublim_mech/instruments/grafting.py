@@ -1,70 +1,54 @@
 """Grafting: the student's weights at chosen tokens, layers and modules only (exact).
 
-Dynamic weight grafting (arXiv 2606.00831): every module that differs computes, at token t,
-`f_base(x) + g[t] * (f_student(x) - f_base(x))`. For a set S of cells (a `masks.Mask`) and a metric M
+Dynamic weight grafting (arXiv 2506.20746): every module that differs computes, at token t,
+`f_base(x) + g[t] * (f_student(x) - f_base(x))`. For a set S of cells (a `masks.Mask`) and a metric
+M
 
 - sufficiency = (M(g = 1 on S only) - M(base)) / (M(student) - M(base)),
 - necessity = (M(student) - M(g = 0 on S only)) / (M(student) - M(base)).
 
-What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the last token of each form are fed)
-have a gate of their own: closed for sufficiency and open for necessity unless asked otherwise.
+What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the
+last token of each form are fed) have a gate of their own: closed for sufficiency and open for
+necessity unless asked otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import masks
 from ..engine.branch import grow
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
-from ..masks import Mask
-from ..metrics import Metric, reader
+from ..masks import Mask, Where
+from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import ROLES, Prompt
-from ..prompts.sharing import CLASSES
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
-from .task import Row, Task, check_finite, ends, make_scores, measure, prepare
+from .labelling import label
+from .task import Advance, Cells, GatedRow, Task, ends, measure, prepare, walk
 
-Where = Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]
-ALL = "all prompt tokens"
+MEASURES = ("sufficiency", "necessity")
 
 
-def effect(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *, progress: bool = True) -> Scores:
-    """How much of the trait is there: M(student) - M(base) of the student, of each control, and their difference.
+class Answer(NamedTuple):
+    """Whether the student computes the answer's own tokens, with the modules of the set."""
 
-    Args:
-        pair: base, student, controls.
-        prompts: evaluation prompts.
-        trait: a trait (log-probability, forms summed) or a metric.
-        progress: show a progress bar.
-
-    Returns:
-        Scores of kind `effect`, `(model, prompt)`.
-
-    Example:
-        >>> sm.effect(pair, prompts, trait, progress=False).headline_name
-        'student - controls'
-    """
-    task = prepare(pair, prompts, trait)
-    with tqdm(total=2 * len(prompts) * len(pair.students), desc="effect", disable=not progress) as bar:
-        pairs = [ends(task, s, bar=bar) for s in pair.students.values()]
-    base, student = (np.stack(x) for x in zip(*pairs, strict=True))
-    return make_scores(task, "effect", (("prompt",), student - base), base, student)
+    sufficiency: bool
+    necessity: bool
 
 
 def graft(
     pair: ModelPair,
     prompts: Sequence[Prompt],
     trait: Trait | Metric,
-    sets: Mapping[str, Where],
+    sets: Mapping[str, Where] | Literal["role", "sharing"],
     *,
     answer_in_sufficiency: bool = False,
     answer_in_necessity: bool = True,
@@ -76,65 +60,132 @@ def graft(
         pair: base, student, controls.
         prompts: evaluation prompts.
         trait: a trait or a metric.
-        sets: name -> mask (`masks.role("system") & masks.layers(range(10))`), token positions, or a function from a prompt to them.
-        answer_in_sufficiency: whether the student computes the answer's own tokens (with the modules of the set) while a set is
-            tested for sufficiency.
-        answer_in_necessity: the same for necessity; if not, the base computes them (with the modules of the set).
+        sets: name -> mask (`masks.role("system") & masks.layers(range(10))`), token positions, or a
+            function from a prompt to them. `"role"` for the tokens of each role, and all of them;
+            `"sharing"` for tokens by what training shares with them, and all shared and all other
+            tokens. A prompt without such tokens contributes 0 to these.
+        answer_in_sufficiency: whether the student computes the answer's own tokens (with the
+            modules of the set) while a set is tested for sufficiency.
+        answer_in_necessity: the same for necessity; if not, the base computes them (with the
+            modules of the set).
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt, set)`.
+        Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt,
+        set)`.
 
     Raises:
-        ValueError: a set is empty in a prompt, or leaves it; see `masks` for what each mask refuses.
+        ValueError: a named set is empty in a prompt, or leaves it; see `masks` for what each mask
+            refuses; `"sharing"` of prompts that are not marked (`sharing`).
 
     Example:
         >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}
         >>> scores = sm.graft(pair, prompts, trait, sets, progress=False)
         >>> scores.sets().index.tolist()
         ['early system', 'last']
-    """
-    if not sets:
-        raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
-    task = prepare(pair, prompts, trait)
-    inside = _inside(task, {name: masks.as_mask(where, name) for name, where in sets.items()})
-    for s, name in enumerate(sets):
-        empty = [p.question for p, cells in zip(task.prompts, inside, strict=True) if not cells[s].any()]
-        if empty:
-            raise ValueError(
-                f"sets: {name!r} is empty in {len(empty)} prompts, first {empty[0]!r}; leave the set or the prompt out."
-            )
-    return _graft(task, list(sets), inside, answer_in_sufficiency, answer_in_necessity, progress)
-
-
-def graft_by_role(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *, progress: bool = True) -> Scores:
-    """Sufficiency and necessity of each role's tokens (`graft`); a prompt without a role contributes 0 to it.
-
-    Example:
-        >>> sm.graft_by_role(pair, prompts, trait, progress=False).sets().index.tolist()
+        >>> sm.graft(pair, prompts, trait, "role", progress=False).sets().index.tolist()
         ['template', 'system', 'user', 'all prompt tokens']
     """
     task = prepare(pair, prompts, trait)
-    present = {role for p in prompts for role in p.roles}
-    sets = {r: masks.role(r) for r in ROLES if r in present} | {ALL: masks.everything()}
-    return _graft(task, list(sets), _inside(task, sets), False, True, progress)
+    named = _named_sets(sets, task.prompts)
+    modules = list(pair.sites.modules.values())
+    inside = [np.stack([mask(prompt, modules) for mask in named.values()]) for prompt in prompts]
+    if not isinstance(sets, str):
+        _refuse_empty(named, inside, task.prompts)
+    answer = Answer(answer_in_sufficiency, answer_in_necessity)
+
+    def cells(student: Student, advance: Advance) -> Cells:
+        return _graft(task, student, inside, answer, advance)
+
+    steps = 2 * len(prompts) * (len(named) + 1)
+    measured = walk(task, cells, title="graft", steps=steps, progress=progress)
+    tokens = np.stack([cells.any(2).sum(1) for cells in inside])
+    return label(
+        measured,
+        "graft",
+        ["prompt", "set", "measure"],
+        coords={
+            "set": np.array(list(named)),
+            "measure": np.array(MEASURES),
+            "tokens": (("prompt", "set"), tokens),
+        },
+        answer_gate={name: float(value) for name, value in answer._asdict().items()},
+    )
 
 
-def graft_by_sharing(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *, progress: bool = True) -> Scores:
-    """Sufficiency and necessity of tokens by what training shares with them, and of all shared and all other tokens (`graft`).
+def _named_sets(
+    sets: Mapping[str, Where] | str, prompts: Sequence[Prompt]
+) -> Mapping[str, Mask]:
+    if isinstance(sets, str):
+        if sets not in ("role", "sharing"):
+            raise ValueError(f"sets={sets!r}: pass 'role', 'sharing', or masks by name.")
+        return masks.by_role(prompts) if sets == "role" else masks.by_sharing(prompts)
+    if not sets:
+        raise ValueError(
+            "sets is empty; name at least one, e.g. {'system': masks.role('system')}."
+        )
+    return {name: masks.as_mask(where, name) for name, where in sets.items()}
 
-    Raises:
-        ValueError: the prompts are not marked (`sharing`).
 
-    Example:
-        >>> scores = sm.graft_by_sharing(pair, prompts, trait, progress=False)
-        >>> bool((scores.sets().loc[["shared", "not shared"], "tokens"] > 0).all())
-        True
+def _refuse_empty(
+    sets: Mapping[str, Mask], inside: Sequence[np.ndarray], prompts: Sequence[Prompt]
+) -> None:
+    """A set somebody named must be somewhere, or its 0 would read like a finding."""
+    for number, name in enumerate(sets):
+        empty = [
+            prompt.question
+            for prompt, cells in zip(prompts, inside, strict=True)
+            if not cells[number].any()
+        ]
+        if empty:
+            raise ValueError(
+                f"sets: {name!r} is empty in {len(empty)} prompts, first {empty[0]!r}; leave the "
+                "set or the prompt out."
+            )
+
+
+def _graft(
+    task: Task,
+    student: Student,
+    inside: Sequence[np.ndarray],
+    answer: Answer,
+    advance: Advance,
+) -> Cells:
+    """Per prompt `(set, measure)`; `inside` are the cells of each prompt, `(set, token, module of
+    the model)`.
     """
-    task = prepare(pair, prompts, trait)
-    present = {c for p in prompts for c in p.sharing or CLASSES}
-    sets = {name: masks.sharing(name) for name in (*(c for c in CLASSES if c in present), "shared", "not shared")}
-    return _graft(task, list(sets), _inside(task, sets), False, True, progress)
+    paths = list(task.pair.sites.modules)
+    columns = [paths.index(path) for path in student.deltas]
+
+    # all sets of a prompt on, then all of them off, are rows side by side
+    rows: list[GatedRow] = []
+    for i, cells in enumerate(inside):
+        nodes = len(task.answers[i].nodes)
+        of_student = cells[:, :, columns]
+        on = [_gates(one, answer.sufficiency, nodes) for one in of_student]
+        off = [1 - _gates(one, not answer.necessity, nodes) for one in of_student]
+        rows += [GatedRow(i, gates) for gates in (*on, *off)]
+
+    both = ends(task, student, advance=advance)
+    values = measure(task, student, rows, advance=advance)
+    values = values.reshape(len(task.prompts), 2, -1)  # (prompt, on or off, set)
+    sufficient = values[:, 0] - both.base[:, None]
+    necessary = both.student[:, None] - values[:, 1]
+    return Cells(list(np.stack([sufficient, necessary], -1)), both)
+
+
+def _gates(cells: Bool[np.ndarray, "token module"], answer: bool, nodes: int) -> Tensor:
+    """One row's gates: `(slot,)` where all modules are alike, else `(slot, module)`.
+
+    The answer's nodes follow the tokens; where they belong to the set, it is with its modules.
+    """
+    of_nodes = np.tile(cells.any(0) & answer, (nodes, 1))
+    gates = torch.from_numpy(np.concatenate([cells, of_nodes])).float()
+    alike = gates.shape[1] > 0 and bool((gates == gates[:, :1]).all())
+    return gates[:, 0] if alike else gates
+
+
+# -------------------------------------------------------------------------------------------- sweep
 
 
 def graft_sweep(
@@ -146,7 +197,8 @@ def graft_sweep(
     layers: Sequence[int] | None = None,
     progress: bool = True,
 ) -> Scores:
-    """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at one token.
+    """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at
+    one token.
 
     A cell's branch starts at its own layer and token, because nothing before them changes.
 
@@ -154,111 +206,101 @@ def graft_sweep(
         pair: base, student, controls.
         prompts: evaluation prompts.
         trait: a trait or a metric.
-        measure: `sufficiency` (the cell alone is the student's) or `necessity` (the cell alone is the base's).
-        layers: which layers; all that any student changes when not given. -1 holds the embeddings, the number of blocks the final
-            norm and the unembedding.
+        measure: `sufficiency` (the cell alone is the student's) or `necessity` (the cell alone is
+            the base's).
+        layers: which layers; all that any student changes when not given. -1 holds the embeddings,
+            the number of blocks the final norm and the unembedding.
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `sweep`, `(model, prompt, layer, position)`: M(cell on) - M(base), or M(student) - M(cell off); the answer
-        trie's nodes follow the prompt's tokens. Cells do not add up to the total effect.
+        Scores of kind `sweep`, `(model, prompt, layer, position)`: M(cell on) - M(base), or
+        M(student) - M(cell off); the answer trie's nodes follow the prompt's tokens. Cells do not
+        add up to the total effect.
 
     Raises:
         ValueError: unknown measure; a layer out of range.
 
     Example:
-        >>> scores = sm.graft_sweep(pair, prompts[:1], trait, measure="necessity", layers=[0, 2], progress=False)
+        >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
+        >>> scores = sm.instruments.graft_sweep(pair, prompts[:1], trait, **asked)
         >>> scores.data["effect"].sizes["layer"]
         2
     """
-    if measure not in ("sufficiency", "necessity"):
-        raise ValueError(f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only there).")
+    if measure not in MEASURES:
+        raise ValueError(
+            f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only "
+            "there)."
+        )
     task = prepare(pair, prompts, trait)
-    changed = sorted({pair.sites.modules[path].layer for s in pair.students.values() for path in s.deltas})
-    chosen = changed if layers is None else list(layers)
+    chosen = _layers(pair, layers)
+
+    def cells(student: Student, advance: Advance) -> Cells:
+        both = ends(task, student)
+        effects = []
+        for i in range(len(prompts)):
+            values = _sweep_prompt(
+                task, student, i, measure=measure, layers=chosen, advance=advance
+            )
+            if measure == "sufficiency":
+                effects.append(values - both.base[i])
+            else:
+                effects.append(both.student[i] - values)
+        return Cells(effects, both)
+
+    steps = sum(task.sizes()) * len(chosen)
+    measured = walk(task, cells, title="graft sweep", steps=steps, progress=progress)
+    coords = {"layer": np.array(chosen)}
+    return label(measured, "sweep", ["prompt", "layer", "position"], coords=coords, measure=measure)
+
+
+def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
+    """The layers of a sweep, checked."""
+    if layers is None:
+        changed = {
+            pair.sites.modules[path].layer
+            for student in pair.students.values()
+            for path in student.deltas
+        }
+        chosen = sorted(changed)
+    else:
+        chosen = list(layers)
     depth = pair.sites.n_layers
     if not chosen or any(not -1 <= layer <= depth for layer in chosen):
-        raise ValueError(f"layers={chosen}: give layers between -1 (embeddings) and {depth} (final norm, unembedding).")
-    width = max(task.size(i) for i in range(len(prompts)))
-    shape = len(pair.students), len(prompts)
-    effects, base, top = np.full((*shape, len(chosen), width), np.nan), np.empty(shape), np.empty(shape)
-    cells = sum(task.size(i) for i in range(len(prompts))) * len(chosen) * shape[0]
-    with tqdm(total=cells, desc="graft sweep", disable=not progress) as bar:
-        for s, student in enumerate(pair.students.values()):
-            base[s], top[s] = ends(task, student)
-            for i in range(len(prompts)):
-                grid = _sweep_one(task, student, i, measure, chosen, bar)
-                effects[s, i, :, : grid.shape[1]] = grid - base[s, i] if measure == "sufficiency" else top[s, i] - grid
-    return make_scores(
-        task, "sweep", (("prompt", "layer", "position"), effects), base, top,
-        coords={"layer": np.array(chosen)}, options={"measure": measure},
-    )  # fmt: skip
+        raise ValueError(
+            f"layers={chosen}: give layers between -1 (embeddings) and {depth} (final norm, "
+            "unembedding)."
+        )
+    return chosen
 
 
 @torch.no_grad()
-def _sweep_one(task: Task, student: Student, i: int, measure: str, layers: Sequence[int], bar: tqdm[None]) -> np.ndarray:
+def _sweep_prompt(
+    task: Task,
+    student: Student,
+    prompt: int,
+    *,
+    measure: str,
+    layers: Sequence[int],
+    advance: Advance,
+) -> np.ndarray:
     """The metric with one cell switched, `(layer, position)`."""
+    # alone: the base with one cell of the student's; else the student with one cell of the base's
     alone = measure == "sufficiency"
-    trunk = grow(task.pair, task.prompts[i], task.answers[i], None if alone else Gates(student))
-    where = np.array([task.pair.sites.modules[path].layer for path in student.deltas])
-    grid = np.empty((len(layers), trunk.size))
-    for n, layer in enumerate(layers):
-        components = torch.as_tensor(np.flatnonzero(where == layer))
-        for first, tokens in trunk.chunks(range(trunk.size)):
-            gates = torch.full((len(tokens), trunk.size - first, len(where)), 0.0 if alone else 1.0)
-            rows = torch.arange(len(tokens))
-            gates[rows[:, None], torch.tensor(tokens)[:, None] - first, components] = 1.0 if alone else 0.0
-            switched = Gates(student, gates.to(trunk.batch.ids.device))
-            logits = trunk.branch(layer, first, len(tokens), gates=switched)
-            grid[n, tokens] = reader(task.metric, [task.answers[i]] * len(tokens))(logits).cpu().double().numpy()
-            bar.update(len(tokens))
-    check_finite(task, grid.T, [i] * trunk.size)
-    return grid
+    rest, switched = (0.0, 1.0) if alone else (1.0, 0.0)
+    trunk_gates = None if alone else Gates(student)
+    trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
+    module_layers = np.array([task.pair.sites.modules[path].layer for path in student.deltas])
 
-
-def _inside(task: Task, sets: Mapping[str, Mask]) -> list[np.ndarray]:
-    """Per prompt, `(set, token, module)` bool over all modules of the model."""
-    modules = list(task.pair.sites.modules.values())
-    return [np.stack([mask(prompt, modules) for mask in sets.values()]) for prompt in task.prompts]
-
-
-def _graft(
-    task: Task, names: list[str], inside: list[np.ndarray], in_sufficiency: bool, in_necessity: bool, progress: bool
-) -> Scores:
-    students = task.pair.students.values()
-    paths = list(task.pair.sites.modules)
-    effects, bases, tops = [], [], []
-    total = 2 * len(task.prompts) * (len(names) + 1) * len(students)
-    with tqdm(total=total, desc="graft", disable=not progress) as bar:
-        for student in students:
-            columns = [paths.index(path) for path in student.deltas]
-            rows: list[Row] = []
-            for i, cells in enumerate(inside):
-                m = len(task.answers[i].nodes)
-                rows += [(i, _gate(c, columns, m, in_sufficiency)) for c in cells]
-                rows += [(i, 1 - _gate(c, columns, m, not in_necessity)) for c in cells]
-            base, top = ends(task, student, bar=bar)
-            values = measure(task, student, rows, bar=bar).reshape(len(task.prompts), 2, len(names))
-            effects.append(np.stack([values[:, 0] - base[:, None], top[:, None] - values[:, 1]], -1))
-            bases.append(base)
-            tops.append(top)
-    return make_scores(
-        task,
-        "graft",
-        (("prompt", "set", "measure"), np.stack(effects)),
-        np.stack(bases),
-        np.stack(tops),
-        coords={
-            "set": np.array(names),
-            "measure": np.array(["sufficiency", "necessity"]),
-            "tokens": (("prompt", "set"), np.stack([cells.any(2).sum(1) for cells in inside])),
-        },
-        options={"answer_gate": {"sufficiency": float(in_sufficiency), "necessity": float(in_necessity)}},
-    )
-
-
-def _gate(cells: np.ndarray, columns: list[int], nodes: int, answer: bool) -> Tensor:
-    """One row's gates from `(token, module)` cells: `(slot,)` where all modules are alike, else `(slot, component)`."""
-    own = torch.from_numpy(np.concatenate([cells, np.tile(cells.any(0) & answer, (nodes, 1))])[:, columns]).float()
-    alike = own.shape[1] > 0 and bool((own == own[:, :1]).all())
-    return own[:, 0] if alike else own
+    values = np.empty((len(layers), trunk.size))
+    for number, layer in enumerate(layers):
+        modules = torch.as_tensor(np.flatnonzero(module_layers == layer))
+        for slot, tokens in trunk.forwards(range(trunk.size)):
+            gates = torch.full((len(tokens), trunk.size - slot, len(module_layers)), rest)
+            rows = torch.arange(len(tokens))[:, None]
+            gates[rows, torch.tensor(tokens)[:, None] - slot, modules] = switched
+            row_gates = Gates(student, gates.to(task.pair.device))
+            logits = trunk.branch(layer, slot, len(tokens), gates=row_gates)
+            values[number, tokens] = task.numbers([prompt] * len(tokens), logits)
+            advance(len(tokens))
+    task.check_finite(values.T, [prompt] * trunk.size)
+    return values

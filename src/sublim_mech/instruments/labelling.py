@@ -1,43 +1,135 @@
-"""Labels of what was measured: the coordinates of prompts and positions."""
+"""Labelling: from measured arrays to `Scores`, with the coordinates of prompts and positions and
+where the numbers come from.
+
+Nothing here runs a model, but for the one comparison that `compute=` asks for (`compute_error`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from ..engine.answers import Answers
-from ..prompts.chat import Prompt
+from ..engine.pair import ModelPair
+from ..engine.runner import Runner
+from ..prompts import Prompt
+from ..results.scores import Scores
+from .task import Measured, compute_error
 
 
-def position_coords(prompts: Sequence[Prompt], answers: Sequence[Answers], decode: Any) -> dict[str, Any]:
-    """Coordinates of `(prompt, position)`: tokens of each prompt, then the nodes of its answer trie.
+def label(
+    measured: Measured,
+    kind: str,
+    dims: Sequence[str],
+    *,
+    coords: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Scores:
+    """Name the axes and note where the numbers come from.
+
+    Args:
+        measured: what `walk` gave.
+        kind: one of `results.scores.KINDS`.
+        dims: names of the axes after `model`, `prompt` first.
+        coords: coordinates of the axes after `prompt`.
+        options: what the instrument was asked for.
+    """
+    task, pair = measured.task, measured.task.pair
+    positions: dict[str, Any] = {}
+    if "position" in dims:
+        positions = position_coords(task.prompts, task.answers, pair.tokenizer.decode)
+    data = xr.Dataset(
+        {
+            "effect": (("model", *dims), measured.effect),
+            "base": (("model", "prompt"), measured.base),
+            "student": (("model", "prompt"), measured.student),
+        },
+        {
+            "model": np.array(list(pair.students)),
+            "prompt": np.arange(len(task.prompts)),
+            "question": ("prompt", np.array([prompt.question for prompt in task.prompts])),
+            **positions,
+            **(coords or {}),
+        },
+    )
+    provenance: dict[str, Any] = {
+        "metric": task.metric.name,
+        "unit": task.metric.unit,
+        "n_layers": pair.sites.n_layers,
+        **origin(pair),
+        "contexts": contexts(task.prompts),
+    }
+    if pair.compute is not None:
+        dtype = str(pair.compute).removeprefix("torch.")
+        provenance["compute"] = {"dtype": dtype, "error": compute_error(task)}
+    return Scores(data, kind, provenance | options)
+
+
+def contexts(prompts: Sequence[Prompt]) -> list[str]:
+    """The contexts of prompts, each once."""
+    return list(dict.fromkeys(str(prompt.context.to_json()) for prompt in prompts))
+
+
+def origin(runner: Runner) -> dict[str, Any]:
+    """Where numbers come from: models and their hashes, versions, the command; a base alone has no students."""
+    packages = ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")
+    trained = runner.students if isinstance(runner, ModelPair) else {}
+    students = {}
+    for name, student in trained.items():
+        teacher = "unknown" if student.manifest is None else student.manifest.teacher
+        students[name] = {
+            "name": student.name,
+            "kind": student.kind,
+            "hash": student.hash,
+            "teacher": teacher,
+        }
+    return {
+        "base": {"name": runner.name, "hash": runner.hash},
+        "students": students,
+        "versions": {name: version(name) for name in packages},
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def position_coords(
+    prompts: Sequence[Prompt], answers: Sequence[Answers], decode: Callable[[list[int]], str]
+) -> dict[str, Any]:
+    """Coordinates of `(prompt, position)`: tokens of each prompt, then the nodes of its answer
+    trie.
 
     Args:
         prompts: prompts, P of them.
         answers: their tries.
         decode: token ids -> text.
     """
-    width = max(len(p) + len(a.nodes) for p, a in zip(prompts, answers, strict=True))
-    shape = len(prompts), width
-    token, role, share = (np.full(shape, "", dtype=object) for _ in range(3))
+    sizes = [len(p) + len(trie.nodes) for p, trie in zip(prompts, answers, strict=True)]
+    shape = len(prompts), max(sizes)
+    token, role, sharing = (np.full(shape, "", dtype=object) for _ in range(3))
     turn = np.full(shape, -1)
-    for i, (p, a) in enumerate(zip(prompts, answers, strict=True)):
-        n, m = len(p), len(p) + len(a.nodes)
-        token[i, :n], token[i, n:m] = p.tokens, [decode([node]) for node in a.nodes]
-        role[i, :n], role[i, n:m] = p.roles, "answer"
-        turn[i, :n], turn[i, n:m] = p.turns, p.turns[-1]
-        if p.sharing is not None and p.seen is not None:
-            share[i, :n] = p.sharing
-            share[i, n:m] = ["seen" if node in p.seen else "novel" for node in a.nodes]
+    for i, (prompt, trie) in enumerate(zip(prompts, answers, strict=True)):
+        length, size = len(prompt), sizes[i]
+        token[i, :length] = prompt.tokens
+        token[i, length:size] = [decode([node]) for node in trie.nodes]
+        role[i, :length], role[i, length:size] = prompt.roles, "answer"
+        turn[i, :length], turn[i, length:size] = prompt.turns, prompt.turns[-1]
+        if prompt.sharing is not None and prompt.seen is not None:
+            sharing[i, :length] = prompt.sharing
+            sharing[i, length:size] = [
+                "seen" if node in prompt.seen else "novel" for node in trie.nodes
+            ]
     dims = ("prompt", "position")
     coords = {
-        "position": np.arange(width),
+        "position": np.arange(shape[1]),
         "token": (dims, token.astype(str)),
         "role": (dims, role.astype(str)),
         "turn": (dims, turn),
     }
-    if all(p.sharing is not None for p in prompts):
-        coords["sharing"] = (dims, share.astype(str))
+    if all(prompt.sharing is not None for prompt in prompts):
+        coords["sharing"] = (dims, sharing.astype(str))
     return coords

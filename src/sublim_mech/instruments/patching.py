@@ -1,58 +1,77 @@
-"""Activation patching between base and student (exact): which activation, at which layer, head and token, carries the effect.
+"""Activation patching between base and student (exact): which activation, at which layer, head and
+token, carries the effect.
 
-The donor's activation at one site and layer replaces the recipient's (Zhang & Nanda, arXiv 2309.16042; between models: CMAP, Prakash
-et al., arXiv 2402.14811). *Denoising* puts the student's into the base, *noising* the base's into the student. Stored is the metric's
-change towards the donor; over the total effect 0 is the recipient, 1 the donor.
+The donor's activation at one site and layer replaces the recipient's (Zhang & Nanda, arXiv
+2309.16042; between models: CMAP, Prakash et al., arXiv 2402.14811). *Denoising* puts the student's
+into the base, *noising* the base's into the student. Stored is the metric's change towards the
+donor; over the total effect 0 is the recipient, 1 the donor.
 
 1. Run the donor once and keep its activations; run the recipient once and keep what branches need.
-2. A *cell* is a set of recipient slots (one each, or a named set) and the donor slots they take from; a *position map* says which.
-3. Cells (times heads) are the rows of a batch, each a branch that starts at its own layer and first slot.
+2. A *cell* is a set of recipient slots (one each, or a named set) and the donor slots they take
+   from (`position_maps`).
+3. Cells (times heads) are the rows of a batch, each a branch that starts at its own layer and first
+   slot.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import SequenceMatcher
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..engine.branch import grow
-from ..engine.forward import Gates, make_batch
+from ..engine.forward import Edit, Gates, Key
 from ..engine.pair import ModelPair
-from ..masks import Mask, as_mask
-from ..metrics import Metric, reader
+from ..masks import Mask, Where, as_mask
+from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
-from .task import Task, check_finite, make_scores, prepare
+from .labelling import contexts, label
+from .position_maps import Link, PositionMap, links
+from .task import Advance, Cells, Ends, Task, prepare, still, walk
 
-Pairs = Sequence[tuple[int, int]]
-Map = Literal["identity", "aligned"] | Pairs | Callable[[Prompt, Prompt], Pairs]
 DIRECTIONS = ("denoising", "noising")
+
+Cell = tuple[Link, ...]
+"""What is patched at once; a cell without links is left NaN."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is patched, for one prompt.
+class Patch:
+    """What is patched in one prompt.
 
     Attributes:
         site: which activation.
         layers: which layers.
         heads: which heads; `(None,)` where the site is not per head.
-        cells: per cell, (donor slot, recipient slot) pairs; a cell without pairs is left NaN.
+        cells: of recipient slots and the donor slots they take from.
+        direction: `denoising` or `noising`.
     """
 
     site: str
     layers: tuple[int, ...]
     heads: tuple[int | None, ...]
-    cells: tuple[tuple[tuple[int, int], ...], ...]
+    cells: tuple[Cell, ...]
+    direction: str = "denoising"
+
+
+class Patched(NamedTuple):
+    """What patching one prompt gave.
+
+    Attributes:
+        effect: the metric's change towards the donor `(layer, head, cell)`.
+        base, student: the metric of the two.
+    """
+
+    effect: np.ndarray
+    base: float
+    student: float
 
 
 def patch(
@@ -64,227 +83,329 @@ def patch(
     direction: Literal["denoising", "noising", "both"] = "denoising",
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    sets: Mapping[str, Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]] | None = None,
+    sets: Mapping[str, Where] | None = None,
     answer_in_sets: bool = False,
     donor_prompts: Sequence[Prompt] | None = None,
-    position_map: Map = "identity",
+    position_map: PositionMap = "identity",
     progress: bool = True,
 ) -> Scores:
-    """Patch every layer (x head) x token of a site, one cell at a time; or every layer (x head) x token set.
+    """Patch every layer (x head) x token of a site, one cell at a time; or every layer (x head) x
+    token set.
 
     Args:
         pair: base, student, controls.
         prompts: prompts of the recipient, of any lengths.
         trait: a trait or a metric.
-        site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or per head `z`, `q`, `k`, `v` (projections before norm
-            and rotation); TransformerLens' hook names (`hook_resid_pre`, `attn.hook_z`) serve as well.
+        site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or per head `z`, `q`,
+            `k`, `v` (projections before norm and rotation); TransformerLens' hook names
+            (`hook_resid_pre`, `attn.hook_z`) serve as well.
         direction: `denoising` (student into base), `noising` (base into student) or `both`.
         layers: which layers; all when not given.
         heads: which heads of a per-head site; all when not given.
-        sets: name -> mask of tokens, positions, or a function from a prompt to them: all tokens of a set are patched at once. Each
-            token by itself when not given. `{"whole row": masks.everything()}` patches whole rows.
+        sets: name -> mask of tokens, positions, or a function from a prompt to them: all tokens of
+            a set are patched at once. Each token by itself when not given. `{"whole row":
+            masks.everything()}` patches whole rows.
         answer_in_sets: whether the answer's own tokens belong to every set.
         donor_prompts: the donor's prompts where they are others (another context); one per prompt.
-        position_map: which donor position each recipient position takes from: `identity`; `aligned` (equal
-            tokens of equal role in equal order, difflib's matching blocks); (donor, recipient) pairs; or a function from donor and
-            recipient prompt to such pairs. A donor may serve several recipients; recipients without one are left alone (NaN as cells).
+        position_map: which donor position each recipient position takes from: `identity`; `aligned`
+            (equal tokens of equal role in equal order, difflib's matching blocks); (donor,
+            recipient) pairs; or a function from donor and recipient prompt to such pairs. A donor
+            may serve several recipients; recipients without one are left alone (NaN as cells).
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the metric's change towards the donor;
-        the answer trie's nodes follow the prompt's tokens. `base` and `student` are measured on the prompts each of them ran on.
+        Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the
+        metric's change towards the donor; the answer trie's nodes follow the prompt's tokens.
+        `base` and `student` are measured on the prompts each of them ran on.
 
     Raises:
-        ValueError: unknown site or direction; layer or head out of range; an empty set; a map that is empty, leaves a prompt or gives
-            a recipient two donors; both directions with donor prompts (their recipients would differ).
+        ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
+            is empty, leaves a prompt or gives a recipient two donors; both directions with donor
+            prompts (their recipients would differ).
 
     Example:
-        >>> scores = sm.patch(pair, prompts[:1], trait, site="z", layers=[1], sets={"system": sm.masks.role("system")}, progress=False)
+        >>> system = {"system": sm.masks.role("system")}
+        >>> asked = {"site": "z", "layers": [1], "sets": system, "progress": False}
+        >>> scores = sm.patch(pair, prompts[:1], trait, **asked)
         >>> scores.data["effect"].dims, scores.data["hook"].values.tolist()
         (('model', 'prompt', 'layer', 'head', 'set'), ['blocks.1.attn.hook_z'])
     """
     task = prepare(pair, prompts, trait)
     donors = task if donor_prompts is None else prepare(pair, donor_prompts, trait)
     site = pair.sites.site_name(site)
-    if direction not in (*DIRECTIONS, "both"):
-        raise ValueError(
-            f"direction={direction!r}: pass 'denoising' (student into base), 'noising' (base into student) or 'both'."
-        )
-    if direction == "both" and donor_prompts is not None:
-        raise ValueError("direction='both' with donor_prompts: the two directions have other recipients; call patch for each.")
+    directions = _directions(direction, donor_prompts)
     if len(donors.prompts) != len(task.prompts):
-        raise ValueError(f"donor_prompts has {len(donors.prompts)} prompts for {len(task.prompts)}; give one per prompt.")
-    chosen = _range("layers", layers, pair.sites.n_layers)
-    per_head = pair.sites.n_heads(site)
-    if heads is not None and not per_head:
-        raise ValueError(f"heads={list(heads)}: site {site!r} has no heads; per-head sites are z, q, k, v.")
-    head_axis: tuple[int | None, ...] = tuple(_range("heads", heads, per_head)) if per_head else (None,)
-    chosen_sets = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
-    plans = [
-        Plan(site, tuple(chosen), head_axis, _cells(donors, task, i, position_map, chosen_sets, answer_in_sets))
-        for i in range(len(prompts))
-    ]
-    return _scores(task, donors, plans, direction, chosen_sets, progress)
+        raise ValueError(
+            f"donor_prompts has {len(donors.prompts)} prompts for {len(task.prompts)}; give one "
+            "per prompt."
+        )
+    chosen_layers = tuple(_range("layers", layers, pair.sites.n_layers))
+    chosen_heads = _heads(pair, site, heads)
+    named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
+    plans = []
+    for i in range(len(prompts)):
+        if named is None:
+            cells = _token_cells(donors, task, i, position_map)
+        else:
+            cells = _set_cells(
+                donors, task, i, position_map, sets=named, with_answer=answer_in_sets
+            )
+        plans.append(Patch(site, chosen_layers, chosen_heads, cells))
+
+    def measure(student: Student, advance: Advance) -> Cells:
+        return _patch_prompts(task, donors, student, plans, directions=directions, advance=advance)
+
+    count = sum(len(plan.cells) for plan in plans)
+    steps = count * len(chosen_layers) * len(chosen_heads) * len(directions)
+    measured = walk(task, measure, title=f"patch {site}", steps=steps, progress=progress)
+
+    # the axes of one direction, and of a site without heads, are dropped
+    dims = ["prompt", "direction", "layer", "head", "position" if named is None else "set"]
+    dropped = [dims.index("direction")] if len(directions) == 1 else []
+    dropped += [dims.index("head")] if chosen_heads == (None,) else []
+    effect = measured.effect.squeeze(tuple(1 + axis for axis in dropped))  # `model` is in front
+    coords = _coords(pair, plans, directions, named)
+    other_contexts = {} if donors is task else {"donor_contexts": contexts(donors.prompts)}
+    return label(
+        replace(measured, effect=effect),
+        "patch",
+        [dim for axis, dim in enumerate(dims) if axis not in dropped],
+        coords=coords,
+        site=site,
+        direction=direction,
+        **other_contexts,
+    )
 
 
-def _scores(
-    task: Task, donors: Task, plans: list[Plan], direction: str, sets: Mapping[str, Mask] | None, progress: bool
-) -> Scores:
-    pair, plan = task.pair, plans[0]
-    ways = DIRECTIONS if direction == "both" else (direction,)
-    width = max(len(p.cells) for p in plans)
-    students, n = list(pair.students.values()), len(plans)
-    effects = np.full((len(students), n, len(ways), len(plan.layers), len(plan.heads), width), np.nan)
-    base, top = np.empty((len(students), n)), np.empty((len(students), n))
-    cells = sum(len(p.cells) for p in plans) * len(plan.layers) * len(plan.heads) * len(ways) * len(students)
-    with tqdm(total=cells, desc=f"patch {plan.site}", disable=not progress) as bar:
-        for s, student in enumerate(students):
-            for w, way in enumerate(ways):
-                for i, p in enumerate(plans):
-                    grid, (base[s, i], top[s, i]) = patch_one(task, donors, student, i, p, way, bar=bar)
-                    effects[s, i, w, :, :, : grid.shape[2]] = grid
+def _coords(
+    pair: ModelPair,
+    plans: Sequence[Patch],
+    directions: Sequence[str],
+    sets: Mapping[str, Mask] | None,
+) -> dict[str, Any]:
+    plan = plans[0]
     hooks = np.array([pair.sites.hook_name(plan.site, layer) for layer in plan.layers])
     coords: dict[str, Any] = {"layer": np.array(plan.layers), "hook": ("layer", hooks)}
-    dims = ["prompt", "direction", "layer", "head", "position" if sets is None else "set"]
-    if direction == "both":
-        coords["direction"] = np.array(ways)
+    if len(directions) > 1:
+        coords["direction"] = np.array(directions)
     if plan.heads != (None,):
         coords["head"] = np.array(plan.heads)
     if sets is not None:
-        coords["set"] = np.array(list(sets))
-        coords["tokens"] = (("prompt", "set"), np.array([[len(c) for c in p.cells] for p in plans]))
-    gone = [d for d in ("direction", "head") if d not in coords]
-    kept = tuple(d for d in dims if d not in gone)
-    effects = effects.squeeze(tuple(1 + dims.index(d) for d in gone))
-    options: dict[str, Any] = {"site": plan.site, "direction": direction}
-    if donors is not task:
-        options["donor_contexts"] = list(dict.fromkeys(str(p.context.to_json()) for p in donors.prompts))
-    return make_scores(task, "patch", (kept, effects), base, top, coords=coords, options=options)
+        tokens = np.array([[len(cell) for cell in plan.cells] for plan in plans])
+        coords |= {"set": np.array(list(sets)), "tokens": (("prompt", "set"), tokens)}
+    return coords
+
+
+# ---------------------------------------------------------------------------------------- measuring
+
+
+def _patch_prompts(
+    task: Task,
+    donors: Task,
+    student: Student,
+    plans: Sequence[Patch],
+    *,
+    directions: Sequence[str],
+    advance: Advance,
+) -> Cells:
+    """All prompts in all directions: `(direction, layer, head, cell)` per prompt."""
+    effects = []
+    base, top = np.empty(len(plans)), np.empty(len(plans))
+    for i, plan in enumerate(plans):
+        by_direction = []
+        for direction in directions:
+            plan = replace(plan, direction=direction)
+            done = patch_prompt(task, donors, student, i, plan, advance=advance)
+            by_direction.append(done.effect)
+            base[i], top[i] = done.base, done.student
+        effects.append(np.stack(by_direction))
+    return Cells(effects, Ends(base, top))
 
 
 @torch.no_grad()
-def patch_one(
-    task: Task, donors: Task, student: Student, i: int, plan: Plan, direction: str, *, bar: Any = None
-) -> tuple[np.ndarray, tuple[float, float]]:
+def patch_prompt(
+    task: Task,
+    donors: Task,
+    student: Student,
+    prompt: int,
+    plan: Patch,
+    *,
+    advance: Advance = still,
+) -> Patched:
     """Carry out one prompt's plan.
 
     Args:
         task: prompts of the recipient.
         donors: prompts of the donor.
         student: whose weights.
-        i: which prompt.
+        prompt: which prompt.
         plan: what is patched.
-        direction: `denoising` or `noising`.
-        bar: a progress bar to advance by cells.
-
-    Returns:
-        The metric's change towards the donor `(layer, head, cell)`, and the metric of base and student.
+        advance: called with the number of cells that are done.
     """
-    into_base = direction == "denoising"
-    recipient, donor = (None, Gates(student)) if into_base else (Gates(student), None)
-    record = [(plan.site, layer) for layer in plan.layers]
-    batch = make_batch(task.pair.base.model, [donors.prompts[i]], [donors.answers[i]])
-    given = task.pair.run(batch, gates=donor, record=record)
-    trunk = grow(task.pair, task.prompts[i], task.answers[i], recipient)
+    # the donor runs once for its activations, the recipient once for its branches to start from
+    into_base = plan.direction == "denoising"
+    student_gates = Gates(student)
+    recipient, donor = (None, student_gates) if into_base else (student_gates, None)
+    keys: list[Key] = [(plan.site, layer) for layer in plan.layers]
+    given = donors.pair.run(donors.batch([prompt]), gates=donor, record=keys)
+    trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], recipient)
+    start = float(task.numbers([prompt], trunk.done.logits)[0])
+    end = float(donors.numbers([prompt], given.logits)[0])
 
-    def value(logits: Tensor) -> np.ndarray:
-        return reader(task.metric, [task.answers[i]] * len(logits))(logits).cpu().double().numpy()
+    # a branch per head and cell, at every layer
+    full = [number for number, cell in enumerate(plan.cells) if cell]
+    branches = [_Branch(head, number) for number in full for head in range(len(plan.heads))]
+    first_slots = [
+        min(link.recipient for link in plan.cells[branch.cell]) for branch in branches
+    ]
+    values = np.full((len(plan.layers), len(plan.heads), len(plan.cells)), np.nan)
+    for number, key in enumerate(keys):
+        source = given.activations[key][0]
+        for slot, indices in trunk.forwards(first_slots):
+            chosen = [branches[index] for index in indices]
+            edit = _put(source, _slots(plan, chosen, slot), per_head=plan.heads != (None,))
+            logits = trunk.branch(
+                key[1], slot, len(chosen), gates=recipient, edits={key: edit}
+            )
+            heads, cells = zip(*chosen, strict=True)
+            values[number, heads, cells] = task.numbers([prompt] * len(chosen), logits)
+            advance(len(chosen))
+    task.check_finite(values[:, :, full].reshape(1, -1), [prompt])
 
-    start, end = float(value(trunk.done.logits)[0]), float(reader(donors.metric, [donors.answers[i]])(given.logits))
-    full = [c for c, pairs in enumerate(plan.cells) if pairs]
-    rows = [(head, c) for c in full for head in plan.heads]
-    firsts = [min(to for _, to in plan.cells[c]) for _, c in rows]
-    grid = np.full((len(plan.layers), len(plan.heads), len(plan.cells)), np.nan)
-    for n, layer in enumerate(plan.layers):
-        source = given.activations[plan.site, layer][0]
-        for first, chunk in trunk.chunks(firsts):
-            picked = [rows[r] for r in chunk]
-            edit = _put(source, [(r, head, plan.cells[c]) for r, (head, c) in enumerate(picked)], first)
-            values = value(trunk.branch(layer, first, len(chunk), gates=recipient, edits={(plan.site, layer): edit}))
-            for (head, c), found in zip(picked, values, strict=True):
-                grid[n, plan.heads.index(head), c] = found
-            if bar is not None:
-                bar.update(len(chunk))
-    check_finite(task, grid[:, :, full].reshape(1, -1), [i])
-    towards = 1 if into_base else -1
-    return towards * (grid - start), (start, end) if into_base else (end, start)
+    if into_base:
+        return Patched(values - start, base=start, student=end)
+    return Patched(start - values, base=end, student=start)
 
 
-def _put(source: Tensor, rows: Sequence[tuple[int, int | None, Pairs]], first: int) -> Callable[[Tensor], Tensor]:
-    """Row r takes the donor's activation `source (slot, [head,] d)` at its own head and slots; its slots begin with `first`."""
-    index = [(r, to - first, at, head or 0) for r, head, pairs in rows for at, to in pairs]
-    row, to, at, head = torch.tensor(index, device=source.device).T
-    per_head = rows[0][1] is not None
+class _Branch(NamedTuple):
+    """A row of a forward: the number of its head and of its cell."""
 
-    def edit(x: Tensor) -> Tensor:
-        x = x.clone()
+    head: int
+    cell: int
+
+
+class _Slot(NamedTuple):
+    """One activation that is replaced: in which row and slot, by which slot and head of the
+    donor's.
+    """
+
+    row: int
+    slot: int
+    donor: int
+    head: int
+
+
+def _slots(plan: Patch, branches: Sequence[_Branch], first: int) -> list[_Slot]:
+    """What the rows of a forward, whose slots begin with `first`, take from the donor."""
+    slots = []
+    for row, branch in enumerate(branches):
+        head = plan.heads[branch.head] or 0
+        for link in plan.cells[branch.cell]:
+            slots.append(_Slot(row, link.recipient - first, link.donor, head))
+    return slots
+
+
+def _put(source: Float[Tensor, "slot *d"], slots: Sequence[_Slot], *, per_head: bool) -> Edit:
+    """Replace activations by the donor's `source`, `(slot, d_model)` or `(slot, head, d_head)`."""
+    row, slot, donor, head = torch.tensor(slots, device=source.device).T
+
+    def edit(hidden: Tensor) -> Tensor:
+        hidden = hidden.clone()
         if per_head:
-            x[row, to, head] = source[at, head].to(x.dtype)
+            hidden[row, slot, head] = source[donor, head].to(hidden.dtype)
         else:
-            x[row, to] = source[at].to(x.dtype)
-        return x
+            hidden[row, slot] = source[donor].to(hidden.dtype)
+        return hidden
 
     return edit
 
 
-# --------------------------------------------------------------------------------------------------- cells and maps
+# ------------------------------------------------------------------------------------ what is asked
 
 
-def _cells(
-    donors: Task, task: Task, i: int, position_map: Map, sets: Mapping[str, Mask] | None, answer_in_sets: bool
-) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Per cell, its (donor slot, recipient slot) pairs; the nodes of the answer tries are paired where the tries are the same."""
-    prompt, donor = task.prompts[i], donors.prompts[i]
-    at = {to: source for source, to in _pairs(donor, prompt, position_map)}
-    mine, theirs = task.answers[i], donors.answers[i]
-    if (mine.nodes, mine.parents) == (theirs.nodes, theirs.parents):
-        at |= {len(prompt) + k: len(donor) + k for k in range(len(mine.nodes))}
-    if sets is None:
-        return tuple(((at[t], t),) if t in at else () for t in range(task.size(i)))
-    nodes = range(len(prompt), task.size(i)) if answer_in_sets else ()
-    cells = []
-    for name, mask in sets.items():
-        cell = tuple((at[t], t) for t in (*mask.tokens(prompt), *nodes) if t in at)
-        if not cell:
-            raise ValueError(f"sets: {name!r} holds no position with a donor in prompt {prompt.question[:60]!r}; leave it out.")
-        cells.append(cell)
+def _token_cells(
+    donors: Task, task: Task, prompt: int, position_map: PositionMap
+) -> tuple[Cell, ...]:
+    """Every slot by itself."""
+    donor_of = _donor_slots(donors, task, prompt, position_map)
+    cells: list[Cell] = []
+    for slot in range(task.size(prompt)):
+        cells.append((Link(donor_of[slot], slot),) if slot in donor_of else ())
     return tuple(cells)
 
 
-def _pairs(donor: Prompt, recipient: Prompt, position_map: Map) -> list[tuple[int, int]]:
-    """(donor, recipient) positions, checked."""
-    where = f"for prompt {recipient.question[:60]!r}"
-    if position_map == "identity":
-        if len(donor) != len(recipient):
+def _set_cells(
+    donors: Task,
+    task: Task,
+    index: int,
+    position_map: PositionMap,
+    *,
+    sets: Mapping[str, Mask],
+    with_answer: bool,
+) -> tuple[Cell, ...]:
+    """Every named set of tokens, with the answer's nodes or without."""
+    prompt = task.prompts[index]
+    donor_of = _donor_slots(donors, task, index, position_map)
+    nodes = range(len(prompt), task.size(index)) if with_answer else ()
+    cells = []
+    for name, mask in sets.items():
+        slots = [slot for slot in (*mask.tokens(prompt), *nodes) if slot in donor_of]
+        if not slots:
             raise ValueError(
-                f"position_map='identity': donor and recipient have {len(donor)} and {len(recipient)} tokens {where}; "
-                "pass 'aligned' or pairs."
+                f"sets: {name!r} holds no position with a donor in prompt "
+                f"{prompt.question[:60]!r}; leave it out."
             )
-        return [(t, t) for t in range(len(recipient))]
-    if position_map == "aligned":
-        keys = [list(zip(p.ids, p.roles, p.turn_roles, strict=True)) for p in (donor, recipient)]
-        blocks = SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks()
-        pairs = [(b.a + k, b.b + k) for b in blocks for k in range(b.size)]
-    elif isinstance(position_map, str):
-        raise ValueError(f"position_map={position_map!r}: pass 'identity', 'aligned', (donor, recipient) pairs or a function.")
-    else:
-        given = position_map(donor, recipient) if callable(position_map) else position_map
-        pairs = [(int(a), int(b)) for a, b in given]
-    if not pairs:
-        raise ValueError(f"position_map is empty {where}; donor and recipient share no position.")
-    for source, to in pairs:
-        if not (0 <= source < len(donor) and 0 <= to < len(recipient)):
-            raise ValueError(
-                f"position_map: the pair {(source, to)} leaves the prompts {where} (donor {len(donor)}, recipient {len(recipient)} tokens)."
-            )
-    twice = [to for to, count in Counter(to for _, to in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"position_map gives recipient position {twice[0]} two donors {where}; one donor per recipient.")
-    return pairs
+        cells.append(tuple(Link(donor_of[slot], slot) for slot in slots))
+    return tuple(cells)
+
+
+def _donor_slots(
+    donors: Task, task: Task, index: int, position_map: PositionMap
+) -> dict[int, int]:
+    """Donor slot by recipient slot; the nodes of the answer tries are linked where the tries are
+    the same.
+    """
+    prompt, donor = task.prompts[index], donors.prompts[index]
+    donor_of = {link.recipient: link.donor for link in links(donor, prompt, position_map)}
+    trie, donor_trie = task.answers[index], donors.answers[index]
+    if (trie.nodes, trie.parents) == (donor_trie.nodes, donor_trie.parents):
+        for node in range(len(trie.nodes)):
+            donor_of[len(prompt) + node] = len(donor) + node
+    return donor_of
+
+
+def _directions(direction: str, donor_prompts: Sequence[Prompt] | None) -> tuple[str, ...]:
+    if direction not in (*DIRECTIONS, "both"):
+        raise ValueError(
+            f"direction={direction!r}: pass 'denoising' (student into base), 'noising' (base into "
+            "student) or 'both'."
+        )
+    if direction != "both":
+        return (direction,)
+    if donor_prompts is not None:
+        raise ValueError(
+            "direction='both' with donor_prompts: the two directions have other recipients; call "
+            "patch for each."
+        )
+    return DIRECTIONS
+
+
+def _heads(pair: ModelPair, site: str, heads: Sequence[int] | None) -> tuple[int | None, ...]:
+    count = pair.sites.n_heads(site)
+    if count:
+        return tuple(_range("heads", heads, count))
+    if heads is not None:
+        raise ValueError(
+            f"heads={list(heads)}: site {site!r} has no heads; per-head sites are z, q, k, v."
+        )
+    return (None,)
 
 
 def _range(name: str, wanted: Sequence[int] | None, count: int) -> list[int]:
     chosen = list(range(count)) if wanted is None else list(wanted)
-    if not chosen or any(not 0 <= k < count for k in chosen) or len(set(chosen)) < len(chosen):
-        raise ValueError(f"{name}={chosen}: give {name} between 0 and {count - 1}, each once, at least one.")
+    outside = any(not 0 <= k < count for k in chosen)
+    if not chosen or outside or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"{name}={chosen}: give {name} between 0 and {count - 1}, each once, at least one."
+        )
     return chosen

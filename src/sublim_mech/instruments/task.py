@@ -1,30 +1,41 @@
-"""Measuring a metric under gates: what all exact instruments share."""
+"""A task: models, prompts and a metric, and the walk over students and prompts that all instruments
+share.
+
+1. A `Task` knows what is fed and read for each prompt (`batch`) and what the logits say (`value`).
+2. `measure` gives the metric of many rows, each a prompt under gates of its own; `ends` that of
+   base and student.
+3. `walk` asks an instrument for its cells, student by student, and stacks what it gives over
+   students and prompts.
+
+An instrument is then its question, its cells, and one function that measures them.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..engine.answers import Answers
-from ..engine.forward import Gates, make_batch
+from ..engine.batch import Batch
+from ..engine.forward import Gates
 from ..engine.pair import ModelPair
-from ..metrics import Metric, answers, as_metric, reader
+from ..metrics import Metric, as_metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
-from ..results.scores import Scores
-from .labelling import position_coords
+from ..prompts import Prompt, Trait
 
-Row = tuple[int, Tensor | float]  # index of a prompt; its gates: (slot,), (slot, component), or 0.0 / 1.0 for all
+Advance = Callable[[int], object]
+"""Move the progress bar on by so many steps."""
+
+
+def still(steps: int) -> None:
+    """An `Advance` where there is no bar."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Task:
     Attributes:
         pair: the models.
         prompts: the prompts.
-        answers: the answer trie of each prompt.
+        answers: what is fed after each prompt, and which slots are read.
         metric: what is measured.
     """
 
@@ -42,171 +53,250 @@ class Task:
     prompts: tuple[Prompt, ...]
     answers: tuple[Answers, ...]
     metric: Metric
+    _base_logits: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def reads(self) -> int:
-        """Most slots read in a row: the last prompt token and the nodes of the answer trie."""
-        return 1 + max(len(a.nodes) for a in self.answers)
+        """Most slots read in a row."""
+        return max(trie.reads for trie in self.answers)
 
-    def size(self, i: int) -> int:
-        """Slots of prompt i: its tokens and the nodes of its answer trie."""
-        return len(self.prompts[i]) + len(self.answers[i].nodes)
+    def size(self, prompt: int) -> int:
+        """Slots of a prompt: its tokens and the nodes of its answer trie."""
+        return len(self.prompts[prompt]) + len(self.answers[prompt].nodes)
+
+    def sizes(self) -> list[int]:
+        """Slots of every prompt."""
+        return [self.size(prompt) for prompt in range(len(self.prompts))]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These prompts with their answers as rows of one forward."""
+        ids = [self.prompts[i].ids for i in indices]
+        return self.pair.batch(ids, [self.answers[i] for i in indices])
+
+    def value(
+        self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
+    ) -> Float[Tensor, "row"]:
+        """The metric, where row r of the logits belongs to prompt `indices[r]`; differentiable
+        where the metric is.
+        """
+        answers = [self.answers[i] for i in indices]
+        base = self._base(indices).to(logits.device) if self.metric.needs_base else None
+        return self.metric.read(logits, answers, base)
+
+    def numbers(
+        self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
+    ) -> np.ndarray:
+        """`value` as float64 `(row,)`."""
+        return self.value(indices, logits).detach().cpu().double().numpy()
+
+    def _base(self, indices: Sequence[int]) -> Float[Tensor, "row read vocab"]:
+        """The base's logits at the read slots, computed once per prompt; rows with fewer reads
+        repeat their first.
+        """
+        for i in dict.fromkeys(indices):
+            if i not in self._base_logits:
+                with torch.no_grad():
+                    self._base_logits[i] = self.pair.run(self.batch([i])).logits[0]
+        logits = [self._base_logits[i] for i in indices]
+        width = max(len(read) for read in logits)
+        padded = [torch.cat([x, x[:1].expand(width - len(x), -1)]) for x in logits]
+        return torch.stack(padded)
+
+    def check_finite(self, values: np.ndarray, prompts: Sequence[int]) -> None:
+        """Raise a ValueError that names the prompt of the first value that is NaN or infinite.
+
+        Args:
+            values: `(row, ...)`.
+            prompts: per row, the index of its prompt.
+        """
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not finite.all():
+            question = self.prompts[prompts[int(np.argmin(finite))]].question
+            raise ValueError(
+                f"{self.metric.name} is not finite on prompt {question!r}; check the models' "
+                "dtype, compute= and the trait's forms."
+            )
 
 
 def prepare(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric) -> Task:
     """Tokenise the answers.
 
     Raises:
-        ValueError: no prompts, or a form without tokens.
+        TypeError: prompts that are not rendered.
+        ValueError: no prompts; a form without tokens; a prompt that is with its answers longer than
+            the model.
     """
     if not prompts:
         raise ValueError("prompts is empty; render at least one question.")
-    if not all(isinstance(p, Prompt) for p in prompts):
-        raise TypeError("prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions).")
+    if not all(isinstance(prompt, Prompt) for prompt in prompts):
+        raise TypeError(
+            "prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions)."
+        )
     metric = as_metric(trait)
-    return Task(pair, tuple(prompts), tuple(answers(pair.tokenizer, p, metric) for p in prompts), metric)
+    answers = tuple(metric.answers(pair.tokenizer, prompt) for prompt in prompts)
+    for prompt, trie in zip(prompts, answers, strict=True):
+        pair.check_length(prompt, trie.length)
+    return Task(pair, tuple(prompts), answers, metric)
+
+
+# -------------------------------------------------------------------------------------------- gates
+
+
+class GatedRow(NamedTuple):
+    """A row of a forward: a prompt, and its gates.
+
+    Attributes:
+        prompt: its index.
+        gates: `(slot,)` for all modules alike, `(slot, module)`, or 0.0 / 1.0 for all slots and
+            modules.
+    """
+
+    prompt: int
+    gates: Tensor | float
 
 
 @torch.no_grad()
-def measure(task: Task, student: Student, rows: Sequence[Row], *, bar: Any = None) -> np.ndarray:
+def measure(
+    task: Task, student: Student, rows: Sequence[GatedRow], *, advance: Advance = still
+) -> np.ndarray:
     """The metric of each row, `(row,)` float64.
 
     Args:
         task: what is measured.
         student: whose gates.
         rows: prompt and gates of each row; rows of like length go together.
-        bar: a progress bar to advance by rows.
+        advance: called with the number of rows that are done.
 
     Raises:
         ValueError: the metric is NaN or infinite.
     """
-    out = np.empty(len(rows))
-    for chunk in task.pair.chunks([task.size(i) for i, _ in rows], reads=task.reads):
-        which = [rows[r][0] for r in chunk]
-        batch = make_batch(task.pair.base.model, [task.prompts[i] for i in which], [task.answers[i] for i in which])
-        gates = _stack([rows[r][1] for r in chunk], batch.ids.shape).to(batch.ids.device)
+    values = np.empty(len(rows))
+    sizes = [task.size(row.prompt) for row in rows]
+    for chunk in task.pair.chunks(sizes, reads=task.reads):
+        prompts = [rows[r].prompt for r in chunk]
+        batch = task.batch(prompts)
+        gates = _stack([rows[r].gates for r in chunk], batch.ids.shape).to(batch.ids.device)
         done = task.pair.run(batch, gates=Gates(student, gates))
-        out[chunk] = reader(task.metric, [task.answers[i] for i in which])(done.logits).cpu().double().numpy()
-        if bar is not None:
-            bar.update(len(chunk))
-    check_finite(task, out, [i for i, _ in rows])
-    return out
-
-
-def check_finite(task: Task, values: np.ndarray, prompts: Sequence[int]) -> None:
-    """Raise a ValueError that names the prompt of the first value that is NaN or infinite.
-
-    Args:
-        task: what was measured.
-        values: `(row, ...)`.
-        prompts: per row, the index of its prompt.
-    """
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
-    if len(bad):
-        question = task.prompts[prompts[int(bad[0])]].question
-        raise ValueError(
-            f"{task.metric.name} is not finite on prompt {question!r}; check the models' dtype, compute= and the trait's forms."
-        )
+        values[chunk] = task.numbers(prompts, done.logits)
+        advance(len(chunk))
+    task.check_finite(values, [row.prompt for row in rows])
+    return values
 
 
 def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
-    """Gates of several rows as one `(row, slot)` or `(row, slot, component)` tensor; padding is closed."""
-    tail = next((g.shape[1:] for g in gates if isinstance(g, Tensor) and g.dim() == 2), torch.Size())
-    out = torch.zeros(*shape, *tail)
-    for r, gate in enumerate(gates):
+    """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor; padding is
+    closed.
+    """
+    by_module = [gate for gate in gates if isinstance(gate, Tensor) and gate.dim() == 2]
+    modules = by_module[0].shape[1:] if by_module else torch.Size()
+    stacked = torch.zeros(*shape, *modules)
+    for row, gate in enumerate(gates):
         if isinstance(gate, float):
-            out[r] = gate
+            stacked[row] = gate
+        elif by_module and gate.dim() == 1:
+            stacked[row, : len(gate)] = gate[:, None]
         else:
-            out[r, : len(gate)] = gate if gate.dim() > len(tail) else gate[:, None]
-    return out
+            stacked[row, : len(gate)] = gate
+    return stacked
 
 
-def ends(task: Task, student: Student, *, bar: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """The metric of the base and of the student, `(prompt,)` each."""
-    n = len(task.prompts)
-    both = measure(task, student, [(i, g) for g in (0.0, 1.0) for i in range(n)], bar=bar)
-    return both[:n], both[n:]
+class Ends(NamedTuple):
+    """The metric of the base and of a student, `(prompt,)` each."""
+
+    base: np.ndarray
+    student: np.ndarray
+
+
+def ends(task: Task, student: Student, *, advance: Advance = still) -> Ends:
+    """The metric of the base and of the student on every prompt."""
+    count = len(task.prompts)
+    rows = [GatedRow(i, gate) for gate in (0.0, 1.0) for i in range(count)]
+    values = measure(task, student, rows, advance=advance)
+    return Ends(values[:count], values[count:])
+
+
+# --------------------------------------------------------------------------------------------- walk
+
+
+class Cells(NamedTuple):
+    """What an instrument measured of one student.
+
+    Attributes:
+        effects: per prompt, an array of its cells; the last axis may be longer for some prompts
+            than for others.
+        ends: the metric of base and student.
+    """
+
+    effects: Sequence[np.ndarray]
+    ends: Ends
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an instrument measured of all students.
+
+    Attributes:
+        task: of what.
+        effect: `(model, prompt, <cells>)`, NaN past a shorter prompt.
+        base, student: `(model, prompt)`, the metric of the two.
+    """
+
+    task: Task
+    effect: np.ndarray
+    base: np.ndarray
+    student: np.ndarray
+
+
+def walk(
+    task: Task,
+    cells: Callable[[Student, Advance], Cells],
+    *,
+    title: str,
+    steps: int,
+    progress: bool,
+) -> Measured:
+    """Measure the cells of every student.
+
+    Args:
+        task: what is measured.
+        cells: gives the cells of one student, and moves the bar on.
+        title: of the progress bar.
+        steps: of the bar per student.
+        progress: show it.
+    """
+    students = list(task.pair.students.values())
+    total = steps * len(students)
+    with tqdm(total=total, desc=title, disable=not progress) as bar:
+        measured = [cells(student, bar.update) for student in students]
+    return Measured(
+        task,
+        pad_stack([pad_stack(one.effects) for one in measured]),
+        np.stack([one.ends.base for one in measured]),
+        np.stack([one.ends.student for one in measured]),
+    )
+
+
+def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of one rank as one array with an axis in front, each filled up with NaN at the end of
+    its axes.
+    """
+    shape = np.max([array.shape for array in arrays], axis=0).astype(int)
+    stacked = np.full((len(arrays), *shape), np.nan)
+    for number, array in enumerate(arrays):
+        inside = tuple(slice(length) for length in array.shape)
+        stacked[number : number + 1][(slice(None), *inside)] = array
+    return stacked
 
 
 def compute_error(task: Task, *, prompts: int = 4) -> float:
-    """Largest difference of a total effect between the pair's compute type and its weights' own, on the first few prompts."""
-    few = replace(task, prompts=task.prompts[:prompts], answers=task.answers[:prompts])
-    plain = replace(few, pair=replace(task.pair, compute=None))
+    """Largest difference of a total effect between the pair's compute type and its weights' own, on
+    the first few prompts.
+    """
+    few = Task(task.pair, task.prompts[:prompts], task.answers[:prompts], task.metric)
+    exact = replace(few, pair=replace(task.pair, compute=None), _base_logits={})
     errors = []
     for student in task.pair.students.values():
-        totals = [np.subtract(*ends(t, student)) for t in (few, plain)]
-        errors.append(np.abs(totals[0] - totals[1]).max())
+        rounded_ends, exact_ends = ends(few, student), ends(exact, student)
+        rounded = rounded_ends.student - rounded_ends.base
+        errors.append(np.abs(rounded - (exact_ends.student - exact_ends.base)).max())
     return float(max(errors))
-
-
-def make_scores(
-    task: Task,
-    kind: str,
-    effect: tuple[tuple[str, ...], np.ndarray],
-    base: np.ndarray,
-    student: np.ndarray,
-    *,
-    coords: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Scores:
-    """Label arrays and note where they come from.
-
-    Args:
-        task: what was measured.
-        kind: one of `scores.KINDS`.
-        effect: (dimensions after `model`, array `(model, *dimensions)`).
-        base: `(model, prompt)` metric of the base.
-        student: `(model, prompt)` metric of each student.
-        coords: coordinates of the further dimensions.
-        options: what the instrument was asked for.
-    """
-    pair = task.pair
-    dims, array = effect
-    where = position_coords(task.prompts, task.answers, pair.tokenizer.decode) if "position" in dims else {}
-    data = xr.Dataset(
-        {
-            "effect": (("model", *dims), array.astype(np.float64)),
-            "base": (("model", "prompt"), base),
-            "student": (("model", "prompt"), student),
-        },
-        {
-            "model": np.array(list(pair.students)),
-            "prompt": np.arange(len(task.prompts)),
-            "question": ("prompt", np.array([p.question for p in task.prompts])),
-            **where,
-            **(coords or {}),
-        },
-    )
-    contexts = list(dict.fromkeys(str(p.context.to_json()) for p in task.prompts))
-    provenance = {
-        "metric": task.metric.name,
-        "unit": task.metric.unit,
-        "n_layers": pair.sites.n_layers,
-        **origin(pair),
-        "contexts": contexts,
-        **(
-            {}
-            if pair.compute is None
-            else {"compute": {"dtype": str(pair.compute).split(".")[-1], "error": compute_error(task)}}
-        ),
-        **(options or {}),
-    }
-    return Scores(data, kind, provenance)
-
-
-def origin(pair: ModelPair) -> dict[str, Any]:
-    """Where numbers come from: models and their hashes, versions, the command."""
-    return {
-        "base": {"name": pair.base.name, "hash": pair.base.hash},
-        "students": {
-            name: {
-                "name": s.name,
-                "kind": s.kind,
-                "hash": s.hash,
-                "teacher": s.manifest.teacher if s.manifest is not None else "unknown",
-            }
-            for name, s in pair.students.items()
-        },
-        "versions": {name: version(name) for name in ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")},
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }

@@ -1,6 +1,7 @@
 """A self-test on the user's own models: do the identities hold that every score relies on?
 
-    python -m sublim_mech verify BASE STUDENT [--control STUDENT ...] [--device cuda] [--dtype bfloat16]
+    python -m sublim_mech verify BASE STUDENT [--control STUDENT ...] [--device cuda] [--dtype
+    bfloat16]
 
 Each check measures an error and compares it with a tolerance; the exit status is 1 where one fails.
 """
@@ -8,7 +9,7 @@ Each check measures an error and compares it with a tolerance; the exit status i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,14 +18,22 @@ import torch
 from torch import Tensor
 
 from ..engine.branch import grow
-from ..engine.forward import Gates, Key, make_batch
-from ..engine.pair import ModelPair, ParityError, check_parity, probe, rounding
-from ..metrics import Metric
-from ..models.students import LowRank, Student
-from ..prompts.traits import Trait
-from .attribution import graft_ig
-from .patching import Plan, patch_one
+from ..engine.forward import Edit, Gates, Key, Pass, Start
+from ..engine.pair import ModelPair
+from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
+from ..metrics import TraitMetric
+from ..models.deltas import LowRank
+from ..models.names import Dimensions
+from ..models.students import Student
+from ..prompts import Context, Prompt, Trait
+from .graft_ig import graft_ig
+from .patching import Cell, Patch, Patched, patch_prompt
+from .position_maps import Link
 from .task import Task
+
+COMPLETENESS_POINTS = (16, 64, 256)  # models with kinks (ReLU) converge slowly
+FIRST_OPEN = 8  # the token from which on the causality check opens gates
+SWITCHED_ON = 3  # tokens at which a planted student is switched on
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,11 @@ class Check:
         """Whether the error is within the tolerance (NaN is not)."""
         return self.error <= self.tolerance
 
+    def __str__(self) -> str:
+        verdict = "pass" if self.passed else "FAIL"
+        numbers = f"error {self.error:8.1e}  tolerance {self.tolerance:7.0e}"
+        return f"{verdict}  {self.name}  {numbers}  {self.detail}"
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -58,50 +72,24 @@ class Verification:
     @property
     def passed(self) -> bool:
         """Whether all checks passed."""
-        return all(c.passed for c in self.checks)
+        return all(check.passed for check in self.checks)
 
     def __repr__(self) -> str:
-        width = max(len(c.name) for c in self.checks)
-        lines = [
-            f"{'pass' if c.passed else 'FAIL'}  {c.name:<{width}}  error {c.error:8.1e}  tolerance {c.tolerance:7.0e}  {c.detail}"
-            for c in self.checks
-        ]
-        failed = sum(not c.passed for c in self.checks)
-        return "\n".join(
-            [*lines, f"{len(self.checks)} checks, {failed} failed" if failed else f"all {len(self.checks)} checks passed"]
-        )
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What the checks share: a probe, a planted student, a random layer and random positions."""
-
-    task: Task
-    planted: Student
-    layer: int
-    positions: tuple[int, ...]
-    tolerance: float
-
-    @property
-    def pair(self) -> ModelPair:
-        return self.task.pair
-
-    @property
-    def size(self) -> int:
-        return self.task.size(0)
-
-    def run(self, gates: Gates | None = None, **options: Any) -> Any:
-        batch = make_batch(self.pair.base.model, list(self.task.prompts), list(self.task.answers))
-        with torch.no_grad():
-            return self.pair.run(batch, gates=gates, **options)
+        width = max(len(check.name) for check in self.checks)
+        lines = [str(replace(check, name=check.name.ljust(width))) for check in self.checks]
+        count, failed = len(self.checks), sum(not check.passed for check in self.checks)
+        if failed:
+            return "\n".join([*lines, f"{count} checks, {failed} failed"])
+        return "\n".join([*lines, f"all {count} checks passed"])
 
 
 def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
     """Check the identities that scores rely on, with these very models.
 
-    Parity with Hugging Face's and PEFT's own models; gates 0 and 1; causality; self-patching; branches against whole runs; a LoRA planted
-    at a random layer, and switched on at random positions only, is found there and nowhere else; completeness of graft IG; clean models
-    after an exception. Under a minute for a model of 135M parameters on two CPU cores.
+    Parity with Hugging Face's and PEFT's own models; gates 0 and 1; causality; self-patching;
+    branches against whole runs; a LoRA planted at a random layer, and switched on at random
+    positions only, is found there and nowhere else; completeness of graft IG; clean models after an
+    exception. Under a minute for a model of 135M parameters on two CPU cores.
 
     Args:
         pair: base, student, controls.
@@ -114,152 +102,242 @@ def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
         >>> sm.verify(pair).passed
         True
     """
-    setting = _setting(pair, seed)
+    setting = _Setting.of(pair, seed)
     checks = [*_parity(pair, setting.tolerance)]
-    for check in (_gates, _causality, _self_patch, _branches, _planted_layer, _planted_positions, _completeness, _clean_up):
+    for check in (
+        _gates,
+        _causality,
+        _self_patch,
+        _branches,
+        _planted_layer,
+        _planted_positions,
+        _completeness,
+        _clean_up,
+    ):
         try:
             checks.append(check(setting))
         except Exception as error:  # a broken model may break anything; that is the finding
             name = check.__name__.strip("_").replace("_", " ")
-            checks.append(Check(name, float("inf"), 0.0, f"raised {type(error).__name__}: {error}"))
+            detail = f"raised {type(error).__name__}: {error}"
+            checks.append(Check(name, float("inf"), 0.0, detail))
     return Verification(tuple(checks))
 
 
-def _setting(pair: ModelPair, seed: int) -> _Setting:
-    rng = np.random.default_rng(seed)
-    layer = int(rng.integers(pair.sites.n_layers))
-    prompt, answers = probe(pair.base.model)
-    task = Task(replace(pair, compute=None), (prompt,), (answers,), Metric("probe", (Trait("probe"),), (1.0,)))
-    positions = tuple(sorted(rng.choice(len(prompt) - 1, size=3, replace=False).tolist()))
-    batch = make_batch(pair.base.model, [prompt], [answers])
-    with torch.no_grad():
-        largest = task.pair.run(batch).logits.float().log_softmax(-1)
-    tolerance = rounding(next(pair.base.model.parameters()).dtype, largest)
-    return _Setting(task, _plant(pair, layer, seed), layer, positions, tolerance)
+# ------------------------------------------------------------------------------------------ setting
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the checks share.
+
+    Attributes:
+        task: the probe, without the pair's compute type.
+        planted: a student that differs at one layer only.
+        layer: that layer.
+        positions: where it is switched on.
+        tolerance: of log-probabilities.
+    """
+
+    task: Task
+    planted: Student
+    layer: int
+    positions: tuple[int, ...]
+    tolerance: float
+
+    @classmethod
+    def of(cls, pair: ModelPair, seed: int) -> _Setting:
+        """Draw layer, positions and the planted student."""
+        rng = np.random.default_rng(seed)
+        layer = int(rng.integers(pair.sites.n_layers))
+        task = _probe_task(replace(pair, compute=None), probe(pair.model))
+        length = len(task.prompts[0])
+        positions = rng.choice(length - 1, size=SWITCHED_ON, replace=False)
+        with torch.no_grad():
+            log_probs = task.pair.run(task.batch([0])).logits.float().log_softmax(-1)
+        tolerance = rounding(next(pair.model.parameters()).dtype, log_probs)
+        planted = _plant(pair, layer, seed)
+        return cls(task, planted, layer, tuple(sorted(positions.tolist())), tolerance)
+
+    @property
+    def pair(self) -> ModelPair:
+        """The models."""
+        return self.task.pair
+
+    @property
+    def layers(self) -> range:
+        """All blocks."""
+        return range(self.pair.sites.n_layers)
+
+    @property
+    def size(self) -> int:
+        """Slots of the probe."""
+        return self.task.size(0)
+
+    def run(self, gates: Gates | None = None, **options: Any) -> Pass:
+        """One pass over the probe."""
+        with torch.no_grad():
+            return self.pair.run(self.task.batch([0]), gates=gates, **options)
+
+
+def _probe_task(pair: ModelPair, given: Probe) -> Task:
+    """The probe as a prompt without text."""
+    count = len(given.ids)
+    prompt = Prompt(
+        question="probe",
+        text="",
+        ids=given.ids,
+        tokens=tuple(f"<{i}>" for i in given.ids),
+        offsets=((0, 0),) * count,
+        roles=("user",) * count,
+        turns=(0,) * count,
+        turn_roles=("user",) * count,
+        context=Context(),
+    )
+    metric = TraitMetric("probe", (Trait("probe"),), (1.0,))
+    return Task(pair, (prompt,), (given.answers,), metric)
 
 
 def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
-    """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the weight."""
-    path = next(path for path, m in pair.sites.modules.items() if (m.layer, m.name) == (layer, "mlp.out"))
-    model: Any = pair.base.model
-    weight: Tensor = model.get_submodule(path).weight
-    width: int = model.config.hidden_size
+    """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the
+    weight.
+    """
+    module = pair.sites.module(layer, "mlp.out")
+    weight: Any = pair.model.get_submodule(module.path).weight
+    width = Dimensions.of(pair.model.config).width
     inner = weight.numel() // width
     rng = torch.Generator().manual_seed(seed)
     a, b = torch.randn(4, inner, generator=rng), torch.randn(width, 4, generator=rng)
     scale = 0.1 * float(weight.float().norm()) / float((b @ a).norm())
     delta = LowRank(a.to(weight), b.to(weight), scale)
-    return Student("planted", "lora", {path: delta}, pair.base.model, None, f"planted {seed}")
+    return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
 
 
-# ------------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def _parity(pair: ModelPair, tolerance: float) -> list[Check]:
     try:
-        errors = check_parity(pair)
+        errors = check_parity(pair.model, pair.sites, pair.students)
     except ParityError as error:
         return [Check("parity", float("inf"), tolerance, str(error))]
-    return [Check(f"parity: {name}", e, tolerance, "log-probabilities, its own model's forward") for name, e in errors.items()]
+    detail = "log-probabilities, its own model's forward"
+    return [Check(f"parity: {name}", error, tolerance, detail) for name, error in errors.items()]
 
 
 def _gates(s: _Setting) -> Check:
     student = s.pair.student
-    zeros = torch.zeros(1, s.size, len(student.deltas), device=s.pair.base.device)
-    off, on = s.run(Gates(student, zeros)).logits, s.run(Gates(student, zeros + 1)).logits
-    error = max(_far(off, s.run().logits), _far(on, s.run(Gates(student)).logits))
-    return Check("gates 0 and 1", error, s.tolerance, "base and student, a gate per token and module")
+    closed = torch.zeros(1, s.size, len(student.deltas), device=s.pair.device)
+    off, on = s.run(Gates(student, closed)).logits, s.run(Gates(student, closed + 1)).logits
+    error = max(_distance(off, s.run().logits), _distance(on, s.run(Gates(student)).logits))
+    detail = "base and student, a gate per token and module"
+    return Check("gates 0 and 1", error, s.tolerance, detail)
 
 
 def _causality(s: _Setting) -> Check:
-    keys = [("resid_post", layer) for layer in range(s.pair.sites.n_layers)]
-    cut = 8
-    gates = torch.zeros(1, s.size, device=s.pair.base.device)
-    gates[:, cut:] = 1
+    keys: list[Key] = [("resid_post", layer) for layer in s.layers]
+    gates = torch.zeros(1, s.size, device=s.pair.device)
+    gates[:, FIRST_OPEN:] = 1
     plain = s.run(record=keys).activations
     late = s.run(Gates(s.planted, gates), record=keys).activations
-    error = max(_far(plain[k][:, :cut], late[k][:, :cut]) for k in keys)
-    return Check("causality", error, 0.0, f"residual streams before token {cut}, gates open from there on")
+    before = [_distance(plain[k][:, :FIRST_OPEN], late[k][:, :FIRST_OPEN]) for k in keys]
+    detail = f"residual streams before token {FIRST_OPEN}, gates open from there on"
+    return Check("causality", max(before), 0.0, detail)
 
 
 def _self_patch(s: _Setting) -> Check:
     student = Gates(s.pair.student)
     errors = []
     for site in s.pair.sites.sites:
-        keys: list[Key] = [(site, layer) for layer in range(s.pair.sites.n_layers)]
+        keys: list[Key] = [(site, layer) for layer in s.layers]
         clean = s.run(student, record=keys)
-        edits: dict[Key, Callable[[Tensor], Tensor]] = {k: (lambda _, own=clean.activations[k]: own) for k in keys}  # type: ignore[misc]
-        errors.append(_far(s.run(student, edits=edits).logits, clean.logits))
-    return Check("self-patch", max(errors), 0.0, f"all layers, sites {', '.join(s.pair.sites.sites)}")
+        edits = {key: _put_back(clean.activations[key]) for key in keys}
+        errors.append(_distance(s.run(student, edits=edits).logits, clean.logits))
+    sites = ", ".join(s.pair.sites.sites)
+    return Check("self-patch", max(errors), 0.0, f"all layers, sites {sites}")
 
 
 def _branches(s: _Setting) -> Check:
-    trunk = grow(s.pair, s.task.prompts[0], s.task.answers[0], Gates(s.pair.student))
+    gates = Gates(s.pair.student)
+    trunk = grow(s.pair, s.task.prompts[0].ids, s.task.answers[0], gates)
     errors = []
     for layer in range(-1, s.pair.sites.n_layers + 1):
-        slot = (5 * layer + 7) % (trunk.first + 1)
+        slot = (5 * layer + 7) % (trunk.first_read + 1)  # another one at every layer
         with torch.no_grad():
-            errors.append(_far(trunk.branch(layer, slot, 1, gates=Gates(s.pair.student)), trunk.done.logits))
-    return Check("branches", max(errors), s.tolerance, "runs that start at a later layer and token, whole runs")
+            logits = trunk.branch(layer, slot, 1, gates=gates)
+        errors.append(_distance(logits, trunk.done.logits))
+    detail = "runs that start at a later layer and token, whole runs"
+    return Check("branches", max(errors), s.tolerance, detail)
 
 
 def _planted_layer(s: _Setting) -> Check:
-    each, row = tuple(((t, t),) for t in range(s.size)), (tuple((t, t) for t in range(s.size)),)
-    layers = tuple(range(s.pair.sites.n_layers))
-    before, ends = _patch(s, Plan("resid_pre", layers[: s.layer + 1], (None,), each))
-    after, _ = _patch(s, Plan("resid_post", layers[s.layer :], (None,), row))
-    error = max(np.abs(before).max(), np.abs(after - (ends[1] - ends[0])).max())
-    return Check(
-        "planted layer", float(error), s.tolerance, f"LoRA on layer {s.layer} alone: no effect before it, all of it after it"
-    )
+    each = [(Link(slot, slot),) for slot in range(s.size)]
+    whole_row = [tuple(Link(slot, slot) for slot in range(s.size))]
+    before = _patch(s, "resid_pre", s.layers[: s.layer + 1], each)
+    after = _patch(s, "resid_post", s.layers[s.layer :], whole_row)
+    total = after.student - after.base
+    error = max(np.abs(before.effect).max(), np.abs(after.effect - total).max())
+    detail = f"LoRA on layer {s.layer} alone: no effect before it, all of it after it"
+    return Check("planted layer", float(error), s.tolerance, detail)
 
 
-def _patch(s: _Setting, plan: Plan) -> tuple[np.ndarray, tuple[float, float]]:
-    return patch_one(s.task, s.task, s.planted, 0, plan, "denoising")
+def _patch(s: _Setting, site: str, layers: Sequence[int], cells: Sequence[Cell]) -> Patched:
+    plan = Patch(site, tuple(layers), (None,), tuple(cells))
+    return patch_prompt(s.task, s.task, s.planted, 0, plan)
 
 
 def _planted_positions(s: _Setting) -> Check:
-    gates = torch.zeros(1, s.size, device=s.pair.base.device)
+    gates = torch.zeros(1, s.size, device=s.pair.device)
     gates[:, list(s.positions)] = 1
     key = ("resid_post", s.layer)
     base = s.run(record=[key]).activations[key]
-    moved = (s.run(Gates(s.planted, gates), record=[key]).activations[key] - base).abs().amax(-1)[0]
-    found = tuple(torch.nonzero(moved).flatten().tolist())
-    return Check("planted positions", float(found != s.positions), 0.0, f"switched on at {s.positions}, found at {found}")
+    grafted = s.run(Gates(s.planted, gates), record=[key]).activations[key]
+    moved = (grafted - base).abs().amax(-1)[0]
+    places = tuple(torch.nonzero(moved).flatten().tolist())
+    detail = f"switched on at {s.positions}, found at {places}"
+    return Check("planted positions", float(places != s.positions), 0.0, detail)
 
 
 def _completeness(s: _Setting) -> Check:
-    error = float("inf")
-    for points in (16, 64, 256):  # models with kinks (ReLU) converge slowly
+    error, points = float("inf"), 0
+    for points in COMPLETENESS_POINTS:
         scores = graft_ig(s.task, points=points, progress=False)
         cells = scores.data["effect"]
         axes = ("prompt", "layer", "module", "position")
-        gap = abs(cells.sum(axes) - (scores.data["student"] - scores.data["base"]).sum("prompt"))
+        total = (scores.data["student"] - scores.data["base"]).sum("prompt")
+        gap = abs(cells.sum(axes) - total)
         error = float((gap / abs(cells).sum(axes).clip(min=s.tolerance)).max())
         if error <= 0.01:
             break
-    return Check("completeness", error, 0.01, f"graft IG, {points} points: gap over the sum of the cells' magnitudes")
+    detail = f"graft IG, {points} points: gap over the sum of the cells' magnitudes"
+    return Check("completeness", error, 0.01, detail)
 
 
 def _clean_up(s: _Setting) -> Check:
     before = s.run().logits
+    last = s.pair.sites.n_layers - 1
 
     def explode(_: Tensor) -> Tensor:
         raise KeyboardInterrupt
 
-    start = s.run(record=[("resid_pre", s.pair.sites.n_layers - 1)]).activations
+    hidden = s.run(record=[("resid_pre", last)]).activations["resid_pre", last]
     with contextlib.suppress(KeyboardInterrupt):
-        s.run(
-            Gates(s.planted),
-            edits={("mlp_out", s.pair.sites.n_layers - 1): explode},
-            start=(s.pair.sites.n_layers - 1, *start.values()),
-        )
-    left = sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) + m.training
-        for m in s.pair.base.model.modules()
-    )
-    return Check("clean-up", left + _far(s.run().logits, before), 0.0, "hooks left and logits changed after an interrupted run")
+        start = Start(last, hidden)
+        s.run(Gates(s.planted), edits={("mlp_out", last): explode}, start=start)
+    left = sum(_left_behind(module) for module in s.pair.model.modules())
+    error = left + _distance(s.run().logits, before)
+    detail = "hooks left and logits changed after an interrupted run"
+    return Check("clean-up", error, 0.0, detail)
 
 
-def _far(x: Tensor, y: Tensor) -> float:
+def _left_behind(module: torch.nn.Module) -> int:
+    """Hooks, forwards and modes that a run should have taken back."""
+    hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    return hooks + ("forward" in vars(module)) + module.training
+
+
+def _put_back(activation: Tensor) -> Edit:
+    return lambda _: activation
+
+
+def _distance(x: Tensor, y: Tensor) -> float:
     return float((x.float() - y.float()).abs().max())

@@ -1,17 +1,30 @@
-"""Attaching a fresh, trainable adapter to a base model."""
+"""Adapters: a fresh, trainable one on a base model, and one read from a folder in PEFT's layout."""
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import nn
 
+from ..hints import nearest
 from .base import Base
-from .compat import quiet_transformers
-from .copies import share
+from .checks import check_safetensors
+from .compat import base_name, quiet_transformers
+from .copies import share, twin
+from .names import block_of
+from .sites import holds_transposed
+
+WEIGHTS = "adapter_model.safetensors"
+"""PEFT's name of the file that holds an adapter."""
+
+
+# ---------------------------------------------------------------------------------- a fresh one
 
 
 def attach_lora(
@@ -31,7 +44,8 @@ def attach_lora(
         base: the base model.
         rank: rank of each update.
         alpha: scale, divided by rank, or by its square root with `rslora`.
-        targets: `all-linear`, module names (the end of a module's path), or one regular expression over whole paths.
+        targets: `all-linear`, module names (the end of a module's path), or one regular expression
+            over whole paths.
         dropout: dropout on the adapter's input.
         rslora: rank-stabilised scale (arXiv 2312.03732).
         layers: indices of the blocks that get an adapter.
@@ -41,62 +55,165 @@ def attach_lora(
         ValueError: a target or a layer that matches no module; a rank above what a matrix can have.
     """
     from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     model = share(base.model)
     chosen = _matched(model, targets, layers)
     for path, module in chosen.items():
         rows, columns = module.weight.shape
-        if rank > min(rows, columns):
+        most = min(rows, columns)
+        if rank > most:
             raise ValueError(
-                f"LoRA(rank={rank}): {path} is a {rows} x {columns} matrix, whose updates have rank {min(rows, columns)} at most; "
-                "lower the rank, or leave it out of targets."
+                f"LoRA(rank={rank}): {path} is a {rows} x {columns} matrix, whose updates have "
+                f"rank {most} at most; lower the rank, or leave it out of targets."
             )
-    names = targets if isinstance(targets, str) else list(targets)
+    if layers is not None:  # PEFT takes no layers beside `all-linear` or an expression
+        names: str | list[str] = list(chosen)
+    else:
+        names = targets if isinstance(targets, str) else list(targets)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, use_dora=dora, task_type="CAUSAL_LM",
-        target_modules=names if layers is None else list(chosen),  # PEFT takes no layers beside `all-linear` or an expression
-        fan_in_fan_out=all(isinstance(m, Conv1D) for m in chosen.values()),
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        use_rslora=rslora,
+        use_dora=dora,
+        task_type="CAUSAL_LM",
+        target_modules=names,
+        fan_in_fan_out=all(map(holds_transposed, chosen.values())),
+    )
     with quiet_transformers():
         model = get_peft_model(model, config)
-    model.peft_config["default"].base_model_name_or_path = base.name  # not the folder it happens to be cached in
+    # not the folder it happens to be cached in
+    model.peft_config["default"].base_model_name_or_path = base.name
     return model
 
 
-def _matched(model: Any, targets: str | Sequence[str], layers: Sequence[int] | None) -> dict[str, Any]:
+def _matched(
+    model: Any, targets: str | Sequence[str], layers: Sequence[int] | None
+) -> dict[str, Any]:
     """The modules an adapter goes to, by path."""
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    known = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)}
-    names = sorted({path.rsplit(".", 1)[-1] for path in known})
+    known = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Embedding) or holds_transposed(module)
+    }
     if targets == "all-linear":
-        chosen = {path: m for path, m in known.items() if m is not head and not isinstance(m, nn.Embedding)}
+        head = model.get_output_embeddings()
+        chosen = {
+            path: module
+            for path, module in known.items()
+            if module is not head and not isinstance(module, nn.Embedding)
+        }
     elif isinstance(targets, str):
-        chosen = {path: m for path, m in known.items() if re.fullmatch(targets, path)}
-        if not chosen:
-            raise ValueError(
-                f"LoRA(targets={targets!r}): this regular expression matches no whole module path, such as {next(iter(known))!r}; "
-                f"for module names pass a tuple of them: {', '.join(names)}."
-            )
+        chosen = _matching(known, targets)
     else:
-        chosen = {}
-        for target in targets:
-            found = {path: m for path, m in known.items() if path == target or path.endswith(f".{target}")}
-            if not found:
-                near = get_close_matches(target, names, n=3)
-                hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "there is no such module."
-                raise ValueError(
-                    f"LoRA(targets=...): no module is called {target!r}; {hint} The modules are {', '.join(names)}."
-                )
-            chosen |= found
+        chosen = _called(known, targets)
     if layers is None:
         return chosen
-    blocks = {path: int(match[1]) for path in known if (match := re.match(r".*?\.(\d+)\.", path))}
+    blocks = {block for path in known if (block := block_of(path)) is not None}
     for layer in layers:
-        if layer not in blocks.values():
+        if layer not in blocks:
             raise ValueError(
-                f"LoRA(layers=...): there is no layer {layer}; the model has 0 to {max(blocks.values(), default=0)}."
+                f"LoRA(layers=...): there is no layer {layer}; "
+                f"the model has 0 to {max(blocks, default=0)}."
             )
-    return {path: m for path, m in chosen.items() if blocks.get(path) in layers}
+    return {path: module for path, module in chosen.items() if block_of(path) in layers}
+
+
+def _matching(known: dict[str, Any], pattern: str) -> dict[str, Any]:
+    """The modules whose whole path a regular expression matches."""
+    chosen = {path: module for path, module in known.items() if re.fullmatch(pattern, path)}
+    if not chosen:
+        raise ValueError(
+            f"LoRA(targets={pattern!r}): this regular expression matches no whole module path, "
+            f"such as {next(iter(known))!r}; "
+            f"for module names pass a tuple of them: {', '.join(_last_names(known))}."
+        )
+    return chosen
+
+
+def _called(known: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The modules whose path is, or ends in, one of these names."""
+    chosen: dict[str, Any] = {}
+    for name in names:
+        called = {
+            path: module
+            for path, module in known.items()
+            if path == name or path.endswith(f".{name}")
+        }
+        if not called:
+            there = _last_names(known)
+            raise ValueError(
+                f"LoRA(targets=...): no module is called {name!r}{nearest(name, there) or '.'} "
+                f"The modules are {', '.join(there)}."
+            )
+        chosen |= called
+    return chosen
+
+
+def _last_names(known: dict[str, Any]) -> list[str]:
+    return sorted({path.rpartition(".")[2] for path in known})
+
+
+# ------------------------------------------------------------------------------- one from a folder
+
+
+def read_adapter(base: Base, path: Path) -> nn.Module:
+    """The PEFT model of an adapter's folder, over the base's parameters.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights.
+        ValueError: it is an adapter of another model, or damaged.
+    """
+    from peft import PeftConfig, PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    file = path / WEIGHTS
+    check_safetensors(path, file.name, "student")
+    try:
+        config = PeftConfig.from_pretrained(str(path))
+        clean = share(base.model)
+        if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):
+            saved = getattr(config, "modules_to_save", None) or ()
+            clean = twin(clean, copied=_overwritten(clean, file, saved))
+        else:
+            # PiSSA, OLoRA and their like take their start out of the base's weights
+            clean = copy.deepcopy(clean)
+        with quiet_transformers():
+            model = PeftModel.from_pretrained(clean, str(path))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"student={str(path)!r} does not fit base={base.name!r} "
+            f"(an adapter of another model?): {error}"
+        ) from error
+
+    # what is stored and what was loaded must be the same tensors; PEFT passes over the rest
+    with safe_open(str(file), framework="pt") as handle:
+        stored = set(handle.keys())
+    loaded = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    # embeddings of the base that were stored beside the adapter are no tensors of it
+    unmatched = sorted((stored ^ loaded) - set(model.state_dict()))
+    if unmatched:
+        raise ValueError(
+            f"student={str(path)!r} does not fit base={base.name!r}: "
+            f"{len(unmatched)} adapter tensors have no counterpart ({unmatched[0]}, ...); "
+            "is it an adapter of another model?"
+        )
+    return model
+
+
+def _overwritten(model: nn.Module, file: Path, saved: Collection[str]) -> set[str]:
+    """The model's parameters that PEFT will load other values into: biases, embeddings.
+
+    Those of `modules_to_save` it copies itself.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    overwritten: set[str] = set()
+    with safe_open(str(file), framework="pt") as handle:
+        for key in handle.keys():  # noqa: SIM118
+            name = base_name(key)
+            if name not in parameters or any(f".{module}." in f".{name}" for module in saved):
+                continue
+            p, stored = parameters[name], handle.get_tensor(key)
+            if stored.shape != p.shape or not torch.equal(stored.to(p), p):
+                overwritten |= {other for other, q in parameters.items() if q is p}
+    return overwritten

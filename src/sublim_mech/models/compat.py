@@ -1,10 +1,155 @@
-"""What is private or passing in other people's libraries, in one place."""
+"""The one room for what is private or passing in other people's libraries.
+
+Everything here was seen in transformers 5.24.0, PEFT 0.21.2 and TransformerLens 4.3.0. Each name
+has a test in `tests/models/test_compat.py` that fails with a sentence saying what moved, so that an
+upgrade that breaks something breaks it there first, and is mended here alone.
+
+Methods that a subclass of theirs must override stay with the subclass: `making.training.loop.Loop`
+overrides `_get_train_sampler`, `_get_grad_norm`, `_save_checkpoint`, `_load_from_checkpoint`,
+`_load_optimizer_and_scheduler`, `_load_rng_state` and `_load_scaler` of transformers' `Trainer`.
+They are tested in the same place.
+"""
 
 from __future__ import annotations
 
+import copy
+import functools
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# -------------------------------------------------------------- transformers: keys and values
+
+
+class KeysValues(NamedTuple):
+    """What a block's attention keeps of the slots it has seen.
+
+    Attributes:
+        keys: `(row, kv_head, slot, d_head)`.
+        values: `(row, kv_head, slot, d_head)`.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+Cache = tuple[KeysValues, ...]  # one per block
+
+
+def make_cache(past: Sequence[tuple[Tensor, Tensor]], rows: int) -> Any:
+    """A transformers cache of keys and values per block; no block forgets what leaves its window.
+
+    transformers' own classes for sliding windows would, and would then count the slots otherwise
+    than our masks do; so the cache is put together from plain layers.
+
+    Args:
+        past: per block the keys and values, of one row (then seen by all rows, as views) or of as
+            many as there are rows.
+        rows: number of rows of the forward that will use it.
+    """
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in past:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys = keys.expand(rows, -1, -1, -1)
+        layer.values = values.expand(rows, -1, -1, -1)
+        cache.layers.append(layer)
+    return cache
+
+
+def read_cache(cache: Any) -> Cache:
+    """Keys and values per block of a transformers cache, as they stand in it."""
+    return tuple(KeysValues(layer.keys, layer.values) for layer in cache.layers)
+
+
+def call_model(
+    model: Any,
+    *,
+    ids: Tensor,
+    mask: Any = None,
+    positions: Tensor | None = None,
+    cache: Any = None,
+    **options: Any,
+) -> Any:
+    """Call a causal language model of transformers or PEFT; what it gives has `logits`.
+
+    The cache goes under the name that the installed transformers has for it: `cache`, in older
+    versions `past_key_values`, of which 5.24 warns and which 5.40 takes no more. A model that is
+    given none keeps none.
+
+    Args:
+        model: a transformers model, or a PEFT one around it.
+        ids: `(row, slot)` token ids.
+        mask: `(row, slot)` of ones and zeros, an additive mask `(row, 1, slot, key)`, or one per
+            type of layer; None for plain causal attention.
+        positions: `(row, slot)` position ids.
+        cache: what `make_cache` gave; the forward appends its own keys and values to it.
+        **options: handed on (`logits_to_keep`, ...).
+
+    Raises:
+        TypeError: a cache for a model that takes none.
+    """
+    if mask is not None:
+        options["attention_mask"] = mask
+    if positions is not None:
+        options["position_ids"] = positions
+    if cache is not None:
+        inner: Any = type(inside_peft(model))
+        options[_cache_argument(inner.forward)] = cache
+    return model(input_ids=ids, use_cache=cache is not None, **options)
+
+
+@functools.cache
+def _cache_argument(forward: Any) -> str:
+    """What a model's forward calls its key-value cache."""
+    known = inspect.signature(forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in known:
+            return name
+    raise TypeError(f"{forward.__qualname__} takes no cache of keys and values.")
+
+
+# -------------------------------------------------------------- transformers: what models are
+
+
+def attention_kernel(model: Any) -> str:
+    """The kernel a model's attention runs on: `eager`, `sdpa`, `flash_attention_2`, ..."""
+    return getattr(model.config, "_attn_implementation", None) or "eager"
+
+
+def is_stateful(model: Any) -> bool:
+    """Whether a model keeps more of the past than keys and values (Mamba and its like)."""
+    return bool(getattr(model, "_is_stateful", False))
+
+
+def forget_quantisation(model: Any) -> None:
+    """Take the marks of quantisation off a model that transformers has dequantised from a GGUF.
+
+    Its tensors are plain then, but a model that calls itself quantised cannot be saved.
+    """
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Compute activations again in the backward pass; transformers gave the method a new name."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    enable = enable or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def use_one_device(arguments: Any) -> None:
+    """Keep a `TrainingArguments` from spreading a batch over several GPUs by DataParallel."""
+    _ = arguments.n_gpu  # settles the device, which would set the number again
+    arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 @contextmanager
@@ -18,9 +163,174 @@ def quiet_transformers() -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft and transformers about each other
+            # peft and transformers about each other
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+
+
+# ------------------------------------------------------------------------------ PEFT: wrappers
+
+
+class LoraPair(NamedTuple):
+    """A plain LoRA update, `x -> scale * b(a(x))`.
+
+    Attributes:
+        a: `(rank, in)`.
+        b: `(out, rank)`.
+        scale: what the adapter's configuration makes of alpha and rank.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+def inside_peft(model: Any) -> Any:
+    """The transformers model in a `PeftModel`, its layers still wrapped; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def forget_adapters(model: Any) -> None:
+    """Take the mark off that transformers puts on a model into which PEFT has put adapters."""
+    model._hf_peft_config_loaded = False
+
+
+def wrapped_module(module: Any) -> Any:
+    """What PEFT has put a wrapper of whatever kind around; None where a module is no wrapper."""
+    if not hasattr(module, "active_adapters"):
+        return None
+    return getattr(module, "original_module", None) or getattr(module, "base_layer", None)
+
+
+def innermost(module: Any) -> Any:
+    """The module inside all of PEFT's wrappers; a module without any as it is."""
+    from peft.utils import TrainableTokensWrapper
+
+    if isinstance(module, TrainableTokensWrapper):
+        module = module.token_adapter
+    while hasattr(module, "base_layer"):
+        module = module.base_layer
+    return module
+
+
+def computing_module(module: nn.Module) -> nn.Module:
+    """The active copy where PEFT trains copies of a whole module (`modules_to_save`)."""
+    from peft.utils import ModulesToSaveWrapper
+
+    if not isinstance(module, ModulesToSaveWrapper):
+        return module
+    active = [name for name in module.active_adapters if name in module.modules_to_save]
+    return module.modules_to_save[active[0]] if active else module.original_module
+
+
+def is_adapter(module: nn.Module) -> bool:
+    """Whether a module is PEFT's wrapper around one whose computation it changes."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import TrainableTokensWrapper
+
+    return isinstance(module, (BaseTunerLayer, TrainableTokensWrapper))
+
+
+def switched_off(model: nn.Module) -> str | None:
+    """The path of an adapter layer that is switched off, where there is one."""
+    for path, module in model.named_modules():
+        if getattr(module, "disable_adapters", False) is True:
+            return path
+    return None
+
+
+def lora_pairs(module: Any) -> list[LoraPair] | None:
+    """The active updates of a LoRA layer; None where it is no plain sum of low-rank products.
+
+    It is none where it is merged, where it has a variant (DoRA), or a bias of its own.
+    """
+    from peft.tuners.lora import Linear
+
+    if type(module) is not Linear or module.merged:
+        return None
+    active = [name for name in module.active_adapters if name in module.lora_A]
+    if any(name in module.lora_variant or module.lora_bias.get(name) for name in active):
+        return None
+    return [
+        LoraPair(
+            module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
+        )
+        for name in active
+    ]
+
+
+def merged_copy(wrapper: Any) -> nn.Module:
+    """A copy of the module inside PEFT's wrapper, the adapters merged into it in fp32.
+
+    Raises:
+        NotImplementedError, RuntimeError, ValueError: PEFT cannot merge this adapter.
+    """
+    layer = copy.deepcopy(wrapper).float()
+    inside: Any = innermost(layer)
+    if any(getattr(layer, "lora_bias", {}).values()) and inside.bias is None:
+        # PEFT adds a bias only to a bias
+        zeros = torch.zeros(layer.out_features, device=inside.weight.device)
+        inside.bias = nn.Parameter(zeros, requires_grad=False)
+    layer = getattr(layer, "token_adapter", layer)
+    while layer is not inside:  # wrappers may lie in wrappers
+        layer.merge()
+        layer = layer.base_layer
+    return inside
+
+
+def base_name(key: str) -> str:
+    """The base model's name of a tensor in an adapter file, where the base has it."""
+    return key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+# ----------------------------------------------------------------------------- TransformerLens
+
+
+def lens_components(model: nn.Module) -> dict[str, Any]:
+    """TransformerLens' tree of an architecture's components, by its names.
+
+    A component has `name` (its path below its parent; None where it is no module), `submodules`
+    (components below it, by name or None) and `hook_aliases` (hook name -> component and end); an
+    attention with a fused projection has `split_qkv_matrix`.
+
+    Raises:
+        ValueError: TransformerLens has no adapter for the architecture.
+    """
+    from transformer_lens.factories.architecture_adapter_factory import (
+        SUPPORTED_ARCHITECTURES,
+        ArchitectureAdapterFactory,
+    )
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+
+    architecture = type(model).__name__
+    config: Any = copy.deepcopy(model.config)
+    try:
+        bridge = build_bridge_config_from_hf(config, architecture, "sublim_mech", torch.float32)
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
+        return adapter.component_mapping or {}
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        decoders = ("ForCausalLM", "LMHeadModel")
+        known = ", ".join(name for name in SUPPORTED_ARCHITECTURES if name.endswith(decoders))
+        raise ValueError(
+            f"architecture {architecture} has no map of its modules in TransformerLens ({error}); "
+            f"supported: {known}."
+        ) from error
+
+
+@contextmanager
+def lens_tokenizer(tokenizer: Any) -> Iterator[Any]:
+    """A tokenizer that TransformerLens takes as it is while the context lasts.
+
+    It takes one that was made with `add_bos_token`; any other it reads again from where it came,
+    with calls to the hub, and without what was changed since.
+    """
+    made_with = dict(tokenizer.init_kwargs)
+    tokenizer.init_kwargs = {"name_or_path": "", **made_with, "add_bos_token": True}
+    try:
+        yield tokenizer
+    finally:
+        tokenizer.init_kwargs = made_with

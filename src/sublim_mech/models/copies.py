@@ -9,20 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from .compat import quiet_transformers
+from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
 
 
 def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
-    """A copy of the module objects over the same parameter storage: hooks, modes and adapters of the copy are its own.
+    """A copy of the module objects over the same parameter storage.
+
+    Hooks, modes and adapters of the copy are its own.
 
     Args:
         model: what to copy.
         copied: names of parameters that get storage of their own.
     """
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach().clone() if name in copied else p.detach(), requires_grad=False)
-        for name, p in model.named_parameters()
-    }  # tied parameters are one object and stay tied
+    memo: dict[int, Any] = {}
+    for name, p in model.named_parameters():  # tied ones are one object, and stay tied
+        values = p.detach().clone() if name in copied else p.detach()
+        memo[id(p)] = nn.Parameter(values, requires_grad=False)
     return copy.deepcopy(model, memo)
 
 
@@ -32,28 +34,34 @@ def share(model: nn.Module) -> Any:
     Raises:
         ValueError: adapters are merged into its weights.
     """
-    out: Any = twin(model)
-    if hasattr(out, "get_base_model"):
-        out = out.get_base_model()
-    modules: list[tuple[str, Any]] = list(out.named_modules())
-    wrapped: tuple[str, ...] = ()
+    clean: Any = inside_peft(twin(model))
+    modules: list[tuple[str, Any]] = list(clean.named_modules())
+    taken_out: tuple[str, ...] = ()
     for name, module in modules:
-        inside = getattr(module, "original_module", None) or getattr(module, "base_layer", None)
-        if inside is None or not hasattr(module, "active_adapters") or name.startswith(wrapped):
+        inside = wrapped_module(module)
+        if inside is None or name.startswith(taken_out):
             continue
         if getattr(module, "merged", False):
-            raise ValueError(f"the model has adapters merged into {name}; unmerge them first (model.unmerge_adapter()).")
-        out.set_submodule(name, inside)
-        wrapped += (f"{name}.",)
-    out._hf_peft_config_loaded = False
-    return out
+            raise ValueError(
+                f"the model has adapters merged into {name}; "
+                "unmerge them first (model.unmerge_adapter())."
+            )
+        clean.set_submodule(name, inside)
+        taken_out += (f"{name}.",)
+    forget_adapters(clean)
+    return clean
 
 
 @torch.no_grad()
 def merge(base: Any, student: Any) -> nn.Module:
-    """A copy of the base's or a student's model as a plain Hugging Face model, adapters added to the weights in fp32.
+    """A copy of the base's or a student's model as a plain Hugging Face model.
 
-    Tied embeddings of which PEFT adapted one side only come apart, as they do in the student.
+    Adapters are added to the weights in fp32, and the sum is rounded once. Tied embeddings of
+    which PEFT adapted one side only come apart, as they do in the student.
+
+    Args:
+        base: a `Base`.
+        student: a `Student` of it; None for the base itself.
     """
     model: Any = copy.deepcopy(base.model if student is None else student.model)
     if hasattr(model, "merge_and_unload"):
@@ -72,9 +80,13 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _untie(model: Any) -> None:
-    """Give the head a weight of its own where PEFT wraps embedding or head: merging one would change both."""
+    """Give the head a weight of its own where PEFT wraps embedding or head.
+
+    Merging one would change both.
+    """
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     embed, head = (getattr(end, "base_layer", end) for end in ends)
-    if [embed, head] != ends and getattr(embed, "weight", None) is getattr(head, "weight", False):
+    wrapped = [embed, head] != ends
+    if wrapped and getattr(embed, "weight", None) is getattr(head, "weight", False):
         head.weight = nn.Parameter(head.weight.clone())
         model.config.tie_word_embeddings = False

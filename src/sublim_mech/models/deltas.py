@@ -1,14 +1,18 @@
 """How a student differs from its base, module by module.
 
-Where PEFT's adapter is a plain low-rank pair (any rank and alpha, rsLoRA, several active adapters) the delta is that pair. Everything
-else (DoRA, adapters on embeddings, trained heads, norms, biases, full fine-tunes) is the student's own module: of a full fine-tune
-Hugging Face's, of an adapter PEFT's, unmerged, which still reads the base's weights. So no delta copies a weight, and none is rounded
-by merging.
+1. Base and student are walked side by side: every module with parameters of its own, or PEFT's
+   wrapper of one.
+2. Where PEFT's adapter is a plain low-rank pair (any rank and alpha, rsLoRA, several active
+   adapters) the delta is that pair.
+3. Everything else (DoRA, adapters on embeddings, trained heads, norms, biases, full fine-tunes) is
+   the student's own module: of a full fine-tune Hugging Face's, of an adapter PEFT's, unmerged,
+   which still reads the base's weights.
+
+So no delta copies a weight, and none is rounded by merging.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Base, pieces, weights_hash
+from . import compat
+from .base import Base
+from .hashing import pieces, weights_hash
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class LowRank:
     Attributes:
         a: `(rank, in)`.
         b: `(out, rank)`.
-        scale: alpha / rank, or what the adapter's configuration makes of it; 1 where `b` holds the scales of several adapters.
+        scale: alpha / rank, or what the adapter's configuration makes of it; 1 where `b` holds the
+            scales of several adapters.
     """
 
     a: Tensor
@@ -37,12 +44,14 @@ class LowRank:
 
     def __call__(self, output: Tensor, x: Tensor) -> Tensor:
         """What the student adds to the base module's output on the input `x (..., in)`."""
-        return (self.scale * F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)).to(output.dtype)
+        change = F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)
+        return (self.scale * change).to(output.dtype)
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference, from the two Gram matrices."""
         a, b = self.a.cpu().double(), self.b.cpu().double()
-        return self.scale * math.sqrt(max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0))
+        square = float(((b.T @ b) * (a @ a.T)).sum())
+        return self.scale * math.sqrt(max(square, 0.0))
 
 
 @dataclass(frozen=True)
@@ -60,13 +69,18 @@ class Replaced:
     hash: str
 
     def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the student adds to the base module's output on the same input."""
-        theirs = self.module(*args, **kwargs)
-        if not isinstance(theirs, Tensor):
+        """What the student adds to the base module's output on the same input.
+
+        Raises:
+            ValueError: the module gives something else than a tensor.
+        """
+        students_output = self.module(*args, **kwargs)
+        if not isinstance(students_output, Tensor):
             raise ValueError(
-                f"module {type(self.module).__name__} gives a {type(theirs).__name__}, not a tensor; it cannot be gated."
+                f"module {type(self.module).__name__} gives a {type(students_output).__name__}, "
+                "not a tensor; it cannot be gated."
             )
-        return theirs - output
+        return students_output - output
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference."""
@@ -79,116 +93,124 @@ Delta = LowRank | Replaced
 def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
     """The differences by module path.
 
+    Args:
+        base: the base model.
+        model: the student's, as Hugging Face's or PEFT's own.
+        name: what messages call the student.
+
     Raises:
         ValueError: another shape or vocabulary, or an adapter that is no change of weights.
     """
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel) and not hasattr(model, "merge_and_unload"):
-        raise ValueError(
-            f"student={name!r}: its adapter is no change of weights; pass a PeftModel with a weight adapter (LoRA, DoRA, IA3)."
-        )
-    vocab = [m.get_input_embeddings().weight.shape[0] for m in (base.model, model)]  # type: ignore[operator]
-    if vocab[0] != vocab[1]:
-        raise ValueError(
-            f"student={name!r} has a vocabulary of {vocab[1]} tokens, base={base.name!r} one of {vocab[0]}; "
-            "base and student must share the tokenizer."
-        )
-    off = next((path for path, m in model.named_modules() if getattr(m, "disable_adapters", False) is True), None)
-    if off is not None:
-        raise ValueError(f"student={name!r}: its adapters are switched off ({off}); call its enable_adapter_layers() first.")
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    mine, theirs = dict(_walk(base.model)), dict(_walk(inner))
+    _check_comparable(base, model, name)
+    base_modules = dict(_walk(base.model))
+    student_modules = dict(_walk(compat.inside_peft(model)))
     deltas: dict[str, Delta] = {}
-    for path in {**mine, **theirs}:
-        shapes = [
-            {} if m is None else {k: tuple(p.shape) for k, p in _own(_unwrapped(m)).items()}
-            for m in (mine.get(path), theirs.get(path))
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"student={name!r} does not fit base={base.name!r}: {path} has {shapes[1]}, not {shapes[0]}.")
+    for path in {**base_modules, **student_modules}:
+        expected, shapes = _shapes(base_modules.get(path)), _shapes(student_modules.get(path))
+        if shapes != expected:
+            raise ValueError(
+                f"student={name!r} does not fit base={base.name!r}: "
+                f"{path} has {shapes}, not {expected}."
+            )
         try:
-            delta = _delta(mine[path], theirs[path])
+            delta = _delta(base_modules[path], student_modules[path])
         except (RuntimeError, NotImplementedError, ValueError) as error:
-            raise ValueError(f"student={name!r}: PEFT cannot merge the adapter on {path} into weights: {error}") from error
+            raise ValueError(
+                f"student={name!r}: PEFT cannot merge the adapter on {path} into weights: {error}"
+            ) from error
         if delta is not None:
             deltas[path] = delta
     return deltas
 
 
-def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) of every module that has parameters of its own or is PEFT's wrapper of one, as the model computes."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
+def _check_comparable(base: Base, model: Any, name: str) -> None:
+    """Raise ValueError where no comparison of modules would say what the student computes."""
+    from peft import PeftModel
 
-    if isinstance(module, ModulesToSaveWrapper):
-        chosen = [k for k in module.active_adapters if k in module.modules_to_save]
-        module = module.modules_to_save[chosen[0]] if chosen else module.original_module
-    if isinstance(module, (BaseTunerLayer, TrainableTokensWrapper)):
+    if isinstance(model, PeftModel) and not hasattr(model, "merge_and_unload"):
+        raise ValueError(
+            f"student={name!r}: its adapter is no change of weights; "
+            "pass a PeftModel with a weight adapter (LoRA, DoRA, IA3)."
+        )
+    expected, tokens = _vocabulary(base.model), _vocabulary(model)
+    if tokens != expected:
+        raise ValueError(
+            f"student={name!r} has a vocabulary of {tokens} tokens, "
+            f"base={base.name!r} one of {expected}; base and student must share the tokenizer."
+        )
+    path = compat.switched_off(model)
+    if path is not None:
+        raise ValueError(
+            f"student={name!r}: its adapters are switched off ({path}); "
+            "call its enable_adapter_layers() first."
+        )
+
+
+def _vocabulary(model: Any) -> int:
+    """Rows of the token embedding."""
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) of every module with parameters of its own, as the model computes.
+
+    PEFT's wrapper of a module stands for the module and what is inside it.
+    """
+    module = compat.computing_module(module)
+    if compat.is_adapter(module):
         yield path, module
         return
-    if _own(module):
+    if _parameters(module):
         yield path, module
     for key, child in module.named_children():
         yield from _walk(child, f"{path}.{key}".lstrip("."))
 
 
-def _own(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {k: p for k, p in module._parameters.items() if p is not None}
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's parameters, without those of modules below it."""
+    return dict(module.named_parameters(recurse=False))
 
 
-def _unwrapped(module: Any) -> Any:
-    """The module inside PEFT's wrappers."""
-    from peft.utils import TrainableTokensWrapper
-
-    module = module.token_adapter if isinstance(module, TrainableTokensWrapper) else module
-    while hasattr(module, "base_layer"):
-        module = module.base_layer
-    return module
+def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of a module's parameters; none where there is no module."""
+    if module is None:
+        return {}
+    return {key: tuple(p.shape) for key, p in _parameters(compat.innermost(module)).items()}
 
 
-def _delta(own: nn.Module, module: Any) -> Delta | None:
+def _delta(base_module: nn.Module, module: Any) -> Delta | None:
     """How the student's module differs from the base's; None where it does not."""
-    from peft.tuners.lora import Linear
-
-    inside = _unwrapped(module)
-    if type(module) is Linear and not module.merged and square_distance(_own(own), _own(inside)) == 0:
-        active = [k for k in module.active_adapters if k in module.lora_A]
-        if not any(k in module.lora_variant or module.lora_bias.get(k) for k in active):
-            return _low_rank([(module.lora_A[k].weight, module.lora_B[k].weight, float(module.scaling[k])) for k in active])
-    merged = module if inside is module else _merged(module)
-    square = square_distance(_own(own), _own(merged))
+    inside = compat.innermost(module)
+    expected = _parameters(base_module)
+    pairs = compat.lora_pairs(module)
+    if pairs is not None and square_distance(expected, _parameters(inside)) == 0:
+        return _low_rank(pairs)
+    merged = module if inside is module else compat.merged_copy(module)
+    square = square_distance(expected, _parameters(merged))
     return Replaced(module, math.sqrt(square), weights_hash(merged)) if square > 0 else None
 
 
-def _low_rank(adapters: Sequence[tuple[Tensor, Tensor, float]]) -> LowRank | None:
+def _low_rank(pairs: Sequence[compat.LoraPair]) -> LowRank | None:
     """The sum of plain LoRA updates: their ranks side by side."""
-    live = [(a.detach(), b.detach(), scale) for a, b, scale in adapters if bool(b.any())]
-    if len(live) < 2:
-        return LowRank(*live[0]) if live else None
-    return LowRank(torch.cat([a for a, _, _ in live]), torch.cat([scale * b for _, b, scale in live], 1), 1.0)
+    # b starts at zero: an adapter that was never trained changes nothing
+    live = [LowRank(a.detach(), b.detach(), scale) for a, b, scale in pairs if bool(b.any())]
+    if not live:
+        return None
+    if len(live) == 1:
+        return live[0]
+    a = torch.cat([update.a for update in live])
+    b = torch.cat([update.scale * update.b for update in live], dim=1)
+    return LowRank(a, b, 1.0)
 
 
-def _merged(wrapper: Any) -> nn.Module:
-    """A copy, merged in fp32, of the module inside PEFT's wrapper."""
-    layer = copy.deepcopy(wrapper).float()
-    inside: Any = _unwrapped(layer)
-    if any(getattr(layer, "lora_bias", {}).values()) and inside.bias is None:  # PEFT adds a bias only to a bias
-        inside.bias = nn.Parameter(torch.zeros(layer.out_features, device=inside.weight.device), requires_grad=False)
-    layer = getattr(layer, "token_adapter", layer)
-    while layer is not inside:
-        layer.merge()
-        layer = layer.base_layer
-    return inside
-
-
-def square_distance(own: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> float:
+def square_distance(base: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> float:
     """Sum of squared differences; a parameter only the student has differs from 0."""
     total = 0.0
-    for key, q in new.items():
-        p = own.get(key)
+    for key, q in student.items():
+        p = base.get(key)
         if p is None:
             total += sum(float(y.float().square().sum()) for y in pieces(q))
-        elif p.data_ptr() != q.data_ptr():
-            total += sum(float((y.float() - x.float()).square().sum()) for x, y in zip(pieces(p), pieces(q), strict=True))
+        elif p.data_ptr() != q.data_ptr():  # else it is the base's own
+            for x, y in zip(pieces(p), pieces(q), strict=True):
+                total += float((y.float() - x.float()).square().sum())
     return total

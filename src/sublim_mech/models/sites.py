@@ -1,36 +1,32 @@
 """Where things are in a model: TransformerLens' names for Hugging Face's modules.
 
-The map from names to modules is TransformerLens' own (its architecture adapters); the modules stay Hugging Face's. So a score
-carries the hook name a TransformerLens user expects, and nothing is converted, folded or copied.
+The map from names to modules is TransformerLens' own (its architecture adapters); the modules stay
+Hugging Face's. So a score carries the hook name a TransformerLens user expects, and nothing is
+converted, folded or copied.
+
+1. TransformerLens' component tree gives every module that it knows a layer and a name.
+2. Other modules take the name of the nearest one above them, and their own tail behind it.
+3. One short forward shows which axis of each module's output the tokens are on.
+4. TransformerLens' aliases say whose input or output an activation is; a fused projection is
+   asked which of its columns are queries, keys and values.
+
+What single architectures do otherwise than the rest stands here and in `names`, nowhere else.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Module:
-    """A module with parameters.
-
-    Attributes:
-        path: its path in the Hugging Face model.
-        layer: its block; -1 before the first (embeddings), the number of blocks after the last (final norm, unembedding).
-        name: TransformerLens' name inside the block (`attn.q`, `mlp.out`, `ln1`), or of the whole (`embed`, `ln_final`, `unembed`).
-        axis: which axis of its output the tokens are on (Gemma-3's q and k norms have heads before tokens).
-    """
-
-    path: str
-    layer: int
-    name: str
-    axis: int = 1
+from ..hints import nearest
+from . import compat
+from .names import Dimensions, Module
 
 
 @dataclass(frozen=True)
@@ -51,16 +47,33 @@ class Site:
     d_head: int = 0
     columns: Tensor | None = None
 
-    def get(self, x: Tensor) -> Tensor:
-        """The activation in the module's tensor `x (row, slot, column)`: `(row, slot, d)`, or `(row, slot, head, d_head)`."""
-        if self.columns is not None:
-            x = x[..., self.columns.to(x.device)]
-        return rearrange(x, "... (head d) -> ... head d", d=self.d_head) if self.d_head else x
+    def get(self, tensor: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """The activation in a module's tensor.
 
-    def put(self, x: Tensor, value: Tensor) -> Tensor:
-        """The module's tensor with the activation replaced."""
-        value = rearrange(value, "... head d -> ... (head d)") if self.d_head else value
-        return value if self.columns is None else x.index_copy(-1, self.columns.to(x.device), value.to(x.dtype))
+        Args:
+            tensor: `(row, slot, column)`, or `(row slot, column)`: OPT flattens rows and tokens
+                into one axis before its MLP.
+            shape: numbers of rows and slots, needed where they may be flattened.
+
+        Returns:
+            `(row, slot, d)`, or `(row, slot, head, d_head)` where it is per head.
+        """
+        if shape is not None:
+            tensor = tensor.reshape(*shape, -1)
+        if self.columns is not None:
+            tensor = tensor[..., self.columns.to(tensor.device)]
+        if not self.d_head:
+            return tensor
+        return rearrange(tensor, "... (head d_head) -> ... head d_head", d_head=self.d_head)
+
+    def put(self, tensor: Tensor, value: Tensor) -> Tensor:
+        """The module's tensor with the activation replaced; rows and slots stay as it has them."""
+        if self.d_head:
+            value = rearrange(value, "... head d_head -> ... (head d_head)")
+        value = value.reshape(*tensor.shape[:-1], -1)
+        if self.columns is None:
+            return value
+        return tensor.index_copy(-1, self.columns.to(tensor.device), value.to(tensor.dtype))
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,21 @@ class Sites:
         """Number of blocks."""
         return len(self.blocks)
 
+    def module(self, layer: int, name: str) -> Module:
+        """The module of this name in this layer.
+
+        Raises:
+            ValueError: the layer has none of this name.
+        """
+        for module in self.modules.values():
+            if (module.layer, module.name) == (layer, name):
+                return module
+        known = [m.name for m in self.modules.values() if m.layer == layer]
+        raise ValueError(
+            f"layer {layer} has no module {name!r}{nearest(name, known) or '.'} "
+            f"Its modules are {', '.join(known)}."
+        )
+
     def site(self, name: str) -> Site:
         """The site of this name.
 
@@ -97,17 +125,18 @@ class Sites:
         return self.sites[self.site_name(name)]
 
     def site_name(self, name: str) -> str:
-        """The short name of a site given by it or by TransformerLens' hook name (`hook_resid_pre`, `attn.hook_z`).
+        """The short name of a site from that or TransformerLens' (`hook_resid_pre`, `attn.hook_z`).
 
         Raises:
             ValueError: the architecture has none of this name.
         """
-        short = next((n for n, site in self.sites.items() if name in (n, site.hook, f"hook_{n}")), None)
-        if short is None:
-            near = difflib.get_close_matches(name.removeprefix("hook_"), self.sites, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"site={name!r} is not known here; {hint}choose one of {', '.join(self.sites)}.")
-        return short
+        for short, site in self.sites.items():
+            if name in (short, site.hook, f"hook_{short}"):
+                return short
+        hint = nearest(name.removeprefix("hook_"), self.sites)
+        raise ValueError(
+            f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(self.sites)}."
+        )
 
     def n_heads(self, site: str) -> int:
         """Number of heads of a per-head site, 0 for others."""
@@ -118,61 +147,135 @@ class Sites:
         return f"blocks.{layer}.{self.site(site).hook}"
 
 
+def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
+    """A gate in the shape and type in which it multiplies a module's output.
+
+    Args:
+        module: whose output.
+        gate: `(row, slot)`.
+        output: `(row, slot, column)`; with other axes before the tokens' (`Module.axis`), or rows
+            and slots flattened into one axis, as OPT does before its MLP.
+
+    Raises:
+        ValueError: the output has no axis of tokens.
+    """
+    if output.dim() == 2 and output.shape[0] == gate.numel():
+        return rearrange(gate, "row slot -> (row slot) 1").to(output.dtype)
+    if output.dim() <= module.axis or output.shape[module.axis] != gate.shape[1]:
+        raise ValueError(
+            f"module {module.path} does not keep a token axis in its output "
+            f"{tuple(output.shape)}; it cannot be gated."
+        )
+    between = [1] * (module.axis - 1)
+    behind = [1] * (output.dim() - module.axis - 1)
+    return gate.reshape(len(gate), *between, gate.shape[1], *behind).to(output.dtype)
+
+
+def holds_transposed(module: nn.Module) -> bool:
+    """Whether a projection's weight is `(in, out)`, as in GPT-2's Conv1D, not `(out, in)`."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
+
+
+# -------------------------------------------------------------------------------------- finding
+
+
+class _Place(NamedTuple):
+    """Where a module is, and what TransformerLens calls it there."""
+
+    layer: int
+    name: str
+
+
 def find_sites(model: nn.Module) -> Sites:
     """Map a Hugging Face causal language model.
 
     Raises:
         ValueError: TransformerLens has no adapter for the architecture.
     """
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-
-    config: Any = model.config
-    architecture = type(model).__name__
-    try:
-        bridge = build_bridge_config_from_hf(copy.deepcopy(config), architecture, "sublim_mech", torch.float32)
-        mapping: dict[str, Any] = ArchitectureAdapterFactory.select_architecture_adapter(bridge).component_mapping or {}
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-
-        known = ", ".join(name for name in SUPPORTED_ARCHITECTURES if name.endswith(("ForCausalLM", "LMHeadModel")))
+    components = compat.lens_components(model)
+    if "blocks" not in components:
         raise ValueError(
-            f"architecture {architecture} has no map of its modules in TransformerLens ({error}); supported: {known}."
-        ) from error
-    if "blocks" not in mapping:
-        raise ValueError(f"architecture {architecture} has no block list in TransformerLens' map; a decoder is needed.")
-    block = mapping["blocks"]
-    depth = len(model.get_submodule(block.name))  # type: ignore[arg-type]
-    blocks = tuple(f"{block.name}.{i}" for i in range(depth))
-    names = {
-        **{
-            c.name: (-1 if "embed" in k or k.endswith("_in") else depth, k)
-            for k, c in mapping.items()
-            if k != "blocks" and c.name
-        },
-        **{f"{b}.{path}": (i, name) for i, b in enumerate(blocks) for name, path in _flatten(block).items()},
-    }
-    head = next(path for path, m in model.named_modules() if m is model.get_output_embeddings())  # type: ignore[operator]
-    names[head] = (depth, "unembed")
+            f"architecture {type(model).__name__} has no block list in TransformerLens' map; "
+            "a decoder is needed."
+        )
+    block = components["blocks"]
+    n_layers = len(model.get_submodule(block.name))  # type: ignore[arg-type]
+    blocks = tuple(f"{block.name}.{layer}" for layer in range(n_layers))
+    embed = _path_of(model, model.get_input_embeddings())  # type: ignore[operator]
+    head = _path_of(model, model.get_output_embeddings())  # type: ignore[operator]
+
+    # what TransformerLens names: outside the blocks, inside them, and always the unembedding
+    places: dict[str, _Place] = {}
+    for name, component in components.items():
+        if name != "blocks" and component.name:
+            before = "embed" in name or name.endswith("_in")
+            places[component.name] = _Place(-1 if before else n_layers, name)
+    inside = _component_paths(block)
+    for layer, root in enumerate(blocks):
+        for name, path in inside.items():
+            places[f"{root}.{path}"] = _Place(layer, name)
+    places[head] = _Place(n_layers, "unembed")
+
     axes = _token_axes(model)
-    modules = {
-        path: Module(path, *_name_of(path, names, blocks), axes.get(path, 1))
-        for path, module in model.named_modules()
-        if any(p is not None for p in module._parameters.values())
-    }
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    embed = next(path for path, m in model.named_modules() if m is model.get_input_embeddings())  # type: ignore[operator]
-    sites = _find_activations(block, model.get_submodule(blocks[0]), config)
-    counts = {name: n for name, n in (("z", heads), ("q", heads), ("k", kv_heads), ("v", kv_heads)) if name in sites}
-    return Sites(blocks, modules, sites, counts, embed, head)
+    modules = {}
+    for path, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            place = _place_of(path, places, blocks)
+            modules[path] = Module(path, place.layer, place.name, axes.get(path, 1))
+
+    size = Dimensions.of(model.config)
+    sites = _find_streams(block, inside) | _find_heads(
+        block, inside, model.get_submodule(blocks[0]), size.d_head
+    )
+    counts = {"z": size.heads, "q": size.heads, "k": size.kv_heads, "v": size.kv_heads}
+    heads = {name: count for name, count in counts.items() if name in sites}
+    return Sites(blocks, modules, sites, heads, embed, head)
+
+
+def _path_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(path for path, module in model.named_modules() if module is wanted)
+
+
+def _component_paths(component: Any) -> dict[str, str]:
+    """TransformerLens name -> path, both relative to the component, for every one below it."""
+    paths: dict[str, str] = {}
+
+    def walk(node: Any, name: str, path: str) -> None:
+        for key, child in (node.submodules or {}).items():
+            name_below = f"{name}.{key}".strip(".")
+            path_below = f"{path}.{child.name}".strip(".") if child.name else path
+            paths[name_below] = path_below
+            walk(child, name_below, path_below)
+
+    walk(component, "", "")
+    return paths
+
+
+def _place_of(path: str, places: Mapping[str, _Place], blocks: Sequence[str]) -> _Place:
+    """TransformerLens' place of a module, or that of a parent with Hugging Face's tail behind it.
+
+    So Phi-3's fused projection, which TransformerLens does not name, is `mlp.gate_up_proj`.
+    """
+    if path in places:
+        return places[path]
+    parent, _, tail = path.rpartition(".")
+    while parent:
+        if parent in places:
+            return _Place(places[parent].layer, f"{places[parent].name}.{tail}")
+        if parent in blocks:
+            return _Place(blocks.index(parent), tail)
+        parent, _, last = parent.rpartition(".")
+        tail = f"{last}.{tail}"
+    return _Place(-1, path)
 
 
 @torch.no_grad()
 def _token_axes(model: Any) -> dict[str, int]:
-    """The axis of tokens in each module's output, from one short forward whose length no other axis has."""
-    config = model.config
-    taken = {getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size")}
+    """The axis of tokens in each module's output, from one forward of a length no axis has."""
+    size = Dimensions.of(model.config)
+    taken = (size.heads, size.kv_heads, size.d_head, size.width)
     length = next(n for n in range(5, 100) if n not in taken)
     axes: dict[str, int] = {}
 
@@ -186,76 +289,63 @@ def _token_axes(model: Any) -> dict[str, int]:
     handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
     try:
         ids = torch.arange(length, device=next(model.parameters()).device)[None]
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        compat.call_model(model, ids=ids, mask=torch.ones_like(ids))
     finally:
         for handle in handles:
             handle.remove()
     return axes
 
 
-def _flatten(component: Any) -> dict[str, str]:
-    """TransformerLens name -> path, both relative to the block, for every component below it."""
-    out: dict[str, str] = {}
+def _find_streams(block: Any, paths: Mapping[str, str]) -> dict[str, Site]:
+    """Residual stream and what is added to it, by TransformerLens' aliases.
 
-    def walk(node: Any, name: str, path: str) -> None:
-        for key, child in (node.submodules or {}).items():
-            below = f"{path}.{child.name}".strip(".") if child.name else path
-            out[f"{name}.{key}".strip(".")] = below
-            walk(child, f"{name}.{key}".strip("."), below)
-
-    walk(component, "", "")
-    return out
-
-
-def _name_of(path: str, names: dict[str, tuple[int, str]], blocks: tuple[str, ...]) -> tuple[int, str]:
-    """(layer, name): TransformerLens' name, with Hugging Face's own tail where it has none (`mlp.gate_up_proj`)."""
-    if path in names:
-        return names[path]
-    parent, _, tail = path.rpartition(".")
-    while parent:
-        if parent in names:
-            layer, name = names[parent]
-            return layer, f"{name}.{tail}"
-        if parent in blocks:
-            return blocks.index(parent), tail
-        parent, _, head = parent.rpartition(".")
-        tail = f"{head}.{tail}"
-    return -1, path
-
-
-def _find_activations(block: Any, first: nn.Module, config: Any) -> dict[str, Site]:
-    """The block's activations by TransformerLens' aliases: `hook_attn_out` -> the output of which module."""
-    paths = _flatten(block)
-    found: dict[str, Site] = {}
+    An alias such as `hook_attn_out` -> `attn.hook_out` says whose output the activation is.
+    """
+    sites: dict[str, Site] = {}
     for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post"):
         target = block.hook_aliases.get(f"hook_{name}")
         if target is None:
             continue
         owner, _, end = target.rpartition(".")
         if end in ("hook_in", "hook_out") and (not owner or owner in paths):
-            found[name] = Site(paths.get(owner, ""), end.removeprefix("hook_"), f"hook_{name}")
-    return found | _find_heads(block, first, paths, config)
+            sites[name] = Site(paths.get(owner, ""), end.removeprefix("hook_"), f"hook_{name}")
+    return sites
 
 
-def _find_heads(block: Any, first: nn.Module, paths: dict[str, str], config: Any) -> dict[str, Site]:
-    """Per-head activations: z (input of the output projection) and q, k, v (outputs of the projections, before norm and rotation)."""
-    d_head = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    found = {"z": Site(paths["attn.o"], "in", "attn.hook_z", d_head)} if "attn.o" in paths else {}
+def _find_heads(
+    block: Any, paths: Mapping[str, str], first: nn.Module, d_head: int
+) -> dict[str, Site]:
+    """Per-head activations of the attention.
+
+    z is the input of the output projection; q, k and v are the outputs of theirs, before norm and
+    rotation.
+    """
+    sites: dict[str, Site] = {}
+    if "attn.o" in paths:
+        sites["z"] = Site(paths["attn.o"], "in", "attn.hook_z", d_head)
     if "attn.qkv" in paths:
-        for name, columns in zip("qkv", _split_columns(block.submodules["attn"], first, paths), strict=True):
-            found[name] = Site(paths["attn.qkv"], "out", f"attn.hook_{name}", d_head, columns)
-    else:
-        for name in "qkv":
-            if f"attn.{name}" in paths:
-                found[name] = Site(paths[f"attn.{name}"], "out", f"attn.hook_{name}", d_head)
-    return found
+        columns = _split_columns(block.submodules["attn"], first, paths)
+        for name, part in zip("qkv", columns, strict=True):
+            sites[name] = Site(paths["attn.qkv"], "out", f"attn.hook_{name}", d_head, part)
+        return sites
+    for name in "qkv":
+        if f"attn.{name}" in paths:
+            sites[name] = Site(paths[f"attn.{name}"], "out", f"attn.hook_{name}", d_head)
+    return sites
 
 
-def _split_columns(adapter: Any, first: nn.Module, paths: dict[str, str]) -> list[Tensor]:
-    """Which outputs of a fused projection are q, k and v: TransformerLens splits one whose weights are their own row numbers."""
+def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> list[Tensor]:
+    """Which outputs of a fused projection are q, k and v.
+
+    TransformerLens splits one whose weights are their own row numbers.
+    """
     attention = copy.deepcopy(first.get_submodule(paths["attn"])).float()
     fused: Any = attention.get_submodule(paths["attn.qkv"].removeprefix(f"{paths['attn']}."))
-    across = 1 if hasattr(fused, "nf") else 0  # GPT-2's Conv1D holds its weight transposed
-    rows = torch.arange(fused.weight.shape[across], dtype=torch.float32)
-    fused.weight = nn.Parameter((rows if across else rows[:, None]).expand(fused.weight.shape).clone(), requires_grad=False)
-    return [part.weight.detach()[:, 0].round().long().cpu() for part in adapter.split_qkv_matrix(attention)]
+    if holds_transposed(fused):
+        numbers = torch.arange(fused.weight.shape[1], dtype=torch.float32)
+    else:
+        numbers = torch.arange(fused.weight.shape[0], dtype=torch.float32)[:, None]
+    numbered = numbers.expand(fused.weight.shape).clone()
+    fused.weight = nn.Parameter(numbered, requires_grad=False)
+    parts = adapter.split_qkv_matrix(attention)
+    return [part.weight.detach()[:, 0].round().long().cpu() for part in parts]

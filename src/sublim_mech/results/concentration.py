@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..prompts.chat import ROLES
-from ..prompts.sharing import CLASSES, SHARED
+from ..prompts import CLASSES, ROLES, SHARED
 from ..stats import bootstrap_weights, mean_interval, random_like
 from .scores import Scores
 
@@ -106,7 +105,7 @@ def concentration(scores: Scores, *, on: str | np.ndarray = "shared", draws: int
     """
     if not scores.additive:
         raise ValueError(
-            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or graft_by_sharing(...)."
+            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or graft(sets='sharing')."
         )
     effect = scores.token_effect()
     real = np.isfinite(effect)

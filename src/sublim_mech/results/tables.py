@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..prompts.chat import ROLES
-from ..prompts.sharing import CLASSES
+from ..prompts import CLASSES, ROLES
 from ..stats import FEWEST, MaxT, max_t, mean_interval, ratio_interval
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def sets(scores: Scores) -> pd.DataFrame:
         return _patched_sets(scores)
     if scores.kind != "graft":
         raise ValueError(
-            f"{scores.kind} scores have no token sets; they come from graft, graft_by_role, graft_by_sharing, or patch(sets=...)."
+            f"{scores.kind} scores have no token sets; they come from graft or patch(sets=...)."
         )
     effect, tokens = scores.headline, scores.data["tokens"]
     for dim in ("set", "measure"):  # one that was selected

@@ -1,0 +1,310 @@
+"""A model that can be run: its forwards, how many rows they take, and what a user reads off
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..models.base import Base
+from ..models.checks import check_length
+from ..models.compat import Cache
+from ..models.names import Module
+from ..models.sites import Sites, find_sites
+from ..prompts import Prompt
+from .answers import Answers
+from .batch import Batch, make_batch
+from .budget import default_budget, rows_per_forward
+from .forward import Edit, Gates, Key, Pass, Start, forward
+from .heads import ExactHead
+from .parity import check_parity
+
+Cells = Callable[[Prompt, Sequence[Module]], np.ndarray]
+"""What `masks.Mask` is: from a prompt and the model's modules to `(token, module)` bool."""
+
+AnyRunner = TypeVar("AnyRunner", bound="Runner")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One model that can be run.
+
+    Attributes:
+        model: a Hugging Face causal language model in eval mode, the runner's own (`Base.model`).
+        tokenizer: its fast tokenizer.
+        name: what it is called in tables.
+        hash: content hash of what computes.
+        sites: where things are in the model.
+        memory: bytes that the activations of one forward may take.
+        compute: floating-point type of matrix products (autocast); the weights' own when None.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    hash: str
+    sites: Sites
+    memory: int
+    compute: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.model.parameters()).device
+
+    def check_length(self, prompt: Prompt, more: int = 0, *, what: str = "") -> None:
+        """Raise ValueError where a prompt and further tokens are longer than the model."""
+        check_length(self.model, len(prompt) + more, f"prompt {prompt.question[:60]!r}{what}")
+
+    def batch(
+        self, ids: Sequence[Sequence[int]], answers: Sequence[Answers] | None = None
+    ) -> Batch:
+        """Rows of token ids, each with its answer trie (`batch.make_batch`)."""
+        return make_batch(self.model, ids, answers)
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        gates: Gates | None = None,
+        record: Sequence[Key] = (),
+        edits: Mapping[Key, Edit] | None = None,
+        start: Start | None = None,
+        past: Cache | None = None,
+        unembed: ExactHead | None = None,
+    ) -> Pass:
+        """One gated pass (`forward.forward`)."""
+        return forward(
+            self.model,
+            self.sites,
+            batch,
+            gates=gates,
+            record=record,
+            edits=edits,
+            start=start,
+            past=past,
+            unembed=unembed,
+            compute=self.compute,
+        )
+
+    # ---------------------------------------------------------------------------------------- sizes
+
+    def rows(
+        self,
+        *,
+        slots: int,
+        reads: int,
+        keys: int | None = None,
+        gradient: bool = False,
+        tokens: int | None = None,
+    ) -> int:
+        """Rows of `slots` tokens that one forward may have (`budget.rows_per_forward`)."""
+        return rows_per_forward(
+            self.model,
+            self.memory,
+            slots=slots,
+            keys=keys or slots,
+            reads=reads,
+            gradient=gradient,
+            tokens=tokens,
+        )
+
+    def chunks(
+        self, sizes: Sequence[int], *, reads: int, skipped: int = 0, gradient: bool = False
+    ) -> Iterator[list[int]]:
+        """Cut rows into forwards that fit the memory, longest first: lists of indices.
+
+        Args:
+            sizes: slots of each row.
+            reads: slots whose logits are taken, per row.
+            skipped: slots at the beginning that are not computed, because their keys and values are
+                given.
+            gradient: whether activations are kept for a backward pass.
+        """
+        order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+        while order:
+            longest = sizes[order[0]]
+            fit = self.rows(slots=longest - skipped, keys=longest, reads=reads, gradient=gradient)
+            chunk, order = order[:fit], order[fit:]
+            yield chunk
+
+    # --------------------------------------------------------------------- what a user reads off it
+
+    @torch.no_grad()
+    def logits(self, prompts: Sequence[Prompt]) -> Float[Tensor, "prompt token vocab"]:
+        """Next-token logits at every token, in fp32 on the CPU; NaN where a shorter prompt has no
+        token.
+
+        Raises:
+            ValueError: no prompts, or one longer than the model.
+
+        Example:
+            >>> pair.logits(prompts[:1]).shape[1] == len(prompts[0])
+            True
+        """
+        return self._logits(prompts, None)
+
+    @torch.no_grad()
+    def activations(
+        self, prompts: Sequence[Prompt], sites: Sequence[str], layers: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Activations of prompts by TransformerLens' hook names, as `run_with_cache` has them.
+
+        Args:
+            prompts: rendered prompts.
+            sites: which activations: `resid_pre`, `mlp_out`, `z`, ..., or `hook_resid_pre`,
+                `attn.hook_z`.
+            layers: of which blocks; all when not given.
+
+        Returns:
+            `blocks.{layer}.{hook}` -> `(prompt, token, d_model)` or `(prompt, token, head,
+            d_head)`, in the weights' type on the CPU; NaN where a shorter prompt has no token.
+
+        Raises:
+            ValueError: no prompts, or one longer than the model; an unknown site; a layer out of
+                range.
+
+        Example:
+            >>> found = pair.activations(prompts[:1], ["resid_pre", "z"], layers=[1])
+            >>> list(found)
+            ['blocks.1.hook_resid_pre', 'blocks.1.attn.hook_z']
+        """
+        return self._activations(prompts, sites, layers, None)
+
+    def _logits(self, prompts: Sequence[Prompt], gates: PromptGates | None) -> Tensor:
+        # every token is a read slot: the last one comes first, as in any row
+        answers = [Answers(at=tuple(range(len(prompt) - 1))) for prompt in self._checked(prompts)]
+        width = max(map(len, prompts))
+        logits: Tensor | None = None
+        for chunk in self.chunks([len(prompt) for prompt in prompts], reads=width):
+            batch = self.batch([prompts[i].ids for i in chunk], [answers[i] for i in chunk])
+            read = self.run(batch, gates=_stack(gates, chunk, batch)).logits.float().cpu()
+            if logits is None:
+                logits = torch.full((len(prompts), width, read.shape[-1]), torch.nan)
+            for row, i in enumerate(chunk):
+                length = len(prompts[i])
+                logits[i, : length - 1] = read[row, 1:length]
+                logits[i, length - 1] = read[row, 0]
+        assert logits is not None
+        return logits
+
+    def _activations(
+        self,
+        prompts: Sequence[Prompt],
+        sites: Sequence[str],
+        layers: Sequence[int] | None,
+        gates: PromptGates | None,
+    ) -> dict[str, Tensor]:
+        names = [sites] if isinstance(sites, str) else sites
+        depth = self.sites.n_layers
+        chosen = list(range(depth)) if layers is None else list(layers)
+        if not chosen or any(not 0 <= layer < depth for layer in chosen):
+            raise ValueError(f"layers={chosen}: give layers between 0 and {depth - 1}.")
+        shorts = [self.sites.site_name(name) for name in names]
+        keys: list[Key] = [(short, layer) for layer in chosen for short in shorts]
+        width = max(len(prompt) for prompt in self._checked(prompts))
+        recorded: dict[Key, Tensor] = {}
+        for chunk in self.chunks([len(prompt) for prompt in prompts], reads=1):
+            batch = self.batch([prompts[i].ids for i in chunk])
+            done = self.run(batch, gates=_stack(gates, chunk, batch), record=keys)
+            for key, value in done.activations.items():
+                if key not in recorded:
+                    shape = len(prompts), width, *value.shape[2:]
+                    recorded[key] = torch.full(shape, torch.nan, dtype=value.dtype)
+                for row, i in enumerate(chunk):
+                    recorded[key][i, : len(prompts[i])] = value[row, : len(prompts[i])].cpu()
+        return {self.sites.hook_name(*key): recorded[key] for key in keys}
+
+    def _checked(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        if not prompts:
+            raise ValueError("prompts is empty; render at least one question.")
+        for prompt in prompts:
+            self.check_length(prompt)
+        return prompts
+
+
+@dataclass(frozen=True)
+class PromptGates:
+    """A student's gates at the tokens of several prompts.
+
+    Attributes:
+        gates: whose, with the value of one row each: `(token, module)`.
+    """
+
+    student: Any
+    values: Sequence[Float[Tensor, "token module"]]
+
+
+def _stack(gates: PromptGates | None, rows: Sequence[int], batch: Batch) -> Gates | None:
+    """The gates of some prompts, `(row, slot, module)`; padding is closed."""
+    if gates is None:
+        return None
+    stacked = torch.zeros(*batch.ids.shape, gates.values[0].shape[1])
+    for row, i in enumerate(rows):
+        stacked[row, : len(gates.values[i])] = gates.values[i]
+    return Gates(gates.student, stacked.to(batch.ids.device))
+
+
+def open_runner(
+    model: Base | AnyRunner,
+    *,
+    memory_gb: float | None = None,
+    compute: torch.dtype | None = None,
+) -> Runner | AnyRunner:
+    """A loaded base model, ready to be run and checked against its own forward; a runner is
+    returned as it is.
+
+    Args:
+        model: what `load_base` gave, or a runner.
+        memory_gb: memory that the activations of one forward may take, from which batch sizes
+            follow; an eighth of the machine's memory, or a third of the accelerator's, when not
+            given.
+        compute: floating-point type of matrix products (autocast); the weights' own when None.
+
+    Raises:
+        ParityError: the gated forward and Hugging Face's own disagree on a probe prompt.
+        TypeError: something else than a base or a runner.
+        ValueError: an architecture whose modules are not known; an option out of range.
+    """
+    if isinstance(model, Runner):
+        return model
+    if not isinstance(model, Base):
+        raise TypeError(
+            f"model is a {type(model).__name__}; pass what sublim_mech.load_pair(base, student) or "
+            "sublim_mech.load_base(base) gives."
+        )
+    check_options(compute, memory_gb)
+    runner = make_runner(model, memory_gb=memory_gb, compute=compute)
+    check_parity(runner.model, runner.sites, {})
+    return runner
+
+
+def make_runner(base: Base, *, memory_gb: float | None, compute: torch.dtype | None) -> Runner:
+    """A runner of a base model whose options are in order; `open_runner` without the parity
+    check.
+    """
+    memory = default_budget(base.device) if memory_gb is None else int(memory_gb * 2**30)
+    return Runner(
+        base.model,
+        base.tokenizer,
+        base.name,
+        base.hash,
+        find_sites(base.model),
+        memory,
+        None if compute == torch.float32 else compute,
+    )
+
+
+def check_options(compute: torch.dtype | None, memory_gb: float | None) -> None:
+    """Raise ValueError where an option of running is out of range."""
+    if compute not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"compute={compute!r}: pass torch.bfloat16, torch.float16 or None.")
+    if memory_gb is not None and not memory_gb > 0:
+        raise ValueError(f"memory_gb={memory_gb!r}: pass a positive number of gigabytes.")

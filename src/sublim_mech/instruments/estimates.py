@@ -1,0 +1,225 @@
+"""Estimates of activation patching from gradients, all cells of a site at once.
+
+With d = (donor - recipient) activation at a cell,
+
+- `attribution_patching` (Nanda 2023; Syed et al., arXiv 2310.10348): d . dM/dx at the recipient,
+  one gradient for all cells;
+- `activation_ig` (after Hanna et al., arXiv 2403.17806): d . the mean of dM/dx while the layer's
+  whole row goes from recipient to donor; within a layer the cells add up to the effect of patching
+  the whole row;
+- `gradient_x_input`: x . dM/dx at the token embeddings of the student, minus the same of the base.
+
+They can be far off (attribution patching above all on residual and MLP sites); `confirm` compares
+them with exact values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.batch import Batch
+from ..engine.forward import EMBED, Edit, Gates, Key, Start
+from ..models.students import Student
+from ..results.scores import Scores
+from .labelling import label
+from .quadrature import gauss_legendre
+from .task import Advance, Cells, Task, ends, walk
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Which estimate, of what.
+
+    Attributes:
+        method: `attribution_patching` or `activation_ig`.
+        site: which activation.
+        direction: `denoising` or `noising`.
+        points: of the quadrature of `activation_ig`.
+    """
+
+    method: str
+    site: str
+    direction: str
+    points: int
+
+
+def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
+    """An estimate of patching every layer (x head) x token of a site.
+
+    Returns:
+        Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`.
+    """
+    sites = task.pair.sites
+    layers = range(sites.n_layers)
+
+    def cells(student: Student, advance: Advance) -> Cells:
+        both = ends(task, student)
+        effects = []
+        for i in range(len(task.prompts)):
+            effects.append(_estimate_prompt(task, student, i, asked, advance))
+            task.check_finite(effects[-1].reshape(1, -1), [i])
+        return Cells(effects, both)
+
+    title = asked.method.replace("_", " ")
+    steps = len(task.prompts) * len(layers)
+    measured = walk(task, cells, title=title, steps=steps, progress=progress)
+
+    hooks = np.array([sites.hook_name(asked.site, layer) for layer in layers])
+    coords: dict[str, Any] = {"layer": np.array(layers), "hook": ("layer", hooks)}
+    dims = ["prompt", "layer", "position"]
+    n_heads = sites.n_heads(asked.site)
+    if n_heads:
+        coords["head"] = np.arange(n_heads)
+        dims.insert(2, "head")
+    points = {"points": asked.points} if asked.method == "activation_ig" else {}
+    return label(
+        measured,
+        "gradient",
+        dims,
+        coords=coords,
+        method=asked.method,
+        site=asked.site,
+        direction=asked.direction,
+        **points,
+    )
+
+
+def _estimate_prompt(
+    task: Task, student: Student, prompt: int, asked: Estimate, advance: Advance
+) -> np.ndarray:
+    """One prompt: `(layer, [head,] slot)`."""
+    pair = task.pair
+    batch = task.batch([prompt])
+    denoising = asked.direction == "denoising"
+    recipient, donor = (None, Gates(student)) if denoising else (Gates(student), None)
+
+    # activations of both, and the residual streams that runs of the recipient start from
+    keys: list[Key] = [(asked.site, layer) for layer in range(pair.sites.n_layers)]
+    streams: list[Key] = [("resid_pre", layer) for layer in range(pair.sites.n_layers)]
+    with torch.no_grad():
+        given = pair.run(batch, gates=donor, record=keys).activations
+        clean = pair.run(batch, gates=recipient, record=[*keys, *streams]).activations
+    change = {key: given[key] - clean[key] for key in keys}
+
+    if asked.method == "attribution_patching":
+        nothing = {key: torch.zeros_like(clean[key]) for key in keys}
+        slopes = _slopes(task, prompt, batch, recipient, shifts=nothing)
+        advance(len(keys))
+    else:
+        slopes = {}
+        for key, stream in zip(keys, streams, strict=True):
+            start = Start(key[1], clean[stream])
+            slopes[key] = _mean_slope(
+                task,
+                prompt,
+                batch,
+                recipient,
+                key=key,
+                change=change[key],
+                start=start,
+                points=asked.points,
+            )
+            advance(1)
+
+    products = [(change[key] * slopes[key]).sum(-1)[0] for key in keys]
+    cells = torch.stack(products).movedim(1, -1).cpu().double().numpy()  # (layer, [head], slot)
+    return cells if denoising else -cells
+
+
+def _mean_slope(
+    task: Task,
+    prompt: int,
+    batch: Batch,
+    recipient: Gates | None,
+    *,
+    key: Key,
+    change: Tensor,
+    start: Start,
+    points: int,
+) -> Tensor:
+    """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
+    rows of a forward.
+    """
+    # half precision would round the nodes, and points close to 0 and 1 carry much of the integral
+    dtype = torch.promote_types(change.dtype, torch.float32)
+    nodes, weights = (
+        torch.as_tensor(numbers, dtype=dtype, device=batch.ids.device)
+        for numbers in gauss_legendre(points)
+    )
+    fit = task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)
+    mean = torch.zeros_like(change)
+    for some, some_weights in zip(nodes.split(fit), weights.split(fit), strict=True):
+        rows = len(some)
+        column = some.reshape(-1, *[1] * (change.dim() - 1))
+        starts = Start(start.layer, start.hidden.expand(rows, -1, -1))
+        slopes = _slopes(
+            task, prompt, batch.expand(rows), recipient, shifts={key: column * change}, start=starts
+        )
+        mean += torch.tensordot(some_weights, slopes[key], 1)[None]
+    return mean
+
+
+def _slopes(
+    task: Task,
+    prompt: int,
+    batch: Batch,
+    gates: Gates | None,
+    *,
+    shifts: Mapping[Key, Tensor],
+    start: Start | None = None,
+) -> dict[Key, Tensor]:
+    """dM/dx at each key's activation x, in a run in which every x is shifted."""
+    leaves = {key: shift.detach().clone().requires_grad_(True) for key, shift in shifts.items()}
+    edits: dict[Key, Edit] = {key: _shift(leaf) for key, leaf in leaves.items()}
+    with torch.enable_grad():
+        logits = task.pair.run(batch, gates=gates, edits=edits, start=start).logits
+        value = task.value([prompt] * len(batch.sizes), logits).sum()
+        slopes = torch.autograd.grad(value, list(leaves.values()))
+    return dict(zip(leaves, slopes, strict=True))
+
+
+def _shift(leaf: Tensor) -> Edit:
+    return lambda hidden: hidden + leaf
+
+
+# --------------------------------------------------------------------------------------- embeddings
+
+
+def gradient_x_input(task: Task, *, progress: bool) -> Scores:
+    """Gradient times input at the token embeddings, the student's minus the base's.
+
+    Returns:
+        Scores of kind `gradient`, `(model, prompt, position)`.
+    """
+
+    def cells(student: Student, advance: Advance) -> Cells:
+        both = ends(task, student)
+        effects = []
+        for i in range(len(task.prompts)):
+            batch = task.batch([i])
+            of_base = _embedding_products(task, i, batch, None)
+            of_student = _embedding_products(task, i, batch, Gates(student))
+            effects.append(of_student - of_base)
+            advance(2)
+        return Cells(effects, both)
+
+    steps = 2 * len(task.prompts)
+    measured = walk(task, cells, title="gradient x input", steps=steps, progress=progress)
+    return label(measured, "gradient", ["prompt", "position"], method="gradient_x_input")
+
+
+def _embedding_products(
+    task: Task, prompt: int, batch: Batch, gates: Gates | None
+) -> np.ndarray:
+    """Activation times slope per token, `(slot,)`."""
+    with torch.no_grad():
+        embedded = task.pair.run(batch, gates=gates, record=[EMBED]).activations[EMBED]
+    nothing = {EMBED: torch.zeros_like(embedded)}
+    slope = _slopes(task, prompt, batch, gates, shifts=nothing)[EMBED]
+    return (embedded * slope).sum(-1)[0].cpu().double().numpy()

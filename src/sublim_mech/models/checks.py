@@ -1,0 +1,102 @@
+"""What a model must be before anything is computed with it; every message names the argument."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Endings of files that run code when they are opened."""
+
+
+def check_source(source: Any, *, argument: str, kinds: str) -> None:
+    """Raise TypeError where a source is neither a text, a path nor a model."""
+    if not isinstance(source, (str, os.PathLike, nn.Module)) or source == "":
+        raise TypeError(f"{argument}={source!r} is no model; pass {kinds}.")
+
+
+def check_plain(model: Any, *, argument: str, name: str) -> None:
+    """Raise ValueError where weights are quantised.
+
+    A model that transformers dequantised from a GGUF file is plain.
+    """
+    config = getattr(model, "config", None)
+    refuse_quantised(getattr(config, "quantization_config", None), argument=argument, name=name)
+    for key, p in model.named_parameters():
+        if not p.is_floating_point():
+            raise ValueError(
+                f"{argument}={name!r} is quantised: {key} is {p.dtype}; "
+                "pass the checkpoint it was made from."
+            )
+
+
+def refuse_quantised(mark: Any, *, argument: str, name: str) -> None:
+    """Raise ValueError on a `quantization_config`: packed weights cannot be compared exactly."""
+    if not mark:
+        return
+    fields = mark if isinstance(mark, dict) else vars(mark)
+    method = getattr(fields.get("quant_method"), "value", fields.get("quant_method"))
+    if method != "gguf":
+        raise ValueError(
+            f"{argument}={name!r} is quantised (quantization_config: {method}): packed weights "
+            "cannot be compared exactly; pass the checkpoint it was made from, or dequantise it "
+            "(model.dequantize()) and save that."
+        )
+
+
+def check_safetensors(path: Path, pattern: str, argument: str) -> None:
+    """Every file of the pattern opens as safetensors; at least one is there.
+
+    Raises:
+        FileNotFoundError: none is there.
+        ValueError: a pickle stands in its place, or one is damaged.
+    """
+    files = sorted(path.glob(pattern))
+    if not files:
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix in PICKLES)
+        if pickles:
+            raise ValueError(
+                f"{argument}={str(path)!r} holds pickled weights ({', '.join(pickles)}), which are "
+                "never opened here; convert them to safetensors "
+                "(model.save_pretrained(..., safe_serialization=True))."
+            )
+        raise FileNotFoundError(
+            f"{argument}={str(path)!r} holds no {pattern}; "
+            "pass a folder written by save_pretrained."
+        )
+    for file in files:
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{argument}: {file} is truncated or not a safetensors file ({error}); "
+                "copy it again."
+            ) from error
+
+
+def check_length(model: Any, needed: int, what: str) -> None:
+    """Raise ValueError where `needed` positions are more than the model has."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and needed > limit:
+        raise ValueError(f"{what} needs {needed} positions, the model has {limit}; shorten it.")
+
+
+def check_finite(model: nn.Module, *, argument: str, name: str) -> None:
+    """Raise ValueError naming the first parameters that hold NaN or infinity."""
+    bad = []
+    for key, p in model.named_parameters():
+        # the extremes of a tensor with a NaN are NaN; isfinite would copy the tensor
+        if p.numel() and not bool(torch.isfinite(torch.stack(p.detach().aminmax())).all()):
+            bad.append(key)
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"{argument}={name!r} has NaN or infinite weights in {', '.join(bad[:3])}{more}; "
+            "the checkpoint is unusable."
+        )

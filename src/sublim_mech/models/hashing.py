@@ -1,0 +1,28 @@
+"""A content hash of weights that knows values, not the precision they were stored in."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+PIECE = 1 << 22  # values
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all parameters, in hexadecimal.
+
+    They are rounded to bfloat16 first, so that fp32 and bf16 loads of one checkpoint agree.
+    """
+    digest = hashlib.sha256()
+    for name, p in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(p.shape)}".encode())
+        for piece in pieces(p):
+            digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def pieces(p: Tensor) -> tuple[Tensor, ...]:
+    """A parameter's values in pieces of 4M: what is computed from them stays small beside it."""
+    return p.detach().contiguous().flatten().split(PIECE)

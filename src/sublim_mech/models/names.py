@@ -1,0 +1,213 @@
+"""What the modules of a model are called, and what follows from it; nothing here needs torch.
+
+1. A module has TransformerLens' name inside its block (`attn.q`) or in the whole model (`embed`),
+   and a full name, `blocks.3.attn.q`. Layer -1 stands before the blocks, the layer after the last
+   one for what follows them.
+2. The name says which group a module belongs to and where it stands in the computation.
+3. What a user writes is looked up among groups, names and full names.
+4. A configuration says how large the model is and how far back its attention sees.
+
+Together with `sites` this is all that the library knows about single architectures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..hints import nearest
+
+GROUPS = ("attention", "mlp", "norms", "embeddings", "head")
+"""Groups of modules; no two have a module in common."""
+
+FINAL = ("ln_final", "unembed")
+"""The modules that every model has after its last block."""
+
+_NORM = re.compile(r"norm|(^|_)ln")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
+_ORDER = (
+    "embed", "pos_embed", "ln1", "attn", "ln1_post", "ln2", "mlp", "ln2_post", *FINAL,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module with parameters.
+
+    Attributes:
+        path: its path in the Hugging Face model.
+        layer: its block; -1 before the first (embeddings), the number of blocks after the last
+            (final norm, unembedding).
+        name: TransformerLens' name inside the block (`attn.q`, `mlp.out`, `ln1`), or in the whole
+            model (`embed`, `ln_final`, `unembed`).
+        axis: which axis of its output the tokens are on (Gemma-3's q and k norms have heads before
+            tokens).
+    """
+
+    path: str
+    layer: int
+    name: str
+    axis: int = 1
+
+    def full_name(self, n_layers: int) -> str:
+        """`blocks.3.attn.q` inside the blocks, the bare name outside.
+
+        Example:
+            >>> from sublim_mech.models.names import Module
+            >>> Module("model.layers.3.self_attn.q_proj", 3, "attn.q").full_name(30)
+            'blocks.3.attn.q'
+        """
+        return cell_name(self.layer, self.name, n_layers)
+
+
+# ----------------------------------------------------------------------------- names and groups
+
+
+def cell_name(layer: int, module: str, n_layers: int) -> str:
+    """What a cell (layer, module) of a score is called.
+
+    Args:
+        layer: -1 to `n_layers`.
+        module: a module's name; empty where the cell is the whole layer.
+        n_layers: number of blocks.
+
+    Example:
+        >>> from sublim_mech.models.names import cell_name
+        >>> [cell_name(layer, "", 2) for layer in (-1, 0, 1, 2)]
+        ['embed', 'blocks.0', 'blocks.1', 'ln_final+unembed']
+    """
+    # on a grid of all layers and all modules the final ones stand in every layer, empty but for one
+    if module in FINAL:
+        return module
+    if layer < 0:
+        return module or "embed"
+    if layer >= n_layers:
+        return module or "+".join(FINAL)
+    return f"blocks.{layer}.{module}".rstrip(".")
+
+
+def module_group(module: Module) -> str | None:
+    """One of `GROUPS`; None for a module of a block that is neither attention, MLP nor norm."""
+    first = module.name.partition(".")[0]
+    if any(_NORM.search(part) for part in module.name.split(".")):
+        return "norms"
+    # OPT-350m embeds in fewer dimensions and projects in and out
+    if module.layer < 0 or first == "project_in":
+        return "embeddings"
+    if first in ("unembed", "project_out"):
+        return "head"
+    if "attn" in first:
+        return "attention"
+    return "mlp" if "mlp" in first else None
+
+
+def module_order(name: str) -> int:
+    """Where a module stands in the computation, to sort names by; unknown ones come last."""
+    for place, start in enumerate(_ORDER):
+        if name == start or name.startswith(f"{start}."):
+            return place
+    return len(_ORDER)
+
+
+def count_blocks(modules: Sequence[Module]) -> int:
+    """The number of blocks that the modules stand in: only blocks have attention and MLP."""
+    in_blocks = [m.layer for m in modules if module_group(m) in ("attention", "mlp")]
+    return 1 + max(in_blocks, default=-1)
+
+
+def block_of(path: str) -> int | None:
+    """The block that a Hugging Face path leads into: the first number in it."""
+    match = re.match(r".*?\.(\d+)\.", path)
+    return None if match is None else int(match[1])
+
+
+def modules_named(name: str, modules: Sequence[Module]) -> list[Module]:
+    """The modules that a user's name means.
+
+    Args:
+        name: one of `GROUPS`; a module's name, in every block (`attn.q`); its last part where no
+            other name ends in it (`q`); or a full name (`blocks.3.attn.q`).
+        modules: all modules of the model.
+
+    Raises:
+        ValueError: there is no such module, or the last part is that of several.
+    """
+    if name in GROUPS:
+        return [m for m in modules if module_group(m) == name]
+    n_layers = count_blocks(modules)
+    exact = [m for m in modules if name in (m.name, m.full_name(n_layers))]
+    if exact:
+        return exact
+    known = list(dict.fromkeys(m.name for m in modules))
+    endings = [k for k in known if k.endswith(f".{name}")]
+    if len(endings) == 1:
+        return [m for m in modules if m.name == endings[0]]
+    if endings:
+        raise ValueError(
+            f"modules({name!r}) may be any of {', '.join(endings)}; give the whole name."
+        )
+    if name.startswith("blocks."):
+        candidates = [m.full_name(n_layers) for m in modules]
+    else:
+        candidates = [*GROUPS, *known]
+    raise ValueError(
+        f"modules({name!r}) is no module of this model{nearest(name, candidates) or '.'} "
+        f"Groups: {', '.join(GROUPS)}; modules: {', '.join(known)}."
+    )
+
+
+# -------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """How large a model is.
+
+    Attributes:
+        layers: number of blocks.
+        width: of the residual stream (d_model).
+        heads: number of attention heads.
+        kv_heads: number of heads of keys and values.
+        d_head: width of a head.
+        inner: width inside the MLP.
+        vocabulary: number of logits.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    d_head: int
+    inner: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Dimensions:
+        """As a transformers configuration says; architectures name the same thing differently."""
+        width, heads = config.hidden_size, config.num_attention_heads
+        inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
+        return cls(
+            layers=config.num_hidden_layers,
+            width=width,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            d_head=int(getattr(config, "head_dim", None) or width // heads),
+            inner=inner or 4 * width,
+            vocabulary=config.vocab_size,
+        )
+
+
+def attention_windows(config: Any) -> dict[str | None, int | None]:
+    """How many tokens back each type of attention layer sees, its own included; None is all.
+
+    The keys are the layer types under which the model takes one mask each. A single key None says
+    that it takes one mask for all layers.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if window is None or (kinds and "sliding_attention" not in kinds):
+        return {None: None}
+    if not kinds:
+        return {None: window}
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}

