@@ -21,13 +21,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must n
 
 TESTS = Path(__file__).parent
 HEART = (  # what `make quick` runs in 90 seconds: files and folders that say most per second
-    "prompts",
-    "models",
     "engine",
+    "masks",
+    "models",
+    "prompts",
     "results",
-    "instruments/test_instruments.py",
-    "test_masks.py",
+    "storage",
+    "test_hints.py",
     "test_metrics.py",
+    "test_project.py",
     "test_reference.py",
     "test_stats.py",
     "test_walls.py",
