@@ -71,6 +71,8 @@ def test_links_arrive(pages):
                 continue
             file, _, anchor = unquote(link).partition("#")
             target = (path.parent / file).resolve() if file else path
+            if target.is_dir():
+                target /= "index.html"
             where = f"{path.relative_to(SITE)} links to {link}"
             assert target.is_file(), where
             assert not anchor or anchor in pages[target].anchors, where
