@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from ...models.compat import checkpoint_activations, use_one_device
 from ...storage.runs import new_folder
 from .batches import collate, item
 from .job import LOG, Job, log_lines
@@ -281,7 +282,7 @@ def fit(
     watched = bool(callbacks) or report_to not in ("none", [], ())
     arguments = _arguments(job, log_steps=watched, report_to=report_to)
     if settings.gradient_checkpointing:
-        _recompute_activations(job.trainee.inner)
+        checkpoint_activations(job.trainee.inner)
 
     # a checkpoint knows what was logged up to it, and by how many processes
     if job.start is not None:
@@ -340,14 +341,5 @@ def _arguments(job: Job, *, log_steps: bool, report_to: str | Sequence[str]) -> 
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-    # asking settles the device; then one GPU, as DataParallel would cut the flat targets of a batch
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    use_one_device(arguments)  # DataParallel would cut the flat targets of a batch
     return arguments
-
-
-def _recompute_activations(model: Any) -> None:
-    """Compute activations again in the backward pass, by transformers' new or old method."""
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    if enable is None:
-        enable = model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
