@@ -23,6 +23,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from sublim_mech.models.compat import quiet_transformers
+
 VOCAB = 49152  # SmolLM2's, so that its tokenizer and chat template serve all of them
 LAYERS = 3
 _SPECIAL = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -92,9 +94,11 @@ def lora(
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
+    config = LoraConfig(**{**defaults, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student = get_peft_model(copy.deepcopy(base), LoraConfig(**{**defaults, **options}))
+        with quiet_transformers():  # PEFT uses a name that transformers warns of
+            student = get_peft_model(copy.deepcopy(base), config)
         for name, p in student.named_parameters():
             block = re.search(r"\.(\d+)\.", name)
             inside = layers is None or (block is not None and int(block[1]) in layers)
