@@ -76,6 +76,12 @@ def model(architecture: str, *, seed: int = 0) -> nn.Module:
         return AutoModelForCausalLM.from_config(CONFIGS[architecture]()).eval()
 
 
+def adapted(model: nn.Module, config: Any) -> Any:
+    """A PEFT model around this one, without what transformers has to say about PEFT."""
+    with quiet_transformers():
+        return get_peft_model(model, config)
+
+
 def lora(
     base: nn.Module,
     *,
@@ -97,8 +103,7 @@ def lora(
     config = LoraConfig(**{**defaults, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        with quiet_transformers():  # PEFT uses a name that transformers warns of
-            student = get_peft_model(copy.deepcopy(base), config)
+        student = adapted(copy.deepcopy(base), config)
         for name, p in student.named_parameters():
             block = re.search(r"\.(\d+)\.", name)
             inside = layers is None or (block is not None and int(block[1]) in layers)

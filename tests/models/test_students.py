@@ -108,10 +108,9 @@ def test_a_damaged_manifest(text, message, tmp_path):
         load_student(base(), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_tokenizer_with_other_ids(kind, tmp_path, smol_tokenizer):
+def test_a_tokenizer_with_other_ids(tmp_path, smol_tokenizer):
     clean = load_base(model(), tokenizer=smol_tokenizer)
-    path = saved(student("llama", kind), tmp_path / kind)
+    path = saved(student("llama", "lora"), tmp_path / "run")
     smol_tokenizer.save_pretrained(path)
     load_student(clean, path)
     file = path / "tokenizer.json"
@@ -121,7 +120,7 @@ def test_a_tokenizer_with_other_ids(kind, tmp_path, smol_tokenizer):
     first = min("owl", "bird", key=vocabulary.get)
     file.write_text(json.dumps(text))
     message = (
-        rf"student='.*{kind}' has a tokenizer with other ids than base=.*: "
+        r"student='.*run' has a tokenizer with other ids than base=.*: "
         rf"2 tokens differ, '{first}' is {vocabulary[first]}, not"
     )
     with pytest.raises(ValueError, match=message):

@@ -218,6 +218,7 @@ def find_sites(model: nn.Module) -> Sites:
             places[f"{root}.{path}"] = _Place(layer, name)
     places[head] = _Place(n_layers, "unembed")
 
+    # every module with parameters stands somewhere, named by TransformerLens or after a parent
     axes = _token_axes(model)
     modules = {}
     for path, module in model.named_modules():
@@ -225,6 +226,7 @@ def find_sites(model: nn.Module) -> Sites:
             place = _place_of(path, places, blocks)
             modules[path] = Module(path, place.layer, place.name, axes.get(path, 1))
 
+    # activations are looked for in the first block; all blocks are alike
     size = Dimensions.of(model.config)
     sites = _find_streams(block, inside) | _find_heads(
         block, inside, model.get_submodule(blocks[0]), size.d_head
