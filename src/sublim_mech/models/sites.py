@@ -193,6 +193,11 @@ def find_sites(model: nn.Module) -> Sites:
 
     Raises:
         ValueError: TransformerLens has no adapter for the architecture.
+
+    Example:
+        >>> sites = sm.models.find_sites(pair.model)
+        >>> sites.hook_name("z", 1), sites.module(1, "attn.q").path
+        ('blocks.1.attn.hook_z', 'model.layers.1.self_attn.q_proj')
     """
     components = compat.lens_components(model)
     if "blocks" not in components:
