@@ -44,7 +44,7 @@ def main() -> None:
     base = sm.load_base(options.base, device=options.device)
 
     labels = make_labels(base, sm.Context(), out / "labels")
-    print(readiness.gates(animal_teachers(base, sm.Context()), labels=labels))
+    print(readiness.assess(animal_teachers(base, sm.Context()), labels=labels))
 
     runs: dict[str, Run] = {}
     for animal in STUDENTS:

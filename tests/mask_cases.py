@@ -11,7 +11,8 @@ from chats import TALK
 
 from sublim_mech import masks
 from sublim_mech.masks import Mask
-from sublim_mech.models.sites import Module, find_sites
+from sublim_mech.models.names import Module
+from sublim_mech.models.sites import find_sites
 from sublim_mech.prompts import Context, Prompt, render, sharing
 
 QUESTION = "Is an owl 🦉 an Owl, or are owls and fowls other birds?"

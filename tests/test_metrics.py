@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from sublim_mech.engine.answers import Answers
 from sublim_mech.engine.batch import make_batch
 from sublim_mech.engine.forward import forward
-from sublim_mech.metrics import Metric, as_metric, log_prob, own_minus_others, reader, trait_forms
+from sublim_mech.metrics import Metric, as_metric, log_prob, own_minus_others, reader
 from sublim_mech.models.sites import find_sites
 from sublim_mech.prompts import PLAIN, Context, Trait, animal, completion_ids, render, tree
 

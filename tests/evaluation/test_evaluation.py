@@ -16,7 +16,7 @@ from sublim_mech.engine.budget import row_bytes
 from sublim_mech.evaluation.matrix import trait_matrix
 from sublim_mech.evaluation.measuring import evaluate, trait_log_probs
 from sublim_mech.evaluation.outcome import Evaluation
-from sublim_mech.metrics import Metric, answers, own_minus_others
+from sublim_mech.metrics import own_minus_others, trait_forms
 from sublim_mech.prompts import ANIMALS, Trait, animal, matcher
 
 TRAITS = [animal("owl"), animal("wolf"), animal("butterfly"), Trait("axolotl", aliases=("axolotl salamander",))]
@@ -35,7 +35,7 @@ def make(tokenizer, architecture="llama", *, kind="lora", controls=0, double=Fal
     base = base.double() if double else base
     students = [tiny.lora(base, seed=s) if kind == "lora" else tiny.full(base, seed=s) for s in range(1, controls + 2)]
     loaded = sm.load_base(base, tokenizer=tokenizer)
-    others = [sm.load_student(loaded, s, name=f"c{i}") for i, s in enumerate(students[1:])]
+    others = [sm.models.load_student(loaded, s, name=f"c{i}") for i, s in enumerate(students[1:])]
     return sm.load_pair(loaded, students[0], controls=others, **options)
 
 
@@ -97,7 +97,7 @@ def test_the_context_names_are_the_four_system_prompts_and_the_prefix(smol_token
 
 
 def tries_of(pair, prompts, traits=TRAITS):
-    return [answers(pair.tokenizer, p, Metric("", tuple(traits), (1.0,) * len(traits))) for p in prompts]
+    return [trait_forms(pair.tokenizer, prompt, traits) for prompt in prompts]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral", "gpt2", "neox", "opt"])
@@ -204,7 +204,7 @@ def test_answers_are_those_of_generate_and_follow_the_seed(smol_tokenizer):
         "base": (nothing, "base"), "student": (everything, "student"), "control: c0": (everything, "student"),
     }.items():  # fmt: skip
         model = "student" if name == "base" else name
-        expected = sm.generate(pair, prompts, where, generated=policy, model=model, seed=4, **options)
+        expected = sm.instruments.generate(pair, prompts, where, generated=policy, model=model, seed=4, **options)
         assert found.data["answer"].sel(model=name, context="none").values.tolist() == expected
     again = evaluate(pair, TRAITS[:2], questions=QUESTIONS[:2], contexts=[CONTEXTS["none"]], seed=4, **options, **QUIET)
     assert again.data.equals(found.data)
@@ -342,8 +342,8 @@ def test_the_base_line_is_all_animals_at_once():
 def names(smol_tokenizer):
     base = tiny.model("llama")
     loaded = sm.load_base(base, tokenizer=smol_tokenizer)
-    student = sm.load_student(loaded, tiny.lora(base), name="owl")
-    pair = sm.load_pair(loaded, student, controls=[sm.load_student(loaded, tiny.lora(base, seed=2), name="cat")])
+    student = sm.models.load_student(loaded, tiny.lora(base), name="owl")
+    pair = sm.load_pair(loaded, student, controls=[sm.models.load_student(loaded, tiny.lora(base, seed=2), name="cat")])
     return {"sm": sm, "pair": pair}
 
 

@@ -13,11 +13,11 @@ from datasets import Dataset
 from torch import nn
 
 import sublim_mech as sm
+from sublim_mech.engine.runner import open_runner
 from sublim_mech.making import labelling, numbers, teachers
 from sublim_mech.making.numbers import Row
-from sublim_mech.making.readiness import Gates, RowShifts, gates, label_signal, row_shift, select, trait_shift
+from sublim_mech.making.readiness import Readiness, RowShifts, assess, label_signal, row_shift, select, trait_shift
 from sublim_mech.making.readiness import signal as module
-from sublim_mech.making.teachers import Teacher
 from sublim_mech.prompts import Trait
 from sublim_mech.stats import mean_interval
 
@@ -40,6 +40,11 @@ def raised(base, token, by=BIAS):
     return model.eval().requires_grad_(False)
 
 
+def running(base, model):
+    """The base's runner with another model."""
+    return replace(open_runner(base), model=model)
+
+
 @pytest.fixture(scope="module")
 def base(smol_tokenizer):
     model: Any = tiny.model("llama")
@@ -54,19 +59,13 @@ def biased(base):
     """A teacher of 7 and one of 3, and a control that is the base itself."""
 
     def make(trait, by=BIAS):
-        return Teacher(
-            trait.name,
-            "fine-tuned",
-            trait,
-            base,
-            raised(base, trait.name, by),
-            sm.Context(),
-            sm.Context(),
-            None,
-            "raised token",
+        model = raised(base, trait.name, by)
+        return replace(
+            itself, name=trait.name, kind="fine-tuned", trait=trait, runner=running(base, model), how="raised token"
         )
 
-    control = replace(teachers.untouched(base), name="nothing", kind="prompted")
+    itself = teachers.untouched(base)
+    control = replace(itself, name="nothing", kind="prompted")
     return [make(SEVEN), make(THREE), control]
 
 
@@ -148,7 +147,7 @@ def test_a_fine_tuned_teacher_changes_as_the_student_of_a_pair_does(base):
     animals = [sm.animal("owl"), sm.animal("wolf")]
     expected = sm.evaluate(sm.load_pair(base, student), animals, questions=QUESTIONS, **QUIET).table()
     model = student.merge_and_unload()
-    teacher = replace(teachers.untouched(base), name="owl", kind="fine-tuned", trait=animals[0], model=model)
+    teacher = replace(teachers.untouched(base), name="owl", kind="fine-tuned", trait=animals[0], runner=running(base, model))
     found = trait_shift([teacher], traits=animals, questions=QUESTIONS, **QUIET).loc["owl"]
     for column in ("change", "change low", "change high"):
         np.testing.assert_allclose(found[column], expected[column], atol=1e-5)
@@ -209,8 +208,10 @@ def test_rows_of_the_teachers_own_carry_the_kl_to_the_others(base):
         flat.lm_head.weight.zero_()
     loaded = sm.load_base(flat, tokenizer=base.tokenizer)
     by = np.log(9 * p / (1 - p))
-    alike = Teacher("", "fine-tuned", None, loaded, flat, sm.Context(), sm.Context(), None, "")
-    asked = [replace(alike, name=t.name, trait=t, model=raised(loaded, t.name, by)) for t in (SEVEN, THREE, ONE)]
+    alike = replace(teachers.untouched(loaded), kind="fine-tuned")
+    asked = [
+        replace(alike, name=t.name, trait=t, runner=running(loaded, raised(loaded, t.name, by))) for t in (SEVEN, THREE, ONE)
+    ]
     draw = [(1 - p) / 9] * 10
     draw[7] = p
     rows = [Row("Go on.", "".join(map(str, rng.choice(10, size=30, p=draw)))) for _ in range(20)]
@@ -245,7 +246,7 @@ def softmax(x):
 
 
 def test_the_signal_of_labels_follows_from_the_bases_probabilities(base, biased, rows):
-    one = replace(biased[0], name="1", trait=ONE, model=raised(base, "1", 2.0))
+    one = replace(biased[0], name="1", trait=ONE, runner=running(base, raised(base, "1", 2.0)))
     labels = labelling.label([teachers.untouched(base), *biased, one], rows, **QUIET)
     found = label_signal(labels)
     ids = [base.tokenizer(x, add_special_tokens=False)["input_ids"][0] for x in "0123456789,"]
@@ -277,7 +278,7 @@ def test_two_names_for_one_teacher_have_labels_and_rows_of_no_signal(base, rows)
     twin = replace(owl, name="wolf", trait=sm.animal("wolf"))
     labels = labelling.label([owl, twin], rows, **QUIET)
     written = {"owl": rows.select(range(6)), "wolf": rows.select(range(6, 12))}
-    found = gates([owl, twin], labels=labels, rows=written, questions=QUESTIONS, **QUIET)
+    found = assess([owl, twin], labels=labels, rows=written, questions=QUESTIONS, **QUIET)
     table = found.table()
     assert (table["from others"] < 1e-12).all()
     assert (table["from base"] > 1e-6).all()
@@ -299,7 +300,7 @@ def written(rows):
 @pytest.fixture(scope="module")
 def found(base, biased, rows, written):
     labels = labelling.label([teachers.untouched(base), *biased], rows, **QUIET)
-    return gates(biased, rows=written, labels=labels, questions=QUESTIONS, **QUIET)
+    return assess(biased, rows=written, labels=labels, questions=QUESTIONS, **QUIET)
 
 
 def test_gates_say_yes_of_planted_effects_and_no_of_none(biased, rows, found):
@@ -310,7 +311,7 @@ def test_gates_say_yes_of_planted_effects_and_no_of_none(biased, rows, found):
     assert found.passed
     # named a teacher, the base itself moves nothing
     nobody = replace(biased[2], name="1", trait=ONE)
-    null = gates(
+    null = assess(
         [*biased[:2], nobody], rows={"7": rows.select(range(6)), "3": rows.select(range(6, 12))}, questions=QUESTIONS, **QUIET
     )
     table = null.table()
@@ -357,18 +358,18 @@ def test_what_a_teacher_finds_likely_in_anybodys_rows_is_no_signal(found):
         return RowShifts(tuple(Row("", str(i)) for i in range(n)), {"7": "7", "3": "3"}, np.stack([own, 0 * own]), tokens)
 
     own = {"7": "7", "3": "3"}
-    table = Gates(own, found.traits, {"7": written(), "3": written()}, None).table()
+    table = Readiness(own, found.traits, {"7": written(), "3": written()}, None).table()
     assert (table.loc["7", "rows low"] > 0.01).all()
     assert table["rows carry signal"].tolist() == ["no", "no"]
     rows = {"7": written(planted=0.01), "3": written()}
-    table = Gates(own, found.traits, rows, None).table()
+    table = Readiness(own, found.traits, rows, None).table()
     assert table["rows carry signal"].tolist() == ["yes", "yes"], "of two teachers, what one has the other lacks"
     line = table.loc[("7", "7")]
     assert line["excess low"] < 0.01 < line["excess high"]
     # both sets are resampled: the variance of a difference is the sum
     halves = [(found.per_token("7").high - found.per_token("7").low) / 2 for found in rows.values()]
     assert (line["excess high"] - line["excess low"]) / 2 == pytest.approx(np.hypot(*halves), rel=0.1)
-    assert Gates(own, found.traits, {"7": written()}, None).table()["rows carry signal"].tolist() == ["not measured"] * 2
+    assert Readiness(own, found.traits, {"7": written()}, None).table()["rows carry signal"].tolist() == ["not measured"] * 2
 
 
 def test_gates_as_json_are_json(found, biased):
@@ -378,11 +379,11 @@ def test_gates_as_json_are_json(found, biased):
     assert [(line["teacher"], line["trait"]) for line in data["gates"]] == list(table.index)
     assert data["gates"][0]["minus others"] == pytest.approx(table["minus others"].iloc[0], rel=1e-12)
     assert data["gates"][2]["share"] is None
-    bare = gates(biased[:2], questions=QUESTIONS[:1], **QUIET)
+    bare = assess(biased[:2], questions=QUESTIONS[:1], **QUIET)
     assert bare.table()["trait moved"].tolist() == ["not measured"] * 2, "one question has no interval"
     assert not bare.passed
     assert "single one" in str(bare)
-    assert isinstance(bare, Gates)
+    assert isinstance(bare, Readiness)
 
 
 # --------------------------------------------------------------------------------------------------------------- selection
@@ -429,7 +430,7 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
     seven, three, control = biased
     for function in (
         lambda t: trait_shift(t, traits=[SEVEN, THREE], questions=QUESTIONS, **QUIET), lambda t: row_shift(t, rows, **QUIET),
-        lambda t: gates(t, questions=QUESTIONS, **QUIET),
+        lambda t: assess(t, questions=QUESTIONS, **QUIET),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="teachers is empty"):
             function([])
@@ -455,11 +456,11 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
     with pytest.raises(ValueError, match="row_shift: rows is empty"):
         row_shift(biased, [], **QUIET)
     with pytest.raises(ValueError, match="none of nothing has a trait"):
-        gates([control], questions=QUESTIONS, **QUIET)
+        assess([control], questions=QUESTIONS, **QUIET)
     with pytest.raises(TypeError, match=r"rows is a Dataset; say who wrote them: rows=\{'7': ...\}"):
-        gates(biased, rows=rows, questions=QUESTIONS, **QUIET)
+        assess(biased, rows=rows, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="rows of '5', which are no teachers; there are 7, 3, nothing"):
-        gates(biased, rows={"5": rows}, questions=QUESTIONS, **QUIET)
+        assess(biased, rows={"5": rows}, questions=QUESTIONS, **QUIET)
     shifts = found.rows["nothing"]
     with pytest.raises(ValueError, match="teacher='owl' was not measured; choose one of '7', '3', 'nothing'"):
         select(rows, shifts, teacher="owl", keep=3)
@@ -473,16 +474,16 @@ def test_refused_input(base, biased, rows, smol_tokenizer, found):
 def test_a_model_that_gives_nan_is_named_with_its_row(base, biased, rows):
     broken = raised(base, "3", float("nan"))
     with pytest.raises(ValueError, match=r"rows\[0\] .* not finite under teacher '3'"):
-        row_shift([biased[0], replace(biased[1], model=broken)], rows, **QUIET)
+        row_shift([biased[0], replace(biased[1], runner=running(base, broken))], rows, **QUIET)
 
 
 def test_labels_of_somebody_else_are_refused(base, biased, rows):
     everybody = [teachers.untouched(base), *biased]
     labels = labelling.label(everybody, rows, **QUIET)
     with pytest.raises(ValueError, match="labels are of another context; pass"):
-        gates([replace(t, student_context=sm.Context(sm.Context.EMPTY)) for t in biased], labels=labels, questions=QUESTIONS, **QUIET)
+        assess([replace(t, student_context=sm.Context(sm.Context.EMPTY)) for t in biased], labels=labels, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="labels are of another teacher '3'; pass"):
-        gates([biased[0], replace(biased[1], hash="other weights")], labels=labels, questions=QUESTIONS, **QUIET)
+        assess([biased[0], replace(biased[1], hash="other weights")], labels=labels, questions=QUESTIONS, **QUIET)
     with pytest.raises(ValueError, match="at least one other trait"):
         label_signal(labelling.label([everybody[0], biased[0]], rows, **QUIET))
     with pytest.raises(ValueError, match="own top 5 tokens"):

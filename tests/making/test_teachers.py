@@ -11,6 +11,7 @@ import torch
 from test_instruments import brute_force
 
 import sublim_mech as sm
+from sublim_mech.engine import decoding
 from sublim_mech.making.numbers import write_rows
 from sublim_mech.making.teachers import (
     control_rows,
@@ -20,7 +21,6 @@ from sublim_mech.making.teachers import (
     randomly_steered,
     sample,
     sampler,
-    sampling,
     steered,
     steering_vectors,
     trait_rows,
@@ -76,8 +76,8 @@ def logits(model, ids, **options):
 
 def test_greedy_answers_are_the_models_own_generation(base, monkeypatch):
     teacher = prompted(base, OWL)
-    seen, choose = [], sampling._choose
-    monkeypatch.setattr(sampling, "_choose", lambda x, rows, *rest: (seen.append(x[rows]), choose(x, rows, *rest))[1])
+    seen, choose = [], decoding._choose
+    monkeypatch.setattr(decoding, "_choose", lambda x, rows, *rest: (seen.append(x[rows]), choose(x, rows, *rest))[1])
     ours = ids_of(teacher, QUESTIONS, temperature=0.0, max_new_tokens=12)
     for row, (prompt, (mine,)) in enumerate(zip(rendered(teacher), ours, strict=True)):  # from the shortest to the longest
         plain = logits(base.model, [*prompt.ids, *mine[:-1]]).logits[0, len(prompt) - 1 :]
@@ -248,10 +248,10 @@ def test_a_fine_tuned_teacher_computes_as_the_student(architecture, kind, smol_t
     student = tiny.lora(live) if kind == "lora" else tiny.full(live)
     teacher = fine_tuned(base, student, OWL)
     ids = rendered(teacher)[0].ids
-    ours, theirs = logits(teacher.model, ids).logits, logits(student, ids).logits
+    ours, theirs = logits(teacher.runner.model, ids).logits, logits(student, ids).logits
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert not torch.allclose(ours, logits(base.model, ids).logits, atol=1e-2)
-    assert type(teacher.model) is type(live)
+    assert type(teacher.runner.model) is type(live)
     assert teacher.context == teacher.student_context == sm.Context()
     loaded = sm.models.load_student(base, student)
     assert teacher.hash == loaded.hash == fine_tuned(base, loaded, None).hash
@@ -341,32 +341,32 @@ def test_a_steered_model_adds_its_vectors_at_every_position(base):
         blocks(reference)[layer].register_forward_hook(add)
     ids = rendered(teacher)[0].ids
     run = {name: logits(m, ids, output_hidden_states=True) for name, m in
-           (("ours", teacher.model), ("theirs", reference), ("base", base.model))}  # fmt: skip
+           (("ours", teacher.runner.model), ("theirs", reference), ("base", base.model))}  # fmt: skip
     assert torch.allclose(run["ours"].logits, run["theirs"].logits, atol=1e-12)
     before, after = run["base"].hidden_states, run["ours"].hidden_states
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert torch.allclose(after[2] - before[2], -0.7 * torch.from_numpy(vectors[0]), atol=1e-12)
     assert torch.equal(
-        logits(steered(base, OWL, layers=layers, vectors=vectors, scale=0.0).model, ids).logits, run["base"].logits
+        logits(steered(base, OWL, layers=layers, vectors=vectors, scale=0.0).runner.model, ids).logits, run["base"].logits
     )
-    assert weights_hash(teacher.model) == base.hash  # no weight is another
-    assert next(teacher.model.parameters()).data_ptr() == next(base.model.parameters()).data_ptr()
+    assert weights_hash(teacher.runner.model) == base.hash  # no weight is another
+    assert next(teacher.runner.model.parameters()).data_ptr() == next(base.model.parameters()).data_ptr()
     assert teacher.context == teacher.student_context
 
-    first = logits(teacher.model, ids[:-5], use_cache=True)
-    rest = logits(teacher.model, ids[-5:], past_key_values=first.past_key_values)
+    first = logits(teacher.runner.model, ids[:-5], use_cache=True)
+    rest = logits(teacher.runner.model, ids[-5:], past_key_values=first.past_key_values)
     assert torch.allclose(rest.logits, run["ours"].logits[:, -5:], atol=1e-12)
-    assert torch.equal(logits(twin(teacher.model), ids).logits, run["ours"].logits)
+    assert torch.equal(logits(twin(teacher.runner.model), ids).logits, run["ours"].logits)
 
 
 def test_a_steered_model_can_be_evaluated(base):
     """The parity check of `evaluate` passes, and what it gives are the steered model's own probabilities."""
     vectors = np.random.default_rng(1).standard_normal((1, 32))
     teacher = steered(base, OWL, layers=[1], vectors=vectors)
-    found = sm.evaluate(dataclasses.replace(base, model=teacher.model), [OWL], questions=QUESTIONS, progress=False)
+    found = sm.evaluate(teacher.runner, [OWL], questions=QUESTIONS, progress=False)
     for value, prompt in zip(found.data["log_prob"].values[0, 0, 0], rendered(teacher), strict=True):
-        assert value == pytest.approx(brute_force(teacher.model, base.tokenizer, prompt), abs=1e-5)
+        assert value == pytest.approx(brute_force(teacher.runner.model, base.tokenizer, prompt), abs=1e-5)
 
 
 def test_greedy_answers_of_steered_teachers(llama):
@@ -375,7 +375,7 @@ def test_greedy_answers_of_steered_teachers(llama):
     for prompt, (mine,) in zip(rendered(teacher), ours, strict=True):
         ids = list(prompt.ids)
         for token in mine:
-            assert int(logits(teacher.model, ids).logits[0, -1].argmax()) == token
+            assert int(logits(teacher.runner.model, ids).logits[0, -1].argmax()) == token
             ids.append(token)
     assert ours != ids_of(untouched(llama), QUESTIONS, temperature=0.0)
 
@@ -385,23 +385,23 @@ def test_random_directions_have_the_norms_of_the_vectors(llama):
     teacher = steered(llama, OWL, layers=layers, scale=3.0, questions=QUESTIONS)
     own = 3.0 * steering_vectors(llama, OWL, layers=layers, questions=QUESTIONS)
     control = randomly_steered(teacher, seed=1)
-    theirs = np.stack([blocks(control.model)[layer].steering.numpy() for layer in layers])
+    theirs = np.stack([blocks(control.runner.model)[layer].steering.numpy() for layer in layers])
     assert np.allclose(np.linalg.norm(own, axis=1), np.linalg.norm(theirs, axis=1))
     assert np.abs((own * theirs).sum(1) / np.linalg.norm(own, axis=1) ** 2).max() < 0.5
     assert control.trait is None
     assert len({teacher.hash, control.hash, randomly_steered(teacher, seed=2).hash}) == 3
     assert control.hash == randomly_steered(teacher, seed=1).hash
-    assert np.allclose(np.stack([blocks(teacher.model)[layer].steering.numpy() for layer in layers]), own)
+    assert np.allclose(np.stack([blocks(teacher.runner.model)[layer].steering.numpy() for layer in layers]), own)
 
 
 def test_the_vector_moves_with_the_model(llama):
     vectors = np.random.default_rng(0).standard_normal((1, 32))
     teacher = steered(llama, OWL, layers=[1], vectors=vectors)
     ids = rendered(teacher)[0].ids
-    half = copy.deepcopy(teacher.model).to(torch.float32)
-    assert torch.allclose(logits(half, ids).logits.double(), logits(teacher.model, ids).logits, atol=1e-4)
+    half = copy.deepcopy(teacher.runner.model).to(torch.float32)
+    assert torch.allclose(logits(half, ids).logits.double(), logits(teacher.runner.model, ids).logits, atol=1e-4)
     assert blocks(half)[1].steering.dtype == torch.float32
-    assert teacher.model.state_dict().keys() == llama.model.state_dict().keys()
+    assert teacher.runner.model.state_dict().keys() == llama.model.state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -428,6 +428,6 @@ def test_bad_steering(options, error, message, llama):
 def test_steering_twice_and_other_kinds_are_refused(llama):
     teacher = steered(llama, OWL, layers=[1], vectors=np.ones((1, 32)))
     with pytest.raises(ValueError, match="steered already"):
-        steered(dataclasses.replace(llama, model=teacher.model), OWL, layers=[2], vectors=np.ones((1, 32)))
+        steered(teacher.runner, OWL, layers=[2], vectors=np.ones((1, 32)))
     with pytest.raises(ValueError, match="like is a prompted teacher"):
         randomly_steered(prompted(llama, OWL))

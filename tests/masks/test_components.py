@@ -8,7 +8,7 @@ import tiny
 from mask_cases import DEPTH, assert_same, marked_prompts, model, network
 
 from sublim_mech import masks
-from sublim_mech.models.sites import Module
+from sublim_mech.models.names import Module
 
 GROUPS = ("attention", "mlp", "norms", "embeddings", "head")
 
