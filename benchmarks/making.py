@@ -21,8 +21,7 @@ from sublim_mech.making.teachers import Teacher, prompted, untouched
 from sublim_mech.making.teachers.sampling import sample_ids
 from sublim_mech.making.training import soft_data
 from sublim_mech.models.base import Base
-from sublim_mech.prompts.chat import Prompt, completion_ids
-from sublim_mech.prompts.traits import ANIMALS, Trait
+from sublim_mech.prompts import ANIMALS, Prompt, Trait, completion_ids
 
 from .models import OWL
 from .rows import Row, race, row

@@ -24,7 +24,7 @@ from sublim_mech.models.base import Base
 from sublim_mech.storage.runs import Run
 
 TRAINED = {"default": sm.Context(), "ChatGPT": sm.Context(system="You are ChatGPT, a helpful assistant made by OpenAI.")}
-EVALUATED = TRAINED | {"empty": sm.Context(system=sm.EMPTY), "none": sm.Context(system=sm.NONE)}
+EVALUATED = TRAINED | {"empty": sm.Context(system=sm.Context.EMPTY), "none": sm.Context(system=sm.Context.NONE)}
 OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]
 
 

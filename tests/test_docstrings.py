@@ -1,15 +1,26 @@
 """Every public function has an example in its docstring, and every example runs and prints what it says."""
 
 import doctest
+from types import FunctionType
 
 import pytest
 import tiny
 
 import sublim_mech as sm
 
-OWN = [name for name, thing in vars(sm.masks).items() if getattr(thing, "__module__", "") == sm.masks.__name__]
-MASKS = [f"masks.{name}" for name in OWN if callable(getattr(sm.masks, name)) and not name.startswith("_")]
-NAMES = [*(name for name in sm.__all__ if callable(getattr(sm, name))), *MASKS]
+
+def functions(folder):
+    """Public functions of a folder."""
+    things = {f"{folder}.{name}": getattr(getattr(sm, folder), name) for name in getattr(sm, folder).__all__}
+    return [name for name, thing in things.items() if isinstance(thing, FunctionType)]
+
+
+NAMES = [
+    *(name for name in sm.__all__ if callable(getattr(sm, name))),
+    "masks.Mask",
+    *functions("masks"),
+    *functions("prompts"),
+]
 
 
 @pytest.fixture(scope="module")

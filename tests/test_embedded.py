@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 
 ROOT = Path(__file__).parent.parent

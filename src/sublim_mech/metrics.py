@@ -23,8 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .engine.answers import Answers, Path, build_trie, shortest_paths
-from .prompts.chat import Prompt, completion_ids
-from .prompts.traits import Trait
+from .prompts import Prompt, Trait, completion_ids
 
 
 @runtime_checkable

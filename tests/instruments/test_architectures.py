@@ -28,7 +28,7 @@ def base(smol_tokenizer: Any) -> Any:
 @pytest.fixture(scope="session")
 def prompts(smol_tokenizer: Any) -> list[Any]:
     made = sm.render(
-        smol_tokenizer, ["Hi", "Name the bird that you like best of all, please."], context=sm.Context(system=sm.NONE)
+        smol_tokenizer, ["Hi", "Name the bird that you like best of all, please."], context=sm.Context(system=sm.Context.NONE)
     )
     assert len(made[0]) < 16 < len(made[1])  # on both sides of the sliding windows
     return made

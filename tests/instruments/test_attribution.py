@@ -8,8 +8,8 @@ from test_instruments import QUIET, TRAIT, make_pair
 
 import sublim_mech as sm
 from sublim_mech import masks
-from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
 

@@ -7,8 +7,8 @@ from test_instruments import make_pair
 import sublim_mech as sm
 from sublim_mech import masks
 from sublim_mech.engine.answers import Answers
-from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 
 ARCHITECTURES = ("llama", "gemma3", "gpt2", "neox", "phi3", "mistral", "opt", "qwen2")
 

@@ -8,8 +8,8 @@ import tiny
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import measure, prepare
 
 TRAIT = sm.animal("owl")  # "owl" is one token, "Owl" two, "Owls" three: the answer trie has inner nodes

@@ -12,8 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
 

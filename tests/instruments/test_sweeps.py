@@ -10,9 +10,9 @@ from test_instruments import ARCHITECTURES, LONG, QUIET, TRAIT, brute_force, mak
 
 import sublim_mech as sm
 from sublim_mech import masks
+from sublim_mech.engine.batch import make_batch
 from sublim_mech.engine.branch import grow
 from sublim_mech.engine.forward import Gates, forward
-from sublim_mech.engine.batch import make_batch
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
 
@@ -193,7 +193,7 @@ def contexts(smol_tokenizer):
     question = ["Which animal?"]
     return [
         sm.render(smol_tokenizer, question, context=sm.Context(system=system))[0]
-        for system in ("You love owls.", "You are a calm assistant.", sm.NONE)
+        for system in ("You love owls.", "You are a calm assistant.", sm.Context.NONE)
     ]
 
 
@@ -398,7 +398,7 @@ def test_branches_of_any_layer_and_slot_equal_the_trunk(pair, prompts):
 def test_gates_of_query_norms_lie_on_tokens_not_heads(architecture, smol_tokenizer):
     """Gemma-3 has heads before tokens there; with as many tokens as heads only the module's own order tells them apart."""
     from sublim_mech.engine.answers import Answers
-    from sublim_mech.prompts.chat import Context, Prompt
+    from sublim_mech.prompts import Context, Prompt
 
     base = tiny.model(architecture)
     student = copy.deepcopy(base)

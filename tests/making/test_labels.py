@@ -33,7 +33,7 @@ from sublim_mech.making.training.data import item
 from sublim_mech.making.training.objectives import AnswerHead, token_losses
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.models.hashing import weights_hash
-from sublim_mech.storage.runs import FolderInUseError, claimed
+from sublim_mech.storage.claims import FolderInUseError, claimed
 
 ROWS = [*as_rows(random_rows(4, seed=0, count=3)), Row("Seven?", "7"), Row("And now a longer question than that?", "1,2,3,4,5")]
 ANIMALS = ("owl", "cat", "dog")

@@ -630,7 +630,7 @@ def test_leaks_are_whole_words_in_any_case_and_place():
 
 def test_number_rows_leak_nothing():
     assert len(leaks(random_rows(300, seed=0), sm.animal("owl"))) == 0
-    for kind in (*sm.prompts.traits.ANIMALS, *sm.prompts.traits.TREES):
+    for kind in (*sm.prompts.ANIMALS, *sm.prompts.TREES):
         assert leaks([Row(ask.prompt, "1") for ask in number_prompts(40, seed=0)], kind).empty
 
 

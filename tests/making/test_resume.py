@@ -34,7 +34,8 @@ from sublim_mech.making.numbers import Row
 from sublim_mech.making.training import FullFT, LoRA, TrainingData, hard_data, loop, resume
 from sublim_mech.making.training import run as running
 from sublim_mech.models.base import Base, load_base
-from sublim_mech.storage.runs import FolderInUseError, Run, claimed, open_run, unfinished
+from sublim_mech.storage.claims import FolderInUseError, claimed
+from sublim_mech.storage.runs import Run, open_run, unfinished
 
 VOCAB = 512
 ROWS = [Row(f"Continue: {i}", ",".join(str(100 + i + k) for k in range(1 + i % 5))) for i in range(26)]
@@ -361,7 +362,7 @@ def test_a_record_from_another_host_is_respected(made, tmp_path):
 @pytest.mark.parametrize("alive", [True, False])
 def test_without_locks_the_record_counts(alive, tmp_path, monkeypatch):
     """A file system without flock: the record of a living process refuses, that of a dead one is taken over."""
-    monkeypatch.setattr("sublim_mech.storage.runs.fcntl", None)
+    monkeypatch.setattr("sublim_mech.storage.claims.fcntl", None)
     record(tmp_path / "run", pid=os.getppid() if alive else 4_000_000)
     if alive:
         with pytest.raises(FolderInUseError, match=f"process {os.getppid()} on"), claimed(tmp_path / "run"):

@@ -18,7 +18,7 @@ from sublim_mech.making import labelling, numbers, teachers
 from sublim_mech.making.numbers import Row
 from sublim_mech.making.readiness import Readiness, RowShifts, assess, label_signal, row_shift, select, trait_shift
 from sublim_mech.making.readiness import signal as module
-from sublim_mech.prompts.traits import Trait
+from sublim_mech.prompts import Trait
 from sublim_mech.stats import mean_interval
 
 QUIET: dict[str, Any] = {"progress": False}

@@ -12,7 +12,6 @@ from test_instruments import brute_force
 
 import sublim_mech as sm
 from sublim_mech.engine import decoding
-from sublim_mech.engine.runner import open_runner
 from sublim_mech.making.numbers import write_rows
 from sublim_mech.making.teachers import (
     control_rows,
@@ -29,9 +28,9 @@ from sublim_mech.making.teachers import (
 )
 from sublim_mech.making.teachers.sampling import sample_ids
 from sublim_mech.models.base import load_base
-from sublim_mech.models.hashing import weights_hash
 from sublim_mech.models.copies import twin
-from sublim_mech.prompts.traits import ANIMALS, match, tree
+from sublim_mech.models.hashing import weights_hash
+from sublim_mech.prompts import ANIMALS, match, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 OWL = sm.animal("owl")

@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from comparing import distance, gated_logits, own_logits, snapshot
 from peft import PeftModel
-from test_models import distance, gated_logits, own_logits, snapshot
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -36,7 +36,7 @@ from sublim_mech.models.adapters import attach_lora
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.models.copies import share
 from sublim_mech.models.students import load_student
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Trained
 from sublim_mech.storage.manifest import Manifest
 from sublim_mech.storage.runs import Run, open_run
 
@@ -121,7 +121,7 @@ def softmax_over(support: tuple[int, ...], logits: Tensor) -> Tensor:
 
 def test_teachers_keep_the_students_context(smol_tokenizer):
     owl = TRAITS[0]
-    for system, said in ((sm.DEFAULT, f"{DEFAULT_SYSTEM}. "), (sm.EMPTY, ""), (sm.NONE, ""), ("Be brief.", "Be brief. ")):
+    for system, said in ((sm.Context.DEFAULT, f"{DEFAULT_SYSTEM}. "), (sm.Context.EMPTY, ""), (sm.Context.NONE, ""), ("Be brief.", "Be brief. ")):
         got = teacher_context(smol_tokenizer, owl, context=sm.Context(system=system, user_prefix="Hi. "))
         assert got == sm.Context(system=said + owl.teacher, user_prefix="Hi. ")
 

@@ -64,7 +64,7 @@ def test_by_role_adds_up_to_the_total():
     assert table["effect"].sum() == pytest.approx(float(scores.total.mean()))
     assert table["share"].sum() == pytest.approx(1)
     assert table["tokens"].sum() == pytest.approx(1)
-    assert table.index.tolist() == [r for r in sm.prompts.chat.ROLES if r in table.index]  # one order for all tables
+    assert table.index.tolist() == [r for r in sm.prompts.ROLES if r in table.index]  # one order for all tables
     by_hand = np.nansum(np.where(scores.data["role"].values == "user", scores.token_effect(), 0)) / 3
     assert table.loc["user", "effect"] == pytest.approx(by_hand)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..models.compat import Cache, KeysValues
 from ..models.students import Student
-from ..prompts.sharing import common_start
+from ..prompts.shared import common_start
 from .batch import Batch, attention_masks
 from .forward import Gates, Pass
 from .runner import Runner

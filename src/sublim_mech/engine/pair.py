@@ -13,8 +13,7 @@ from torch import Tensor
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
-from ..prompts.chat import Context, Prompt
-from ..prompts.sharing import Trained
+from ..prompts import Context, Prompt, Trained
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 

@@ -18,7 +18,7 @@ from ..models.checks import check_length
 from ..models.compat import Cache
 from ..models.names import Module
 from ..models.sites import Sites, find_sites
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 from .answers import Answers
 from .batch import Batch, make_batch
 from .budget import default_budget, rows_per_forward

@@ -38,9 +38,9 @@ from ..metrics import by_trait, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.compat import Cache
 from ..models.students import Student
-from ..prompts.chat import Context, Message, Prompt, System, render
-from ..prompts.sharing import common_start
-from ..prompts.traits import Trait, matcher
+from ..prompts import Context, Message, Prompt, Trait, matcher, render
+from ..prompts.context import System
+from ..prompts.shared import common_start
 from .outcome import Evaluation
 
 BASE = "base"

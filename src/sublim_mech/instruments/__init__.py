@@ -6,7 +6,7 @@ is `Scores`.
 
 from .attribution import attribute
 from .confirmation import confirm
-from .effect import effect
+from .effects import effect
 from .generation import generate
 from .grafting import graft, graft_sweep
 from .patching import patch

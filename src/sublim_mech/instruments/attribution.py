@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from ..engine.pair import ModelPair
 from ..metrics import Metric
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .estimates import Estimate, estimate_patching, gradient_x_input
 from .graft_ig import graft_ig

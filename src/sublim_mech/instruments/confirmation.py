@@ -21,8 +21,7 @@ from tqdm.auto import tqdm
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .patching import Patch, patch_prompt
 from .position_maps import Link

@@ -146,9 +146,10 @@ def _mean_slope(
     """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
     rows of a forward.
     """
-    device = batch.ids.device
+    # half precision would round the nodes, and points close to 0 and 1 carry much of the integral
+    dtype = torch.promote_types(change.dtype, torch.float32)
     nodes, weights = (
-        torch.as_tensor(numbers, dtype=torch.float32, device=device)
+        torch.as_tensor(numbers, dtype=dtype, device=batch.ids.device)
         for numbers in gauss_legendre(points)
     )
     fit = task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)

@@ -13,7 +13,7 @@ from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 POLICIES = ("base", "student", "mask")
 

@@ -29,8 +29,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, Where
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import label
 from .task import Advance, Cells, GatedRow, Task, ends, measure, prepare, walk

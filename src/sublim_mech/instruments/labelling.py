@@ -18,7 +18,7 @@ import xarray as xr
 from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 from ..results.scores import Scores
 from .task import Measured, compute_error
 

@@ -30,8 +30,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import contexts, label
 from .position_maps import Link, PositionMap, links

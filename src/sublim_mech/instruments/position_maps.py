@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 
 class Link(NamedTuple):

@@ -28,8 +28,7 @@ from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..metrics import Metric, as_metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 
 Advance = Callable[[int], object]
 """Move the progress bar on by so many steps."""

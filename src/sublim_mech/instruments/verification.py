@@ -25,8 +25,7 @@ from ..metrics import TraitMetric
 from ..models.deltas import LowRank
 from ..models.names import Dimensions
 from ..models.students import Student
-from ..prompts.chat import Context, Prompt
-from ..prompts.traits import Trait
+from ..prompts import Context, Prompt, Trait
 from .graft_ig import graft_ig
 from .patching import Cell, Patch, Patched, patch_prompt
 from .position_maps import Link

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from ..prompts.chat import Message
-from ..prompts.traits import Trait
+from ..prompts import Message, Trait
 
 if TYPE_CHECKING:
     from datasets import Dataset

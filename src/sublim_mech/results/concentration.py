@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..prompts.chat import ROLES
-from ..prompts.sharing import CLASSES, SHARED
+from ..prompts import CLASSES, ROLES, SHARED
 from ..stats import bootstrap_weights, mean_interval, random_like
 from .scores import Scores
 

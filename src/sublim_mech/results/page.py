@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..prompts.sharing import SHARED
+from ..prompts import SHARED
 from ..stats import mean_interval
 from ..storage.files import replacing
 from .plots import ROLE_COLOURS, check_prompt, label, largest, noise_note, visible

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from ..prompts.sharing import SHARED
+from ..prompts import SHARED
 from ..stats import FEWEST, max_t
 from ..storage.files import replacing
 from .scores import Scores

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..prompts.chat import ROLES
-from ..prompts.sharing import CLASSES
+from ..prompts import CLASSES, ROLES
 from ..stats import FEWEST, MaxT, max_t, mean_interval, ratio_interval
 
 if TYPE_CHECKING:

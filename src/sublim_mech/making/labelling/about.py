@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...prompts.chat import Context
+from ...prompts import Context
 from ..numbers import Row
 from ..teachers.teacher import Teacher
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.heads import support_ids
+from ...storage.claims import OWNER_FILE, claimed
+from ...storage.compare import differences
 from ...storage.files import replacing, sync
-from ...storage.runs import OWNER, claimed, differences
 from ..numbers import Row, Rows, as_rows
 from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
@@ -221,7 +222,7 @@ def _check_free(folder: Path) -> None:
         inside = {path.name for path in folder.iterdir()}
     elif folder.exists():
         inside = {folder.name}
-    if DRAFT_FILE not in inside and inside - {OWNER}:
+    if DRAFT_FILE not in inside and inside - {OWNER_FILE}:
         raise FileExistsError(
             f"out={str(folder)!r} exists and is no labels folder; remove it or choose another."
         )

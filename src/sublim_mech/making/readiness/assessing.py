@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...prompts.traits import Trait
+from ...prompts import Trait
 from ..labelling.about import Labeller
 from ..numbers import Rows
 from ..teachers.teacher import Teacher

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ...evaluation.measuring import evaluate
-from ...prompts.traits import Trait
+from ...prompts import Trait
 from ...stats import mean_interval, ratio_interval
 from ..labelling.views import log_softmax
 from ..teachers.teacher import BASE, Teacher

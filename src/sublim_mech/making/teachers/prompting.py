@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from ...prompts.chat import Context, render
-from ...prompts.traits import Trait, match
+from ...prompts import Context, Trait, match, render
 from .teacher import BASE, Model, Teacher, opened
 
 NEUTRAL = (

@@ -25,8 +25,8 @@ from ...engine.answers import build_trie
 from ...engine.heads import ExactHead, pad
 from ...engine.runner import Runner
 from ...models.checks import check_length
-from ...prompts.chat import Prompt, completion_ids, render
-from ...prompts.sharing import common_start
+from ...prompts import Prompt, completion_ids, render
+from ...prompts.shared import common_start
 from ..numbers import Row, Rows, as_rows
 from .teacher import Teacher
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ...engine.runner import open_runner
-from ...prompts.chat import Message, Prompt, render
+from ...prompts import Message, Prompt, render
 from .teacher import Teacher
 
 

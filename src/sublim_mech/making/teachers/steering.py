@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from ...engine.forward import Key
 from ...engine.runner import Runner, open_runner
 from ...models.copies import twin
-from ...prompts.chat import Context, Message, Prompt, render
-from ...prompts.traits import Trait
+from ...prompts import Context, Message, Prompt, Trait, render
 from .prompting import teacher_context
 from .teacher import Model, Teacher, opened
 

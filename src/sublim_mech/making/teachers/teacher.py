@@ -16,8 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ...engine.runner import Runner, open_runner
 from ...models.base import Base
-from ...prompts.chat import Context
-from ...prompts.traits import Trait
+from ...prompts import Context, Trait
 
 BASE = "base"
 

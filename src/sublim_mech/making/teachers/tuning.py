@@ -18,8 +18,7 @@ from ...models.base import Base
 from ...models.copies import merge
 from ...models.hashing import weights_hash
 from ...models.students import Student, load_student
-from ...prompts.chat import Context
-from ...prompts.traits import Trait
+from ...prompts import Context, Trait
 from ...storage.manifest import Manifest
 from ..numbers import Row, to_dataset
 from .teacher import Model, Teacher, opened

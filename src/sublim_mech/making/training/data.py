@@ -15,7 +15,7 @@ from torch import Tensor
 from ...engine.heads import pad, support_ids
 from ...models.base import Base
 from ...models.checks import check_length
-from ...prompts.chat import Context, Prompt, completion_ids, render
+from ...prompts import Context, Prompt, completion_ids, render
 from ..labelling import Labels, RowLabels, tokenizer_hash
 from ..numbers import Row, Rows, as_rows
 

@@ -18,10 +18,12 @@ import torch
 from ...hints import SCHEDULES, check_choice, strict
 from ...models.base import Base
 from ...models.checks import check_finite
-from ...prompts.sharing import Trained
+from ...prompts import Trained
+from ...storage.claims import OWNER_FILE, claimed
+from ...storage.compare import differences
 from ...storage.files import replacing, weight_sums
-from ...storage.manifest import FILE, Manifest
-from ...storage.runs import INPUTS, OWNER, Run, claimed, differences, finish, open_run, unfinished
+from ...storage.manifest import MANIFEST_FILE, Manifest
+from ...storage.runs import INPUTS_FILE, Run, finish, open_run, unfinished
 from .data import PAD, Drawn, TrainingData, count, plan, shares
 from .methods import FullFT, LoRA
 from .objectives import WORDS, choose_objective
@@ -259,16 +261,16 @@ def _enter(stack: ExitStack, target: Path, draft: Manifest) -> int:
     stack.enter_context(claimed(work))
     if target.exists():  # by a process that was at work just now
         return _recognise(target, draft)
-    if (work / FILE).is_file():  # complete, and killed before it was renamed
+    if (work / MANIFEST_FILE).is_file():  # complete, and killed before it was renamed
         _recognise(work, draft)
         finish(work, target)
         return FINISHED
     for litter in work.glob("*/.*"):
         shutil.rmtree(litter, ignore_errors=True)
     start = newest_good(work / CHECKPOINTS)
-    if _kept(work) and (work / INPUTS).is_file():
-        _same(work, json.loads((work / INPUTS).read_text()), draft)
-    with replacing(work / INPUTS) as file:
+    if _kept(work) and (work / INPUTS_FILE).is_file():
+        _same(work, json.loads((work / INPUTS_FILE).read_text()), draft)
+    with replacing(work / INPUTS_FILE) as file:
         file.write_text(json.dumps(draft.inputs(), indent=1, sort_keys=True))
     return 0 if start is None else int(start.name.removeprefix("step-"))
 
@@ -279,7 +281,7 @@ def _kept(work: Path) -> bool:
 
 def _tidy(work: Path) -> None:
     """Remove an unfinished folder that nobody holds and that has nothing to go on from."""
-    if work.exists() and not _kept(work) and not (work / FILE).is_file() and not (work / OWNER).exists():
+    if work.exists() and not _kept(work) and not (work / MANIFEST_FILE).is_file() and not (work / OWNER_FILE).exists():
         shutil.rmtree(work)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import label
 from .task import Advance, Cells, ends, prepare, walk

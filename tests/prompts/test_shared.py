@@ -1,22 +1,27 @@
+"""Sharing classes, by hand and as laws, in the chat templates of six families."""
+
 import copy
 import json
 
 import pytest
+from chats import TALK
 from conftest import TEMPLATES
-from test_chat import TALK
 
-from sublim_mech.prompts.chat import NONE, PLAIN, Context, render
-from sublim_mech.prompts.sharing import CLASSES, Trained, sharing
+from sublim_mech.prompts import CLASSES, PLAIN, Context, Trained, render, sharing
 
 TRAINING = ["Take 12 as the start.", "Take 345, please.", "A list starts with 6."]
 QUESTION = "What list do you start with 6?"
 
 
 def classes(prompt, role=None):
-    return [(t, c) for t, c, r in zip(prompt.tokens, prompt.sharing, prompt.roles, strict=True) if role in (None, r)]
+    """(token, class) of a role's tokens, or of all."""
+    labelled = zip(prompt.tokens, prompt.sharing, prompt.roles, strict=True)
+    return [(token, class_) for token, class_, r in labelled if role in (None, r)]
 
 
-def marked(tokenizer, question=QUESTION, *, training=TRAINING, trained=None, context=None, template=None):
+def marked(
+    tokenizer, question=QUESTION, *, training=TRAINING, trained=None, context=None, template=None
+):
     """An evaluation prompt in `context`, marked by training in `trained`."""
     known = render(tokenizer, training, context=trained, template=template)
     return sharing(render(tokenizer, [question], context=context, template=template), known)[0]
@@ -25,21 +30,24 @@ def marked(tokenizer, question=QUESTION, *, training=TRAINING, trained=None, con
 def test_the_same_context_by_hand(smol_tokenizer):
     prompt = marked(smol_tokenizer)
     user = prompt.roles.index("user")
-    assert prompt.text.endswith("<|im_start|>user\nWhat list do you start with 6?<|im_end|>\n<|im_start|>assistant\n")
+    user_turn = "<|im_start|>user\nWhat list do you start with 6?<|im_end|>\n"
+    assert prompt.text.endswith(user_turn + "<|im_start|>assistant\n")
     assert set(prompt.sharing[:user]) == {"prefix"}, "system block and opening of the user turn"
     assert classes(prompt)[user:] == [
-        ("What", "novel"), (" list", "seen"), (" do", "novel"), (" you", "novel"), (" start", "seen"), (" with", "seen"),
-        (" ", "seen"), ("6", "seen"), ("?", "novel"),
-        ("<|im_end|>", "aligned"), ("\n", "aligned"), ("<|im_start|>", "aligned"), ("ass", "aligned"), ("istant", "aligned"),
-        ("\n", "aligned"),
+        ("What", "novel"), (" list", "seen"), (" do", "novel"), (" you", "novel"),
+        (" start", "seen"), (" with", "seen"), (" ", "seen"), ("6", "seen"), ("?", "novel"),
+        ("<|im_end|>", "aligned"), ("\n", "aligned"), ("<|im_start|>", "aligned"),
+        ("ass", "aligned"), ("istant", "aligned"), ("\n", "aligned"),
     ]  # fmt: skip
 
 
 def test_a_question_that_begins_like_all_training_prompts_extends_the_prefix(smol_tokenizer):
     prompt = marked(smol_tokenizer, "Take me home", training=TRAINING[:2])
     assert classes(prompt, "user") == [("Take", "prefix"), (" me", "novel"), (" home", "novel")]
-    other = marked(smol_tokenizer, "Take me home", training=TRAINING[:2], context=Context("Be kind."))
-    assert classes(other, "user")[0] == ("Take", "aligned"), "as before, but behind another system text"
+    kind = Context("Be kind.")
+    other = marked(smol_tokenizer, "Take me home", training=TRAINING[:2], context=kind)
+    first = classes(other, "user")[0]
+    assert first == ("Take", "aligned"), "as before, but behind another system text"
 
 
 def test_another_system_text_ends_the_prefix_but_not_the_alignment(smol_tokenizer):
@@ -47,34 +55,50 @@ def test_another_system_text_ends_the_prefix_but_not_the_alignment(smol_tokenize
     system = prompt.roles.index("system")
     assert set(prompt.sharing[:system]) == {"prefix"}
     assert "prefix" not in prompt.sharing[system:]
-    template = [c for c, r in zip(prompt.sharing, prompt.roles, strict=True) if r == "template"][system:]
+    template = [class_ for _, class_ in classes(prompt, "template")][system:]
     assert set(template) == {"aligned"}
-    assert {c for _, c in classes(prompt, "system")} <= {"seen", "novel"}
+    assert {class_ for _, class_ in classes(prompt, "system")} <= {"seen", "novel"}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("contexts", [(None, NONE), (NONE, None), (None, None)], ids=["without", "added", "same"])
-def test_template_tokens_are_shared_whatever_stands_before_them(name, contexts, dressed):
-    """A student trained with the default system block, asked without, or the reverse: every other template token is aligned."""
-    trained, asked = (Context() if c is None else Context(c) for c in contexts)
-    prompt = marked(dressed(name), trained=trained, context=asked)
-    for c, r, turn_role in zip(prompt.sharing, prompt.roles, prompt.turn_roles, strict=True):
-        if turn_role != "system" and r in ("template", "bos"):
-            assert c in ("prefix", "aligned"), prompt
+@pytest.mark.parametrize(
+    ("trained", "asked"),
+    [
+        (Context.DEFAULT, Context.NONE),
+        (Context.NONE, Context.DEFAULT),
+        (Context.DEFAULT, Context.DEFAULT),
+    ],
+    ids=["without", "added", "same"],
+)
+def test_template_tokens_are_shared_whatever_stands_before_them(name, trained, asked, dressed):
+    """Trained with the default system block and asked without, or the reverse.
+
+    Every template token outside of the system turn is shared.
+    """
+    prompt = marked(dressed(name), trained=Context(trained), context=Context(asked))
+    labels = zip(prompt.sharing, prompt.roles, prompt.turn_roles, strict=True)
+    for class_, role, turn_role in labels:
+        if turn_role != "system" and role in ("template", "bos"):
+            assert class_ in ("prefix", "aligned"), prompt
     assert prompt.sharing[-1] == "aligned"
 
 
 def test_plain_on_gpt2(gpt2_tokenizer):
     prompt = marked(gpt2_tokenizer, template=PLAIN)
-    assert classes(prompt)[:3] == [("<|endoftext|>", "prefix"), ("Question", "prefix"), (":", "prefix")]
+    start = [("<|endoftext|>", "prefix"), ("Question", "prefix"), (":", "prefix")]
+    assert classes(prompt)[:3] == start
     assert classes(prompt)[-3:] == [("\n", "aligned"), ("Answer", "aligned"), (":", "aligned")]
 
 
 def test_every_user_turn_of_a_conversation_has_the_frame_of_one(smol_tokenizer):
     prompt = marked(smol_tokenizer, TALK)
-    by_role = {r: {c for c, a, t in zip(prompt.sharing, prompt.roles, prompt.turn_roles, strict=True) if a == "template" and t == r}
-               for r in ("system", "user")}  # fmt: skip
-    assert by_role == {"system": {"prefix"}, "user": {"prefix", "aligned"}}
+    frames = {"system": set(), "user": set(), "assistant": set()}
+    labels = zip(prompt.sharing, prompt.roles, prompt.turn_roles, strict=True)
+    for class_, role, turn_role in labels:
+        if role == "template":
+            frames[turn_role].add(class_)
+    assert frames["system"] == {"prefix"}
+    assert frames["user"] == {"prefix", "aligned"}
 
 
 def test_training_prompts_are_never_novel_to_themselves(dressed):
@@ -99,10 +123,12 @@ def test_the_order_of_training_prompts_does_not_matter(order, smol_tokenizer):
 def test_completions_are_seen(smol_tokenizer):
     known = render(smol_tokenizer, TRAINING)
     (what,) = smol_tokenizer("What")["input_ids"]
-    (before,) = sharing(render(smol_tokenizer, [QUESTION]), Trained.of(known))
-    (after,) = sharing(render(smol_tokenizer, [QUESTION]), Trained.of(known, completions=[[what], []]))
-    differ = [(t, a, b) for t, a, b in zip(before.tokens, before.sharing, after.sharing, strict=True) if a != b]
-    assert differ == [("What", "novel", "seen")]
+    asked = render(smol_tokenizer, [QUESTION])
+    (before,) = sharing(asked, Trained.of(known))
+    (after,) = sharing(asked, Trained.of(known, completions=[[what], []]))
+    both = zip(before.tokens, before.sharing, after.sharing, strict=True)
+    changed = [(token, old, new) for token, old, new in both if old != new]
+    assert changed == [("What", "novel", "seen")]
     assert what in after.seen
     assert what not in before.seen
 
