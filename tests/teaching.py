@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import tiny
 import torch
 import transformers
-from test_training import DEFAULT_SYSTEM, text_ids
 from torch import Tensor, nn
+from trainings import DEFAULT_SYSTEM, text_ids
 
 import sublim_mech as sm
 from sublim_mech.engine.runner import Runner, open_runner
-from sublim_mech.making.numbers import Row, as_rows, random_rows
+from sublim_mech.making.numbers import random_rows
+from sublim_mech.making.rows import Row, as_rows
 from sublim_mech.making.teachers import Teacher
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.prompts import Prompt, Trait

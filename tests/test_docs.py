@@ -106,8 +106,11 @@ def test_the_table_of_messages_leads_to_pages_that_quote_them():
 def test_the_table_of_contents_is_complete():
     index = (DOCS / "index.md").read_text()
     listed = {(DOCS / link).resolve() for link in links(index)}
-    assert {p.resolve() for p in DOCS.rglob("*.md") if p.parent.name != "errors"} - {DOCS / "index.md"} <= listed
-    assert DOCS / "errors" / "index.md" in listed
+    for folder in ("errors", "reference"):  # these have a table of contents of their own
+        own_index = DOCS / folder / "index.md"
+        assert own_index in listed
+        listed |= {(own_index.parent / link).resolve() for link in links(own_index.read_text())}
+    assert {p.resolve() for p in DOCS.rglob("*.md")} - {DOCS / "index.md"} <= listed
 
 
 def links(text: str) -> list[str]:
@@ -116,7 +119,7 @@ def links(text: str) -> list[str]:
     return [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", bare) if not re.match(r"https?:|#", link)]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.stem)
 def test_links_lead_to_files(page):
     missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
     assert not missing, f"{page.relative_to(ROOT)}: {', '.join(missing)}"

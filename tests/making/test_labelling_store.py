@@ -14,7 +14,7 @@ from teaching import OWL, ROWS
 
 import sublim_mech as sm
 from sublim_mech.making.labelling import Labels, label
-from sublim_mech.making.numbers import Row
+from sublim_mech.making.rows import Row
 from sublim_mech.making.teachers import prompted
 from sublim_mech.models.base import load_base
 from sublim_mech.storage.claims import FolderInUseError, claimed

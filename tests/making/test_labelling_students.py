@@ -8,7 +8,7 @@ import tiny
 import torch
 from labelled import KINDS, crowd, labelling_base, made
 from teaching import ROWS, text_ids
-from test_training import fit, weights
+from trainings import fit, weights
 
 import sublim_mech as sm
 from sublim_mech.making.labelling import label

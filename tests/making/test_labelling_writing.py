@@ -13,7 +13,7 @@ from teaching import ROWS, by_hand
 import sublim_mech as sm
 from sublim_mech.making.labelling import DIGITS, label, writing
 from sublim_mech.making.labelling.about import About
-from sublim_mech.making.numbers import Row
+from sublim_mech.making.rows import Row
 from sublim_mech.making.teachers import untouched
 from sublim_mech.models.base import load_base
 

@@ -11,8 +11,8 @@ from raised import ONE, QUESTIONS, QUIET, SEVEN, THREE, biased, number_rows, pea
 
 import sublim_mech as sm
 from sublim_mech.making import labelling, teachers
-from sublim_mech.making.numbers import Row
 from sublim_mech.making.readiness import Readiness, RowShifts, assess, row_shift, trait_shift
+from sublim_mech.making.rows import Row
 from sublim_mech.models.base import load_base
 
 ASKED = {"questions": QUESTIONS, **QUIET}

@@ -23,8 +23,8 @@ from raised import (
 import sublim_mech as sm
 from sublim_mech.engine.runner import open_runner
 from sublim_mech.making import teachers
-from sublim_mech.making.numbers import Row
 from sublim_mech.making.readiness import RowShifts, row_shift, select
+from sublim_mech.making.rows import Row
 from sublim_mech.models.base import load_base
 
 

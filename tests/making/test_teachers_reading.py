@@ -18,7 +18,7 @@ from teaching import (
 import sublim_mech as sm
 from sublim_mech.engine.heads import ExactHead
 from sublim_mech.engine.runner import Runner
-from sublim_mech.making.numbers import Row
+from sublim_mech.making.rows import Row
 from sublim_mech.making.teachers import fine_tuned, log_probs, neutral, prompted, read_rows
 from sublim_mech.making.training.objectives import AnswerHead
 from sublim_mech.models.base import Base, load_base
