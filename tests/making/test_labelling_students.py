@@ -13,7 +13,7 @@ from trainings import fit, weights
 import sublim_mech as sm
 from sublim_mech.making.labelling import label
 from sublim_mech.making.training import soft_data
-from sublim_mech.making.training.data import item
+from sublim_mech.making.training.batches import item
 from sublim_mech.making.training.objectives import token_losses
 from sublim_mech.models.base import load_base
 
