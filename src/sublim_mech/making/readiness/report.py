@@ -121,7 +121,9 @@ class Readiness:
                 if self.labels is not None:
                     line |= self.labels.reindex([name]).iloc[0].to_dict()
                 if own is not None:
-                    line |= {criterion.title: criterion.verdict(line) for criterion in CRITERIA.values()}
+                    # verdicts look at the columns above
+                    for criterion in CRITERIA.values():
+                        line[criterion.title] = criterion.verdict(line)
                 lines.append(line)
         return pd.DataFrame(lines).set_index(["teacher", "trait"])
 
