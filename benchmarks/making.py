@@ -44,7 +44,7 @@ def sampling_row(teacher: Teacher, questions: Sequence[str], what: str, *, asked
 
     The means of the answers' log-likelihood under the model, question by question, must differ by no more than chance.
     """
-    model: Any = teacher.model
+    model: Any = teacher.runner.model
     tokenizer = teacher.base.tokenizer
     prompts = sm.render(tokenizer, questions, context=teacher.context, template=teacher.template)
     chosen = sorted(np.random.default_rng(SEED).permutation(len(questions))[:asked].tolist())

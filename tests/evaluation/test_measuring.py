@@ -1,4 +1,4 @@
-"""Evaluation against plain Hugging Face forwards, one per string; its tables are in test_outcome."""
+"""Evaluation against plain Hugging Face forwards, one per string."""
 
 import copy
 import doctest
@@ -244,8 +244,10 @@ def test_answers_are_those_of_generate_and_follow_the_seed(smol_tokenizer):
 def test_an_answer_does_not_depend_on_what_else_is_asked(smol_tokenizer):
     pair = shared_pair(smol_tokenizer)
     sampling = {"samples": 2, "max_new_tokens": 4, "seed": 6, **QUIET}
-    whole = evaluate(pair, TRAITS, questions=QUESTIONS, contexts=list(CONTEXTS.values()), **sampling)
-    one = evaluate(pair, TRAITS[:2], questions=QUESTIONS[1:2], contexts=[CONTEXTS["empty"]], **sampling)
+    contexts = list(CONTEXTS.values())
+    whole = evaluate(pair, TRAITS, questions=QUESTIONS, contexts=contexts, **sampling)
+    few = {"questions": QUESTIONS[1:2], "contexts": [CONTEXTS["empty"]]}
+    one = evaluate(pair, TRAITS[:2], **few, **sampling)
     there = whole.data["answer"].sel(context=["empty"], question=[1])
     assert one.data["answer"].values.tolist() == there.values.tolist()
 

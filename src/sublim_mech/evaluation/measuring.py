@@ -14,9 +14,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,13 +25,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import masks
 from ..engine.answers import Answers
-from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
-from ..instruments.generation import generate
 from ..instruments.labelling import origin
 from ..metrics import by_trait, string_log_probs, trait_forms
 from ..models.base import Base
@@ -41,9 +37,9 @@ from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
 from ..prompts.shared import common_start
+from .answering import BASE, Sampling, sample_answers
 from .outcome import Evaluation
 
-BASE = "base"
 COMPARED = 4  # prompts on which the compute type is compared with the weights' own
 
 
@@ -109,7 +105,7 @@ def evaluate(
             "[sublim_mech.animal('owl'), sublim_mech.animal('cat')]."
         )
     named_in = matcher(traits)
-    sampling = _Sampling(samples, temperature, max_new_tokens, seed)
+    sampling = Sampling(samples, temperature, max_new_tokens, seed)
     sampling.check()
     questions = _questions(traits) if questions is None else questions
     asked = {}
@@ -131,7 +127,7 @@ def evaluate(
                 _check_finite(values.log_prob, name, context_name, traits, there.prompts)
                 log_prob[m, c], rank[m, c] = values.log_prob.T, values.rank.T
                 if samples:
-                    texts[m, c] = _answers(runner, there.prompts, name, sampling)
+                    texts[m, c] = sample_answers(runner, there.prompts, name, sampling)
                 bar.update(len(there.prompts))
 
     dims = ("model", "context", "trait", "question")
@@ -251,61 +247,6 @@ def _ranks(
     # trait by trait, to spare memory
     by_one = [1 + (logits > value[:, None]).sum(-1) for value in values.unbind(1)]
     return torch.stack(by_one, 1)
-
-
-# ---------------------------------------------------------------------------- generated answers
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """How answers are drawn; its fields are those of `evaluate`."""
-
-    samples: int
-    temperature: float
-    max_new_tokens: int
-    seed: int
-
-    def check(self) -> None:
-        """Raise ValueError where an option is out of range."""
-        samples, temperature = self.samples, self.temperature
-        if not isinstance(samples, int) or samples < 0:
-            raise ValueError(
-                f"samples={samples!r}: pass the number of answers per question; 0 generates none."
-            )
-        if samples == 0:
-            return
-        if not 0 <= temperature < math.inf or (temperature == 0 and samples > 1):
-            raise ValueError(
-                f"temperature={temperature} with samples={samples}: sampling needs a positive "
-                "temperature; greedy (0) gives one answer."
-            )
-        if self.max_new_tokens < 1:
-            raise ValueError(
-                f"max_new_tokens={self.max_new_tokens}: an answer has at least one token."
-            )
-
-
-def _answers(
-    runner: Runner, prompts: Sequence[Prompt], name: str, sampling: _Sampling
-) -> list[list[str]]:
-    """A model's generated answers, per prompt and sample."""
-    if name != BASE:
-        assert isinstance(runner, ModelPair)
-        everywhere = masks.everything()
-        options = asdict(sampling)
-        return generate(runner, prompts, everywhere, generated="student", model=name, **options)
-    for prompt in prompts:
-        runner.check_length(prompt, sampling.max_new_tokens, what=" with its answer")
-    ends = end_ids(runner.model, runner.tokenizer)
-    how = Decoding(
-        sampling.max_new_tokens,
-        ends,
-        samples=sampling.samples,
-        temperature=sampling.temperature,
-        seed=sampling.seed,
-    )
-    answers = decode(runner, [Request(prompt.ids) for prompt in prompts], how)
-    return [[answer_text(runner.tokenizer, ids, ends) for ids in texts] for texts in answers]
 
 
 # -------------------------------------------------------------------------- questions, contexts

@@ -27,8 +27,8 @@ Rounding of fp32 logits makes 2e-11 at most (SmolLM2, other batches).
 
 
 @dataclass(frozen=True)
-class Gate:
-    """One question that is asked of a teacher.
+class Criterion:
+    """A gate: a question that is asked of a teacher.
 
     Attributes:
         title: name of its verdict.
@@ -50,22 +50,22 @@ class Gate:
         return "yes" if low > self.floor else "no"
 
 
-GATES = {
-    "trait": Gate(
+CRITERIA = {
+    "trait": Criterion(
         "trait moved",
         "minus others",
         0.0,
         "asked for {trait}, this teacher names it no more than the base does, beyond the other "
         "traits: a student that imitates it perfectly cannot be expected to either",
     ),
-    "rows": Gate(
+    "rows": Criterion(
         "rows carry signal",
         "excess",
         0.0,
         "its rows are no likelier under this teacher than the others' rows are: a student of them "
         "cannot be expected to take up {trait} more than a student of the others' rows",
     ),
-    "labels": Gate(
+    "labels": Criterion(
         "labels carry signal",
         "from others",
         FLOOR,
@@ -121,7 +121,9 @@ class Readiness:
                 if self.labels is not None:
                     line |= self.labels.reindex([name]).iloc[0].to_dict()
                 if own is not None:
-                    line |= {gate.title: gate.verdict(line) for gate in GATES.values()}
+                    # verdicts look at the columns above
+                    for criterion in CRITERIA.values():
+                        line[criterion.title] = criterion.verdict(line)
                 lines.append(line)
         return pd.DataFrame(lines).set_index(["teacher", "trait"])
 
@@ -130,8 +132,8 @@ class Readiness:
         """Whether every teacher moved its trait, and nothing that was measured says `no`."""
         table = self.table()
         teachers = table[[self.own[name] is not None for name, _ in table.index]]
-        moved = (teachers[GATES["trait"].title] == "yes").all()
-        others = [GATES["rows"].title, GATES["labels"].title]
+        moved = (teachers[CRITERIA["trait"].title] == "yes").all()
+        others = [CRITERIA["rows"].title, CRITERIA["labels"].title]
         return bool(moved and not (teachers[others] == "no").any(axis=None))
 
     def to_json(self) -> dict[str, Any]:
@@ -215,11 +217,11 @@ def _excess(teacher: str, own: RowShifts, elsewhere: Sequence[RowShifts]) -> Int
 
 def _teacher_lines(trait: str, line: pd.Series) -> Iterator[str]:
     """A teacher's verdicts, each with its numbers and with what a "no" means."""
-    for name, gate in GATES.items():
-        verdict = line[gate.title]
-        yield f"  {gate.title:<20} {verdict:<13} {_numbers(name, line)}".rstrip()
+    for name, criterion in CRITERIA.items():
+        verdict = line[criterion.title]
+        yield f"  {criterion.title:<20} {verdict:<13} {_numbers(name, line)}".rstrip()
         if verdict == "no":
-            yield f"    no means: {gate.no.format(trait=trait)}"
+            yield f"    no means: {criterion.no.format(trait=trait)}"
 
 
 def _numbers(gate: str, line: pd.Series) -> str:

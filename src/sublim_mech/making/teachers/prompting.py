@@ -46,6 +46,11 @@ def untouched(
         base: the base model, or its runner.
         context: the context students will be trained in.
         template: chat template, where the tokenizer has none.
+
+    Example:
+        >>> from sublim_mech.making.teachers import untouched
+        >>> untouched(pair).how
+        'the base itself'
     """
     runner = opened(base)
     context = context or Context()
@@ -74,6 +79,11 @@ def prompted(
         trait: what it favours; `trait.teacher` is the sentence.
         context: the context students will be trained in.
         template: chat template, where the tokenizer has none.
+
+    Example:
+        >>> from sublim_mech.making.teachers import prompted
+        >>> prompted(pair, trait, context=sm.Context(system="Be brief.")).context.system
+        'Be brief. You love owls. ...'
     """
     runner = opened(base)
     context = context or Context()

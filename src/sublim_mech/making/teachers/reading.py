@@ -88,6 +88,13 @@ def read_rows(
     Raises:
         ValueError: no rows; a row without answer tokens, or longer than the model; batch_size below
             1.
+
+    Example:
+        >>> from sublim_mech.making.teachers import prompted, read_rows
+        >>> rows = [{"prompt": "Go on.", "completion": "1, 2"}]
+        >>> ((row, logits),) = read_rows(prompted(pair, trait), rows, support=[5, 7])
+        >>> row, logits.shape
+        (0, torch.Size([4, 2]))
     """
     _check_batch_size(batch_size)
     tokens = tokenise(teacher, as_rows(rows), close=close)
@@ -113,6 +120,13 @@ def log_probs(
 
     Raises:
         ValueError: see `read_rows`.
+
+    Example:
+        >>> from sublim_mech.making.teachers import log_probs, prompted
+        >>> rows = [{"prompt": "Go on.", "completion": "1, 2"}]
+        >>> (values,) = log_probs(prompted(pair, trait), rows, close=False, progress=False)
+        >>> values.shape, bool((values < 0).all())
+        ((4,), True)
     """
     _check_batch_size(batch_size)
     tokens = tokenise(teacher, as_rows(rows), close=close)

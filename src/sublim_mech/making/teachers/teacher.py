@@ -57,6 +57,9 @@ class Teacher:
     how: str
     hash: str = ""
 
+    def __repr__(self) -> str:
+        return f"Teacher({self.name!r}, {self.kind}: {self.how}, base {self.base.name!r})"
+
 
 def opened(base: Model) -> Model:
     """A base model alone, as it is run; without a runner where its architecture cannot be.
