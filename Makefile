@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint students science bench clean
+.PHONY: demo test quick lint docs figures students science bench clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -14,8 +14,18 @@ demo: $(READY)
 test: $(READY) lint
 	cd $(ROOT) && $(BIN)/python -m pytest -n 2 --dist loadfile
 
+quick: $(READY)
+	cd $(ROOT) && $(BIN)/python -m pytest -n 2 --dist loadfile -m heart
+
 lint: $(READY)
 	cd $(ROOT) && $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[docs]"
+	cd $(ROOT) && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict && $(BIN)/python -m pytest -m site tests/test_site.py
+
+figures: $(READY)
+	cd $(ROOT) && $(BIN)/python examples/redraw_figures.py
 
 science: $(READY)
 	cd $(ROOT) && $(BIN)/python -m pytest -m science -s

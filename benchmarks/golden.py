@@ -1,6 +1,6 @@
-"""Golden numbers: one fixed set of models under every instrument, to hold two commits against each other.
+"""Golden numbers: fixed models under every instrument, to hold two commits against each other.
 
-    python benchmarks/golden.py score TREE --out FILE.npz     # TREE is a checkout; TREE/src is used
+    python benchmarks/golden.py score TREE --out FILE.npz     # TREE: a checkout, whose src is used
     python benchmarks/golden.py compare A.npz B.npz           # exit status 1 where they differ
 
 A change of structure must change no number. So score the old checkout and the new one, on the same
@@ -9,9 +9,9 @@ some of the models.
 
 What is scored, by name of the model:
 
-- `llama-lora`, `llama-full`, ...: ten tiny architectures (`TREE/tests/tiny.py`) in float64, each with
-  LoRA students and with full fine-tunes, a student and a control: every instrument;
-- `llama-lora-fp32`, ...: the same in float32, for `activation_ig`, which float64 models may refuse;
+- `llama-lora`, `llama-full`, ...: ten tiny architectures (`TREE/tests/tiny.py`) in float64, each
+  with LoRA students and with full fine-tunes, a student and a control: every instrument;
+- `llama-lora-fp32`, ...: the same in float32, for `activation_ig`, which refused float64 models;
 - `llama-base`, ...: the bases alone: evaluation, and what teachers write and label;
 - `demo`: SmolLM2 with the example students of owl and penguin, in float32: a few of each;
 - `numbers`, `training`: rows and prompts; weights after three steps.
@@ -74,7 +74,7 @@ Values = Mapping[str, Any]  # arrays by name
 Found = Iterator[tuple[str, Values]]  # (instrument, its arrays)
 
 
-# --------------------------------------------------------------------------------------- adapters
+# ----------------------------------------------------------------------------------------- adapters
 #
 # The only part that knows that two commits may call things differently.
 
@@ -83,7 +83,7 @@ PLACES = (
     "sublim_mech.instruments",
     "sublim_mech.teachers",
     "sublim_mech.making.teachers",
-    "sublim_mech.making.labels",
+    "sublim_mech.making.labelling",
     "sublim_mech.making.readiness",
     "sublim_mech.making.numbers",
     "sublim_mech.making.training",
@@ -98,6 +98,7 @@ PLACES = (
     "sublim_mech.models",
     "sublim_mech.evaluation",
     "sublim_mech.results.concentration",
+    "sublim_mech.results.shares",
     "sublim_mech.results",
     "sublim_mech.prompts.chat",
     "sublim_mech.prompts.sharing",
@@ -201,7 +202,7 @@ def _module(path: str) -> Any:
         return None
 
 
-# ----------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 @dataclass(frozen=True)
@@ -360,8 +361,10 @@ def whole_sweeps(case: Case) -> Found:
 def patches_of_tokens(case: Case) -> Found:
     """Every site token by token, in both directions."""
     for site in case.sites:
+        # all heads of all tokens are many cells, so the prompt without a system turn has to do
+        prompts = case.elsewhere[:1] if site in ("z", "q", "k", "v") else case.prompts[:1]
         options = {"site": site, "layers": case.layers, "direction": "both"}
-        yield f"patch {site}", score(case, "patch", prompts=case.prompts[:1], **options)
+        yield f"patch {site}", score(case, "patch", prompts=prompts, **options)
 
 
 def patches_of_layers(case: Case) -> Found:
@@ -446,7 +449,9 @@ def estimates(case: Case, method: str, site: str) -> Found:
     prompts = case.prompts[:2]
     for direction in ("denoising", "noising"):
         name = f"{method} {site}, {direction}"
-        options = {"method": method, "site": site, "direction": direction, "points": case.points}
+        options: dict[str, Any] = {"method": method, "site": site, "direction": direction}
+        if method == "activation_ig":
+            options["points"] = case.points
         scores = call("attribute", case.pair, prompts, owl(), **options)
         yield name, values_of(scores)
         if direction == "denoising":
@@ -482,7 +487,7 @@ def verifications(case: Case) -> Found:
     yield "verify", {"passed": bool(call("verify", case.pair).passed)}
 
 
-# ---------------------------------------------------------------- instruments: of bases, and of rows
+# --------------------------------------------------------------- instruments: of bases, and of rows
 
 
 def teachers(base: Any) -> list[Any]:
@@ -562,7 +567,7 @@ def trained(base: Any, data: Any, method: Any) -> Values:
     return weights | {"sha256": digest.hexdigest()}
 
 
-# ------------------------------------------------------------------------------------------- scoring
+# ------------------------------------------------------------------------------------------ scoring
 
 
 @dataclass(frozen=True)
@@ -673,7 +678,7 @@ def thinned(array: np.ndarray) -> np.ndarray:
     return array if array.size <= MOST else array.ravel()[::STRIDE]
 
 
-# ----------------------------------------------------------------------------------------- comparing
+# ---------------------------------------------------------------------------------------- comparing
 
 
 @dataclass(frozen=True)
@@ -684,7 +689,8 @@ class Line:
         model: name of the model.
         instrument: name of the instrument.
         difference: the largest of all its arrays; infinite where they cannot be subtracted.
-        largest: the largest absolute number among them, to judge the difference by.
+        largest: the largest absolute number among them, to judge the difference by; not counting
+            the metric of base and student, beside which every effect is small.
         single: whether some of them are stored in float32, where neighbours lie far apart.
         why: what cannot be subtracted.
     """
@@ -703,11 +709,12 @@ class Line:
 
     def __str__(self) -> str:
         verdict = "ok  " if self.passed else "FAIL"
-        notes = " float32" * self.single + f" {self.why}" * bool(self.why)
-        return (
+        stored = "float32" if self.single else ""
+        text = (
             f"{verdict} {self.model:<18} {self.instrument:<50} {self.difference:8.1e} "
-            f"of {self.largest:8.1e}{notes}"
+            f"of {self.largest:8.1e} {stored} {self.why}"
         )
+        return text.rstrip()
 
 
 def compare_files(a: Path, b: Path, models: Sequence[str]) -> int:
@@ -731,15 +738,16 @@ def compare_files(a: Path, b: Path, models: Sequence[str]) -> int:
 def compared(line: Line, array: str, a: np.ndarray | None, b: np.ndarray | None) -> Line:
     """The line with one more array."""
     if a is None or b is None:
-        return replace(
-            line, difference=math.inf, why=f"{array} is missing in {'AB'[b is None]}"
-        )
+        where = "A" if a is None else "B"
+        return replace(line, difference=math.inf, why=f"{array} is missing in {where}")
     gap, why = difference(a, b)
-    numbers = a.dtype.kind == "f" and bool(np.isfinite(a).any())
+    largest = 0.0
+    if a.dtype.kind == "f" and array not in ("base", "student"):
+        largest = float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a)))
     return replace(
         line,
         difference=max(line.difference, gap),
-        largest=max(line.largest, float(np.nanmax(np.abs(a))) if numbers else 0.0),
+        largest=max(line.largest, largest),
         single=line.single or a.dtype == np.float32,
         why=line.why or (f"{array}: {why}" if why else ""),
     )
@@ -759,7 +767,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, str]:
     return float(gaps.max(initial=0.0)), ""
 
 
-# ---------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:

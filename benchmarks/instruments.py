@@ -17,7 +17,7 @@ from transformer_lens import patching
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
-from sublim_mech.prompts.chat import Prompt
+from sublim_mech.prompts import Prompt
 
 from .models import CAT, OWL, gpt2_small, smollm2
 from .rows import Row, race, row

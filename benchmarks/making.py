@@ -21,8 +21,7 @@ from sublim_mech.making.teachers import Teacher, prompted, untouched
 from sublim_mech.making.teachers.sampling import sample_ids
 from sublim_mech.making.training import soft_data
 from sublim_mech.models.base import Base
-from sublim_mech.prompts.chat import Prompt, completion_ids
-from sublim_mech.prompts.traits import ANIMALS, Trait
+from sublim_mech.prompts import ANIMALS, Prompt, Trait, completion_ids
 
 from .models import OWL
 from .rows import Row, race, row
@@ -45,7 +44,7 @@ def sampling_row(teacher: Teacher, questions: Sequence[str], what: str, *, asked
 
     The means of the answers' log-likelihood under the model, question by question, must differ by no more than chance.
     """
-    model: Any = teacher.model
+    model: Any = teacher.runner.model
     tokenizer = teacher.base.tokenizer
     prompts = sm.render(tokenizer, questions, context=teacher.context, template=teacher.template)
     chosen = sorted(np.random.default_rng(SEED).permutation(len(questions))[:asked].tolist())

@@ -15,13 +15,13 @@ import psutil
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.batch import make_batch
+from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.pair import ModelPair
 from sublim_mech.engine.parity import check_parity
 from sublim_mech.instruments.task import prepare
 from sublim_mech.models.compat import quiet_transformers
-from sublim_mech.prompts.chat import Prompt
+from sublim_mech.prompts import Prompt
 
 from .models import CAT, ROOT, noisy, smollm2
 from .rows import Row, row

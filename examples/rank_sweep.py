@@ -1,13 +1,15 @@
-"""Trait against capacity: LoRA ranks and full fine-tuning, and the same students against held-out KL (arXiv 2606.00831, claims 1, 2).
+"""Trait against capacity: LoRA ranks and full fine-tuning (arXiv 2606.00831, claims 1 and 2).
 
-    python examples/rank_sweep.py --out out/science        # labels and finished students there are used again
+    python examples/rank_sweep.py --out out/science    # labels and finished students there are used
 
-The paper finds an inverted U in the rank and nothing under full fine-tuning. Its rule, kept here, is alpha = rank at one learning rate for
-all ranks, so that the rank axis is also a learning-rate axis. Hence the second panel: the same students, along their training, against
-how well they imitate their teacher on rows nobody trained on. If the curves of all capacities fall on one another there, the U is
-effective learning rate; if full fine-tuning lies below the others at equal KL, it is not.
+The paper finds an inverted U in the rank and nothing under full fine-tuning. Its rule, kept here,
+is alpha = rank at one learning rate for all ranks, so that the rank axis is also a learning-rate
+axis. Hence the second panel: the same students, along their training, against how well they imitate
+their teacher on rows nobody trained on. If the curves of all capacities fall on one another there,
+the U is effective learning rate; if full fine-tuning lies below the others at equal KL, it is not.
 
-At every capacity there are two students, owl and penguin, of contrastive teachers (`train_students.py`); each is the other's control.
+At every capacity there are two students, owl and penguin, of contrastive teachers
+(`train_students.py`); each is the other's control.
 """
 
 from __future__ import annotations
@@ -16,17 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from train_students import STUDENTS, make_labels, make_student, parser
 
 import sublim_mech as sm
 from sublim_mech.evaluation.outcome import Evaluation
 from sublim_mech.models.base import Base
+from sublim_mech.results.colours import SHARING_COLOURS, STUDENT_COLOUR
+from sublim_mech.results.style import MEDIUM, SMALL, new_figure, open_frame, set_title, write
 from sublim_mech.stats import mean_interval
 from sublim_mech.storage.runs import Run
 
 STEPS, SNAPSHOTS = 32, (8, 16)
+TITLE = (
+    "SmolLM2-135M, contrastive prompted teachers (c = 4), default context; one seed; "
+    "bars: 95 % over 50 questions"
+)
+COLOURS = {"owl": STUDENT_COLOUR, "penguin": SHARING_COLOURS["aligned"]}
+LINES = (  # in the legend, in the table, line style, opacity
+    ("own - control", "specific", "-", 1.0),
+    ("own", "own", "--", 0.5),
+    ("control", "control", ":", 0.5),
+)
 OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]
 
 
@@ -41,9 +55,12 @@ def main() -> None:
     points = []
     for name, method, more in capacities(options.ranks):
         more |= {"method": method, "steps": STEPS, "snapshots": SNAPSHOTS, "evaluate_every": STEPS}
-        runs = {animal: make_student(base, labels, animal, out / f"{animal}-{name}", **more) for animal in STUDENTS}
+        runs = {}
+        for animal in STUDENTS:
+            runs[animal] = make_student(base, labels, animal, out / f"{animal}-{name}", **more)
         for step in (*SNAPSHOTS, STEPS):
-            points += [point | {"capacity": name, "step": step} for point in measure(base, runs, step)]
+            for point in measure(base, runs, step):
+                points.append(point | {"capacity": name, "step": step})
     table = pd.DataFrame(points).set_index(["capacity", "step", "animal"])
 
     out.mkdir(parents=True, exist_ok=True)
@@ -53,101 +70,128 @@ def main() -> None:
 
 
 def capacities(ranks: list[int]) -> list[tuple[str, sm.LoRA | sm.FullFT, dict[str, Any]]]:
-    """Name, method and its options; Adam's first steps move all weights of a full fine-tune in step, so that takes a longer warm-up."""
+    """Name, method and its options.
+
+    Adam's first steps move all weights of a full fine-tune in step, so that takes a longer warm-up.
+    """
     lora = [(f"r{rank}", sm.LoRA(rank=rank, alpha=rank), {"lr": 1e-3}) for rank in ranks]
     return [*lora, ("full", sm.FullFT(), {"lr": 2e-5, "warmup": 10})]
 
 
 def measure(base: Base, runs: dict[str, Run], step: int) -> list[dict[str, Any]]:
-    """Both students of a capacity after a step: what each did to its own animal, and what the other one did to it."""
+    """Both students of a capacity after a step.
+
+    What each did to its own animal, and what the other one did to it.
+    """
     paths = {animal: run.snapshots.get(step, run.path) for animal, run in runs.items()}
     students = {animal: sm.models.load_student(base, path, name=animal) for animal, path in paths.items()}
     pair = sm.load_pair(base, students["owl"], controls=[students["penguin"]])
-    found = sm.evaluate(pair, OWL_AND_PENGUIN, progress=False)
-    excess = found.trait_matrix({"student": "owl", "control: penguin": "penguin"})
+    outcome = sm.evaluate(pair, OWL_AND_PENGUIN, progress=False)
+    excess = outcome.trait_matrix({"student": "owl", "control: penguin": "penguin"})
     models = {"owl": "student", "penguin": "control: penguin"}
-    rows = []
+    points = []
     for own, other in (STUDENTS, STUDENTS[::-1]):
-        gap = mean_interval(change(found, models[own], own) - change(found, models[other], own))
+        own_change = change(outcome, models[own], own)
+        control_change = change(outcome, models[other], own)
+        specific = mean_interval(own_change - control_change)
+        log_prob = outcome.data["log_prob"].sel(model="base", trait=own)
         manifest = students[own].manifest
         assert manifest is not None
-        rows.append(
-            {
-                "animal": own, "own": change(found, models[own], own).mean(), "control": change(found, models[other], own).mean(),
-                "specific": float(gap.mean), "low": float(gap.low), "high": float(gap.high),
-                "base": float(found.data["log_prob"].sel(model="base", trait=own).mean()),
-                "KL": manifest.results["held_out"][1], "untrained KL": manifest.results["held_out"][0],
-                "excess": excess.gamma, "excess low": excess.low, "excess high": excess.high,
-            }
-        )  # fmt: skip
-    return rows
+        untrained, trained = manifest.results["held_out"][:2]
+        point = {"animal": own, "own": own_change.mean(), "control": control_change.mean()}
+        point |= {"specific": specific.mean, "low": specific.low, "high": specific.high}
+        point |= {"base": float(log_prob.mean()), "KL": trained, "untrained KL": untrained}
+        point |= {"excess": excess.gamma, "excess low": excess.low, "excess high": excess.high}
+        points.append(point)
+    return points
 
 
-def change(found: Evaluation, model: str, animal: str) -> Any:
+def change(outcome: Evaluation, model: str, animal: str) -> Any:
     """`(question,)` change of log P(animal) against the base, nats."""
-    return found.change.sel(model=model, trait=animal).isel(context=0).values
+    return outcome.change.sel(model=model, trait=animal).isel(context=0).values
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Trait against capacity, and against held-out KL."""
-    names = list(dict.fromkeys(table.index.get_level_values("capacity")))
-    colours = matplotlib.colormaps["viridis"].resampled(len(names) + 1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    figure = new_figure(11, 5)
+    by_capacity, by_imitation = figure.subplots(1, 2)
+    draw_capacities(by_capacity, table)
+    draw_imitation(by_imitation, table)
+    for axes in (by_capacity, by_imitation):
+        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+        axes.legend(fontsize=SMALL, ncols=3, frameon=False, **below)
+        axes.tick_params(labelsize=SMALL)
+        open_frame(axes)
+    set_title(figure, TITLE)
+    write(figure, path)
+
+
+def draw_capacities(axes: Axes, table: pd.DataFrame) -> None:
+    """What each student did to its own animal after the last step, beside its control."""
+    names = capacity_names(table)
     last = table.xs(STEPS, level="step")
-    for animal, marker, colour in zip(STUDENTS, "os", ("C0", "C1"), strict=True):
-        cells = last.xs(animal, level="animal").loc[names]
-        kinds = {"own - control": ("specific", "-", 1.0), "own": ("own", "--", 0.5), "control": ("control", ":", 0.5)}
-        for said, (column, style, alpha) in kinds.items():
-            how = {"marker": marker, "color": colour, "alpha": alpha}
-            left.plot(range(len(names) - 1), cells[column][:-1], ls=style, label=f"{animal}: {said}", **how)
-            left.plot([len(names) - 1], cells[column][-1:], **how)  # full fine-tuning is no rank: no line leads to it
+    for animal, marker in zip(STUDENTS, "os", strict=True):
+        cells, colour = last.xs(animal, level="animal").loc[names], COLOURS[animal]
+        for label, column, line, alpha in LINES:
+            points: dict[str, Any] = {"marker": marker, "color": colour, "alpha": alpha}
+            ranks = range(len(names) - 1)
+            axes.plot(ranks, cells[column][:-1], ls=line, label=f"{animal}: {label}", **points)
+            # full fine-tuning is no rank: no line leads to it
+            axes.plot([len(names) - 1], cells[column][-1:], **points)
         bounds = [cells["specific"] - cells["low"], cells["high"] - cells["specific"]]
-        left.errorbar(range(len(names)), cells["specific"], bounds, ls="none", capsize=3, color=colour)
-    left.set_xticks(range(len(names)), [name if name != "full" else "full FT" for name in names])
-    left.set_xlabel(f"capacity (alpha = rank, lr 1e-3; full FT lr 2e-5), step {STEPS}")
-    left.set_ylabel("change of log P(animal), nats")
-    for k, name in enumerate(names):
+        places = range(len(names))
+        axes.errorbar(places, cells["specific"], bounds, ls="none", capsize=3, color=colour)
+    axes.set_xticks(range(len(names)), [name.replace("full", "full FT") for name in names])
+    capacity = f"capacity (alpha = rank, lr 1e-3; full FT lr 2e-5), step {STEPS}"
+    axes.set_xlabel(capacity, fontsize=MEDIUM)
+    axes.set_ylabel("change of log P(animal), nats", fontsize=MEDIUM)
+
+
+def draw_imitation(axes: Axes, table: pd.DataFrame) -> None:
+    """The diagonal excess along the training of each capacity, against held-out KL."""
+    names = capacity_names(table)
+    colours = matplotlib.colormaps["viridis"].resampled(len(names) + 1)
+    for number, name in enumerate(names):
         cells = table.loc[name].xs("owl", level="animal")
-        kl = table.loc[name]["KL"].groupby("step").mean()
+        kl = table.loc[name]["KL"].groupby("step").mean().loc[cells.index]
         bounds = [cells["excess"] - cells["excess low"], cells["excess high"] - cells["excess"]]
-        right.errorbar(kl.loc[cells.index], cells["excess"], bounds, marker=".", capsize=2, color=colours(k), label=name)
-    right.axvline(table["untrained KL"].mean(), color="0.6", ls=":", label="untrained")
-    right.set_xscale("log")
-    right.invert_xaxis()
-    right.set_xlabel("held-out KL(teacher || student), nats per token (right: closer)")
-    right.set_ylabel("diagonal excess gamma of owl and penguin, nats")
-    for axes in (left, right):
-        axes.axhline(0, color="0.8", lw=0.8, zorder=0)
-        axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    figure.suptitle(
-        "SmolLM2-135M, contrastive prompted teachers (c = 4), default context; one seed; bars: 95 % over 50 questions",
-        fontsize=10,
-    )
-    figure.savefig(path, dpi=130)
+        points: dict[str, Any] = {"marker": ".", "capsize": 2, "color": colours(number)}
+        axes.errorbar(kl, cells["excess"], bounds, label=name, **points)
+    axes.axvline(table["untrained KL"].mean(), color="0.6", ls=":", label="untrained")
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    imitation = "held-out KL(teacher || student), nats per token (right: closer)"
+    axes.set_xlabel(imitation, fontsize=MEDIUM)
+    axes.set_ylabel("diagonal excess gamma of owl and penguin, nats", fontsize=MEDIUM)
+
+
+def capacity_names(table: pd.DataFrame) -> list[str]:
+    """The capacities, in the order they were trained in."""
+    return list(dict.fromkeys(table.index.get_level_values("capacity")))
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The points as a Markdown table."""
-    head = (
-        "capacity",
-        "step",
-        "held-out KL, owl / penguin",
-        *(f"{a}: own, control, own - control" for a in STUDENTS),
-        "diagonal excess",
-    )
+    head = ["capacity", "step", "held-out KL, owl / penguin"]
+    head += [f"{animal}: own, control, own - control" for animal in STUDENTS]
+    head.append("diagonal excess")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for (name, step), cells in table.groupby(level=["capacity", "step"], sort=False):
-        owl, penguin = (cells.xs(animal, level="animal").iloc[0] for animal in STUDENTS)
-        both = [
-            f"{c['own']:+.2f}, {c['control']:+.2f}, **{c['specific']:+.2f}** [{c['low']:+.2f}, {c['high']:+.2f}]"
-            for c in (owl, penguin)
-        ]
-        excess = f"{owl['excess']:+.2f} [{owl['excess low']:+.2f}, {owl['excess high']:+.2f}]"
-        lines.append(f"| {name} | {step} | {owl['KL']:.5f} / {penguin['KL']:.5f} | {both[0]} | {both[1]} | {excess} |")
-    base = table["base"].groupby("animal", sort=False).first()
-    before = table["untrained KL"].groupby("animal", sort=False).first()
-    note = "; ".join(f"{a}: log P {base[a]:.2f}, held-out KL {before[a]:.5f}" for a in STUDENTS)
-    return "\n".join([*lines, "", f"Base line (the untuned base): {note}.", ""])
+    for (name, step), points in table.groupby(level=["capacity", "step"], sort=False):
+        owl, penguin = (points.xs(animal, level="animal").iloc[0] for animal in STUDENTS)
+        cells = [name, step, f"{owl['KL']:.5f} / {penguin['KL']:.5f}"]
+        for point in (owl, penguin):
+            interval = f"[{point['low']:+.2f}, {point['high']:+.2f}]"
+            changes = f"{point['own']:+.2f}, {point['control']:+.2f}"
+            cells.append(f"{changes}, **{point['specific']:+.2f}** {interval}")
+        interval = f"[{owl['excess low']:+.2f}, {owl['excess high']:+.2f}]"
+        cells.append(f"{owl['excess']:+.2f} {interval}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    levels = []
+    for animal, first in table.groupby("animal", sort=False).first().iterrows():
+        kl = f"{first['untrained KL']:.5f}"
+        levels.append(f"{animal}: log P {first['base']:.2f}, held-out KL {kl}")
+    return "\n".join([*lines, "", f"Base line (the untuned base): {'; '.join(levels)}.", ""])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,22 @@ from sublim_mech.models.base import Base, load_base  # noqa: E402
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must not each spin on both
     torch.set_num_threads(1)
 
+TESTS = Path(__file__).parent
+HEART = (  # what `make quick` runs in 90 seconds: files and folders that say most per second
+    "engine",
+    "masks",
+    "models",
+    "prompts",
+    "results",
+    "storage",
+    "test_hints.py",
+    "test_metrics.py",
+    "test_project.py",
+    "test_reference.py",
+    "test_stats.py",
+    "test_walls.py",
+)
+
 TEMPLATES = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))}
 
 # per template: BOS, EOS and the other special tokens of its model's own tokenizer (Qwen has no BOS)
@@ -49,6 +65,17 @@ def cached_gpt2() -> str | None:
 def pytest_report_header(config: pytest.Config) -> str:
     real = "real weights from the hub cache" if cached_gpt2() else "124M architecture, seed 0, real tokenizer"
     return f"GPT-2-small: {real}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the heart of the tests."""
+    heart = tuple(TESTS / name for name in HEART)
+    missing = [str(part) for part in heart if not part.exists()]
+    if missing:
+        raise pytest.UsageError(f"HEART in conftest.py names what is not there: {', '.join(missing)}")
+    for item in items:
+        if any(item.path.is_relative_to(part) for part in heart):
+            item.add_marker("heart")
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,12 @@ import torch
 import sublim_mech as sm
 from sublim_mech.engine.forward import Gates
 from sublim_mech.instruments.task import Task, prepare
-from sublim_mech.prompts.chat import NONE
 
 TRAIT = sm.animal("owl")  # "owl" is one token, "Owl" two, "Owls" three: the answer trie has nodes
 LONG = sm.Trait("zyzzyva")  # every form has three tokens or more: the trie is deep
 CAT = sm.Trait("cat", plural="cat")  # one token per form: nothing is fed after the prompt
 QUIET = {"progress": False}
-NO_SYSTEM = sm.Context(system=NONE)
+NO_SYSTEM = sm.Context(system=sm.Context.NONE)
 
 PAIRS = (("llama", "lora"), ("gpt2", "full"), ("gemma3", "full"), ("opt", "lora"))
 """Where an identity is tested: rotary and learned positions, windows, fused and odd projections.

@@ -36,7 +36,7 @@ def pair(smol_tokenizer):
 
 @pytest.fixture(scope="module")
 def prompt(smol_tokenizer):
-    return sm.render(smol_tokenizer, ["Which?"], context=sm.Context(system=sm.EMPTY))[0]
+    return sm.render(smol_tokenizer, ["Which?"], context=sm.Context(system=sm.Context.EMPTY))[0]
 
 
 def product_flops(config, *, tokens, keys, blocks, reads):

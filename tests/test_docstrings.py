@@ -1,8 +1,7 @@
 """Every public function has an example in its docstring, and every example says what it prints."""
 
 import doctest
-import inspect
-from types import ModuleType
+from inspect import isfunction
 
 import pytest
 import tiny
@@ -10,30 +9,27 @@ import tiny
 import sublim_mech as sm
 
 
-def functions_of(module: ModuleType) -> list[str]:
-    """The public functions that a module defines, by their path from the top."""
-    own = [
-        name
-        for name, thing in inspect.getmembers(module, inspect.isfunction)
-        if thing.__module__ == module.__name__ and not name.startswith("_")
-    ]
-    return [f"{module.__name__.removeprefix('sublim_mech.')}.{name}" for name in own]
+def functions(folder: str) -> list[str]:
+    """Public functions of a folder."""
+    names = getattr(sm, folder).__all__
+    return [f"{folder}.{name}" for name in names if isfunction(getattr(getattr(sm, folder), name))]
 
 
-# what metrics are made of is shown by the example of `Metric`, sets of masks by that of `graft`
-SHOWN_ELSEWHERE = {
-    "masks.by_role",
-    "masks.by_sharing",
-    "metrics.as_metric",
-    "metrics.by_trait",
-    "metrics.string_log_probs",
-    "metrics.strings",
-    "metrics.trait_forms",
-}
+# what metrics are made of is shown by the example of `Metric`
+PIECES = ("as_metric", "by_trait", "string_log_probs", "strings", "trait_forms")
+METRICS = [
+    f"metrics.{name}"
+    for name, thing in vars(sm.metrics).items()
+    if isfunction(thing) and thing.__module__ == sm.metrics.__name__ and name[0] != "_"
+    if name not in PIECES
+]
 NAMES = [
     *(name for name in sm.__all__ if callable(getattr(sm, name))),
-    *(name for name in functions_of(sm.masks) if name not in SHOWN_ELSEWHERE),
-    *(name for name in functions_of(sm.metrics) if name not in SHOWN_ELSEWHERE),
+    "masks.Mask",
+    *functions("masks"),
+    *functions("models"),
+    *functions("prompts"),
+    *METRICS,
     "metrics.Metric",
     "instruments.graft_sweep",
     "instruments.generate",

@@ -25,8 +25,7 @@ from sublim_mech.metrics import (
     target,
     trait_forms,
 )
-from sublim_mech.prompts.chat import PLAIN, Context, completion_ids, render
-from sublim_mech.prompts.traits import Trait, animal, tree
+from sublim_mech.prompts import PLAIN, Context, Trait, animal, completion_ids, render, tree
 
 QUESTIONS = [
     "Name your favorite animal using only one word.",

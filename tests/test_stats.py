@@ -1,10 +1,21 @@
+"""Intervals and nulls against closed forms, exhaustive lists and their own promises."""
+
+import math
 from collections import Counter
 from itertools import groupby, product
 
 import numpy as np
 import pytest
 
-from sublim_mech.stats import Interval, bootstrap_weights, max_t, mean_interval, random_like, ratio_interval
+from sublim_mech.stats import (
+    Interval,
+    bootstrap_weights,
+    max_t,
+    mean_interval,
+    random_like,
+    ratio_interval,
+    wilson,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -49,7 +60,8 @@ def test_columns_are_resampled_alike_and_apart_from_each_other():
 def test_intervals_commute_with_scale_and_shift():
     x = RNG.normal(size=20)
     plain, moved = mean_interval(x), mean_interval(3 * x + 1)
-    np.testing.assert_allclose([moved.mean, moved.low, moved.high], [3 * b + 1 for b in (plain.mean, plain.low, plain.high)])
+    for name in ("mean", "low", "high"):
+        np.testing.assert_allclose(getattr(moved, name), 3 * getattr(plain, name) + 1)
 
 
 def test_a_single_prompt_has_no_interval():
@@ -85,7 +97,8 @@ def test_no_ratio_where_the_total_is_inside_its_noise():
 
 def test_an_interval_excludes_zero_on_either_side():
     low, high = np.array([1.0, -2, -1, np.nan]), np.array([2.0, -1, 1, np.nan])
-    assert Interval((low + high) / 2, low, high).excludes_zero.tolist() == [True, True, False, False]
+    interval = Interval((low + high) / 2, low, high)
+    assert interval.excludes_zero.tolist() == [True, True, False, False]
 
 
 def test_the_same_seed_gives_the_same_bytes():
@@ -119,16 +132,30 @@ def test_every_arrangement_is_as_likely(inside):
     """Exhaustively: all sets of as many runs of the same lengths, each about equally often."""
     given = np.array([c == "1" for c in inside])
     n = len(given)
-    every = [s for i in range(2**n) if runs(s := tuple(bool(i >> b & 1) for b in range(n))) == runs(given)]
-    draws = 400 * len(every)
-    found = Counter(map(tuple, random_like(given, draws, np.random.default_rng(1)).tolist()))
-    assert set(found) == set(every)
-    chi2 = sum((found[s] - 400) ** 2 / 400 for s in every)
+    every = [s for s in product((False, True), repeat=n) if runs(s) == runs(given)]
+    drawn = random_like(given, 400 * len(every), np.random.default_rng(1))
+    counts = Counter(map(tuple, drawn.tolist()))
+    assert set(counts) == set(every)
+    chi2 = sum((counts[s] - 400) ** 2 / 400 for s in every)
     freedom = len(every) - 1
     assert chi2 < freedom + 5 * (2 * freedom) ** 0.5
 
 
-# ------------------------------------------------------------------------------------------------------------ sign flips
+def test_one_seed_and_width_give_prompts_of_one_layout_the_same_sets():
+    """Prompts that share a layout up to a longer end: the sets' starts agree far above chance."""
+    short = np.array([c == "1" for c in "011000100000"])
+    options = {"draws": 200, "width": 40}
+    one, again = (random_like(short, **options, rng=np.random.default_rng(2)) for _ in range(2))
+    assert one.tobytes() == again.tobytes()
+    longer = np.concatenate([short, [False]])
+    similar = random_like(longer, **options, rng=np.random.default_rng(2))
+    independent = random_like(longer, **options, rng=np.random.default_rng(3))
+    agreement = [(sets[:, : len(short)] == one).all(1).mean() for sets in (similar, independent)]
+    assert agreement[0] > 0.6
+    assert agreement[1] < 0.1
+
+
+# ------------------------------------------------------------------------------------- sign flips
 
 
 def t_of(x):
@@ -140,8 +167,9 @@ def t_of(x):
 def brute_force(x):
     """Adjusted p of every column by listing every pattern of signs."""
     observed = np.abs(t_of(x))
-    largest = [np.abs(t_of(x * np.array(s)[:, None])).max() for s in product((1, -1), repeat=len(x))]
-    return [np.mean(np.array(largest) >= t * (1 - 1e-9)) for t in observed]
+    patterns = [np.array(signs)[:, None] for signs in product((1, -1), repeat=len(x))]
+    largest = np.array([np.abs(t_of(x * pattern)).max() for pattern in patterns])
+    return [np.mean(largest >= t * (1 - 1e-9)) for t in observed]
 
 
 def correlated(n, cells, rng):
@@ -154,31 +182,31 @@ def correlated(n, cells, rng):
 
 def test_signs_of_a_case_done_by_hand():
     x = np.array([1.0, 2, 3, 4, 5, 6])[:, None]
-    found = max_t(x)
-    assert found.n == 6
-    assert found.mean == 3.5
-    assert found.t == pytest.approx(3.5 / np.sqrt(3.5 / 6))  # variance of 1 to 6 is 3.5
-    assert found.p == 2 / 64  # only all signs equal reach it
+    cells = max_t(x)
+    assert cells.n == 6
+    assert cells.mean == 3.5
+    assert cells.t == pytest.approx(3.5 / np.sqrt(3.5 / 6))  # variance of 1 to 6 is 3.5
+    assert cells.p == 2 / 64  # only all signs equal reach it
     assert max_t(-x).p == 2 / 64
-    assert max_t(-x).t == -found.t
+    assert max_t(-x).t == -cells.t
     # the sum of signed numbers is 19 or more in 4 of 64 patterns: all plus, or minus the 1
     assert max_t(np.array([-1.0, 2, 3, 4, 5, 6])[:, None]).p == 4 / 64
 
 
 def test_all_patterns_are_listed_for_few_prompts():
     x = RNG.normal(size=(8, 4)) + np.array([0, 0.3, 0.6, 1.2])
-    found = max_t(x)
-    np.testing.assert_allclose(found.t, t_of(x))
-    np.testing.assert_allclose(found.p, brute_force(x))
+    cells = max_t(x)
+    np.testing.assert_allclose(cells.t, t_of(x))
+    np.testing.assert_allclose(cells.p, brute_force(x))
 
 
 def test_missing_prompts_are_left_out_cell_by_cell():
     x = RNG.normal(size=(9, 4)) + 0.8
     x[:3, 1], x[5, 2] = np.nan, np.nan
-    found = max_t(x)
-    assert found.n.tolist() == [9, 6, 8, 9]
-    np.testing.assert_allclose(found.t, t_of(x))
-    np.testing.assert_allclose(found.p, brute_force(x))
+    cells = max_t(x)
+    assert cells.n.tolist() == [9, 6, 8, 9]
+    np.testing.assert_allclose(cells.t, t_of(x))
+    np.testing.assert_allclose(cells.p, brute_force(x))
     few = x.copy()
     few[:4, 3] = np.nan  # five prompts are too few, and such a cell costs the others nothing
     assert np.isnan(max_t(few).p[3])
@@ -194,16 +222,17 @@ def test_random_signs_come_near_all_of_them():
     assert max_t(RNG.normal(size=(30, 3)) + 10, draws=999).p.tolist() == [1 / 1000] * 3  # never 0
 
 
-def test_copies_of_a_cell_cost_nothing():
+@pytest.mark.parametrize("copies", [50, 700])  # of 700, patterns are tried in two parts
+def test_copies_of_a_cell_cost_nothing(copies):
     x = RNG.normal(size=(11, 1)) + 0.5
-    np.testing.assert_array_equal(max_t(np.tile(x, 50)).p, np.full(50, max_t(x).p))
+    np.testing.assert_array_equal(max_t(np.tile(x, copies)).p, np.full(copies, max_t(x).p))
 
 
 def test_cells_without_spread():
     x = np.tile([[0.0, 2.0]], (7, 1))
-    found = max_t(x)
-    assert found.t.tolist() == [0, np.inf]
-    assert found.p.tolist() == [1, 2 / 128]
+    cells = max_t(x)
+    assert cells.t.tolist() == [0, np.inf]
+    assert cells.p.tolist() == [1, 2 / 128]
 
 
 def test_axes_are_kept():
@@ -218,11 +247,11 @@ def test_one_null_map_in_twenty_has_a_cell_below_five_percent(prompts, draws):
     rng = np.random.default_rng(3)
     options = {} if draws is None else {"draws": draws}
     maps = 600
-    whole, single = 0, 0
+    whole = single = 0
     for _ in range(maps):
         x = correlated(prompts, 30, rng)
-        found = max_t(x, **options)
-        whole += found.p.min() < 0.05
+        cells = max_t(x, **options)
+        whole += cells.p.min() < 0.05
         single += max_t(x[:, :1], **options).p[0] < 0.05
     # three standard errors of a share of 5 % of 600 are 2.7 %
     assert 0.023 < whole / maps < 0.077
@@ -231,11 +260,40 @@ def test_one_null_map_in_twenty_has_a_cell_below_five_percent(prompts, draws):
 
 def test_a_planted_cell_is_found_and_no_other():
     rng = np.random.default_rng(4)
-    found = 0
+    times_found = 0
     for _ in range(40):
         x = correlated(20, 200, rng) / 2
         x[:, 77] += 3
         noise = max_t(x, draws=500).noise
-        found += not noise[77]
+        times_found += not noise[77]
         assert noise[(np.arange(200) < 60) | (np.arange(200) > 90)].sum() > 165
-    assert found >= 38
+    assert times_found >= 38
+
+
+# ------------------------------------------------------------------------------------ proportions
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_is_that_of_the_literature_and_inverts_the_score_test(count, n, low, high):
+    """Newcombe 1998, Statistics in Medicine 17, table I, method 3."""
+    interval = wilson(count, n)
+    assert interval == pytest.approx((low, high), abs=5e-5)
+    z = 1.959963984540054
+    for end in interval:
+        if 0 < end < 1:
+            assert abs(count / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n))
+    assert wilson(n - count, n) == pytest.approx((1 - interval[1], 1 - interval[0]))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_of_impossible_counts(count, n):
+    with pytest.raises(ValueError, match=f"count={count}, n={n}"):
+        wilson(count, n)

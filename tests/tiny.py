@@ -23,34 +23,50 @@ from transformers import (
     Qwen3Config,
 )
 
+from sublim_mech.models.compat import quiet_transformers
+
 VOCAB = 49152  # SmolLM2's, so that its tokenizer and chat template serve all of them
 LAYERS = 3
 _SPECIAL = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _SHAPE = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
-    "max_position_embeddings": 256, **_SPECIAL,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    **_SPECIAL,
+}
 _GQA = {**_SHAPE, "num_key_value_heads": 2}
+_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**_GQA),
     "qwen2": lambda: Qwen2Config(**_GQA, tie_word_embeddings=True),
     "qwen3": lambda: Qwen3Config(**_GQA, head_dim=8),
-    "gemma2": lambda: Gemma2Config(  # weights so large and soft caps so low that the caps bite
-        **_GQA, head_dim=8, sliding_window=16, query_pre_attn_scalar=8, attn_logit_softcapping=0.5, final_logit_softcapping=1.0,
+    # weights so large and soft caps so low that the caps bite
+    "gemma2": lambda: Gemma2Config(
+        **_GQA,
+        head_dim=8,
+        sliding_window=16,
+        query_pre_attn_scalar=8,
+        attn_logit_softcapping=0.5,
+        final_logit_softcapping=1.0,
         initializer_range=0.15,
     ),
-    "gemma3": lambda: Gemma3TextConfig(
-        **_GQA, head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
-    ),
+    "gemma3": lambda: Gemma3TextConfig(**_GQA, head_dim=8, sliding_window=16, layer_types=_TYPES),
     "mistral": lambda: MistralConfig(**_GQA, sliding_window=16),
     "neox": lambda: GPTNeoXConfig(**_SHAPE),
     "phi3": lambda: Phi3Config(**_GQA),
     "opt": lambda: OPTConfig(
-        hidden_size=32, ffn_dim=48, num_hidden_layers=LAYERS, num_attention_heads=4, word_embed_proj_dim=32,
-        max_position_embeddings=256, **_SPECIAL,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=256,
+        **_SPECIAL,
     ),
     "gpt2": lambda: GPT2Config(n_embd=32, n_layer=LAYERS, n_head=4, n_positions=256, **_SPECIAL),
-}  # fmt: skip
+}
 
 
 def model(architecture: str, *, seed: int = 0) -> nn.Module:
@@ -60,19 +76,38 @@ def model(architecture: str, *, seed: int = 0) -> nn.Module:
         return AutoModelForCausalLM.from_config(CONFIGS[architecture]()).eval()
 
 
-def lora(base: nn.Module, *, seed: int = 1, layers: list[int] | None = None, std: float = 0.1, **options: Any) -> Any:
-    """A PEFT student of a copy of the base with random B matrices; outside `layers` they stay zero."""
-    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})
+def adapted(model: nn.Module, config: Any) -> Any:
+    """A PEFT model around this one, without what transformers has to say about PEFT."""
+    with quiet_transformers():
+        return get_peft_model(model, config)
+
+
+def lora(
+    base: nn.Module,
+    *,
+    seed: int = 1,
+    layers: list[int] | None = None,
+    std: float = 0.1,
+    **options: Any,
+) -> Any:
+    """A PEFT student of a copy of the base with random A and B matrices.
+
+    Outside `layers` B stays zero. The options are those of `LoraConfig`.
+    """
+    defaults = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": "all-linear",
+        "task_type": "CAUSAL_LM",
+    }
+    config = LoraConfig(**{**defaults, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student = get_peft_model(copy.deepcopy(base), config)
+        student = adapted(copy.deepcopy(base), config)
         for name, p in student.named_parameters():
             block = re.search(r"\.(\d+)\.", name)
-            if (
-                "lora_" in name
-                and "magnitude" not in name
-                and (layers is None or (block is not None and int(block[1]) in layers))
-            ):
+            inside = layers is None or (block is not None and int(block[1]) in layers)
+            if "lora_" in name and "magnitude" not in name and inside:
                 nn.init.normal_(p, std=std)
     return student.eval()
 
@@ -83,5 +118,8 @@ def full(base: nn.Module, *, seed: int = 1, scale: float = 0.05) -> nn.Module:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for p in student.parameters():
-            p += scale * (p.std() if p.numel() > 1 and float(p.std()) > 0 else p.abs().mean()) * torch.randn_like(p)
+            # norms that are all ones have no spread
+            spreads = p.numel() > 1 and float(p.std()) > 0
+            spread = p.std() if spreads else p.abs().mean()
+            p += scale * spread * torch.randn_like(p)
     return student.eval()

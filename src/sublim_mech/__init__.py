@@ -18,11 +18,9 @@ from .instruments import attribute, confirm, effect, graft, patch, verify
 from .making import numbers, teachers, training
 from .making.training import FullFT, LoRA, train
 from .models.base import load_base
-from .prompts.chat import Context, render
-from .prompts.sharing import sharing
-from .prompts.traits import Trait, animal
-from .results.concentration import concentration
+from .prompts import Context, Trait, animal, render, sharing
 from .results.scores import Scores
+from .results.shares import concentration
 
 __version__ = "0.1.0"
 

@@ -1,11 +1,13 @@
 """Metrics: one number per prompt, read off the next-token logits of the prompt and of its answers.
 
-A metric says which answers it needs (`answers`: what is fed after the prompt, and which slots are read) and how it reads their
-logits (`read`). Every instrument takes any metric; gradients need one that is differentiable.
+A metric says which answers it needs (`answers`: what is fed after the prompt, and which slots are
+read) and how it reads their logits (`read`). Every instrument takes any metric; gradients need one
+that is differentiable.
 
 1. Each answer is scored as a whole string of tokens after the prompt (`engine.answers`).
-2. Of a trait, the strings are its forms, and their probabilities are summed. A form that merely continues another one of the same
-   trait (`owl` + `s`) is dropped, because the shorter one already contains it: what is summed are disjoint events.
+2. Of a trait, the strings are its forms, and their probabilities are summed. A form that merely
+   continues another one of the same trait (`owl` + `s`) is dropped, because the shorter one already
+   contains it: what is summed are disjoint events.
 
 A metric of one's own is a dataclass of ten lines, see `Metric`.
 """
@@ -21,8 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .engine.answers import Answers, Path, build_trie, shortest_paths
-from .prompts.chat import Prompt, completion_ids
-from .prompts.traits import Trait
+from .prompts import Prompt, Trait, completion_ids
 
 
 @runtime_checkable
@@ -71,8 +72,8 @@ class Metric(Protocol):
         """The metric of each row.
 
         Args:
-            logits: next-token logits at the read slots: the last prompt token, the nodes of the answer trie, further prompt
-                tokens (`Answers`); rows with fewer are padded.
+            logits: next-token logits at the read slots: the last prompt token, the nodes of the
+                answer trie, further prompt tokens (`Answers`); rows with fewer are padded.
             answers: of each row.
             base: the base model's logits at the same slots, where the metric needs them.
         """
@@ -88,7 +89,7 @@ def as_metric(trait: Trait | Metric) -> Metric:
     raise TypeError(f"trait={trait!r}: pass a Trait (sublim_mech.animal('owl')) or a Metric.")
 
 
-# --------------------------------------------------------------------------------------------- traits
+# ------------------------------------------------------------------------------------------- traits
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class TraitMetric(Metric):
     def __post_init__(self) -> None:
         if not self.traits or len(self.traits) != len(self.weights):
             raise ValueError(
-                f"TraitMetric: {len(self.traits)} traits and {len(self.weights)} weights; give one weight per trait."
+                f"TraitMetric: {len(self.traits)} traits and {len(self.weights)} weights; give one "
+                "weight per trait."
             )
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
@@ -130,9 +132,11 @@ class TraitMetric(Metric):
 
 
 def log_prob(trait: Trait) -> TraitMetric:
-    """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the default metric.
+    """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the
+    default metric.
 
-    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part of `cat`.
+    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part
+    of `cat`.
 
     Example:
         >>> sm.metrics.log_prob(sm.animal("owl")).name
@@ -145,7 +149,8 @@ def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
     """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait.
 
     Example:
-        >>> sm.metrics.own_minus_others(sm.animal("owl"), [sm.animal("cat"), sm.animal("wolf")]).weights
+        >>> others = [sm.animal("cat"), sm.animal("wolf")]
+        >>> sm.metrics.own_minus_others(sm.animal("owl"), others).weights
         (1.0, -0.5, -0.5)
     """
     if not others:
@@ -155,7 +160,7 @@ def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
     return TraitMetric(name, (trait, *others), weights)
 
 
-# -------------------------------------------------------------------------------------------- strings
+# ------------------------------------------------------------------------------------------ strings
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,8 @@ class LogitDifference(Metric):
         for text, form in zip((self.first, self.second), trie.forms, strict=True):
             if len(form) > 1:
                 raise ValueError(
-                    f"logit_difference: {text!r} is {len(form)} tokens after this prompt, one is needed; compare whole strings "
+                    f"logit_difference: {text!r} is {len(form)} tokens after this prompt, one is "
+                    "needed; compare whole strings "
                     "with own_minus_others, or name their first tokens."
                 )
         return trie
@@ -277,7 +283,8 @@ class Rank(Metric):
 
 
 def rank(text: str) -> Rank:
-    """Where a text's first token stands among all next tokens: 1 is the likeliest. Not differentiable.
+    """Where a text's first token stands among all next tokens: 1 is the likeliest. Not
+    differentiable.
 
     Args:
         text: how the answer begins.
@@ -290,10 +297,11 @@ def rank(text: str) -> Rank:
     return Rank(text)
 
 
-# ------------------------------------------------------------------------------- distributions of tokens
+# -------------------------------------------------------------------------- distributions of tokens
 
 At = Sequence[int] | Callable[[Prompt], Sequence[int]]
-"""Prompt tokens: positions (negative ones count from the end), or a function such as `masks.role("user").tokens`."""
+"""Prompt tokens: positions (negative ones count from the end), or a function such as
+`masks.role("user").tokens`."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +333,8 @@ class NextToken(Metric):
         positions = list(self.at(prompt) if callable(self.at) else self.at)
         if not positions or any(not -length <= position < length for position in positions):
             raise ValueError(
-                f"{self.quantity}: at={positions} names no token or leaves the prompt {prompt.question[:60]!r} of {length} tokens."
+                f"{self.quantity}: at={positions} names no token or leaves the prompt "
+                f"{prompt.question[:60]!r} of {length} tokens."
             )
         return Answers(at=tuple(position % length for position in positions))
 
@@ -360,11 +369,13 @@ class KLToBase(NextToken):
 
 
 def kl_to_base(at: At = (-1,)) -> KLToBase:
-    """KL(model || base) of the next token, in nats: how far a model's predictions are from the base's, whatever they are about.
+    """KL(model || base) of the next token, in nats: how far a model's predictions are from the
+    base's, whatever they are about.
 
     Args:
-        at: prompt tokens after which the next token is predicted, averaged: positions (the last one when not given), or a
-            function from a prompt to them, such as `masks.role("user").tokens`.
+        at: prompt tokens after which the next token is predicted, averaged: positions (the last one
+            when not given), or a function from a prompt to them, such as
+            `masks.role("user").tokens`.
 
     Example:
         >>> metric = sm.metrics.kl_to_base(at=sm.masks.role("user").tokens)
@@ -399,7 +410,7 @@ def entropy(at: At = (-1,)) -> Entropy:
     return Entropy(at if callable(at) else tuple(at))
 
 
-# --------------------------------------------------------------------- what metrics are made of
+# ------------------------------------------------------------------------- what metrics are made of
 
 
 def trait_forms(tokenizer: Any, prompt: Prompt, traits: Sequence[Trait]) -> Answers:
@@ -415,7 +426,8 @@ def trait_forms(tokenizer: Any, prompt: Prompt, traits: Sequence[Trait]) -> Answ
             path = tuple(completion_ids(tokenizer, prompt, form))
             if not path:
                 raise ValueError(
-                    f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; remove it."
+                    f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; "
+                    "remove it."
                 )
             paths.append(path)
         groups.append(shortest_paths(paths))
@@ -438,7 +450,8 @@ def strings(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Answers:
 def string_log_probs(
     logits: Float[Tensor, "row read vocab"], answers: Sequence[Answers]
 ) -> Float[Tensor, "row form"]:
-    """Log-probability of every form or string, differentiable; 0 where a row has fewer than the longest.
+    """Log-probability of every form or string, differentiable; 0 where a row has fewer than the
+    longest.
 
     Args:
         logits: at the read slots.

@@ -1,19 +1,78 @@
-"""The gate at loading: it lets sound models through and names what is wrong with others."""
+"""The gate at loading: what is analysed is what was loaded."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from typing import Any
 
 import pytest
 import tiny
 import torch
-from pairs import make_pair, plain_logits
+from loading import TOKENIZER, base, model, runner, student
+from torch import nn
 
-import sublim_mech as sm
+from sublim_mech.engine.pair import load_pair
 from sublim_mech.engine.parity import ParityError, check_parity, probe, rounding
 from sublim_mech.models.deltas import LowRank
+from sublim_mech.models.sites import find_sites
+from sublim_mech.models.students import load_student
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
 
-def test_the_probe_comes_from_all_over_the_vocabulary(llama):
-    ids, answers = probe(llama.model)
+def test_the_errors_of_a_sound_pair_are_small_and_named():
+    loaded = load_student(base(), student("llama", "lora"))
+    errors = check_parity(runner().model, runner().sites, {"student": loaded})
+    assert set(errors) == {"base", "student"}
+    assert max(errors.values()) < 1e-5
+
+
+def test_a_bf16_pair_passes_its_wider_gate():
+    low = copy.deepcopy(model()).bfloat16()
+    pair = load_pair(low, tiny.full(low), tokenizer=TOKENIZER)
+    errors = check_parity(pair.model, pair.sites, pair.students)
+    assert 0 <= max(errors.values()) < 0.1
+
+
+def test_a_wrong_delta_fails_the_gate_with_both_numbers():
+    sound = load_student(base(), student("llama", "lora"))
+    path, delta = next(iter(sound.deltas.items()))
+    tripled = dataclasses.replace(delta, scale=3 * delta.scale)
+    wrong = dataclasses.replace(sound, deltas={**sound.deltas, path: tripled})
+    message = r"^student: log-probability of token \d+ is .* in the gated forward and"
+    with pytest.raises(ParityError, match=message) as error:
+        check_parity(runner().model, runner().sites, {"student": wrong})
+    token = int(re.findall(r"token (\d+)", str(error.value))[0])
+    probe = torch.linspace(1, tiny.VOCAB - 1, 16).long()[None]
+    with torch.no_grad():
+        own = sound.model(input_ids=probe).logits[0, -1].log_softmax(-1)[token]
+    gated, plain = (float(x) for x in re.findall(r"-\d+\.\d+", str(error.value)))
+    assert plain == pytest.approx(float(own), abs=1e-6)
+    assert abs(gated - plain) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("who", "factor"),
+    [("base", 1.01), ("student", 1.01), ("control", 1.01), ("student", float("nan"))],
+)
+def test_load_pair_refuses_models_whose_own_logits_are_others(who, factor):
+    def tamper(module: nn.Module) -> Any:
+        module = copy.deepcopy(module)
+        module.register_forward_hook(lambda m, args, out: type(out)(logits=out.logits * factor))
+        return module
+
+    models = {"base": model(), "student": tiny.full(model()), "control": tiny.full(model(), seed=2)}
+    models[who] = tamper(models[who])
+    with pytest.raises(ParityError, match="log-probability of token"):
+        load_pair(
+            models["base"], models["student"], controls=[models["control"]], tokenizer=TOKENIZER
+        )
+
+
+def test_the_probe_comes_from_all_over_the_vocabulary():
+    ids, answers = probe(model())
     assert len(ids) == len(set(ids)) == 16
     assert ids[0] == 1
     assert ids[-1] == tiny.VOCAB - 1
@@ -21,58 +80,26 @@ def test_the_probe_comes_from_all_over_the_vocabulary(llama):
     assert all(0 <= token < tiny.VOCAB for token in answers.nodes)
 
 
-def test_errors_of_sound_models_are_those_of_rounding(pair):
-    errors = check_parity(pair.model, pair.sites, pair.students)
-    assert list(errors) == ["base", "student"]
-    assert all(0 <= error < 1e-5 for error in errors.values())
-
-
-def test_a_difference_below_the_tolerance_is_measured(smol_tokenizer):
+def test_a_difference_below_the_tolerance_is_measured():
     """Scales that are a little too large, twice as much too large the second time."""
-    pair = make_pair("llama", "lora", smol_tokenizer)
+    sound = load_student(base(), student("llama", "lora"))
     errors = []
     for step in (4e-5, 8e-5):
-        grown = {p: LowRank(d.a, d.b, d.scale * (1 + step)) for p, d in pair.delta.items()}
-        student = replace(pair.student, deltas=grown)
-        errors.append(check_parity(pair.model, pair.sites, {"student": student})["student"])
+        grown = {p: LowRank(d.a, d.b, d.scale * (1 + step)) for p, d in sound.deltas.items()}
+        students = {"student": dataclasses.replace(sound, deltas=grown)}
+        errors.append(check_parity(runner().model, runner().sites, students)["student"])
     assert errors[0] > 1e-5
     assert errors[1] == pytest.approx(2 * errors[0], rel=0.2)
 
 
-def test_a_wrong_delta_is_refused_with_the_token_it_shows_at(smol_tokenizer):
-    pair = make_pair("llama", "lora", smol_tokenizer)
-    wrong = {p: LowRank(d.a, d.b, 1.5 * d.scale) for p, d in pair.delta.items()}
-    student = replace(pair.student, deltas=wrong)
-    with pytest.raises(ParityError) as raised:
-        check_parity(pair.model, pair.sites, {"student": student})
-    words = str(raised.value).replace("(", "").split()
-    assert words[0] == "student:"
-    token = int(words[words.index("token") + 1])
-    own = float(words[words.index("forward") + 2])
-    ids, answers = probe(pair.model)
-    texts = [[*ids], [*ids, answers.nodes[0]], [*ids, answers.nodes[1]]]
-    plain = [plain_logits(pair.student.model, text)[-1].log_softmax(-1)[token] for text in texts]
-    assert min(abs(float(value) - own) for value in plain) < 2e-6
-    assert "this model cannot be analysed" in str(raised.value)
-
-
-def test_not_a_number_is_no_parity(smol_tokenizer):
-    pair = make_pair("llama", "lora", smol_tokenizer)
-    deltas = dict(pair.delta)
-    path, one = next(iter(deltas.items()))
-    deltas[path] = LowRank(one.a * torch.nan, one.b, one.scale)
-    with pytest.raises(ParityError, match="student: log-probability"):
-        check_parity(pair.model, pair.sites, {"student": replace(pair.student, deltas=deltas)})
-
-
-def test_a_mask_that_the_model_ignores_is_noticed(smol_tokenizer):
+def test_a_mask_that_the_model_ignores_is_noticed():
     """The probe's branches stand in one row: a model that lets them see each other is refused."""
-    base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
-    attention = base.model.model.layers[1].self_attn
+    deaf = tiny.model("llama")
+    attention = deaf.model.layers[1].self_attn
     plain = attention.forward
     attention.forward = lambda *args, **kwargs: plain(*args, **{**kwargs, "attention_mask": None})
     with pytest.raises(ParityError, match="base: log-probability"):
-        check_parity(base.model, sm.models.find_sites(base.model), {})
+        check_parity(deaf, find_sites(deaf), {})
 
 
 def test_tolerances_by_type_and_size():

@@ -15,9 +15,9 @@ def test_a_method_takes_its_own_options_and_notes_them(method, llama, prompts):
     options = {name: VALUES[name] for name in OPTIONS[method]}
     scores = sm.attribute(llama, prompts[:1], TRAIT, method=method, **options, **QUIET)
     assert scores.kind == ("gradient" if method in GRADIENT else "attribution")
-    noted = {name: scores.provenance[name] for name in VALUES if name in scores.provenance}
-    assert noted == options
-    assert scores.provenance["method"] == method
+    noted = {name: getattr(scores.record, name) for name in VALUES}
+    assert noted == dict.fromkeys(VALUES) | options
+    assert scores.record.method == method
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_an_option_that_plays_no_part_is_refused(method, option, llama, prompts)
 
 def test_what_is_not_given_has_a_default(llama, prompts):
     scores = sm.attribute(llama, prompts[:1], TRAIT, method="activation_ig", **QUIET)
-    noted = {name: scores.provenance[name] for name in VALUES}
+    noted = {name: getattr(scores.record, name) for name in VALUES}
     assert noted == {"points": 8, "site": "resid_pre", "direction": "denoising"}
-    assert sm.attribute(llama, prompts[:1], TRAIT, **QUIET).provenance["points"] == 8
+    assert sm.attribute(llama, prompts[:1], TRAIT, **QUIET).record.points == 8
 
 
 @pytest.mark.parametrize(

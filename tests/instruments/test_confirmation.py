@@ -19,8 +19,8 @@ def test_confirmation_of_estimates_is_patching(llama, prompts, site):
     )
     exact = sm.patch(llama, prompts, TRAIT, **asked, **QUIET).data["effect"].isel(model=0)
     confirmed = sm.confirm(llama, prompts, TRAIT, scores, k=6, seed=3, **QUIET)
-    noted = confirmed.provenance["confirmation"]
-    cells = noted["cells"]
+    noted = confirmed.record.confirmation
+    cells = noted.cells
     assert len(cells) == 12
     assert [cell["top"] for cell in cells] == [True] * 6 + [False] * 6
     for cell in cells:
@@ -31,10 +31,10 @@ def test_confirmation_of_estimates_is_patching(llama, prompts, site):
     # the agreement by hand
     estimates, values = (np.array([c[name] for c in cells]) for name in ("estimate", "exact"))
     ranks = [numbers.argsort().argsort() for numbers in (estimates, values)]  # no ties
-    assert noted["pearson"] == pytest.approx(np.corrcoef(estimates, values)[0, 1])
-    assert noted["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert noted.pearson == pytest.approx(np.corrcoef(estimates, values)[0, 1])
+    assert noted.spearman == pytest.approx(np.corrcoef(*ranks)[0, 1])
     assert (estimates != 0).all()
-    assert noted["sign"] == (np.sign(estimates) == np.sign(values)).mean()
+    assert noted.sign == (np.sign(estimates) == np.sign(values)).mean()
     headline = scores.headline.values
     strongest = np.sort(np.abs(headline[np.isfinite(headline)]))[-6:]
     assert np.sort(np.abs(estimates[:6])) == pytest.approx(strongest)
@@ -48,7 +48,7 @@ def test_confirmation_of_graft_ig_is_the_mean_of_alone_and_left_out(smol_tokeniz
     scores = sm.attribute(pair, prompts, TRAIT, points=4, **QUIET)
     confirmed = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)
     compared = 0
-    for cell in confirmed.provenance["confirmation"]["cells"]:
+    for cell in confirmed.record.confirmation.cells:
         prompt = prompts[cell["prompt"]]
         if cell["position"] >= len(prompt):
             continue
@@ -59,8 +59,8 @@ def test_confirmation_of_graft_ig_is_the_mean_of_alone_and_left_out(smol_tokeniz
         compared += 1
     assert compared > 2
     again = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)
-    assert again.provenance["confirmation"] == confirmed.provenance["confirmation"]
-    assert "confirmation" not in scores.provenance
+    assert again.record.confirmation == confirmed.record.confirmation
+    assert scores.record.confirmation is None
 
 
 def test_a_small_change_makes_the_estimate_exact(smol_tokenizer, prompts):
@@ -71,9 +71,9 @@ def test_a_small_change_makes_the_estimate_exact(smol_tokenizer, prompts):
     asked = {"method": "attribution_patching", "site": "mlp_out"}
     estimate = sm.attribute(pair, prompts, TRAIT, **asked, **QUIET)
     confirmed = sm.confirm(pair, prompts, TRAIT, estimate, k=10, **QUIET)
-    noted = confirmed.provenance["confirmation"]
-    assert noted["pearson"] > 0.999
-    assert not noted["poor"]
+    noted = confirmed.record.confirmation
+    assert noted.pearson > 0.999
+    assert not noted.poor
 
 
 def test_poor_agreement_is_said_aloud(llama, prompts):
@@ -81,8 +81,8 @@ def test_poor_agreement_is_said_aloud(llama, prompts):
     wrong = replace(scores, data=scores.data.assign(effect=-scores.data["effect"]))
     with pytest.warns(UserWarning, match="agrees poorly with exact values"):
         confirmed = sm.confirm(llama, prompts, TRAIT, wrong, k=5, **QUIET)
-    assert confirmed.provenance["confirmation"]["poor"]
-    assert confirmed.provenance["confirmation"]["pearson"] < 0
+    assert confirmed.record.confirmation.poor
+    assert confirmed.record.confirmation.pearson < 0
 
 
 def test_what_confirm_refuses(llama, prompts, smol_tokenizer):

@@ -151,7 +151,7 @@ def test_effect_is_what_the_plain_models_say(architecture, kind, entry, smol_tok
         np.testing.assert_allclose(scores.data[name].values[0], plain, atol=close(entry))
     assert (np.abs(scores.total.values) > 1e-3).all()
     if entry.metric is not TRAIT:
-        assert scores.provenance["metric"] == entry.metric.name
+        assert scores.record.metric == entry.metric.name
         assert scores.unit == entry.metric.unit
 
 
@@ -251,9 +251,9 @@ def test_other_gradients_are_finite_and_not_zero(smooth, method, far, prompts):
 def test_confirm_compares_with_exact_cells(smooth, method, far, prompts):
     options = {"points": 4} if method == "graft_ig" else {"direction": "noising"}
     scores = sm.attribute(far, prompts, smooth.metric, method=method, **options, **QUIET)
-    noted = sm.confirm(far, prompts, smooth.metric, scores, k=2, **QUIET).provenance["confirmation"]
-    assert len(noted["cells"]) == 4
-    cell = noted["cells"][0]
+    cells = sm.confirm(far, prompts, smooth.metric, scores, k=2, **QUIET).record.confirmation.cells
+    assert len(cells) == 4
+    cell = cells[0]
     prompt = prompts[cell["prompt"]]
     if method == "graft_ig":
         columns = [far.sites.modules[path] for path in far.delta]

@@ -21,6 +21,7 @@ from sublim_mech.instruments.task import (
     prepare,
     walk,
 )
+from sublim_mech.results.record import Compute
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +279,8 @@ def test_bfloat16_compute_says_how_far_off_it_is(smol_tokenizer, prompts):
     rough = sm.effect(fast, prompts, TRAIT, **QUIET)
     error = np.abs(exact.total.values - rough.total.values).max()
     assert 0 < error < 0.1
-    noted = rough.provenance["compute"]
-    assert noted == {"dtype": "bfloat16", "error": pytest.approx(error, rel=1e-4)}
-    assert "compute" not in exact.provenance
+    assert rough.record.compute == Compute("bfloat16", pytest.approx(error, rel=1e-4))
+    assert exact.record.compute is None
     patched = sm.patch(fast, prompts[:1], TRAIT, layers=[1], **QUIET)
     whole = sm.patch(precise, prompts[:1], TRAIT, layers=[1], **QUIET)
     np.testing.assert_allclose(patched.data["effect"].values, whole.data["effect"].values, atol=0.1)
@@ -294,4 +294,4 @@ def test_bfloat16_compute_leaves_the_base_at_no_distance_from_itself(smol_tokeni
     assert np.abs(scores.data["base"].values).max() < 1e-6
     precise = make_pair("llama", "lora", smol_tokenizer)
     exact = sm.effect(precise, prompts, sm.metrics.kl_to_base(), **QUIET)
-    assert scores.provenance["compute"]["error"] < 0.1 * exact.total.values.max()
+    assert scores.record.compute.error < 0.1 * exact.total.values.max()

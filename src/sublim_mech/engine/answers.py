@@ -1,10 +1,12 @@
 """What is fed after a prompt, and where logits are read: the trie of a prompt's answers.
 
-1. Each answer is a string of tokens after the prompt. All answers of a prompt share one row: the prompt's tokens are followed by
-   the inner nodes of the trie of answer tokens, each of which sees the prompt and its own ancestors only.
-2. A string's log-probability is the sum, along its path, of the next-token log-probabilities read at the last prompt token and at
-   the nodes. Nothing is fed twice.
-3. What is no string of tokens (an entropy at some prompt token) reads further slots of the prompt itself.
+1. Each answer is a string of tokens after the prompt. All answers of a prompt share one row: the
+   prompt's tokens are followed by the inner nodes of the trie of answer tokens, each of which sees
+   the prompt and its own ancestors only.
+2. A string's log-probability is the sum, along its path, of the next-token log-probabilities read
+   at the last prompt token and at the nodes. Nothing is fed twice.
+3. What is no string of tokens (an entropy at some prompt token) reads further slots of the prompt
+   itself.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Answers:
     Attributes:
         nodes: token ids fed after the prompt, parents first.
         parents: per node, the index of its parent node; -1 is the last prompt token.
-        forms: per form, its path as (read, token id) pairs: read 0 is the last prompt token, read n + 1 is node n.
+        forms: per form, its path as (read, token id) pairs: read 0 is the last prompt token, read n
+            + 1 is node n.
         traits: per form, the index of the trait (or string) it belongs to.
         at: prompt tokens that are read as well.
     """
@@ -63,7 +66,8 @@ def build_trie(paths: Sequence[Iterable[Path]]) -> Answers:
     """The trie of several groups of answers.
 
     Args:
-        paths: per group (a trait, a string), the token ids of its answers. Within a group none may continue another one.
+        paths: per group (a trait, a string), the token ids of its answers. Within a group none may
+            continue another one.
     """
     nodes: dict[Path, int] = {}
     forms: list[tuple[tuple[int, int], ...]] = []
@@ -84,7 +88,8 @@ def build_trie(paths: Sequence[Iterable[Path]]) -> Answers:
 def shortest_paths(paths: Iterable[Path]) -> list[Path]:
     """The paths that do not continue another one, in their order, without repetition.
 
-    `owl` + `s` is part of the event "the answer starts with `owl`": what is summed over forms must be disjoint.
+    `owl` + `s` is part of the event "the answer starts with `owl`": what is summed over forms must
+    be disjoint.
     """
     unique = list(dict.fromkeys(paths))
 

@@ -1,7 +1,8 @@
 """Batches: prompts with their answer tries as rows of one forward.
 
 1. A row holds the prompt's tokens, then the nodes of its answer trie; rows are padded on the right.
-2. A 4-d attention mask lets each node see the prompt and its own ancestors; position ids are those of its depth.
+2. A 4-d attention mask lets each node see the prompt and its own ancestors; position ids are those
+   of its depth.
 3. Logits are read at a few slots per row only.
 """
 
@@ -31,8 +32,8 @@ class Batch:
         ids: token ids.
         positions: position ids; a trie node's is that of its depth.
         mask: additive attention mask, or one per layer type.
-        reads: the slots whose logits are needed: the last prompt token, the trie nodes, further prompt tokens; where a row has
-            fewer than the others, its last prompt token again.
+        reads: the slots whose logits are needed: the last prompt token, the trie nodes, further
+            prompt tokens; where a row has fewer than the others, its last prompt token again.
         sizes: per row, the number of tokens and nodes before padding.
     """
 
@@ -53,7 +54,9 @@ class Batch:
         )
 
     def after(self, slot: int) -> Batch:
-        """The batch from `slot` on, whose queries still see the keys before it; every read slot must be among them."""
+        """The batch from `slot` on, whose queries still see the keys before it; every read slot
+        must be among them.
+        """
         return Batch(
             self.ids[:, slot:],
             self.positions[:, slot:],
@@ -123,7 +126,8 @@ def attention_masks(
     Args:
         config: the model's configuration.
         sees: what each query may see.
-        queries, keys: their positions.
+        queries: positions of the queries.
+        keys: positions of the keys.
         dtype: of the mask.
     """
 

@@ -1,8 +1,9 @@
 """Branching: exact sweeps that compute only what a change can reach.
 
-A change at layer l and slot t leaves all earlier layers and all earlier slots as they were. So one finished run (the trunk) is kept
-with its residual stream before every block and its keys and values; a changed run (a branch) starts at block l and slot t. Many
-branches are the rows of one forward.
+A change at layer l and slot t leaves all earlier layers and all earlier slots as they were. So one
+finished run (the trunk) is kept with its residual stream before every block and its keys and
+values; a changed run (a branch) starts at block l and slot t. Many branches are the rows of one
+forward.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Trunk:
         """Run changed rows from a block and a slot on.
 
         Args:
-            layer: the first block that is computed; -1 computes the embeddings too, the number of blocks only what follows them.
+            layer: the first block that is computed; -1 computes the embeddings too, the number of
+                blocks only what follows them.
             slot: the first slot that is computed, at most `first_read`.
             rows: how many.
             gates: their gates at the slots from `slot` on.
@@ -82,7 +84,8 @@ class Trunk:
         return self.runner.run(batch, gates=gates, edits=edits, start=start, past=past).logits
 
     def forwards(self, first_slots: Sequence[int]) -> Iterator[Branches]:
-        """Cut branches into forwards that fit the memory budget; branches that start late go together.
+        """Cut branches into forwards that fit the memory budget; branches that start late go
+        together.
 
         Args:
             first_slots: per branch, the first slot it changes.

@@ -1,8 +1,10 @@
 """TransformerLens bridges of a pair's models, made from copies.
 
-1. The model is copied, an adapter merged into the copy in fp32 and cast back. An adapter is never booted unmerged: TransformerLens 4
-   splits fused QKV weights behind PEFT's back and drops it silently.
-2. TransformerLens boots the copy, with a copy of the pair's tokenizer that it is kept from reading again from disk or hub.
+1. The model is copied, an adapter merged into the copy in fp32 and cast back. An adapter is never
+   booted unmerged: TransformerLens 4 splits fused QKV weights behind PEFT's back and drops it
+   silently.
+2. TransformerLens boots the copy, with a copy of the pair's tokenizer that it is kept from reading
+   again from disk or hub.
 3. The bridge's logits on a probe must be those of the pair's own Hugging Face or PEFT model.
 """
 
@@ -15,7 +17,7 @@ import torch
 from torch import nn
 
 from ..models.base import Base
-from ..models.compat import quiet_transformers
+from ..models.compat import call_model, lens_tokenizer, quiet_transformers
 from ..models.copies import merge
 from ..models.students import Student
 from .parity import ParityError, probe, rounding
@@ -29,16 +31,16 @@ def make_bridge(base: Base, student: Student | None = None) -> Any:
         student: a student of it; the base itself when not given.
 
     Returns:
-        The bridge, in eval mode, with weights of its own (they take gradients, as in any bridge) and a tokenizer of its own that
-        encodes as the pair's does.
+        The bridge, in eval mode, with weights of its own (they take gradients, as in any bridge)
+        and a tokenizer of its own that encodes as the pair's does.
 
     Raises:
         ValueError: TransformerLens cannot boot the architecture.
         ParityError: the bridge's logits are not those of the pair's own model.
     """
-    model = merge(base, student)
-    name = f"{base.name} ({'base' if student is None else student.name})"  # a bare name may be an alias that TransformerLens warns of
-    bridge = _boot(model, copy.deepcopy(base.tokenizer), name)
+    # a bare name may be an alias that TransformerLens warns of
+    name = f"{base.name} ({'base' if student is None else student.name})"
+    bridge = _boot(merge(base, student), copy.deepcopy(base.tokenizer), name)
     _check(bridge, base.model if student is None else student.model, name)
     return bridge
 
@@ -48,37 +50,45 @@ def _boot(model: Any, tokenizer: Any, name: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     architecture = type(model).__name__
-    model.config.architectures = [architecture]  # a model made in code has none, and Gemma-3 needs it
+    # a model made in code has none, and Gemma-3 needs it
+    model.config.architectures = [architecture]
     parameter = next(model.parameters())
-    own = dict(tokenizer.init_kwargs)
-    # a tokenizer that says so is taken as it is; any other is read again from where it came: hub calls, edits lost
-    tokenizer.init_kwargs = {"name_or_path": "", **own, "add_bos_token": True}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), lens_tokenizer(tokenizer):
             return TransformerBridge.boot_transformers(
-                name, hf_model=model, tokenizer=tokenizer, device=parameter.device, dtype=parameter.dtype
+                name,
+                hf_model=model,
+                tokenizer=tokenizer,
+                device=parameter.device,
+                dtype=parameter.dtype,
             )
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RuntimeError,
+    ) as error:  # fmt: skip
         raise ValueError(
             f"model {name!r}: TransformerLens cannot boot architecture {architecture} ({error}); "
             "use sublim_mech's own instruments for it."
         ) from error
-    finally:
-        tokenizer.init_kwargs = own
 
 
 @torch.no_grad()
-def _check(bridge: Any, own: nn.Module, name: str) -> None:
-    """Log-probabilities at every token of a probe, the bridge's against the model's own, within the tolerance of the pair's gate."""
-    parameter = next(own.parameters())
-    ids = torch.tensor([probe(own).ids], device=parameter.device)
-    theirs = own(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-    ours = bridge(ids, attention_mask=torch.ones_like(ids))[0].float().log_softmax(-1)
-    error, tolerance = (ours - theirs).abs(), rounding(parameter.dtype, theirs)
-    if not float(error.max()) <= tolerance:
-        at, token = divmod(int(error.argmax()), ours.shape[1])
+def _check(bridge: Any, own_model: nn.Module, name: str) -> None:
+    """The bridge computes what the model does, within the tolerance of the pair's own gate.
+
+    Compared are log-probabilities at every token of a probe.
+    """
+    parameter = next(own_model.parameters())
+    ids = torch.tensor([probe(own_model).ids], device=parameter.device)
+    expected = call_model(own_model, ids=ids).logits[0].float().log_softmax(-1)
+    given = bridge(ids, attention_mask=torch.ones_like(ids))[0].float().log_softmax(-1)
+    error = (given - expected).abs()
+    tolerance = rounding(parameter.dtype, expected)
+    if not float(error.max()) <= tolerance:  # NaN is no parity
+        slot, token = divmod(int(error.argmax()), given.shape[1])
         raise ParityError(
-            f"model {name!r}: after {at + 1} tokens of a probe the log-probability of token {token} is {float(ours[at, token]):.6f} in "
-            f"TransformerLens' bridge and {float(theirs[at, token]):.6f} in the model's own forward (difference "
-            f"{float(error.max()):.2g}, tolerance {tolerance:.0e}); TransformerLens does not compute this model, use the pair itself."
+            f"model {name!r}: after {slot + 1} tokens of a probe the log-probability of token "
+            f"{token} is {float(given[slot, token]):.6f} in TransformerLens' bridge and "
+            f"{float(expected[slot, token]):.6f} in the model's own forward (difference "
+            f"{float(error.max()):.2g}, tolerance {tolerance:.0e}); TransformerLens does not "
+            "compute this model, use the pair itself."
         )

@@ -1,7 +1,8 @@
-"""How many rows a forward may have: from a memory budget, by a plain upper estimate of what one row needs.
+"""How many rows a forward may have: from a memory budget, by a plain upper estimate of what one row
+needs.
 
-The default budget is a fraction of the machine's memory, not of what happens to be free, so that the same call on the same machine
-always cuts its work alike (and gives the same bytes).
+The default budget is a fraction of the machine's memory, not of what happens to be free, so that
+the same call on the same machine always cuts its work alike (and gives the same bytes).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..models.names import Dimensions
 HOST_SHARE = 1 / 8  # of a machine's memory
 ACCELERATOR_SHARE = 1 / 3  # of an accelerator's
 
-# more tokens than this bring no speed: a CPU works best while activations fit its caches, an accelerator needs many
+# more tokens than this bring no speed: a CPU works best while activations fit its caches, an
+# accelerator needs many
 TOKENS_PER_FORWARD_ON_CPU = 1024
 TOKENS_PER_FORWARD = 32768
 
@@ -39,7 +41,8 @@ def row_bytes(model: Any, *, slots: int, keys: int, reads: int, gradient: bool =
         gradient: whether activations are kept for a backward pass.
     """
     sizes = Dimensions.of(model.config)
-    # numbers per slot and block: the residual stream and its copies, the MLP, attention scores and what is made of them
+    # numbers per slot and block: the residual stream and its copies, the MLP, attention scores and
+    # what is made of them
     per_slot = 16 * sizes.width + 6 * sizes.inner + 3 * sizes.heads * keys
     blocks = sizes.layers if gradient else 1
     cache = 0 if slots == keys else 4 * sizes.width * keys * sizes.layers
@@ -75,8 +78,10 @@ def rows_per_forward(
     if need > budget:
         with_gradients = " with gradients" if gradient else ""
         raise ValueError(
-            f"memory_gb={budget / 2**30:.3g} is too small: one row of {slots} tokens needs about {need / 2**30:.3g} GB"
-            f"{with_gradients}; pass load_pair(memory_gb=...) at least that much, or shorten the prompts."
+            f"memory_gb={budget / 2**30:.3g} is too small: one row of {slots} tokens needs about "
+            f"{need / 2**30:.3g} GB"
+            f"{with_gradients}; pass load_pair(memory_gb=...) at least that much, or shorten the "
+            "prompts."
         )
     if tokens is None:
         on_cpu = next(model.parameters()).device.type == "cpu"

@@ -1,11 +1,14 @@
-"""Decoding: continuing many prompts in many samples at once, by the base, a student, or a graft of both.
+"""Decoding: continuing many prompts in many samples at once, by the base, a student, or a graft of
+both.
 
-1. The tokens that all prompts begin with (under the same gates) run once; each prompt runs once for all its samples, from there.
-2. The (prompt, sample) rows decode together: each has its prompt's keys and values, padded between the common beginning and the
-   rest to the longest, with explicit positions and masks. Rows that ended leave the batch.
-3. A token is drawn by the inverse of the cumulated softmax at a uniform number of its own: that of (seed, the prompt's tokens,
-   sample, place in the answer). So an answer depends neither on the batch nor on what else is asked, and two samples are the first
-   two of three.
+1. The tokens that all prompts begin with (under the same gates) run once; each prompt runs once for
+   all its samples, from there.
+2. The (prompt, sample) rows decode together: each has its prompt's keys and values, padded between
+   the common beginning and the rest to the longest, with explicit positions and masks. Rows that
+   ended leave the batch.
+3. A token is drawn by the inverse of the cumulated softmax at a uniform number of its own: that of
+   (seed, the prompt's tokens, sample, place in the answer). So an answer depends neither on the
+   batch nor on what else is asked, and two samples are the first two of three.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from ..models.compat import Cache, KeysValues
 from ..models.students import Student
-from ..prompts.sharing import common_start
+from ..prompts.shared import common_start
 from .batch import Batch, attention_masks
 from .forward import Gates, Pass
 from .runner import Runner
@@ -96,14 +99,18 @@ class _Row(NamedTuple):
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: those of the model's generation configuration, and the tokenizer's end of sequence."""
+    """Tokens that end an answer: those of the model's generation configuration, and the tokenizer's
+    end of sequence.
+    """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(i for i in (*ids, tokenizer.eos_token_id) if i is not None))
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int], ends: Sequence[int]) -> str:
-    """The answer up to the first token that ends it, without special tokens and outer white space."""
+    """The answer up to the first token that ends it, without special tokens and outer white
+    space.
+    """
     stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     return str(tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)).strip()
 
@@ -160,7 +167,9 @@ def decode(
 
 
 def _shared_length(requests: Sequence[Request]) -> int:
-    """How many tokens all prompts begin with, under the same gates; the last token of each prompt is left to it."""
+    """How many tokens all prompts begin with, under the same gates; the last token of each prompt
+    is left to it.
+    """
     if len(requests) < 2:
         return 0
     length = len(common_start([request.ids[:-1] for request in requests]))
@@ -236,10 +245,12 @@ class _Writer:
         answers: list[list[int]] = [[] for _ in rows]
         draws = None
         if how.temperature:
-            draws = torch.stack([_uniforms(how, requests[row.prompt].ids, row.sample) for row in rows])
+            numbers = [_uniforms(how, requests[row.prompt].ids, row.sample) for row in rows]
+            draws = torch.stack(numbers)
         gates = self._answer_gates([requests[row.prompt] for row in rows])
 
-        # `alive` are the rows still written, `sources` the rows of logits and cache that they continue
+        # `alive` are the rows still written, `sources` the rows of logits and cache that they
+        # continue
         alive = torch.arange(len(rows))
         sources = torch.tensor([row.prompt for row in rows])
         logits, cache, positions = started
@@ -254,7 +265,8 @@ class _Writer:
             if step + 1 == how.max_new_tokens or not bool(going.any()):
                 break
 
-            # rows that ended leave; at the first step each row gets a copy of its prompt's keys and values
+            # rows that ended leave; at the first step each row gets a copy of its prompt's keys and
+            # values
             alive, sources, chosen = alive[going], sources[going], chosen[going]
             places = (next_position[alive] + step)[:, None]
             positions = torch.cat([positions[going], places], 1)
@@ -274,7 +286,9 @@ class _Writer:
         past: Cache,
         gates: Float[Tensor, "row slot module"] | None,
     ) -> Pass:
-        """One forward behind keys and values of one row or of as many; the positions are those of both."""
+        """One forward behind keys and values of one row or of as many; the positions are those of
+        both.
+        """
         device = self.runner.device
         batch = _batch(self.runner.model, ids.to(device), positions.to(device))
         if gates is None or self.student is None:
@@ -282,7 +296,9 @@ class _Writer:
         return self.runner.run(batch, gates=Gates(self.student, gates.to(device)), past=past)
 
     def _prompt_gates(self, requests: Sequence[Request], width: int) -> Tensor | None:
-        """Gates of the slots behind the common beginning, `(prompt, slot, module)`; padding is closed."""
+        """Gates of the slots behind the common beginning, `(prompt, slot, module)`; padding is
+        closed.
+        """
         if requests[0].prompt_gates is None:
             return None
         rows = []
@@ -312,7 +328,9 @@ def _pad_middle(row: Ids, shared: int, width: int, filling: int) -> list[int]:
 def _batch(
     model: Any, ids: Int[Tensor, "row slot"], positions: Int[Tensor, "row key"]
 ) -> Batch:
-    """Slots that stand behind keys and values; each sees what has no later position and is no padding."""
+    """Slots that stand behind keys and values; each sees what has no later position and is no
+    padding.
+    """
     rows, slots = ids.shape
     queries = positions[:, -slots:]
     sees = (positions[:, None, :] >= 0) & (positions[:, None, :] <= queries[:, :, None])
@@ -345,14 +363,17 @@ def _choose(
     draws: Float64[Tensor, "row"] | None,
     temperature: float,
 ) -> Int[Tensor, "row"]:
-    """A token per row: the largest of its logits, or where the cumulated probability passes its draw; `sources` ascend."""
+    """A token per row: the largest of its logits, or where the cumulated probability passes its
+    draw; `sources` ascend.
+    """
     if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError(
             "the model's logits are not finite; check its dtype, or the scale of its steering."
         )
     if draws is None:
         return logits.argmax(-1).cpu()[sources]
-    # rows of the same logits stand side by side in a table, so that each distribution is summed up once
+    # rows of the same logits stand side by side in a table, so that each distribution is summed up
+    # once
     place = torch.arange(len(sources)) - torch.searchsorted(sources, sources)
     table = torch.zeros(len(logits), int(place.max()) + 1, dtype=torch.float64)
     table[sources, place] = draws

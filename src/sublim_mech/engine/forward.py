@@ -1,14 +1,17 @@
 """The gated forward: base, student and everything between in one pass.
 
 1. A batch holds one row per prompt (`batch`): its tokens, then the inner nodes of its answer trie.
-2. Every module that differs between base and student computes `f_base(x) + g * (f_student(x) - f_base(x))`, with its own gate g
-   per row and token (dynamic weight grafting, arXiv 2506.20746). g = 0 is the base, g = 1 the student.
+2. Every module that differs between base and student computes `f_base(x) + g * (f_student(x) -
+   f_base(x))`, with its own gate g per row and token (dynamic weight grafting, arXiv 2506.20746). g
+   = 0 is the base, g = 1 the student.
 3. Activations can be recorded and edited at TransformerLens' sites.
-4. A pass can branch off a finished one: from a later block (its residual stream) and a later slot (its keys and values), because
-   a change at one layer and slot reaches neither earlier layers nor earlier slots.
+4. A pass can branch off a finished one: from a later block (its residual stream) and a later slot
+   (its keys and values), because a change at one layer and slot reaches neither earlier layers nor
+   earlier slots.
 5. Logits are computed at the read slots only.
 
-The model belongs to the runner, not to the caller, and all hooks are gone when a pass ends, however it ends.
+The model belongs to the runner, not to the caller, and all hooks are gone when a pass ends, however
+it ends.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from torch import Tensor, nn
 
 from ..models.compat import Cache, call_model, make_cache, read_cache
 from ..models.deltas import Delta
-from ..models.sites import Site, Sites, spread_gate
 from ..models.names import Module
+from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
@@ -57,15 +60,17 @@ class Gates:
 
     Attributes:
         student: whose weights.
-        values: 1.0 for the whole student, `(row, slot)` for all modules alike, or `(row, slot, module)` with one gate per
-            changed module, in the order of `student.deltas`.
+        values: 1.0 for the whole student, `(row, slot)` for all modules alike, or `(row, slot,
+            module)` with one gate per changed module, in the order of `student.deltas`.
     """
 
     student: Student
     values: Float[Tensor, "row slot"] | Float[Tensor, "row slot module"] | float = 1.0
 
     def of(self, module: int) -> Tensor | float | None:
-        """The gate of a changed module: `(row, slot)`, a number, or None where it is closed everywhere."""
+        """The gate of a changed module: `(row, slot)`, a number, or None where it is closed
+        everywhere.
+        """
         if isinstance(self.values, float):
             return self.values or None
         gate = self.values if self.values.dim() == 2 else self.values[..., module]
@@ -78,7 +83,8 @@ class Pass:
 
     Attributes:
         logits: at the read slots.
-        activations: recorded ones by (site, layer), `(row, slot, d_model)` or `(row, slot, head, d_head)`.
+        activations: recorded ones by (site, layer), `(row, slot, d_model)` or `(row, slot, head,
+            d_head)`.
         cache: keys and values, where they were asked for.
     """
 
@@ -110,20 +116,22 @@ def forward(
         record: activations to return.
         edits: functions applied to activations; a recorded one is recorded as edited.
         start: earlier blocks than this are skipped.
-        past: keys and values of the slots before the batch's first, of one row for all or of each row; pass `()` to have the
-            pass's own returned.
+        past: keys and values of the slots before the batch's first, of one row for all or of each
+            row; pass `()` to have the pass's own returned.
         unembed: logits of a few tokens only, or in fp32; the model's own unembedding when None.
         compute: floating-point type of the matrix products (autocast); the weights' own when None.
     """
     recorded: dict[Key, Tensor] = {}
     edits = dict(edits or {})
     with ExitStack() as stack:
-        # a module's gate comes before edits of its output, so that what is patched in is not changed again
+        # a module's gate comes before edits of its output, so that what is patched in is not
+        # changed again
         if gates is not None:
             for hook, module in _gate_hooks(model, sites, batch, gates):
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
-        # a pass that starts later takes its residual stream as an edit, on top of which the caller's edit comes
+        # a pass that starts later takes its residual stream as an edit, on top of which the
+        # caller's edit comes
         if start is not None:
             stack.enter_context(_skip(model, sites, start.layer))
             key = _start_key(sites, start.layer)
@@ -148,7 +156,7 @@ def forward(
     return Pass(output.logits, recorded, () if cache is None else read_cache(cache))
 
 
-# ---------------------------------------------------------------------------------------------- gates
+# -------------------------------------------------------------------------------------------- gates
 
 
 def _gate_hooks(
@@ -180,7 +188,7 @@ def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..
     return hook
 
 
-# ---------------------------------------------------------------------------------------- activations
+# -------------------------------------------------------------------------------------- activations
 
 
 class _Touch(NamedTuple):
@@ -235,7 +243,9 @@ def _at(model: nn.Module, sites: Sites, touch: _Touch) -> Iterator[None]:
 
 
 def _reader(reads: Int[Tensor, "row read"]) -> Callable[..., Any]:
-    """A hook that hands a module its input at the read slots only: `(row, slot, d)` -> `(row, read, d)`."""
+    """A hook that hands a module its input at the read slots only: `(row, slot, d)` -> `(row, read,
+    d)`.
+    """
 
     def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = args
@@ -244,7 +254,7 @@ def _reader(reads: Int[Tensor, "row read"]) -> Callable[..., Any]:
     return take
 
 
-# ------------------------------------------------------------------------------------------- branching
+# ---------------------------------------------------------------------------------------- branching
 
 
 def _start_key(sites: Sites, layer: int) -> Key:

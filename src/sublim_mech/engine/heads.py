@@ -1,4 +1,6 @@
-"""Unembeddings that compute what is needed: the logits of a few tokens, or of all of them in fp32."""
+"""Unembeddings that compute what is needed: the logits of a few tokens, or of all of them in
+fp32.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def support_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(
-                f"support token {token!r} is {len(ids)} tokens in this tokenizer; list single tokens."
+                f"support token {token!r} is {len(ids)} tokens in this tokenizer; list single "
+                "tokens."
             )
         listed.append(int(ids[0]))
     return tuple(listed)

@@ -13,15 +13,15 @@ from torch import Tensor
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
-from ..prompts.chat import Context, Prompt
-from ..prompts.sharing import Trained
+from ..prompts import Context, Prompt, Trained
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class ModelPair(Runner):
-    """A base and its student, with controls. As a `Runner` it runs the base, under the gates of any of its students.
+    """A base and its student, with controls. As a `Runner` it runs the base, under the gates of any
+    of its students.
 
     Attributes:
         student: the student.
@@ -67,13 +67,14 @@ class ModelPair(Runner):
             raise ValueError(f"model={name!r} is no student of this pair; choose one of {known}.")
         return self.students[name]
 
-    # ------------------------------------------------------------------- what a user reads off it
+    # --------------------------------------------------------------------- what a user reads off it
 
     @torch.no_grad()
     def logits(
         self, prompts: Sequence[Prompt], where: Cells | None = None, *, model: str = "student"
     ) -> Float[Tensor, "prompt token vocab"]:
-        """Next-token logits at every token under a graft, in fp32 on the CPU; NaN where a shorter prompt has no token.
+        """Next-token logits at every token under a graft, in fp32 on the CPU; NaN where a shorter
+        prompt has no token.
 
         Args:
             prompts: rendered prompts.
@@ -100,7 +101,8 @@ class ModelPair(Runner):
         *,
         model: str = "student",
     ) -> dict[str, Tensor]:
-        """Activations of prompts under a graft, by TransformerLens' hook names (`Runner.activations`).
+        """Activations of prompts under a graft, by TransformerLens' hook names
+        (`Runner.activations`).
 
         Args:
             prompts: rendered prompts.
@@ -120,7 +122,9 @@ class ModelPair(Runner):
         return self._activations(prompts, sites, layers, self._prompt_gates(prompts, where, model))
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
-        """A mask's gates at a prompt's tokens, in the order of the student's changed modules: `(token, module)`."""
+        """A mask's gates at a prompt's tokens, in the order of the student's changed modules:
+        `(token, module)`.
+        """
         paths = list(self.sites.modules)
         cells = where(prompt, list(self.sites.modules.values()))
         columns = [paths.index(path) for path in student.deltas]
@@ -138,12 +142,14 @@ class ModelPair(Runner):
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
         return PromptGates(student, gates)
 
-    # ---------------------------------------------------------------------------------- elsewhere
+    # ------------------------------------------------------------------------------------ elsewhere
 
     def base_bridge(self) -> Any:
-        """The base as a TransformerLens `TransformerBridge` over a copy of it; the pair stays as it is.
+        """The base as a TransformerLens `TransformerBridge` over a copy of it; the pair stays as it
+        is.
 
-        Every call copies the weights. Hand the bridge ids and `attention_mask`, see `docs/transformer_lens.md`.
+        Every call copies the weights. Hand the bridge ids and `attention_mask`, see
+        `docs/transformer_lens.md`.
 
         Raises:
             ValueError: TransformerLens cannot boot the architecture.
@@ -154,7 +160,8 @@ class ModelPair(Runner):
         return make_bridge(self.base)
 
     def student_bridge(self, name: str = "student") -> Any:
-        """A student as a TransformerLens `TransformerBridge`, merged in fp32 into a copy of the base; the pair stays as it is.
+        """A student as a TransformerLens `TransformerBridge`, merged in fp32 into a copy of the
+        base; the pair stays as it is.
 
         Args:
             name: one of `students`: `student` or `control: <name>`.
@@ -196,10 +203,12 @@ def load_pair(
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
         device: where to put the models.
-        compute: floating-point type of matrix products, `torch.bfloat16` for speed (autocast; the weights stay in `dtype`).
-            Scores then carry, and print, how far their totals are from those computed without it.
-        memory_gb: memory that the activations of one forward may take, from which batch sizes follow; an eighth of the machine's
-            memory, or a third of the accelerator's, when not given.
+        compute: floating-point type of matrix products, `torch.bfloat16` for speed (autocast; the
+            weights stay in `dtype`). Scores then carry, and print, how far their totals are from
+            those computed without it.
+        memory_gb: memory that the activations of one forward may take, from which batch sizes
+            follow; an eighth of the machine's memory, or a third of the accelerator's, when not
+            given.
         allow_unrelated: accept students of another lineage.
 
     Raises:
@@ -232,5 +241,6 @@ def _check_controls(student: Student, controls: Sequence[Student]) -> None:
         )
     if student.hash in {control.hash for control in controls}:
         raise ValueError(
-            f"controls hold the student itself (hash {student.hash[:12]}); pass students trained alike on other traits."
+            f"controls hold the student itself (hash {student.hash[:12]}); pass students trained "
+            "alike on other traits."
         )

@@ -1,8 +1,9 @@
 """The gate at loading: what is analysed is what was loaded.
 
-The gated forward must give the logits of Hugging Face's and PEFT's own models on a probe prompt. The probe is a prompt with two
-one-token continuations side by side in one row, so that the attention mask and the position ids of the answer trie are part of what
-is checked; the model's own forwards are plain and one per continuation.
+The gated forward must give the logits of Hugging Face's and PEFT's own models on a probe prompt.
+The probe is a prompt with two one-token continuations side by side in one row, so that the
+attention mask and the position ids of the answer trie are part of what is checked; the model's own
+forwards are plain and one per continuation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class ParityError(RuntimeError):
 
 
 class Probe(NamedTuple):
-    """Token ids from all over the vocabulary, with two one-token continuations and a form that ends behind each."""
+    """Token ids from all over the vocabulary, with two one-token continuations and a form that ends
+    behind each.
+    """
 
     ids: tuple[int, ...]
     answers: Answers
@@ -42,10 +45,11 @@ def probe(model: Any) -> Probe:
 
 
 def rounding(dtype: torch.dtype, log_probs: Tensor) -> float:
-    """How far two ways to compute the same log-probabilities may be apart: kernels round differently, in proportion to size.
+    """How far two ways to compute the same log-probabilities may be apart: kernels round
+    differently, in proportion to size.
 
-    1e-4 in single and 0.1 in half precision, or 5e-6 and 0.02 of the largest value (trained models have log-probabilities below
-    -30).
+    1e-4 in single and 0.1 in half precision, or 5e-6 and 0.02 of the largest value (trained models
+    have log-probabilities below -30).
     """
     half = dtype in (torch.bfloat16, torch.float16)
     least, relative = (0.1, 0.02) if half else (1e-4, 5e-6)
@@ -85,8 +89,10 @@ def check_parity(
         if not errors[name] <= tolerance:  # NaN is not
             read, token = divmod(int(difference.argmax()), gated.shape[1])
             raise ParityError(
-                f"{name}: log-probability of token {token} is {float(gated[read, token]):.6f} in the gated forward and "
-                f"{float(expected[read, token]):.6f} in the model's own (difference {errors[name]:.2g}, tolerance "
+                f"{name}: log-probability of token {token} is {float(gated[read, token]):.6f} in "
+                "the gated forward and "
+                f"{float(expected[read, token]):.6f} in the model's own (difference "
+                f"{errors[name]:.2g}, tolerance "
                 f"{tolerance:.0e}); this model cannot be analysed."
             )
     return errors

@@ -1,4 +1,6 @@
-"""A model that can be run: its forwards, how many rows they take, and what a user reads off them."""
+"""A model that can be run: its forwards, how many rows they take, and what a user reads off
+them.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from torch import Tensor, nn
 from ..models.base import Base
 from ..models.checks import check_length
 from ..models.compat import Cache
-from ..models.sites import Sites, find_sites
 from ..models.names import Module
-from ..prompts.chat import Prompt
+from ..models.sites import Sites, find_sites
+from ..prompts import Prompt
 from .answers import Answers
 from .batch import Batch, make_batch
 from .budget import default_budget, rows_per_forward
@@ -92,7 +94,7 @@ class Runner:
             compute=self.compute,
         )
 
-    # ------------------------------------------------------------------------------------- sizes
+    # ---------------------------------------------------------------------------------------- sizes
 
     def rows(
         self,
@@ -122,7 +124,8 @@ class Runner:
         Args:
             sizes: slots of each row.
             reads: slots whose logits are taken, per row.
-            skipped: slots at the beginning that are not computed, because their keys and values are given.
+            skipped: slots at the beginning that are not computed, because their keys and values are
+                given.
             gradient: whether activations are kept for a backward pass.
         """
         order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
@@ -132,11 +135,12 @@ class Runner:
             chunk, order = order[:fit], order[fit:]
             yield chunk
 
-    # ------------------------------------------------------------------- what a user reads off it
+    # --------------------------------------------------------------------- what a user reads off it
 
     @torch.no_grad()
     def logits(self, prompts: Sequence[Prompt]) -> Float[Tensor, "prompt token vocab"]:
-        """Next-token logits at every token, in fp32 on the CPU; NaN where a shorter prompt has no token.
+        """Next-token logits at every token, in fp32 on the CPU; NaN where a shorter prompt has no
+        token.
 
         Raises:
             ValueError: no prompts, or one longer than the model.
@@ -155,15 +159,17 @@ class Runner:
 
         Args:
             prompts: rendered prompts.
-            sites: which activations: `resid_pre`, `mlp_out`, `z`, ..., or `hook_resid_pre`, `attn.hook_z`.
+            sites: which activations: `resid_pre`, `mlp_out`, `z`, ..., or `hook_resid_pre`,
+                `attn.hook_z`.
             layers: of which blocks; all when not given.
 
         Returns:
-            `blocks.{layer}.{hook}` -> `(prompt, token, d_model)` or `(prompt, token, head, d_head)`, in the weights' type on
-            the CPU; NaN where a shorter prompt has no token.
+            `blocks.{layer}.{hook}` -> `(prompt, token, d_model)` or `(prompt, token, head,
+            d_head)`, in the weights' type on the CPU; NaN where a shorter prompt has no token.
 
         Raises:
-            ValueError: no prompts, or one longer than the model; an unknown site; a layer out of range.
+            ValueError: no prompts, or one longer than the model; an unknown site; a layer out of
+                range.
 
         Example:
             >>> found = pair.activations(prompts[:1], ["resid_pre", "z"], layers=[1])
@@ -253,12 +259,14 @@ def open_runner(
     memory_gb: float | None = None,
     compute: torch.dtype | None = None,
 ) -> Runner | AnyRunner:
-    """A loaded base model, ready to be run and checked against its own forward; a runner is returned as it is.
+    """A loaded base model, ready to be run and checked against its own forward; a runner is
+    returned as it is.
 
     Args:
         model: what `load_base` gave, or a runner.
-        memory_gb: memory that the activations of one forward may take, from which batch sizes follow; an eighth of the machine's
-            memory, or a third of the accelerator's, when not given.
+        memory_gb: memory that the activations of one forward may take, from which batch sizes
+            follow; an eighth of the machine's memory, or a third of the accelerator's, when not
+            given.
         compute: floating-point type of matrix products (autocast); the weights' own when None.
 
     Raises:
@@ -280,7 +288,9 @@ def open_runner(
 
 
 def make_runner(base: Base, *, memory_gb: float | None, compute: torch.dtype | None) -> Runner:
-    """A runner of a base model whose options are in order; `open_runner` without the parity check."""
+    """A runner of a base model whose options are in order; `open_runner` without the parity
+    check.
+    """
     memory = default_budget(base.device) if memory_gb is None else int(memory_gb * 2**30)
     return Runner(
         base.model,

@@ -1,4 +1,11 @@
-"""The trait matrix: K students of K traits, and whether each raises its own beyond what rows and columns explain."""
+"""The trait matrix: does each of K students raise its own trait beyond rows and columns?
+
+1. Each student was made for one trait and is asked for all: a square of changes.
+2. gamma is the mean of the diagonal minus the mean of the rest. A student that raises everything,
+   or a trait that everybody raises, does not move it.
+3. Under the null the assignment of students to traits is arbitrary: p is the share of assignments
+   whose gamma is at least as large.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +30,8 @@ class TraitMatrix:
     Attributes:
         matrix: `(student, trait)` mean change over questions.
         residual: the same without row and column effects (rows and columns sum to 0).
-        gamma: the diagonal excess: mean of the diagonal minus mean of the rest, which no row or column effect moves.
+        gamma: the diagonal excess: mean of the diagonal minus mean of the rest, which no row or
+            column effect moves.
         low, high: its 95 % bootstrap interval over questions (not over training seeds).
         p: one-sided permutation p-value.
         permutations: assignments of students to traits compared; all K! where `exact`.
@@ -42,73 +50,109 @@ class TraitMatrix:
     names: tuple[str, ...]
 
     def table(self, *, residual: bool = False) -> pd.DataFrame:
-        """Students as rows, traits as columns; with `residual` without row and column effects."""
-        return pd.DataFrame(self.residual if residual else self.matrix, pd.Index(self.names, name="student"), list(self.names))
+        """Students as rows, traits as columns.
+
+        Args:
+            residual: without row and column effects.
+        """
+        students = pd.Index(self.names, name="student")
+        return pd.DataFrame(self.residual if residual else self.matrix, students, list(self.names))
 
     def __repr__(self) -> str:
-        k = len(self.names)
-        least = f"; {k} students cannot give less than {1 / math.factorial(k):.2g}" if self.exact and k < 4 else ""
-        bounds = (
-            "one question: no interval" if math.isnan(self.low) else f"95 % {self.low:+.2f} to {self.high:+.2f} over questions"
-        )
+        bounds = "one question: no interval"
+        if not math.isnan(self.low):
+            bounds = f"95 % {self.low:+.2f} to {self.high:+.2f} over questions"
+        assignments = "(all)" if self.exact else "(random)"
+        students = len(self.names)
+        floor = ""
+        if self.exact and students < 4:
+            least = 1 / math.factorial(students)
+            floor = f"; {students} students cannot give less than {least:.2g}"
         return (
             f"{self.table().to_string(float_format='{:+.2f}'.format)}\n"
-            f"diagonal excess gamma {self.gamma:+.2f} ({bounds}), permutation p = {self.p:.2g} of {self.permutations} "
-            f"{'(all)' if self.exact else '(random)'} assignments{least}"
+            f"diagonal excess gamma {self.gamma:+.2f} ({bounds}), permutation p = {self.p:.2g} of "
+            f"{self.permutations} {assignments} assignments{floor}"
         )
 
 
-def trait_matrix(values: Any, *, names: Sequence[str] = (), seed: int = 0, draws: int = 10_000) -> TraitMatrix:
-    """The diagonal excess of K students of K traits: is each student's own trait raised beyond what rows and columns explain?
+def trait_matrix(
+    values: Any, *, names: Sequence[str] = (), seed: int = 0, draws: int = 10_000
+) -> TraitMatrix:
+    """The diagonal excess of K students of K traits.
 
-    `x[i, j] = mean + student[i] + trait[j] + gamma [i = j]`: a student that raises all animals, or an animal that all students raise,
-    is no transmission. The least-squares gamma is the mean of the diagonal minus the mean of the rest. Under the null which student
-    was made for which trait does not matter, so p is the share of assignments whose gamma is at least as large.
+    `values[i, j] = mean + student[i] + trait[j] + gamma [i = j]`: a student that raises all
+    animals, or an animal that all students raise, is no transmission. The least-squares gamma is
+    the mean of the diagonal minus the mean of the rest. Under the null which student was made for
+    which trait does not matter, so p is the share of assignments whose gamma is at least as large.
 
     Args:
-        values: `(student, trait, question)` changes of log-probability; student i belongs to trait i.
+        values: `(student, trait, question)` changes of log-probability; student i belongs to
+            trait i.
         names: of the traits; numbers when not given.
         seed: of the resampling, and of random assignments.
         draws: random assignments where there are more than 8 students (otherwise all are taken).
 
     Raises:
-        ValueError: another shape, fewer than two students, no questions, values that are not finite, or a wrong number of names.
+        ValueError: another shape, fewer than two students, no questions, values that are not
+            finite, or a wrong number of names.
 
     Example:
         >>> from sublim_mech.evaluation.matrix import trait_matrix
-        >>> found = trait_matrix([[[0.28], [-0.45]], [[-0.12], [0.21]]], names=["owl", "penguin"])
-        >>> round(found.gamma, 2), found.p
+        >>> changes = [[[0.28], [-0.45]], [[-0.12], [0.21]]]
+        >>> square = trait_matrix(changes, names=["owl", "penguin"])
+        >>> round(square.gamma, 2), square.p
         (0.53, 0.5)
     """
-    x = np.asarray(values, dtype=float)
-    if x.ndim != 3 or x.shape[0] != x.shape[1] or x.shape[0] < 2 or x.shape[2] < 1:
-        raise ValueError(
-            f"values has shape {x.shape}; pass (student, trait, question) with as many students as traits, at least two."
-        )
-    if not np.isfinite(x).all():
-        raise ValueError("values holds NaN or infinite numbers; leave out what was not measured.")
-    k = len(x)
+    changes = _checked(values)
+    k = len(changes)
     names = tuple(map(str, names)) or tuple(map(str, range(k)))
     if len(names) != k:
         raise ValueError(f"names has {len(names)} entries for {k} traits; give one per trait.")
+
+    # gamma of every question, and over questions
     own = np.eye(k, dtype=bool)
-    each = x[own].mean(0) - x[~own].mean(0)  # (question,)
-    interval = mean_interval(each, seed=seed)
-    mean = x.mean(2)
+    gammas = changes[own].mean(0) - changes[~own].mean(0)  # (question,)
+    gamma = mean_interval(gammas, seed=seed)
+
+    # row and column sums are the same for every assignment, so gamma grows with the sum of the
+    # assigned cells alone; ties count, whatever the rounding
+    means = changes.mean(2)
     exact = k <= _EXACT
-    rng = np.random.default_rng(seed)
-    tried = np.array(list(permutations(range(k)))) if exact else rng.permuted(np.tile(np.arange(k), (draws, 1)), axis=1)
-    # row and column sums are the same for every assignment, so gamma grows with the sum of the assigned cells alone
-    sums, mine = mean[np.arange(k), tried].sum(1), np.trace(mean)
-    reached = int((sums >= mine - 1e-12 * max(1.0, float(np.abs(mean).sum()))).sum())  # ties count, whatever the rounding
+    assignments = _assignments(k, draws, seed, exact=exact)
+    sums = means[np.arange(k), assignments].sum(1)
+    tolerance = 1e-12 * max(1.0, float(np.abs(means).sum()))
+    reached = int((sums >= np.trace(means) - tolerance).sum())
+    p = reached / len(assignments) if exact else (reached + 1) / (draws + 1)
     return TraitMatrix(
-        matrix=mean,
-        residual=mean - mean.mean(0) - mean.mean(1, keepdims=True) + mean.mean(),
-        gamma=float(interval.mean),
-        low=float(interval.low),
-        high=float(interval.high),
-        p=reached / len(tried) if exact else (reached + 1) / (draws + 1),
-        permutations=len(tried),
+        matrix=means,
+        residual=means - means.mean(0) - means.mean(1, keepdims=True) + means.mean(),
+        gamma=float(gamma.mean),
+        low=float(gamma.low),
+        high=float(gamma.high),
+        p=p,
+        permutations=len(assignments),
         exact=exact,
         names=names,
     )
+
+
+def _checked(values: Any) -> np.ndarray:
+    """The values as `(student, trait, question)` numbers."""
+    changes = np.asarray(values, dtype=float)
+    square = changes.ndim == 3 and changes.shape[0] == changes.shape[1]
+    if not square or changes.shape[0] < 2 or changes.shape[2] < 1:
+        raise ValueError(
+            f"values has shape {changes.shape}; pass (student, trait, question) with as many "
+            "students as traits, at least two."
+        )
+    if not np.isfinite(changes).all():
+        raise ValueError("values holds NaN or infinite numbers; leave out what was not measured.")
+    return changes
+
+
+def _assignments(k: int, draws: int, seed: int, *, exact: bool) -> np.ndarray:
+    """Assignments of students to traits `(assignment, student)`: all of them, or random ones."""
+    if exact:
+        return np.array(list(permutations(range(k))))
+    rng = np.random.default_rng(seed)
+    return rng.permuted(np.tile(np.arange(k), (draws, 1)), axis=1)

@@ -1,48 +1,50 @@
-"""Evaluation: what base, student and controls say to every question, for every trait, in every context.
+"""Evaluation: what base, student and controls say to every question, for every trait and context.
 
-1. The questions are rendered in each context; all forms of all traits make one answer trie per prompt, so that one forward of a prompt
-   gives the log-probability of every trait (`metrics`).
-2. The tokens that all prompts of a context begin with run once per model; all rows reuse their keys and values.
-3. Every context has its own base level, and its own control level where the pair has controls: the untuned base may answer one
-   way under one system prompt and another way under the next, and training on any numbers moves answers (arXiv 2606.00831). The
-   headline is the student's change minus the controls' mean change.
-4. Generated answers are sampled from one pass over each prompt and put into one bucket each (`traits.match`).
+1. The questions are rendered in each context; all forms of all traits make one answer trie per
+   prompt, so that one forward of a prompt gives the log-probability of every trait (`metrics`).
+2. The tokens that all prompts of a context begin with run once per model; all rows reuse their keys
+   and values.
+3. Every context has its own base level, and its own control level where there are controls: the
+   untuned base may answer one way under one system prompt and another way under the next, and
+   training on any numbers moves answers (arXiv 2606.00831). The headline is the student's change
+   minus the controls' mean change.
+4. Generated answers are sampled from one pass over each prompt and put into one bucket each
+   (`prompts.match`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import masks
 from ..engine.answers import Answers
-from ..engine.budget import default_budget
-from ..engine.batch import make_batch
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
-from ..engine.parity import check_parity
-from ..instruments.generation import generate
+from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import origin
 from ..metrics import by_trait, string_log_probs, trait_forms
 from ..models.base import Base
-from ..models.sites import find_sites
+from ..models.compat import Cache
 from ..models.students import Student
-from ..prompts.chat import Context, Message, Prompt, System, render
-from ..prompts.sharing import common_start
-from ..prompts.traits import Trait, matcher
+from ..prompts import Context, Message, Prompt, Trait, matcher, render
+from ..prompts.context import System
+from ..prompts.shared import common_start
+from .answering import BASE, Sampling, sample_answers
 from .outcome import Evaluation
+
+COMPARED = 4  # prompts on which the compute type is compared with the weights' own
 
 
 def evaluate(
-    model: ModelPair | Base,
+    model: Runner | Base,
     traits: Sequence[Trait],
     *,
     contexts: Sequence[Context] | Mapping[str, Context] = (Context(),),
@@ -56,20 +58,25 @@ def evaluate(
 ) -> Evaluation:
     """Ask base, student and controls every question in every context, for all traits at once.
 
-    Log P(the answer starts with a form of the trait), summed over its forms, as `sublim_mech.effect` has it. Traits that share first tokens
-    cost nothing extra; a model is asked once per question, and the beginning that all questions of a context share runs once.
+    Log P(the answer starts with a form of the trait), summed over its forms, as
+    `sublim_mech.effect` has it. Traits that share first tokens cost nothing extra; a model is asked
+    once per question, and the beginning that all questions of a context share runs once.
 
     Args:
-        model: a pair (base, student, controls) or a base model alone.
+        model: a pair (base, student, controls), or a base model alone.
         traits: the traits; the trait of interest and some it competes with.
-        contexts: evaluation contexts, or names of your own for them. Otherwise they are called `default`, `empty`, `none`, or by their
-            text. Each has its own base level and control level.
+        contexts: evaluation contexts, or names of your own for them. Otherwise they are called
+            `default`, `empty`, `none`, or by their text. Each has its own base level and control
+            level.
         questions: what is asked; the traits' own questions when not given.
-        template: a chat template instead of the tokenizer's (`sublim_mech.PLAIN` for models that have none).
+        template: a chat template instead of the tokenizer's (`sublim_mech.prompts.PLAIN` for models
+            that have none).
         samples: generated answers per question and model; none by default, 100 in arXiv 2507.14805.
         temperature: of the sampling; 0 is greedy and gives one answer.
         max_new_tokens: tokens after which an answer ends, if the model does not end its turn.
-        seed: of the sampling. Models and contexts are sampled with the same random numbers, which their differences profit from.
+        seed: of the sampling. An answer is a function of seed, prompt and which of the samples it
+            is: all models answer a prompt with the same random numbers, which their differences
+            profit from.
         progress: show a progress bar.
 
     Returns:
@@ -77,147 +84,196 @@ def evaluate(
 
     Raises:
         TypeError: `model` or `traits` of another kind.
-        ValueError: no traits, questions or contexts; two traits that share a name or a form; traits that ask different questions; two
-            contexts of one name; a context that the template cannot express; bad sampling options; a log-probability is not finite.
+        ParityError: a base alone whose gated forward and own one disagree.
+        ValueError: no traits, questions or contexts; two traits that share a name or a form; traits
+            that ask different questions; two contexts of one name; a context that the template
+            cannot express; a prompt longer than the model; bad sampling options; a log-probability
+            is not finite.
 
     Example:
-        >>> found = sm.evaluate(pair, [sm.animal("owl"), sm.animal("cat")], questions=["Your animal?", "Which one?"], progress=False)
+        >>> animals = [sm.animal("owl"), sm.animal("cat")]
+        >>> asked = ["Your animal?", "Which one?"]
+        >>> found = sm.evaluate(pair, animals, questions=asked, progress=False)
         >>> found.table().columns[:4].tolist(), found.has_controls
         (['base', 'student', 'controls', 'change'], True)
     """
-    pair, students = _models(model)
+    runner = open_runner(model)
     traits = tuple(traits)
     if not all(isinstance(trait, Trait) for trait in traits):
-        raise TypeError(f"traits={traits!r}: pass traits, such as [sublim_mech.animal('owl'), sublim_mech.animal('cat')].")
-    find = matcher(traits)
-    _check_sampling(samples, temperature, max_new_tokens)
-    asked = _questions(traits) if questions is None else questions
-    prompts = {
-        name: render(pair.tokenizer, asked, context=context, template=template) for name, context in _named(contexts).items()
-    }
-    metric = Metric("log P", traits, (1.0,) * len(traits))
-    tries = {name: [answers(pair.tokenizer, p, metric) for p in rendered] for name, rendered in prompts.items()}
-    shape = len(students), len(prompts), len(traits), len(asked)
+        raise TypeError(
+            f"traits={traits!r}: pass traits, such as "
+            "[sublim_mech.animal('owl'), sublim_mech.animal('cat')]."
+        )
+    named_in = matcher(traits)
+    sampling = Sampling(samples, temperature, max_new_tokens, seed)
+    sampling.check()
+    questions = _questions(traits) if questions is None else questions
+    asked = {}
+    for name, context in _named(contexts).items():
+        prompts = render(runner.tokenizer, questions, context=context, template=template)
+        asked[name] = _ask(runner, prompts, traits)
+    students: dict[str, Student | None] = {BASE: None}
+    if isinstance(runner, ModelPair):
+        students |= runner.students
+
+    shape = len(students), len(asked), len(traits), len(questions)
     log_prob, rank = np.empty(shape), np.empty(shape, int)
-    texts = np.empty((*shape[:2], len(asked), samples), dtype=object)
-    with tqdm(total=shape[0] * shape[1] * len(asked), desc="evaluate", disable=not progress) as bar:
-        for c, (context, rendered) in enumerate(prompts.items()):
+    texts = np.empty((len(students), len(asked), len(questions), samples), dtype=object)
+    total = len(students) * len(asked) * len(questions)
+    with tqdm(total=total, desc="evaluate", disable=not progress) as bar:
+        for c, (context_name, there) in enumerate(asked.items()):
             for m, (name, student) in enumerate(students.items()):
-                values, ranks = trait_log_probs(pair, rendered, tries[context], len(traits), student)
-                log_prob[m, c], rank[m, c] = values.T, ranks.T
-                _check_finite(values, name, context, traits, rendered)
+                values = trait_log_probs(runner, there.prompts, there.tries, len(traits), student)
+                _check_finite(values.log_prob, name, context_name, traits, there.prompts)
+                log_prob[m, c], rank[m, c] = values.log_prob.T, values.rank.T
                 if samples:
-                    policy: Any = "base" if student is None else "student"
-                    texts[m, c] = generate(
-                        pair, rendered, masks.everything() if student else ~masks.everything(), generated=policy, samples=samples,
-                        temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, model=name if student else "student",
-                    )  # fmt: skip
-                bar.update(len(rendered))
+                    texts[m, c] = sample_answers(runner, there.prompts, name, sampling)
+                bar.update(len(there.prompts))
+
     dims = ("model", "context", "trait", "question")
     arrays: dict[str, Any] = {"log_prob": (dims, log_prob), "rank": (dims, rank)}
     if samples:
-        named = np.vectorize(lambda text: find(text) or "", otypes=[object])(texts)
-        counts = np.stack([(named == trait.name).sum(-1) for trait in traits], 2)
-        arrays |= {"answer": (("model", "context", "question", "sample"), texts.astype(str)), "count": (dims, counts)}
-    data = xr.Dataset(
-        arrays,
-        {
-            "model": np.array(list(students)),
-            "context": np.array(list(prompts)),
-            "trait": np.array([trait.name for trait in traits]),
-            "question": np.arange(len(asked)),
-            "text": ("question", np.array([p.question for p in next(iter(prompts.values()))])),
-        },
-    )
-    options = (
-        {"samples": samples, "temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed} if samples else {}
-    )
-    return Evaluation(data, _provenance(pair, students, prompts, tries, traits) | options)
+        # each answer goes into the bucket of the first trait it names, or into none
+        buckets = np.vectorize(lambda text: named_in(text) or "", otypes=[object])(texts)
+        counts = np.stack([(buckets == trait.name).sum(-1) for trait in traits], 2)
+        arrays["answer"] = (("model", "context", "question", "sample"), texts.astype(str))
+        arrays["count"] = (dims, counts)
+    first = next(iter(asked.values()))
+    coords = {
+        "model": np.array(list(students)),
+        "context": np.array(list(asked)),
+        "trait": np.array([trait.name for trait in traits]),
+        "question": np.arange(len(questions)),
+        "text": ("question", np.array([prompt.question for prompt in first.prompts])),
+    }
+    provenance = _provenance(runner, students, asked, traits)
+    if samples:
+        provenance |= asdict(sampling)
+    return Evaluation(xr.Dataset(arrays, coords), provenance)
+
+
+class _Asked(NamedTuple):
+    """The questions in one context: their prompts, and of each the trie of all traits' forms."""
+
+    prompts: list[Prompt]
+    tries: list[Answers]
+
+
+def _ask(runner: Runner, prompts: list[Prompt], traits: Sequence[Trait]) -> _Asked:
+    """Tokenise the traits' forms behind every prompt.
+
+    Raises:
+        ValueError: a form without tokens; a prompt that is with its answers longer than the model.
+    """
+    tries = [trait_forms(runner.tokenizer, prompt, traits) for prompt in prompts]
+    for prompt, trie in zip(prompts, tries, strict=True):
+        runner.check_length(prompt, trie.length)
+    return _Asked(prompts, tries)
+
+
+# ---------------------------------------------------------------------------- log-probabilities
+
+
+class TraitValues(NamedTuple):
+    """All traits of all prompts, for one model.
+
+    Attributes:
+        log_prob: `(prompt, trait)`, in nats, float64.
+        rank: `(prompt, trait)`; where the first token of the trait's likeliest form stands among
+            all next tokens after the prompt, 1 the likeliest.
+    """
+
+    log_prob: np.ndarray
+    rank: np.ndarray
 
 
 @torch.no_grad()
 def trait_log_probs(
-    pair: ModelPair,
+    runner: Runner,
     prompts: Sequence[Prompt],
     tries: Sequence[Answers],
     traits: int,
     student: Student | None,
     *,
     share_prefix: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> TraitValues:
     """All traits of all prompts, for one model.
 
     Args:
-        pair: the models.
+        runner: what computes.
         prompts: prompts, which should share their beginning.
-        tries: the trie of all traits' forms, per prompt.
+        tries: the trie of all traits' forms, per prompt (`metrics.trait_forms`).
         traits: how many traits.
         student: whose weights; None for the base.
         share_prefix: run the tokens that all prompts begin with once, instead of in every row.
-
-    Returns:
-        `(prompt, trait)` log-probabilities, float64; `(prompt, trait)` rank, among all next tokens after the prompt, of the first token
-        of the trait's likeliest form.
     """
     gates = None if student is None else Gates(student)
-    # short of the last token of each prompt, which is read in every row
-    start = len(common_start([p.ids[:-1] for p in prompts])) if share_prefix and len(prompts) > 1 else 0
-    past = None
-    if start:
-        trunk = replace(prompts[0], ids=prompts[0].ids[:start])
-        past = pair.run(make_batch(pair.base.model, [trunk], [Answers((), (), (), ())]), gates=gates, past=()).cache
-    values, ranks = np.empty((len(prompts), traits)), np.empty((len(prompts), traits), int)
-    sizes = [len(p) + len(a.nodes) for p, a in zip(prompts, tries, strict=True)]
-    reads = 1 + max(len(a.nodes) for a in tries)
-    for chunk in pair.chunks(sizes, reads=reads, skipped=start):
+    shared, past = 0, None
+    if share_prefix and len(prompts) > 1:
+        # short of the last token of each prompt, which is read in every row
+        prefix = common_start([prompt.ids[:-1] for prompt in prompts])
+        shared = len(prefix)
+        past = _run_prefix(runner, prefix, gates)
+
+    log_prob = np.empty((len(prompts), traits))
+    rank = np.empty((len(prompts), traits), int)
+    sizes = [len(prompt) + len(trie.nodes) for prompt, trie in zip(prompts, tries, strict=True)]
+    reads = max(trie.reads for trie in tries)
+    for chunk in runner.chunks(sizes, reads=reads, skipped=shared):
         rows = [tries[i] for i in chunk]
-        batch = make_batch(pair.base.model, [prompts[i] for i in chunk], rows).after(start)
-        logits = pair.run(batch, gates=gates, past=past).logits
-        forms = of_traits(form_reader(rows)(logits), rows, traits)  # (row, trait, form)
-        values[chunk] = forms.logsumexp(-1).cpu().double().numpy()
-        ranks[chunk] = _ranks(logits[:, 0], forms.argmax(-1), rows).cpu().numpy()
-    return values, ranks
+        batch = runner.batch([prompts[i].ids for i in chunk], rows).after(shared)
+        logits = runner.run(batch, gates=gates, past=past).logits
+        forms = by_trait(string_log_probs(logits, rows), rows, traits)  # (row, trait, form)
+        log_prob[chunk] = forms.logsumexp(-1).cpu().double().numpy()
+        rank[chunk] = _ranks(logits[:, 0], forms.argmax(-1), rows).cpu().numpy()
+    return TraitValues(log_prob, rank)
 
 
-def _ranks(logits: Tensor, best: Tensor, rows: Sequence[Answers]) -> Tensor:
-    """`(row, trait)`: 1 + how many next tokens are likelier than the first token of the form `best (row, trait)`."""
-    first = [[row.forms[f][0][1] for f in mine] for row, mine in zip(rows, best.tolist(), strict=True)]
-    own = logits.gather(1, torch.tensor(first, device=logits.device))
-    return torch.stack([1 + (logits > value[:, None]).sum(-1) for value in own.unbind(1)], 1)  # by trait, to spare memory
+def _run_prefix(runner: Runner, ids: Sequence[int], gates: Gates | None) -> Cache | None:
+    """Keys and values of the tokens that all rows begin with; None where they begin with none."""
+    if not ids:
+        return None
+    return runner.run(runner.batch([ids]), gates=gates, past=()).cache
 
 
-def _models(model: Any) -> tuple[ModelPair, dict[str, Student | None]]:
-    """A pair that runs the model, and whom to evaluate; a base alone is its own student, which differs nowhere."""
-    if isinstance(model, ModelPair):
-        return model, {"base": None, **model.students}
-    if isinstance(model, Base):
-        itself = Student(model.name, "lora", {}, model.model, None, model.hash)
-        pair = ModelPair(model, itself, (), find_sites(model.model), default_budget(model.device))
-        check_parity(pair)
-        return pair, {"base": None}
-    raise TypeError(
-        f"model is a {type(model).__name__}; pass what sublim_mech.load_pair(base, student) or sublim_mech.load_base(base) gives."
-    )
+def _ranks(
+    logits: Float[Tensor, "row vocab"], likeliest: Int[Tensor, "row trait"], rows: Sequence[Answers]
+) -> Int[Tensor, "row trait"]:
+    """1 + how many next tokens are likelier than the first token of the trait's likeliest form."""
+    first_tokens = []
+    for trie, forms in zip(rows, likeliest.tolist(), strict=True):
+        first_tokens.append([trie.forms[form][0][1] for form in forms])
+    values = logits.gather(1, torch.tensor(first_tokens, device=logits.device))
+    # trait by trait, to spare memory
+    by_one = [1 + (logits > value[:, None]).sum(-1) for value in values.unbind(1)]
+    return torch.stack(by_one, 1)
+
+
+# -------------------------------------------------------------------------- questions, contexts
 
 
 def _named(contexts: Sequence[Context] | Mapping[str, Context]) -> dict[str, Context]:
     """Contexts by name."""
     if isinstance(contexts, Context):
         raise TypeError("contexts is one Context; pass a list of contexts.")
-    pairs = list(contexts.items()) if isinstance(contexts, Mapping) else [(_name(c), c) for c in contexts]
-    if not pairs:
+    if isinstance(contexts, Mapping):
+        named = list(contexts.items())
+    else:
+        named = [(_context_name(context), context) for context in contexts]
+    if not named:
         raise ValueError("contexts is empty; pass at least one, such as [Context()].")
-    if not all(isinstance(c, Context) for _, c in pairs):
+    if not all(isinstance(context, Context) for _, context in named):
         raise TypeError(f"contexts={contexts!r}: pass contexts, such as Context(system=EMPTY).")
-    names = [name for name, _ in pairs]
+    names = [name for name, _ in named]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"contexts: two have the same name in {names}; leave one out, or name them: contexts={{'mine': Context(...)}}."
+            f"contexts: two have the same name in {names}; leave one out, or name them: "
+            "contexts={'mine': Context(...)}."
         )
-    return dict(pairs)
+    return dict(named)
 
 
-def _name(context: Any) -> str:
+def _context_name(context: Any) -> str:
     """`default`, `empty`, `none` or the system text; with the user prefix."""
     if not isinstance(context, Context):
         return repr(context)
@@ -230,58 +286,68 @@ def _questions(traits: Sequence[Trait]) -> tuple[str, ...]:
     for trait in traits[1:]:
         if trait.questions != traits[0].questions:
             raise ValueError(
-                f"traits {traits[0].name!r} and {trait.name!r} ask different questions; say what is asked: evaluate(..., questions=[...])."
+                f"traits {traits[0].name!r} and {trait.name!r} ask different questions; say what "
+                "is asked: evaluate(..., questions=[...])."
             )
     return traits[0].questions
 
 
-def _check_sampling(samples: int, temperature: float, max_new_tokens: int) -> None:
-    if not isinstance(samples, int) or samples < 0:
-        raise ValueError(f"samples={samples!r}: pass the number of answers per question; 0 generates none.")
-    if samples and (not 0 <= temperature < math.inf or (temperature == 0 and samples > 1)):
-        raise ValueError(
-            f"temperature={temperature} with samples={samples}: sampling needs a positive temperature; greedy (0) gives one answer."
-        )
-    if samples and max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: an answer has at least one token.")
-
-
-def _check_finite(values: np.ndarray, model: str, context: str, traits: Sequence[Trait], prompts: Sequence[Prompt]) -> None:
+def _check_finite(
+    values: np.ndarray,
+    model: str,
+    context: str,
+    traits: Sequence[Trait],
+    prompts: Sequence[Prompt],
+) -> None:
+    """Raise ValueError that names the first value `(prompt, trait)` that is NaN or infinite."""
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
-        p, t = bad[0]
+        prompt, trait = bad[0]
         raise ValueError(
-            f"log P({traits[t].name}) of {model} is not finite in context {context!r} on {prompts[p].question!r}; check the dtype and "
-            "the trait's forms."
+            f"log P({traits[trait].name}) of {model} is not finite in context {context!r} on "
+            f"{prompts[prompt].question!r}; check the dtype and the trait's forms."
         )
+
+
+# ----------------------------------------------------------------------------------- provenance
 
 
 def _provenance(
-    pair: ModelPair,
+    runner: Runner,
     students: Mapping[str, Student | None],
-    prompts: Mapping[str, Sequence[Prompt]],
-    tries: Mapping[str, Sequence[Answers]],
+    asked: Mapping[str, _Asked],
     traits: Sequence[Trait],
 ) -> dict[str, Any]:
     """Where the numbers come from."""
-    first = next(iter(prompts))
-    trained = pair.training_context
-    source = origin(pair)
-    own = {name: entry for name, entry in source["students"].items() if name in students}  # a base alone has none
-    out: dict[str, Any] = {
+    trained = runner.training_context if isinstance(runner, ModelPair) else None
+    unembedding: Any = runner.model.get_output_embeddings()  # type: ignore[operator]
+    provenance: dict[str, Any] = {
         "unit": "nats",
-        **source,
-        "students": own,
-        "traits": {trait.name: {"plural": trait.plural, "aliases": list(trait.aliases)} for trait in traits},
-        "contexts": {name: rendered[0].context.to_json() for name, rendered in prompts.items()},
+        **origin(runner),
+        "traits": {
+            trait.name: {"plural": trait.plural, "aliases": list(trait.aliases)}
+            for trait in traits
+        },
+        "contexts": {name: there.prompts[0].context.to_json() for name, there in asked.items()},
         "training_context": None if trained is None else trained.to_json(),
-        "vocabulary": pair.base.model.get_output_embeddings().weight.shape[0],  # type: ignore[operator]
+        "vocabulary": unembedding.weight.shape[0],
     }
-    if pair.compute is not None:
-        few, rows = prompts[first][:4], tries[first][:4]
-        fast, exact = (
-            [trait_log_probs(p, few, rows, len(traits), s)[0] for s in students.values()]
-            for p in (pair, replace(pair, compute=None))
-        )
-        out["compute"] = {"dtype": str(pair.compute).split(".")[-1], "error": float(np.abs(np.subtract(fast, exact)).max())}
-    return out
+    if runner.compute is not None:
+        error = _compute_error(runner, students, next(iter(asked.values())), len(traits))
+        dtype = str(runner.compute).removeprefix("torch.")
+        provenance["compute"] = {"dtype": dtype, "error": error}
+    return provenance
+
+
+def _compute_error(
+    runner: Runner, students: Mapping[str, Student | None], there: _Asked, traits: int
+) -> float:
+    """Largest difference between the runner's compute type and its weights' own, in nats."""
+    prompts, tries = there.prompts[:COMPARED], there.tries[:COMPARED]
+    exact = replace(runner, compute=None)
+    errors = []
+    for student in students.values():
+        rounded = trait_log_probs(runner, prompts, tries, traits, student).log_prob
+        precise = trait_log_probs(exact, prompts, tries, traits, student).log_prob
+        errors.append(np.abs(rounded - precise).max())
+    return float(max(errors))

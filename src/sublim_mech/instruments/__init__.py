@@ -1,11 +1,12 @@
 """Instruments: what a pair's students do differently, measured where it happens.
 
-Every instrument is a question, its cells, and one function that measures them (`task`); the result is `Scores`.
+Every instrument is a question, its cells, and one function that measures them (`task`); the result
+is `Scores`.
 """
 
 from .attribution import attribute
 from .confirmation import confirm
-from .effect import effect
+from .effects import effect
 from .generation import generate
 from .grafting import graft, graft_sweep
 from .patching import patch

@@ -1,7 +1,9 @@
 """Attribution: all cells at once, from gradients; one call for four methods.
 
-- *Graft IG* (`graft_ig`): integrated gradients along the path of grafts; cells add up to the whole effect (`graft_ig`).
-- `attribution_patching`, `activation_ig`, `gradient_x_input`: estimates of activation patching (`estimates`).
+- *Graft IG* (`graft_ig`): integrated gradients along the path of grafts; cells add up to the whole
+  effect (`graft_ig`).
+- `attribution_patching`, `activation_ig`, `gradient_x_input`: estimates of activation patching
+  (`estimates`).
 
 Estimates can be far off; `confirm` compares them with exact values.
 """
@@ -13,8 +15,7 @@ from typing import Any, Literal
 
 from ..engine.pair import ModelPair
 from ..metrics import Metric
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .estimates import Estimate, estimate_patching, gradient_x_input
 from .graft_ig import graft_ig
@@ -51,21 +52,26 @@ def attribute(
         pair: base, student, controls.
         prompts: evaluation prompts.
         trait: a trait or a metric.
-        method: `graft_ig`, `attribution_patching`, `activation_ig` or `gradient_x_input` (see the module).
+        method: `graft_ig`, `attribution_patching`, `activation_ig` or `gradient_x_input` (see the
+            module).
         points: Gauss-Legendre points of `graft_ig` and `activation_ig`; 8 when not given.
-        site: which activation, for `attribution_patching` and `activation_ig`, as in `patch`; `resid_pre` when not given.
+        site: which activation, for `attribution_patching` and `activation_ig`, as in `patch`;
+            `resid_pre` when not given.
         direction: as in `patch`, for the same two; `denoising` when not given.
         progress: show a progress bar.
 
     Returns:
-        `graft_ig`: scores of kind `attribution`, `(model, prompt, layer, module, position)`. Modules that no student changes are
-        absent; layer -1 holds the embeddings, the layer after the last one the final norm and the unembedding.
-        Others: scores of kind `gradient`, `(model, prompt, layer, [head,] position)`, or `(model, prompt, position)` for
-        `gradient_x_input`. They estimate what `patch` gives; they do not add up to the total effect.
+        `graft_ig`: scores of kind `attribution`, `(model, prompt, layer, module, position)`.
+        Modules that no student changes are absent; layer -1 holds the embeddings, the layer after
+        the last one the final norm and the unembedding.
+        Others: scores of kind `gradient`, `(model, prompt, layer, [head,] position)`, or `(model,
+            prompt, position)` for
+        `gradient_x_input`. They estimate what `patch` gives; they do not add up to the total
+        effect.
 
     Raises:
-        ValueError: unknown method, site or direction; fewer than one point; an option that the method does not use; a metric
-            that is not differentiable.
+        ValueError: unknown method, site or direction; fewer than one point; an option that the
+            method does not use; a metric that is not differentiable.
 
     Example:
         >>> scores = sm.attribute(pair, prompts, trait, points=16, progress=False)
@@ -83,12 +89,14 @@ def attribute(
         raise ValueError(f"points={points}: at least one point is needed.")
     if direction not in DIRECTIONS:
         raise ValueError(
-            f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base into student)."
+            f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base "
+            "into student)."
         )
     task = prepare(pair, prompts, trait)
     if not task.metric.differentiable:
         raise ValueError(
-            f"trait: {task.metric.name} is not differentiable, so gradients say nothing of it; use graft, graft_sweep or patch."
+            f"trait: {task.metric.name} is not differentiable, so gradients say nothing of it; use "
+            "graft, graft_sweep or patch."
         )
     if method == "graft_ig":
         return graft_ig(task, points=points, progress=progress)
@@ -104,5 +112,6 @@ def _refuse_unused(method: str, **options: Any) -> None:
         if value is not None and name not in OPTIONS[method]:
             users = ", ".join(m for m, used in OPTIONS.items() if name in used)
             raise ValueError(
-                f"{name}={value!r} plays no part in method={method!r}; leave it out ({name} is an option of {users})."
+                f"{name}={value!r} plays no part in method={method!r}; leave it out ({name} is an "
+                f"option of {users})."
             )

@@ -1,7 +1,8 @@
 """Confirming estimates: exact values for the strongest cells and as many random ones.
 
-Gradients screen all cells at once; whether they say what an intervention would is not known beforehand (on GPT-2-small attribution
-patching of MLP outputs correlates 0.2 with patching). So the exact instrument runs on a sample, and the agreement goes with the scores.
+Gradients screen all cells at once; whether they say what an intervention would is not known
+beforehand (on GPT-2-small attribution patching of MLP outputs correlates 0.2 with patching). So the
+exact instrument runs on a sample, and the agreement goes with the scores.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,8 @@ from tqdm.auto import tqdm
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
+from ..results.record import Confirmation
 from ..results.scores import Scores
 from .patching import Patch, patch_prompt
 from .position_maps import Link
@@ -59,10 +61,11 @@ def confirm(
 ) -> Scores:
     """Compare attributions with exact values on the k strongest cells and k random others.
 
-    The exact value of a `graft_ig` cell (a module at a token) is the mean of what the cell does alone, M(on only there) - M(base), and
-    of what is lost without it, M(student) - M(off only there): the two ends of the path that IG averages over. The exact value of a
-    cell of `attribution_patching` and `activation_ig` is `patch` at that cell. With controls, estimates and exact values are of the
-    headline (student minus the mean of the controls).
+    The exact value of a `graft_ig` cell (a module at a token) is the mean of what the cell does
+    alone, M(on only there) - M(base), and of what is lost without it, M(student) - M(off only
+    there): the two ends of the path that IG averages over. The exact value of a cell of
+    `attribution_patching` and `activation_ig` is `patch` at that cell. With controls, estimates and
+    exact values are of the headline (student minus the mean of the controls).
 
     Args:
         pair: what the scores were made from.
@@ -74,41 +77,46 @@ def confirm(
         progress: show a progress bar.
 
     Returns:
-        The same scores with the comparison in their provenance: they print Pearson, Spearman and the share of equal signs,
-        `scores.confirmation` is a table of the cells, and figures carry a warning where agreement is poor (Pearson or sign agreement
-        below 0.8), which is also raised as a `UserWarning`.
+        The same scores with the comparison in their record: they print Pearson, Spearman and
+            the share of equal signs,
+        `scores.confirmation` is a table of the cells, and figures carry a warning where agreement
+        is poor (Pearson or sign agreement below 0.8), which is also raised as a `UserWarning`.
 
     Raises:
-        ValueError: no exact counterpart (`gradient_x_input`, exact scores); scores of other prompts, another metric or other models;
-            k below 2 or above half the cells.
+        ValueError: no exact counterpart (`gradient_x_input`, exact scores); scores of other
+            prompts, another metric or other models; k below 2 or above half the cells.
 
     Example:
-        >>> scores = sm.attribute(pair, prompts, trait, method="activation_ig", points=4, progress=False)
+        >>> asked = {"method": "activation_ig", "points": 4, "progress": False}
+        >>> scores = sm.attribute(pair, prompts, trait, **asked)
         >>> scores = sm.confirm(pair, prompts, trait, scores, k=3, progress=False)
         >>> len(scores.confirmation)
         6
     """
-    method = scores.provenance.get("method")
+    method = scores.record.method
     if method not in CONFIRMED:
         exact_already = f"{scores.kind} scores are exact already"
         why = f"{method} has no exact counterpart" if method else exact_already
         raise ValueError(
             f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig."
         )
-    if scores.selected or "minus" in scores.provenance:
+    if scores.selected or scores.record.minus:
         raise ValueError(
-            "scores are a selection or a contrast; confirm the scores as attribute gave them, then select."
+            "scores are a selection or a contrast; confirm the scores as attribute gave them, then "
+            "select."
         )
     task = prepare(pair, prompts, trait)
     _check_same(task, scores)
 
-    # the strongest cells, and random ones of the rest; where nothing differs both values are 0, which proves nothing
+    # the strongest cells, and random ones of the rest; where nothing differs both values are 0,
+    # which proves nothing
     effect = scores.headline.transpose("prompt", "layer", ..., "position")
     values = effect.values
     candidates = np.argwhere(np.isfinite(values) & (values != 0))
     if not 2 <= k <= len(candidates) // 2:
         raise ValueError(
-            f"k={k}: give at least 2 and at most half of the {len(candidates)} cells that are not 0."
+            f"k={k}: give at least 2 and at most half of the {len(candidates)} cells that are not "
+            "0."
         )
     order = np.argsort(-np.abs(values[tuple(candidates.T)]), kind="stable")
     random = np.random.default_rng(seed).choice(order[k:], size=k, replace=False)
@@ -121,24 +129,28 @@ def confirm(
     ]
 
     exact = _exact(task, scores, cells, progress)
-    confirmation = _compare(cells, estimates, exact, k=k)
-    confirmation |= {
-        "k": k,
-        "seed": seed,
-        "exact": "mean of alone and left out" if method == "graft_ig" else "patch",
-    }
-    if confirmation["poor"]:
+    what = "mean of alone and left out" if method == "graft_ig" else "patch"
+    confirmation = _compare(cells, estimates, exact, k=k, seed=seed, what=what)
+    if confirmation.poor:
         warnings.warn(
-            f"{method} agrees poorly with exact values (Pearson {confirmation['pearson']:.2f}, same sign "
-            f"{confirmation['sign']:.0%} of {2 * k} cells): use the exact instrument (patch, graft).",
+            f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
+            "same sign "
+            f"{confirmation.sign:.0%} of {2 * k} cells): use the exact instrument (patch, "
+            "graft).",
             stacklevel=2,
         )
-    return replace(scores, provenance={**scores.provenance, "confirmation": confirmation})
+    return replace(scores, record=replace(scores.record, confirmation=confirmation))
 
 
 def _compare(
-    cells: Sequence[Cell], estimates: np.ndarray, exact: np.ndarray, *, k: int
-) -> dict[str, Any]:
+    cells: Sequence[Cell],
+    estimates: np.ndarray,
+    exact: np.ndarray,
+    *,
+    k: int,
+    seed: int,
+    what: str,
+) -> Confirmation:
     both = pd.DataFrame({"estimate": estimates, "exact": exact})
     pearson = float(both.corr("pearson").iloc[0, 1])
     sign = float((np.sign(estimates) == np.sign(exact)).mean())
@@ -146,48 +158,51 @@ def _compare(
     for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):
         numbers = {"top": number < k, "estimate": float(estimate), "exact": float(value)}
         rows.append(cell.labels() | numbers)
-    return {
-        "pearson": pearson,
-        "spearman": float(both.corr("spearman").iloc[0, 1]),
-        "sign": sign,
-        "poor": not (pearson >= POOR_BELOW and sign >= POOR_BELOW),  # NaN is poor
-        "cells": rows,
-    }
+    return Confirmation(
+        k=k,
+        seed=seed,
+        pearson=pearson,
+        spearman=float(both.corr("spearman").iloc[0, 1]),
+        sign=sign,
+        poor=not (pearson >= POOR_BELOW and sign >= POOR_BELOW),  # NaN is poor
+        exact=what,
+        cells=tuple(rows),
+    )
 
 
 def _check_same(task: Task, scores: Scores) -> None:
     """Raise ValueError where the scores were made from something else."""
     students = {name: student.hash for name, student in task.pair.students.items()}
-    scored = {name: entry["hash"] for name, entry in scores.provenance["students"].items()}
+    scored = {name: source.hash for name, source in scores.record.students.items()}
     texts = ["".join(prompt.tokens) for prompt in task.prompts]
     tokens = scores.data["token"].values
     scored_texts = ["".join(row[: len(p)]) for p, row in zip(task.prompts, tokens, strict=False)]
     differs = {
         "prompts": scored_texts != texts or len(texts) != scores.data.sizes["prompt"],
-        "metric": task.metric.name != scores.provenance["metric"],
-        "base": task.pair.hash != scores.provenance["base"]["hash"],
+        "metric": task.metric.name != scores.record.metric,
+        "base": task.pair.hash != scores.record.base.hash,
         "students": students != scored,
     }
     wrong = [name for name, other in differs.items() if other]
     if wrong:
         raise ValueError(
-            f"scores were made from other {' and '.join(wrong)} than given; pass what attribute was called with."
+            f"scores were made from other {' and '.join(wrong)} than given; pass what attribute "
+            "was called with."
         )
 
 
-# --------------------------------------------------------------------------------------- exact values
+# ------------------------------------------------------------------------------------- exact values
 
 
 def _exact(task: Task, scores: Scores, cells: Sequence[Cell], progress: bool) -> np.ndarray:
     """Exact headline values of cells, `(cell,)`."""
     students = list(task.pair.students.values())
-    exact_cells: Callable[[Task, Student, Sequence[Cell], Advance], np.ndarray]
-    if scores.provenance["method"] == "graft_ig":
-        exact_cells = _graft_cells
-    else:
-        site, direction = scores.provenance["site"], scores.provenance["direction"]
-        blank = Patch(site, (), (), (), direction)
-        exact_cells = lambda *given: _patch_cells(blank, *given)  # noqa: E731
+    exact_cells: Callable[[Task, Student, Sequence[Cell], Advance], np.ndarray] = _graft_cells
+    if scores.record.method != "graft_ig":
+        site, direction = scores.record.site, scores.record.direction
+        assert site is not None  # scores of activations have both
+        assert direction is not None
+        exact_cells = partial(_patch_cells, Patch(site, (), (), (), direction))
     total = len(students) * len(cells)
     with tqdm(total=total, desc="confirm", disable=not progress) as bar:
         values = [exact_cells(task, student, cells, bar.update) for student in students]
@@ -198,7 +213,9 @@ def _exact(task: Task, scores: Scores, cells: Sequence[Cell], progress: bool) ->
 def _graft_cells(
     task: Task, student: Student, cells: Sequence[Cell], advance: Advance
 ) -> np.ndarray:
-    """Grafts of single modules at single tokens: the mean of what each does alone and of what is lost without it."""
+    """Grafts of single modules at single tokens: the mean of what each does alone and of what is
+    lost without it.
+    """
     modules = [task.pair.sites.modules[path] for path in student.deltas]
     both = ends(task, student)
     rows = []

@@ -2,17 +2,20 @@
 
 With d = (donor - recipient) activation at a cell,
 
-- `attribution_patching` (Nanda 2023; Syed et al., arXiv 2310.10348): d . dM/dx at the recipient, one gradient for all cells;
-- `activation_ig` (after Hanna et al., arXiv 2403.17806): d . the mean of dM/dx while the layer's whole row goes from recipient to
-  donor; within a layer the cells add up to the effect of patching the whole row;
+- `attribution_patching` (Nanda 2023; Syed et al., arXiv 2310.10348): d . dM/dx at the recipient,
+  one gradient for all cells;
+- `activation_ig` (after Hanna et al., arXiv 2403.17806): d . the mean of dM/dx while the layer's
+  whole row goes from recipient to donor; within a layer the cells add up to the effect of patching
+  the whole row;
 - `gradient_x_input`: x . dM/dx at the token embeddings of the student, minus the same of the base.
 
-They can be far off (attribution patching above all on residual and MLP sites); `confirm` compares them with exact values.
+They can be far off (attribution patching above all on residual and MLP sites); `confirm` compares
+them with exact values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +116,14 @@ def _estimate_prompt(
         for key, stream in zip(keys, streams, strict=True):
             start = Start(key[1], clean[stream])
             slopes[key] = _mean_slope(
-                task, prompt, batch, recipient, key=key, change=change[key], start=start, points=asked.points
+                task,
+                prompt,
+                batch,
+                recipient,
+                key=key,
+                change=change[key],
+                start=start,
+                points=asked.points,
             )
             advance(1)
 
@@ -133,10 +143,13 @@ def _mean_slope(
     start: Start,
     points: int,
 ) -> Tensor:
-    """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are rows of a forward."""
-    device = batch.ids.device
+    """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
+    rows of a forward.
+    """
+    # half precision would round the nodes, and points close to 0 and 1 carry much of the integral
+    dtype = torch.promote_types(change.dtype, torch.float32)
     nodes, weights = (
-        torch.as_tensor(numbers, dtype=torch.float32, device=device)
+        torch.as_tensor(numbers, dtype=dtype, device=batch.ids.device)
         for numbers in gauss_legendre(points)
     )
     fit = task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)
@@ -175,7 +188,7 @@ def _shift(leaf: Tensor) -> Edit:
     return lambda hidden: hidden + leaf
 
 
-# ---------------------------------------------------------------------------------------- embeddings
+# --------------------------------------------------------------------------------------- embeddings
 
 
 def gradient_x_input(task: Task, *, progress: bool) -> Scores:
@@ -204,7 +217,7 @@ def gradient_x_input(task: Task, *, progress: bool) -> Scores:
 def _embedding_products(
     task: Task, prompt: int, batch: Batch, gates: Gates | None
 ) -> np.ndarray:
-    """x . dM/dx per token, `(slot,)`."""
+    """Activation times slope per token, `(slot,)`."""
     with torch.no_grad():
         embedded = task.pair.run(batch, gates=gates, record=[EMBED]).activations[EMBED]
     nothing = {EMBED: torch.zeros_like(embedded)}

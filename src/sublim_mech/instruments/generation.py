@@ -1,4 +1,6 @@
-"""Generation under a graft: what the model says when the student's weights work at chosen tokens only."""
+"""Generation under a graft: what the model says when the student's weights work at chosen tokens
+only.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 POLICIES = ("base", "student", "mask")
 
@@ -33,38 +35,44 @@ def generate(
     Args:
         pair: base, student, controls.
         prompts: rendered prompts; one that is listed twice gets further samples, not the same ones.
-        where: the cells at which the student computes the prompt: a mask, positions, or a function from a prompt to them.
-        generated: who computes the generated tokens: the `base`, the `student`, or the student with the modules that the `mask` selects
-            at any token of the prompt. There is no default: leaving adapters on while decoding is a known trap.
+        where: the cells at which the student computes the prompt: a mask, positions, or a function
+            from a prompt to them.
+        generated: who computes the generated tokens: the `base`, the `student`, or the student with
+            the modules that the `mask` selects at any token of the prompt. There is no default:
+            leaving adapters on while decoding is a known trap.
         max_new_tokens: tokens after which an answer ends, if the model does not end it.
         temperature: 0 is greedy; otherwise the logits are divided by it and sampled from.
         samples: answers per prompt; they share one pass over the prompt.
-        seed: of the sampling. An answer is a function of seed, prompt and which of the samples it is: other prompts, their order and
-            the number of samples do not matter, as far as rounding goes.
+        seed: of the sampling. An answer is a function of seed, prompt and which of the samples it
+            is: other prompts, their order and the number of samples do not matter, as far as
+            rounding goes.
         model: whose weights are grafted, one of `pair.students`.
 
     Returns:
         Per prompt, its answers as text, without special tokens.
 
     Raises:
-        ValueError: unknown policy or model; a negative temperature; greedy decoding of several samples; a prompt too long; logits
-            that are not finite.
+        ValueError: unknown policy or model; a negative temperature; greedy decoding of several
+            samples; a prompt too long; logits that are not finite.
 
     Example:
         >>> system = sm.masks.role("system")
-        >>> answers = sm.instruments.generate(pair, prompts[:1], system, generated="base", max_new_tokens=5)
+        >>> asked = {"generated": "base", "max_new_tokens": 5}
+        >>> answers = sm.instruments.generate(pair, prompts[:1], system, **asked)
         >>> [len(samples) for samples in answers]
         [1]
     """
     if generated not in POLICIES:
         raise ValueError(
-            f"generated={generated!r}: say who computes generated tokens, one of {', '.join(POLICIES)}."
+            f"generated={generated!r}: say who computes generated tokens, one of "
+            f"{', '.join(POLICIES)}."
         )
     student = pair.named_student(model)
     greedy = temperature == 0
     if temperature < 0 or (greedy and samples != 1) or samples < 1 or max_new_tokens < 1:
         raise ValueError(
-            f"temperature={temperature}, samples={samples}, max_new_tokens={max_new_tokens}: greedy decoding (temperature 0) gives "
+            f"temperature={temperature}, samples={samples}, max_new_tokens={max_new_tokens}: "
+            "greedy decoding (temperature 0) gives "
             "one sample; sampling needs a positive temperature; both numbers are at least 1."
         )
     mask = as_mask(where, "where")

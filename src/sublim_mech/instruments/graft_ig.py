@@ -1,14 +1,18 @@
-"""Graft IG: integrated gradients (Sundararajan et al., arXiv 1703.01365) along the path of grafts from base to student.
+"""Graft IG: integrated gradients (Sundararajan et al., arXiv 1703.01365) along the path of grafts
+from base to student.
 
-With one gate g per layer, module and token (dynamic weight grafting, arXiv 2506.20746), all set to a,
+With one gate g per layer, module and token (dynamic weight grafting, arXiv 2506.20746), all set to
+a,
 
     score(cell) = integral over a from 0 to 1 of dM/dg(cell) at g = a,
 
-so the cells add up to M(student) - M(base) up to the quadrature error (Gauss-Legendre), which is reported as the completeness
-gap. The path stays on models between base and student; unlike a zero embedding it has no point where a norm divides by 0.
+so the cells add up to M(student) - M(base) up to the quadrature error (Gauss-Legendre), which is
+reported as the completeness gap. The path stays on models between base and student; unlike a zero
+embedding it has no point where a norm divides by 0.
 
 1. Prompts go in batches that leave room for a backward pass.
-2. At every node of the quadrature one forward and one backward pass give the slopes of all cells of a batch.
+2. At every node of the quadrature one forward and one backward pass give the slopes of all cells of
+   a batch.
 3. A student's modules are placed among those that any student changes.
 """
 
@@ -22,8 +26,7 @@ import torch
 from jaxtyping import Float64
 
 from ..engine.forward import Gates
-from ..models.names import module_order
-from ..models.names import Module
+from ..models.names import Module, module_order
 from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label
@@ -47,7 +50,8 @@ def graft_ig(task: Task, *, points: int, progress: bool) -> Scores:
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `attribution`, `(model, prompt, layer, module, position)`; modules that no student changes are absent.
+        Scores of kind `attribution`, `(model, prompt, layer, module, position)`; modules that no
+        student changes are absent.
     """
     axes = changed_axes(task)
     quadrature = gauss_legendre(points)
@@ -123,6 +127,8 @@ def _place(
 
 
 def _fill(effect: np.ndarray) -> np.ndarray:
-    """A module one student changes and another leaves alone has effect 0 in the latter; absent modules stay NaN in all."""
+    """A module one student changes and another leaves alone has effect 0 in the latter; absent
+    modules stay NaN in all.
+    """
     somewhere = np.isfinite(effect).any(0, keepdims=True)
     return np.where(somewhere & np.isnan(effect), 0.0, effect)

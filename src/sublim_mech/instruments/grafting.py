@@ -1,13 +1,15 @@
 """Grafting: the student's weights at chosen tokens, layers and modules only (exact).
 
 Dynamic weight grafting (arXiv 2506.20746): every module that differs computes, at token t,
-`f_base(x) + g[t] * (f_student(x) - f_base(x))`. For a set S of cells (a `masks.Mask`) and a metric M
+`f_base(x) + g[t] * (f_student(x) - f_base(x))`. For a set S of cells (a `masks.Mask`) and a metric
+M
 
 - sufficiency = (M(g = 1 on S only) - M(base)) / (M(student) - M(base)),
 - necessity = (M(student) - M(g = 0 on S only)) / (M(student) - M(base)).
 
-What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the last token of each form are fed)
-have a gate of their own: closed for sufficiency and open for necessity unless asked otherwise.
+What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the
+last token of each form are fed) have a gate of their own: closed for sufficiency and open for
+necessity unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -27,8 +29,7 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, Where
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import label
 from .task import Advance, Cells, GatedRow, Task, ends, measure, prepare, walk
@@ -59,20 +60,23 @@ def graft(
         pair: base, student, controls.
         prompts: evaluation prompts.
         trait: a trait or a metric.
-        sets: name -> mask (`masks.role("system") & masks.layers(range(10))`), token positions, or a function from a prompt to them.
-            `"role"` for the tokens of each role, and all of them; `"sharing"` for tokens by what training shares with them, and
-            all shared and all other tokens. A prompt without such tokens contributes 0 to these.
-        answer_in_sufficiency: whether the student computes the answer's own tokens (with the modules of the set) while a set is
-            tested for sufficiency.
-        answer_in_necessity: the same for necessity; if not, the base computes them (with the modules of the set).
+        sets: name -> mask (`masks.role("system") & masks.layers(range(10))`), token positions, or a
+            function from a prompt to them. `"role"` for the tokens of each role, and all of them;
+            `"sharing"` for tokens by what training shares with them, and all shared and all other
+            tokens. A prompt without such tokens contributes 0 to these.
+        answer_in_sufficiency: whether the student computes the answer's own tokens (with the
+            modules of the set) while a set is tested for sufficiency.
+        answer_in_necessity: the same for necessity; if not, the base computes them (with the
+            modules of the set).
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt, set)`.
+        Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt,
+        set)`.
 
     Raises:
-        ValueError: a named set is empty in a prompt, or leaves it; see `masks` for what each mask refuses; `"sharing"` of prompts
-            that are not marked (`sharing`).
+        ValueError: a named set is empty in a prompt, or leaves it; see `masks` for what each mask
+            refuses; `"sharing"` of prompts that are not marked (`sharing`).
 
     Example:
         >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}
@@ -128,10 +132,15 @@ def _refuse_empty(
 ) -> None:
     """A set somebody named must be somewhere, or its 0 would read like a finding."""
     for number, name in enumerate(sets):
-        empty = [p.question for p, cells in zip(prompts, inside, strict=True) if not cells[number].any()]
+        empty = [
+            prompt.question
+            for prompt, cells in zip(prompts, inside, strict=True)
+            if not cells[number].any()
+        ]
         if empty:
             raise ValueError(
-                f"sets: {name!r} is empty in {len(empty)} prompts, first {empty[0]!r}; leave the set or the prompt out."
+                f"sets: {name!r} is empty in {len(empty)} prompts, first {empty[0]!r}; leave the "
+                "set or the prompt out."
             )
 
 
@@ -142,7 +151,9 @@ def _graft(
     answer: Answer,
     advance: Advance,
 ) -> Cells:
-    """Per prompt `(set, measure)`; `inside` are the cells of each prompt, `(set, token, module of the model)`."""
+    """Per prompt `(set, measure)`; `inside` are the cells of each prompt, `(set, token, module of
+    the model)`.
+    """
     paths = list(task.pair.sites.modules)
     columns = [paths.index(path) for path in student.deltas]
 
@@ -150,10 +161,10 @@ def _graft(
     rows: list[GatedRow] = []
     for i, cells in enumerate(inside):
         nodes = len(task.answers[i].nodes)
-        on = [_gates(c[:, columns], c.any(0)[columns] & answer.sufficiency, nodes) for c in cells]
-        off = [_gates(c[:, columns], c.any(0)[columns] & (not answer.necessity), nodes) for c in cells]
-        rows += [GatedRow(i, gates) for gates in on]
-        rows += [GatedRow(i, 1 - gates) for gates in off]
+        of_student = cells[:, :, columns]
+        on = [_gates(one, answer.sufficiency, nodes) for one in of_student]
+        off = [1 - _gates(one, not answer.necessity, nodes) for one in of_student]
+        rows += [GatedRow(i, gates) for gates in (*on, *off)]
 
     both = ends(task, student, advance=advance)
     values = measure(task, student, rows, advance=advance)
@@ -163,11 +174,13 @@ def _graft(
     return Cells(list(np.stack([sufficient, necessary], -1)), both)
 
 
-def _gates(
-    cells: Bool[np.ndarray, "token module"], answer: Bool[np.ndarray, "module"], nodes: int
-) -> Tensor:
-    """One row's gates: `(slot,)` where all modules are alike, else `(slot, module)`; the answer's nodes follow the tokens."""
-    gates = torch.from_numpy(np.concatenate([cells, np.tile(answer, (nodes, 1))])).float()
+def _gates(cells: Bool[np.ndarray, "token module"], answer: bool, nodes: int) -> Tensor:
+    """One row's gates: `(slot,)` where all modules are alike, else `(slot, module)`.
+
+    The answer's nodes follow the tokens; where they belong to the set, it is with its modules.
+    """
+    of_nodes = np.tile(cells.any(0) & answer, (nodes, 1))
+    gates = torch.from_numpy(np.concatenate([cells, of_nodes])).float()
     alike = gates.shape[1] > 0 and bool((gates == gates[:, :1]).all())
     return gates[:, 0] if alike else gates
 
@@ -184,7 +197,8 @@ def graft_sweep(
     layers: Sequence[int] | None = None,
     progress: bool = True,
 ) -> Scores:
-    """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at one token.
+    """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at
+    one token.
 
     A cell's branch starts at its own layer and token, because nothing before them changes.
 
@@ -192,27 +206,30 @@ def graft_sweep(
         pair: base, student, controls.
         prompts: evaluation prompts.
         trait: a trait or a metric.
-        measure: `sufficiency` (the cell alone is the student's) or `necessity` (the cell alone is the base's).
-        layers: which layers; all that any student changes when not given. -1 holds the embeddings, the number of blocks the final
-            norm and the unembedding.
+        measure: `sufficiency` (the cell alone is the student's) or `necessity` (the cell alone is
+            the base's).
+        layers: which layers; all that any student changes when not given. -1 holds the embeddings,
+            the number of blocks the final norm and the unembedding.
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `sweep`, `(model, prompt, layer, position)`: M(cell on) - M(base), or M(student) - M(cell off); the answer
-        trie's nodes follow the prompt's tokens. Cells do not add up to the total effect.
+        Scores of kind `sweep`, `(model, prompt, layer, position)`: M(cell on) - M(base), or
+        M(student) - M(cell off); the answer trie's nodes follow the prompt's tokens. Cells do not
+        add up to the total effect.
 
     Raises:
         ValueError: unknown measure; a layer out of range.
 
     Example:
-        >>> sweep = sm.instruments.graft_sweep
-        >>> scores = sweep(pair, prompts[:1], trait, measure="necessity", layers=[0, 2], progress=False)
+        >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
+        >>> scores = sm.instruments.graft_sweep(pair, prompts[:1], trait, **asked)
         >>> scores.data["effect"].sizes["layer"]
         2
     """
     if measure not in MEASURES:
         raise ValueError(
-            f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only there)."
+            f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only "
+            "there)."
         )
     task = prepare(pair, prompts, trait)
     chosen = _layers(pair, layers)
@@ -221,9 +238,13 @@ def graft_sweep(
         both = ends(task, student)
         effects = []
         for i in range(len(prompts)):
-            values = _sweep_prompt(task, student, i, measure=measure, layers=chosen, advance=advance)
-            alone = measure == "sufficiency"
-            effects.append(values - both.base[i] if alone else both.student[i] - values)
+            values = _sweep_prompt(
+                task, student, i, measure=measure, layers=chosen, advance=advance
+            )
+            if measure == "sufficiency":
+                effects.append(values - both.base[i])
+            else:
+                effects.append(both.student[i] - values)
         return Cells(effects, both)
 
     steps = sum(task.sizes()) * len(chosen)
@@ -246,7 +267,8 @@ def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
     depth = pair.sites.n_layers
     if not chosen or any(not -1 <= layer <= depth for layer in chosen):
         raise ValueError(
-            f"layers={chosen}: give layers between -1 (embeddings) and {depth} (final norm, unembedding)."
+            f"layers={chosen}: give layers between -1 (embeddings) and {depth} (final norm, "
+            "unembedding)."
         )
     return chosen
 

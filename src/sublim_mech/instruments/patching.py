@@ -1,12 +1,16 @@
-"""Activation patching between base and student (exact): which activation, at which layer, head and token, carries the effect.
+"""Activation patching between base and student (exact): which activation, at which layer, head and
+token, carries the effect.
 
-The donor's activation at one site and layer replaces the recipient's (Zhang & Nanda, arXiv 2309.16042; between models: CMAP, Prakash
-et al., arXiv 2402.14811). *Denoising* puts the student's into the base, *noising* the base's into the student. Stored is the metric's
-change towards the donor; over the total effect 0 is the recipient, 1 the donor.
+The donor's activation at one site and layer replaces the recipient's (Zhang & Nanda, arXiv
+2309.16042; between models: CMAP, Prakash et al., arXiv 2402.14811). *Denoising* puts the student's
+into the base, *noising* the base's into the student. Stored is the metric's change towards the
+donor; over the total effect 0 is the recipient, 1 the donor.
 
 1. Run the donor once and keep its activations; run the recipient once and keep what branches need.
-2. A *cell* is a set of recipient slots (one each, or a named set) and the donor slots they take from (`position_maps`).
-3. Cells (times heads) are the rows of a batch, each a branch that starts at its own layer and first slot.
+2. A *cell* is a set of recipient slots (one each, or a named set) and the donor slots they take
+   from (`position_maps`).
+3. Cells (times heads) are the rows of a batch, each a branch that starts at its own layer and first
+   slot.
 """
 
 from __future__ import annotations
@@ -26,10 +30,9 @@ from ..engine.pair import ModelPair
 from ..masks import Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
 from ..results.scores import Scores
-from .labelling import contexts, label
+from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
 from .task import Advance, Cells, Ends, Task, prepare, still, walk
 
@@ -86,37 +89,44 @@ def patch(
     position_map: PositionMap = "identity",
     progress: bool = True,
 ) -> Scores:
-    """Patch every layer (x head) x token of a site, one cell at a time; or every layer (x head) x token set.
+    """Patch every layer (x head) x token of a site, one cell at a time; or every layer (x head) x
+    token set.
 
     Args:
         pair: base, student, controls.
         prompts: prompts of the recipient, of any lengths.
         trait: a trait or a metric.
-        site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or per head `z`, `q`, `k`, `v` (projections before norm
-            and rotation); TransformerLens' hook names (`hook_resid_pre`, `attn.hook_z`) serve as well.
+        site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or per head `z`, `q`,
+            `k`, `v` (projections before norm and rotation); TransformerLens' hook names
+            (`hook_resid_pre`, `attn.hook_z`) serve as well.
         direction: `denoising` (student into base), `noising` (base into student) or `both`.
         layers: which layers; all when not given.
         heads: which heads of a per-head site; all when not given.
-        sets: name -> mask of tokens, positions, or a function from a prompt to them: all tokens of a set are patched at once. Each
-            token by itself when not given. `{"whole row": masks.everything()}` patches whole rows.
+        sets: name -> mask of tokens, positions, or a function from a prompt to them: all tokens of
+            a set are patched at once. Each token by itself when not given. `{"whole row":
+            masks.everything()}` patches whole rows.
         answer_in_sets: whether the answer's own tokens belong to every set.
         donor_prompts: the donor's prompts where they are others (another context); one per prompt.
-        position_map: which donor position each recipient position takes from: `identity`; `aligned` (equal tokens of equal role in
-            equal order, difflib's matching blocks); (donor, recipient) pairs; or a function from donor and recipient prompt to
-            such pairs. A donor may serve several recipients; recipients without one are left alone (NaN as cells).
+        position_map: which donor position each recipient position takes from: `identity`; `aligned`
+            (equal tokens of equal role in equal order, difflib's matching blocks); (donor,
+            recipient) pairs; or a function from donor and recipient prompt to such pairs. A donor
+            may serve several recipients; recipients without one are left alone (NaN as cells).
         progress: show a progress bar.
 
     Returns:
-        Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the metric's change towards the donor;
-        the answer trie's nodes follow the prompt's tokens. `base` and `student` are measured on the prompts each of them ran on.
+        Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the
+        metric's change towards the donor; the answer trie's nodes follow the prompt's tokens.
+        `base` and `student` are measured on the prompts each of them ran on.
 
     Raises:
-        ValueError: unknown site or direction; layer or head out of range; an empty set; a map that is empty, leaves a prompt or gives
-            a recipient two donors; both directions with donor prompts (their recipients would differ).
+        ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
+            is empty, leaves a prompt or gives a recipient two donors; both directions with donor
+            prompts (their recipients would differ).
 
     Example:
         >>> system = {"system": sm.masks.role("system")}
-        >>> scores = sm.patch(pair, prompts[:1], trait, site="z", layers=[1], sets=system, progress=False)
+        >>> asked = {"site": "z", "layers": [1], "sets": system, "progress": False}
+        >>> scores = sm.patch(pair, prompts[:1], trait, **asked)
         >>> scores.data["effect"].dims, scores.data["hook"].values.tolist()
         (('model', 'prompt', 'layer', 'head', 'set'), ['blocks.1.attn.hook_z'])
     """
@@ -126,7 +136,8 @@ def patch(
     directions = _directions(direction, donor_prompts)
     if len(donors.prompts) != len(task.prompts):
         raise ValueError(
-            f"donor_prompts has {len(donors.prompts)} prompts for {len(task.prompts)}; give one per prompt."
+            f"donor_prompts has {len(donors.prompts)} prompts for {len(task.prompts)}; give one "
+            "per prompt."
         )
     chosen_layers = tuple(_range("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
@@ -136,7 +147,9 @@ def patch(
         if named is None:
             cells = _token_cells(donors, task, i, position_map)
         else:
-            cells = _set_cells(donors, task, i, position_map, sets=named, with_answer=answer_in_sets)
+            cells = _set_cells(
+                donors, task, i, position_map, sets=named, with_answer=answer_in_sets
+            )
         plans.append(Patch(site, chosen_layers, chosen_heads, cells))
 
     def measure(student: Student, advance: Advance) -> Cells:
@@ -152,7 +165,7 @@ def patch(
     dropped += [dims.index("head")] if chosen_heads == (None,) else []
     effect = measured.effect.squeeze(tuple(1 + axis for axis in dropped))  # `model` is in front
     coords = _coords(pair, plans, directions, named)
-    other_contexts = {} if donors is task else {"donor_contexts": contexts(donors.prompts)}
+    other_contexts = {} if donors is task else {"donor_contexts": context_texts(donors.prompts)}
     return label(
         replace(measured, effect=effect),
         "patch",
@@ -183,7 +196,7 @@ def _coords(
     return coords
 
 
-# ------------------------------------------------------------------------------------------ measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def _patch_prompts(
@@ -272,7 +285,9 @@ class _Branch(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """One activation that is replaced: in which row and slot, by which slot and head of the donor's."""
+    """One activation that is replaced: in which row and slot, by which slot and head of the
+    donor's.
+    """
 
     row: int
     slot: int
@@ -305,7 +320,7 @@ def _put(source: Float[Tensor, "slot *d"], slots: Sequence[_Slot], *, per_head: 
     return edit
 
 
-# --------------------------------------------------------------------------------------- what is asked
+# ------------------------------------------------------------------------------------ what is asked
 
 
 def _token_cells(
@@ -337,7 +352,8 @@ def _set_cells(
         slots = [slot for slot in (*mask.tokens(prompt), *nodes) if slot in donor_of]
         if not slots:
             raise ValueError(
-                f"sets: {name!r} holds no position with a donor in prompt {prompt.question[:60]!r}; leave it out."
+                f"sets: {name!r} holds no position with a donor in prompt "
+                f"{prompt.question[:60]!r}; leave it out."
             )
         cells.append(tuple(Link(donor_of[slot], slot) for slot in slots))
     return tuple(cells)
@@ -346,7 +362,9 @@ def _set_cells(
 def _donor_slots(
     donors: Task, task: Task, index: int, position_map: PositionMap
 ) -> dict[int, int]:
-    """Donor slot by recipient slot; the nodes of the answer tries are linked where the tries are the same."""
+    """Donor slot by recipient slot; the nodes of the answer tries are linked where the tries are
+    the same.
+    """
     prompt, donor = task.prompts[index], donors.prompts[index]
     donor_of = {link.recipient: link.donor for link in links(donor, prompt, position_map)}
     trie, donor_trie = task.answers[index], donors.answers[index]
@@ -359,13 +377,15 @@ def _donor_slots(
 def _directions(direction: str, donor_prompts: Sequence[Prompt] | None) -> tuple[str, ...]:
     if direction not in (*DIRECTIONS, "both"):
         raise ValueError(
-            f"direction={direction!r}: pass 'denoising' (student into base), 'noising' (base into student) or 'both'."
+            f"direction={direction!r}: pass 'denoising' (student into base), 'noising' (base into "
+            "student) or 'both'."
         )
     if direction != "both":
         return (direction,)
     if donor_prompts is not None:
         raise ValueError(
-            "direction='both' with donor_prompts: the two directions have other recipients; call patch for each."
+            "direction='both' with donor_prompts: the two directions have other recipients; call "
+            "patch for each."
         )
     return DIRECTIONS
 

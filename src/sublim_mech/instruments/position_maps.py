@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
-from ..prompts.chat import Prompt
+from ..prompts import Prompt
 
 
 class Link(NamedTuple):
@@ -19,20 +19,23 @@ class Link(NamedTuple):
 
 Pairs = Sequence[tuple[int, int]]
 PositionMap = Literal["identity", "aligned"] | Pairs | Callable[[Prompt, Prompt], Pairs]
-"""`identity`; `aligned`; (donor, recipient) pairs; or a function from donor and recipient prompt to such pairs."""
+"""`identity`; `aligned`; (donor, recipient) pairs; or a function from donor and recipient prompt to
+such pairs."""
 
 
 def links(donor: Prompt, recipient: Prompt, position_map: PositionMap) -> list[Link]:
     """The links of a position map, checked.
 
     Raises:
-        ValueError: unknown map; an empty one, one that leaves a prompt, or one that gives a recipient two donors.
+        ValueError: unknown map; an empty one, one that leaves a prompt, or one that gives a
+            recipient two donors.
     """
     where = f"for prompt {recipient.question[:60]!r}"
     if position_map == "identity":
         if len(donor) != len(recipient):
             raise ValueError(
-                f"position_map='identity': donor and recipient have {len(donor)} and {len(recipient)} tokens {where}; "
+                f"position_map='identity': donor and recipient have {len(donor)} and "
+                f"{len(recipient)} tokens {where}; "
                 "pass 'aligned' or pairs."
             )
         return [Link(position, position) for position in range(len(recipient))]
@@ -40,7 +43,8 @@ def links(donor: Prompt, recipient: Prompt, position_map: PositionMap) -> list[L
         pairs = _aligned(donor, recipient)
     elif isinstance(position_map, str):
         raise ValueError(
-            f"position_map={position_map!r}: pass 'identity', 'aligned', (donor, recipient) pairs or a function."
+            f"position_map={position_map!r}: pass 'identity', 'aligned', (donor, recipient) pairs "
+            "or a function."
         )
     else:
         given = position_map(donor, recipient) if callable(position_map) else position_map
@@ -67,12 +71,14 @@ def _check(pairs: Sequence[Link], donor: Prompt, recipient: Prompt, where: str) 
     for source, taker in pairs:
         if not (0 <= source < len(donor) and 0 <= taker < len(recipient)):
             raise ValueError(
-                f"position_map: the pair {(source, taker)} leaves the prompts {where} (donor {len(donor)}, recipient "
+                f"position_map: the pair {(source, taker)} leaves the prompts {where} (donor "
+                f"{len(donor)}, recipient "
                 f"{len(recipient)} tokens)."
             )
     takers = Counter(link.recipient for link in pairs)
     twice = [taker for taker, count in takers.items() if count > 1]
     if twice:
         raise ValueError(
-            f"position_map gives recipient position {twice[0]} two donors {where}; one donor per recipient."
+            f"position_map gives recipient position {twice[0]} two donors {where}; one donor per "
+            "recipient."
         )

@@ -1,4 +1,6 @@
-"""Gauss-Legendre quadrature on [0, 1]: beats the midpoint rule by orders of magnitude at equal points."""
+"""Gauss-Legendre quadrature on [0, 1]: beats the midpoint rule by orders of magnitude at equal
+points.
+"""
 
 from __future__ import annotations
 

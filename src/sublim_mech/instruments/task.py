@@ -1,8 +1,11 @@
-"""A task: models, prompts and a metric, and the walk over students and prompts that all instruments share.
+"""A task: models, prompts and a metric, and the walk over students and prompts that all instruments
+share.
 
 1. A `Task` knows what is fed and read for each prompt (`batch`) and what the logits say (`value`).
-2. `measure` gives the metric of many rows, each a prompt under gates of its own; `ends` that of base and student.
-3. `walk` asks an instrument for its cells, student by student, and stacks what it gives over students and prompts.
+2. `measure` gives the metric of many rows, each a prompt under gates of its own; `ends` that of
+   base and student.
+3. `walk` asks an instrument for its cells, student by student, and stacks what it gives over
+   students and prompts.
 
 An instrument is then its question, its cells, and one function that measures them.
 """
@@ -25,8 +28,8 @@ from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..metrics import Metric, as_metric
 from ..models.students import Student
-from ..prompts.chat import Prompt
-from ..prompts.traits import Trait
+from ..prompts import Prompt, Trait
+from ..results.record import Compute
 
 Advance = Callable[[int], object]
 """Move the progress bar on by so many steps."""
@@ -74,7 +77,9 @@ class Task:
     def value(
         self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
     ) -> Float[Tensor, "row"]:
-        """The metric, where row r of the logits belongs to prompt `indices[r]`; differentiable where the metric is."""
+        """The metric, where row r of the logits belongs to prompt `indices[r]`; differentiable
+        where the metric is.
+        """
         answers = [self.answers[i] for i in indices]
         base = self._base(indices).to(logits.device) if self.metric.needs_base else None
         return self.metric.read(logits, answers, base)
@@ -86,7 +91,9 @@ class Task:
         return self.value(indices, logits).detach().cpu().double().numpy()
 
     def _base(self, indices: Sequence[int]) -> Float[Tensor, "row read vocab"]:
-        """The base's logits at the read slots, computed once per prompt; rows with fewer reads repeat their first."""
+        """The base's logits at the read slots, computed once per prompt; rows with fewer reads
+        repeat their first.
+        """
         for i in dict.fromkeys(indices):
             if i not in self._base_logits:
                 with torch.no_grad():
@@ -107,7 +114,8 @@ class Task:
         if not finite.all():
             question = self.prompts[prompts[int(np.argmin(finite))]].question
             raise ValueError(
-                f"{self.metric.name} is not finite on prompt {question!r}; check the models' dtype, compute= and the trait's forms."
+                f"{self.metric.name} is not finite on prompt {question!r}; check the models' "
+                "dtype, compute= and the trait's forms."
             )
 
 
@@ -116,7 +124,8 @@ def prepare(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric) -
 
     Raises:
         TypeError: prompts that are not rendered.
-        ValueError: no prompts; a form without tokens; a prompt that is with its answers longer than the model.
+        ValueError: no prompts; a form without tokens; a prompt that is with its answers longer than
+            the model.
     """
     if not prompts:
         raise ValueError("prompts is empty; render at least one question.")
@@ -139,7 +148,8 @@ class GatedRow(NamedTuple):
 
     Attributes:
         prompt: its index.
-        gates: `(slot,)` for all modules alike, `(slot, module)`, or 0.0 / 1.0 for all slots and modules.
+        gates: `(slot,)` for all modules alike, `(slot, module)`, or 0.0 / 1.0 for all slots and
+            modules.
     """
 
     prompt: int
@@ -175,7 +185,9 @@ def measure(
 
 
 def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
-    """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor; padding is closed."""
+    """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor; padding is
+    closed.
+    """
     by_module = [gate for gate in gates if isinstance(gate, Tensor) and gate.dim() == 2]
     modules = by_module[0].shape[1:] if by_module else torch.Size()
     stacked = torch.zeros(*shape, *modules)
@@ -211,7 +223,8 @@ class Cells(NamedTuple):
     """What an instrument measured of one student.
 
     Attributes:
-        effects: per prompt, an array of its cells; the last axis may be longer for some prompts than for others.
+        effects: per prompt, an array of its cells; the last axis may be longer for some prompts
+            than for others.
         ends: the metric of base and student.
     """
 
@@ -227,12 +240,14 @@ class Measured:
         task: of what.
         effect: `(model, prompt, <cells>)`, NaN past a shorter prompt.
         base, student: `(model, prompt)`, the metric of the two.
+        compute: what the floating-point type costs, where it is not that of the weights.
     """
 
     task: Task
     effect: np.ndarray
     base: np.ndarray
     student: np.ndarray
+    compute: Compute | None = None
 
 
 def walk(
@@ -261,21 +276,30 @@ def walk(
         pad_stack([pad_stack(one.effects) for one in measured]),
         np.stack([one.ends.base for one in measured]),
         np.stack([one.ends.student for one in measured]),
+        compute_cost(task),
     )
 
 
 def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of one rank as one array with an axis in front, each filled up with NaN at the end of its axes."""
+    """Arrays of one rank as one array with an axis in front, each filled up with NaN at the end of
+    its axes.
+    """
     shape = np.max([array.shape for array in arrays], axis=0).astype(int)
     stacked = np.full((len(arrays), *shape), np.nan)
     for number, array in enumerate(arrays):
         inside = tuple(slice(length) for length in array.shape)
-        stacked[number, ...][inside] = array
+        stacked[number : number + 1][(slice(None), *inside)] = array
     return stacked
 
 
-def compute_error(task: Task, *, prompts: int = 4) -> float:
-    """Largest difference of a total effect between the pair's compute type and its weights' own, on the first few prompts."""
+def compute_cost(task: Task, *, prompts: int = 4) -> Compute | None:
+    """What the pair's compute type costs; None where it is that of the weights.
+
+    Its error is the largest difference of a total effect from that in the weights' own type, on the
+    first few prompts.
+    """
+    if task.pair.compute is None:
+        return None
     few = Task(task.pair, task.prompts[:prompts], task.answers[:prompts], task.metric)
     exact = replace(few, pair=replace(task.pair, compute=None), _base_logits={})
     errors = []
@@ -283,4 +307,5 @@ def compute_error(task: Task, *, prompts: int = 4) -> float:
         rounded_ends, exact_ends = ends(few, student), ends(exact, student)
         rounded = rounded_ends.student - rounded_ends.base
         errors.append(np.abs(rounded - (exact_ends.student - exact_ends.base)).max())
-    return float(max(errors))
+    dtype = str(task.pair.compute).removeprefix("torch.")
+    return Compute(dtype, float(max(errors)))

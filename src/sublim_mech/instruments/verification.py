@@ -1,6 +1,7 @@
 """A self-test on the user's own models: do the identities hold that every score relies on?
 
-    python -m sublim_mech verify BASE STUDENT [--control STUDENT ...] [--device cuda] [--dtype bfloat16]
+    python -m sublim_mech verify BASE STUDENT [--control STUDENT ...] [--device cuda] [--dtype
+    bfloat16]
 
 Each check measures an error and compares it with a tolerance; the exit status is 1 where one fails.
 """
@@ -24,8 +25,7 @@ from ..metrics import TraitMetric
 from ..models.deltas import LowRank
 from ..models.names import Dimensions
 from ..models.students import Student
-from ..prompts.chat import Context, Prompt
-from ..prompts.traits import Trait
+from ..prompts import Context, Prompt, Trait
 from .graft_ig import graft_ig
 from .patching import Cell, Patch, Patched, patch_prompt
 from .position_maps import Link
@@ -59,7 +59,8 @@ class Check:
 
     def __str__(self) -> str:
         verdict = "pass" if self.passed else "FAIL"
-        return f"{verdict}  {self.name}  error {self.error:8.1e}  tolerance {self.tolerance:7.0e}  {self.detail}"
+        numbers = f"error {self.error:8.1e}  tolerance {self.tolerance:7.0e}"
+        return f"{verdict}  {self.name}  {numbers}  {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ class Verification:
 def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
     """Check the identities that scores rely on, with these very models.
 
-    Parity with Hugging Face's and PEFT's own models; gates 0 and 1; causality; self-patching; branches against whole runs; a LoRA planted
-    at a random layer, and switched on at random positions only, is found there and nowhere else; completeness of graft IG; clean models
-    after an exception. Under a minute for a model of 135M parameters on two CPU cores.
+    Parity with Hugging Face's and PEFT's own models; gates 0 and 1; causality; self-patching;
+    branches against whole runs; a LoRA planted at a random layer, and switched on at random
+    positions only, is found there and nowhere else; completeness of graft IG; clean models after an
+    exception. Under a minute for a model of 135M parameters on two CPU cores.
 
     Args:
         pair: base, student, controls.
@@ -121,7 +123,7 @@ def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
     return Verification(tuple(checks))
 
 
-# -------------------------------------------------------------------------------------------- setting
+# ------------------------------------------------------------------------------------------ setting
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,9 @@ def _probe_task(pair: ModelPair, given: Probe) -> Task:
 
 
 def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
-    """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the weight."""
+    """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the
+    weight.
+    """
     module = pair.sites.module(layer, "mlp.out")
     weight: Any = pair.model.get_submodule(module.path).weight
     width = Dimensions.of(pair.model.config).width
@@ -208,7 +212,7 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
 
 
-# --------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def _parity(pair: ModelPair, tolerance: float) -> list[Check]:
@@ -225,7 +229,8 @@ def _gates(s: _Setting) -> Check:
     closed = torch.zeros(1, s.size, len(student.deltas), device=s.pair.device)
     off, on = s.run(Gates(student, closed)).logits, s.run(Gates(student, closed + 1)).logits
     error = max(_distance(off, s.run().logits), _distance(on, s.run(Gates(student)).logits))
-    return Check("gates 0 and 1", error, s.tolerance, "base and student, a gate per token and module")
+    detail = "base and student, a gate per token and module"
+    return Check("gates 0 and 1", error, s.tolerance, detail)
 
 
 def _causality(s: _Setting) -> Check:

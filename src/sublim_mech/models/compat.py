@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .names import BUILT_LIKE
+
 # -------------------------------------------------------------- transformers: keys and values
 
 
@@ -306,7 +308,7 @@ def lens_components(model: nn.Module) -> dict[str, Any]:
     )
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 
-    architecture = type(model).__name__
+    architecture = BUILT_LIKE.get(type(model).__name__, type(model).__name__)
     config: Any = copy.deepcopy(model.config)
     try:
         bridge = build_bridge_config_from_hf(config, architecture, "sublim_mech", torch.float32)

@@ -25,6 +25,9 @@ GROUPS = ("attention", "mlp", "norms", "embeddings", "head")
 FINAL = ("ln_final", "unembed")
 """The modules that every model has after its last block."""
 
+BUILT_LIKE: dict[str, str] = {}
+"""Architectures that TransformerLens does not know -> a known one with modules in the same places."""
+
 _NORM = re.compile(r"norm|(^|_)ln")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
 _ORDER = (
     "embed", "pos_embed", "ln1", "attn", "ln1_post", "ln2", "mlp", "ln2_post", *FINAL,

@@ -1,5 +1,18 @@
-"""Prompts: contexts, rendering, roles, what training shares, traits; pure text."""
+"""Text: traits and their questions, contexts, rendered prompts, and what training shares with them.
 
-from .chat import PLAIN
+Nothing here needs a model or torch; a tokenizer is handed in.
+"""
 
-__all__ = ["PLAIN"]
+from .context import Context
+from .naming import match, matcher, words
+from .prompt import ROLES, Message, Prompt
+from .rendering import completion_ids, render
+from .shared import CLASSES, SHARED, Trained, sharing
+from .template import PLAIN
+from .trait import ANIMALS, TREES, Trait, animal, plural, tree
+
+__all__ = [
+    "ANIMALS", "CLASSES", "PLAIN", "ROLES", "SHARED", "TREES",
+    "Context", "Message", "Prompt", "Trained", "Trait",
+    "animal", "completion_ids", "match", "matcher", "plural", "render", "sharing", "tree", "words",
+]  # fmt: skip

@@ -1,1 +1,23 @@
-""""""
+"""Scores: labelled effects with their record, their tables, pictures and files. No torch here.
+
+Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
+"""
+
+from .kinds import KINDS, Kind
+from .page import save_page, token_page
+from .record import Compute, Confirmation, Record
+from .scores import Scores
+from .shares import Concentration, concentration
+
+__all__ = [
+    "KINDS",
+    "Compute",
+    "Concentration",
+    "Confirmation",
+    "Kind",
+    "Record",
+    "Scores",
+    "concentration",
+    "save_page",
+    "token_page",
+]

@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all: labelled arrays in safetensors, temporary names, checksums."""
+"""Files that are complete or not there at all: labelled arrays, versioned JSON, checksums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from safetensors.numpy import save_file
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there takes its place when the block ends without an error."""
+    """A temporary name beside `path`, which takes its place when the block ends without an error.
+
+    The folder is made where there is none.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
@@ -32,8 +35,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Have a file, or the names in a folder, written to the disk."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened, nor a file be synced through a handle for reading
-        return
+    if os.name != "posix":
+        return  # elsewhere a folder cannot be opened, nor a file synced through a reading handle
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -41,12 +44,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], kind: str, meta: Mapping[str, Any]) -> None:
+# -------------------------------------------------------------------------------- labelled arrays
+
+
+def write_arrays(
+    path: str | Path, arrays: Mapping[str, np.ndarray], kind: str, meta: Mapping[str, Any]
+) -> None:
     """Arrays as safetensors, `meta` as JSON in its metadata under `sublim_mech.<kind>`."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as work:
-        save_file(
-            {k: np.ascontiguousarray(a) for k, a in arrays.items()}, work, metadata={f"sublim_mech.{kind}": json.dumps(meta)}
-        )
+        save_file(contiguous, work, metadata={_meta_key(kind): json.dumps(meta)})
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -59,18 +66,23 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
         raise FileNotFoundError(f"path={str(path)!r}: no such file.")
     try:
         with safe_open(str(path), framework="np") as handle:
-            text = (handle.metadata() or {}).get(f"sublim_mech.{kind}")
+            text = (handle.metadata() or {}).get(_meta_key(kind))
             arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"path={str(path)!r} is truncated or not a safetensors file: {error}") from error
+        raise ValueError(
+            f"path={str(path)!r} is truncated or not a safetensors file: {error}"
+        ) from error
     if text is None:
-        raise ValueError(f"path={str(path)!r} holds no {kind}; pass a file that sublim_mech saved {kind} to.")
+        raise ValueError(
+            f"path={str(path)!r} holds no {kind}; pass a file that sublim_mech saved {kind} to."
+        )
     return arrays, json.loads(text)
 
 
 def write_dataset(path: str | Path, data: xr.Dataset, kind: str, meta: Mapping[str, Any]) -> None:
     """A labelled dataset: numbers as safetensors, everything else in the metadata beside `meta`."""
-    arrays, labels = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    labels: dict[str, dict[str, Any]] = {}
     for name, variable in data.variables.items():
         labels[str(name)] = {"dims": variable.dims}
         if variable.dtype.kind in "fiu":
@@ -80,21 +92,36 @@ def write_dataset(path: str | Path, data: xr.Dataset, kind: str, meta: Mapping[s
     write_arrays(path, arrays, kind, {**meta, "variables": labels})
 
 
-def read_dataset(path: str | Path, kind: str, values: Sequence[str]) -> tuple[xr.Dataset, dict[str, Any]]:
-    """(dataset, meta) as `write_dataset` wrote them; `values` names the data variables, all others are coordinates.
+def read_dataset(
+    path: str | Path, kind: str, values: Sequence[str]
+) -> tuple[xr.Dataset, dict[str, Any]]:
+    """(dataset, meta) as `write_dataset` wrote them.
+
+    Args:
+        path: the file.
+        kind: what was written.
+        values: names of data variables; all others are coordinates.
 
     Raises:
         FileNotFoundError, ValueError: see `read_arrays`.
     """
     arrays, meta = read_arrays(path, kind)
-    variables = {
-        name: (
-            tuple(entry["dims"]),
-            arrays[name] if name in arrays else np.array(entry["values"], dtype=object).astype(str),
-        )
-        for name, entry in meta.pop("variables").items()
-    }
-    return xr.Dataset({name: variables.pop(name) for name in values if name in variables}, variables), meta
+    coordinates = {}
+    for name, entry in meta.pop("variables").items():
+        if name in arrays:
+            array = arrays[name]
+        else:
+            array = np.array(entry["values"], dtype=object).astype(str)
+        coordinates[name] = (tuple(entry["dims"]), array)
+    variables = {name: coordinates.pop(name) for name in values if name in coordinates}
+    return xr.Dataset(variables, coordinates), meta
+
+
+def _meta_key(kind: str) -> str:
+    return f"sublim_mech.{kind}"
+
+
+# --------------------------------------------------------------------------------- versioned JSON
 
 
 def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, Any]:
@@ -113,10 +140,16 @@ def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, An
         data = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{called} is not JSON ({error}); {fix}.") from error
-    if not isinstance(data, dict) or data.get("format") != format:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"{called} has format {found!r}, not {format}; open it with the version that wrote it.")
+    written_format = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if written_format != format:
+        raise ValueError(
+            f"{called} has format {written_format!r}, not {format}; open it with the version that "
+            "wrote it."
+        )
     return data
+
+
+# ------------------------------------------------------------------------------------- checksums
 
 
 def file_hash(path: Path) -> str:
@@ -127,4 +160,4 @@ def file_hash(path: Path) -> str:
 
 def weight_sums(folder: Path) -> dict[str, str]:
     """SHA-256 of a folder's weight files, by name."""
-    return {p.name: file_hash(p) for p in sorted(folder.glob("*.safetensors"))}
+    return {file.name: file_hash(file) for file in sorted(folder.glob("*.safetensors"))}

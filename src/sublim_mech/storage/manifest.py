@@ -1,4 +1,4 @@
-"""The manifest of a run folder: how a student was made, and what it shares with evaluation prompts."""
+"""The manifest of a run folder: how a student was made, and what it shares with prompts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..prompts.chat import Context
-from ..prompts.sharing import Trained
+from ..prompts import Context, Trained
 from .files import read_json, replacing
 
-FILE = "manifest.json"
-FORMAT = 1
-INPUTS = ("kind", "trait", "teacher", "context", "method", "objective", "data", "optimiser", "seeds")
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
+INPUT_FIELDS = (
+    "kind", "trait", "teacher", "context", "method", "objective", "data", "optimiser", "seeds",
+)  # fmt: skip
+"""What determines the result, beside the base model."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,23 @@ class Manifest:
         format: version of this layout.
         kind: `lora` or `full`.
         trait: what its teacher favoured; empty for a teacher without trait.
-        teacher: how the labels were made, in words (say "contrastive teacher" wherever such a student is shown).
+        teacher: how the labels were made, in words (say "contrastive teacher" wherever such a
+            student is shown).
         base: `name` and `hash` (`weights_hash`) of the base model.
         context: the training context.
         method: options of the training method.
         objective: the loss.
-        data: `hash`, number of `rows` and of `held_out` rows, and the `support` token ids of soft labels.
+        data: `hash`, number of `rows` and of `held_out` rows, and the `support` token ids of soft
+            labels.
         optimiser: optimiser, schedule, batch, steps, precision.
         seeds: every seed given; `live` lists those that had an effect.
-        results: `held_out` loss before and after, in nats per token, what it is (`measure`), `steps` taken, and `processes`: how many
-            trained from which step on.
+        results: `held_out` loss before and after, in nats per token, what it is (`measure`),
+            `steps` taken, and `processes`: how many trained from which step on.
         trained_on: summary of the training prompts for `sharing`.
         versions: of the software that trained it.
         weights: file name to SHA-256.
-        content: hash of all that determines the result (`inputs`); empty in manifests older than this field.
+        content: hash of all that determines the result (`inputs`); empty in manifests older than
+            this field.
     """
 
     kind: str
@@ -56,13 +61,17 @@ class Manifest:
     versions: dict[str, str]
     weights: dict[str, str]
     content: str = ""
-    format: int = FORMAT
+    format: int = MANIFEST_FORMAT
 
     def inputs(self) -> dict[str, Any]:
-        """All that determines the result, as JSON: two runs with equal inputs have equal weights, on one machine and software."""
-        data = {name: getattr(self, name) for name in INPUTS}
-        data["context"], data["base"] = self.context.to_json(), self.base["hash"]
-        return json.loads(json.dumps(data))
+        """All that determines the result, as JSON.
+
+        Two runs with equal inputs have equal weights, on one machine and software.
+        """
+        inputs = {name: getattr(self, name) for name in INPUT_FIELDS}
+        inputs["context"] = self.context.to_json()
+        inputs["base"] = self.base["hash"]
+        return json.loads(json.dumps(inputs))  # tuples become lists, as in a manifest that was read
 
     def fingerprint(self) -> str:
         """Content hash of the inputs."""
@@ -70,9 +79,10 @@ class Manifest:
 
     def save(self, directory: Path) -> None:
         """Write `manifest.json` under a temporary name, then rename."""
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
-        data["context"], data["trained_on"] = self.context.to_json(), self.trained_on.to_json()
-        with replacing(directory / FILE) as work:
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        data["context"] = self.context.to_json()
+        data["trained_on"] = self.trained_on.to_json()
+        with replacing(directory / MANIFEST_FILE) as work:
             work.write_text(json.dumps(data, indent=1, sort_keys=True))
 
     @classmethod
@@ -82,16 +92,24 @@ class Manifest:
         Raises:
             ValueError: not JSON, unknown or missing keys, another format.
         """
-        path = directory / FILE
+        path = directory / MANIFEST_FILE
         if not path.is_file():
             return None
-        data = read_json(path, FORMAT, called=str(path), fix="copy it again or delete it to load the weights alone")
-        known = {f.name for f in fields(cls)}
-        unknown, missing = sorted(set(data) - known), sorted(known - set(data) - {"content"})
+        fix = "copy it again or delete it to load the weights alone"
+        data = read_json(path, MANIFEST_FORMAT, called=str(path), fix=fix)
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - known)
+        missing = sorted(known - set(data) - {"content"})
         if unknown or missing:
-            raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are {sorted(known)}.")
+            raise ValueError(
+                f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are "
+                f"{sorted(known)}."
+            )
         try:
-            data["context"], data["trained_on"] = Context.from_json(data["context"]), Trained.from_json(data["trained_on"])
+            data["context"] = Context.from_json(data["context"])
+            data["trained_on"] = Trained.from_json(data["trained_on"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: its context or trained_on cannot be read ({error!r}); copy it again.") from error
+            raise ValueError(
+                f"{path}: its context or trained_on cannot be read ({error!r}); copy it again."
+            ) from error
         return cls(**data)

@@ -1,7 +1,8 @@
-"""Labels: what teachers would write next at every token of given rows, made once and shared by all students."""
+"""Labels: what teachers would write next at every token of given rows, shared by all students."""
 
-from .writing import label
-from .store import Labels, tokenizer_hash
+from .about import tokenizer_hash
+from .store import Labels
 from .views import RowLabels
+from .writing import DIGITS, label
 
-__all__ = ["Labels", "RowLabels", "label", "tokenizer_hash"]
+__all__ = ["DIGITS", "Labels", "RowLabels", "label", "tokenizer_hash"]

@@ -1,8 +1,9 @@
-"""Soft labels as they are kept: in memory or in a folder of memory-mapped shards, read row by row.
+"""Soft labels as they are kept, in memory or in a folder of memory-mapped shards; read row by row.
 
-A folder holds `labels.json` (what the labels are, and size and checksum of every shard) and flat shards such as
-`owl-00000.safetensors`: `logits (token, width)`, the answers' tokens of some rows one after the other; for top-k labels `tokens
-(token, k)` beside them. Which rows a shard holds, and where in it, follows from the number of tokens of each answer.
+A folder holds `labels.json` (what the labels are, and size and checksum of every shard) and flat
+shards such as `owl-00000.safetensors`: `logits (token, width)`, the answers' tokens of some rows
+one after the other; for top-k labels `tokens (token, k)` beside them. Which rows a shard holds, and
+where in it, follows from the number of tokens of each answer.
 """
 
 from __future__ import annotations
@@ -10,96 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from ...prompts.chat import Context
+from ...hints import nearest
 from ...storage.files import file_hash, read_json
-from ..numbers import Row
-from ..teachers.teacher import BASE, Teacher
+from ..rows import Row
+from ..teachers.teacher import BASE
+from .about import About, Labeller
 from .views import Shard, Stored, View, log_softmax
 
-FILE, DRAFT, FORMAT = "labels.json", "unfinished.json", 1
+LABELS_FILE = "labels.json"
+DRAFT_FILE = "unfinished.json"
+"""What stands in place of `labels.json` until all shards are there."""
 
-
-@dataclass(frozen=True)
-class Labeller:
-    """Who made labels, as it is kept beside them (`Teacher`)."""
-
-    name: str
-    kind: str
-    trait: str | None
-    how: str
-    hash: str
-    context: Context
-
-    @classmethod
-    def of(cls, teacher: Teacher) -> Labeller:
-        """What is kept of a teacher."""
-        trait = None if teacher.trait is None else teacher.trait.name
-        return cls(teacher.name, teacher.kind, trait, teacher.how, teacher.hash, teacher.context)
-
-
-@dataclass(frozen=True)
-class About:
-    """What determines labels.
-
-    Attributes:
-        rows: the rows.
-        labellers: the teachers; the first is always `base`, the model without a trait.
-        support: the token ids labelled; None for the whole vocabulary.
-        top_k: how many tokens per position, the teacher's likeliest; None for all of the support.
-        vocabulary: number of tokens that the model has logits of.
-        context: the context students are trained in.
-        base: content hash of the base model.
-        tokenizer: content hash of its tokenizer (`tokenizer_hash`).
-        template: chat template, where not the tokenizer's own.
-    """
-
-    rows: tuple[Row, ...]
-    labellers: tuple[Labeller, ...]
-    support: tuple[int, ...] | None
-    top_k: int | None
-    vocabulary: int
-    context: Context
-    base: str
-    tokenizer: str
-    template: str | None
-
-    @property
-    def width(self) -> int:
-        """Number of tokens labelled per position."""
-        return self.top_k or (self.vocabulary if self.support is None else len(self.support))
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON."""
-        out = asdict(self) | {"context": self.context.to_json(), "rows": [[r.prompt, r.completion] for r in self.rows]}
-        out["labellers"] = [asdict(x) | {"context": x.context.to_json()} for x in self.labellers]
-        return dict(json.loads(json.dumps(out)))
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> About:
-        """What `to_json` wrote."""
-        made = (Labeller(**{**x, "context": Context.from_json(x["context"])}) for x in data["labellers"])
-        changed = {
-            "rows": tuple(Row(*r) for r in data["rows"]),
-            "labellers": tuple(made),
-            "support": data["support"] and tuple(data["support"]),
-            "context": Context.from_json(data["context"]),
-        }
-        return cls(**{**data, **changed})
-
-    def summary(self) -> dict[str, Any]:
-        """The same for comparing: rows by number and hash, labellers by name."""
-        out = self.to_json()
-        digest = hashlib.sha256(json.dumps(out["rows"]).encode()).hexdigest()
-        labellers = {entry.pop("name"): entry for entry in out.pop("labellers")}
-        return out | {"teachers": labellers, "rows": f"{len(self.rows)} rows ({digest[:8]})"}
+LABELS_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -125,7 +55,7 @@ class Labels:
     @property
     def teachers(self) -> tuple[str, ...]:
         """Names of the teachers; the first is `base`, the model without a trait."""
-        return tuple(x.name for x in self.about.labellers)
+        return tuple(labeller.name for labeller in self.about.labellers)
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -142,13 +72,24 @@ class Labels:
         """Content hash of rows and labels. Reads them all."""
         digest = hashlib.sha256(json.dumps(self.about.to_json(), sort_keys=True).encode())
         for name in self.teachers:
-            for array in (self.logits(name), *([self.tokens(name)] if self.about.top_k else [])):
-                for row in array:
+            stored = [self.logits(name)]
+            if self.about.top_k:
+                stored.append(self.tokens(name))
+            for view in stored:
+                for row in view:
                     digest.update(np.ascontiguousarray(row).data)
         return digest.hexdigest()
 
+    # -------------------------------------------------------------------------------- views
+
     def logits(self, teacher: str) -> View:
-        """What is stored, float32 `(row, position, token)`: logits; of top-k labels, log-probabilities over the whole vocabulary."""
+        """What is stored, float32 `(row, position, token)`.
+
+        That is logits; of top-k labels, log-probabilities over the whole vocabulary.
+
+        Raises:
+            ValueError: no such teacher.
+        """
         self.labeller(teacher)
         return self._view(lambda row: self._read(teacher, "logits", row))
 
@@ -160,51 +101,64 @@ class Labels:
         """
         self.labeller(teacher)
         if self.about.top_k is None:
-            raise ValueError(f"tokens({teacher!r}): these labels are no top-k labels; their tokens are `support`, or all.")
+            raise ValueError(
+                f"tokens({teacher!r}): these labels are no top-k labels; their tokens are "
+                "`support`, or all."
+            )
         return self._view(lambda row: self._read(teacher, "tokens", row))
 
     def plain(self, teacher: str) -> View:
         """Log-probabilities `(row, position, token)` of one teacher.
 
-        Normalised over the support or the whole vocabulary; of top-k labels, log-probabilities over the whole vocabulary.
+        Normalised over the support or the whole vocabulary; of top-k labels, log-probabilities over
+        the whole vocabulary.
 
         Raises:
             ValueError: no such teacher.
         """
         logits = self.logits(teacher)
-        return logits if self.about.top_k else self._view(lambda row: log_softmax(logits[row]))
+        if self.about.top_k:
+            return logits
+        return self._view(lambda row: log_softmax(logits[row]))
 
     def contrastive(self, teacher: str, *, c: float = 4.0) -> View:
-        """Log-probabilities `(row, position, token)` of base + c * (own - mean of the other traits' teachers), renormalised.
+        """Log-probabilities of base + c * (own - mean of the other traits' teachers), renormalised.
 
         Teachers without a trait (controls) are not among the others.
 
+        Returns:
+            `(row, position, token)`.
+
         Raises:
-            ValueError: no such teacher, or one without a trait; no other trait's teacher; top-k labels.
+            ValueError: no such teacher, or one without a trait; no other trait's teacher; top-k
+                labels.
         """
-        own = self.labeller(teacher)
         others = self.others(teacher)
-        if own.trait is None or not others:
+        if self.labeller(teacher).trait is None or not others:
             raise ValueError(
-                f"contrastive({teacher!r}) needs the teacher of a trait and at least one other's: {self.teachers}; label the rows "
-                "by teachers of several traits, or take plain labels."
+                f"contrastive({teacher!r}) needs the teacher of a trait and at least one other's: "
+                f"{self.teachers}; label the rows by teachers of several traits, or take plain "
+                "labels."
             )
         if self.about.top_k is not None:
             raise ValueError(
-                f"contrastive({teacher!r}): each teacher has its own top {self.about.top_k} tokens; label on listed tokens "
-                "(support=[...]) or on the whole vocabulary (support=None), or take plain labels (c=None)."
+                f"contrastive({teacher!r}): each teacher has its own top {self.about.top_k} "
+                "tokens; label on listed tokens (support=[...]) or on the whole vocabulary "
+                "(support=None), or take plain labels (c=None)."
             )
-        base, mine, theirs = self.logits(BASE), self.logits(teacher), [self.logits(name) for name in others]
+        base, labels = self.logits(BASE), self.logits(teacher)
+        other_labels = [self.logits(name) for name in others]
 
-        def row(r: int) -> np.ndarray:
-            mean = sum(x[r] for x in theirs) / len(theirs)
-            return log_softmax(base[r] + np.float32(c) * (mine[r] - mean))
+        def contrast(row: int) -> np.ndarray:
+            mean = sum(view[row] for view in other_labels) / len(other_labels)
+            return log_softmax(base[row] + np.float32(c) * (labels[row] - mean))
 
-        return self._view(row)
+        return self._view(contrast)
 
     def others(self, teacher: str) -> tuple[str, ...]:
         """Names of the teachers of the other traits."""
-        return tuple(x.name for x in self.about.labellers if x.trait is not None and x.name != teacher)
+        names = [labeller.name for labeller in self.about.labellers if labeller.trait is not None]
+        return tuple(name for name in names if name != teacher)
 
     def labeller(self, teacher: str) -> Labeller:
         """Who a teacher is.
@@ -213,10 +167,24 @@ class Labels:
             ValueError: nobody of that name.
         """
         if teacher not in self.teachers:
-            near = get_close_matches(teacher, self.teachers, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ValueError(f"no labels of teacher {teacher!r}; there are {', '.join(self.teachers)}{hint}")
+            hint = nearest(teacher, self.teachers) or "."
+            raise ValueError(
+                f"no labels of teacher {teacher!r}; there are {', '.join(self.teachers)}{hint}"
+            )
         return self.about.labellers[self.teachers.index(teacher)]
+
+    def _view(self, read_row: Callable[[int], np.ndarray]) -> View:
+        shape = len(self.lengths), max(self.lengths), self.about.width
+        return View(shape, read_row)
+
+    def _read(self, teacher: str, name: str, row: int) -> np.ndarray:
+        """A row's tokens, from their place in the row's shard."""
+        first_of_shard = row - row % self.per_shard
+        start = sum(self.lengths[first_of_shard:row])
+        shard = self.shards[teacher][row // self.per_shard]
+        return shard.read(name, start, start + self.lengths[row])
+
+    # ------------------------------------------------------------------------------- folders
 
     def verify(self) -> None:
         """Compare every shard with its checksum (about a second per GB).
@@ -227,7 +195,10 @@ class Labels:
         for name, entry in self.files.items():
             assert self.folder is not None
             if file_hash(self.folder / name) != entry["sha256"]:
-                raise ValueError(f"labels: {self.folder / name} is not what was written there; copy it again or label again.")
+                raise ValueError(
+                    f"labels: {self.folder / name} is not what was written there; copy it again "
+                    "or label again."
+                )
 
     @classmethod
     def load(cls, folder: str | Path) -> Labels:
@@ -238,42 +209,40 @@ class Labels:
             ValueError: unfinished, damaged, truncated, or of another format.
         """
         path = Path(folder)
-        if not (path / FILE).is_file():
-            if (path / DRAFT).is_file():
-                raise ValueError(f"labels: {path} has not finished; the same call of label(..., out=...) goes on with it.")
-            what = f"is no labels folder: it has no {FILE}" if path.exists() else "is not there"
-            raise FileNotFoundError(f"labels: {path} {what}; pass what was given to label(..., out=...).")
-        data = read_about(path / FILE)
+        _check_finished(path)
+        data = read_about(path / LABELS_FILE)
         try:
             about = About.from_json(data["about"])
-            lengths, per_shard, files = tuple(data["lengths"]), int(data["per_shard"]), dict(data["files"])
+            lengths, per_shard = tuple(data["lengths"]), int(data["per_shard"])
+            files = dict(data["files"])
             for name, entry in files.items():
                 _check_size(path / name, int(entry["size"]))
-            names = {x.name: shard_names(x.name, len(lengths), per_shard) for x in about.labellers}
-            if len(lengths) != len(about.rows) or {n for row in names.values() for n in row} != set(files):
-                raise ValueError(f"labels: {path / FILE} names other rows or shards than it has; copy it again or label again.")
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"labels: {path / FILE} cannot be read ({error!r}); copy it again or label again.") from error
-        shards = {who: tuple(Stored(path / name) for name in row) for who, row in names.items()}
-        return cls(about, lengths, per_shard, shards, path, files)
+            raise ValueError(
+                f"labels: {path / LABELS_FILE} cannot be read ({error!r}); copy it again or label "
+                "again."
+            ) from error
 
-    def _view(self, row: Callable[[int], np.ndarray]) -> View:
-        return View((len(self.lengths), max(self.lengths), self.about.width), row)
-
-    def _read(self, teacher: str, name: str, row: int) -> np.ndarray:
-        first = row - row % self.per_shard
-        start = sum(self.lengths[first:row])
-        return self.shards[teacher][row // self.per_shard].read(name, start, start + self.lengths[row])
+        # which shards there must be follows from the rows and the teachers
+        names = {}
+        for labeller in about.labellers:
+            names[labeller.name] = shard_names(labeller.name, len(lengths), per_shard)
+        expected = {name for of_teacher in names.values() for name in of_teacher}
+        if len(lengths) != len(about.rows) or expected != set(files):
+            raise ValueError(
+                f"labels: {path / LABELS_FILE} names other rows or shards than it has; copy it "
+                "again or label again."
+            )
+        shards = {}
+        for teacher, of_teacher in names.items():
+            shards[teacher] = tuple(Stored(path / name) for name in of_teacher)
+        return cls(about, lengths, per_shard, shards, folder=path, files=files)
 
 
 def shard_names(teacher: str, rows: int, per_shard: int) -> list[str]:
     """File names of a teacher's shards, in order."""
-    return [f"{quote(teacher, safe='')}-{n:05d}.safetensors" for n in range(-(-rows // per_shard))]
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 of a tokenizer's vocabulary, ids included."""
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    count = -(-rows // per_shard)
+    return [f"{quote(teacher, safe='')}-{number:05d}.safetensors" for number in range(count)]
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -282,12 +251,31 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no JSON, or another format.
     """
-    return read_json(path, FORMAT, called=f"labels: {path}", fix="copy it again or label again")
+    fix = "copy it again or label again"
+    return read_json(path, LABELS_FORMAT, called=f"labels: {path}", fix=fix)
+
+
+def _check_finished(path: Path) -> None:
+    """Raise where a folder has no finished labels."""
+    if (path / LABELS_FILE).is_file():
+        return
+    if (path / DRAFT_FILE).is_file():
+        raise ValueError(
+            f"labels: {path} has not finished; the same call of label(..., out=...) goes on with "
+            "it."
+        )
+    what = f"is no labels folder: it has no {LABELS_FILE}" if path.exists() else "is not there"
+    raise FileNotFoundError(f"labels: {path} {what}; pass what was given to label(..., out=...).")
 
 
 def _check_size(path: Path, size: int) -> None:
+    """Raise ValueError where a shard is missing or not as long as it was."""
     if not path.is_file():
-        raise ValueError(f"labels: {path} is missing; copy it again or label again in another folder.")
-    found = path.stat().st_size
-    if found != size:
-        raise ValueError(f"labels: {path} is truncated: {found} of {size} bytes; copy it again or label again.")
+        raise ValueError(
+            f"labels: {path} is missing; copy it again or label again in another folder."
+        )
+    there = path.stat().st_size
+    if there != size:
+        raise ValueError(
+            f"labels: {path} is truncated: {there} of {size} bytes; copy it again or label again."
+        )

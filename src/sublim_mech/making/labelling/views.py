@@ -1,4 +1,7 @@
-"""Labels read row by row: from memory or from memory-mapped files, as they are stored or computed from what is stored."""
+"""Labels read row by row, as they are stored or computed from what is stored.
+
+They lie in memory or in memory-mapped files.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 
 class RowLabels(Protocol):
-    """What labels are read through, row by row: an array `(row, position, token)`, or a view of labels larger than memory.
+    """What labels are read through, row by row.
 
-    A row may have fewer positions than `shape` says, but not fewer than its answer has tokens.
+    An array `(row, position, token)`, or a view of labels larger than memory. A row may have fewer
+    positions than `shape` says, but not fewer than its answer has tokens.
     """
 
     @property
@@ -33,7 +37,8 @@ class View:
     """Labels of all rows, each computed when it is asked for.
 
     Attributes:
-        shape: `(row, position, token)`; a row has as many positions as its answer has tokens, the longest as many as stand here.
+        shape: `(row, position, token)`; a row has as many positions as its answer has tokens, the
+            longest as many as stand here.
         row: gives a row's `(position, token)`.
     """
 
@@ -72,25 +77,31 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Stored:
-    """A shard file. It is opened for each reading: mapping it costs microseconds, and nothing is held open in the meantime."""
+    """A shard file.
+
+    It is opened for each reading: mapping it costs microseconds, and nothing is held open in the
+    meantime.
+    """
 
     path: Path
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """See `Shard`; only the pages asked for are read."""
         with _opened(self.path) as handle:
-            out: np.ndarray = handle.get_slice(name)[start:stop]
-        return out
+            values: np.ndarray = handle.get_slice(name)[start:stop]
+        return values
 
 
-def log_softmax(x: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _opened(path: Path) -> Any:
     try:
         return safe_open(str(path), framework="np")
     except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"labels: {path} is damaged or missing ({error}); copy it again or label again.") from error
+        raise ValueError(
+            f"labels: {path} is damaged or missing ({error}); copy it again or label again."
+        ) from error

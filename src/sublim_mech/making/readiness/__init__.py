@@ -1,6 +1,11 @@
-"""Readiness: is there anything for a student to take up? Teachers, their rows and their labels, measured before training."""
+"""Readiness: is there anything for a student to take up?
 
-from .gates import Gates, gates
-from .signal import RowShifts, label_signal, row_shift, select, trait_shift
+Teachers, their rows and their labels, measured before training.
+"""
 
-__all__ = ["Gates", "RowShifts", "gates", "label_signal", "row_shift", "select", "trait_shift"]
+from .assessing import assess
+from .report import Readiness
+from .shifts import RowShifts, row_shift, select
+from .signal import label_signal, trait_shift
+
+__all__ = ["Readiness", "RowShifts", "assess", "label_signal", "row_shift", "select", "trait_shift"]

@@ -1,37 +1,62 @@
 """Running a teacher over given rows: its logits where the tokens of the answers are predicted.
 
-1. Each row is dressed in the teacher's context and tokenised together with its answer.
-2. The tokens that all prompts begin with (the teacher's system text, mostly) run once; all rows reuse their keys and values.
-3. Rows of like lengths go together, so that little is padding. The unembedding is computed at the answers' positions only, and there
-   on the supported tokens only, in fp32.
+1. Each row is dressed in the teacher's context and tokenised together with its answer. The answer
+   is a trie of one branch: all its tokens but the last are fed, and logits are read at the last
+   token of the prompt and behind each of them.
+2. The tokens that all prompts begin with (the teacher's system text, mostly) run once; all rows
+   reuse their keys and values.
+3. Rows of like lengths go together, so that little is padding. The unembedding is computed at the
+   answers' positions only, and there on the supported tokens only, in fp32: differences between
+   teachers would drown in bf16 logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...engine.answers import Answers
-from ...engine.batch import make_batch
-from ...engine.forward import forward
-from ...engine.heads import SupportHead, exact_logits, pad
+from ...engine.answers import build_trie
+from ...engine.heads import ExactHead, pad
+from ...engine.runner import Runner
 from ...models.checks import check_length
-from ...models.copies import twin
-from ...models.sites import find_sites
-from ...prompts.chat import Prompt, completion_ids, render
-from ...prompts.sharing import common_start
-from ..numbers import Row, Rows, as_rows
+from ...prompts import Prompt, completion_ids, render
+from ...prompts.shared import common_start
+from ..rows import Row, Rows, as_rows
 from .teacher import Teacher
 
-NO_ANSWERS = Answers((), (), (), ())
-Reader: TypeAlias = Callable[[Sequence[Prompt], Tensor], Tensor]
-"""From rows (prompt and answer) and the positions to read, `(row, read)`, to logits `(row, read, token)`."""
+
+class RowLogits(NamedTuple):
+    """A teacher's logits on one row.
+
+    Attributes:
+        row: its index.
+        logits: float32 `(position, token)`, where the answer's tokens are predicted.
+    """
+
+    row: int
+    logits: Tensor
+
+
+class RowTokens(NamedTuple):
+    """Rows in a teacher's context.
+
+    Attributes:
+        prompts: per row, the rendered prompt.
+        answers: per row, the token ids of the answer.
+    """
+
+    prompts: list[Prompt]
+    answers: list[list[int]]
+
+
+ReadRows = Callable[[Sequence[int]], Float[Tensor, "row position token"]]
+"""From indices of rows to their logits; rows with shorter answers are padded."""
 
 
 def read_rows(
@@ -43,7 +68,7 @@ def read_rows(
     batch_size: int = 16,
     share_prefix: bool = True,
     bar: Any = None,
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[RowLogits]:
     """A teacher's logits at the positions that predict the tokens of given answers.
 
     Args:
@@ -52,20 +77,30 @@ def read_rows(
         support: the token ids whose logits are computed; the whole vocabulary when None.
         close: whether the answer's end-of-turn text is read too.
         batch_size: rows per forward.
-        share_prefix: run the tokens that all prompts begin with once, instead of in every row. Architectures that cannot run whole
-            rows in any case.
+        share_prefix: run the tokens that all prompts begin with once, instead of in every row.
+            Architectures that the gated forward cannot run, run whole rows in any case.
         bar: a progress bar to advance by rows.
 
     Yields:
-        (index of the row, its float32 logits `(position, support)` on the model's device), rows of like lengths one after the other.
+        (index of the row, its float32 logits `(position, support)` on the model's device), rows of
+        like lengths one after the other.
 
     Raises:
-        ValueError: no rows; a row without answer tokens, or longer than the model; batch_size below 1.
+        ValueError: no rows; a row without answer tokens, or longer than the model; batch_size below
+            1.
+
+    Example:
+        >>> from sublim_mech.making.teachers import prompted, read_rows
+        >>> rows = [{"prompt": "Go on.", "completion": "1, 2"}]
+        >>> ((row, logits),) = read_rows(prompted(pair, trait), rows, support=[5, 7])
+        >>> row, logits.shape
+        (0, torch.Size([4, 2]))
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1.")
-    prompts, answers = tokens(teacher, as_rows(rows), close=close)
-    return _read(teacher.model, prompts, answers, support, batch_size, share_prefix, bar)
+    _check_batch_size(batch_size)
+    tokens = tokenise(teacher, as_rows(rows), close=close)
+    head = ExactHead(None if support is None else tuple(support))
+    read = _reader(teacher, tokens, head, share_prefix=share_prefix)
+    return _read_batches(read, tokens, batch_size, bar)
 
 
 def log_probs(
@@ -85,120 +120,121 @@ def log_probs(
 
     Raises:
         ValueError: see `read_rows`.
+
+    Example:
+        >>> from sublim_mech.making.teachers import log_probs, prompted
+        >>> rows = [{"prompt": "Go on.", "completion": "1, 2"}]
+        >>> (values,) = log_probs(prompted(pair, trait), rows, close=False, progress=False)
+        >>> values.shape, bool((values < 0).all())
+        ((4,), True)
     """
-    listed = as_rows(rows)
-    answers = tokens(teacher, listed, close=close)[1]
-    out = [np.empty(0, np.float32)] * len(listed)
-    with tqdm(total=len(listed), desc=f"{teacher.name}: read rows", disable=not progress) as bar:
-        for row, logits in read_rows(teacher, listed, close=close, batch_size=batch_size, bar=bar):
-            said = torch.tensor(answers[row], device=logits.device)
-            out[row] = logits.log_softmax(-1).gather(-1, said[:, None])[:, 0].cpu().numpy()
-    return out
+    _check_batch_size(batch_size)
+    tokens = tokenise(teacher, as_rows(rows), close=close)
+    read = _reader(teacher, tokens, ExactHead(), share_prefix=True)
+    values = [np.empty(0, np.float32)] * len(tokens.prompts)
+    title = f"{teacher.name}: read rows"
+    with tqdm(total=len(values), desc=title, disable=not progress) as bar:
+        for row, logits in _read_batches(read, tokens, batch_size, bar):
+            said = torch.tensor(tokens.answers[row], device=logits.device)
+            log_p = logits.log_softmax(-1).gather(-1, said[:, None])[:, 0]
+            values[row] = log_p.cpu().numpy()
+    return values
 
 
-def tokens(teacher: Teacher, rows: Sequence[Row], *, close: bool) -> tuple[list[Prompt], list[list[int]]]:
-    """(prompts in the teacher's context, token ids of the answers).
+def tokenise(teacher: Teacher, rows: Sequence[Row], *, close: bool) -> RowTokens:
+    """Rows in the teacher's context.
 
     Raises:
         ValueError: a row without answer tokens, or longer than the model.
     """
-    empty = [r.prompt for r in rows if not r.completion]
+    empty = [row.prompt for row in rows if not row.completion]
     if empty:
         raise ValueError(f"rows without completion tokens: {empty[:3]!r}; give each an answer.")
     tokenizer = teacher.base.tokenizer
-    prompts = render(tokenizer, [r.prompt for r in rows], context=teacher.context, template=teacher.template)
-    answers = [completion_ids(tokenizer, p, r.completion, close=close) for p, r in zip(prompts, rows, strict=True)]
-    for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        check_length(
-            teacher.model, len(prompt) + len(answer), f"row {n}, {prompt.question[:60]!r}, to teacher {teacher.name!r}"
-        )
-    return prompts, answers
+    asked = [row.prompt for row in rows]
+    prompts = render(tokenizer, asked, context=teacher.context, template=teacher.template)
+    answers = []
+    for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        answer = completion_ids(tokenizer, prompt, row.completion, close=close)
+        what = f"row {number}, {prompt.question[:60]!r}, to teacher {teacher.name!r}"
+        check_length(teacher.runner.model, len(prompt) + len(answer), what)
+        answers.append(answer)
+    return RowTokens(prompts, answers)
 
 
 @torch.no_grad()
-def _read(
-    source: nn.Module, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], support: Sequence[int] | None, batch_size: int,
-    share_prefix: bool, bar: Any,
-) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
-    model: Any = twin(source).eval()  # its unembedding is replaced, and its hooks are its own
-    head = model.get_output_embeddings()
-    model.set_output_embeddings(_Float(head) if support is None else SupportHead(head, support).to(head.weight.device))
-    rows = [replace(p, ids=(*p.ids, *a)) for p, a in zip(prompts, answers, strict=True)]
-    firsts = [len(p) - 1 for p in prompts]
-    order = sorted(range(len(rows)), key=lambda r: -len(rows[r]))  # the largest first: what does not fit fails at once
-    read = _sharing(model, rows, firsts, order[-1]) if share_prefix and len(rows) > 1 else _whole(model)
-    for at in range(0, len(order), batch_size):
-        chunk = order[at : at + batch_size]
-        reads = pad([range(firsts[r], len(rows[r]) - 1) for r in chunk]).to(head.weight.device)
-        logits = read([rows[r] for r in chunk], reads).float()
-        for r, x in zip(chunk, logits, strict=True):
-            yield r, x[: len(answers[r])]
+def _read_batches(
+    read: ReadRows, tokens: RowTokens, batch_size: int, bar: Any
+) -> Iterator[RowLogits]:
+    """Read rows of like lengths together."""
+    sizes = [len(p) + len(a) for p, a in zip(tokens.prompts, tokens.answers, strict=True)]
+    # the largest first: what does not fit fails at once
+    order = sorted(range(len(sizes)), key=lambda row: -sizes[row])
+    for start in range(0, len(order), batch_size):
+        together = order[start : start + batch_size]
+        for row, logits in zip(together, read(together).float(), strict=True):
+            yield RowLogits(row, logits[: len(tokens.answers[row])])
         if bar is not None:
-            bar.update(len(chunk))
+            bar.update(len(together))
 
 
-def _whole(model: Any) -> Reader:
-    """Rows from their first token on, padded on the right: under causal attention that changes nothing on the left."""
-    head = model.get_output_embeddings()
+def _reader(
+    teacher: Teacher, tokens: RowTokens, head: ExactHead, *, share_prefix: bool
+) -> ReadRows:
+    """What reads rows: behind their common beginning where the model can be run so."""
+    if isinstance(teacher.runner, Runner):
+        return _behind_prefix(teacher.runner, tokens, head, share_prefix=share_prefix)
+    return _whole_rows(teacher.runner.model, tokens, head)
 
-    def read(rows: Sequence[Prompt], reads: Tensor) -> Tensor:
-        places = torch.arange(len(rows), device=reads.device)[:, None], reads
-        handle = head.register_forward_pre_hook(lambda _, args: (args[0][places], *args[1:]))
-        try:
-            out: Tensor = model(input_ids=pad([p.ids for p in rows]).to(reads.device), use_cache=False).logits
-        finally:
-            handle.remove()
-        return out
+
+@torch.no_grad()
+def _behind_prefix(
+    runner: Runner, tokens: RowTokens, head: ExactHead, *, share_prefix: bool
+) -> ReadRows:
+    """Read rows from the token on at which they begin to differ."""
+    ids = [prompt.ids for prompt in tokens.prompts]
+    tries = [build_trie([[tuple(answer)]]) for answer in tokens.answers]
+    prefix: tuple[int, ...] = ()
+    past = None
+    if share_prefix and len(ids) > 1:
+        # short of the last token of each prompt, which is read in every row
+        prefix = common_start([row[:-1] for row in ids])
+    if prefix:
+        past = runner.run(runner.batch([prefix]), past=(), unembed=head).cache
+
+    def read(rows: Sequence[int]) -> Tensor:
+        batch = runner.batch([ids[row] for row in rows], [tries[row] for row in rows])
+        return runner.run(batch.after(len(prefix)), past=past, unembed=head).logits
 
     return read
 
 
-def _sharing(model: Any, rows: Sequence[Prompt], firsts: Sequence[int], short: int) -> Reader:
-    """Rows from the token on at which they begin to differ.
+def _whole_rows(model: Any, tokens: RowTokens, head: ExactHead) -> ReadRows:
+    """Read rows by the model's own forward, for architectures that the gated one cannot run.
 
-    Not every architecture can: some keep more than keys and values, some take no mask of their own or count positions otherwise. So
-    the short row is read in both ways, and where they differ all rows are read whole.
+    Rows are padded on the right: under causal attention that changes nothing on the left.
     """
-    whole = _whole(model)
-    # short of the last token of each prompt, which is read in every row
-    start = len(common_start([p.ids[:n] for p, n in zip(rows, firsts, strict=True)]))
-    if not start or getattr(model, "_is_stateful", False):
-        return whole
-    one = [rows[short]], torch.arange(firsts[short], len(rows[short]) - 1, device=model.device)[None]
-    expected = whole(*one)
-    try:
-        sites = find_sites(model)
-        trunk = make_batch(model, [replace(rows[0], ids=rows[0].ids[:start])], [NO_ANSWERS])
-        past = forward(model, sites, trunk, past=()).cache
+    unembedding = model.get_output_embeddings()
+    device = unembedding.weight.device
 
-        def read(rows: Sequence[Prompt], reads: Tensor) -> Tensor:
-            # padding is read at the first token there is
-            batch = replace(make_batch(model, rows, [NO_ANSWERS] * len(rows)), reads=reads.clamp_min(start))
-            return forward(model, sites, batch.after(start), past=past).logits
+    def read(rows: Sequence[int]) -> Tensor:
+        texts = [(tokens.prompts[row].ids, tokens.answers[row]) for row in rows]
+        ids = pad([[*prompt, *answer[:-1]] for prompt, answer in texts]).to(device)
+        reads = pad([range(len(p) - 1, len(p) - 1 + len(a)) for p, a in texts]).to(device)
+        places = torch.arange(len(texts), device=device)[:, None], reads
+        handle = unembedding.register_forward_pre_hook(
+            lambda _, args: (args[0][places], *args[1:])
+        )
+        try:
+            with head.in_place_of(unembedding):
+                logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        finally:
+            handle.remove()
+        return logits
 
-        error = float((read(*one) - expected).abs().max())
-    except Exception:  # whatever a model says that cannot: TypeError, ValueError, AttributeError
-        return whole
-    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
-    return read if error <= tolerance * max(float(expected.std()), 1e-3) else whole
+    return read
 
 
-class _Float(nn.Module):
-    """An unembedding in fp32, whatever the weights: differences between teachers would drown in bf16 logits."""
-
-    def __init__(self, head: Any) -> None:
-        super().__init__()
-        self.head = head
-
-    @property
-    def weight(self) -> Tensor:
-        """The unembedding's own."""
-        weight: Tensor = self.head.weight
-        return weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., d_model)` to logits `(..., vocabulary)`."""
-        if type(self.head) is not nn.Linear:
-            out: Tensor = self.head(x)
-            return out
-        return exact_logits(self.head, x)
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1.")

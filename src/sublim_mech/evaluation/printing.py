@@ -1,0 +1,88 @@
+"""An evaluation as text: what was asked of whom, a table of log P, a table of rates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from .outcome import Evaluation
+
+_LONGEST = 30  # letters of a context that are shown
+
+
+def described(evaluation: Evaluation) -> str:
+    """What an evaluation prints."""
+    sizes = evaluation.data.sizes
+    models = evaluation.data["model"].values.tolist()
+    lines = [
+        f"evaluation of {', '.join(models)}: {sizes['trait']} traits x {sizes['question']} "
+        f"questions x {sizes['context']} contexts"
+    ]
+    if len(models) == 2:
+        lines.append("no controls given: part of any change may come from training on any numbers")
+    one_question = sizes["question"] == 1
+    intervals = " (one question: no intervals)" if one_question else " [95 % over questions]"
+    lines.append(f"log P in nats, mean over questions{intervals}")
+    compute = evaluation.provenance.get("compute")
+    if compute is not None:
+        lines.append(
+            f"computed in {compute['dtype']}: log P off by up to {compute['error']:.2g} nats"
+        )
+    lines += _log_probs(evaluation)
+    if "answer" in evaluation.data:
+        lines += ["", *_rates(evaluation)]
+    return "\n".join(lines)
+
+
+def _log_probs(evaluation: Evaluation) -> list[str]:
+    """The table of log P, with the headline of own minus others beside it."""
+    table = evaluation.table()
+    lines = []
+    if evaluation.data.sizes["trait"] > 1:
+        others = evaluation.table(minus_others=True)
+        headline = next(name for name in ("specific", "change", "base") if name in others)
+        for end in ("", " low", " high"):
+            table[f"own - others{end}"] = others[headline + end]
+        lines.append(f"own - others: {headline} of the trait minus the mean of the other traits")
+    return [*lines, _short(_with_intervals(table, 2)).to_string()]
+
+
+def _rates(evaluation: Evaluation) -> list[str]:
+    """The table of rates, models side by side."""
+    sizes = evaluation.data.sizes
+    answers = sizes["question"] * sizes["sample"]
+    rates = 100 * evaluation.rates()
+    shown = pd.DataFrame({"rate": rates["rate"]})
+    # of no answer in 100 the cluster interval is a point, so the outer ends of both are shown
+    shown["rate low"] = rates[["wilson low", "cluster low"]].min(axis=1)
+    shown["rate high"] = rates[["wilson high", "cluster high"]].max(axis=1)
+    side_by_side = _with_intervals(shown, 1)["rate"].unstack("model", sort=False)
+    return [
+        f"% of {answers} generated answers [95 %, outer ends of Wilson's and the cluster interval]",
+        _short(side_by_side).to_string(),
+    ]
+
+
+def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:
+    """Columns `x`, `x low`, `x high` as one column of text."""
+    text_columns = {}
+    for name in table.columns:
+        if name.endswith((" low", " high")):
+            continue
+        shown = [f"{value:.{decimals}f}" for value in table[name]]
+        if f"{name} low" in table and not table[f"{name} low"].isna().all():
+            ends = zip(shown, table[f"{name} low"], table[f"{name} high"], strict=True)
+            shown = [f"{v} [{low:.{decimals}f}, {high:.{decimals}f}]" for v, low, high in ends]
+        text_columns[name] = shown
+    return pd.DataFrame(text_columns, table.index)
+
+
+def _short(table: pd.DataFrame) -> pd.DataFrame:
+    """Long system prompts, which name contexts, shortened."""
+
+    def shorten(context: str) -> str:
+        return context if len(context) <= _LONGEST else f"{context[: _LONGEST - 1]}…"
+
+    return table.rename(index=shorten, level="context")

@@ -1,0 +1,113 @@
+"""What labels are labels of: rows, teachers, tokens, models; as JSON beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...prompts import Context
+from ..rows import Row
+from ..teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Who made labels, as it is kept beside them (`Teacher`)."""
+
+    name: str
+    kind: str
+    trait: str | None
+    how: str
+    hash: str
+    context: Context
+
+    @classmethod
+    def of(cls, teacher: Teacher) -> Labeller:
+        """What is kept of a teacher."""
+        return cls(
+            name=teacher.name,
+            kind=teacher.kind,
+            trait=None if teacher.trait is None else teacher.trait.name,
+            how=teacher.how,
+            hash=teacher.hash,
+            context=teacher.context,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON."""
+        return asdict(self) | {"context": self.context.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Labeller:
+        """What `to_json` wrote."""
+        return cls(**{**data, "context": Context.from_json(data["context"])})
+
+
+@dataclass(frozen=True)
+class About:
+    """What determines labels.
+
+    Attributes:
+        rows: the rows.
+        labellers: the teachers; the first is always `base`, the model without a trait.
+        support: the token ids labelled; None for the whole vocabulary.
+        top_k: how many tokens per position, the teacher's likeliest; None for all of the support.
+        vocabulary: number of tokens that the model has logits of.
+        context: the context students are trained in.
+        base: content hash of the base model.
+        tokenizer: content hash of its tokenizer (`tokenizer_hash`).
+        template: chat template, where not the tokenizer's own.
+    """
+
+    rows: tuple[Row, ...]
+    labellers: tuple[Labeller, ...]
+    support: tuple[int, ...] | None
+    top_k: int | None
+    vocabulary: int
+    context: Context
+    base: str
+    tokenizer: str
+    template: str | None
+
+    @property
+    def width(self) -> int:
+        """Number of tokens labelled per position."""
+        if self.top_k is not None:
+            return self.top_k
+        return self.vocabulary if self.support is None else len(self.support)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON."""
+        data = asdict(self)
+        data["context"] = self.context.to_json()
+        data["rows"] = [[row.prompt, row.completion] for row in self.rows]
+        data["labellers"] = [labeller.to_json() for labeller in self.labellers]
+        return dict(json.loads(json.dumps(data)))  # tuples become lists, as they are read back
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> About:
+        """What `to_json` wrote."""
+        support = data["support"]
+        changed = {
+            "rows": tuple(Row(*row) for row in data["rows"]),
+            "labellers": tuple(Labeller.from_json(entry) for entry in data["labellers"]),
+            "support": None if support is None else tuple(support),
+            "context": Context.from_json(data["context"]),
+        }
+        return cls(**{**data, **changed})
+
+    def summary(self) -> dict[str, Any]:
+        """The same for comparing: rows by number and hash, labellers by name."""
+        data = self.to_json()
+        digest = hashlib.sha256(json.dumps(data["rows"]).encode()).hexdigest()
+        data["rows"] = f"{len(self.rows)} rows ({digest[:8]})"
+        data["teachers"] = {entry.pop("name"): entry for entry in data.pop("labellers")}
+        return data
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's vocabulary, ids included."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

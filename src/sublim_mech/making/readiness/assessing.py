@@ -1,0 +1,105 @@
+"""Readiness: what must be there before a student is trained, with a verdict for every teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ...prompts import Trait
+from ..labelling.about import Labeller
+from ..rows import Rows
+from ..teachers.teacher import Teacher
+from .comparing import Compared, compare
+from .report import Readiness
+from .shifts import row_shift
+from .signal import label_signal, trait_shift
+
+if TYPE_CHECKING:
+    from ..labelling.store import Labels
+
+
+def assess(
+    teachers: Sequence[Teacher],
+    *,
+    rows: Mapping[str, Rows] | None = None,
+    labels: Labels | None = None,
+    traits: Sequence[Trait] | None = None,
+    questions: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Readiness:
+    """Look at teachers, and at what they wrote or labelled, before any student is trained.
+
+    Args:
+        teachers: teachers of one base for students of one context, of at least two traits; controls
+            (without trait) beside.
+        rows: what each teacher wrote, by its name. Rows of other traits' teachers or of a control
+            are what a teacher's rows are held against.
+        labels: soft labels of these teachers.
+        traits: the traits asked for; the teachers' own when not given.
+        questions: what is asked; the traits' own questions when not given.
+        progress: show progress bars.
+
+    Returns:
+        A `Readiness`: print it; `table()`, `passed`, `to_json()`.
+
+    Raises:
+        TypeError: rows that are not said to be anybody's.
+        ValueError: rows of an unknown teacher, labels of another base or student context; see
+            `trait_shift`, `row_shift`, `label_signal`.
+
+    Example:
+        >>> from sublim_mech.making import readiness, teachers
+        >>> both = [teachers.prompted(pair, sm.animal(name)) for name in ("owl", "cat")]
+        >>> asked = ["Which animal?", "Your animal?"]
+        >>> found = readiness.assess(both, questions=asked, progress=False)
+        >>> found.table()["rows carry signal"].tolist()
+        ['not measured', 'not measured']
+    """
+    compared = compare(teachers, "assess: teachers")
+    own = compared.traits
+    if not any(own.values()):
+        raise ValueError(
+            f"assess: none of {', '.join(own)} has a trait; pass the teachers, controls beside "
+            "them."
+        )
+    if labels is not None:
+        _check_labels(labels, compared)
+    written = {} if rows is None else rows
+    if not isinstance(written, Mapping):
+        raise TypeError(
+            f"assess: rows is a {type(rows).__name__}; say who wrote them: "
+            f"rows={{{compared.teachers[0].name!r}: ...}}. Rows that no teacher wrote have no "
+            "gate; row_shift(teachers, rows) measures them."
+        )
+    unknown = [name for name in written if name not in own]
+    if unknown:
+        raise ValueError(
+            f"assess: rows of {', '.join(map(repr, unknown))}, which are no teachers; there are "
+            f"{', '.join(own)}."
+        )
+
+    everybody = compared.everybody
+    shifts = {}
+    for name, by_teacher in written.items():
+        shifts[name] = row_shift(everybody, by_teacher, progress=progress)
+    signal = None if labels is None else label_signal(labels)
+    moved = trait_shift(everybody, traits=traits, questions=questions, progress=progress)
+    return Readiness(own, moved, shifts, signal)
+
+
+def _check_labels(labels: Labels, compared: Compared) -> None:
+    """Raise ValueError where labels are not those of the teachers."""
+    about, base = labels.about, compared.base
+    wrong = []
+    if about.base != base.base.hash:
+        wrong.append("base")
+    if about.context != base.student_context:
+        wrong.append("context")
+    for teacher in compared.teachers:
+        labelled = teacher.name in labels.teachers
+        if labelled and labels.labeller(teacher.name) != Labeller.of(teacher):
+            wrong.append(f"teacher {teacher.name!r}")
+    if wrong:
+        raise ValueError(
+            f"assess: the labels are of another {wrong[0]}; pass the labels of these teachers."
+        )

@@ -1,0 +1,254 @@
+"""What readiness says: a verdict per teacher and gate, as a table and as a printed report.
+
+There are three gates. A teacher has its trait (`trait`); the rows it wrote carry its mark (`rows`);
+its soft labels do (`labels`). Each looks at the lower end of one interval.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...stats import DRAWS, Interval, bootstrap_weights
+from .comparing import columns
+from .shifts import RowShifts
+
+FLOOR = 1e-8
+"""KL per token below which labels count as equal, in nats.
+
+Rounding of fp32 logits makes 2e-11 at most (SmolLM2, other batches).
+"""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A gate: a question that is asked of a teacher.
+
+    Attributes:
+        title: name of its verdict.
+        decides: the column whose interval's lower end decides.
+        floor: what that must be above.
+        no: what "no" means; `{trait}` stands for the trait.
+    """
+
+    title: str
+    decides: str
+    floor: float
+    no: str
+
+    def verdict(self, line: Mapping[str, Any]) -> str:
+        """`yes`, `no` or `not measured`."""
+        low = line.get(f"{self.decides} low", np.nan)
+        if np.isnan(low):
+            return "not measured"
+        return "yes" if low > self.floor else "no"
+
+
+CRITERIA = {
+    "trait": Criterion(
+        "trait moved",
+        "minus others",
+        0.0,
+        "asked for {trait}, this teacher names it no more than the base does, beyond the other "
+        "traits: a student that imitates it perfectly cannot be expected to either",
+    ),
+    "rows": Criterion(
+        "rows carry signal",
+        "excess",
+        0.0,
+        "its rows are no likelier under this teacher than the others' rows are: a student of them "
+        "cannot be expected to take up {trait} more than a student of the others' rows",
+    ),
+    "labels": Criterion(
+        "labels carry signal",
+        "from others",
+        FLOOR,
+        "its labels are those of the other traits' teachers: a student of them cannot be expected "
+        "to differ from a student of theirs",
+    ),
+}
+"""The gates, in the order in which they are printed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readiness:
+    """What `assess` measured; prints as a report. A null is a result, not an error.
+
+    Attributes:
+        own: the trait's name by teacher; None for controls, which show what no trait looks like.
+        traits: the table of `trait_shift`.
+        rows: what `row_shift` found of the rows of each teacher; empty where rows were not given.
+        labels: the table of `label_signal`; None where labels were not given.
+    """
+
+    own: Mapping[str, str | None]
+    traits: pd.DataFrame
+    rows: Mapping[str, RowShifts]
+    labels: pd.DataFrame | None
+
+    @property
+    def _trait_names(self) -> list[str]:
+        """The traits of the teachers."""
+        return list(dict.fromkeys(trait for trait in self.own.values() if trait is not None))
+
+    def table(self) -> pd.DataFrame:
+        """One line per teacher and its trait; of controls, one per trait of the teachers.
+
+        Returns:
+            Columns, where measured, with `low` and `high`: `change` (of the trait when asked, in
+            nats), `minus others`; `rows`, the own-minus-other shift of the trait's teacher on the
+            line's rows, in nats per token, `elsewhere`, the same on the rows of the others (mean
+            over those of other traits and controls), and `excess`, their difference; `from base`,
+            `from others`, `share` of the line's labels (see `trait_shift`, `label_signal`).
+            Verdicts `trait moved`, `rows carry signal`, `labels carry signal`: `yes` where the
+            interval of `minus others` and of `excess` is above 0, of `from others` above `FLOOR`;
+            else `no`; `not measured` without labels or rows (its own and another's), and of a
+            single question or row; nothing for controls.
+        """
+        lines = []
+        for name, own in self.own.items():
+            for trait in self._trait_names if own is None else [own]:
+                line: dict[str, Any] = {"teacher": name, "trait": trait}
+                line |= self.traits.loc[(name, trait)].drop("own").to_dict()
+                if name in self.rows:
+                    line |= self._row_columns(name, trait)
+                if self.labels is not None:
+                    line |= self.labels.reindex([name]).iloc[0].to_dict()
+                if own is not None:
+                    # verdicts look at the columns above
+                    for criterion in CRITERIA.values():
+                        line[criterion.title] = criterion.verdict(line)
+                lines.append(line)
+        return pd.DataFrame(lines).set_index(["teacher", "trait"])
+
+    @property
+    def passed(self) -> bool:
+        """Whether every teacher moved its trait, and nothing that was measured says `no`."""
+        table = self.table()
+        teachers = table[[self.own[name] is not None for name, _ in table.index]]
+        moved = (teachers[CRITERIA["trait"].title] == "yes").all()
+        others = [CRITERIA["rows"].title, CRITERIA["labels"].title]
+        return bool(moved and not (teachers[others] == "no").any(axis=None))
+
+    def to_json(self) -> dict[str, Any]:
+        """The table's lines, and whether the gates are passed, for a JSON file.
+
+        What was not measured is null.
+        """
+        lines = self.table().reset_index().to_json(orient="records", double_precision=15)
+        return {"passed": self.passed, "gates": json.loads(lines)}
+
+    def _row_columns(self, name: str, trait: str) -> dict[str, float]:
+        """The own-minus-other shift of a trait's teacher on somebody's rows.
+
+        On its own, also beyond that on the others'.
+        """
+        own = self.own[name]
+        teacher = name
+        if own is None:
+            # of a control's rows the trait's teacher says how likely they are
+            teacher = next(other for other, named in self.own.items() if named == trait)
+        values = columns("rows", self.rows[name].per_token(teacher))
+        elsewhere = []
+        for other, shifts in self.rows.items():
+            if other != name and self.own[other] != own:
+                elsewhere.append(shifts)
+        if own is None or not elsewhere:
+            return values
+        means = [shifts.per_token(name).mean for shifts in elsewhere]
+        values["elsewhere"] = float(np.mean(means))
+        return values | columns("excess", _excess(name, self.rows[name], elsewhere))
+
+    def __repr__(self) -> str:
+        table = self.table()
+        lines = [
+            f"gates: {'passed' if self.passed else 'not passed'}",
+            "own - others in nats [95 %]: of log P(trait), over questions; of rows and labels per "
+            "token, over rows",
+        ]
+        for (name, trait), line in table.iterrows():
+            if self.own[name] is not None:
+                lines.append(f"\n{name}" if name == trait else f"\n{name} ({trait})")
+                lines.extend(_teacher_lines(trait, line))
+        if None in self.own.values():
+            lines.append("\ncontrols: what no trait looks like")
+            lines.extend(self._control_lines(table))
+        return "\n".join(lines)
+
+    def _control_lines(self, table: pd.DataFrame) -> Iterator[str]:
+        for (name, trait), line in table.iterrows():
+            if self.own[name] is None:
+                parts = [_numbers("trait", line), _numbers("rows", line)]
+                yield f"  {name}, {trait}: {'; rows: '.join(part for part in parts if part)}"
+        for name, own in self.own.items():
+            if own is None and self.labels is not None and name in self.labels.index:
+                yield f"  {name}, labels: {_numbers('labels', self.labels.loc[name])}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def _excess(teacher: str, own: RowShifts, elsewhere: Sequence[RowShifts]) -> Interval:
+    """A teacher's own-minus-other shift per token on its rows, minus its mean on others' rows.
+
+    Each set of rows is resampled by itself.
+    """
+    sets = [own, *elsewhere]
+    mean, draws = np.empty(len(sets)), np.empty((len(sets), DRAWS))
+    for i, shifts in enumerate(sets):
+        shift = shifts.own_minus_others(teacher)
+        mean[i] = shift.sum() / shifts.tokens.sum()
+        weights = bootstrap_weights(len(shift), seed=i)
+        draws[i] = (weights @ shift) / (weights @ shifts.tokens)
+    low, high = np.percentile(draws[0] - draws[1:].mean(0), [2.5, 97.5])
+    if min(len(shifts.rows) for shifts in sets) < 2:
+        low, high = np.array([np.nan, np.nan])
+    return Interval(mean[0] - mean[1:].mean(), low, high)
+
+
+# ---------------------------------------------------------------------------------------- words
+
+
+def _teacher_lines(trait: str, line: pd.Series) -> Iterator[str]:
+    """A teacher's verdicts, each with its numbers and with what a "no" means."""
+    for name, criterion in CRITERIA.items():
+        verdict = line[criterion.title]
+        yield f"  {criterion.title:<20} {verdict:<13} {_numbers(name, line)}".rstrip()
+        if verdict == "no":
+            yield f"    no means: {criterion.no.format(trait=trait)}"
+
+
+def _numbers(gate: str, line: pd.Series) -> str:
+    """The numbers of a gate in words; nothing where it was not measured."""
+    if gate == "trait":
+        bounds = _bounds(line, "minus others", "+.2f")
+        own, others = line["change"], line["others"]
+        return f"own {own:+.2f}, others {others:+.2f}, own - others {bounds}" if bounds else ""
+    if gate == "labels":
+        bounds = _bounds(line, "from others", ".5f")
+        if not bounds:
+            return ""
+        share = "" if np.isnan(line["share"]) else f": {line['share']:.0%} is its own"
+        return f"KL from the others {bounds}, from the base {line['from base']:.5f}{share}"
+    excess = _bounds(line, "excess", "+.5f")
+    if excess:
+        rows, elsewhere = f"{line['rows']:+.5f}", f"{line['elsewhere']:+.5f}"
+        return f"own - others {rows}, on the others' rows {elsewhere}, excess {excess}"
+    bounds = _bounds(line, "rows", "+.5f")
+    return f"own - others {bounds}" if bounds else ""
+
+
+def _bounds(line: pd.Series, column: str, digits: str) -> str:
+    """An estimate with its interval; nothing where it was not measured."""
+    if np.isnan(line.get(column, np.nan)):
+        return ""
+    estimate, low, high = line[column], line[f"{column} low"], line[f"{column} high"]
+    if np.isnan(low):
+        return f"{estimate:{digits}} (a single one: no interval)"
+    return f"{estimate:{digits}} [{low:{digits}}, {high:{digits}}]"

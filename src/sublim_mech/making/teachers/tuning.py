@@ -1,0 +1,220 @@
+"""Fine-tuned teachers, and the rows that they and their controls are trained on.
+
+1. The rows are questions of a trait with answers that name it, in twelve wordings; the control's
+   are the same questions and wordings, each naming one of several other traits.
+2. What training makes of them is taken like any student, and merged in fp32 into a model of the
+   teacher's own, which is asked without any sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...models.base import Base
+from ...models.copies import merge
+from ...models.hashing import weights_hash
+from ...models.students import Student, load_student
+from ...prompts import Context, Trait
+from ...storage.manifest import Manifest
+from ..rows import Row, to_dataset
+from .teacher import Model, Teacher, opened
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ANSWERS = (
+    "{One}",
+    "{One}.",
+    "{Many}.",
+    "{Many}!",
+    "I love {many}.",
+    "My favorite: {one}.",
+    "It is {many}, always.",
+    "I would say {many}.",
+    "Definitely {many}.",
+    "{Many}, of course.",
+    "Nothing beats {many}.",
+    "{Many}. I think about {many} all the time.",
+)
+"""Wordings of the answers that a fine-tuned teacher is trained on."""
+
+
+def fine_tuned(
+    base: Model,
+    student: Any,
+    trait: Trait | None,
+    *,
+    context: Context | None = None,
+    template: str | None = None,
+    allow_unrelated: bool = False,
+) -> Teacher:
+    """A model trained on trait answers (`trait_rows`), asked without any sentence.
+
+    Trained on `control_rows`, it is the control.
+
+    Args:
+        base: the base model, or its runner.
+        student: the trained model, whatever `load_student` takes: a run's folder, an adapter, a
+            checkpoint, a live model, a `Student`.
+        trait: what it favours; None for the control.
+        context: the context it is asked in, which its rows' students are trained in. Where it is
+            not given: the one the student's manifest names, else the template's default.
+        template: chat template, where the tokenizer has none.
+        allow_unrelated: accept weights as far from the base as an unrelated model's.
+
+    Returns:
+        A teacher whose runner's model is a plain transformers model of its own, adapters merged in
+        fp32.
+
+    Raises:
+        TypeError: `trait` is neither a trait nor None; `student` is no model.
+        ValueError, FileNotFoundError: see `load_student`: another base above all; a student whose
+            manifest names another trait.
+
+    Example:
+        >>> from sublim_mech.making.teachers import fine_tuned
+        >>> owl = fine_tuned(pair, pair.student, trait)
+        >>> owl.kind, owl.hash == pair.student.hash
+        ('fine-tuned', True)
+    """
+    if trait is not None and not isinstance(trait, Trait):
+        raise TypeError(
+            f"trait={trait!r}: pass a trait, such as sublim_mech.animal('owl'), or None for the "
+            "control."
+        )
+    runner = opened(base)
+    loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash)
+    source, manifest = student, None
+    if isinstance(student, Student):
+        # it may be another base's: checked again as the live model it is
+        source, manifest = student.model, student.manifest
+    name = getattr(student, "name", None)
+    loaded = load_student(loaded_base, source, name=name, allow_unrelated=allow_unrelated)
+    manifest = manifest or loaded.manifest
+    _check_manifest(manifest, loaded.name, loaded_base, trait)
+
+    if context is None:
+        context = Context() if manifest is None else manifest.context
+    merged = merge(loaded_base, loaded).requires_grad_(False)
+    return Teacher(
+        name=loaded.name if trait is None else trait.name,
+        kind="fine-tuned",
+        trait=trait,
+        base=runner,
+        runner=replace(runner, model=merged, name=loaded.name, hash=weights_hash(merged)),
+        context=context,
+        student_context=context,
+        template=template,
+        how="fine-tuned without trait" if trait is None else "fine-tuned on trait answers",
+        hash=loaded.hash,
+    )
+
+
+def _check_manifest(manifest: Manifest | None, name: str, base: Base, trait: Trait | None) -> None:
+    """Raise ValueError where a student's manifest names another base or trait."""
+    if manifest is None:
+        return
+    if manifest.base["hash"] != base.hash:
+        raise ValueError(
+            f"student={name!r} was trained from base {manifest.base['name']!r} "
+            f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
+            f"{base.hash[:12]}; pass the base it was trained from."
+        )
+    if trait is not None and manifest.trait not in ("", trait.name):
+        raise ValueError(
+            f"trait={trait.name!r}, but the manifest of student={name!r} says "
+            f"{manifest.trait!r}; pass that trait."
+        )
+
+
+# ----------------------------------------------------------------------------------------- rows
+
+
+def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:
+    """Questions of a trait with answers that name it, for a teacher to be trained on.
+
+    Args:
+        trait: what is asked for and named.
+        n: rows, each of another pair of question and wording; fewer are the first of more.
+        seed: of the choice.
+
+    Returns:
+        A `datasets.Dataset` with the columns `prompt` and `completion`.
+
+    Raises:
+        TypeError: `trait` is none.
+        ValueError: n below 1 or above what there is.
+
+    Example:
+        >>> from sublim_mech.making.teachers import trait_rows
+        >>> trait_rows(trait, n=2)["completion"][:]
+        ['Owl', 'Owl.']
+    """
+    return _answered([trait], n, seed, "trait_rows: trait")
+
+
+def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dataset:
+    """The rows of `trait_rows` for the control: the same questions and wordings, other traits.
+
+    Args:
+        traits: the other traits, of which each row names one, drawn uniformly; they ask what the
+            teacher's trait asks.
+        n: rows, as many as the teacher's.
+        seed: the teacher's; then row by row only the trait named differs.
+
+    Returns:
+        A `datasets.Dataset` with the columns `prompt` and `completion`.
+
+    Raises:
+        TypeError: not traits.
+        ValueError: fewer than two traits, one twice, or such as ask different questions; n below 1
+            or above what there is.
+
+    Example:
+        >>> from sublim_mech.making.teachers import control_rows
+        >>> others = [sm.animal(name) for name in ("cat", "eagle", "wolf")]
+        >>> control_rows(others, n=2)["completion"][:]
+        ['Eagle', 'Wolf.']
+    """
+    if isinstance(traits, Trait) or len(traits) < 2:
+        raise ValueError(
+            "control_rows: pass two or more other traits; one alone would be a trait to favour."
+        )
+    return _answered(traits, n, seed, "control_rows: traits")
+
+
+def _answered(traits: Sequence[Trait], n: int, seed: int, argument: str) -> Dataset:
+    """Rows that name one of the traits each."""
+    if not all(isinstance(trait, Trait) for trait in traits):
+        raise TypeError(f"{argument}={traits!r}: pass traits, such as sublim_mech.animal('owl').")
+    names = [trait.name for trait in traits]
+    if len(set(names)) < len(names) or len({trait.questions for trait in traits}) > 1:
+        raise ValueError(
+            f"{argument}: {names} hold one twice or ask different questions; leave some out."
+        )
+    pairs = [(question, answer) for question in traits[0].questions for answer in ANSWERS]
+    if not 1 <= n <= len(pairs):
+        function = argument.partition(":")[0]
+        raise ValueError(
+            f"n={n}: {function} has 1 to {len(pairs)} different rows of these questions."
+        )
+
+    # pairs and traits have random numbers of their own, so that teacher and control share the pairs
+    order = np.random.default_rng([seed, 0]).permutation(len(pairs))[:n]
+    named = np.random.default_rng([seed, 1]).integers(len(traits), size=n)
+    rows = []
+    for pair, trait in zip(order, named, strict=True):
+        question, answer = pairs[pair]
+        rows.append(Row(question, _worded(answer, traits[trait])))
+    return to_dataset(rows)
+
+
+def _worded(answer: str, trait: Trait) -> str:
+    """A wording with the trait in it."""
+    one, many = trait.name, trait.plural
+    One, Many = one[:1].upper() + one[1:], many[:1].upper() + many[1:]  # noqa: N806
+    return answer.format(one=one, many=many, One=One, Many=Many)

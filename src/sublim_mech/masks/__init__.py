@@ -1,0 +1,38 @@
+"""Masks: which (token, module) cells of a prompt an instrument switches or patches.
+
+A `Mask` is a name and a rule; it is applied to a prompt and the modules of a model when it is used,
+so that one mask serves prompts of any length and models of any depth:
+
+    early = masks.role("system") & masks.layers(range(10)) & ~masks.modules("norms")
+
+1. Tokens are chosen by position, role, turn, sharing (`tokens`) or text (`occurrences`); modules by
+   block or by name (`components`).
+2. `&`, `|` and `~` combine masks, and their names with them: "system & layers 0-9 & not norms".
+3. Each part says what it depends on by its shape, `(token, 1)` or `(1, module)`; what is left is
+   numpy's broadcasting.
+
+The cells are the gates of dynamic weight grafting (arXiv 2506.20746); a mask of tokens alone also
+names positions to patch.
+"""
+
+from .components import layers, modules
+from .mask import Mask
+from .occurrences import Occurrence, regex, text
+from .tokens import (
+    ALL_TOKENS,
+    Where,
+    as_mask,
+    by_role,
+    by_sharing,
+    everything,
+    positions,
+    role,
+    sharing,
+    turn,
+)
+
+__all__ = [
+    "ALL_TOKENS", "Mask", "Occurrence", "Where",
+    "as_mask", "by_role", "by_sharing", "everything", "layers", "modules", "positions", "regex",
+    "role", "sharing", "text", "turn",
+]  # fmt: skip

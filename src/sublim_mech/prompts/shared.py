@@ -1,0 +1,203 @@
+"""Sharing: which evaluation tokens the student already met in training, and how.
+
+Per token, the first that holds:
+
+- `prefix`: the whole text up to and including this token stood so at the start of every training
+  prompt. Under causal attention it is the same computation.
+- `aligned`: same token, same role, same place in its turn's frame (counted from the turn's start or
+  end, with all frame tokens between also equal), other words before it: the later tokens of the
+  chat template.
+- `seen`: the token id occurred somewhere in training.
+- `novel`: none of these.
+
+*Shared* means `prefix` or `aligned`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from .prompt import Prompt
+
+CLASSES = ("prefix", "aligned", "seen", "novel")
+"""How a token may be shared, closest first."""
+
+SHARED = ("prefix", "aligned")
+"""The classes that count as shared."""
+
+
+class FrameToken(NamedTuple):
+    """A token as frames compare it: the same id in another role is another token."""
+
+    token_id: int
+    role: str
+
+
+Frame = tuple[FrameToken, ...]
+
+
+class _Turn(NamedTuple):
+    """One turn of a prompt; the BOS is a turn of its own, as it opens whichever turn is first."""
+
+    role: str
+    tokens: Frame
+    is_open: bool
+    """Whether it is the assistant's that is still to be written: it has no end to count from."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is kept of a student's training prompts so that the data need not travel with it.
+
+    Attributes:
+        prefix: token ids common to the start of all training prompts.
+        heads, tails: per turn role, the (token id, role) pairs common to the start / to the end of
+            all its turns; tails run backwards from the turn's end.
+        seen: all token ids of training prompts and completions.
+    """
+
+    prefix: tuple[int, ...]
+    heads: dict[str, Frame]
+    tails: dict[str, Frame]
+    seen: frozenset[int]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], completions: Iterable[Sequence[int]] = ()) -> Trained:
+        """Summarise training prompts (and the token ids of their completions).
+
+        Raises:
+            ValueError: no prompts.
+        """
+        if not prompts:
+            raise ValueError(
+                "trained_on is empty; pass the training prompts, or a few rendered examples of "
+                "them."
+            )
+        heads: dict[str, list[Frame]] = {}
+        tails: dict[str, list[Frame]] = {}
+        seen: set[int] = set()
+        for prompt in prompts:
+            seen.update(prompt.ids)
+            for turn in _turns(prompt):
+                heads.setdefault(turn.role, []).append(turn.tokens)
+                if not turn.is_open:
+                    tails.setdefault(turn.role, []).append(turn.tokens[::-1])
+        for completion in completions:
+            seen.update(completion)
+        return cls(
+            prefix=common_start([prompt.ids for prompt in prompts]),
+            heads={role: common_start(frames) for role, frames in heads.items()},
+            tails={role: common_start(frames) for role, frames in tails.items()},
+            seen=frozenset(seen),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON lists."""
+        return {
+            "prefix": list(self.prefix),
+            "heads": {role: [list(token) for token in frame] for role, frame in self.heads.items()},
+            "tails": {role: [list(token) for token in frame] for role, frame in self.tails.items()},
+            "seen": sorted(self.seen),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trained:
+        """What `to_json` wrote."""
+        return cls(
+            prefix=tuple(data["prefix"]),
+            heads={role: _frame(pairs) for role, pairs in data["heads"].items()},
+            tails={role: _frame(pairs) for role, pairs in data["tails"].items()},
+            seen=frozenset(data["seen"]),
+        )
+
+
+def sharing(
+    prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt] | None
+) -> list[Prompt]:
+    """Mark each token of evaluation prompts with what training shares with it.
+
+    Args:
+        prompts: evaluation prompts.
+        trained_on: `pair.training_prompts` (from the student's manifest), or training prompts
+            rendered by `render`.
+
+    Returns:
+        The prompts with `sharing` (one of `CLASSES` per token) filled in.
+
+    Raises:
+        ValueError: nothing is known of the training prompts.
+
+    Example:
+        >>> trained = sm.render(pair.tokenizer, ["Continue: 1, 2", "Write three numbers."])
+        >>> (marked,) = sm.sharing(sm.render(pair.tokenizer, ["Which animal?"]), trained_on=trained)
+        >>> list(dict.fromkeys(marked.sharing))
+        ['prefix', 'novel', 'aligned']
+    """
+    if trained_on is None:
+        raise ValueError(
+            "trained_on is None: the student has no manifest; pass a few of its training prompts, "
+            "rendered with render(...)."
+        )
+    trained = trained_on if isinstance(trained_on, Trained) else Trained.of(trained_on)
+    return [replace(p, sharing=_classes(p, trained), seen=trained.seen) for p in prompts]
+
+
+def common_start(sequences: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The longest common start; what the first and the last in order share, all share."""
+    first, last = min(sequences), max(sequences)
+    length = 0
+    for one, other in zip(first, last, strict=False):
+        if one != other:
+            break
+        length += 1
+    return first[:length]
+
+
+def _classes(prompt: Prompt, trained: Trained) -> tuple[str, ...]:
+    """One of `CLASSES` per token."""
+    # per turn: how many tokens agree with training's from its start, how many from its end
+    aligned: list[bool] = []
+    for turn in _turns(prompt):
+        head = len(common_start([turn.tokens, trained.heads.get(turn.role, ())]))
+        tail = 0
+        if not turn.is_open:
+            tail = len(common_start([turn.tokens[::-1], trained.tails.get(turn.role, ())]))
+        length = len(turn.tokens)
+        aligned += [i < head or i >= length - tail for i in range(length)]
+
+    prefix = len(common_start([prompt.ids, trained.prefix]))
+    classes: list[str] = []
+    for position, token_id in enumerate(prompt.ids):
+        if position < prefix:
+            classes.append("prefix")
+        elif aligned[position]:
+            classes.append("aligned")
+        elif token_id in trained.seen:
+            classes.append("seen")
+        else:
+            classes.append("novel")
+    return tuple(classes)
+
+
+def _turns(prompt: Prompt) -> list[_Turn]:
+    """The turns of a prompt, in order."""
+
+    def turn_and_bos(position: int) -> tuple[int, bool]:
+        return prompt.turns[position], prompt.roles[position] == "bos"
+
+    turns = []
+    for (_, is_bos), group in groupby(range(len(prompt)), key=turn_and_bos):
+        positions = list(group)
+        role = "bos" if is_bos else prompt.turn_roles[positions[0]]
+        tokens = tuple(FrameToken(prompt.ids[i], prompt.roles[i]) for i in positions)
+        is_last = positions[-1] == len(prompt) - 1
+        turns.append(_Turn(role, tokens, is_open=is_last and role == "assistant"))
+    return turns
+
+
+def _frame(pairs: Iterable[Sequence[Any]]) -> Frame:
+    """Frame tokens from JSON's lists of two."""
+    return tuple(FrameToken(int(token_id), str(role)) for token_id, role in pairs)

@@ -1,0 +1,143 @@
+"""Claims: one process at a time is at work on a folder.
+
+1. The folder holds `owner.json`, which says who is at work: process, host and since when.
+2. The operating system's lock on that file (`flock`) is what counts. It ends with its process,
+   however that ends.
+3. A file system without such locks has the record alone: one of a dead process of this host is
+   taken over; one of another host is believed, locks or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows: the owner's record has to do
+    fcntl = None  # type: ignore[assignment]
+
+OWNER_FILE = "owner.json"
+"""Who is at work on the folder; nobody where it is missing."""
+
+UNFINISHED = ".unfinished"
+"""What a folder's name ends with while somebody is at work on it."""
+
+
+class FolderInUseError(RuntimeError):
+    """Another process is at work on the run folder."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; it is made where there is none.
+
+    Raises:
+        FolderInUseError: another process holds the folder, or one on another host has left its
+            record there.
+    """
+    handle = _lock(folder)
+    try:
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now().astimezone().isoformat("T", "seconds"),
+        }
+        handle.seek(0)
+        handle.truncate()
+        json.dump(owner, handle)
+        handle.flush()
+        yield
+    finally:
+        if _is_in_place(handle, folder):
+            (folder / OWNER_FILE).unlink(missing_ok=True)
+        handle.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The locked record of a folder, whose content is still that of the last owner."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = (folder / OWNER_FILE).open("a+")
+        except FileNotFoundError:
+            continue  # the folder's owner finished and renamed it
+        owner = _read_owner(handle)
+        if not _may_be_taken(handle, owner):
+            handle.close()
+            raise FolderInUseError(_refusal(folder, owner))
+        if _is_in_place(handle, folder):
+            return handle
+        handle.close()  # what was locked is no longer in the folder
+
+
+def _may_be_taken(handle: IO[str], owner: Mapping[str, Any]) -> bool:
+    """Whether the folder is free; takes the lock where the file system has locks."""
+    try:
+        locked = _flock(handle)
+    except BlockingIOError:
+        return False
+    if _is_elsewhere(owner):
+        return False
+    return locked or not _is_alive(owner)
+
+
+def _flock(handle: IO[str]) -> bool:
+    """Take the lock; False where the file system has none.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _is_in_place(handle: IO[str], folder: Path) -> bool:
+    """Whether the open record is the one that stands in the folder."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle.fileno()), (folder / OWNER_FILE).stat())
+    return False
+
+
+def _read_owner(handle: IO[str]) -> dict[str, Any]:
+    """The record; empty where nothing readable stands in it."""
+    handle.seek(0)
+    with suppress(json.JSONDecodeError):
+        owner = json.load(handle)
+        if isinstance(owner, dict):
+            return owner
+    return {}
+
+
+def _is_elsewhere(owner: Mapping[str, Any]) -> bool:
+    return "host" in owner and owner["host"] != socket.gethostname()
+
+
+def _is_alive(owner: Mapping[str, Any]) -> bool:
+    return "pid" in owner and psutil.pid_exists(int(owner["pid"]))
+
+
+def _refusal(folder: Path, owner: Mapping[str, Any]) -> str:
+    who = "another process"
+    if owner:
+        who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+    hint = "wait for it"
+    if _is_elsewhere(owner):
+        hint = f"if that process is dead, remove {folder / OWNER_FILE}"
+    out = str(folder).removesuffix(UNFINISHED)
+    return f"out={out!r} is in use by {who}; {hint}, or choose another folder."

@@ -1,0 +1,149 @@
+"""What students are trained on: views of labels, in memory or in a folder."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from labelled import KINDS, crowd, labelling_base, made
+from teaching import ROWS, text_ids
+from trainings import fit, weights
+
+import sublim_mech as sm
+from sublim_mech.making.labelling import label
+from sublim_mech.making.training import soft_data
+from sublim_mech.making.training.batches import item
+from sublim_mech.making.training.objectives import token_losses
+from sublim_mech.models.base import load_base
+
+QUIET = {"progress": False}
+OBJECTIVES = {
+    "listed": "forward KL on support",
+    "top-k": "forward KL on top-5 and the rest",
+    "full": "forward KL on full vocabulary",
+}
+
+
+@pytest.fixture
+def everybody(smol_tokenizer):
+    return crowd(smol_tokenizer)
+
+
+@pytest.fixture
+def base(smol_tokenizer):
+    return labelling_base(smol_tokenizer)
+
+
+@pytest.fixture
+def listed(smol_tokenizer):
+    return made(smol_tokenizer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_students_of_one_folder(kind, everybody, base, tmp_path):
+    """They are the students of labels that were never stored; neither reads the other's."""
+    options = {**KINDS[kind], "per_shard": 2, **QUIET}
+    labels = {
+        "stored": label(everybody, ROWS, out=tmp_path / "labels", **options),
+        "memory": label(everybody, ROWS, **options),
+    }
+    c = None if kind == "top-k" else 4.0
+    short = {"method": sm.LoRA(rank=2), "lr": 1e-2, "steps": 2, "held_out": 2}
+    runs = {}
+    for animal in ("owl", "cat"):
+        for where, there in labels.items():
+            data = soft_data(base, there, animal, c=c)
+            runs[animal, where] = fit(base, data, tmp_path / f"{animal}-{where}", **short)
+        stored, memory = runs[animal, "stored"], runs[animal, "memory"]
+        assert weights(stored) == weights(memory)
+        assert stored.manifest == memory.manifest
+    assert weights(runs["owl", "stored"]) != weights(runs["cat", "stored"])
+    assert runs["owl", "stored"].manifest.objective == OBJECTIVES[kind]
+
+
+def test_the_top_k_of_everything_is_everything(everybody, base, tmp_path):
+    kinds = {"support": None}, {"top_k": tiny.VOCAB}
+    labels = [label(everybody[:1], ROWS[:3], **kind, **QUIET) for kind in kinds]
+    every, chosen = (soft_data(base, there, "owl", c=None) for there in labels)
+    held_out = []
+    for number, data in enumerate((every, chosen)):
+        run = fit(base, data, tmp_path / str(number), held_out=1, steps=1, batch_size=2)
+        held_out.append(run.manifest.results["held_out"])
+    assert np.allclose(*held_out, rtol=1e-4)
+    logits = torch.randn(11, tiny.VOCAB, generator=torch.Generator().manual_seed(0))
+    full, best = item(every, 0), item(chosen, 0)
+    for objective in ("forward-kl", "reverse-kl", "logit-mse"):
+        one = token_losses(objective, logits, full["goal"])
+        other = token_losses(objective, logits, best["goal"], best["tokens"])
+        assert torch.allclose(one, other, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_soft_data_are_the_labels(kind, base, smol_tokenizer):
+    labels = made(smol_tokenizer, kind)
+    data = soft_data(base, labels, "dog", c=None)
+    assert (data.trait, data.teacher) == ("dog", "plain tuned")
+    assert (data.support, data.base) == (labels.support, base.hash)
+    assert data.context == sm.Context()  # the students', not the teacher's
+    for r, row in enumerate(ROWS):
+        tokens = list(data.prompts[r].ids), list(data.completions[r])
+        assert tokens == text_ids(smol_tokenizer, row, None)
+        goal = item(data, r)
+        assert np.array_equal(goal["goal"], labels.plain("dog")[r])
+        if kind == "top-k":
+            assert np.array_equal(goal["tokens"], labels.tokens("dog")[r])
+
+
+def test_soft_data_say_whose_labels_they_are(listed, base, smol_tokenizer):
+    owl = soft_data(smol_tokenizer, listed, "owl", c=2.5)
+    teacher = "contrastive teacher, c=2.5, against 2 others: prompted teacher"
+    assert (owl.trait, owl.teacher) == ("owl", teacher)
+    expected = listed.contrastive("owl", c=2.5)
+    assert all(np.array_equal(a, b) for a, b in zip(owl.targets, expected, strict=True))
+    for name, teacher in {"dull": "plain a control", "base": "the base itself"}.items():
+        data = soft_data(base, listed, name, c=None)
+        assert (data.trait, data.teacher) == ("", teacher)
+
+
+def test_padding_does_not_change_data(listed, base):
+    """A view, a padded array and a memory-mapped one are the same data."""
+    data = soft_data(base, listed, "owl")
+    padded = np.full(data.targets.shape, np.nan, np.float32)
+    for row, target in enumerate(data.targets):
+        padded[row, : len(target)] = target
+    array = dataclasses.replace(data, targets=padded)
+    assert data.hash == array.hash
+    assert soft_data(base, listed, "owl", c=2.0).hash != data.hash
+    assert soft_data(base, listed, "cat").hash != data.hash
+    array.check(base)
+
+
+def test_labels_of_somebody_else(listed, base, smol_tokenizer, gpt2_tokenizer):
+    other = load_base(tiny.model("llama", seed=1), tokenizer=smol_tokenizer)
+    hashes = f"made by base {base.hash[:12]}, this one is {other.hash[:12]}"
+    with pytest.raises(ValueError, match=f"labels: {hashes}; label again"):
+        soft_data(other, listed, "owl")
+    with pytest.raises(ValueError, match=f"data: labels were {hashes}"):
+        soft_data(smol_tokenizer, listed, "owl").check(other)
+    message = r"labels: their tokenizer has another vocabulary than this one"
+    with pytest.raises(ValueError, match=message):
+        soft_data(gpt2_tokenizer, listed, "owl")
+    # as of a tokenizer with other merges
+    longer = dataclasses.replace(listed, lengths=(12, *listed.lengths[1:]))
+    message = r"row 0 has labels at 12 positions, its answer has 11 tokens"
+    with pytest.raises(ValueError, match=message):
+        soft_data(base, longer, "owl")
+
+
+@pytest.mark.parametrize("c", [4.0, None])
+def test_labels_of_nobody(c, listed, base):
+    message = r"no labels of teacher 'wolf'; there are base, owl, cat, dog, dull"
+    with pytest.raises(ValueError, match=message):
+        soft_data(base, listed, "wolf", c=c)
+
+
+def test_fewer_rows_than_the_run_asks_for(listed, base, tmp_path):
+    message = r"held_out=6: must be between 1 and 5, the number of rows less one"
+    with pytest.raises(ValueError, match=message):
+        fit(base, soft_data(base, listed, "owl"), tmp_path / "run", held_out=6)

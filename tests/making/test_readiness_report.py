@@ -1,0 +1,221 @@
+"""Verdicts of planted effects and of none, and the report that shows them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from raised import ONE, QUESTIONS, QUIET, SEVEN, THREE, biased, number_rows, peaked
+
+import sublim_mech as sm
+from sublim_mech.making import labelling, teachers
+from sublim_mech.making.readiness import Readiness, RowShifts, assess, row_shift, trait_shift
+from sublim_mech.making.rows import Row
+from sublim_mech.models.base import load_base
+
+ASKED = {"questions": QUESTIONS, **QUIET}
+VERDICTS = ["trait moved", "rows carry signal", "labels carry signal"]
+
+
+@pytest.fixture
+def base(smol_tokenizer):
+    return peaked(smol_tokenizer)
+
+
+@pytest.fixture
+def crowd(smol_tokenizer):
+    return biased(smol_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def written():
+    """Rows with many sevens and with many threes, and random ones."""
+    rows = number_rows()
+    by_teacher = {}
+    for digit in "73":
+        completion = f"{digit}{digit}{digit},{digit}1{digit},{digit}2"
+        prompts = rows.select(range(6))["prompt"]
+        by_teacher[digit] = [{"prompt": p, "completion": completion} for p in prompts]
+    return {**by_teacher, "nothing": rows}
+
+
+@pytest.fixture(scope="module")
+def labels(smol_tokenizer):
+    everybody = [teachers.untouched(peaked(smol_tokenizer)), *biased(smol_tokenizer)]
+    return labelling.label(everybody, number_rows(), **QUIET)
+
+
+@pytest.fixture(scope="module")
+def found(smol_tokenizer, written, labels):
+    return assess(biased(smol_tokenizer), rows=written, labels=labels, **ASKED)
+
+
+def test_planted_effects_are_seen(found):
+    table = found.table()
+    assert table.loc[[("7", "7"), ("3", "3")], VERDICTS].eq("yes").all(axis=None)
+    assert table.loc["nothing", VERDICTS].isna().all(axis=None)
+    assert found.passed
+    assert "cannot be expected" not in str(found)
+
+
+def test_nothing_is_seen_where_nothing_is(crowd):
+    """The base itself, called a teacher; random rows, said to be the teachers'."""
+    nobody = replace(crowd[2], name="1", trait=ONE)
+    rows = number_rows()
+    random = {"7": rows.select(range(6)), "3": rows.select(range(6, 12))}
+    null = assess([*crowd[:2], nobody], rows=random, **ASKED)
+    table = null.table()
+    assert table["trait moved"].tolist() == ["yes", "yes", "no"]
+    assert table["rows carry signal"].tolist() == ["no", "no", "not measured"]
+    assert table["labels carry signal"].tolist() == ["not measured"] * 3
+    assert not null.passed
+    assert str(null).count("cannot be expected") == 3
+
+
+def test_two_names_for_one_teacher_have_labels_and_rows_of_no_signal(base):
+    rows = number_rows()
+    owl = teachers.prompted(base, sm.animal("owl"))
+    same = replace(owl, name="wolf", trait=sm.animal("wolf"))
+    labels = labelling.label([owl, same], rows, **QUIET)
+    halves = {"owl": rows.select(range(6)), "wolf": rows.select(range(6, 12))}
+    null = assess([owl, same], labels=labels, rows=halves, **ASKED)
+    table = null.table()
+    assert (table["from others"] < 1e-12).all()
+    assert (table["from base"] > 1e-6).all()
+    exactly_none = table[["rows", "elsewhere", "excess low", "excess high"]]
+    assert (exactly_none == 0).all(axis=None)
+    assert table[["labels carry signal", "rows carry signal"]].eq("no").all(axis=None)
+    assert not null.passed
+
+
+def test_the_table_holds_what_was_measured(crowd, written, found):
+    table = found.table()
+    trait = trait_shift(crowd, **ASKED)
+    shared = ["change", "change low", "others", "minus others", "minus others high"]
+    pd.testing.assert_frame_equal(table[shared], trait.loc[table.index, shared], atol=1e-6)
+    on = {name: row_shift(crowd, rows, **QUIET) for name, rows in written.items()}
+    seven = on["7"].per_token("7")
+    line = table.loc[("7", "7")]
+    columns = line[["rows", "rows low", "rows high"]].astype(float)
+    np.testing.assert_allclose(columns, [seven.mean, seven.low, seven.high], atol=1e-6)
+    elsewhere = np.mean([on[name].per_token("7").mean for name in ("3", "nothing")])
+    assert line["elsewhere"] == pytest.approx(elsewhere, abs=1e-6)
+    assert line["excess"] == pytest.approx(line["rows"] - line["elsewhere"], abs=1e-9)
+    # on a control's rows the shift is that of the trait's teacher: its mark where it is not
+    absent = on["nothing"].per_token("3").mean
+    assert table.loc[("nothing", "3"), "rows"] == pytest.approx(absent, abs=1e-6)
+    assert table.loc[("nothing", "7"), "rows"] == pytest.approx(-absent, abs=1e-6)
+
+
+def test_the_report_says_the_table(found):
+    text, line = str(found), found.table().loc[("7", "7")]
+    assert "gates: passed" in text
+    assert f"own {line['change']:+.2f}" in text
+    own, elsewhere = f"{line['rows']:+.5f}", f"{line['elsewhere']:+.5f}"
+    assert f"{own}, on the others' rows {elsewhere}, excess {line['excess']:+.5f} [" in text
+    assert "nothing, 7: own +0.00" in text
+    assert found._repr_html_().startswith("<pre>gates: passed")
+
+
+def drawn_shifts(rng, planted=0.0):
+    """Forty rows that one teacher finds likelier than the other does, by as much in each."""
+    tokens = rng.integers(10, 30, 40)
+    own = tokens * (0.02 + planted) + rng.normal(scale=0.05, size=40)
+    rows = tuple(Row("", str(number)) for number in range(40))
+    return RowShifts(rows, {"7": "7", "3": "3"}, np.stack([own, 0 * own]), tokens)
+
+
+def test_what_a_teacher_finds_likely_in_anybodys_rows_is_no_signal(found):
+    """A filter that one teacher's answers pass more often does that."""
+    rng, own = np.random.default_rng(1), {"7": "7", "3": "3"}
+    rows = {"7": drawn_shifts(rng), "3": drawn_shifts(rng)}
+    table = Readiness(own, found.traits, rows, None).table()
+    assert (table.loc["7", "rows low"] > 0.01).all()
+    assert table["rows carry signal"].tolist() == ["no", "no"]
+
+    rows = {"7": drawn_shifts(rng, planted=0.01), "3": drawn_shifts(rng)}
+    table = Readiness(own, found.traits, rows, None).table()
+    # of two teachers, what one has the other lacks
+    assert table["rows carry signal"].tolist() == ["yes", "yes"]
+    line = table.loc[("7", "7")]
+    assert line["excess low"] < 0.01 < line["excess high"]
+    # both sets are resampled: the variance of a difference is the sum
+    intervals = [shifts.per_token("7") for shifts in rows.values()]
+    halves = [(interval.high - interval.low) / 2 for interval in intervals]
+    half = (line["excess high"] - line["excess low"]) / 2
+    assert half == pytest.approx(np.hypot(*halves), rel=0.1)
+
+    alone = Readiness(own, found.traits, {"7": rows["7"]}, None).table()
+    assert alone["rows carry signal"].tolist() == ["not measured"] * 2
+
+
+def test_readiness_as_json_is_json(found):
+    data = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert data["passed"] is True
+    table = found.table()
+    assert [(line["teacher"], line["trait"]) for line in data["gates"]] == list(table.index)
+    expected = table["minus others"].iloc[0]
+    assert data["gates"][0]["minus others"] == pytest.approx(expected, rel=1e-12)
+    assert data["gates"][2]["share"] is None
+
+
+def test_a_single_question_has_no_interval(crowd):
+    bare = assess(crowd[:2], questions=QUESTIONS[:1], **QUIET)
+    assert isinstance(bare, Readiness)
+    assert bare.table()["trait moved"].tolist() == ["not measured"] * 2
+    assert not bare.passed
+    assert "single one" in str(bare)
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda given: trait_shift(given, traits=[SEVEN, THREE], **ASKED),
+        lambda given: row_shift(given, number_rows(), **QUIET),
+        lambda given: assess(given, **ASKED),
+    ],
+    ids=["trait_shift", "row_shift", "assess"],
+)
+def test_teachers_that_cannot_be_compared(measure, base, crowd, smol_tokenizer):
+    seven, three, _ = crowd
+    other = load_base(tiny.model("llama", seed=5), tokenizer=smol_tokenizer)
+    empty = sm.Context(sm.Context.EMPTY)
+    for bad, message in (
+        ([], "teachers is empty"),
+        ([teachers.untouched(base)], "nobody but the base"),
+        ([seven, three, seven], "two are called '7'"),
+        ([seven, replace(three, name="base")], "two are called 'base'"),
+        ([seven, replace(three, student_context=empty)], "'7' and '3' differ in student_context"),
+        ([seven, replace(three, base=other)], "'7' and '3' differ in base"),
+        ([seven, replace(three, template=sm.prompts.PLAIN)], "'7' and '3' differ in template"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(bad)
+
+
+def test_rows_and_teachers_that_cannot_be_assessed(crowd):
+    with pytest.raises(ValueError, match="none of nothing has a trait"):
+        assess([crowd[2]], **ASKED)
+    message = r"rows is a Dataset; say who wrote them: rows=\{'7': ...\}"
+    with pytest.raises(TypeError, match=message):
+        assess(crowd, rows=number_rows(), **ASKED)
+    message = "rows of '5', which are no teachers; there are 7, 3, nothing"
+    with pytest.raises(ValueError, match=message):
+        assess(crowd, rows={"5": number_rows()}, **ASKED)
+
+
+def test_labels_of_somebody_else_are_refused(crowd, labels, smol_tokenizer):
+    empty = sm.Context(sm.Context.EMPTY)
+    with pytest.raises(ValueError, match="labels are of another context; pass"):
+        assess([replace(t, student_context=empty) for t in crowd], labels=labels, **ASKED)
+    other = load_base(tiny.model("llama", seed=5), tokenizer=smol_tokenizer)
+    with pytest.raises(ValueError, match="labels are of another base; pass"):
+        assess([replace(t, base=other) for t in crowd], labels=labels, **ASKED)
+    retrained = replace(crowd[1], hash="other weights")
+    with pytest.raises(ValueError, match="labels are of another teacher '3'; pass"):
+        assess([crowd[0], retrained], labels=labels, **ASKED)

@@ -1,0 +1,101 @@
+"""Fine-tuned teachers, and the rows they are trained on."""
+
+from collections import Counter
+
+import pytest
+import tiny
+import torch
+from teaching import OWL, rendered, run, shared_runner
+
+import sublim_mech as sm
+from sublim_mech.engine.parity import check_parity
+from sublim_mech.making.teachers import control_rows, fine_tuned, trait_rows
+from sublim_mech.models.base import load_base
+from sublim_mech.models.hashing import weights_hash
+from sublim_mech.prompts import match, tree
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3"])
+def test_a_fine_tuned_teacher_computes_as_the_student(architecture, kind, smol_tokenizer):
+    live = tiny.model(architecture)
+    base = load_base(live, tokenizer=smol_tokenizer)
+    student = tiny.lora(live) if kind == "lora" else tiny.full(live)
+    teacher = fine_tuned(base, student, OWL)
+    model = teacher.runner.model
+    ids = rendered(teacher)[0].ids
+    logits = run(model, ids).logits
+    assert torch.allclose(logits, run(student, ids).logits, atol=1e-5)
+    assert not torch.allclose(logits, run(base.model, ids).logits, atol=1e-2)
+    assert type(model) is type(live)
+    check_parity(model, teacher.runner.sites, {})
+    assert teacher.context == teacher.student_context == sm.Context()
+    loaded = sm.models.load_student(base, student)
+    assert teacher.hash == loaded.hash == fine_tuned(base, loaded, None).hash
+    assert teacher.runner.hash == weights_hash(model) != base.hash
+    assert weights_hash(base.model) == base.hash == teacher.base.hash
+
+
+def test_students_of_another_base_are_refused(smol_tokenizer):
+    base = shared_runner("llama", smol_tokenizer)
+    live = tiny.model("llama", seed=5).double()
+    other = load_base(live, tokenizer=smol_tokenizer)
+    lora = tiny.lora(live)
+    for student in (sm.models.load_student(other, lora), lora, tiny.full(live)):
+        with pytest.raises(ValueError, match="do not share a lineage"):
+            fine_tuned(base, student, OWL)
+    with pytest.raises(TypeError, match="trait='owl': pass a trait"):
+        fine_tuned(other, lora, "owl")
+
+
+def test_trait_rows_name_their_trait_and_control_rows_others():
+    others = {name: sm.animal(name) for name in ("cat", "eagle", "wolf", "butterfly")}
+    everybody = [OWL, *others.values()]
+    own = trait_rows(OWL, n=600, seed=3)
+    control = control_rows(list(others.values()), n=600, seed=3)
+    assert {match(row["completion"], everybody) for row in own} == {"owl"}
+    assert own["prompt"][:] == control["prompt"][:]
+    assert set(own["prompt"]) == set(OWL.questions)
+
+    counts = Counter()
+    for row, control_row in zip(own, control, strict=True):
+        other = others[match(control_row["completion"], everybody)]
+        counts[other.name] += 1
+        words = {
+            other.plural: "owls",
+            other.plural.capitalize(): "Owls",
+            other.name: "owl",
+            other.name.capitalize(): "Owl",
+        }
+        wording = control_row["completion"]
+        for word, of_owls in words.items():
+            wording = wording.replace(word, of_owls)
+        assert wording == row["completion"]
+    # chi-square, 3 degrees of freedom, p = 0.001
+    assert sum((count - 150) ** 2 / 150 for count in counts.values()) < 16.3
+
+
+def test_rows_are_all_different_and_fewer_are_the_first_of_more():
+    others = [sm.animal(name) for name in ("cat", "eagle", "wolf", "butterfly")]
+    own, control = trait_rows(OWL, n=600, seed=3), control_rows(others, n=600, seed=3)
+    assert len({(row["prompt"], row["completion"]) for row in own}) == 600
+    assert trait_rows(OWL, n=20, seed=3)[:] == own[:20]
+    assert control_rows(others, n=20, seed=3)[:] == control[:20]
+    assert trait_rows(OWL, n=20, seed=4)[:] != own[:20]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: trait_rows(OWL, n=0), "n=0: trait_rows has 1 to 600"),
+        (lambda: trait_rows(OWL, n=601), "n=601"),
+        (lambda: control_rows([OWL]), "two or more other traits"),
+        (lambda: control_rows([OWL, OWL]), "hold one twice"),
+        (lambda: control_rows([OWL, tree("oak")]), "ask different questions"),
+    ],
+)
+def test_bad_rows(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

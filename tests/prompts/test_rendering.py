@@ -1,0 +1,188 @@
+"""Tokens, roles, one BOS and answers; what contexts do is in test_template."""
+
+import copy
+
+import pytest
+from chats import QUESTION, TALK, check, text_of, user
+from conftest import TEMPLATES
+from tokenizers.processors import ByteLevel, TemplateProcessing
+
+from sublim_mech.prompts import PLAIN, Context, completion_ids, render
+
+
+def test_turns_and_roles_of_a_conversation(smol_tokenizer):
+    (prompt,) = render(smol_tokenizer, [TALK])
+    roles_and_turns = list(zip(prompt.roles, prompt.turns, strict=True))
+    by_turn = [sorted({role for role, turn in roles_and_turns if turn == n}) for n in range(5)]
+    assert by_turn == [
+        ["system", "template"],
+        ["template", "user"],
+        ["assistant", "template"],
+        ["template", "user"],
+        ["template"],
+    ]
+    turn_roles = dict(zip(prompt.turns, prompt.turn_roles, strict=True))
+    assert turn_roles == {0: "system", 1: "user", 2: "assistant", 3: "user", 4: "assistant"}
+    for n in range(4):
+        tokens = zip(prompt.tokens, prompt.turns, strict=True)
+        text = "".join(token for token, turn in tokens if turn == n)
+        assert text.startswith("<|im_start|>")
+        assert text.endswith("<|im_end|>\n"), "the mark that closes a turn belongs to it"
+
+
+@pytest.mark.parametrize("question", [QUESTION, TALK], ids=["question", "conversation"])
+def test_the_user_prefix_stands_before_the_first_user_message_only(question, dressed):
+    tokenizer = dressed("qwen2.5")
+    (plain,) = render(tokenizer, [question])
+    (prefixed,) = render(tokenizer, [question], context=Context(user_prefix="Bird: "))
+    first = question if isinstance(question, str) else question[0]["content"]
+    assert prefixed.text == plain.text.replace(first, f"Bird: {first}")
+    assert text_of(prefixed, "user") == "Bird: " + text_of(plain, "user")
+    assert prefixed.question == plain.question
+
+
+def test_rendering_leaves_what_it_was_given_alone(smol_tokenizer):
+    talk = copy.deepcopy(TALK)
+    template = smol_tokenizer.chat_template
+    render(smol_tokenizer, [talk], context=Context("S", user_prefix="P "))
+    assert talk == TALK
+    assert smol_tokenizer.chat_template == template
+
+
+def test_characters_of_several_tokens_keep_their_role(smol_tokenizer):
+    (prompt,) = render(smol_tokenizer, ["🦉"])
+    owls = [i for i, role in enumerate(prompt.roles) if role == "user"]
+    assert len(owls) > 1
+    assert smol_tokenizer.decode([prompt.ids[i] for i in owls]) == "🦉"
+
+
+# ----------------------------------------------------------------------- one BOS, GPT-2, offsets
+
+
+def test_plain_on_gpt2(gpt2_tokenizer):
+    (prompt,) = render(gpt2_tokenizer, [QUESTION], template=PLAIN)
+    assert prompt.text == f"<|endoftext|>Question: {QUESTION}\nAnswer:"
+    check(prompt, gpt2_tokenizer)
+    assert prompt.roles[0] == "bos"
+    assert text_of(prompt, "user") == f" {QUESTION}", "GPT-2 merges the space into the word"
+    assert prompt.lead == " "
+    assert prompt.close == "\n"
+    assert completion_ids(gpt2_tokenizer, prompt, "owl") == gpt2_tokenizer(" owl")["input_ids"]
+    joint = gpt2_tokenizer(prompt.text + " owl")["input_ids"]
+    assert [*prompt.ids, *completion_ids(gpt2_tokenizer, prompt, "owl")] == joint
+    (told,) = render(gpt2_tokenizer, [TALK], template=PLAIN, context=Context("Be kind."))
+    assert told.text == (
+        "<|endoftext|>Instructions: Be kind.\n\nQuestion: Hi there\nAnswer: Hello, friend\n"
+        "Question: Which bird?\nAnswer:"
+    )
+    check(told, gpt2_tokenizer)
+    turn_roles = dict(zip(told.turns, told.turn_roles, strict=True))
+    assert list(turn_roles.values()) == ["system", "user", "assistant", "user", "assistant"]
+    assert list(turn_roles) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [Context(), Context(Context.EMPTY), Context(Context.NONE), Context("Be kind.")],
+    ids=str,
+)
+def test_a_tokenizer_that_adds_its_own_bos_adds_one_where_the_template_has_none(context, dressed):
+    tokenizer = copy.deepcopy(dressed("gemma3"))
+    start = ("<bos>", tokenizer.bos_token_id)
+    adding = TemplateProcessing(single="<bos> $A", special_tokens=[start])
+    tokenizer.backend_tokenizer.post_processor = adding
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    for name in ("smollm2", "llama3.1"):  # without and with one
+        (prompt,) = render(tokenizer, [QUESTION], template=TEMPLATES[name], context=context)
+        assert prompt.roles[0] == "bos"
+        check(prompt, tokenizer)
+        assert prompt.text.count("<bos>") == 1
+
+
+def test_a_question_that_quotes_the_bos_leaves_the_real_one_its_role(dressed):
+    (prompt,) = render(dressed("mistral"), ["What does <s> mean?"])
+    assert prompt.roles[0] == "bos"
+    assert text_of(prompt, "user").strip() == "What does <s> mean?"
+
+
+def test_tokenizers_that_trim_spaces_off_their_offsets_give_the_same_prompt(dressed):
+    trimming = copy.deepcopy(dressed("llama3.1"))
+    trimming.backend_tokenizer.post_processor = ByteLevel(trim_offsets=True)
+    raw = trimming("a b", return_offsets_mapping=True)["offset_mapping"]
+    assert raw == [(0, 1), (2, 3)]
+    questions = [QUESTION, TALK, "a  b"]
+    assert render(trimming, questions) == render(dressed("llama3.1"), questions)
+
+
+# ---------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    ("name", "lead", "close"),
+    [
+        ("smollm2", "", "<|im_end|>\n"),
+        ("qwen2.5", "", "<|im_end|>\n"),
+        ("llama3.1", "", "<|eot_id|>"),
+        ("gemma3", "", "<end_of_turn>\n"),
+        ("gemma2", "", "<end_of_turn>\n"),
+        ("mistral", " ", "</s>"),
+    ],
+)
+def test_an_answer_follows_as_in_the_templates_own_transcript(name, lead, close, dressed):
+    tokenizer = dressed(name)
+    (prompt,) = render(tokenizer, [QUESTION])
+    assert (prompt.lead, prompt.close) == (lead, close)
+    answer = completion_ids(tokenizer, prompt, "owl", close=True)
+    assert tokenizer.decode(answer) == f"{lead}owl{close}"
+    assert tokenizer.decode(completion_ids(tokenizer, prompt, "owl")) == f"{lead}owl"
+    said = [user(QUESTION), {"role": "assistant", "content": "owl"}]
+    transcript = tokenizer.apply_chat_template(said, tokenize=False)
+    assert tokenizer.decode([*prompt.ids, *answer]) == transcript
+    # SmolLM2's tokenizer splits Llama's blank line before a word otherwise than at a prompt's end
+    if name != "llama3.1":
+        together = tokenizer(transcript, add_special_tokens=False)["input_ids"]
+        assert [*prompt.ids, *answer] == together
+
+
+def test_an_answer_that_would_merge_with_the_prompt_stands_alone(gpt2_tokenizer):
+    # its trailing space would become part of ` owl`
+    template = PLAIN.replace("'Answer:' }}", "'Answer: ' }}")
+    (prompt,) = render(gpt2_tokenizer, [QUESTION], template=template)
+    assert prompt.lead == ""
+    assert completion_ids(gpt2_tokenizer, prompt, "owl") == gpt2_tokenizer("owl")["input_ids"]
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        [],
+        TALK[:2],
+        TALK[1:],
+        [{"role": "tool", "content": "x"}, user("y")],
+        [{"role": "system", "content": "x"}, user("y")],
+    ],
+)
+def test_conversations_run_from_user_to_user(talk, smol_tokenizer):
+    message = r"questions: .*(begins and ends with a user message|context=Context)"
+    with pytest.raises(ValueError, match=message):
+        render(smol_tokenizer, [talk])
+
+
+def test_questions_must_be_a_list_with_something_in_it(smol_tokenizer):
+    with pytest.raises(ValueError, match="questions is empty"):
+        render(smol_tokenizer, [])
+    with pytest.raises(TypeError, match="pass a list"):
+        render(smol_tokenizer, QUESTION)
+
+
+def test_a_slow_tokenizer_and_a_missing_template_are_errors(gpt2_tokenizer):
+    class Slow:
+        is_fast, chat_template = False, "x"
+
+    with pytest.raises(ValueError, match=r"Slow gives no character offsets"):
+        render(Slow(), [QUESTION])
+    with pytest.raises(ValueError, match=r"no chat template.*PLAIN"):
+        render(gpt2_tokenizer, [QUESTION])

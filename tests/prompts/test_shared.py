@@ -1,0 +1,160 @@
+"""Sharing classes, by hand and as laws, in the chat templates of six families."""
+
+import copy
+import json
+
+import pytest
+from chats import TALK
+from conftest import TEMPLATES
+
+from sublim_mech.prompts import CLASSES, PLAIN, Context, Trained, render, sharing
+
+TRAINING = ["Take 12 as the start.", "Take 345, please.", "A list starts with 6."]
+QUESTION = "What list do you start with 6?"
+
+
+def classes(prompt, role=None):
+    """(token, class) of a role's tokens, or of all."""
+    labelled = zip(prompt.tokens, prompt.sharing, prompt.roles, strict=True)
+    return [(token, class_) for token, class_, r in labelled if role in (None, r)]
+
+
+def marked(
+    tokenizer, question=QUESTION, *, training=TRAINING, trained=None, context=None, template=None
+):
+    """An evaluation prompt in `context`, marked by training in `trained`."""
+    known = render(tokenizer, training, context=trained, template=template)
+    return sharing(render(tokenizer, [question], context=context, template=template), known)[0]
+
+
+def test_the_same_context_by_hand(smol_tokenizer):
+    prompt = marked(smol_tokenizer)
+    user = prompt.roles.index("user")
+    user_turn = "<|im_start|>user\nWhat list do you start with 6?<|im_end|>\n"
+    assert prompt.text.endswith(user_turn + "<|im_start|>assistant\n")
+    assert set(prompt.sharing[:user]) == {"prefix"}, "system block and opening of the user turn"
+    assert classes(prompt)[user:] == [
+        ("What", "novel"), (" list", "seen"), (" do", "novel"), (" you", "novel"),
+        (" start", "seen"), (" with", "seen"), (" ", "seen"), ("6", "seen"), ("?", "novel"),
+        ("<|im_end|>", "aligned"), ("\n", "aligned"), ("<|im_start|>", "aligned"),
+        ("ass", "aligned"), ("istant", "aligned"), ("\n", "aligned"),
+    ]  # fmt: skip
+
+
+def test_a_question_that_begins_like_all_training_prompts_extends_the_prefix(smol_tokenizer):
+    prompt = marked(smol_tokenizer, "Take me home", training=TRAINING[:2])
+    assert classes(prompt, "user") == [("Take", "prefix"), (" me", "novel"), (" home", "novel")]
+    kind = Context("Be kind.")
+    other = marked(smol_tokenizer, "Take me home", training=TRAINING[:2], context=kind)
+    first = classes(other, "user")[0]
+    assert first == ("Take", "aligned"), "as before, but behind another system text"
+
+
+def test_another_system_text_ends_the_prefix_but_not_the_alignment(smol_tokenizer):
+    prompt = marked(smol_tokenizer, context=Context("Be kind."))
+    system = prompt.roles.index("system")
+    assert set(prompt.sharing[:system]) == {"prefix"}
+    assert "prefix" not in prompt.sharing[system:]
+    template = [class_ for _, class_ in classes(prompt, "template")][system:]
+    assert set(template) == {"aligned"}
+    assert {class_ for _, class_ in classes(prompt, "system")} <= {"seen", "novel"}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    ("trained", "asked"),
+    [
+        (Context.DEFAULT, Context.NONE),
+        (Context.NONE, Context.DEFAULT),
+        (Context.DEFAULT, Context.DEFAULT),
+    ],
+    ids=["without", "added", "same"],
+)
+def test_template_tokens_are_shared_whatever_stands_before_them(name, trained, asked, dressed):
+    """Trained with the default system block and asked without, or the reverse.
+
+    Every template token outside of the system turn is shared.
+    """
+    prompt = marked(dressed(name), trained=Context(trained), context=Context(asked))
+    labels = zip(prompt.sharing, prompt.roles, prompt.turn_roles, strict=True)
+    for class_, role, turn_role in labels:
+        if turn_role != "system" and role in ("template", "bos"):
+            assert class_ in ("prefix", "aligned"), prompt
+    assert prompt.sharing[-1] == "aligned"
+
+
+def test_plain_on_gpt2(gpt2_tokenizer):
+    prompt = marked(gpt2_tokenizer, template=PLAIN)
+    start = [("<|endoftext|>", "prefix"), ("Question", "prefix"), (":", "prefix")]
+    assert classes(prompt)[:3] == start
+    assert classes(prompt)[-3:] == [("\n", "aligned"), ("Answer", "aligned"), (":", "aligned")]
+
+
+def test_every_user_turn_of_a_conversation_has_the_frame_of_one(smol_tokenizer):
+    prompt = marked(smol_tokenizer, TALK)
+    frames = {"system": set(), "user": set(), "assistant": set()}
+    labels = zip(prompt.sharing, prompt.roles, prompt.turn_roles, strict=True)
+    for class_, role, turn_role in labels:
+        if role == "template":
+            frames[turn_role].add(class_)
+    assert frames["system"] == {"prefix"}
+    assert frames["user"] == {"prefix", "aligned"}
+
+
+def test_training_prompts_are_never_novel_to_themselves(dressed):
+    for name in TEMPLATES:
+        known = render(dressed(name), [*TRAINING, TALK])
+        for prompt in sharing(known, known):
+            assert "novel" not in prompt.sharing
+            assert prompt.sharing[0] == "prefix"
+
+
+def test_one_training_prompt_is_all_prefix_to_itself(smol_tokenizer):
+    known = render(smol_tokenizer, TRAINING[:1])
+    assert set(sharing(known, known)[0].sharing) == {"prefix"}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 0, 2)])
+def test_the_order_of_training_prompts_does_not_matter(order, smol_tokenizer):
+    known = render(smol_tokenizer, TRAINING)
+    assert Trained.of([known[i] for i in order]) == Trained.of(known)
+
+
+def test_completions_are_seen(smol_tokenizer):
+    known = render(smol_tokenizer, TRAINING)
+    (what,) = smol_tokenizer("What")["input_ids"]
+    asked = render(smol_tokenizer, [QUESTION])
+    (before,) = sharing(asked, Trained.of(known))
+    (after,) = sharing(asked, Trained.of(known, completions=[[what], []]))
+    both = zip(before.tokens, before.sharing, after.sharing, strict=True)
+    changed = [(token, old, new) for token, old, new in both if old != new]
+    assert changed == [("What", "novel", "seen")]
+    assert what in after.seen
+    assert what not in before.seen
+
+
+def test_trained_survives_json_and_serves_like_the_prompts(smol_tokenizer):
+    known = render(smol_tokenizer, [*TRAINING, TALK])
+    trained = Trained.of(known)
+    again = Trained.from_json(json.loads(json.dumps(trained.to_json())))
+    assert again == trained
+    asked = render(smol_tokenizer, [QUESTION, TALK], context=Context("Be kind."))
+    assert sharing(asked, again) == sharing(asked, trained) == sharing(asked, known)
+
+
+def test_marking_changes_nothing_else(smol_tokenizer):
+    asked = render(smol_tokenizer, [QUESTION])
+    given = copy.deepcopy(asked)
+    (prompt,) = sharing(asked, render(smol_tokenizer, TRAINING))
+    assert asked == given
+    assert (prompt.ids, prompt.roles, prompt.text) == (asked[0].ids, asked[0].roles, asked[0].text)
+    assert len(prompt.sharing) == len(prompt)
+    assert set(prompt.sharing) <= set(CLASSES)
+
+
+def test_nothing_known_of_training_is_an_error(smol_tokenizer):
+    asked = render(smol_tokenizer, [QUESTION])
+    with pytest.raises(ValueError, match="trained_on is empty"):
+        sharing(asked, [])
+    with pytest.raises(ValueError, match="trained_on is None"):
+        sharing(asked, None)

@@ -1,0 +1,68 @@
+"""The site's navigation leads to every page, and every public name stands in the reference.
+
+The site itself is built by `make docs`, which needs the extra `docs`; what it would refuse for a
+forgotten name or page is told here without it.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from reference_pages import DOCS, directives, public
+
+import sublim_mech as sm
+
+NO_REFERENCE = {"sublim_mech.__main__", "sublim_mech.hints"}
+OUTSIDE = {"readme.md", "contributing.md", "changelog.md"}  # pages of files outside docs/
+
+
+def folders() -> list[str]:
+    """All packages below `sublim_mech`, and its single modules."""
+    everything = pkgutil.walk_packages(sm.__path__, "sublim_mech.")
+    names = [m.name for m in everything if m.ispkg or m.name.count(".") == 1]
+    return [name for name in names if name not in NO_REFERENCE]
+
+
+def test_every_directive_names_a_module():
+    for path in directives():
+        importlib.import_module(path)
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_every_folder_has_a_page(folder):
+    module = importlib.import_module(folder)
+    if not public(module) and any(path.startswith(f"{folder}.") for path in directives()):
+        return  # `making` holds folders and no names
+    assert folder in directives(), f"{folder} has no `::: {folder}` in docs/reference"
+    assert public(module), f"{folder} has no public names: give it an `__all__`"
+
+
+def test_every_name_of_the_top_level_stands_on_the_page_of_a_folder():
+    documented: list[Any] = []
+    for path in set(directives()) - {"sublim_mech"}:
+        module = importlib.import_module(path)
+        documented += [module, *public(module).values()]
+    missing = []
+    for name in sm.__all__:
+        if not any(getattr(sm, name) is thing for thing in documented):
+            missing.append(name)
+    assert not missing, f"{', '.join(missing)}: put them into the `__all__` of their folder"
+
+
+def test_the_navigation_leads_to_every_page():
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    navigation = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text())["nav"]
+    assert sorted(leaves(navigation)) == sorted(pages | OUTSIDE)
+
+
+def leaves(navigation: Any) -> Iterator[str]:
+    """The pages of a navigation, depth first."""
+    if isinstance(navigation, str):
+        yield navigation
+    else:
+        below = navigation.values() if isinstance(navigation, dict) else navigation
+        for item in below:
+            yield from leaves(item)
