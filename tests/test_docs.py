@@ -61,7 +61,9 @@ def names(pair, tmp_path, monkeypatch) -> dict[str, Any]:
     plt.close("all")
     assert weights_hash(pair.base.model) == pair.base.hash
     for module in pair.base.model.modules():
-        assert not (module._forward_hooks or module._forward_pre_hooks or module.training)
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module.training
 
 
 def outcome(code: str, where: str, names: dict[str, Any]) -> list[str]:
