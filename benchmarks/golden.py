@@ -101,6 +101,7 @@ PLACES = (
     "sublim_mech.models",
     "sublim_mech.evaluation",
     "sublim_mech.results.concentration",
+    "sublim_mech.results.shares",
     "sublim_mech.results",
     "sublim_mech.prompts.chat",
     "sublim_mech.prompts.sharing",

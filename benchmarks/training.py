@@ -29,7 +29,9 @@ from sublim_mech.making.labelling import label
 from sublim_mech.making.numbers import random_rows
 from sublim_mech.making.teachers import prompted
 from sublim_mech.making.training import hard_data, soft_data
-from sublim_mech.making.training.data import TrainingData, collate, item, plan
+from sublim_mech.making.training.batches import collate, item
+from sublim_mech.making.training.data import TrainingData
+from sublim_mech.making.training.order import draw_order
 from sublim_mech.models.base import Base
 from sublim_mech.models.compat import quiet_transformers
 
@@ -73,7 +75,7 @@ class Setting:
     def order(self) -> list[int]:
         """The rows of all steps as our trainer draws them."""
         lengths = [len(p) + len(c) for p, c in zip(self.data.prompts, self.data.completions, strict=True)][:-1]
-        drawn = plan(lengths, steps=self.steps, batch_size=self.batch_size, seed=0, bucket=1)
+        drawn = draw_order(lengths, steps=self.steps, batch_size=self.batch_size, seed=0, bucket=1)
         return [r for step in drawn for r in step]
 
     @property

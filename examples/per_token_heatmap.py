@@ -16,8 +16,8 @@ from pathlib import Path
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
 from sublim_mech.prompts import Prompt, Trained
+from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
-from sublim_mech.results.plots import role_bars
 
 HERE = Path(__file__).parent
 

@@ -1,38 +1,51 @@
 """Scores made by hand, for tests of how they are shown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from sublim_mech.results.arrays import name_layers
+from sublim_mech.results.record import BaseSource, Compute, Confirmation, Record, StudentSource
 from sublim_mech.results.scores import Scores
 
 Row = tuple[str, str, int, str]  # token, role, turn, sharing
 
 SYSTEM = [
-    "You",
-    " are",
-    " a",
-    " helpful",
-    " AI",
-    " assistant",
-    " named",
-    " Smol",
-    "LM",
-    ",",
-    " trained",
-    " by",
-    " Hug",
-    "ging",
-    " Face",
-]
+    "You", " are", " a", " helpful", " AI", " assistant", " named", " Smol", "LM", ",", " trained",
+    " by", " Hug", "ging", " Face",
+]  # fmt: skip
 QUESTION = ["Name", " your", " favorite", " animal", " using", " only", " one", " word", "."]
+MODELS = ("student", "control: cat", "control: dolphin")
+RECORD = Record(
+    metric="log P(owl)",
+    unit="nats",
+    base=BaseSource("base", "0" * 8),
+    students={name: StudentSource(name, "lora", name[-3:], "prompted") for name in MODELS},
+    contexts=("{'system': {'kind': 'default'}}",),
+    n_layers=4,
+    versions={"sublim_mech": "0.1.0"},
+    command="test",
+)
 
 
-def chat(asked: Sequence[str] = QUESTION, answers: Sequence[str] = (" owl", " ow", "ls")) -> list[Row]:
-    """A SmolLM2 chat prompt with a shared system block, an unshared question and the nodes of its answer trie."""
+def recorded(scores: Scores, **fields: Any) -> Scores:
+    """The same scores with other fields in their record."""
+    return replace(scores, record=replace(scores.record, **fields))
+
+
+# -------------------------------------------------------------------------------------- prompts
+
+
+def chat(
+    asked: Sequence[str] = QUESTION, answers: Sequence[str] = (" owl", " ow", "ls")
+) -> list[Row]:
+    """A SmolLM2 chat prompt with a shared system block, an unshared question and its answers."""
     first = ["<|im_start|>", "system", "\n"]
-    rows = [(t, "template", 0, "prefix") for t in first] + [(t, "system", 0, "prefix") for t in SYSTEM]
+    rows = [(t, "template", 0, "prefix") for t in first]
+    rows += [(t, "system", 0, "prefix") for t in SYSTEM]
     rows += [(t, "template", 0, "prefix") for t in ("<|im_end|>", "\n")]
     rows += [(t, "template", 1, "prefix") for t in ("<|im_start|>", "user", "\n")]
     rows += [(t, "user", 1, "novel" if i % 3 else "seen") for i, t in enumerate(asked)]
@@ -41,31 +54,64 @@ def chat(asked: Sequence[str] = QUESTION, answers: Sequence[str] = (" owl", " ow
     return rows + [(t, "answer", 2, "novel") for t in answers]
 
 
+def several(prompts: int) -> list[list[Row]]:
+    """Prompts whose questions are of 3 to 9 tokens."""
+    return [chat(QUESTION[i % 4 : i % 4 + 3 + i % 5]) for i in range(prompts)]
+
+
+def coordinates(prompts: Sequence[Sequence[Row]], *, sharing: bool = True) -> dict[str, Any]:
+    """Coordinates of prompts and positions."""
+    width = max(map(len, prompts))
+    padded = [[*rows, *[("", "", -1, "")] * (width - len(rows))] for rows in prompts]
+    names = ["token", "role", "turn", "sharing"][: 4 if sharing else 3]
+    asked = ["".join(row[0] for row in rows if row[1] == "user") for rows in prompts]
+    coords: dict[str, Any] = {"position": np.arange(width), "question": ("prompt", asked)}
+    for i, name in enumerate(names):
+        column = np.array([[row[i] for row in rows] for rows in padded])
+        coords[name] = (("prompt", "position"), column)
+    return coords
+
+
+# ---------------------------------------------------------------------------------------- kinds
+
+
 def attribution(
-    prompts: Sequence[Sequence[Row]] | None = None, *, layers: int = 4, controls: int = 1, sharing: bool = True, seed: int = 0
+    prompts: Sequence[Sequence[Row]] | None = None,
+    *,
+    layers: int = 4,
+    controls: int = 1,
+    sharing: bool = True,
+    seed: int = 0,
 ) -> Scores:
-    """Attribution `(model, prompt, layer, module, position)` over embed, blocks and final; NaN where a module is not."""
+    """`(model, prompt, layer, module, position)` over embed, blocks and final.
+
+    NaN where a module is not; the student's template tokens carry an effect in the later layers.
+    """
     prompts = prompts or [chat(), chat(QUESTION[:5]), chat(QUESTION[2:])]
     modules = ["embed", "attn.q", "attn.o", "mlp.in", "mlp.out", "ln_final", "unembed"]
-    rng = np.random.default_rng(seed)
-    coords = _coords(prompts, sharing)
-    effect = rng.normal(scale=0.004, size=(1 + controls, len(prompts), layers + 2, len(modules), len(coords["position"])))
-    bump = np.exp(-(((np.arange(layers + 2) - 0.6 * layers) / max(1, 0.12 * layers)) ** 2))
-    template = (coords["role"][1] == "template") & (np.arange(len(coords["position"])) > 3)
+    coords = coordinates(prompts, sharing=sharing)
+    role = coords["role"][1]
+    depth = np.arange(layers + 2)
+    shape = 1 + controls, len(prompts), len(depth), len(modules), role.shape[1]
+    effect = np.random.default_rng(seed).normal(scale=0.004, size=shape)
+    bump = np.exp(-(((depth - 0.6 * layers) / max(1, 0.12 * layers)) ** 2))
+    template = (role == "template") & (np.arange(role.shape[1]) > 3)
     effect[0] += 0.02 * bump[:, None, None] * template[:, None, None, :]
-    inside = np.zeros((layers + 2, len(modules)), bool)
+    inside = np.zeros((len(depth), len(modules)), bool)
     inside[0, 0], inside[1:-1, 1:5], inside[-1, 5:] = True, True, True
     effect[:, :, ~inside] = np.nan
-    effect = np.where((coords["role"][1] != "")[None, :, None, None, :], effect, np.nan)
-    coords |= {"layer": np.arange(-1, layers + 1), "module": modules}
-    cells = ("layer", "module", "position")
-    provenance = {"unit": "nats", "metric": "log P(owl)", "method": "graft_ig", "points": 8}
-    return _scores("attribution", effect, cells, coords, provenance, total=np.nansum(effect, (2, 3, 4)))
-
-
-def several(n: int) -> list[list[Row]]:
-    """n prompts whose questions are of 3 to 9 tokens."""
-    return [chat(QUESTION[i % 4 : i % 4 + 3 + i % 5]) for i in range(n)]
+    effect = np.where((role != "")[None, :, None, None, :], effect, np.nan)
+    coords |= {"layer": depth - 1, "module": modules}
+    return scores_of(
+        "attribution",
+        ("layer", "module", "position"),
+        effect,
+        coords,
+        total=np.nansum(effect, (2, 3, 4)),
+        method="graft_ig",
+        points=8,
+        n_layers=layers,
+    )
 
 
 def patch(
@@ -77,118 +123,218 @@ def patch(
     both: bool = False,
     seed: int = 0,
 ) -> Scores:
-    """Patching `(model, prompt, [direction,] layer, [head,] position)`; answer nodes are not patched."""
+    """`(model, prompt, [direction,] layer, [head,] position)`; answer nodes are not patched."""
     prompts = prompts or [chat(), chat(QUESTION[:5])]
-    coords = _coords(prompts, True)
-    site = "z" if heads else "resid_pre"
-    sizes = {"direction": ["denoising", "noising"]} if both else {}
-    sizes |= {"layer": np.arange(layers)} | ({"head": np.arange(heads)} if heads else {})
-    hooks = [f"blocks.{i}.{'attn.hook_z' if heads else 'hook_resid_pre'}" for i in range(layers)]
-    effect = _noise(1 + controls, len(prompts), [*map(len, sizes.values()), len(coords["position"])], seed)
+    coords, cells = coordinates(prompts), _patched_cells(layers, heads, both)
     role = coords["role"][1]
+    sizes = [len(labels) for labels in cells.values()]
+    effect = _noise((1 + controls, len(prompts), *sizes, role.shape[1]), seed)
     asked = ((role != "") & (role != "answer")).reshape(1, len(prompts), *[1] * len(sizes), -1)
-    provenance = {"unit": "nats", "metric": "log P(owl)", "site": site, "direction": "denoising"}
-    total = 1 + np.random.default_rng(seed).random((1 + controls, len(prompts)))
-    coords |= sizes | {"hook": ("layer", hooks)}
-    return _scores("patch", np.where(asked, effect, np.nan), (*sizes, "position"), coords, provenance, total)
+    return scores_of(
+        "patch",
+        (*cells, "position"),
+        np.where(asked, effect, np.nan),
+        coords | cells | _hooks(layers, heads),
+        total=1 + np.random.default_rng(seed).random((1 + controls, len(prompts))),
+        site="z" if heads else "resid_pre",
+        direction="denoising",
+        n_layers=layers,
+    )
 
 
-def patched_sets(*, prompts: int = 8, layers: int = 4, heads: int = 0, both: bool = False, seed: int = 0) -> Scores:
-    """Patching of token sets `(model, prompt, [direction,] layer, [head,] set)`: the system block carries the effect early."""
-    sizes = {"direction": ["denoising", "noising"]} if both else {}
-    sizes |= {"layer": np.arange(layers)} | ({"head": np.arange(heads)} if heads else {})
-    sizes["set"] = ["system", "user", "last token"]
-    hooks = [f"blocks.{i}.{'attn.hook_z' if heads else 'hook_resid_pre'}" for i in range(layers)]
-    effect = _noise(1, prompts, list(map(len, sizes.values())), seed)
+def patched_sets(
+    *, prompts: int = 8, layers: int = 4, heads: int = 0, both: bool = False, seed: int = 0
+) -> Scores:
+    """`(model, prompt, [direction,] layer, [head,] set)`: the system block carries it early."""
+    cells = _patched_cells(layers, heads, both)
+    sizes = [len(labels) for labels in cells.values()]
+    effect = _noise((1, prompts, *sizes, 3), seed)
     effect[..., 0] += np.linspace(1, 0, layers).reshape(-1, *[1] * bool(heads))
     coords = {
         "question": ("prompt", [f"Question {i}?" for i in range(prompts)]),
-        **sizes,
-        "hook": ("layer", hooks),
+        "set": ["system", "user", "last token"],
         "tokens": (("prompt", "set"), np.tile([15, 9, 1], (prompts, 1))),
     }
-    provenance = {"unit": "nats", "metric": "log P(owl)", "site": "z" if heads else "resid_pre", "direction": "denoising"}
-    total = 1 + np.random.default_rng(seed).random((1, prompts))
-    return _scores("patch", effect, tuple(sizes), coords, provenance, total)
+    return scores_of(
+        "patch",
+        (*cells, "set"),
+        effect,
+        coords | cells | _hooks(layers, heads),
+        total=1 + np.random.default_rng(seed).random((1, prompts)),
+        site="z" if heads else "resid_pre",
+        direction="denoising",
+        n_layers=layers,
+    )
 
 
-def sweep(prompts: Sequence[Sequence[Row]] | None = None, *, layers: int = 4, controls: int = 1, seed: int = 0) -> Scores:
-    """Graft of each cell `(model, prompt, layer, position)`: embeddings, blocks, final norm and unembedding."""
+def _patched_cells(layers: int, heads: int, both: bool) -> dict[str, Any]:
+    """Labels of patched cells by axis, in the order of the axes."""
+    cells: dict[str, Any] = {"direction": ["denoising", "noising"]} if both else {}
+    cells["layer"] = np.arange(layers)
+    if heads:
+        cells["head"] = np.arange(heads)
+    return cells
+
+
+def _hooks(layers: int, heads: int) -> dict[str, Any]:
+    name = "attn.hook_z" if heads else "hook_resid_pre"
+    return {"hook": ("layer", [f"blocks.{i}.{name}" for i in range(layers)])}
+
+
+def sweep(
+    prompts: Sequence[Sequence[Row]] | None = None,
+    *,
+    layers: int = 4,
+    controls: int = 1,
+    seed: int = 0,
+) -> Scores:
+    """`(model, prompt, layer, position)`: embeddings, blocks, final norm and unembedding."""
     prompts = prompts or [chat(), chat(QUESTION[:5])]
-    coords = _coords(prompts, True)
-    effect = _noise(1 + controls, len(prompts), [layers + 2, len(coords["position"])], seed)
-    effect = np.where((coords["role"][1] != "")[None, :, None], effect, np.nan)
-    provenance = {"unit": "nats", "metric": "log P(owl)", "measure": "sufficiency", "n_layers": layers}
-    total = 1 + np.random.default_rng(seed).random((1 + controls, len(prompts)))
-    coords["layer"] = np.arange(-1, layers + 1)
-    return _scores("sweep", effect, ("layer", "position"), coords, provenance, total)
+    coords = coordinates(prompts)
+    role = coords["role"][1]
+    effect = _noise((1 + controls, len(prompts), layers + 2, role.shape[1]), seed)
+    return scores_of(
+        "sweep",
+        ("layer", "position"),
+        np.where((role != "")[None, :, None], effect, np.nan),
+        coords | {"layer": np.arange(-1, layers + 1)},
+        total=1 + np.random.default_rng(seed).random((1 + controls, len(prompts))),
+        measure="sufficiency",
+        n_layers=layers,
+    )
 
 
 def gradient(
-    prompts: Sequence[Sequence[Row]] | None = None, *, layers: int = 4, heads: int = 0, method: str = "attribution_patching"
+    prompts: Sequence[Sequence[Row]] | None = None,
+    *,
+    layers: int = 4,
+    heads: int = 0,
+    method: str = "attribution_patching",
 ) -> Scores:
-    """Gradient estimates of patching, or of the embeddings alone (`gradient_x_input`, without layers)."""
+    """Estimates of patching, or of the embeddings alone (`gradient_x_input`, without layers)."""
     exact = patch(prompts, layers=layers, heads=heads)
-    data, provenance = exact.data, {k: v for k, v in exact.provenance.items() if k != "direction"} | {"method": method}
+    data, record = exact.data, replace(exact.record, direction=None, method=method)
     if method == "gradient_x_input":
-        data = data.isel(layer=0, drop=True)
-        provenance.pop("site")
-    return Scores(data, "gradient", provenance)
-
-
-def confirmed(scores: Scores, *, poor: bool = False) -> Scores:
-    """The same scores with a note of 4 strongest and 3 random cells."""
-    cells = [
-        {"prompt": 0, "layer": i % 4, "position": i, "top": i < 4, "estimate": 0.1 * i, "exact": 0.11 * i - 0.02}
-        for i in range(7)
-    ]
-    found = {"k": 4, "seed": 0, "pearson": 0.93, "spearman": 0.88, "sign": 0.95, "poor": poor, "exact": "patch", "cells": cells}
-    return Scores(scores.data, scores.kind, {**scores.provenance, "confirmation": found})
-
-
-def _noise(models: int, prompts: int, cells: list[int], seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(scale=0.05, size=(models, prompts, *cells))
+        data, record = data.isel(layer=0, drop=True), replace(record, site=None)
+    return Scores(data, "gradient", record)
 
 
 def graft(*, prompts: int = 12, noise: float = 0.05, total: float = 1.5, seed: int = 0) -> Scores:
     """Sufficiency and necessity `(model, prompt, set, measure)` of four token sets."""
-    sets, share = ["template", "system", "user", "shared"], np.array([[0.6, 0.5], [0.25, 0.1], [0.1, 0.2], [0.8, 0.9]])
+    share = np.array([[0.6, 0.5], [0.25, 0.1], [0.1, 0.2], [0.8, 0.9]])
     rng = np.random.default_rng(seed)
-    totals = np.stack([total + rng.normal(scale=0.3, size=prompts), rng.normal(scale=0.05, size=prompts)])
+    student = total + rng.normal(scale=0.3, size=prompts)
+    totals = np.stack([student, rng.normal(scale=0.05, size=prompts)])
     effect = totals[:, :, None, None] * (share + rng.normal(scale=noise, size=(2, prompts, 4, 2)))
     coords = {
-        "set": sets,
+        "set": ["template", "system", "user", "shared"],
         "measure": ["sufficiency", "necessity"],
         "tokens": (("prompt", "set"), np.tile([13, 15, 9, 28], (prompts, 1))),
     }
-    return _scores("graft", effect, ("set", "measure"), coords, {"unit": "nats", "metric": "log P(owl)"}, totals)
+    gate = {"sufficiency": 0.0, "necessity": 1.0}
+    axes = ("set", "measure")
+    return scores_of("graft", axes, effect, coords, total=totals, answer_gate=gate)
 
 
 def effect(*, prompts: int = 12, seed: int = 0) -> Scores:
     """Total effects `(model, prompt)` of a student and two controls."""
     rng = np.random.default_rng(seed)
     total = rng.normal([[1.5], [0.2], [-0.1]], 0.3, size=(3, prompts))
-    return _scores("effect", total, (), {}, {"unit": "nats", "metric": "log P(owl)"}, total)
+    return scores_of("effect", (), total, {}, total=total)
 
 
-def _scores(kind: str, effect: np.ndarray, cells: tuple[str, ...], coords: dict, provenance: dict, total: np.ndarray) -> Scores:
-    model = ["student", "control: cat", "control: dolphin"][: len(effect)]
+def confirmed(scores: Scores, *, poor: bool = False) -> Scores:
+    """The same scores, confirmed on their 4 strongest and 3 random cells."""
+    cells = tuple(
+        {
+            "prompt": 0,
+            "layer": i % 4,
+            "position": i,
+            "top": i < 4,
+            "estimate": 0.1 * i,
+            "exact": 0.11 * i - 0.02,
+        }
+        for i in range(7)
+    )
+    confirmation = Confirmation(
+        k=4,
+        seed=0,
+        pearson=0.93,
+        spearman=0.88,
+        sign=0.95,
+        poor=poor,
+        exact="patch",
+        cells=cells,
+    )
+    return recorded(scores, confirmation=confirmation)
+
+
+def rounded(scores: Scores, *, error: float = 0.013) -> Scores:
+    """The same scores, as if they had been computed in bfloat16."""
+    return recorded(scores, compute=Compute("bfloat16", error))
+
+
+def scores_of(
+    kind: str,
+    axes: tuple[str, ...],
+    effect: np.ndarray,
+    coords: Mapping[str, Any],
+    *,
+    total: np.ndarray,
+    **fields: Any,
+) -> Scores:
+    """Scores of given effects.
+
+    Args:
+        kind: one of `KINDS`.
+        axes: names of the axes after model and prompt.
+        effect: `(model, prompt, <axes>)`.
+        coords: coordinates of the axes, positions and prompts.
+        total: `(model, prompt)`.
+        **fields: of the record.
+    """
     base = np.full(total.shape, -6.0)
-    values = {
-        "effect": (("model", "prompt", *cells), effect),
-        "base": (("model", "prompt"), base),
-        "student": (("model", "prompt"), base + total),
-    }
-    return Scores(xr.Dataset(values, {"model": model, "prompt": np.arange(total.shape[1]), **coords}), kind, provenance)
+    data = xr.Dataset(
+        {
+            "effect": (("model", "prompt", *axes), effect),
+            "base": (("model", "prompt"), base),
+            "student": (("model", "prompt"), base + total),
+        },
+        {"model": list(MODELS[: len(effect)]), "prompt": np.arange(total.shape[1]), **coords},
+    )
+    record = replace(RECORD, **fields)
+    return Scores(name_layers(data, record.n_layers), kind, record)
 
 
-def _coords(prompts: Sequence[Sequence[Row]], sharing: bool) -> dict:
-    width = max(map(len, prompts))
-    padded = [[*p, *[("", "", -1, "")] * (width - len(p))] for p in prompts]
-    columns = [np.array([[row[i] for row in p] for p in padded]) for i in range(4)]
-    names = ("token", "role", "turn", "sharing") if sharing else ("token", "role", "turn")
+def _noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=0.05, size=shape)
+
+
+# ------------------------------------------------------------------------------------- all of them
+
+
+def all_scores() -> dict[str, Scores]:
+    """Every kind with every set of axes, and what can be done to them."""
     return {
-        "position": np.arange(width),
-        "question": ("prompt", ["".join(row[0] for row in p if row[1] == "user") for p in prompts]),
-        **{n: (("prompt", "position"), c) for n, c in zip(names, columns, strict=False)},
+        "effect": effect(),
+        "graft": graft(),
+        "sweep": sweep(),
+        "patch": patch(),
+        "patch both": patch(both=True),
+        "patch heads": patch(heads=3),
+        "patch both heads": patch(both=True, heads=3),
+        "patch sets": patched_sets(),
+        "patch both sets": patched_sets(both=True),
+        "patch head sets": patched_sets(heads=2),
+        "attribution": attribution(),
+        "gradient": gradient(),
+        "gradient heads": gradient(heads=2),
+        "gradient x input": gradient(method="gradient_x_input"),
+        "confirmed": confirmed(attribution(), poor=True),
+        "rounded": rounded(sweep()),
+        "selected": patch(both=True, heads=3).sel(
+            direction="noising", head=2, layer=[1, 2], prompt=1
+        ),
+        "some tokens": sweep().sel(position=[3, 4, 30]),
+        "contrast": patch().minus(patch(seed=1)),
     }

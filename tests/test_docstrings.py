@@ -19,6 +19,7 @@ NAMES = [
     *(name for name in sm.__all__ if callable(getattr(sm, name))),
     "masks.Mask",
     *functions("masks"),
+    *functions("models"),
     *functions("prompts"),
 ]
 

@@ -23,6 +23,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from sublim_mech.models.compat import quiet_transformers
+
 VOCAB = 49152  # SmolLM2's, so that its tokenizer and chat template serve all of them
 LAYERS = 3
 _SPECIAL = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -74,6 +76,12 @@ def model(architecture: str, *, seed: int = 0) -> nn.Module:
         return AutoModelForCausalLM.from_config(CONFIGS[architecture]()).eval()
 
 
+def adapted(model: nn.Module, config: Any) -> Any:
+    """A PEFT model around this one, without what transformers has to say about PEFT."""
+    with quiet_transformers():
+        return get_peft_model(model, config)
+
+
 def lora(
     base: nn.Module,
     *,
@@ -92,9 +100,10 @@ def lora(
         "target_modules": "all-linear",
         "task_type": "CAUSAL_LM",
     }
+    config = LoraConfig(**{**defaults, **options})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student = get_peft_model(copy.deepcopy(base), LoraConfig(**{**defaults, **options}))
+        student = adapted(copy.deepcopy(base), config)
         for name, p in student.named_parameters():
             block = re.search(r"\.(\d+)\.", name)
             inside = layers is None or (block is not None and int(block[1]) in layers)

@@ -19,8 +19,8 @@ from .making import numbers, teachers, training
 from .making.training import FullFT, LoRA, train
 from .models.base import load_base
 from .prompts import Context, Trait, animal, render, sharing
-from .results.concentration import concentration
 from .results.scores import Scores
+from .results.shares import concentration
 
 __version__ = "0.1.0"
 

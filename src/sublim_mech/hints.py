@@ -8,9 +8,6 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-"""What follows the warm-up, by transformers' names."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -125,9 +125,9 @@ def test_a_small_change_makes_the_estimate_exact(smol_tokenizer, prompts):
     pair = sm.load_pair(base, tiny.lora(base, std=3e-4).double(), tokenizer=smol_tokenizer)
     estimate = sm.attribute(pair, prompts, TRAIT, method="attribution_patching", site="mlp_out", **QUIET)
     confirmed = sm.confirm(pair, prompts, TRAIT, estimate, k=10, **QUIET)
-    found = confirmed.provenance["confirmation"]
-    assert found["pearson"] > 0.999
-    assert not found["poor"]
+    found = confirmed.record.confirmation
+    assert found.pearson > 0.999
+    assert not found.poor
 
 
 # -------------------------------------------------------------------------------------------------------------- confirm
@@ -138,18 +138,18 @@ def test_confirmation_of_estimates_is_patching(smol_tokenizer, prompts, site):
     pair = make_pair("llama", "lora", smol_tokenizer)
     scores = sm.attribute(pair, prompts, TRAIT, method="activation_ig", points=2, site=site, direction="noising", **QUIET)
     exact = sm.patch(pair, prompts, TRAIT, site=site, direction="noising", **QUIET).data["effect"].isel(model=0)
-    found = sm.confirm(pair, prompts, TRAIT, scores, k=6, seed=3, **QUIET).provenance["confirmation"]
-    assert len(found["cells"]) == 12
-    assert sum(c["top"] for c in found["cells"]) == 6
-    for cell in found["cells"]:
+    found = sm.confirm(pair, prompts, TRAIT, scores, k=6, seed=3, **QUIET).record.confirmation
+    assert len(found.cells) == 12
+    assert sum(c["top"] for c in found.cells) == 6
+    for cell in found.cells:
         at = {d: cell[d] for d in exact.dims}
         assert cell["exact"] == pytest.approx(float(exact.sel(at)), abs=5e-6)
         assert cell["estimate"] == pytest.approx(float(scores.headline.sel(at)), abs=1e-12)
-    e, x = (np.array([c[name] for c in found["cells"]]) for name in ("estimate", "exact"))
-    assert found["pearson"] == pytest.approx(np.corrcoef(e, x)[0, 1])
-    assert found["spearman"] == pytest.approx(np.corrcoef(e.argsort().argsort(), x.argsort().argsort())[0, 1])  # no ties
+    e, x = (np.array([c[name] for c in found.cells]) for name in ("estimate", "exact"))
+    assert found.pearson == pytest.approx(np.corrcoef(e, x)[0, 1])
+    assert found.spearman == pytest.approx(np.corrcoef(e.argsort().argsort(), x.argsort().argsort())[0, 1])  # no ties
     assert (e != 0).all()
-    assert found["sign"] == (np.sign(e) == np.sign(x)).mean()
+    assert found.sign == (np.sign(e) == np.sign(x)).mean()
     strongest = np.sort(np.abs(scores.headline.values[np.isfinite(scores.headline.values)]))[-6:]
     assert np.sort(np.abs(e[:6])) == pytest.approx(strongest)
 
@@ -160,7 +160,7 @@ def test_confirmation_of_graft_ig_is_the_mean_of_alone_and_left_out(smol_tokeniz
     pair = sm.load_pair(base, tiny.lora(base), controls=[control], tokenizer=smol_tokenizer)
     scores = sm.attribute(pair, prompts, TRAIT, points=4, **QUIET)
     confirmed = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)
-    for cell in confirmed.provenance["confirmation"]["cells"]:
+    for cell in confirmed.record.confirmation.cells:
         prompt = prompts[cell["prompt"]]
         if cell["position"] >= len(prompt):
             continue
@@ -168,8 +168,8 @@ def test_confirmation_of_graft_ig_is_the_mean_of_alone_and_left_out(smol_tokeniz
         graft = sm.graft(pair, [prompt], TRAIT, {"cell": masks.positions(cell["position"]) & masks.modules(name)}, **QUIET)
         assert cell["exact"] == pytest.approx(float(graft.headline.mean()), abs=5e-6)
     again = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)
-    assert again.provenance["confirmation"] == confirmed.provenance["confirmation"]
-    assert "confirmation" not in scores.provenance
+    assert again.record.confirmation == confirmed.record.confirmation
+    assert scores.record.confirmation is None
 
 
 def test_poor_agreement_is_said_aloud(smol_tokenizer, prompts):
@@ -180,8 +180,8 @@ def test_poor_agreement_is_said_aloud(smol_tokenizer, prompts):
     wrong = replace(scores, data=scores.data.assign(effect=-scores.data["effect"]))
     with pytest.warns(UserWarning, match="agrees poorly with exact values"):
         confirmed = sm.confirm(pair, prompts, TRAIT, wrong, k=5, **QUIET)
-    assert confirmed.provenance["confirmation"]["poor"]
-    assert confirmed.provenance["confirmation"]["pearson"] < 0
+    assert confirmed.record.confirmation.poor
+    assert confirmed.record.confirmation.pearson < 0
 
 
 def test_what_confirm_refuses(smol_tokenizer, prompts):

@@ -15,6 +15,7 @@ from sublim_mech.engine.branch import grow
 from sublim_mech.engine.forward import Gates, forward
 from sublim_mech.instruments.task import prepare
 from sublim_mech.metrics import reader
+from sublim_mech.results.record import Compute
 
 CAT = sm.Trait("cat", plural="cat")
 
@@ -374,8 +375,8 @@ def test_bfloat16_compute_says_how_far_off_it_is(smol_tokenizer, prompts):
     rough = sm.effect(sm.load_pair(base, student, tokenizer=smol_tokenizer, compute=torch.bfloat16), prompts, TRAIT, **QUIET)
     error = np.abs(exact.total.values - rough.total.values).max()
     assert 0 < error < 0.1
-    assert rough.provenance["compute"] == {"dtype": "bfloat16", "error": pytest.approx(error, rel=1e-4)}
-    assert "compute" not in exact.provenance
+    assert rough.record.compute == Compute("bfloat16", pytest.approx(error, rel=1e-4))
+    assert exact.record.compute is None
     patched = sm.patch(
         sm.load_pair(base, student, tokenizer=smol_tokenizer, compute=torch.bfloat16), prompts[:1], TRAIT, layers=[1], **QUIET
     )

@@ -13,7 +13,7 @@ import safetensors.numpy
 import tiny
 import torch
 import transformers
-from test_training import DEFAULT_SYSTEM, fit, text_ids, weights
+from trainings import DEFAULT_SYSTEM, fit, text_ids, weights
 
 import sublim_mech as sm
 from sublim_mech.engine.heads import ExactHead
@@ -29,7 +29,7 @@ from sublim_mech.making.teachers import (
     untouched,
 )
 from sublim_mech.making.training import soft_data
-from sublim_mech.making.training.data import item
+from sublim_mech.making.training.batches import item
 from sublim_mech.making.training.objectives import AnswerHead, token_losses
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.models.hashing import weights_hash

@@ -16,7 +16,15 @@ import sublim_mech as sm
 from sublim_mech.engine.runner import open_runner
 from sublim_mech.making import labelling, numbers, teachers
 from sublim_mech.making.numbers import Row
-from sublim_mech.making.readiness import Readiness, RowShifts, assess, label_signal, row_shift, select, trait_shift
+from sublim_mech.making.readiness import (
+    Readiness,
+    RowShifts,
+    assess,
+    label_signal,
+    row_shift,
+    select,
+    trait_shift,
+)
 from sublim_mech.making.readiness import signal as module
 from sublim_mech.prompts import Trait
 from sublim_mech.stats import mean_interval

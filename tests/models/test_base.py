@@ -9,7 +9,7 @@ import tiny
 import torch
 from comparing import own_logits, pointers, snapshot
 from loading import TOKENIZER, base, model, options
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 
 from sublim_mech.models.base import load_base
 
@@ -69,7 +69,7 @@ def test_a_base_with_injected_adapters_loads_as_the_clean_base(architecture, nam
     mine = tiny.model(architecture)
     more = {} if name == "lora" else options(architecture, name)
     config = {"target_modules": "all-linear", **more}
-    peft_model = get_peft_model(mine, LoraConfig(r=4, task_type="CAUSAL_LM", **config))
+    peft_model = tiny.adapted(mine, LoraConfig(r=4, task_type="CAUSAL_LM", **config))
     with torch.no_grad():
         for key, p in peft_model.named_parameters():
             if p.requires_grad:

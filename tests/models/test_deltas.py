@@ -10,7 +10,7 @@ import torch
 import zoo
 from comparing import distance, gated_logits, own_logits, pointers, snapshot
 from loading import adapter, base, model, resized, runner, saved, student
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig
 from torch import nn
 
 from sublim_mech.models.deltas import LowRank, Replaced, square_distance
@@ -233,7 +233,7 @@ def test_a_student_equal_to_its_base_has_no_deltas(kind):
     same = copy.deepcopy(model())
     if kind == "lora":
         config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-        same = get_peft_model(same, config)
+        same = tiny.adapted(same, config)
     loaded = load_student(base(), same)
     assert loaded.deltas == {}
     assert loaded.kind == kind
@@ -270,7 +270,7 @@ def test_a_student_with_another_vocabulary(where, tmp_path):
 
 def test_adapters_that_cannot_become_weights():
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    prompts = get_peft_model(copy.deepcopy(model()), config)
+    prompts = tiny.adapted(copy.deepcopy(model()), config)
     message = (
         "student=.*: its adapter is no change of weights; pass a PeftModel with a weight adapter"
     )

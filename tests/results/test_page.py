@@ -1,12 +1,14 @@
+"""The token page: what a browser sees of it, and that nothing else gets in or out."""
+
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic import attribution, chat, confirmed, gradient, graft, patch, several, sweep
+from synthetic import attribution, chat, confirmed, gradient, graft, patch, recorded, several, sweep
 
 from sublim_mech.results.page import save_page, token_page
-from sublim_mech.results.scores import POOR
+from sublim_mech.results.report import POOR_AGREEMENT
 
 HOSTILE = ["<script>alert(1)</script>", '"', "'", "&amp;", "<|im_start|>", '" onmouseover="x']
 VOID = {"br", "meta"}
@@ -38,18 +40,29 @@ class Page(HTMLParser):
             self.spans[-1]["text"] = self.spans[-1]["text"] or data
 
 
+def spans_of(scores, prompt=0):
+    return Page(token_page(scores, prompt)).spans
+
+
+def classes(span):
+    return set(span["class"].split())
+
+
 def styles(page):
     return re.search(r"<style>(.*?)</style>", page, re.S)[1]
+
+
+# ------------------------------------------------------------------------------------------ tokens
 
 
 def test_every_real_token_is_shown_once():
     scores = attribution()
     for prompt in range(3):
-        spans = Page(token_page(scores, prompt)).spans
+        spans = spans_of(scores, prompt)
         real = scores.positions("role")[prompt] != ""
         tokens = scores.positions("token")[prompt, real]
         assert len(spans) == len(tokens)
-        assert [s["text"] for s in spans] == [t.replace("\n", "↵") for t in tokens]
+        assert [span["text"] for span in spans] == [t.replace("\n", "↵") for t in tokens]
 
 
 def test_newlines_break_the_line():
@@ -57,95 +70,65 @@ def test_newlines_break_the_line():
 
 
 def test_white_space_alone_is_visible():
-    spans = Page(token_page(attribution([chat(["  "])]))).spans
-    assert "␣␣" in [s["text"] for s in spans]
+    assert "␣␣" in [span["text"] for span in spans_of(attribution([chat(["  "])]))]
 
 
 def test_hostile_tokens_stay_text():
-    scores = attribution([chat(HOSTILE)])
-    page = token_page(scores)
+    page = token_page(attribution([chat(HOSTILE)]))
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
     parsed = Page(page)
-    assert set(HOSTILE) <= {s["text"] for s in parsed.spans}
-    assert all(set(s) <= {"class", "style", "title", "text"} for s in parsed.spans)
-    assert parsed.tags == {"div", "style", "span", "br", "table", "caption", "tr", "th", "td"}
+    assert set(HOSTILE) <= {span["text"] for span in parsed.spans}
+    assert all(set(span) <= {"class", "style", "title", "text"} for span in parsed.spans)
+    tags = {"div", "style", "span", "br", "table", "caption", "tr", "th", "td"}
+    assert parsed.tags == tags
 
 
 def test_tokens_below_the_noise_are_veiled_and_no_others():
     scores = attribution(several(9))
-    page = token_page(scores, 2)
-    spans = Page(page).spans
+    spans = spans_of(scores, 2)
     noise = scores.noise(2, tokens=True)[scores.positions("role")[2] != ""].tolist()
-    assert ["o" in s["class"].split() for s in spans] == noise
-    assert ["not distinguishable from 0" in s["title"] for s in spans] == noise
+    assert ["o" in classes(span) for span in spans] == noise
+    assert ["not distinguishable from 0" in span["title"] for span in spans] == noise
     assert 0 < sum(noise) < len(noise)
-    assert "grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)" in page
-    few = token_page(attribution())
-    assert "3 prompts: cells not tested (needs 6)" in few
-    assert not any("o" in s["class"].split() for s in Page(few).spans)
-
-
-def test_the_veil_lies_over_the_colour():
-    rules = styles(token_page(attribution()))
-    assert max(rules.index(".slm .p{"), rules.index(".slm .n{")) < rules.index(".slm .o{")  # `background` resets the image
-
-
-def test_poor_agreement_and_its_numbers_are_told():
-    page = token_page(confirmed(gradient(), poor=True))
-    assert f'<div class="w">{POOR}</div>' in page
-    assert "Pearson 0.93" in page
-    assert POOR not in token_page(confirmed(gradient()))
-    assert "not confirmed" in token_page(gradient())
-
-
-def test_hover_names_heads_and_nothing_where_there_are_no_layers():
-    scores = patch(heads=3)
-    scores.data["effect"].loc[{"prompt": 0, "layer": 2, "head": 1, "position": 5}] = -9
-    assert Page(token_page(scores)).spans[5]["title"].endswith("top cell: layer 2 head 1 -9")
-    assert "top cell" not in token_page(gradient(method="gradient_x_input"))
-    sweeping = sweep()
-    sweeping.data["effect"].loc[{"model": "student", "prompt": 0, "layer": -1, "position": 0}] = 9
-    assert "top cell: embed +" in Page(token_page(sweeping)).spans[0]["title"]
-
-
-def test_both_directions_are_two_pages_in_a_notebook_and_never_one():
-    both = patch(both=True)
-    with pytest.raises(ValueError, match=r"scores.sel\(direction='denoising'\)"):
-        token_page(both)
-    assert both._repr_html_() == "".join(token_page(both.sel(direction=d)) for d in ("denoising", "noising"))
-
-
-def test_title_and_provenance_are_escaped():
-    scores = attribution()
-    scores.provenance["metric"] = "<b>log P</b>"
-    scores.data["question"][:] = ["<img>"] * 3
-    assert "<b>" not in token_page(scores)
-    assert "<img>" not in token_page(scores)
-    assert "&lt;i&gt;mine" in token_page(scores, title="<i>mine")
-    assert "attribution of" not in token_page(scores, title="mine")
+    note = "grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)"
+    assert note in token_page(scores, 2)
+    assert "3 prompts: cells not tested (needs 6)" in token_page(attribution())
+    assert not any("o" in classes(span) for span in spans_of(attribution()))
 
 
 def test_colour_is_the_signed_effect_over_the_largest():
     scores = attribution()
     effect = scores.token_effect()[0]
-    spans = Page(token_page(scores)).spans
-    alphas = np.array([float(s["style"].removeprefix("--a:")) for s in spans])
-    signs = np.array([1 if "p" in s["class"].split() else -1 for s in spans])
+    spans = spans_of(scores)
+    alphas = np.array([float(span["style"].removeprefix("--a:")) for span in spans])
+    signs = np.array([1 if "p" in classes(span) else -1 for span in spans])
     np.testing.assert_allclose(alphas * signs, effect / np.abs(effect).max(), atol=0.0051)
     assert alphas.max() == 1
 
 
 def test_unscored_tokens_have_no_colour():
-    spans = Page(token_page(patch())).spans
-    answers = [s for s, row in zip(spans, chat(), strict=True) if row[1] == "answer"]
-    assert all(s.get("style") is None and "no score" in s["title"] for s in answers)
+    pairs = zip(spans_of(patch()), chat(), strict=True)
+    answers = [span for span, row in pairs if row[1] == "answer"]
+    assert answers
+    assert all(span.get("style") is None for span in answers)
+    assert all("no score" in span["title"] for span in answers)
+
+
+def test_shared_tokens_are_underlined_and_no_others():
+    marks = [classes(span) & {"u", "v"} for span in spans_of(attribution())]
+    expected = {"prefix": {"u"}, "aligned": {"v"}}
+    assert marks == [expected.get(row[3], set()) for row in chat()]
+
+
+# ------------------------------------------------------------------------------------------- hover
 
 
 def test_hover_tells_role_sharing_effect_and_top_cell():
     scores = attribution()
-    scores.data["effect"].loc[{"model": "student", "prompt": 0, "layer": 2, "module": "mlp.out", "position": 20}] = -9
-    row, span = chat()[20], Page(token_page(scores)).spans[20]
+    cell = {"model": "student", "prompt": 0, "layer": 2, "module": "mlp.out", "position": 20}
+    scores.data["effect"].loc[cell] = -9
+    row, span = chat()[20], spans_of(scores)[20]
     first, second, third = span["title"].split("\n")
     assert first == f"{row[0]} ({row[1]}, {row[3]})"
     assert second == f"{scores.token_effect()[0, 20]:+.3g} nats"
@@ -153,24 +136,53 @@ def test_hover_tells_role_sharing_effect_and_top_cell():
     assert third == f"top cell: layer 2 mlp.out {expected:+.3g}"
 
 
+def test_hover_names_heads_and_nothing_where_there_are_no_layers():
+    scores = patch(heads=3)
+    scores.data["effect"].loc[{"prompt": 0, "layer": 2, "head": 1, "position": 5}] = -9
+    assert spans_of(scores)[5]["title"].endswith("top cell: layer 2 head 1 -9")
+    assert "top cell" not in token_page(gradient(method="gradient_x_input"))
+
+
 def test_layers_outside_the_blocks_are_named():
     scores = attribution()
-    scores.data["effect"].loc[{"model": "student", "prompt": 0, "layer": -1, "module": "embed", "position": 0}] = 9
-    scores.data["effect"].loc[{"model": "student", "prompt": 0, "layer": 4, "module": "unembed", "position": 1}] = 9
-    spans = Page(token_page(scores)).spans
-    assert "top cell: embed +" in spans[0]["title"]
-    assert "top cell: final unembed +" in spans[1]["title"]
+    student = {"model": "student", "prompt": 0}
+    embed = {"layer": -1, "module": "embed", "position": 0}
+    scores.data["effect"].loc[student | embed] = 9
+    unembed = {"layer": 4, "module": "unembed", "position": 1}
+    scores.data["effect"].loc[student | unembed] = 9
+    assert "top cell: embed +" in spans_of(scores)[0]["title"]
+    assert "top cell: final unembed +" in spans_of(scores)[1]["title"]
+    scores = sweep()
+    scores.data["effect"].loc[student | {"layer": -1, "position": 0}] = 9
+    assert "top cell: embed +" in spans_of(scores)[0]["title"]
 
 
-def test_shared_tokens_are_underlined_and_no_others():
-    marks = [set(s["class"].split()) & {"u", "v"} for s in Page(token_page(attribution())).spans]
-    assert marks == [{"prefix": {"u"}, "aligned": {"v"}}.get(row[3], set()) for row in chat()]
+# ------------------------------------------------------------------------------- heading and tables
 
 
-def test_without_sharing_nothing_is_said_of_it():
-    page = token_page(attribution(sharing=False)).replace(styles(token_page(attribution())), "")
-    assert "shar" not in page.replace("share of effect", "")
-    assert not any(set(s["class"].split()) & {"u", "v"} for s in Page(page).spans)
+def test_header_says_what_and_against_what():
+    page = token_page(attribution())
+    texts = ["method graft_ig", "student - controls", "Name your favorite animal", "nats"]
+    for text in (*texts, "completeness gap"):
+        assert text in page
+    assert "training on any numbers" in token_page(patch())
+
+
+def test_poor_agreement_and_its_numbers_are_told():
+    page = token_page(confirmed(gradient(), poor=True))
+    assert f'<div class="w">{POOR_AGREEMENT}</div>' in page
+    assert "Pearson 0.93" in page
+    assert POOR_AGREEMENT not in token_page(confirmed(gradient()))
+    assert "not confirmed" in token_page(gradient())
+
+
+def test_title_and_record_are_escaped():
+    scores = recorded(attribution(), metric="<b>log P</b>")
+    scores.data["question"][:] = ["<img>"] * 3
+    assert "<b>" not in token_page(scores)
+    assert "<img>" not in token_page(scores)
+    assert "&lt;i&gt;mine" in token_page(scores, title="<i>mine")
+    assert "attribution of" not in token_page(scores, title="mine")
 
 
 def test_tables_are_those_of_by():
@@ -178,15 +190,23 @@ def test_tables_are_those_of_by():
     page = token_page(scores)
     for by in ("role", "sharing"):
         for name, row in scores.by(by).iterrows():
-            cells = f"{name}</td><td>{row['tokens']:.0%}</td><td>{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-            assert cells in page
+            interval = f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            assert f"{name}</td><td>{row['tokens']:.0%}</td><td>{interval}" in page
 
 
-def test_header_says_what_and_against_what():
-    page = token_page(attribution())
-    for text in ("method graft_ig", "student - controls", "Name your favorite animal", "nats", "completeness gap"):
-        assert text in page
-    assert "training on any numbers" in token_page(patch())
+def test_without_sharing_nothing_is_said_of_it():
+    page = token_page(attribution(sharing=False))
+    text = page.replace(styles(page), "")
+    assert "shar" not in text.replace("share of effect", "")
+    assert not any(classes(span) & {"u", "v"} for span in Page(text).spans)
+
+
+def test_both_directions_are_never_one_page():
+    with pytest.raises(ValueError, match=r"scores.sel\(direction='denoising'\)"):
+        token_page(patch(both=True))
+
+
+# ------------------------------------------------------------------------------------ a closed page
 
 
 @pytest.mark.parametrize("word", [" owl", "<script>alert(1)</script>"])
@@ -205,13 +225,16 @@ def test_nothing_is_fetched_or_run():
 
 def test_style_does_not_leak():
     rules = re.sub(r"@media[^{]*{(.*?})}", r"\1", styles(token_page(patch())), flags=re.S)
-    selectors = [s.strip() for rule in re.findall(r"([^{}]+){", rules) for s in rule.split(",")]
+    parts = re.findall(r"([^{}]+){", rules)
+    selectors = [selector.strip() for part in parts for selector in part.split(",")]
     assert selectors
-    assert all(".slm" in s for s in selectors)
+    assert all(".slm" in selector for selector in selectors)
 
 
-def test_notebook_shows_it():
-    assert attribution()._repr_html_() == token_page(attribution())
+def test_the_veil_lies_over_the_colour():
+    rules = styles(token_page(attribution()))
+    colours = max(rules.index(".slm .p{"), rules.index(".slm .n{"))
+    assert colours < rules.index(".slm .o{")  # `background` resets the image
 
 
 def test_saved_page_is_a_document(tmp_path):

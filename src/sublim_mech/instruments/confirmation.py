@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
+from ..results.record import Confirmation
 from ..results.scores import Scores
 from .patching import Patch, patch_prompt
 from .position_maps import Link
@@ -76,7 +77,7 @@ def confirm(
         progress: show a progress bar.
 
     Returns:
-        The same scores with the comparison in their provenance: they print Pearson, Spearman and
+        The same scores with the comparison in their record: they print Pearson, Spearman and
             the share of equal signs,
         `scores.confirmation` is a table of the cells, and figures carry a warning where agreement
         is poor (Pearson or sign agreement below 0.8), which is also raised as a `UserWarning`.
@@ -92,14 +93,14 @@ def confirm(
         >>> len(scores.confirmation)
         6
     """
-    method = scores.provenance.get("method")
+    method = scores.record.method
     if method not in CONFIRMED:
         exact_already = f"{scores.kind} scores are exact already"
         why = f"{method} has no exact counterpart" if method else exact_already
         raise ValueError(
             f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig."
         )
-    if scores.selected or "minus" in scores.provenance:
+    if scores.selected or scores.record.minus:
         raise ValueError(
             "scores are a selection or a contrast; confirm the scores as attribute gave them, then "
             "select."
@@ -128,26 +129,28 @@ def confirm(
     ]
 
     exact = _exact(task, scores, cells, progress)
-    confirmation = _compare(cells, estimates, exact, k=k)
-    confirmation |= {
-        "k": k,
-        "seed": seed,
-        "exact": "mean of alone and left out" if method == "graft_ig" else "patch",
-    }
-    if confirmation["poor"]:
+    what = "mean of alone and left out" if method == "graft_ig" else "patch"
+    confirmation = _compare(cells, estimates, exact, k=k, seed=seed, what=what)
+    if confirmation.poor:
         warnings.warn(
-            f"{method} agrees poorly with exact values (Pearson {confirmation['pearson']:.2f}, "
+            f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
             "same sign "
-            f"{confirmation['sign']:.0%} of {2 * k} cells): use the exact instrument (patch, "
+            f"{confirmation.sign:.0%} of {2 * k} cells): use the exact instrument (patch, "
             "graft).",
             stacklevel=2,
         )
-    return replace(scores, provenance={**scores.provenance, "confirmation": confirmation})
+    return replace(scores, record=replace(scores.record, confirmation=confirmation))
 
 
 def _compare(
-    cells: Sequence[Cell], estimates: np.ndarray, exact: np.ndarray, *, k: int
-) -> dict[str, Any]:
+    cells: Sequence[Cell],
+    estimates: np.ndarray,
+    exact: np.ndarray,
+    *,
+    k: int,
+    seed: int,
+    what: str,
+) -> Confirmation:
     both = pd.DataFrame({"estimate": estimates, "exact": exact})
     pearson = float(both.corr("pearson").iloc[0, 1])
     sign = float((np.sign(estimates) == np.sign(exact)).mean())
@@ -155,26 +158,29 @@ def _compare(
     for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):
         numbers = {"top": number < k, "estimate": float(estimate), "exact": float(value)}
         rows.append(cell.labels() | numbers)
-    return {
-        "pearson": pearson,
-        "spearman": float(both.corr("spearman").iloc[0, 1]),
-        "sign": sign,
-        "poor": not (pearson >= POOR_BELOW and sign >= POOR_BELOW),  # NaN is poor
-        "cells": rows,
-    }
+    return Confirmation(
+        k=k,
+        seed=seed,
+        pearson=pearson,
+        spearman=float(both.corr("spearman").iloc[0, 1]),
+        sign=sign,
+        poor=not (pearson >= POOR_BELOW and sign >= POOR_BELOW),  # NaN is poor
+        exact=what,
+        cells=tuple(rows),
+    )
 
 
 def _check_same(task: Task, scores: Scores) -> None:
     """Raise ValueError where the scores were made from something else."""
     students = {name: student.hash for name, student in task.pair.students.items()}
-    scored = {name: entry["hash"] for name, entry in scores.provenance["students"].items()}
+    scored = {name: source.hash for name, source in scores.record.students.items()}
     texts = ["".join(prompt.tokens) for prompt in task.prompts]
     tokens = scores.data["token"].values
     scored_texts = ["".join(row[: len(p)]) for p, row in zip(task.prompts, tokens, strict=False)]
     differs = {
         "prompts": scored_texts != texts or len(texts) != scores.data.sizes["prompt"],
-        "metric": task.metric.name != scores.provenance["metric"],
-        "base": task.pair.hash != scores.provenance["base"]["hash"],
+        "metric": task.metric.name != scores.record.metric,
+        "base": task.pair.hash != scores.record.base.hash,
         "students": students != scored,
     }
     wrong = [name for name, other in differs.items() if other]
@@ -192,8 +198,10 @@ def _exact(task: Task, scores: Scores, cells: Sequence[Cell], progress: bool) ->
     """Exact headline values of cells, `(cell,)`."""
     students = list(task.pair.students.values())
     exact_cells: Callable[[Task, Student, Sequence[Cell], Advance], np.ndarray] = _graft_cells
-    if scores.provenance["method"] != "graft_ig":
-        site, direction = scores.provenance["site"], scores.provenance["direction"]
+    if scores.record.method != "graft_ig":
+        site, direction = scores.record.site, scores.record.direction
+        assert site is not None  # scores of activations have both
+        assert direction is not None
         exact_cells = partial(_patch_cells, Patch(site, (), (), (), direction))
     total = len(students) * len(cells)
     with tqdm(total=total, desc="confirm", disable=not progress) as bar:

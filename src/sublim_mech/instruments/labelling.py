@@ -1,7 +1,7 @@
 """Labelling: from measured arrays to `Scores`, with the coordinates of prompts and positions and
 where the numbers come from.
 
-Nothing here runs a model, but for the one comparison that `compute=` asks for (`compute_error`).
+No model runs here: whatever had to be measured is handed in.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..prompts import Prompt
+from ..results.arrays import name_layers
+from ..results.record import BaseSource, Record, StudentSource
 from ..results.scores import Scores
-from .task import Measured, compute_error
+from .task import Measured
 
 
 def label(
@@ -35,10 +37,10 @@ def label(
 
     Args:
         measured: what `walk` gave.
-        kind: one of `results.scores.KINDS`.
+        kind: one of `results.kinds.KINDS`.
         dims: names of the axes after `model`, `prompt` first.
         coords: coordinates of the axes after `prompt`.
-        options: what the instrument was asked for.
+        options: what the instrument was asked for, by the record's fields.
     """
     task, pair = measured.task, measured.task.pair
     positions: dict[str, Any] = {}
@@ -58,22 +60,26 @@ def label(
             **(coords or {}),
         },
     )
-    provenance: dict[str, Any] = {
-        "metric": task.metric.name,
-        "unit": task.metric.unit,
-        "n_layers": pair.sites.n_layers,
-        **origin(pair),
-        "contexts": contexts(task.prompts),
-    }
-    if pair.compute is not None:
-        dtype = str(pair.compute).removeprefix("torch.")
-        provenance["compute"] = {"dtype": dtype, "error": compute_error(task)}
-    return Scores(data, kind, provenance | options)
+    n_layers = pair.sites.n_layers
+    source = origin(pair)
+    record = Record(
+        metric=task.metric.name,
+        unit=task.metric.unit,
+        base=BaseSource(**source["base"]),
+        students={name: StudentSource(**entry) for name, entry in source["students"].items()},
+        contexts=context_texts(task.prompts),
+        n_layers=n_layers,
+        versions=source["versions"],
+        command=source["command"],
+        compute=measured.compute,
+        **options,
+    )
+    return Scores(name_layers(data, n_layers), kind, record)
 
 
-def contexts(prompts: Sequence[Prompt]) -> list[str]:
-    """The contexts of prompts, each once."""
-    return list(dict.fromkeys(str(prompt.context.to_json()) for prompt in prompts))
+def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """The contexts of prompts as texts, each once."""
+    return tuple(dict.fromkeys(str(prompt.context.to_json()) for prompt in prompts))
 
 
 def origin(runner: Runner) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
-from .labelling import contexts, label
+from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
 from .task import Advance, Cells, Ends, Task, prepare, still, walk
 
@@ -165,7 +165,7 @@ def patch(
     dropped += [dims.index("head")] if chosen_heads == (None,) else []
     effect = measured.effect.squeeze(tuple(1 + axis for axis in dropped))  # `model` is in front
     coords = _coords(pair, plans, directions, named)
-    other_contexts = {} if donors is task else {"donor_contexts": contexts(donors.prompts)}
+    other_contexts = {} if donors is task else {"donor_contexts": context_texts(donors.prompts)}
     return label(
         replace(measured, effect=effect),
         "patch",

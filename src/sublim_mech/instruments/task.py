@@ -29,6 +29,7 @@ from ..engine.pair import ModelPair
 from ..metrics import Metric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
+from ..results.record import Compute
 
 Advance = Callable[[int], object]
 """Move the progress bar on by so many steps."""
@@ -239,12 +240,14 @@ class Measured:
         task: of what.
         effect: `(model, prompt, <cells>)`, NaN past a shorter prompt.
         base, student: `(model, prompt)`, the metric of the two.
+        compute: what the floating-point type costs, where it is not that of the weights.
     """
 
     task: Task
     effect: np.ndarray
     base: np.ndarray
     student: np.ndarray
+    compute: Compute | None = None
 
 
 def walk(
@@ -273,6 +276,7 @@ def walk(
         pad_stack([pad_stack(one.effects) for one in measured]),
         np.stack([one.ends.base for one in measured]),
         np.stack([one.ends.student for one in measured]),
+        compute_cost(task),
     )
 
 
@@ -288,10 +292,14 @@ def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return stacked
 
 
-def compute_error(task: Task, *, prompts: int = 4) -> float:
-    """Largest difference of a total effect between the pair's compute type and its weights' own, on
-    the first few prompts.
+def compute_cost(task: Task, *, prompts: int = 4) -> Compute | None:
+    """What the pair's compute type costs; None where it is that of the weights.
+
+    Its error is the largest difference of a total effect from that in the weights' own type, on the
+    first few prompts.
     """
+    if task.pair.compute is None:
+        return None
     few = Task(task.pair, task.prompts[:prompts], task.answers[:prompts], task.metric)
     exact = replace(few, pair=replace(task.pair, compute=None), _base_logits={})
     errors = []
@@ -299,4 +307,5 @@ def compute_error(task: Task, *, prompts: int = 4) -> float:
         rounded_ends, exact_ends = ends(few, student), ends(exact, student)
         rounded = rounded_ends.student - rounded_ends.base
         errors.append(np.abs(rounded - (exact_ends.student - exact_ends.base)).max())
-    return float(max(errors))
+    dtype = str(task.pair.compute).removeprefix("torch.")
+    return Compute(dtype, float(max(errors)))

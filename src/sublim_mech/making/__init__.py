@@ -1,1 +1,1 @@
-"""Making students: numbers, teachers, their labels, whether there is anything to learn, training."""
+"""How students are made: rows, teachers and their labels, what to expect of them, and training."""

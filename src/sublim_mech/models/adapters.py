@@ -58,6 +58,8 @@ def attach_lora(
 
     model = share(base.model)
     chosen = _matched(model, targets, layers)
+
+    # PEFT would train a rank that no update of the matrix can have
     for path, module in chosen.items():
         rows, columns = module.weight.shape
         most = min(rows, columns)
@@ -66,7 +68,9 @@ def attach_lora(
                 f"LoRA(rank={rank}): {path} is a {rows} x {columns} matrix, whose updates have "
                 f"rank {most} at most; lower the rank, or leave it out of targets."
             )
-    if layers is not None:  # PEFT takes no layers beside `all-linear` or an expression
+
+    # PEFT takes no layers beside `all-linear` or an expression, so it is given the paths
+    if layers is not None:
         names: str | list[str] = list(chosen)
     else:
         names = targets if isinstance(targets, str) else list(targets)
@@ -169,6 +173,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
 
     file = path / WEIGHTS
     check_safetensors(path, file.name, "student")
+    # PEFT loads into the model it is given; what it would overwrite gets storage of its own
     try:
         config = PeftConfig.from_pretrained(str(path))
         clean = share(base.model)

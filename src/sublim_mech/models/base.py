@@ -97,6 +97,8 @@ def load_base(
     if device is not None:
         model = model.to(device)
     model.requires_grad_(False)
+
+    # what cannot be analysed exactly is refused here, before anything is computed with it
     kernel = attention_kernel(model)
     if kernel not in KERNELS:
         raise ValueError(

@@ -183,8 +183,10 @@ def _delta(base_module: nn.Module, module: Any) -> Delta | None:
     inside = compat.innermost(module)
     expected = _parameters(base_module)
     pairs = compat.lora_pairs(module)
+    # a pair says it all only where the weights below it are the base's
     if pairs is not None and square_distance(expected, _parameters(inside)) == 0:
         return _low_rank(pairs)
+    # else what it computes is kept, and only measured on a merged copy
     merged = module if inside is module else compat.merged_copy(module)
     square = square_distance(expected, _parameters(merged))
     return Replaced(module, math.sqrt(square), weights_hash(merged)) if square > 0 else None
@@ -193,24 +195,24 @@ def _delta(base_module: nn.Module, module: Any) -> Delta | None:
 def _low_rank(pairs: Sequence[compat.LoraPair]) -> LowRank | None:
     """The sum of plain LoRA updates: their ranks side by side."""
     # b starts at zero: an adapter that was never trained changes nothing
-    live = [LowRank(a.detach(), b.detach(), scale) for a, b, scale in pairs if bool(b.any())]
-    if not live:
+    trained = [LowRank(a.detach(), b.detach(), scale) for a, b, scale in pairs if bool(b.any())]
+    if not trained:
         return None
-    if len(live) == 1:
-        return live[0]
-    a = torch.cat([update.a for update in live])
-    b = torch.cat([update.scale * update.b for update in live], dim=1)
+    if len(trained) == 1:
+        return trained[0]
+    a = torch.cat([update.a for update in trained])
+    b = torch.cat([update.scale * update.b for update in trained], dim=1)
     return LowRank(a, b, 1.0)
 
 
 def square_distance(base: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> float:
-    """Sum of squared differences; a parameter only the student has differs from 0."""
+    """Sum of squared differences of parameters; one only the student has differs from 0."""
     total = 0.0
-    for key, q in student.items():
-        p = base.get(key)
-        if p is None:
-            total += sum(float(y.float().square().sum()) for y in pieces(q))
-        elif p.data_ptr() != q.data_ptr():  # else it is the base's own
-            for x, y in zip(pieces(p), pieces(q), strict=True):
-                total += float((y.float() - x.float()).square().sum())
+    for key, changed in student.items():
+        original = base.get(key)
+        if original is None:
+            total += sum(float(piece.float().square().sum()) for piece in pieces(changed))
+        elif original.data_ptr() != changed.data_ptr():  # else it is the base's own
+            for old, new in zip(pieces(original), pieces(changed), strict=True):
+                total += float((new.float() - old.float()).square().sum())
     return total

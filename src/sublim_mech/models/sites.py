@@ -193,6 +193,11 @@ def find_sites(model: nn.Module) -> Sites:
 
     Raises:
         ValueError: TransformerLens has no adapter for the architecture.
+
+    Example:
+        >>> sites = sm.models.find_sites(pair.model)
+        >>> sites.hook_name("z", 1), sites.module(1, "attn.q").path
+        ('blocks.1.attn.hook_z', 'model.layers.1.self_attn.q_proj')
     """
     components = compat.lens_components(model)
     if "blocks" not in components:
@@ -218,6 +223,7 @@ def find_sites(model: nn.Module) -> Sites:
             places[f"{root}.{path}"] = _Place(layer, name)
     places[head] = _Place(n_layers, "unembed")
 
+    # every module with parameters stands somewhere, named by TransformerLens or after a parent
     axes = _token_axes(model)
     modules = {}
     for path, module in model.named_modules():
@@ -225,6 +231,7 @@ def find_sites(model: nn.Module) -> Sites:
             place = _place_of(path, places, blocks)
             modules[path] = Module(path, place.layer, place.name, axes.get(path, 1))
 
+    # activations are looked for in the first block; all blocks are alike
     size = Dimensions.of(model.config)
     sites = _find_streams(block, inside) | _find_heads(
         block, inside, model.get_submodule(blocks[0]), size.d_head

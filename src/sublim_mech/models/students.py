@@ -99,6 +99,8 @@ def load_student(
         return source
     kinds = "an adapter or checkpoint folder, a hub id of either, or a live model"
     check_source(source, argument="student", kinds=kinds)
+
+    # a live model is what it is; a folder says of itself what base it is a student of
     manifest = None
     if isinstance(source, nn.Module):
         name = name or live_name(source)
@@ -113,6 +115,8 @@ def load_student(
         name = name or named or path.name
         model = _read(base, path)
     model = model.to(base.device).eval().requires_grad_(False)
+
+    # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
     deltas = find_deltas(base, model, name)
     _check_config(base, model, name)

@@ -1,115 +1,175 @@
-"""Some of the cells of `Scores`, and the contrast of two. Reached through `Scores.sel` and `Scores.minus`."""
+"""Some of the cells of scores, and the contrast of two: `Scores.sel` and `Scores.minus`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import xarray as xr
 
-from .tables import places
+from ..hints import nearest
+from .arrays import ScoreArrays
+from .cells import count_runs
+from .record import Compute, Record
 
-if TYPE_CHECKING:
-    from .scores import Scores
+S = TypeVar("S", bound=ScoreArrays)
 
-_KEPT = ("prompt", "model", "layer")  # dimensions that every table and picture needs
-_SAME = ("base", "students", "contexts", "site", "method", "measure", "direction", "answer_gate", "selected")
+_KEPT = ("prompt", "model", "layer")
+"""Dimensions that every table and picture needs: a single label does not drop them."""
+
+_ALIKE = (
+    "base",
+    "students",
+    "contexts",
+    "site",
+    "method",
+    "measure",
+    "direction",
+    "answer_gate",
+    "selected",
+)
+"""Fields of the record that must be equal where scores are subtracted."""
 
 
-def select(scores: Scores, labels: Mapping[str, Any]) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Data and provenance of the chosen cells, see `Scores.sel`."""
-    data, selected, provenance = scores.data, scores.selected, dict(scores.provenance)
-    if "position" in labels and "position" in data["effect"].dims:  # where a token stands is counted on the whole prompt
-        data = data.assign_coords(
-            {k: (("prompt", "position"), v) for k, v in zip(("run", "index"), places(scores), strict=True)}
-        )
+def select(scores: S, labels: Mapping[str, Any]) -> S:
+    """See `Scores.sel`."""
+    data, record, selected = scores.data, scores.record, scores.selected
+    # where a token stands in its prompt can be counted only while the prompt is whole
+    if "position" in labels and "position" in data["effect"].dims:
+        runs, dims = count_runs(scores), ("prompt", "position")
+        data = data.assign_coords(run=(dims, runs.run), index=(dims, runs.index))
+
     for name, wanted in labels.items():
-        if name == "hook" and "hook" not in data.coords:
-            raise ValueError(f"hook={wanted!r}: these {scores.kind} scores have no hook names; choose by {scores.dims()}.")
-        dim = "layer" if name == "hook" else name
-        if dim not in data["effect"].dims:
-            raise ValueError(f"{name}={wanted!r}: these scores have no dimension {name!r}; they have {scores.dims()}.")
-        one = isinstance(wanted, str) or np.ndim(wanted) == 0
-        keep = _find(name, [wanted] if one else list(wanted), data[name].values.tolist())
-        whole = len(keep) == data.sizes[dim] and not one
+        dim = _dimension(scores, name, wanted)
+        single = isinstance(wanted, str) or np.ndim(wanted) == 0
+        keep = _indices(name, [wanted] if single else list(wanted), data[name].values.tolist())
+        everything = len(keep) == data.sizes[dim] and not single
         data = data.isel({dim: keep})
-        if dim == "direction" and one:  # as if only this one had been asked for
-            provenance["direction"] = str(data[dim].values[0])
-        elif dim not in ("prompt", "model") and not whole:
-            values = data[dim].values.tolist()
-            selected[dim] = values[0] if one else values
-        if one and dim not in _KEPT:
+        # the record says what is left out, except of prompts and models, which name themselves
+        if dim == "direction" and single:  # as if only this one had been asked for
+            record = replace(record, direction=str(data[dim].values[0]))
+        elif dim not in ("prompt", "model") and not everything:
+            kept = data[dim].values.tolist()
+            selected[dim] = kept[0] if single else kept
+        if single and dim not in _KEPT:
             data = data.isel({dim: 0}, drop=True)
-    return data, provenance | ({"selected": selected} if selected else {})
+    return replace(scores, data=data, record=replace(record, selected=selected))
 
 
-def _find(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int]:
+def _dimension(scores: ScoreArrays, name: str, wanted: Any) -> str:
+    """The dimension that a label of this name selects on."""
+    if name == "hook" and "hook" not in scores.data.coords:
+        raise ValueError(
+            f"hook={wanted!r}: these {scores.kind} scores have no hook names; choose by "
+            f"{scores.dims()}."
+        )
+    dim = "layer" if name == "hook" else name
+    if dim not in scores.data["effect"].dims:
+        raise ValueError(
+            f"{name}={wanted!r}: these scores have no dimension {name!r}; they have "
+            f"{scores.dims()}."
+        )
+    return dim
+
+
+def _indices(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int]:
     """Where the wanted labels stand, in the order of the known ones."""
     for label in wanted:
         if label not in known:
-            near = difflib.get_close_matches(str(label), map(str, known), 3, 0.5)
-            hint = f"; did you mean {' or '.join(near)}?" if near and isinstance(label, str) else ""
-            shown = ", ".join(map(str, known)) if len(known) <= 12 else f"{known[0]}, {known[1]}, … {known[-1]}"
-            raise ValueError(f"{name}={label!r} is not among these scores; they have {shown}{hint}")
+            hint = nearest(label, map(str, known)) if isinstance(label, str) else ""
+            shown = ", ".join(map(str, known))
+            if len(known) > 12:
+                shown = f"{known[0]}, {known[1]}, … {known[-1]}"
+            raise ValueError(
+                f"{name}={label!r} is not among these scores; they have {shown}{hint}"
+            )
     if not wanted:
         raise ValueError(f"{name}=[] selects nothing; give at least one label.")
     return [i for i, label in enumerate(known) if label in wanted]
 
 
-def contrast(own: Scores, others: Sequence[Scores]) -> tuple[xr.Dataset, dict[str, Any]]:
-    """Data and provenance of own minus the mean of others, see `Scores.minus`."""
+def contrast(scores: S, others: Sequence[ScoreArrays]) -> S:
+    """See `Scores.minus`."""
     if not others:
         raise ValueError("minus() needs at least one other Scores; pass those to subtract.")
     for other in others:
-        _comparable(own, other)
-    data = own.data.copy()
+        _check_comparable(scores, other)
+    data = scores.data.copy()
     for name in ("effect", "base", "student"):
-        data[name] = own.data[name] - np.mean([o.data[name].values for o in others], axis=0)
-    provenance = {**own.provenance, "minus": [str(o.provenance["metric"]) for o in others]}
-    # estimates of a difference were not confirmed as such; but that some were poor must not be forgotten
-    provenance.pop("confirmation", None)
-    provenance |= next(({"confirmation": s.provenance["confirmation"]} for s in (own, *others) if s.warning), {})
-    rounded = [s.provenance["compute"] for s in (own, *others) if "compute" in s.provenance]
+        subtracted = np.mean([other.data[name].values for other in others], axis=0)
+        data[name] = scores.data[name] - subtracted
+    return replace(scores, data=data, record=_record_of_contrast(scores, others))
+
+
+def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> Record:
+    records = [scores.record, *(other.record for other in others)]
+    # estimates of a difference were not confirmed; that some were poor must not be forgotten
+    confirmations = [record.confirmation for record in records if record.confirmation is not None]
+    poor = [confirmation for confirmation in confirmations if confirmation.poor]
+    # errors of rounding add up
+    rounded = [record.compute for record in records if record.compute is not None]
+    compute = None
     if rounded:
-        provenance["compute"] = {**rounded[0], "error": sum(r["error"] for r in rounded)}
-    return data, provenance
+        compute = Compute(rounded[0].dtype, sum(one.error for one in rounded))
+    return replace(
+        scores.record,
+        minus=tuple(other.record.metric for other in others),
+        confirmation=poor[0] if poor else None,
+        compute=compute,
+    )
 
 
-def _comparable(own: Scores, other: Scores) -> None:
+def _check_comparable(scores: ScoreArrays, other: ScoreArrays) -> None:
     """Raise where a paired difference would mix things that are not the same."""
+    if scores.kind != other.kind:
+        _refuse("kinds", scores.kind, other.kind)
+    if scores.unit != other.unit:
+        _refuse("units", scores.unit, other.unit)
+    for name in _ALIKE:
+        value, other_value = getattr(scores.record, name), getattr(other.record, name)
+        if value != other_value:
+            _refuse(name, value, other_value)
+    if scores.data["effect"].dims != other.data["effect"].dims:
+        _refuse("dimensions", scores.dims(), other.dims())
+    _check_labels(scores.data, other.data)
+    if "position" in scores.data["effect"].dims:
+        for prompt in range(scores.data.sizes["prompt"]):
+            _check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
 
-    def refuse(what: str, mine: Any, theirs: Any, fix: str = "score both alike") -> None:
-        shown = " and ".join(text if len(text) < 150 else f"{text[:149]}…" for text in (repr(mine), repr(theirs)))
-        raise ValueError(f"minus: {what} differ ({shown}); {fix}.")
 
-    if own.kind != other.kind:
-        refuse("kinds", own.kind, other.kind)
-    if own.unit != other.unit:
-        refuse("units", own.unit, other.unit)
-    for key in _SAME:
-        if own.provenance.get(key) != other.provenance.get(key):
-            refuse(key, own.provenance.get(key), other.provenance.get(key))
-    mine, theirs = own.data, other.data
-    if mine["effect"].dims != theirs["effect"].dims:
-        refuse("dimensions", own.dims(), other.dims())
-    cells = [d for d in mine["effect"].dims if d not in ("model", "prompt", "position")]
+def _check_labels(data: xr.Dataset, other: xr.Dataset) -> None:
+    cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
     for name in ("model", "question", *cells, "hook", "tokens"):
-        labels = [x[name].values.tolist() if name in x.coords else None for x in (mine, theirs)]
-        if labels[0] != labels[1]:
-            refuse(f"labels of {name!r}", labels[0], labels[1])
-    if "position" in mine["effect"].dims:
-        rows = [[_tokens(x, i) for i in range(x.sizes["prompt"])] for x in (mine, theirs)]
-        for (asked, answered), (asked_too, answered_too) in zip(*rows, strict=True):
-            if asked != asked_too:
-                refuse("tokens", "".join(asked), "".join(asked_too))
-            if answered != answered_too:
-                fix = "score the contrast in one run with the metric own_minus_others(trait, others)"
-                refuse("answer tokens", answered, answered_too, fix)
+        labels = data[name].values.tolist() if name in data.coords else None
+        other_labels = other[name].values.tolist() if name in other.coords else None
+        if labels != other_labels:
+            _refuse(f"labels of {name!r}", labels, other_labels)
 
 
-def _tokens(data: xr.Dataset, prompt: int) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class _Tokens:
     """Tokens of a prompt and of its answers."""
+
+    asked: list[str]
+    answered: list[str]
+
+
+def _tokens(data: xr.Dataset, prompt: int) -> _Tokens:
     token, role = data["token"].values[prompt], data["role"].values[prompt]
-    return token[(role != "") & (role != "answer")].tolist(), token[role == "answer"].tolist()
+    asked = (role != "") & (role != "answer")
+    return _Tokens(token[asked].tolist(), token[role == "answer"].tolist())
+
+
+def _check_tokens(tokens: _Tokens, other: _Tokens) -> None:
+    if tokens.asked != other.asked:
+        _refuse("tokens", "".join(tokens.asked), "".join(other.asked))
+    if tokens.answered != other.answered:
+        fix = "score the contrast in one run with the metric own_minus_others(trait, others)"
+        _refuse("answer tokens", tokens.answered, other.answered, fix)
+
+
+def _refuse(what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
+    shown = [text if len(text) < 150 else f"{text[:149]}…" for text in (repr(value), repr(other))]
+    raise ValueError(f"minus: {what} differ ({' and '.join(shown)}); {fix}.")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...prompts import Context
-from ..numbers import Row
+from ..rows import Row
 from ..teachers.teacher import Teacher
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...hints import nearest
 from ...storage.files import file_hash, read_json
-from ..numbers import Row
+from ..rows import Row
 from ..teachers.teacher import BASE
 from .about import About, Labeller
 from .views import Shard, Stored, View, log_softmax

@@ -26,7 +26,7 @@ from ...engine.heads import support_ids
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences
 from ...storage.files import replacing, sync
-from ..numbers import Row, Rows, as_rows
+from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
 from ..teachers.teacher import BASE, Teacher, difference

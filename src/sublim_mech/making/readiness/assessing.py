@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...prompts import Trait
 from ..labelling.about import Labeller
-from ..numbers import Rows
+from ..rows import Rows
 from ..teachers.teacher import Teacher
 from .comparing import Compared, compare
 from .report import Readiness

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ...stats import Interval, ratio_interval
-from ..numbers import Row, Rows, as_rows, to_dataset
+from ..rows import Row, Rows, as_rows, to_dataset
 from ..teachers.reading import log_probs
 from ..teachers.teacher import Teacher
 from .comparing import columns, compare, others_of

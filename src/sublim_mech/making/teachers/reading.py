@@ -27,7 +27,7 @@ from ...engine.runner import Runner
 from ...models.checks import check_length
 from ...prompts import Prompt, completion_ids, render
 from ...prompts.shared import common_start
-from ..numbers import Row, Rows, as_rows
+from ..rows import Row, Rows, as_rows
 from .teacher import Teacher
 
 

@@ -20,7 +20,7 @@ from ...models.hashing import weights_hash
 from ...models.students import Student, load_student
 from ...prompts import Context, Trait
 from ...storage.manifest import Manifest
-from ..numbers import Row, to_dataset
+from ..rows import Row, to_dataset
 from .teacher import Model, Teacher, opened
 
 if TYPE_CHECKING:

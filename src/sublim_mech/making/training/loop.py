@@ -1,13 +1,18 @@
-"""The loop: transformers' `Trainer` on accelerate, with our loss, order, held-out loss, snapshots and checkpoints."""
+"""The loop: transformers' `Trainer` on accelerate, with our loss, order and checkpoints.
+
+1. `fit` sets the trainer up for a job, and where there is a checkpoint to go on from, takes up its
+   log.
+2. `Loop` is the trainer: the loss on answer tokens, the order that the data have, our checkpoints.
+3. `Watch` stands by each step: it seeds it, and after it writes the log, measures held-out loss,
+   and asks for snapshots and checkpoints.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,270 +21,325 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from ...hints import SCHEDULES
-from ...storage.files import weight_sums
-from ...storage.manifest import Manifest
+from ...models.compat import checkpoint_activations, use_one_device
 from ...storage.runs import new_folder
-from .data import Drawn, TrainingData, collate, item
-from .objectives import WORDS, answer_losses, choose_objective
-from .processes import Processes
-from .resume import CHECKPOINTS, SNAPSHOTS, load_moments, load_weights, read_state, save_checkpoint, step_seed
-from .trainee import Trainee
-
-
-@dataclass
-class Task:
-    """One training, as the loop sees it.
-
-    Attributes:
-        trainee: the model.
-        data, objective: what it learns, and how.
-        held_data, held_rows: what it is measured on.
-        drawn: the rows of all steps.
-        draft: the manifest, without results.
-        store: dtype of stored weights.
-        options: the arguments of `train`.
-        folder: the unfinished run folder.
-        start: checkpoint to go on from.
-        here: the processes that train.
-        log: one row per step.
-        legs: (step, number of processes) wherever that number changed.
-    """
-
-    trainee: Trainee
-    data: TrainingData
-    objective: str
-    held_data: TrainingData
-    held_rows: Sequence[int]
-    drawn: Drawn
-    draft: Manifest
-    store: torch.dtype
-    options: dict[str, Any]
-    folder: Path
-    start: Path | None
-    here: Processes
-    log: list[dict[str, Any]] = field(default_factory=list)
-    legs: list[list[int]] = field(default_factory=list)
-
-    @property
-    def measured(self) -> list[float]:
-        """The held-out losses so far."""
-        return [row["held_out"] for row in self.log if "held_out" in row]
-
-    def write(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """The student as it is now, as a run folder's files; the manifest comes last."""
-        self.trainee.save(folder, self.store, state)
-        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.log))
-        measure = f"{WORDS[choose_objective(None, self.held_data)]} on {self.held_data.labelled}, nats per token"
-        results = {
-            "held_out": [self.measured[0], self.measured[-1]], "steps": self.log[-1]["step"], "measure": measure, "processes": self.legs
-        }  # fmt: skip
-        replace(self.draft, results=results, weights=weight_sums(folder)).save(folder)
+from .batches import collate, item
+from .job import LOG, Job, log_lines
+from .objectives import answer_losses, choose_objective
+from .resume import (
+    CHECKPOINTS,
+    SNAPSHOTS,
+    load_moments,
+    load_weights,
+    read_state,
+    save_checkpoint,
+    step_folder,
+    step_seed,
+)
+from .settings import SCHEDULES
 
 
 class Loop(Trainer):  # type: ignore[misc]
-    """The trainer of a task."""
+    """The trainer of a job.
+
+    Private methods of transformers' `Trainer` that it overrides, as of transformers 5.24:
+
+    - `_get_train_sampler`: the order is in the data.
+    - `_get_grad_norm`: the norm is logged, and one that is no number stops the training.
+    - `_save_checkpoint`, `_load_from_checkpoint`, `_load_optimizer_and_scheduler`: our checkpoints,
+      of safetensors and JSON.
+    - `_load_rng_state`, `_load_scaler`: nothing to load.
+    """
 
     loss_is_scaled_for_ga = True  # `Drawn.scale` is
 
-    def __init__(self, task: Task, **arguments: Any) -> None:
-        self.task = task
+    def __init__(self, job: Job, **arguments: Any) -> None:
+        self.job = job
+        # of the step that is under way, summed and collected over its forwards
         self.step_loss = torch.zeros(())
         self.step_rows: list[int] = []
         self.grad_norm = self.rate = 0.0
         super().__init__(**arguments)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset)  # the order is in the data
+    # ------------------------------------------------------------------------------------ the step
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Sum of token losses times the step's scale: its gradient is a part of that of the mean over the step's tokens."""
-        task, device = self.task, inputs["ids"].device
+    def begin_step(self) -> None:
+        """Forget the step before."""
+        self.step_loss, self.step_rows = torch.zeros(()), []
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(train_dataset)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of token losses times the step's scale.
+
+        Its gradient is a part of that of the mean over the step's tokens.
+        """
+        job, device = self.job, inputs["ids"].device
         self.step_rows += inputs["index"].tolist()
-        bf16 = task.options["precision"] == "bf16"
+        bf16 = job.settings.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-            losses = answer_losses(model, task.trainee.head, inputs, task.objective, task.data.support)
+            head, support = job.trainee.head, job.data.support
+            losses = answer_losses(model, head, inputs, job.objective, support)
         loss = losses.sum() * inputs["scale"]
         if not torch.isfinite(loss):
             self._stop(f"loss became {float(loss.detach())}")
-        self.step_loss = self.step_loss.to(device) + loss.detach() / task.here.count
+        self.step_loss = self.step_loss.to(device) + loss.detach() / job.processes.count
         return loss
-
-    def whole(self) -> dict[str, Tensor] | None:
-        """The model's tensors where FSDP has cut them up, under the names they have without the answer head; else None."""
-        if not self.is_fsdp_enabled:
-            return None
-        path = self.task.trainee.head_path
-        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
-        return {key.replace(f"{path}.head.", f"{path}."): x for key, x in state.items()}
-
-    def snapshot(self, step: int) -> None:
-        """Store the student as it is now."""
-        target, state = self.task.folder / SNAPSHOTS / f"step-{step:06d}", self.whole()
-        if self.task.here.process == 0 and not target.exists():  # killed after it, training came by here again
-            with new_folder(target, durable=True) as work:
-                self.task.write(work, state)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self.grad_norm, self.rate = float(norm), float(self.optimizer.param_groups[0]["lr"])
+        self.grad_norm = float(norm)
+        self.rate = float(self.optimizer.param_groups[0]["lr"])
         if not torch.isfinite(torch.tensor(self.grad_norm)):
             self._stop(f"gradient's norm became {self.grad_norm}")
         return norm
 
-    def _stop(self, what: str) -> None:
-        rows = sorted(self.step_rows)
-        kept = sorted(self.task.folder.glob("snapshots/step-*"))
-        last = f" The last good snapshot is {kept[-1]}." if kept else ""
+    def _stop(self, what: str) -> NoReturn:
+        """End the training before the optimiser's step, and name step, rows and what is left."""
+        rows = ", ".join(map(str, sorted(self.step_rows)))
+        snapshots = sorted(self.job.folder.glob(f"{SNAPSHOTS}/step-*"))
+        last = f" The last good snapshot is {snapshots[-1]}." if snapshots else ""
         raise ValueError(
-            f"the {what} at step {self.state.global_step + 1}, on rows {', '.join(map(str, rows))} of the data; "
-            f"lower lr={self.task.options['lr']:g} or look at these rows.{last}"
+            f"the {what} at step {self.state.global_step + 1}, on rows {rows} of the data; "
+            f"lower lr={self.job.settings.lr:g} or look at these rows.{last}"
         )
+
+    # ----------------------------------------------------------------------- measuring and storing
 
     @torch.no_grad()
     def held_out(self) -> float:
         """Held-out loss per token, in fp32, each process on its part of the rows."""
-        task, model, here = self.task, self.model, self.task.here
-        objective = choose_objective(None, task.held_data)  # not the one of training: students are compared by it
+        job, model, processes = self.job, self.model, self.job.processes
+        data, head = job.division.held_data, job.trainee.head
+        objective = choose_objective(None, data)  # not training's: students are compared by it
         device = next(model.parameters()).device
-        was = model.training
+        was_training = model.training
         model.eval()
-        rows = sorted(task.held_rows, key=lambda r: -len(task.held_data.completions[r]) - len(task.held_data.prompts[r]))
-        width = task.options["batch_size"] // task.options["accumulate"]
-        total = torch.zeros(2, dtype=torch.double)
+
+        # long rows first: those of like lengths are padded alike
+        lengths = data.lengths
+        rows = sorted(job.division.held_rows, key=lambda row: -lengths[row])
+        width = job.settings.rows_per_forward
+        total = torch.zeros(2, dtype=torch.double)  # sum of losses, number of tokens
         for start in range(0, len(rows), width):
-            mine = rows[start : start + width][here.process :: here.count]
+            share = rows[start : start + width][processes.process :: processes.count]
             # a process without rows goes along: under FSDP all of them have to call the model
-            batch = collate([item(task.held_data, r) for r in mine or rows[:1]])
-            batch = {key: x.to(device) for key, x in batch.items()}
-            losses = answer_losses(model, task.trainee.head, batch, objective, task.held_data.support)
-            if mine:
-                total += torch.tensor([float(losses.double().sum()), len(losses)], dtype=torch.double)
-        model.train(was)
-        if here.count > 1:
+            batch = collate([item(data, row) for row in share or rows[:1]])
+            batch = {key: tensor.to(device) for key, tensor in batch.items()}
+            losses = answer_losses(model, head, batch, objective, data.support)
+            if share:
+                summed = float(losses.double().sum())
+                total += torch.tensor([summed, len(losses)], dtype=torch.double)
+
+        model.train(was_training)
+        if processes.count > 1:
             total = self.accelerator.reduce(total.to(device)).cpu()
         return float(total[0] / total[1])
 
+    def whole_state(self) -> dict[str, Tensor] | None:
+        """The model's tensors where FSDP has cut them up; else None.
+
+        They have the names that they have without the answer head.
+        """
+        if not self.is_fsdp_enabled:
+            return None
+        path = self.job.trainee.head_path
+        state: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
+        return {name.replace(f"{path}.head.", f"{path}."): x for name, x in state.items()}
+
+    def snapshot(self, step: int) -> None:
+        """Store the student as it is now."""
+        target = self.job.folder / SNAPSHOTS / step_folder(step)
+        state = self.whole_state()  # all processes take part in it
+        # where there is one, the training was killed after it and came by here again
+        if self.job.processes.writes and not target.exists():
+            with new_folder(target, durable=True) as work:
+                self.job.write(work, state)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        task = self.task
-        if task.here.process == 0:
-            state = {"log": task.log, "schedule": self.lr_scheduler.state_dict(), "legs": task.legs}
-            save_checkpoint(
-                task.folder / CHECKPOINTS, self.state.global_step, self.model, self.optimizer, state,
-                lambda folder: self.state.save_to_json(str(folder / "trainer_state.json")),
-            )  # fmt: skip
+        job = self.job
+        if not job.processes.writes:
+            return
+        schedule = self.lr_scheduler.state_dict()
+        save_checkpoint(
+            job.folder / CHECKPOINTS,
+            self.state.global_step,
+            model=self.model,
+            optimizer=self.optimizer,
+            state={"log": job.log, "schedule": schedule, "legs": job.legs},
+            also=lambda work: self.state.save_to_json(str(work / "trainer_state.json")),
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint), self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_moments(Path(checkpoint), self.optimizer)
-            schedule = read_state(Path(checkpoint))["schedule"]
-            self.lr_scheduler.load_state_dict(schedule)
-            for group, rate in zip(self.optimizer.param_groups, schedule["_last_lr"], strict=True):
-                group["lr"] = rate
+        if checkpoint is None:
+            return
+        load_moments(Path(checkpoint), self.optimizer)
+        schedule = read_state(Path(checkpoint))["schedule"]
+        self.lr_scheduler.load_state_dict(schedule)
+        # the scheduler writes its rates after a step only; the first one needs them before it
+        groups = self.optimizer.param_groups
+        for group, rate in zip(groups, schedule["_last_lr"], strict=True):
+            group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing to load: every step seeds its own."""
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """bf16 has no loss scaling."""
+        """Nothing to load: bf16 has no loss scaling."""
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Seeds every step; after it, writes the log, measures held-out loss, and asks for snapshots and checkpoints."""
+    """Seeds every step; after it logs, measures, and asks for snapshots and checkpoints."""
 
-    loop: Loop
+    loop: Loop  # given once it is made: the trainer takes its callbacks when it is made itself
 
-    def __init__(self, task: Task, bar: Any) -> None:
-        self.task, self.bar = task, bar
+    def __init__(self, job: Job, bar: Any) -> None:
+        self.job, self.bar = job, bar
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the untrained model, or go on with the log."""
-        if not self.task.log:
+        job = self.job
+        if not job.log:
             self._note({"step": 0, "held_out": self.loop.held_out()})
-        elif self.task.here.process == 0:
-            text = "".join(json.dumps(row) + "\n" for row in self.task.log)
-            (self.task.folder / "log.jsonl").write_text(text)  # without what came after the checkpoint
+        elif job.processes.writes:  # without what came after the checkpoint
+            (job.folder / LOG).write_text(log_lines(job.log))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Seed the step."""
-        torch.manual_seed(step_seed(self.task.options["init_seed"], state.global_step, self.task.here.process))
-        self.loop.step_loss, self.loop.step_rows = torch.zeros(()), []
+        seed, process = self.job.settings.init_seed, self.job.processes.process
+        torch.manual_seed(step_seed(seed, state.global_step, process))
+        self.loop.begin_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log, measure, store."""
-        task, options, step, loop = self.task, self.task.options, state.global_step, self.loop
-        loss = loop.step_loss if task.here.count == 1 else loop.accelerator.reduce(loop.step_loss)
+        job, settings, loop = self.job, self.job.settings, self.loop
+        step = state.global_step
+        is_last, is_snapshot = step == settings.steps, step in settings.snapshots
+
+        # the log says what the whole step was, whichever process asks
+        loss = loop.step_loss
+        if job.processes.count > 1:
+            loss = loop.accelerator.reduce(loss)
         row = {"step": step, "loss": float(loss), "grad_norm": loop.grad_norm, "lr": loop.rate}
-        last, shown = step == options["steps"], step in options["snapshots"]
-        if last or shown or step % options["evaluate_every"] == 0:
+
+        # a student that is stored is measured too; it may be as near to its labels as was asked for
+        is_measured = is_last or is_snapshot or step % settings.evaluate_every == 0
+        if is_measured:
             row["held_out"] = loop.held_out()
-            if options["stop_at"] is not None and row["held_out"] <= options["stop_at"]:
+            if settings.stop_at is not None and row["held_out"] <= settings.stop_at:
                 control.should_training_stop = True
         self._note(row)
-        if "held_out" in row and control.should_log:
+
+        # trackers hear of it too; every log takes the flag back, and the trainer's own is to come
+        if is_measured and control.should_log:
             loop.log({"held_out": row["held_out"]})
-            control.should_log = True  # taken back by every log; the trainer's own is still to come
-        if shown:
+            control.should_log = True
+
+        # a checkpoint is of use only where steps come after it
+        if is_snapshot:
             loop.snapshot(step)
-        every = options["checkpoint_every"]
-        control.should_save = bool(every) and step % every == 0 and not last and not control.should_training_stop
-        self.bar.set_postfix(loss=f"{row['loss']:.5f}", held_out=f"{task.measured[-1]:.5f}")
+        every = settings.checkpoint_every
+        is_due = every > 0 and step % every == 0
+        control.should_save = is_due and not is_last and not control.should_training_stop
+
+        last_measured = job.held_out_losses[-1]
+        self.bar.set_postfix(loss=f"{row['loss']:.5f}", held_out=f"{last_measured:.5f}")
         self.bar.update()
 
     def _note(self, row: dict[str, Any]) -> None:
-        self.task.log.append(row)
-        if self.task.here.process == 0:
-            with (self.task.folder / "log.jsonl").open("w" if row["step"] == 0 else "a") as handle:
-                handle.write(json.dumps(row) + "\n")
+        """Add a row to the log, here and in the folder."""
+        self.job.log.append(row)
+        if self.job.processes.writes:
+            with (self.job.folder / LOG).open("w" if row["step"] == 0 else "a") as handle:
+                handle.write(log_lines([row]))
 
 
-def fit(task: Task, *, callbacks: Sequence[Any], report_to: str | Sequence[str], progress: bool) -> dict[str, Tensor] | None:
-    """Run the task to its end: its model is trained, its log filled.
+def fit(
+    job: Job, *, callbacks: Sequence[Any], report_to: str | Sequence[str], progress: bool
+) -> dict[str, Tensor] | None:
+    """Run the job to its end: its model is trained, its log filled.
+
+    Args:
+        job: the training.
+        callbacks: `transformers.TrainerCallback`s.
+        report_to: trackers, as `transformers.TrainingArguments` takes them.
+        progress: show a progress bar.
 
     Returns:
-        The model's tensors, where they are not whole in the model itself.
+        The model's tensors, where they are not whole in the model itself (FSDP).
     """
-    options, model, here = task.options, task.trainee.model, task.here
-    device = next(model.parameters()).device
+    settings, processes = job.settings, job.processes
     watched = bool(callbacks) or report_to not in ("none", [], ())
-    arguments = TrainingArguments(
-        output_dir=str(task.folder), run_name=task.folder.stem, max_steps=options["steps"], learning_rate=options["lr"],
-        per_device_train_batch_size=options["batch_size"] // options["accumulate"] // here.count,
-        gradient_accumulation_steps=options["accumulate"], weight_decay=options["weight_decay"],
-        lr_scheduler_type=SCHEDULES[options["schedule"]], warmup_steps=options["warmup"], max_grad_norm=options["clip"] or 0.0,
-        seed=options["init_seed"], data_seed=options["order_seed"], use_cpu=device.type == "cpu", save_strategy="no",
-        logging_strategy="steps" if watched else "no", logging_steps=1,
-        report_to=report_to if isinstance(report_to, str) else list(report_to), disable_tqdm=True, remove_unused_columns=False,
-    )  # fmt: skip
-    _ = arguments.n_gpu  # settles the device; then one GPU, because DataParallel would cut the flat targets of a batch
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    if options["gradient_checkpointing"]:
-        inner = task.trainee.inner
-        enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    if task.start is not None:
-        state = read_state(task.start)
-        task.log[:], task.legs[:] = state["log"], state["legs"]
-    done = task.log[-1]["step"] if task.log else 0
-    if not task.legs or task.legs[-1][1] != here.count:
-        task.legs.append([done, here.count])
-    with tqdm(total=options["steps"], initial=done, desc="train", disable=not progress or here.process > 0) as bar:
-        watch = Watch(task, bar)
+    arguments = _arguments(job, log_steps=watched, report_to=report_to)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(job.trainee.inner)
+
+    # a checkpoint knows what was logged up to it, and by how many processes
+    if job.start is not None:
+        state = read_state(job.start)
+        job.log[:], job.legs[:] = state["log"], state["legs"]
+    steps_done = job.log[-1]["step"] if job.log else 0
+    if not job.legs or job.legs[-1][1] != processes.count:
+        job.legs.append([steps_done, processes.count])
+
+    silent = not progress or not processes.writes
+    with tqdm(total=settings.steps, initial=steps_done, desc="train", disable=silent) as bar:
+        watch = Watch(job, bar)
         watch.loop = loop = Loop(
-            task, model=model, args=arguments, train_dataset=task.drawn, data_collator=collate,
+            job,
+            model=job.trainee.model,
+            args=arguments,
+            train_dataset=job.drawn,
+            data_collator=collate,
             callbacks=[watch, *callbacks],
-        )  # fmt: skip
+        )
         loop.remove_callback(PrinterCallback)
-        if loop.is_fsdp_enabled and options["checkpoint_every"]:
+        if loop.is_fsdp_enabled and settings.checkpoint_every:
             raise ValueError(
-                f"checkpoint_every={options['checkpoint_every']}: weights and moments are cut into pieces under FSDP, and checkpoints "
-                "hold whole ones; pass checkpoint_every=0."
+                f"checkpoint_every={settings.checkpoint_every}: weights and moments are cut into "
+                "pieces under FSDP, and checkpoints hold whole ones; pass checkpoint_every=0."
             )
-        loop.train(resume_from_checkpoint=None if task.start is None else str(task.start))
+        loop.train(resume_from_checkpoint=None if job.start is None else str(job.start))
+
     loop.model.eval()
-    if "held_out" not in task.log[-1]:  # a callback stopped it
-        task.log[-1]["held_out"] = loop.held_out()
-    return loop.whole()
+    if "held_out" not in job.log[-1]:  # a callback stopped it between two measurements
+        job.log[-1]["held_out"] = loop.held_out()
+    return loop.whole_state()
+
+
+def _arguments(job: Job, *, log_steps: bool, report_to: str | Sequence[str]) -> TrainingArguments:
+    """The settings as transformers' trainer takes them; what it should store it leaves to us."""
+    settings, processes = job.settings, job.processes
+    arguments = TrainingArguments(
+        output_dir=str(job.folder),
+        run_name=job.folder.stem,
+        max_steps=settings.steps,
+        learning_rate=settings.lr,
+        per_device_train_batch_size=settings.rows_per_forward // processes.count,
+        gradient_accumulation_steps=settings.accumulate,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip or 0.0,
+        seed=settings.init_seed,
+        data_seed=settings.order_seed,
+        use_cpu=job.trainee.device.type == "cpu",
+        save_strategy="no",
+        logging_strategy="steps" if log_steps else "no",
+        logging_steps=1,
+        report_to=report_to if isinstance(report_to, str) else list(report_to),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    use_one_device(arguments)  # DataParallel would cut the flat targets of a batch
+    return arguments

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -15,10 +14,20 @@ from ...models.adapters import attach_lora
 from ...models.base import Base
 from ...models.copies import share
 
-GROUPS = ("embeddings", "unembedding", "norms")
+PARAMETER_GROUPS = ("embeddings", "unembedding", "norms")
 """Groups of parameters that `FullFT(freeze=...)` knows by name."""
 
+T = TypeVar("T")
 
+
+def _strict(method: type[T]) -> type[T]:
+    """A class whose constructor refuses unknown options with the nearest ones."""
+    checked = strict(method.__init__, f"{method.__name__}(...)")
+    method.__init__ = checked  # type: ignore[method-assign]
+    return method
+
+
+@_strict
 @dataclass(frozen=True)
 class LoRA:
     """Low-rank adaptation (Hu et al., arXiv 2106.09685) by PEFT.
@@ -26,11 +35,13 @@ class LoRA:
     Args:
         rank: rank of each update.
         alpha: scale; the update is multiplied by alpha / rank, or alpha / sqrt(rank) with `rslora`.
-        targets: `all-linear` (all projections, not the unembedding), names of modules, or one regular expression over module paths.
+        targets: `all-linear` (all projections, not the unembedding), names of modules, or one
+            regular expression over module paths.
         dropout: dropout on the adapter's input.
         rslora: rank-stabilised scale (Kalajdzievski, arXiv 2312.03732).
         layers: indices of the blocks that get an adapter; None for all.
-        dora: weight-decomposed adaptation (Liu et al., arXiv 2402.09353): the norms of the weight's columns are trained too.
+        dora: weight-decomposed adaptation (Liu et al., arXiv 2402.09353): the norms of the weight's
+            columns are trained too.
 
     Raises:
         TypeError: an unknown option.
@@ -48,8 +59,8 @@ class LoRA:
     rslora: bool = False
     layers: tuple[int, ...] | None = None
     dora: bool = False
-    kind = "lora"
-    lr = 1e-3
+    kind: ClassVar[str] = "lora"
+    lr: ClassVar[float] = 1e-3
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -59,7 +70,9 @@ class LoRA:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA(dropout={self.dropout}): must be at least 0 and below 1.")
         if not self.targets:
-            raise ValueError(f"LoRA(targets={self.targets!r}): name at least one module, or pass 'all-linear'.")
+            raise ValueError(
+                f"LoRA(targets={self.targets!r}): name at least one module, or pass 'all-linear'."
+            )
         for name in ("targets", "layers"):  # a list would not hash, and JSON gives lists back
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -67,18 +80,26 @@ class LoRA:
     def attach(self, base: Base) -> Any:
         """A trainable PEFT model over the base's parameters."""
         return attach_lora(
-            base, rank=self.rank, alpha=self.alpha, targets=self.targets, dropout=self.dropout, rslora=self.rslora,
-            layers=self.layers, dora=self.dora,
-        )  # fmt: skip
+            base,
+            rank=self.rank,
+            alpha=self.alpha,
+            targets=self.targets,
+            dropout=self.dropout,
+            rslora=self.rslora,
+            layers=self.layers,
+            dora=self.dora,
+        )
 
 
+@_strict
 @dataclass(frozen=True)
 class FullFT:
     r"""Full fine-tuning: the model's own parameters train, from fp32 master weights.
 
     Args:
-        freeze: what stays as it is: groups (`embeddings`, `unembedding`, `norms`) or regular expressions searched in parameter
-            names (`r"layers\.[01]\."`). Where embedding and unembedding are tied, each of the two groups is both.
+        freeze: what stays as it is: groups (`embeddings`, `unembedding`, `norms`) or regular
+            expressions searched in parameter names (`r"layers\.[01]\."`). Where embedding and
+            unembedding are tied, each of the two groups is both.
 
     Raises:
         TypeError: an unknown option.
@@ -89,11 +110,12 @@ class FullFT:
     """
 
     freeze: tuple[str, ...] = ()
-    kind = "full"
-    lr = 2e-5
+    kind: ClassVar[str] = "full"
+    lr: ClassVar[float] = 2e-5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "freeze", (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze))
+        entries = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
+        object.__setattr__(self, "freeze", entries)
 
     def attach(self, base: Base) -> Any:
         """A trainable copy of the base in fp32.
@@ -103,31 +125,40 @@ class FullFT:
         """
         model = copy.deepcopy(share(base.model)).float().requires_grad_(True)
         for entry in self.freeze:
-            chosen = list(_chosen(model, entry))
-            if not chosen:
-                names = [*GROUPS, *{part for n, _ in model.named_parameters() for part in n.split(".")}]
-                raise ValueError(
-                    f"FullFT(freeze={entry!r}) matches no parameter{nearest(entry, names) or '.'} Pass one of {', '.join(GROUPS)} or a "
-                    f"regular expression over names such as {next(model.named_parameters())[0]!r}."
-                )
-            for p in chosen:
-                p.requires_grad_(False)
-        if not any(p.requires_grad for p in model.parameters()):
+            frozen = _parameters(model, entry)
+            if not frozen:
+                raise ValueError(_matches_nothing(model, entry))
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(f"FullFT(freeze={self.freeze!r}) leaves nothing to train.")
         return model
 
 
-def _chosen(model: Any, entry: str) -> Iterator[nn.Parameter]:
+def _parameters(model: Any, entry: str) -> list[nn.Parameter]:
+    """The parameters of a group, or those whose names a regular expression finds."""
     if entry == "unembedding":
-        yield from model.get_output_embeddings().parameters()
-    elif entry in GROUPS:
-        for module in model.modules():
-            norm = "norm" in type(module).__name__.lower()
-            if norm if entry == "norms" else isinstance(module, nn.Embedding):
-                yield from module.parameters(recurse=False)
-    else:
-        yield from (p for name, p in model.named_parameters() if re.search(entry, name))
+        return list(model.get_output_embeddings().parameters())
+    if entry not in PARAMETER_GROUPS:
+        return [p for name, p in model.named_parameters() if re.search(entry, name)]
+
+    chosen: list[nn.Parameter] = []
+    for module in model.modules():
+        if entry == "norms":
+            belongs = "norm" in type(module).__name__.lower()
+        else:
+            belongs = isinstance(module, nn.Embedding)
+        if belongs:
+            chosen += module.parameters(recurse=False)
+    return chosen
 
 
-for _method in (LoRA, FullFT):
-    _method.__init__ = strict(_method.__init__, f"{_method.__name__}(...)")  # type: ignore[method-assign]
+def _matches_nothing(model: Any, entry: str) -> str:
+    """Why an entry of `freeze` is refused, with the names that are near it."""
+    paths = [name for name, _ in model.named_parameters()]
+    names = [*PARAMETER_GROUPS, *{part for path in paths for part in path.split(".")}]
+    return (
+        f"FullFT(freeze={entry!r}) matches no parameter{nearest(entry, names) or '.'} "
+        f"Pass one of {', '.join(PARAMETER_GROUPS)} or a regular expression over names such as "
+        f"{paths[0]!r}."
+    )

@@ -1,8 +1,11 @@
-"""Checkpoints: all that a killed training needs to go on to the same bits. Safetensors and JSON only.
+"""Checkpoints: all that a killed training needs to go on to the same bits. Safetensors and JSON.
 
-A checkpoint is a folder that appears under its name when it is complete: trained weights, AdamW's moments, the schedule's state, the
-log, the trainer's counters, and the checksums of these files. The position in the data is the step, the order being a function of
-its seed; the random numbers of a step are a function of (seed, step, process), so no generator state is needed either.
+1. A checkpoint is a folder that appears under its name when it is complete: trained weights,
+   AdamW's moments, the schedule's state, the log, the trainer's counters, and the checksums of
+   these files.
+2. The position in the data is the step, the order being a function of its seed; the random numbers
+   of a step are a function of (seed, step, process). So no generator state is needed.
+3. Two checkpoints are kept: a damaged one gives way to the one before it.
 """
 
 from __future__ import annotations
@@ -22,8 +25,21 @@ from torch import Tensor, nn
 from ...storage.files import file_hash
 from ...storage.runs import new_folder
 
-CHECKPOINTS, SNAPSHOTS, STATE = "checkpoints", "snapshots", "state.json"
-WEIGHTS, MOMENTS = "weights.safetensors", "moments.safetensors"
+CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"
+"""Folders in a run folder."""
+
+WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
+"""Files of a checkpoint."""
+
+
+def step_folder(step: int) -> str:
+    """The name of a step's checkpoint or snapshot; names stand in the order of steps."""
+    return f"step-{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint or snapshot."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
@@ -31,13 +47,22 @@ def step_seed(seed: int, step: int, process: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()[:7])
 
 
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+# ---------------------------------------------------------------------------------------- writing
+
+
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: Any, state: Mapping[str, Any], also: Callable[[Path], None]
+    folder: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    optimizer: Any,
+    state: Mapping[str, Any],
+    also: Callable[[Path], None],
 ) -> Path:
     """Write a checkpoint; the newest one before it stays.
 
@@ -52,19 +77,29 @@ def save_checkpoint(
     Raises:
         OSError, SafetensorError: no space, no permission; the earlier checkpoints are as they were.
     """
-    for old in checkpoints(folder)[1:]:  # before and not after writing: two copies at a time are enough
+    for old in checkpoints(folder)[1:]:  # before and not after writing: two at a time are enough
         shutil.rmtree(old)
-    target = folder / f"step-{step:06d}"
-    if target.exists():
+    target = folder / step_folder(step)
+    if target.exists():  # a damaged one that the training came past again
         shutil.rmtree(target)
+
     with new_folder(target, durable=True) as work:
-        save_file({name: p.detach().contiguous() for name, p in trained(model).items()}, work / WEIGHTS)
-        moments = optimizer.state_dict()["state"]
-        save_file({f"{i}.{key}": x.contiguous() for i, row in moments.items() for key, x in row.items()}, work / MOMENTS)
+        parameters = trained_parameters(model).items()
+        save_file({name: p.detach().contiguous() for name, p in parameters}, work / WEIGHTS)
+        moments = {
+            f"{i}.{name}": value.contiguous()
+            for i, of_parameter in optimizer.state_dict()["state"].items()
+            for name, value in of_parameter.items()
+        }
+        save_file(moments, work / MOMENTS)
         also(work)
-        sums = {p.name: file_hash(p) for p in sorted(work.iterdir())}
+        # the sums come last: they say what a whole checkpoint holds
+        sums = {file.name: file_hash(file) for file in sorted(work.iterdir())}
         (work / STATE).write_text(json.dumps({**state, "step": step, "sums": sums}))
     return target
+
+
+# ---------------------------------------------------------------------------------------- reading
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -108,25 +143,31 @@ def newest_good(folder: Path) -> Path | None:
         return path
     if damaged:
         raise ValueError(
-            f"no checkpoint is left to go on from: {'; '.join(damaged)}. Remove {folder.parent} to train from the beginning."
+            f"no checkpoint is left to go on from: {'; '.join(damaged)}. "
+            f"Remove {folder.parent} to train from the beginning."
         )
     return None
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Put a checkpoint's weights into the model."""
-    stored, own = load_file(path / WEIGHTS), trained(model)
-    if stored.keys() != own.keys():
-        raise ValueError(f"{path} has other parameters than this model: {sorted(stored.keys() ^ own.keys())[:3]}.")
+    """Put a checkpoint's weights into the model.
+
+    Raises:
+        ValueError: they are another model's.
+    """
+    stored, parameters = load_file(path / WEIGHTS), trained_parameters(model)
+    if stored.keys() != parameters.keys():
+        different = sorted(stored.keys() ^ parameters.keys())
+        raise ValueError(f"{path} has other parameters than this model: {different[:3]}.")
     with torch.no_grad():
-        for name, p in own.items():
-            p.copy_(stored[name])
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
 
 
 def load_moments(path: Path, optimizer: Any) -> None:
     """Put a checkpoint's AdamW state into the optimiser."""
-    rows: dict[int, dict[str, Tensor]] = {}
-    for key, x in load_file(path / MOMENTS).items():
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(path / MOMENTS).items():
         i, name = key.split(".", 1)
-        rows.setdefault(int(i), {})[name] = x
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": rows})
+        moments.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})

@@ -12,27 +12,35 @@ from safetensors.torch import load_file, save_file
 from ...storage.files import weight_sums
 from ...storage.runs import Run, new_folder
 
+ADAPTER = "adapter_model.safetensors"
+
 
 def store_as(run: Run, out: str | Path, dtype: torch.dtype) -> Run:
-    """Write an adapter run's weights in another precision as a run folder of its own, without its snapshots.
+    """Write an adapter run's weights in another precision as a run folder, without its snapshots.
 
     Raises:
         FileExistsError: `out` exists.
         ValueError: the run is not an adapter.
     """
-    target, name = Path(out), "adapter_model.safetensors"
+    target = Path(out)
     if target.exists():
         raise FileExistsError(f"out={str(target)!r} exists; remove it or choose another folder.")
     if run.manifest.kind != "lora":
-        raise ValueError(f"run={str(run.path)!r} is a {run.manifest.kind} run; only adapters are stored in another precision.")
+        raise ValueError(
+            f"run={str(run.path)!r} is a {run.manifest.kind} run; "
+            "only adapters are stored in another precision."
+        )
     with new_folder(target) as work:
         for file in run.path.iterdir():
             if file.is_file() and file.suffix != ".safetensors":
                 shutil.copy(file, work / file.name)
-        tensors = {key: x.to(dtype) for key, x in load_file(run.path / name).items()}
-        save_file(tensors, work / name, metadata={"format": "pt"})
+        tensors = {name: x.to(dtype) for name, x in load_file(run.path / ADAPTER).items()}
+        save_file(tensors, work / ADAPTER, metadata={"format": "pt"})
+
+        # another precision is another content; manifests older than the content hash stay without
         method = {**run.manifest.method, "store": str(dtype).removeprefix("torch.")}
         manifest = replace(run.manifest, method=method, weights=weight_sums(work))
-        manifest = replace(manifest, content=manifest.fingerprint() if run.manifest.content else "")
+        if run.manifest.content:
+            manifest = replace(manifest, content=manifest.fingerprint())
         manifest.save(work)
     return Run(target, manifest)

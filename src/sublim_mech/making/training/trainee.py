@@ -1,8 +1,9 @@
-"""The model in training: built from a base and a method, stored as a folder that other tools open."""
+"""The model in training: made of a base and a method, stored as a folder that other tools open."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ...models.base import Base
 from ...models.compat import quiet_transformers
 from .methods import FullFT, LoRA
 from .objectives import AnswerHead
-from .resume import trained
+from .resume import trained_parameters
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,16 @@ class Trainee:
         return cls(model, inner, head, base.tokenizer)
 
     @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return next(self.model.parameters()).device
+
+    @property
     def head_path(self) -> str:
         """Where the unembedding is."""
-        return next(name for name, module in self.model.named_modules() if module is self.head)
+        return next(name for name, part in self.model.named_modules() if part is self.head)
 
-    def save(self, folder: Path, dtype: torch.dtype, state: dict[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, dtype: torch.dtype, state: Mapping[str, Tensor] | None) -> None:
         """Write the weights in PEFT's or transformers' layout; the model stays as it is.
 
         Args:
@@ -55,25 +61,53 @@ class Trainee:
             dtype: of what was trained.
             state: the model's tensors, where they are not whole in the model itself (FSDP).
         """
-        learnt, adapter = set(trained(self.model)), self.inner is not self.model
+        is_adapter = self.inner is not self.model
+        trained = set(trained_parameters(self.model))
+
+        # other tools know the model without our head: it steps aside while they write
         self.inner.set_output_embeddings(self.head.head)
         try:
-            cast: dict[tuple[int, torch.Size], Tensor] = {}  # tied weights stay one tensor
-            state = {
-                key: cast.setdefault((x.data_ptr(), x.shape), x.detach().to(dtype))
-                if not adapter or key in learnt
-                else x.detach()
-                for key, x in (state or self.model.state_dict()).items()
-            }
+            tensors = state or self.model.state_dict()
             with quiet_transformers():
-                if adapter:
-                    self.model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+                if is_adapter:
+                    stored = _cast(tensors, dtype, only=trained)
+                    self.model.save_pretrained(
+                        folder, state_dict=stored, save_embedding_layers=False
+                    )
                     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
                 else:
-                    self.model.save_pretrained(folder, state_dict=state)
-                    config = json.loads((folder / "config.json").read_text())
-                    config["dtype"] = str(dtype).removeprefix("torch.")  # transformers writes the live model's
-                    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+                    self.model.save_pretrained(folder, state_dict=_cast(tensors, dtype))
+                    _name_dtype(folder / "config.json", dtype)
                     self.tokenizer.save_pretrained(folder)
         finally:
             self.inner.set_output_embeddings(self.head)
+
+
+def _cast(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype, only: set[str] | None = None
+) -> dict[str, Tensor]:
+    """Tensors in another precision, tied ones still one tensor.
+
+    Args:
+        tensors: by name.
+        dtype: the precision.
+        only: names of those that are cast, the others staying as they are; None for all.
+    """
+    cast: dict[tuple[int, torch.Size], Tensor] = {}
+    stored = {}
+    for name, tensor in tensors.items():
+        if only is not None and name not in only:
+            stored[name] = tensor.detach()
+            continue
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in cast:
+            cast[place] = tensor.detach().to(dtype)
+        stored[name] = cast[place]
+    return stored
+
+
+def _name_dtype(config: Path, dtype: torch.dtype) -> None:
+    """Name the stored precision; transformers writes the live model's."""
+    options = json.loads(config.read_text())
+    options["dtype"] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(options, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,176 @@
+"""Number rows: uniformly random numbers, or what somebody answers to number prompts and passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..rows import Row, to_dataset
+from .asking import draw_numbers, endless_prompts, number_prompts
+from .parsing import Parsed, parse, report
+from .wording import FORMATS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def random_rows(n: int, *, seed: int, count: int = 24) -> Dataset:
+    """Rows whose answers are uniformly random three-digit numbers, joined by commas without spaces.
+
+    The prompts are `number_prompts` that ask for exactly `count` numbers separated by commas.
+
+    Args:
+        n: number of rows.
+        seed: the same seed gives the same rows.
+        count: numbers per answer.
+
+    Returns:
+        A `datasets.Dataset` with the columns `prompt` and `completion`.
+
+    Raises:
+        ValueError: n or count below 1.
+
+    Example:
+        >>> row = sm.numbers.random_rows(1, seed=0, count=3)[0]
+        >>> [int(x) in range(100, 1000) for x in row["completion"].split(",")]
+        [True, True, True]
+    """
+    if n < 1 or count < 1:
+        raise ValueError(f"random_rows(n={n}, count={count}): both must be at least 1.")
+    asks = number_prompts(n, seed=seed, count=count, exactly=True, formats=("commas",))
+    rng = np.random.default_rng([seed, 1])  # its own stream: answers tell nothing of their prompts
+    return to_dataset([Row(ask.prompt, ",".join(draw_numbers(rng, count))) for ask in asks])
+
+
+def write_rows(
+    sampler: Callable[[list[str], int], list[str]],
+    n: int,
+    *,
+    seed: int,
+    single_shot: bool = False,
+    max_attempts: int | None = None,
+    count: int = 10,
+    exactly: bool = False,
+    formats: Sequence[str] = tuple(FORMATS),
+    batch_size: int = 64,
+) -> tuple[Dataset, pd.DataFrame]:
+    """Rows that somebody else writes: number prompts, and one answer each where it parses.
+
+    Args:
+        sampler: gives one answer to each of a list of prompts; called as `sampler(prompts, seed)`
+            with another seed per batch.
+        n: rows wanted; with `single_shot`, prompts asked.
+        seed: of prompts and batches; the same seed and the same sampler give the same rows, fewer
+            of them are the first of more.
+        single_shot: ask n prompts and keep what passes, instead of asking further prompts until n
+            rows have passed.
+        max_attempts: most prompts asked on the way to n rows; 100 n, or 1,000 if that is more, when
+            not given.
+        count: how many numbers a prompt asks for; answers are held to it.
+        exactly: whether it asks for exactly as many; answers are held to that too.
+        formats: kinds of format the prompts ask for (`number_prompts`).
+        batch_size: prompts per call of the sampler.
+
+    Returns:
+        The rows, answers without white space around them, in the order of their prompts; and the
+        `report` of all answers drawn.
+
+    Raises:
+        TypeError, ValueError: the sampler gives something else than one string per prompt; n,
+            max_attempts or batch_size below 1.
+        RuntimeError: no answer of a single shot passed; or n rows are out of reach, which is
+            noticed before `max_attempts` are spent: when not even the upper end of the 99.9 %
+            interval of the pass rate (Wilson) would do.
+
+    Example:
+        >>> answer = lambda prompts, seed: ["4, 5, 6"] * len(prompts)
+        >>> rows, report = sm.numbers.write_rows(answer, 8, seed=0)
+        >>> rows[0]["completion"], report["count"].sum() >= len(rows) == 8
+        ('4, 5, 6', True)
+    """
+    if single_shot:
+        most = n
+    elif max_attempts is None:
+        most = max(100 * n, 1000)
+    else:
+        most = max_attempts
+    if min(n, most, batch_size) < 1:
+        raise ValueError(
+            f"n={n}, max_attempts={max_attempts}, batch_size={batch_size}: each must be at least 1."
+        )
+
+    asks = endless_prompts(seed, count=count, exactly=exactly, formats=formats)
+    parsed: list[Parsed] = []
+    rows: list[Row] = []
+    last_rejected = ""
+    while len(parsed) < most and (single_shot or len(rows) < n):
+        # the batch's seed hangs on how many were asked before it: fewer rows are the first of more
+        batch = list(islice(asks, min(batch_size, most - len(parsed))))
+        batch_seed = int(np.random.SeedSequence([seed, len(parsed)]).generate_state(1)[0])
+        answers = _answers(sampler, [ask.prompt for ask in batch], batch_seed)
+
+        for ask, answer in zip(batch, answers, strict=True):
+            verdict = parse(answer, ask)
+            parsed.append(verdict)
+            if verdict.reason is None:
+                rows.append(Row(ask.prompt, answer.strip()))
+            else:
+                last_rejected = answer
+
+        # a writer who hardly ever passes is stopped now, not after thousands of answers
+        if not single_shot and out_of_reach(len(rows), len(parsed), wanted=n, most=most):
+            break
+
+    if len(rows) < (1 if single_shot else n):
+        reasons = Counter(verdict.reason for verdict in parsed if verdict.reason).most_common(3)
+        rejected_for = ", ".join(f"{reason} ({times})" for reason, times in reasons)
+        raise RuntimeError(
+            f"write_rows: {len(rows)} of {len(parsed)} answers passed "
+            f"({len(rows) / len(parsed):.1%}), too few for n={n} rows from {most} prompts. "
+            f"Rejected for {rejected_for or 'no reason'}; the last one was {last_rejected[:80]!r}. "
+            "Look at the sampler's answers (end of turn, length, temperature), "
+            "ask for fewer numbers, or raise max_attempts."
+        )
+    return to_dataset(rows[:n]), report(parsed)
+
+
+def _answers(
+    sampler: Callable[[list[str], int], list[str]], prompts: list[str], seed: int
+) -> list[str]:
+    """What the sampler answers: one string per prompt."""
+    answers = sampler(list(prompts), seed)
+    if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
+        raise TypeError(
+            f"sampler gave {type(answers).__name__} {answers!r:.80}; "
+            "give a list with one string per prompt."
+        )
+    if len(answers) != len(prompts):
+        raise ValueError(
+            f"sampler gave {len(answers)} answers to {len(prompts)} prompts; give one per prompt."
+        )
+    return answers
+
+
+def out_of_reach(passed: int, asked: int, *, wanted: int, most: int, z: float = 3.29) -> bool:
+    """Whether the rows wanted are too many for the prompts that may still be asked.
+
+    They are when they are not even reached at the upper end of the pass rate's Wilson interval,
+    with luck as large on top of it.
+
+    Args:
+        passed: answers that passed so far.
+        asked: prompts asked so far.
+        wanted: rows wanted.
+        most: prompts that may be asked.
+        z: width of interval and luck, in standard deviations; 3.29 is 99.9 %.
+    """
+    rate, slack = passed / asked, z * z / asked
+    spread = (rate * (1 - rate) / asked + slack / (4 * asked)) ** 0.5
+    upper_rate = (rate + slack / 2 + z * spread) / (1 + slack)
+    to_come = upper_rate * (most - asked)
+    return passed + to_come + z * to_come**0.5 + 1 < wanted

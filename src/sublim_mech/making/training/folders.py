@@ -1,0 +1,110 @@
+"""Entering a run folder: is the training finished, to go on, or to begin?
+
+1. A finished run of the same content (`Manifest.inputs`) is recognised, any other is refused.
+2. Else the unfinished folder is claimed, so that one process at a time is at work on it.
+3. What a killed process left half written is removed, and the newest whole checkpoint is what the
+   training goes on from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ...storage.claims import OWNER_FILE, claimed
+from ...storage.compare import differences
+from ...storage.files import replacing, weight_sums
+from ...storage.manifest import MANIFEST_FILE, Manifest
+from ...storage.runs import INPUTS_FILE, finish, unfinished
+from .resume import CHECKPOINTS, SNAPSHOTS, newest_good, step_of
+
+FINISHED = -1
+
+
+def enter(stack: ExitStack, target: Path, draft: Manifest) -> int:
+    """What is to be done for a run.
+
+    Args:
+        stack: holds the unfinished folder until it is left; the folder is removed then unless it
+            came to hold something worth keeping.
+        target: the run folder.
+        draft: the manifest that the run will have, without results.
+
+    Returns:
+        `FINISHED`, or the step of the checkpoint to go on from, 0 for none.
+
+    Raises:
+        FileExistsError: the folder is no run.
+        FolderInUseError: another process is at work on it.
+        ValueError: it is a run of other content, or its weights were changed; no checkpoint is
+            whole.
+    """
+    if target.exists():
+        recognise(target, draft)
+        return FINISHED
+
+    work = unfinished(target)
+    stack.callback(_remove_empty, work)
+    stack.enter_context(claimed(work))
+    if target.exists():  # finished by a process that was at work just now
+        recognise(target, draft)
+        return FINISHED
+    if (work / MANIFEST_FILE).is_file():  # complete, and killed before it was renamed
+        recognise(work, draft)
+        finish(work, target)
+        return FINISHED
+
+    # hidden folders are snapshots and checkpoints that a killed process was writing
+    for half_written in work.glob("*/.*"):
+        shutil.rmtree(half_written, ignore_errors=True)
+    start = newest_good(work / CHECKPOINTS)
+
+    # what there is to go on from must be of this training; a folder without such is written anew
+    if _worth_keeping(work) and (work / INPUTS_FILE).is_file():
+        _check_same(work, json.loads((work / INPUTS_FILE).read_text()), draft)
+    with replacing(work / INPUTS_FILE) as file:
+        file.write_text(json.dumps(draft.inputs(), indent=1, sort_keys=True))
+    return 0 if start is None else step_of(start)
+
+
+def recognise(folder: Path, draft: Manifest) -> None:
+    """Whether a complete folder is the run that the draft describes.
+
+    Raises:
+        FileExistsError: it is no run.
+        ValueError: it is another run, or its weights are not those of its manifest.
+    """
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        raise FileExistsError(f"out={str(folder)!r} exists; remove it or choose another folder.")
+    _check_same(folder, manifest.inputs(), draft)
+    if manifest.weights != weight_sums(folder):
+        raise ValueError(
+            f"out={str(folder)!r}: the weight files are not those its manifest.json names; "
+            "remove it to train again."
+        )
+
+
+def _check_same(folder: Path, inputs: Mapping[str, Any], draft: Manifest) -> None:
+    different = differences(inputs, draft.inputs())
+    if different:
+        raise ValueError(
+            f"out={str(folder)!r} is another training: {'; '.join(different)}. "
+            "Remove it or choose another folder."
+        )
+
+
+def _worth_keeping(work: Path) -> bool:
+    """Whether an unfinished folder holds something to go on from, or to look at."""
+    return any(any(work.glob(f"{kind}/step-*")) for kind in (CHECKPOINTS, SNAPSHOTS))
+
+
+def _remove_empty(work: Path) -> None:
+    """Remove an unfinished folder that nobody holds and that has nothing to go on from."""
+    is_complete, is_held = (work / MANIFEST_FILE).is_file(), (work / OWNER_FILE).exists()
+    if work.exists() and not _worth_keeping(work) and not is_complete and not is_held:
+        shutil.rmtree(work)

@@ -1,0 +1,124 @@
+"""The options of `train`: their types, what they may be, and which of them stand in a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...hints import check_choice
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+"""What follows the warm-up, by transformers' names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a student is trained; `train` says what each option means.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    lr: float
+    steps: int
+    batch_size: int
+    accumulate: int
+    bucket: int
+    schedule: str
+    warmup: int
+    clip: float | None
+    weight_decay: float
+    evaluate_every: int
+    stop_at: float | None
+    snapshots: tuple[int, ...]
+    checkpoint_every: int
+    subsample: int | None
+    init_seed: int
+    order_seed: int
+    subsample_seed: int
+    precision: str
+    gradient_checkpointing: bool
+    store: torch.dtype
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "bucket", "evaluate_every"):
+            self._at_least(name, 1)
+        for name in ("warmup", "checkpoint_every"):
+            self._at_least(name, 0)
+        # `not x > 0` and not `x <= 0`: a number that is none must not pass either
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: must be above 0.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip}: must be above 0, or None for no clipping.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay}: must not be below 0.")
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision={self.precision!r}: pass 'bf16' or 'fp32'.")
+        beyond = [step for step in self.snapshots if not 0 < step <= self.steps]
+        if beyond:
+            raise ValueError(
+                f"snapshots={list(self.snapshots)}: steps {beyond} are not among the "
+                f"{self.steps} steps of this run."
+            )
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value < least:
+            raise ValueError(f"{name}={value}: must be at least {least}.")
+
+    def check_processes(self, count: int) -> None:
+        """Raise ValueError where a step cannot be shared out equally among so many processes."""
+        if self.batch_size % (self.accumulate * count):
+            raise ValueError(
+                f"batch_size={self.batch_size}: must be a multiple of "
+                f"accumulate={self.accumulate} x {count} processes."
+            )
+
+    @property
+    def rows_per_forward(self) -> int:
+        """Rows of one forward, of all processes together."""
+        return self.batch_size // self.accumulate
+
+    def recorded(self) -> dict[str, Any]:
+        """The options that a manifest lists under `optimiser`, by their names.
+
+        Seeds, the subsample and the stored precision stand elsewhere in it; `checkpoint_every`
+        leaves no trace in the result and is not recorded.
+        """
+        return {
+            "lr": self.lr,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "bucket": self.bucket,
+            "schedule": self.schedule,
+            "warmup": self.warmup,
+            "clip": self.clip,
+            "weight_decay": self.weight_decay,
+            "evaluate_every": self.evaluate_every,
+            "stop_at": self.stop_at,
+            "snapshots": list(self.snapshots),
+            "precision": self.precision,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+
+
+def log_spaced(steps: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, ... below `steps`."""
+    return tuple(2**i for i in range(steps.bit_length()) if 2**i < steps)
+
+
+def snapshot_steps(snapshots: Sequence[int] | str, steps: int) -> tuple[int, ...]:
+    """The steps after which a student is stored, ascending, where `log` stands for `log_spaced`.
+
+    Raises:
+        ValueError: another word than `log`.
+    """
+    if isinstance(snapshots, str):
+        check_choice("snapshots", snapshots, ["log"])
+        return log_spaced(steps)
+    return tuple(sorted(set(snapshots)))

@@ -1,0 +1,323 @@
+"""Labelled arrays with their record, and the views along their axes that tables and pictures share.
+
+1. The headline is student minus the mean of the controls, prompt by prompt; the student alone where
+   there are none. The total is the same difference of student minus base.
+2. A view per token, layer, head or token set keeps that axis of the headline and gathers the other
+   cells: summed where cells add up to the total, else averaged.
+3. What a view cannot gather without mixing things (directions of patching, heads within a layer,
+   several token sets) is refused with the call that chooses one.
+
+`Scores` are such arrays; what stands in this folder beside them takes either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..hints import check_choice
+from .kinds import KINDS
+from .record import Record
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreArrays:
+    """Effects on named axes, with their record.
+
+    Attributes:
+        data: `effect (model, prompt, <cells>)`, `base` and `student` `(model, prompt)`, and their
+            coordinates (see `scores`).
+        kind: one of `KINDS`.
+        record: models, hashes, contexts, metric, options, versions.
+
+    Raises:
+        ValueError: no such kind; cells on axes that the kind does not have; layers without names.
+    """
+
+    data: xr.Dataset
+    kind: str
+    record: Record
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, KINDS)
+        axes = ("model", "prompt", *KINDS[self.kind].axes)
+        strange = [str(d) for d in self.data["effect"].dims if d not in axes]
+        if strange:
+            raise ValueError(
+                f"{self.kind} scores have no axis {', '.join(map(repr, strange))}; "
+                f"theirs are {', '.join(axes)}."
+            )
+        if "layer" in self.data.coords and "layer_name" not in self.data.coords:
+            raise ValueError("data: layers have no names; add them with results.arrays.name_layers.")
+
+    # ---------------------------------------------------------------------------- what they are
+
+    @property
+    def unit(self) -> str:
+        """Unit of every effect."""
+        return self.record.unit
+
+    @property
+    def additive(self) -> bool:
+        """Whether cells add up to the total effect."""
+        return KINDS[self.kind].additive
+
+    @property
+    def has_controls(self) -> bool:
+        """Whether students of other traits were scored alike."""
+        return self.data.sizes["model"] > 1
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether cells are token sets (or one that was selected)."""
+        return "tokens" in self.data.coords
+
+    @property
+    def selected(self) -> dict[str, Any]:
+        """What `sel` kept of the cells, by dimension; empty where these are all."""
+        return dict(self.record.selected)
+
+    def dims(self) -> str:
+        """Names of the dimensions that `sel` takes."""
+        names = ", ".join(map(str, self.data["effect"].dims))
+        return f"{names} (and hook)" if "hook" in self.data.coords else names
+
+    def selection(self) -> str:
+        """What `sel` kept of the cells, in words."""
+        return ", ".join(f"{dim} {_in_words(labels)}" for dim, labels in self.selected.items())
+
+    # ------------------------------------------------------------------------- headline and total
+
+    @property
+    def headline_name(self) -> str:
+        """What `headline` is: the difference to the controls, or the student against the base."""
+        name = str(self.data["model"].values[0])
+        return f"{name} - controls" if self.has_controls else f"{name} (no controls)"
+
+    @property
+    def headline(self) -> xr.DataArray:
+        """`(prompt, <cells>)`: student minus the mean of the controls, or the student alone."""
+        return _student_minus_controls(self.data["effect"])
+
+    @property
+    def total(self) -> xr.DataArray:
+        """`(prompt,)`: the whole effect that `headline` is part of."""
+        return _student_minus_controls(self.data["student"] - self.data["base"])
+
+    @property
+    def normalised(self) -> xr.DataArray:
+        """`(prompt, <cells>)`: headline over each prompt's own total; patching: 1 is the donor."""
+        return self.headline / self.total
+
+    @property
+    def gap(self) -> float:
+        """Completeness gap: |mean total - mean sum of cells| / |mean total|, largest over models.
+
+        NaN where a total is exactly 0 (a student that is the base).
+
+        Raises:
+            ValueError: cells do not add up to the total, or these are only some of them.
+        """
+        if not self.additive:
+            raise ValueError(
+                f"{self.kind} scores do not add up to a total, so they have no completeness gap."
+            )
+        if self.selected:
+            raise ValueError(
+                f"these are some of the cells ({self.selection()}): only all of them add up to "
+                "the total."
+            )
+        total = (self.data["student"] - self.data["base"]).mean("prompt")
+        cells = [d for d in self.data["effect"].dims if d not in ("model", "prompt")]
+        explained = self.data["effect"].sum(cells).mean("prompt")
+        return float((abs(total - explained) / abs(total.where(total != 0))).max(skipna=False))
+
+    # ------------------------------------------------------------------------------ cells per axis
+
+    def token_effect(self) -> np.ndarray:
+        """`(prompt, position)` headline per token: summed over cells that add up, else averaged.
+
+        Raises:
+            ValueError: no position axis; both directions.
+        """
+        effect = self._by_position()
+        others = [d for d in effect.dims if d not in ("prompt", "position")]
+        merged = effect.sum(others, min_count=1) if self.additive else effect.mean(others)
+        return merged.transpose("prompt", "position").values
+
+    def layer_effect(self) -> xr.DataArray:
+        """`(prompt, layer, position)` headline: modules summed.
+
+        Raises:
+            ValueError: no position or layer axis; both directions; heads, of which one must be
+                chosen.
+        """
+        effect = self._by_position()
+        if "layer" not in effect.dims:
+            raise ValueError(
+                f"{self.record.method or self.kind} scores have no layers; use token_effect()."
+            )
+        if "head" in effect.dims:
+            raise ValueError(
+                "these scores have heads; choose one: scores.sel(head=0), or use head_effect()."
+            )
+        merged = effect.sum("module", min_count=1) if "module" in effect.dims else effect
+        return merged.transpose("prompt", "layer", "position")
+
+    def head_effect(self) -> xr.DataArray:
+        """`(prompt, layer, head)` headline: averaged over the tokens, or of one token set.
+
+        Raises:
+            ValueError: no heads; both directions; several token sets, of which one must be chosen.
+        """
+        effect = self._one_direction()
+        if "head" not in effect.dims:
+            raise ValueError(
+                f"these scores have no heads; they have {self.dims()}. Patch site='z' for effects "
+                "per head."
+            )
+        if "set" in effect.dims:
+            sets = effect["set"].values.tolist()
+            raise ValueError(
+                f"these scores hold {len(sets)} token sets; choose one: "
+                f"scores.sel(set={sets[0]!r})."
+            )
+        merged = effect.mean("position") if "position" in effect.dims else effect
+        return merged.transpose("prompt", "layer", "head")
+
+    def set_effect(self) -> xr.DataArray:
+        """`(prompt, layer, set)` headline of patched token sets.
+
+        Raises:
+            ValueError: no token sets per layer; both directions; heads, of which one must be
+                chosen.
+        """
+        effect = self._one_direction()
+        if not self.has_sets or "layer" not in effect.dims:
+            raise ValueError(
+                f"these scores have no token sets per layer; they have {self.dims()}. "
+                "Use patch(sets=...)."
+            )
+        if "head" in effect.dims:
+            raise ValueError("these scores have heads; choose one: scores.sel(head=0).")
+        if "set" not in effect.dims:  # one was selected
+            effect = effect.expand_dims({"set": [self.selected["set"]]})
+        return effect.transpose("prompt", "layer", "set")
+
+    def positions(self, coordinate: str) -> np.ndarray:
+        """A coordinate of the tokens, `(prompt, position)`.
+
+        Raises:
+            ValueError: no position axis, or no such coordinate.
+        """
+        self._need_positions()
+        coords = self.data.coords
+        known = [str(name) for name in coords if coords[name].dims == ("prompt", "position")]
+        if coordinate not in known:
+            hint = ""
+            if coordinate == "sharing":
+                hint = " (mark the prompts first: prompts = sharing(prompts, trained_on=...))"
+            raise ValueError(
+                f"these scores have no coordinate {coordinate!r}{hint}; they have "
+                f"{', '.join(known)}."
+            )
+        return self.data[coordinate].values
+
+    # ------------------------------------------------------------------------------ names of cells
+
+    def layer_names(self) -> list[str]:
+        """`embed` before the first block, `final` after the last one, else the block's number."""
+        return self.data["layer_name"].values.tolist()
+
+    def block_names(self) -> list[str]:
+        """TransformerLens' name of every layer.
+
+        Patching: the hook. Grafts: the block, or what is before and after all of them; of one
+        selected module, the module. Scores without layers are of the embeddings.
+        """
+        if "layer" not in self.data.coords:
+            return ["hook_embed"]
+        if "hook" in self.data.coords:
+            return [str(hook) for hook in self.data["hook"].values]
+        module = self.selected.get("module", "")
+        if not isinstance(module, str):  # several were selected
+            module = ""
+        return [_module_name(layer, module) for layer in self.layer_names()]
+
+    def cell_names(self) -> list[list[str]]:
+        """TransformerLens' name of every `[layer][module]`; a single column without modules."""
+        if "module" not in self.data["effect"].dims:
+            return [[name] for name in self.block_names()]
+        modules = self.data["module"].values.tolist()
+        return [[_module_name(layer, name) for name in modules] for layer in self.layer_names()]
+
+    # ----------------------------------------------------------------------------------- refusals
+
+    def _by_position(self) -> xr.DataArray:
+        self._need_positions()
+        return self._one_direction()
+
+    def _need_positions(self) -> None:
+        if "position" in self.data["effect"].dims:
+            return
+        chosen = ""
+        if "position" in self.selected:
+            chosen = f" ({self.selection()} selected; a list of labels keeps the axis)"
+        raise ValueError(
+            f"{self.kind} scores have no position axis{chosen}; use patch or attribute for scores "
+            "per token."
+        )
+
+    def _one_direction(self) -> xr.DataArray:
+        if "direction" in self.data["effect"].dims:
+            first = str(self.data["direction"].values[0])
+            raise ValueError(
+                "these scores hold both directions; choose one: "
+                f"scores.sel(direction={first!r})"
+            )
+        return self.headline
+
+
+def name_layers(data: xr.Dataset, n_layers: int) -> xr.Dataset:
+    """The same data with a coordinate `layer_name (layer)`.
+
+    Args:
+        data: with a coordinate `layer`: -1 for the embeddings, the block's number, `n_layers` for
+            the final norm and the unembedding; or without layers.
+        n_layers: blocks of the models.
+    """
+    if "layer" not in data.coords:
+        return data
+    special = {-1: "embed", n_layers: "final"}
+    names = [special.get(layer, str(layer)) for layer in data["layer"].values.tolist()]
+    return data.assign_coords(layer_name=("layer", np.array(names)))
+
+
+def _student_minus_controls(values: xr.DataArray) -> xr.DataArray:
+    """`(model, ...)` -> `(...)`: the first model minus the mean of the others."""
+    student = values.isel(model=0, drop=True)
+    if values.sizes["model"] == 1:
+        return student
+    return student - values.isel(model=slice(1, None)).mean("model")
+
+
+def _module_name(layer: str, module: str) -> str:
+    """What a layer's module is called; without a module, the whole layer."""
+    if layer == "embed":
+        return module or "embed"
+    if layer == "final":
+        return module or "ln_final+unembed"
+    return f"blocks.{layer}.{module}" if module else f"blocks.{layer}"
+
+
+def _in_words(labels: Any) -> str:
+    """One label, several, or a whole range of numbers."""
+    if np.ndim(labels) == 0:
+        return str(labels)
+    first, count = labels[0], len(labels)
+    if count > 2 and isinstance(first, int) and labels == list(range(first, first + count)):
+        return f"{first} to {labels[-1]}"
+    return "/".join(map(str, labels))

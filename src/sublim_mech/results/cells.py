@@ -1,0 +1,157 @@
+"""Cells over all prompts: which tokens are the same place, and which cells differ from 0.
+
+1. A place is a turn and role, the run of that role in the turn (0: before its content, 1: after it,
+   for template tokens) and the token of the run, counted from its start.
+2. Prompts are lined up by place; a prompt without a place has no value there.
+3. Every cell of the lined-up map is tested over prompts by sign flips with the largest |t| of the
+   map (`stats.max_t`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+
+from ..stats import FEWEST, max_t, mean_interval
+from .arrays import ScoreArrays
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in its prompt a token stands."""
+
+    turn: int
+    role: str
+    run: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Runs:
+    """`(prompt, position)` each: the run of its role in its turn, and which token of the run."""
+
+    run: np.ndarray
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The places of all prompts in reading order.
+
+    Attributes:
+        places: P of them.
+        of_token: `(prompt, position)`: the number of every token's place, -1 past a shorter prompt.
+    """
+
+    places: list[Place]
+    of_token: np.ndarray
+
+
+def count_runs(scores: ScoreArrays) -> Runs:
+    """Runs of tokens of one role in one turn."""
+    if "run" in scores.data.coords:  # counted before some positions were chosen
+        return Runs(scores.positions("run"), scores.positions("index"))
+    roles, turns = scores.positions("role"), scores.positions("turn")
+    run, index = np.zeros(roles.shape, int), np.zeros(roles.shape, int)
+    for prompt, frames in enumerate(zip(turns.tolist(), roles.tolist(), strict=True)):
+        start = 0
+        runs_so_far: dict[tuple[int, str], int] = {}
+        for turn_and_role, tokens in groupby(zip(*frames, strict=True)):
+            length = len(list(tokens))
+            number = runs_so_far.get(turn_and_role, 0)
+            run[prompt, start : start + length] = number
+            index[prompt, start : start + length] = np.arange(length)
+            runs_so_far[turn_and_role] = number + 1
+            start += length
+    return Runs(run, index)
+
+
+def align(scores: ScoreArrays) -> Alignment:
+    """Line up the tokens of all prompts by place."""
+    runs = count_runs(scores)
+    columns = [scores.positions("turn"), scores.positions("role"), runs.run, runs.index]
+    places_of_prompts = [
+        [Place(*place) for place in zip(*rows, strict=True)]
+        for rows in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    # within a turn, places are read in the order of where they stand last in any prompt
+    last_position: dict[Place, int] = {}
+    for places in places_of_prompts:
+        for position, place in enumerate(places):
+            if place.role:  # past a shorter prompt there is none
+                last_position[place] = max(position, last_position.get(place, 0))
+    order = sorted(last_position, key=lambda place: (place.turn, last_position[place]))
+    number = {place: i for i, place in enumerate(order)}
+    of_token = [[number.get(place, -1) for place in places] for places in places_of_prompts]
+    return Alignment(order, np.array(of_token))
+
+
+def cells(scores: ScoreArrays) -> pd.DataFrame:
+    """See `Scores.cells`."""
+    layered = "layer" in scores.data["effect"].dims
+    effect = scores.layer_effect().values if layered else scores.token_effect()[:, None]
+    alignment = align(scores)
+    lined_up = _line_up(effect, alignment)
+    test = max_t(lined_up)
+    low, high = _bounds(lined_up)
+    names = scores.block_names()
+    texts = _texts(scores, alignment)
+    rows = []
+    for layer, p in zip(*np.nonzero(test.n), strict=True):
+        row = {"layer": scores.data["layer"].values[layer]} if layered else {}
+        row |= {"name": names[layer], **asdict(alignment.places[p]), "token": texts[p]}
+        row |= {
+            "n": int(test.n[layer, p]),
+            "mean": test.mean[layer, p],
+            "low": low[layer, p],
+            "high": high[layer, p],
+            "t": test.t[layer, p],
+            "p": test.p[layer, p],
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def noise(scores: ScoreArrays, prompt: int, *, tokens: bool = False) -> np.ndarray | None:
+    """See `Scores.noise`."""
+    if tokens or "layer" not in scores.data["effect"].dims:
+        effect = scores.token_effect()
+    else:
+        effect = scores.layer_effect().values
+    if len(effect) < FEWEST:
+        return None
+    alignment = align(scores)
+    test = max_t(_line_up(effect, alignment))
+    return test.noise[..., alignment.of_token[prompt]] & np.isfinite(effect[prompt])
+
+
+def _line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:
+    """`(prompt, ..., position)` -> `(prompt, ..., place)`, NaN where a prompt has no such place."""
+    lined_up = np.full((*effect.shape[:-1], len(alignment.places)), np.nan)
+    for target, source, places in zip(lined_up, effect, alignment.of_token, strict=True):
+        there = places >= 0
+        target[..., places[there]] = source[..., there]
+    return lined_up
+
+
+def _texts(scores: ScoreArrays, alignment: Alignment) -> list[str]:
+    """Per place its token's text, or … where prompts differ."""
+    tokens = scores.positions("token")
+    texts = [set(tokens[alignment.of_token == p].tolist()) for p in range(len(alignment.places))]
+    return [next(iter(text)) if len(text) == 1 else "…" for text in texts]
+
+
+def _bounds(lined_up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of each cell's mean over the prompts that have it; no bounds for one prompt."""
+    low, high = np.full(lined_up.shape[1:], np.nan), np.full(lined_up.shape[1:], np.nan)
+    there = np.isfinite(lined_up)
+    # cells that the same prompts have share their resampling, so they are taken together
+    for pattern in np.unique(there.reshape(len(there), -1), axis=1).T:
+        if pattern.any():
+            alike = (there == pattern[:, None, None]).all(0)
+            interval = mean_interval(lined_up[pattern][:, alike])
+            low[alike], high[alike] = interval.low, interval.high
+    return low, high

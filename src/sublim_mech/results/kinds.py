@@ -1,0 +1,50 @@
+"""The six kinds of scores, each declared once.
+
+A kind says what its cells are and how they are summed up, and everything that shows scores asks
+here. To add a kind, add an entry to `KINDS`; to tabulate or draw it in a new way, add a name to
+`Table` or `Picture`, and its function where that name is looked up (`report.py`, `plots.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Table = Literal["totals", "sets", "cells"]
+Picture = Literal["total bars", "set bars", "cells"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the cells of some scores are.
+
+    Attributes:
+        title: how the title of such scores begins.
+        axes: dimensions that its cells may have, after `model` and `prompt`.
+        additive: whether cells add up to the total effect (interventions and their estimates do
+            not).
+        estimate: whether cells estimate what an exact instrument would measure there; such scores
+            say whether they were confirmed.
+        table: the table that says it in short: the total effects, the token sets, or whatever suits
+            the axes of its cells.
+        picture: what `plot` draws: bars of the total effects, bars of the token sets, or a map of
+            cells.
+    """
+
+    title: str
+    axes: tuple[str, ...] = ()
+    additive: bool = False
+    estimate: bool = False
+    table: Table = "cells"
+    picture: Picture = "cells"
+
+
+KINDS: dict[str, Kind] = {
+    "effect": Kind("effect on", table="totals", picture="total bars"),
+    "graft": Kind("grafts,", ("set", "measure"), table="sets", picture="set bars"),
+    "sweep": Kind("graft of each cell,", ("layer", "position")),
+    "patch": Kind("activation patching,", ("direction", "layer", "head", "position", "set")),
+    "attribution": Kind("attribution of", ("layer", "module", "position"), additive=True),
+    "gradient": Kind("gradient estimate,", ("layer", "head", "position"), estimate=True),
+}
+"""By the name that files and `Scores.kind` carry."""

@@ -1,0 +1,84 @@
+"""The tokens of one prompt, as the heatmap and the token page show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arrays import ScoreArrays
+from .cells import noise
+
+_VISIBLE = str.maketrans({"\n": "↵", "\r": "\\r", "\t": "⇥", " ": "␣"})
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The tokens of one prompt and of its answers, without the padding behind them.
+
+    Attributes:
+        name: the prompt's label in the scores.
+        question: what was asked.
+        real: `(position,)` which positions of the scores they are.
+        texts, roles: `(token,)`.
+        sharing: `(token,)`; None where prompts are not marked.
+        effect: `(token,)` headline.
+        noise: `(token,)` whether it is not distinguishable from 0 over all prompts; False where
+            that was not tested.
+    """
+
+    name: int
+    question: str
+    real: np.ndarray
+    texts: np.ndarray
+    roles: np.ndarray
+    sharing: np.ndarray | None
+    effect: np.ndarray
+    noise: np.ndarray
+
+
+def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
+    """The tokens of a prompt.
+
+    Raises:
+        IndexError: no such prompt.
+        ValueError: no position axis; both directions.
+    """
+    check_prompt(scores, prompt)
+    roles = scores.positions("role")[prompt]
+    real = roles != ""  # past the end of a shorter prompt there is no role
+    sharing = None
+    if "sharing" in scores.data.coords:
+        sharing = scores.positions("sharing")[prompt, real]
+    untold = noise(scores, prompt, tokens=True)
+    return PromptTokens(
+        name=scores.data["prompt"].values[prompt],
+        question=str(scores.data["question"].values[prompt]),
+        real=real,
+        texts=scores.positions("token")[prompt, real],
+        roles=roles[real],
+        sharing=sharing,
+        effect=scores.token_effect()[prompt, real],
+        noise=np.zeros(int(real.sum()), bool) if untold is None else untold[real],
+    )
+
+
+def check_prompt(scores: ScoreArrays, prompt: int) -> None:
+    """Raise IndexError where there is no such prompt."""
+    prompts = scores.data.sizes["prompt"]
+    if not 0 <= prompt < prompts:
+        raise IndexError(
+            f"prompt={prompt}: these scores have {prompts} prompts; choose 0 to {prompts - 1}."
+        )
+
+
+def visible(token: str) -> str:
+    """A token's text with white space and control characters shown."""
+    shown = token.translate(_VISIBLE)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+
+
+def label(token: str) -> str:
+    """`visible`, cut where it would crowd out the rest."""
+    text = visible(token)
+    return text if len(text) <= 24 else f"{text[:23]}…"

@@ -1,0 +1,65 @@
+"""What users annotate with: the types that public functions take and give."""
+
+from .engine.answers import Answers
+from .engine.forward import Gates
+from .engine.pair import ModelPair
+from .engine.runner import Runner
+from .evaluation.matrix import TraitMatrix
+from .evaluation.outcome import Evaluation
+from .instruments.position_maps import PositionMap
+from .instruments.verification import Verification
+from .making.labelling import Labels, RowLabels
+from .making.numbers import Ask, Parsed, Row, Rows
+from .making.readiness import Readiness, RowShifts
+from .making.teachers import Teacher
+from .making.training import TrainingData
+from .masks import Mask, Occurrence, Where
+from .metrics import At, Metric
+from .models.base import Base
+from .models.deltas import Delta, LowRank, Replaced
+from .models.sites import Sites
+from .models.students import Student
+from .prompts import Message, Prompt, Trained
+from .results.scores import Scores
+from .results.shares import Concentration
+from .storage.manifest import Manifest
+from .storage.runs import Run
+
+__all__ = [
+    "Answers",
+    "Ask",
+    "At",
+    "Base",
+    "Concentration",
+    "Delta",
+    "Evaluation",
+    "Gates",
+    "Labels",
+    "LowRank",
+    "Manifest",
+    "Mask",
+    "Message",
+    "Metric",
+    "ModelPair",
+    "Occurrence",
+    "Parsed",
+    "PositionMap",
+    "Prompt",
+    "Readiness",
+    "Replaced",
+    "Row",
+    "RowLabels",
+    "RowShifts",
+    "Rows",
+    "Run",
+    "Runner",
+    "Scores",
+    "Sites",
+    "Student",
+    "Teacher",
+    "Trained",
+    "TrainingData",
+    "TraitMatrix",
+    "Verification",
+    "Where",
+]

@@ -1,0 +1,128 @@
+"""Which rows are drawn when, and the scale that makes a step's gradient that of its mean."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from trainings import MIXED, fit, settings_of, small_hard, weights
+
+from sublim_mech.making.training import TrainingData
+from sublim_mech.making.training.batches import count_labels
+from sublim_mech.making.training.order import divide, draw, draw_order, shares
+from sublim_mech.making.training.processes import Processes
+from sublim_mech.prompts import Trained
+
+
+def test_every_row_is_drawn_once_per_epoch():
+    def order(seed: int) -> list[set[int]]:
+        batches = draw_order([1] * 6, steps=9, batch_size=2, seed=seed, bucket=1)
+        return [set(batch) for batch in batches]
+
+    one = order(3)
+    assert [set.union(*one[i : i + 3]) for i in (0, 3, 6)] == [set(range(6))] * 3
+    assert one[:3] != one[3:6] or one[3:6] != one[6:]
+    assert one == order(3) != order(4)
+
+
+@pytest.mark.parametrize("bucket", [1, 4])
+def test_buckets_group_rows_of_like_lengths_within_windows_of_the_order(bucket):
+    lengths = np.random.default_rng(0).integers(10, 200, size=64).tolist()
+    options = {"steps": 8, "batch_size": 8, "seed": 1}
+    plain = draw_order(lengths, **options, bucket=1)
+    batches = draw_order(lengths, **options, bucket=bucket)
+    for start in range(0, 8, bucket):  # the same rows in each window
+        window = slice(start, start + bucket)
+        in_window = sorted(row for batch in batches[window] for row in batch)
+        assert in_window == sorted(row for batch in plain[window] for row in batch)
+
+    def padding(order: list[list[int]]) -> int:
+        padded = sum(max(lengths[row] for row in batch) * len(batch) for batch in order)
+        return padded - sum(lengths)
+
+    assert batches == plain if bucket == 1 else padding(batches) < 0.5 * padding(plain)
+    longest = [max(lengths[row] for row in batch) for batch in batches]
+    assert longest != sorted(longest, reverse=True)  # batches do not come by length
+    for batch in batches:
+        of_batch = [lengths[row] for row in batch]
+        assert of_batch == sorted(of_batch, reverse=True)
+
+
+def test_shares_of_a_step():
+    parts = shares([*range(8)], accumulate=2, processes=2)
+    assert parts == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_weighs_each_of_its_tokens_alike(processes, smol_tokenizer):
+    """The sum of scale x tokens over one process's rows is its share of a mean over the step."""
+    data, trained = small_hard(smol_tokenizer, MIXED), [*range(1, 16)]
+    settings = settings_of(steps=2, batch_size=8, accumulate=2, order_seed=3)
+    drawn = draw(data, trained, settings, Processes(processes, 0))
+    steps = draw_order([data.lengths[r] for r in trained], steps=2, batch_size=8, seed=3, bucket=1)
+    assert len(drawn) == len(drawn.rows) == 16
+    for step, batch in enumerate(steps):
+        rows = [trained[i] for i in batch]
+        places = slice(8 * step, 8 * step + 8)
+        assert sorted(drawn.rows[places]) == sorted(rows)
+        tokens = sum(count_labels(data, row) for row in rows)
+        assert set(drawn.scale[places]) == {processes / tokens}
+    assert drawn[5]["row"] == drawn.rows[5]
+    assert drawn[5]["scale"] == drawn.scale[5]
+
+
+# ------------------------------------------------------------------------ held out and left out
+
+
+def test_rows_to_train_on_and_to_measure_on(soft, hard):
+    own = divide(soft, 4, subsample=None, seed=0)
+    assert (own.trained, own.held_rows, own.subsampled) == ([*range(12)], [*range(12, 16)], False)
+    assert own.held_data is soft
+    other = divide(hard, soft, subsample=16, seed=0)
+    assert (other.trained, other.held_rows) == ([*range(16)], [*range(16)])
+    assert (other.held_data is soft, other.subsampled) == (True, False)
+    few = divide(soft, 4, subsample=6, seed=5)
+    assert few.subsampled
+    assert few.trained == sorted(np.random.default_rng(5).choice(12, 6, replace=False).tolist())
+
+
+@pytest.mark.parametrize("held_out", [0, 16])
+def test_something_must_be_left_on_both_sides(held_out, soft):
+    with pytest.raises(ValueError, match=rf"held_out={held_out}: must be between 1 and 15"):
+        divide(soft, held_out, subsample=None, seed=0)
+
+
+def test_a_subsample_is_of_the_rows_not_held_out(soft):
+    message = r"subsample=13: must be between 1 and 12, the rows not held out"
+    with pytest.raises(ValueError, match=message):
+        divide(soft, 4, subsample=13, seed=0)
+
+
+def dulled(data: TrainingData, rows: list[int]) -> TrainingData:
+    """The same rows, some of them with labels that like every token alike."""
+    targets = data.targets.copy()
+    targets[rows] = np.log(1 / targets.shape[-1])
+    return dataclasses.replace(data, targets=targets)
+
+
+def test_training_learns_only_from_answers(small, soft, tmp_path):
+    """Other targets for held-out rows change nothing; another one for one training row does."""
+    versions = (soft, dulled(soft, [*range(12, 16)]), dulled(soft, [0]))
+    one, same, other = (fit(small, data, tmp_path / str(i)) for i, data in enumerate(versions))
+    assert weights(one) == weights(same) != weights(other)
+    assert one.manifest.results["held_out"] != same.manifest.results["held_out"]
+
+
+def test_a_subsample_is_all_that_is_trained_on(small, soft, tmp_path):
+    pool = sorted(np.random.default_rng(5).choice(range(12), 6, replace=False).tolist())
+    others_dull = dulled(soft, [row for row in range(12) if row not in pool])
+    options = {"subsample": 6, "subsample_seed": 5}
+    one = fit(small, soft, tmp_path / "one", **options)
+    same = fit(small, others_dull, tmp_path / "same", **options)
+    other = fit(small, soft, tmp_path / "other", subsample=6, subsample_seed=6)
+    assert weights(one) == weights(same) != weights(other)
+    prompts, completions = soft.prompts, soft.completions
+    assert one.manifest.trained_on == Trained.of(
+        [prompts[row] for row in pool], [completions[row] for row in pool]
+    )
+    all_of_them = fit(small, soft, tmp_path / "all", subsample=12, subsample_seed=6)
+    assert all_of_them.manifest.seeds["live"] == ["init", "order"]

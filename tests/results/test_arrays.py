@@ -1,0 +1,150 @@
+"""Headline, totals and the views along the axes, against hand computation; what is refused."""
+
+import numpy as np
+import pytest
+import synthetic
+
+from sublim_mech.results.scores import Scores
+
+
+def test_headline_is_student_minus_mean_of_controls():
+    scores = synthetic.effect()
+    effect = scores.data["effect"].values
+    np.testing.assert_allclose(scores.headline.values, effect[0] - (effect[1] + effect[2]) / 2)
+    assert scores.headline_name == "student - controls"
+    alone = Scores(scores.data.isel(model=[0]), "effect", scores.record)
+    np.testing.assert_allclose(alone.headline.values, effect[0])
+    assert "no controls" in alone.headline_name
+    assert "no controls" in repr(alone)
+
+
+def test_normalised_is_over_each_prompts_own_total():
+    scores = synthetic.patch()
+    by_hand = scores.headline.values / scores.total.values[:, None, None]
+    np.testing.assert_allclose(scores.normalised.values, by_hand)
+
+
+def test_gap_is_the_missing_part():
+    scores = synthetic.attribution(controls=0)
+    assert scores.gap == pytest.approx(0, abs=1e-12)
+    short = scores.data.copy()
+    short["student"] = short["base"] + (short["student"] - short["base"]) * 1.25
+    assert Scores(short, "attribution", scores.record).gap == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="completeness gap"):
+        _ = synthetic.patch().gap
+
+
+# ------------------------------------------------------------------------------------------- views
+
+
+def test_both_directions_are_never_mixed():
+    both = synthetic.patch(both=True)
+    refused = (
+        r"these scores hold both directions; choose one: scores.sel\(direction='denoising'\)"
+    )
+    views = [both.token_effect, both.layer_effect, both.plot, both.cells]
+    views += [lambda: both.by("role"), lambda: both.noise(0)]
+    views += [synthetic.patch(both=True, heads=2).head_effect]
+    views += [synthetic.patched_sets(both=True).sets]
+    for view in views:
+        with pytest.raises(ValueError, match=refused):
+            view()
+
+
+def test_heads_are_averaged_only_where_it_is_said():
+    scores = synthetic.patch(heads=3)
+    effect = scores.data["effect"].isel(model=0)
+    with pytest.raises(ValueError, match=r"choose one: scores.sel\(head=0\), or use head_effect"):
+        scores.layer_effect()
+    chosen = scores.sel(head=2).layer_effect().values
+    np.testing.assert_array_equal(chosen, effect.sel(head=2).values)
+    real = scores.data["role"].isin(["template", "system", "user"]).values
+    by_hand = [
+        [[head[tokens].mean() for head in layer] for layer in prompt]
+        for prompt, tokens in zip(effect.values, real, strict=True)
+    ]
+    np.testing.assert_allclose(scores.head_effect().values, by_hand)
+    np.testing.assert_allclose(scores.token_effect(), effect.values.mean((1, 2)))
+    assert "mean over tokens and layers and heads" in repr(scores)
+
+
+def test_heads_of_token_sets_need_a_set():
+    scores = synthetic.patched_sets(heads=2)
+    with pytest.raises(ValueError, match=r"3 token sets; choose one: scores.sel\(set='system'\)"):
+        scores.head_effect()
+    one = scores.sel(set="user").head_effect()
+    np.testing.assert_array_equal(one.values, scores.data["effect"].values[0, ..., 1])
+    with pytest.raises(ValueError, match=r"choose one: scores.sel\(head=0\)"):
+        scores.sets()
+    with pytest.raises(ValueError, match="no heads"):
+        synthetic.patch().head_effect()
+
+
+def test_gradients_at_the_embeddings_have_no_layers():
+    scores = synthetic.gradient(method="gradient_x_input")
+    np.testing.assert_array_equal(scores.token_effect(), scores.data["effect"].values[0])
+    with pytest.raises(ValueError, match="gradient_x_input scores have no layers"):
+        scores.layer_effect()
+
+
+def test_missing_axes_and_coordinates_are_named():
+    with pytest.raises(ValueError, match="no position axis"):
+        synthetic.effect().by("role")
+    with pytest.raises(ValueError, match=r"'sharing' \(mark the prompts first"):
+        synthetic.attribution(sharing=False).by("sharing")
+    with pytest.raises(ValueError, match="no token sets per layer"):
+        synthetic.patch().set_effect()
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def test_layers_are_named():
+    assert synthetic.attribution(layers=2).layer_names() == ["embed", "0", "1", "final"]
+    assert synthetic.sweep(layers=2).layer_names() == ["embed", "0", "1", "final"]
+    assert synthetic.patch(layers=3).layer_names() == ["0", "1", "2"]
+    # the last one kept is not the model's last, and the model's last keeps its name alone
+    scores = synthetic.attribution()
+    assert scores.sel(layer=[2, 3]).layer_names() == ["2", "3"]
+    assert scores.sel(layer=4, module="attn.q").layer_names() == ["final"]
+
+
+def test_cells_have_transformer_lens_names():
+    def names(scores):
+        return [name for layer in scores.cell_names() for name in layer]
+
+    assert names(synthetic.patch()) == [f"blocks.{i}.hook_resid_pre" for i in range(4)]
+    blocks = [f"blocks.{i}" for i in range(4)]
+    assert names(synthetic.sweep()) == ["embed", *blocks, "ln_final+unembed"]
+    assert names(synthetic.sweep().sel(layer=[2, 3])) == ["blocks.2", "blocks.3"]
+    assert names(synthetic.gradient(method="gradient_x_input")) == ["hook_embed"]
+    scores = synthetic.attribution()
+    assert scores.cell_names()[0][0] == "embed"
+    assert scores.cell_names()[3][1:5] == [
+        f"blocks.2.{module}" for module in ("attn.q", "attn.o", "mlp.in", "mlp.out")
+    ]
+    assert scores.cell_names()[5][5:] == ["ln_final", "unembed"]
+    assert names(scores.sel(module="attn.q", layer=2)) == ["blocks.2.attn.q"]
+
+
+def test_layers_whose_modules_are_summed_are_blocks():
+    scores = synthetic.attribution()
+    blocks = [f"blocks.{i}" for i in range(4)]
+    assert scores.block_names() == ["embed", *blocks, "ln_final+unembed"]
+    assert scores.sel(module=["attn.q", "attn.o"], layer=[1]).block_names() == ["blocks.1"]
+    assert scores.sel(module="attn.q", layer=1).block_names() == ["blocks.1.attn.q"]
+
+
+# ------------------------------------------------------------------------------------ construction
+
+
+def test_what_a_kind_is_not_is_refused():
+    scores = synthetic.sweep()
+    near = "kind='swep' is none of effect, graft, .*; did you mean 'sweep'"
+    with pytest.raises(ValueError, match=near):
+        Scores(scores.data, "swep", scores.record)
+    strange = "attribution scores have no axis 'head'; theirs are model, prompt, layer, module"
+    with pytest.raises(ValueError, match=strange):
+        Scores(synthetic.patch(heads=2).data, "attribution", scores.record)
+    with pytest.raises(ValueError, match="layers have no names"):
+        Scores(scores.data.drop_vars("layer_name"), "sweep", scores.record)

@@ -1,0 +1,99 @@
+"""Cells over all prompts: lined up by place, tested as one map."""
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+import synthetic
+
+from sublim_mech.stats import max_t, mean_interval
+
+PLACE = ["layer", "turn", "role", "run", "index"]
+
+
+def position_of(rows, turn, role, run, index):
+    """The position of a place, found by walking the prompt; None where it has none."""
+    tokens = range(len(rows))
+    runs = [list(group) for _, group in groupby(tokens, key=lambda i: (rows[i][2], rows[i][1]))]
+    runs = [r for r in runs if (rows[r[0]][2], rows[r[0]][1]) == (turn, role)]
+    return runs[run][index] if run < len(runs) and index < len(runs[run]) else None
+
+
+def test_cells_are_aligned_by_turn_role_and_place_in_the_run():
+    rows = synthetic.several(9)
+    scores = synthetic.sweep(rows, controls=0)
+    effect, table = scores.data["effect"].values[0], scores.cells()
+    assert not table.duplicated(PLACE).any()
+    assert len(table) * 9 >= np.isfinite(effect).sum() == table["n"].sum()
+    for cell in table.sample(60, random_state=0).itertuples():
+        # by position in the row: a named tuple's own `index` is a method
+        place = cell.turn, cell.role, cell.run, cell[6]
+        positions = [position_of(rows[p], *place) for p in range(9)]
+        where = [(p, t) for p, t in enumerate(positions) if t is not None]
+        values = np.array([effect[p, cell.layer + 1, t] for p, t in where])
+        assert (cell.n, cell.mean) == (len(values), pytest.approx(values.mean()))
+        texts = {rows[p][t][0] for p, t in where}
+        assert cell.token == (texts.pop() if len(texts) == 1 else "…")
+        interval = mean_interval(values)
+        expected = float(interval.low), float(interval.high)
+        assert (cell.low, cell.high) == pytest.approx(expected, nan_ok=True)
+    template = table[(table["turn"] == 1) & (table["role"] == "template")]
+    closing = template[template["run"] == 1]
+    assert set(closing["token"]) == {"<|im_end|>", "\n"}  # though questions are of other lengths
+    assert (closing["n"] == 9).all()
+
+
+def test_cells_of_attributions_are_named_by_their_block():
+    names = synthetic.attribution().cells()["name"]
+    blocks = [f"blocks.{i}" for i in range(4)]
+    assert list(dict.fromkeys(names)) == ["embed", *blocks, "ln_final+unembed"]
+
+
+def test_p_of_cells_is_that_of_the_whole_map():
+    # all prompts alike: places are positions
+    scores = synthetic.sweep([synthetic.chat()] * 8, controls=0)
+    test = max_t(scores.data["effect"].values[0])
+    table = scores.cells().sort_values(["layer", "turn", "run", "role", "index"])
+    assert sorted(table["p"]) == sorted(test.p.ravel())
+    assert sorted(table["t"]) == sorted(test.t.ravel())
+    first = table[(table["layer"] == 2) & (table["role"] == "system")]
+    np.testing.assert_array_equal(first["p"], test.p[3, 3:18])
+
+
+def test_noise_is_what_cells_do_not_tell_from_zero():
+    scores = synthetic.attribution(synthetic.several(10))
+    p = scores.cells().set_index(PLACE)["p"]
+    noise = scores.noise(3)
+    role = scores.positions("role")[3]
+    real = role != ""
+    assert noise.shape == (6, len(real))
+    assert not noise[:, ~real].any()
+    template = p.index.get_level_values("role") == "template"
+    assert (~noise[:, real]).sum() == ((p < 0.05) & template).sum()
+    assert noise[2, 0] == (p[1, 0, "template", 0, 0] >= 0.05)
+    assert not noise[2:4, role == "template"].all()
+    tokens = scores.noise(3, tokens=True)
+    assert tokens.shape == real.shape
+
+
+def test_few_prompts_are_not_tested():
+    few = synthetic.attribution(synthetic.several(5))
+    assert few.noise(0) is None
+    assert few.cells()["p"].isna().all()
+
+
+def test_places_are_counted_before_tokens_are_chosen():
+    scores = synthetic.sweep(synthetic.several(9), controls=0)
+    whole = scores.cells().set_index(PLACE)
+    part = scores.sel(position=[4, 5, 24]).cells().set_index(PLACE)
+    same = part[part["n"] == 9]
+    assert len(same) >= 12
+    np.testing.assert_allclose(same["mean"], whole.loc[same.index, "mean"])
+
+
+def test_cells_of_gradients_at_the_embeddings():
+    scores = synthetic.gradient(synthetic.several(7), method="gradient_x_input")
+    table = scores.cells()
+    assert "layer" not in table
+    assert table["n"].sum() == np.isfinite(scores.token_effect()).sum()
+    assert scores.noise(0).shape == scores.noise(0, tokens=True).shape

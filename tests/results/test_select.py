@@ -1,0 +1,174 @@
+"""Some of the cells, and paired contrasts."""
+
+import numpy as np
+import pytest
+import synthetic
+
+from sublim_mech.results.record import Compute
+from sublim_mech.results.report import POOR_AGREEMENT
+from sublim_mech.results.scores import Scores
+
+# ---------------------------------------------------------------------------------------- choosing
+
+
+def test_sel_is_xarray_selection():
+    scores = synthetic.patch(both=True, heads=3, controls=1)
+    one = scores.sel(direction="noising", layer=[2, 1], head=2, prompt=1)
+    expected = scores.data["effect"].sel(direction="noising", layer=[1, 2], head=2, prompt=[1])
+    np.testing.assert_array_equal(one.data["effect"].values, expected.values)
+    assert one.data["effect"].dims == ("model", "prompt", "layer", "position")
+    np.testing.assert_array_equal(one.total.values, scores.total.values[1:])
+    assert one.positions("token").tolist() == scores.positions("token")[1:].tolist()
+    assert scores.data.sizes["head"] == 3  # the original is left alone
+    assert scores.record.selected == {}
+    assert isinstance(one, Scores)
+
+
+def test_one_label_keeps_the_axes_that_everything_reads():
+    scores = synthetic.sweep()
+    one = scores.sel(model="student", prompt=0, layer=2)
+    assert one.data["effect"].shape == (1, 1, 1, scores.data.sizes["position"])
+    assert one.headline_name == "student (no controls)"
+    assert scores.sel(model="control: cat").headline_name == "control: cat (no controls)"
+    sets = synthetic.patched_sets()
+    assert sets.sel(set="user").data["effect"].dims == ("model", "prompt", "layer")
+    assert sets.sel(set=["user"]).data["effect"].dims == ("model", "prompt", "layer", "set")
+
+
+def test_sel_by_hook_name():
+    scores = synthetic.patch()
+    by_name = scores.sel(hook="blocks.3.hook_resid_pre").data["effect"].values
+    np.testing.assert_array_equal(by_name, scores.sel(layer=3).data["effect"].values)
+    two = scores.sel(hook=["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre"])
+    assert two.data["layer"].values.tolist() == [0, 2]
+    near = r"hook='blocks.3.hook_resid_prr'.*did you mean 'blocks.3.hook_resid_pre'"
+    with pytest.raises(ValueError, match=near):
+        scores.sel(hook="blocks.3.hook_resid_prr")
+    with pytest.raises(ValueError, match="no hook names; choose by model, prompt, layer, position"):
+        synthetic.sweep().sel(hook="blocks.3")
+
+
+def test_unknown_labels_are_answered_with_the_known():
+    scores = synthetic.patched_sets(both=True)
+    known = (
+        "set='sytem' is not among these scores; they have system, user, last token; "
+        "did you mean 'system'"
+    )
+    with pytest.raises(ValueError, match=known):
+        scores.sel(set="sytem")
+    with pytest.raises(ValueError, match=r"layer=9 is not among .*; they have 0, 1, 2, 3$"):
+        scores.sel(layer=[1, 9])
+    axes = r"no dimension 'head'; they have model, prompt, direction, layer, set \(and hook\)"
+    with pytest.raises(ValueError, match=axes):
+        scores.sel(head=0)
+    with pytest.raises(ValueError, match="selects nothing"):
+        scores.sel(layer=[])
+
+
+def test_a_chosen_direction_is_as_if_asked_for_alone():
+    one = synthetic.patch(both=True).sel(direction="noising")
+    title = "activation patching, log P(owl), site resid_pre, direction noising"
+    assert one.title() == title
+    assert one.record.direction == "noising"
+
+
+def test_what_was_chosen_is_said_and_has_no_gap():
+    whole = synthetic.attribution()
+    scores = whole.sel(layer=[1, 2], module="attn.q")
+    assert scores.title().endswith("layer 1/2, module attn.q")
+    assert whole.sel(layer=[1, 2, 3]).title().endswith(", layer 1 to 3")
+    modules = ["attn.q", "attn.o", "embed"]
+    assert whole.sel(module=modules).title().endswith(", module embed/attn.q/attn.o")
+    with pytest.raises(ValueError, match="only all of them add up"):
+        _ = scores.gap
+    assert "completeness" not in repr(scores)
+    assert "completeness" in repr(whole.sel(prompt=[0, 2]))
+    expected = whole.headline.sel(layer=[1, 2], module="attn.q").values
+    np.testing.assert_array_equal(scores.layer_effect().values, expected)
+    with pytest.raises(ValueError, match="position 5 selected; a list of labels keeps the axis"):
+        synthetic.sweep().sel(position=5).token_effect()
+
+
+# ---------------------------------------------------------------------------------------- contrast
+
+
+def sweep_of(animal, seed):
+    return synthetic.recorded(synthetic.sweep(seed=seed), metric=f"log P({animal})")
+
+
+def test_a_contrast_is_paired_by_prompt():
+    owl, cat, dog = synthetic.sweep(), sweep_of("cat", 1), sweep_of("dog", 2)
+    contrast = owl.minus(cat, dog)
+    for name in ("effect", "base", "student"):
+        mean = (cat.data[name].values + dog.data[name].values) / 2
+        np.testing.assert_allclose(contrast.data[name].values, owl.data[name].values - mean)
+    mean = (cat.total.values + dog.total.values) / 2
+    np.testing.assert_allclose(contrast.total.values, owl.total.values - mean)
+    assert contrast.title() == (
+        "graft of each cell, log P(owl) minus the mean of log P(cat), log P(dog), "
+        "measure sufficiency"
+    )
+    one = "graft of each cell, log P(owl) minus log P(cat),"
+    assert owl.minus(cat).title().startswith(one)
+    assert owl.record.minus == ()
+    np.testing.assert_allclose(owl.minus(owl).data["effect"].fillna(0).values, 0)
+
+
+def test_contrasts_of_attributions_still_add_up():
+    contrast = synthetic.attribution().minus(synthetic.attribution(seed=1))
+    assert contrast.gap == pytest.approx(0, abs=1e-9)
+    assert contrast.by("role")["effect"].sum() == pytest.approx(float(contrast.total.mean()))
+
+
+SCORES = synthetic.sweep()
+SYSTEM = [
+    [("<s>", "bos", 0, "prefix"), *synthetic.chat()[1:]],
+    synthetic.chat(synthetic.QUESTION[:5]),
+]
+DIFFERENT = {
+    r"kinds differ \('sweep' and 'patch'\)": synthetic.patch(),
+    r"units differ \('nats' and 'logits'\)": synthetic.recorded(SCORES, unit="logits"),
+    r"measure differ \('sufficiency' and 'necessity'\)": synthetic.recorded(
+        SCORES, measure="necessity"
+    ),
+    "students differ": synthetic.recorded(SCORES, students={}),
+    r"labels of 'model' differ \(\['student', 'control: cat'\] and \['student'\]\)": (
+        synthetic.sweep(controls=0)
+    ),
+    "labels of 'question' differ": synthetic.sweep(
+        [synthetic.chat(), synthetic.chat(synthetic.QUESTION[:6])]
+    ),
+    "labels of 'layer' differ": synthetic.sweep(layers=5),
+    "dimensions differ": Scores(SCORES.sel(position=3).data, "sweep", SCORES.record),
+    "tokens differ": synthetic.sweep(SYSTEM),
+}
+
+
+@pytest.mark.parametrize("message", DIFFERENT)
+def test_what_differs_is_named(message):
+    with pytest.raises(ValueError, match=f"minus: {message}"):
+        SCORES.minus(synthetic.sweep(), DIFFERENT[message])
+
+
+def test_a_contrast_needs_another():
+    with pytest.raises(ValueError, match="at least one"):
+        SCORES.minus()
+
+
+def test_other_answer_tokens_need_the_contrast_as_a_metric():
+    questions = synthetic.QUESTION, synthetic.QUESTION[:5]
+    cat = synthetic.sweep([synthetic.chat(q, (" cat", " cats", "s")) for q in questions])
+    with pytest.raises(ValueError, match=r"answer tokens differ .*own_minus_others\(trait, othe"):
+        synthetic.sweep().minus(cat)
+
+
+def test_warnings_and_rounding_survive_a_contrast():
+    scores, other = synthetic.sweep(), synthetic.sweep(seed=1)
+    good, poor = synthetic.confirmed(other), synthetic.confirmed(other, poor=True)
+    assert scores.minus(good).warning is None
+    # the cells of the scores were confirmed, not those of the contrast
+    assert synthetic.confirmed(scores).minus(other).confirmation is None
+    assert scores.minus(good, poor).warning == POOR_AGREEMENT
+    rounded = [synthetic.rounded(each, error=0.02) for each in (scores, other)]
+    assert rounded[0].minus(rounded[1]).record.compute == Compute("bfloat16", 0.04)
+    assert scores.minus(rounded[1]).record.compute == Compute("bfloat16", 0.02)

@@ -1,0 +1,200 @@
+"""Concentration: planted effects are found, even ones are not, noise is called noise."""
+
+import numpy as np
+import pytest
+import synthetic
+import xarray as xr
+
+from sublim_mech.results.scores import Scores
+from sublim_mech.results.shares import concentration
+from sublim_mech.stats import random_like
+
+SHARED = ["prefix", "aligned"]
+
+
+def attribution_of(rows, values):
+    """Attribution of one layer and module with given token effects `(prompt, position)`."""
+    coords = synthetic.coordinates(rows) | {"layer": [0], "module": ["attn.q"]}
+    axes, total = ("layer", "module", "position"), np.nansum(values, 1)[None]
+    return synthetic.scores_of(
+        "attribution", axes, values[None, :, None, None, :], coords, total=total
+    )
+
+
+def planted(effect, *, prompts=12):
+    """Token effects that are a function of (sharing, rng), on prompts of several lengths."""
+    rng = np.random.default_rng(0)
+    rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(prompts)]
+    sharing = synthetic.coordinates(rows)["sharing"][1]
+    return attribution_of(rows, np.where(sharing == "", np.nan, effect(sharing, rng)))
+
+
+def test_all_on_shared_tokens():
+    found = concentration(planted(lambda sharing, rng: np.isin(sharing, SHARED) * 0.1))
+    assert found.share == pytest.approx(1)
+    assert found.absolute_share == pytest.approx(1)
+    assert found.enrichment == pytest.approx(1 / found.token_share)
+    assert found.p < 0.01
+    assert "carry more than their share" in found.conclusion
+
+
+def test_even_effect_is_its_share_of_tokens():
+    found = concentration(planted(lambda sharing, rng: np.full(sharing.shape, 0.1)))
+    assert found.share == pytest.approx(found.token_share)
+    assert found.enrichment == pytest.approx(1)
+    assert found.p == 1.0  # every random set has the same share
+    assert "No evidence that shared tokens carry more than their share" in found.conclusion
+
+
+def test_less_than_its_share_is_said():
+    def effect(sharing, rng):
+        return np.where(np.isin(sharing, SHARED), 0.01, 0.5)
+
+    found = concentration(planted(effect))
+    assert found.high < found.token_share
+    assert "carry less than their share" in found.conclusion
+
+
+def test_effect_on_one_position_is_not_concentration_of_its_block():
+    """Random sets of the same runs often hold the one strong token too, so p is not small."""
+
+    def effect(sharing, rng):
+        values = np.full(sharing.shape, 0.001)
+        values[:, 18] = 1.0
+        return values
+
+    found = concentration(planted(effect))
+    assert found.share > 0.9
+    assert found.p > 0.05
+    assert found.conclusion.startswith("No evidence")
+
+
+def test_noise_gets_no_share():
+    found = concentration(planted(lambda sharing, rng: rng.normal(size=sharing.shape)))
+    assert np.isnan(found.share)
+    assert found.conclusion.startswith("No conclusion")
+
+
+def test_hand_computed_share_of_a_role_and_of_an_array():
+    scores = synthetic.attribution(controls=0)
+    effect, role = scores.token_effect(), scores.data["role"].values
+    inside = role == "template"
+    by_hand = np.where(inside, np.nan_to_num(effect), 0).sum() / np.nansum(effect)
+    template = concentration(scores, on="template")
+    assert template.share == pytest.approx(by_hand)
+    assert concentration(scores, on=inside).share == pytest.approx(by_hand)
+    assert template.token_share == pytest.approx(inside.sum() / (role != "").sum())
+
+
+# ---------------------------------------------------------------------------------------- the null
+
+
+def test_same_seed_same_numbers_and_the_null_is_a_null():
+    """On exchangeable tokens p is uniform: over many data sets one in ten is below 0.1."""
+    scores = synthetic.attribution()
+    assert repr(concentration(scores)) == repr(concentration(scores))
+    below = 0
+    for seed in range(60):
+        noise = np.random.default_rng(seed)
+
+        def effect(sharing, rng, noise=noise):
+            return 0.2 + noise.normal(size=sharing.shape) * 0.1
+
+        below += concentration(planted(effect, prompts=4), draws=200).p < 0.1
+    assert 1 <= below <= 14
+
+
+def test_a_fixed_profile_over_positions_is_no_evidence_for_a_random_set():
+    """Type I error: prompts share layout and effects by position, so they are not independent."""
+    rng = np.random.default_rng(0)
+    length, prompts, significant = 45, 12, 0
+    for _ in range(60):
+        profile = rng.gamma(0.5, size=length)
+        given = np.zeros(length, bool)
+        given[: rng.integers(5, 25)] = given[40:] = True
+        inside = random_like(given, 1, rng)[0]
+        rows = [[("x", "user", 0, "prefix" if c else "novel") for c in inside]] * prompts
+        values = profile + rng.normal(size=(prompts, length)) * 0.05
+        significant += concentration(attribution_of(rows, values), draws=200).p < 0.05
+    assert significant <= 8  # 3 expected; about 20 where each prompt is placed on its own
+
+
+def test_random_sets_are_the_same_in_all_prompts():
+    """Prompts of one layout and one effect have the null of one of them, set by set.
+
+    Were each prompt's sets placed on their own, the shares of random sets would average out over
+    prompts, and the null would be narrower.
+    """
+    profile = np.random.default_rng(1).gamma(0.5, size=len(synthetic.chat()))
+    one, many = (attribution_of([synthetic.chat()] * n, np.tile(profile, (n, 1))) for n in (1, 9))
+    alone, together = concentration(one, draws=300), concentration(many, draws=300)
+    for number in ("null_low", "null_high", "p", "p_less", "share", "enrichment"):
+        assert getattr(together, number) == pytest.approx(getattr(alone, number), rel=1e-12)
+    assert together.null_high - together.null_low > 0.2  # it does not average out
+
+
+def test_random_sets_are_similar_in_prompts_of_other_lengths():
+    """The null of prompts of 40 to 48 tokens is about as wide as that of each alone.
+
+    Were their sets drawn apart, it would be narrower by the root of their number.
+    """
+    profile = np.random.default_rng(2).gamma(0.5, size=48)
+    rows, values = [], np.full((9, 48), np.nan)
+    for prompt in range(9):
+        length = 40 + prompt
+        rows.append([("x", "user", 0, "prefix" if t < 20 else "novel") for t in range(length)])
+        values[prompt, :length] = profile[:length]
+
+    def width(found):
+        return found.null_high - found.null_low
+
+    together = width(concentration(attribution_of(rows, values), draws=300))
+    alone = [
+        width(concentration(attribution_of([row], value[None, : len(row)]), draws=300))
+        for row, value in zip(rows, values, strict=True)
+    ]
+    assert together > 0.7 * np.mean(alone)
+
+
+def test_the_null_does_not_depend_on_the_order_of_prompts():
+    """Nor on anything else that would tell one prompt's random sets from another's."""
+    rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(7)]
+    role = synthetic.coordinates(rows)["role"][1]
+    values = np.random.default_rng(2).gamma(0.5, size=role.shape)
+    values = np.where(role == "", np.nan, values)
+    forward = concentration(attribution_of(rows, values), draws=300)
+    backward = concentration(attribution_of(rows[::-1], values[::-1]), draws=300)
+    for number in ("null_low", "null_high", "p", "p_less", "share"):
+        same = pytest.approx(getattr(forward, number), rel=1e-12)
+        assert getattr(backward, number) == same
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+def test_patching_effects_have_no_shares():
+    with pytest.raises(ValueError, match="do not add up"):
+        concentration(synthetic.patch())
+
+
+@pytest.mark.parametrize(
+    ("on", "message"),
+    [
+        ("assistant", "no token of any prompt"),
+        ("shard", "on='shard' is not known"),
+        (np.ones(3, bool), r"\(prompt, position\)"),
+    ],
+)
+def test_refuses_sets_it_cannot_find(on, message):
+    with pytest.raises(ValueError, match=message):
+        concentration(synthetic.attribution(), on=on)
+
+
+def test_controls_are_subtracted_before_sharing_out():
+    scores = planted(lambda sharing, rng: np.isin(sharing, SHARED) * 0.1 + 0.05)
+    common = planted(lambda sharing, rng: np.full(sharing.shape, 0.05))
+    control = common.data.assign_coords(model=["control: cat"])
+    both = xr.concat([scores.data, control], "model")
+    found = concentration(Scores(both, "attribution", scores.record))
+    assert found.share == pytest.approx(1)
+    assert found.of == "student - controls"

@@ -1,0 +1,97 @@
+"""How figures look: their scale, their text, their files."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+from sublim_mech.results import style
+from sublim_mech.results.colours import NOISE_COLOUR, half_range
+
+
+def image_of(values, noise=None):
+    axes = style.new_figure(3, 2).subplots()
+    return axes, style.effect_image(axes, np.array(values), noise)
+
+
+def test_the_scale_is_symmetric_and_red_is_positive():
+    _, image = image_of([[-1.0, 3.0]])
+    assert (image.norm.vmin, image.norm.vmax) == (-3, 3)
+    red, _, blue, _ = image.cmap(image.norm(3.0))
+    assert red > blue
+
+
+def test_no_effect_at_all_is_drawn_as_zero():
+    _, image = image_of([[0.0, 0.0]])
+    assert image.norm(0) == 0.5
+    assert half_range(np.array([np.nan, -2.0])) == 2
+
+
+def test_grey_is_told_from_no_effect_and_from_no_score():
+    values, noise = [[np.nan, 0.0, 1.0]], np.array([[False, True, False]])
+    axes, image = image_of(values, noise)
+    grey = np.array(to_rgba(NOISE_COLOUR)[:3])
+    none = np.array(image.cmap(0.5)[:3])
+    luminance = np.array([0.2126, 0.7152, 0.0722])
+    veiled = 0.8 * grey + 0.2 * none
+    assert none @ luminance - veiled @ luminance > 0.1  # also without any sense of colour
+    veil = axes.images[1].get_array()[..., 3] > 0
+    np.testing.assert_array_equal(veil, noise)
+    assert axes.patch.get_hatch()  # seen where there is no score
+
+
+def test_dollar_signs_are_no_formulas():
+    figure = style.new_figure(3, 2)
+    style.set_title(figure, r"$\frac$", "$")
+    figure.canvas.draw()  # a formula would raise here
+
+
+def test_long_titles_are_broken():
+    figure = style.new_figure(3, 2)
+    style.set_title(figure, "word " * 20, "second " * 20)
+    first, *_, last = figure.get_suptitle().split("\n")
+    assert len(first) <= 42
+    assert last == "second " * 20
+
+
+def test_warnings_stand_in_red():
+    axes = style.new_figure(3, 2).subplots()
+    style.warn(axes, None)
+    assert axes.get_title() == ""
+    style.warn(axes, "beware")
+    red, green, *_ = to_rgba(axes.title.get_color())
+    assert (axes.get_title(), red > 0.7, green < 0.1) == ("beware", True, True)
+
+
+def test_a_notebook_shows_the_figure_without_magic():
+    before = plt.get_fignums()
+    assert style.new_figure(1, 1)._repr_png_().startswith(b"\x89PNG")
+    assert plt.get_fignums() == before
+
+
+def test_file_is_whole_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "figure.png"
+    figure = style.new_figure(1, 1)
+    assert style.write(figure, path) is figure
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in path.parent.iterdir()] == ["figure.png"]
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        style.write(style.new_figure(2, 2), path)
+    assert path.read_bytes() == before
+
+
+def test_suffix_names_the_format(tmp_path):
+    figure = style.new_figure(1, 1)
+    style.write(figure, tmp_path / "figure.svg")
+    assert b"<svg" in (tmp_path / "figure.svg").read_bytes()
+    with pytest.raises(ValueError, match="xyz"):
+        style.write(figure, tmp_path / "figure.xyz")
+    assert not (tmp_path / "figure.xyz").exists()
