@@ -81,11 +81,8 @@ Found = Iterator[tuple[str, Values]]  # (instrument, its arrays)
 PLACES = (
     "sublim_mech",
     "sublim_mech.instruments",
-    "sublim_mech.instruments.grafting",
-    "sublim_mech.instruments.generation",
     "sublim_mech.teachers",
     "sublim_mech.making.teachers",
-    "sublim_mech.making.labels",
     "sublim_mech.making.labelling",
     "sublim_mech.making.readiness",
     "sublim_mech.making.numbers",
