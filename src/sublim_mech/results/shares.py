@@ -121,7 +121,7 @@ def concentration(
     if not scores.additive:
         raise ValueError(
             f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or "
-            "graft_by_sharing(...)."
+            "graft(sets='sharing')."
         )
     effect = scores.token_effect()
     real = np.isfinite(effect)
