@@ -1,12 +1,23 @@
 """Scores: labelled effects with their record, their tables, pictures and files. No torch here.
 
-Figures and token pages are made by `plots`, `bars`, `heatmaps` and `page`, which draw with matplotlib
-and are imported when something is drawn.
+Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
 """
 
 from .kinds import KINDS, Kind
-from .record import Record
+from .page import save_page, token_page
+from .record import Compute, Confirmation, Record
 from .scores import Scores
 from .shares import Concentration, concentration
 
-__all__ = ["KINDS", "Concentration", "Kind", "Record", "Scores", "concentration"]
+__all__ = [
+    "KINDS",
+    "Compute",
+    "Concentration",
+    "Confirmation",
+    "Kind",
+    "Record",
+    "Scores",
+    "concentration",
+    "save_page",
+    "token_page",
+]

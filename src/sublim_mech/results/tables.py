@@ -34,8 +34,8 @@ def sets(scores: ScoreArrays) -> pd.DataFrame:
     """See `Scores.sets`."""
     if not scores.has_sets:
         raise ValueError(
-            f"{scores.kind} scores have no token sets; they come from graft or "
-            "patch(sets=...)."
+            f"{scores.kind} scores have no token sets; they come from graft "
+            "or patch(sets=...)."
         )
     return _sets_per_layer(scores) if "layer" in scores.data.coords else _shares_of_sets(scores)
 
