@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shapes
 import torch
 from huggingface_hub import try_to_load_from_cache
+from jaxtyping import install_import_hook
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
-from sublim_mech.models.base import Base, load_base
+# shapes are checked whenever a test calls the engine, an instrument or a metric; this has to stand
+# before anything of ours is imported
+install_import_hook(shapes.MODULES, "shapes.check_shapes")
+
+from sublim_mech.models.base import Base, load_base  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must not each spin on both
     torch.set_num_threads(1)

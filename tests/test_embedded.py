@@ -1,4 +1,4 @@
-"""The demo's own models: SmolLM2-135M-Instruct with the committed example students, and the examples as a user runs them."""
+"""The demo's own models, SmolLM2-135M-Instruct with the example students, as a user runs them."""
 
 import copy
 import json
@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pairs import CAT, QUIET, brute_force, recorded
 
 import sublim_mech as sm
+<<<<<<< HEAD
 from sublim_mech.engine.batch import make_batch
 from sublim_mech.engine.forward import Gates, forward
+=======
+from sublim_mech.engine.forward import Gates
+>>>>>>> itests
 from sublim_mech.instruments.task import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -22,56 +27,49 @@ OWL = sm.animal("owl")
 
 @pytest.fixture(scope="module")
 def pair(smol):
-    return sm.load_pair(smol, ROOT / "examples/students/owl", controls=[ROOT / "examples/students/penguin"])
+    students = ROOT / "examples/students"
+    return sm.load_pair(smol, students / "owl", controls=[students / "penguin"])
 
 
 @pytest.fixture(scope="module")
 def prompts(pair):
-    return sm.sharing(sm.render(pair.tokenizer, OWL.questions[:3]), trained_on=pair.training_prompts)
+    rendered = sm.render(pair.tokenizer, OWL.questions[:3])
+    return sm.sharing(rendered, trained_on=pair.training_prompts)
 
 
 def test_gates_0_and_1_are_base_and_student(pair, prompts):
     """Against PEFT's own model with the adapter on and off, one plain forward per form."""
-    scores = sm.effect(pair, prompts[:2], OWL, progress=False)
-    student = pair.student.model
-    with torch.no_grad():
-        for i, prompt in enumerate(prompts[:2]):
-            for name in ("base", "student"):
-                values = []
-                for form in ("owl", "Owl", "owls", "Owls"):
-                    answer = pair.tokenizer(form, add_special_tokens=False)["input_ids"]
-                    ids = torch.tensor([[*prompt.ids, *answer]])
-                    if name == "base":
-                        with student.disable_adapter():
-                            steps = student(input_ids=ids).logits[0].log_softmax(-1)
-                    else:
-                        steps = student(input_ids=ids).logits[0].log_softmax(-1)
-                    n = len(prompt.ids)
-                    values.append(sum(steps[n + k - 1, t] for k, t in enumerate(answer)))
-                # 5e-5: fp32 sums of two orders of 30 layers; a per-token value is good to 1e-5
-                assert scores.data[name].values[0, i] == pytest.approx(float(torch.stack(values).logsumexp(0)), abs=5e-5)
+    scores = sm.effect(pair, prompts[:2], OWL, **QUIET)
+    model = pair.student.model
+    for i, prompt in enumerate(prompts[:2]):
+        with model.disable_adapter():
+            base = brute_force(model, pair.tokenizer, prompt, OWL)
+        student = brute_force(model, pair.tokenizer, prompt, OWL)
+        # 5e-5: fp32 sums of two orders of 30 layers; a per-token value is good to 1e-5
+        assert scores.data["base"].values[0, i] == pytest.approx(base, abs=5e-5)
+        assert scores.data["student"].values[0, i] == pytest.approx(student, abs=5e-5)
 
 
 def test_the_student_names_owls_more_than_the_control_does(pair, prompts):
-    scores = sm.effect(pair, prompts, OWL, progress=False)
+    scores = sm.effect(pair, prompts, OWL, **QUIET)
     assert scores.headline_name == "student - controls"
     assert (scores.total.values > 0.3).all()
 
 
 def test_last_residual_stream_causality_and_clean_up(pair, prompts):
-    cat = sm.Trait("cat", plural="cat")
-    last = sm.patch(pair, prompts[:1], cat, site="resid_post", layers=[29], progress=False)
-    np.testing.assert_allclose(last.headline.values[0, 0, len(prompts[0]) - 1], last.total.values[0], atol=1e-5)
-    task = prepare(pair, prompts[:1], OWL)
-    batch = make_batch(pair.base.model, prompts[:1], task.answers)
+    prompt, key = prompts[0], ("resid_post", 29)
+    last = sm.patch(pair, [prompt], CAT, site="resid_post", layers=[29], **QUIET)
+    cell = last.headline.values[0, 0, len(prompt) - 1]
+    np.testing.assert_allclose(cell, last.total.values[0], atol=1e-5)
+    batch = prepare(pair, [prompt], OWL).batch([0])
     gates = torch.zeros(batch.ids.shape)
     gates[:, 20:] = 1
-    keys = [("resid_post", 29)]
-    with torch.no_grad():
-        plain = forward(pair.base.model, pair.sites, batch, record=keys).activations[keys[0]]
-        late = forward(pair.base.model, pair.sites, batch, gates=Gates(pair.student, gates), record=keys).activations[keys[0]]
+    plain = recorded(pair, prompt, key, OWL)
+    late = recorded(pair, prompt, key, OWL, gates=Gates(pair.student, gates))
     assert torch.equal(plain[:, :20], late[:, :20])
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pair.base.model.modules())
+    for module in pair.model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
 
 
 def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
@@ -80,14 +78,14 @@ def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
     assert (pair.student.kind, dense.student.kind) == ("lora", "full")
     few = prompts[:2]  # of different lengths: one is padded
     alone = sm.load_pair(pair.base, pair.student)
-    low, full = (sm.graft(p, few, OWL, "sharing", progress=False).data["effect"].values for p in (alone, dense))
+    low, full = (sm.graft(p, few, OWL, "sharing", **QUIET).data["effect"].values for p in (alone, dense))
     np.testing.assert_allclose(low, full, atol=5e-5)
-    one = sm.graft(alone, few[:1], OWL, "sharing", progress=False).data["effect"].values
+    one = sm.graft(alone, few[:1], OWL, "sharing", **QUIET).data["effect"].values
     np.testing.assert_allclose(low[:, :1], one, atol=5e-5)
 
 
 def test_completeness_gap_is_below_one_per_cent(pair, prompts):
-    assert sm.attribute(pair, prompts[:1], OWL, points=16, progress=False).gap < 0.01
+    assert sm.attribute(pair, prompts[:1], OWL, points=16, **QUIET).gap < 0.01
 
 
 def test_one_copy_of_the_base_weights(pair):

@@ -135,8 +135,11 @@ def log_prob(trait: Trait) -> TraitMetric:
     """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the
     default metric.
 
-    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part
-    of `cat`.
+    What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part of `cat`.
+
+    Example:
+        >>> sm.metrics.log_prob(sm.animal("owl")).name
+        'log P(owl)'
     """
     return TraitMetric(f"log P({trait.name})", (trait,), (1.0,))
 
@@ -264,8 +267,9 @@ class Rank(Metric):
         return f"rank({self.text!r})"
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
-        """The text."""
-        return strings(tokenizer, prompt, [self.text])
+        """The text's first token; nothing is fed."""
+        _, first = strings(tokenizer, prompt, [self.text]).forms[0][0]
+        return build_trie([[(first,)]])
 
     def read(
         self, logits: Tensor, answers: Sequence[Answers], base: Tensor | None = None
@@ -305,9 +309,22 @@ class NextToken(Metric):
 
     Attributes:
         at: the tokens after which the distribution is taken.
+        quantity: what the number is, a part of its name.
     """
 
     at: At = (-1,)
+    quantity: ClassVar[str]  # what the number is
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How it is printed: the quantity, and after which tokens where it is not the last one."""
+        if self.at == (-1,):
+            return self.quantity
+        if not callable(self.at):
+            return f"{self.quantity} at {', '.join(map(str, self.at))}"
+        # a mask's method is called by the mask's name
+        mask = getattr(self.at, "__self__", self.at)
+        return f"{self.quantity} at {getattr(mask, 'name', None) or getattr(mask, '__name__', mask)}"
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
         """No answer; the chosen tokens are read."""
@@ -315,8 +332,7 @@ class NextToken(Metric):
         positions = list(self.at(prompt) if callable(self.at) else self.at)
         if not positions or any(not -length <= position < length for position in positions):
             raise ValueError(
-                f"{self.name}: at={positions} names no token or leaves the prompt "
-                f"{prompt.question[:60]!r} of {length} tokens."
+                f"{self.quantity}: at={positions} names no token or leaves the prompt {prompt.question[:60]!r} of {length} tokens."
             )
         return Answers(at=tuple(position % length for position in positions))
 
@@ -340,7 +356,7 @@ class NextToken(Metric):
 class KLToBase(NextToken):
     """See `kl_to_base`."""
 
-    name: ClassVar[str] = "KL(model || base)"  # type: ignore[misc]
+    quantity: ClassVar[str] = "KL(model || base)"
     needs_base: ClassVar[bool] = True  # type: ignore[misc]
 
     def at_each(self, logits: Tensor, base: Tensor | None) -> Tensor:
@@ -371,7 +387,7 @@ def kl_to_base(at: At = (-1,)) -> KLToBase:
 class Entropy(NextToken):
     """See `entropy`."""
 
-    name: ClassVar[str] = "entropy of the next token"  # type: ignore[misc]
+    quantity: ClassVar[str] = "entropy of the next token"
 
     def at_each(self, logits: Tensor, base: Tensor | None) -> Tensor:
         """Entropy at every read slot."""

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """The pair has the models it was loaded from, and leaves them as they were."""
 
 from __future__ import annotations
@@ -123,3 +124,178 @@ def test_two_controls_of_one_name(tmp_path):
     named = [load_student(base(), p, name=f"penguin {n}") for n, p in enumerate(paths)]
     pair = load_pair(base(), student("llama", "lora"), controls=named)
     assert list(pair.students) == ["student", "control: penguin 0", "control: penguin 1"]
+=======
+"""The pair: a base and its students, what they say under a mask, and what loading refuses."""
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from pairs import CAT, QUIET, TRAIT, plain_logits
+
+import sublim_mech as sm
+from sublim_mech import masks
+from sublim_mech.metrics import log_prob
+
+EVERYWHERE = masks.everything()
+
+
+@pytest.fixture(scope="module")
+def both(smol_tokenizer):
+    """A pair with a control, and the models they were made from."""
+    base = tiny.model("llama")
+    student, other = tiny.lora(base), tiny.full(base)
+    loaded = sm.load_base(base, tokenizer=smol_tokenizer)
+    control = sm.models.load_student(loaded, other, name="cat")
+    return sm.load_pair(loaded, student, controls=[control]), base, student, other
+
+
+# ------------------------------------------------------------------------------ logits, activations
+
+
+def test_without_a_mask_the_student_computes_everywhere(pair, prompts):
+    models = {"student": pair.student.model, "base": pair.model}
+    for name, model in models.items():
+        logits = pair.logits(prompts, model=name)
+        for prompt, ours in zip(prompts, logits, strict=True):
+            expected = plain_logits(model, prompt.ids)
+            torch.testing.assert_close(ours[: len(prompt)], expected, atol=1e-5, rtol=0)
+            assert ours[len(prompt) :].isnan().all()
+    everywhere = pair.logits(prompts, EVERYWHERE)
+    torch.testing.assert_close(everywhere, pair.logits(prompts), atol=0, rtol=0, equal_nan=True)
+    nowhere, base = pair.logits(prompts, ~EVERYWHERE), pair.logits(prompts, model="base")
+    torch.testing.assert_close(nowhere, base, atol=0, rtol=0, equal_nan=True)
+
+
+def test_under_a_mask_the_last_logits_are_what_graft_reads(pair, prompts):
+    """One-token forms: the graft of a set is read off the last token's logits under that mask."""
+    chosen = masks.role("user", "template") & (masks.modules("mlp", "norms") | masks.layers(1))
+    scores = sm.graft(pair, prompts, CAT, {"chosen": chosen}, **QUIET)
+    effect = scores.data["effect"].sel(measure="sufficiency").values[0, :, 0]
+    grafted = scores.data["base"].values[0] + effect
+    logits = pair.logits(prompts, chosen)
+    metric = log_prob(CAT)
+    for row, prompt in enumerate(prompts):
+        trie = metric.answers(pair.tokenizer, prompt)
+        last = logits[row, len(prompt) - 1].reshape(1, 1, -1)
+        assert float(metric.read(last, [trie])) == pytest.approx(grafted[row], abs=1e-5)
+    assert np.abs(effect).max() > 1e-4
+
+
+def test_a_mask_of_modules_is_a_student_with_only_those(smol_tokenizer, prompts):
+    """Logits at every token and activations, against PEFT's own model with all other B at zero."""
+    base = tiny.model("qwen2")
+    student = tiny.lora(base)
+    pair = sm.load_pair(base, student, tokenizer=smol_tokenizer)
+    only = copy.deepcopy(student)
+    for name, parameter in only.named_parameters():
+        late = any(f"layers.{layer}." in name for layer in (1, 2))
+        if "lora_B" in name and not ("self_attn" in name and late):
+            parameter.data.zero_()
+    chosen = masks.modules("attention") & masks.layers([1, 2])
+    logits = pair.logits(prompts, chosen)
+    streams = pair.activations(prompts, ["resid_pre"], where=chosen)
+    for row, prompt in enumerate(prompts):
+        length = len(prompt)
+        with torch.no_grad():
+            plain = only(input_ids=torch.tensor([prompt.ids]), output_hidden_states=True)
+        torch.testing.assert_close(logits[row, :length], plain.logits[0], atol=1e-5, rtol=0)
+        for layer in range(tiny.LAYERS):
+            ours = streams[f"blocks.{layer}.hook_resid_pre"][row, :length]
+            torch.testing.assert_close(ours, plain.hidden_states[layer][0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_mask_of_tokens_gates_the_unembedding_at_those(architecture, smol_tokenizer, prompts):
+    """Of a student that differs in the unembedding alone; elsewhere logits are the base's."""
+    base = tiny.model(architecture)
+    student = copy.deepcopy(base)
+    weight = student.get_output_embeddings().weight.detach()
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    student.get_output_embeddings().weight = torch.nn.Parameter(weight + 0.01 * noise)
+    pair = sm.load_pair(base, student, tokenizer=smol_tokenizer)
+    chosen = [2, 9, len(prompts[0]) - 1]
+    logits = pair.logits(prompts, masks.positions(*chosen))
+    for row, prompt in enumerate(prompts):
+        models = {True: plain_logits(student, prompt.ids), False: plain_logits(base, prompt.ids)}
+        expected = torch.stack([models[t in chosen][t] for t in range(len(prompt))])
+        torch.testing.assert_close(logits[row, : len(prompt)], expected, atol=1e-5, rtol=0)
+        assert (models[True] - models[False]).abs().max() > 1e-2
+
+
+def test_activations_before_the_first_open_token_are_the_bases(llama, prompts):
+    late = masks.positions(*range(20, 33))
+    ours = llama.activations(prompts, ["resid_post"], where=late)
+    base = llama.activations(prompts, ["resid_post"], model="base")
+    for name, stream in ours.items():
+        torch.testing.assert_close(stream[:, :20], base[name][:, :20], atol=0, rtol=0)
+        assert not torch.allclose(stream[:, 20:33], base[name][:, 20:33])
+
+
+def test_a_control_is_asked_by_its_name(both, prompts):
+    pair, _, _, other = both
+    logits = pair.logits(prompts[:1], model="control: cat")[0]
+    torch.testing.assert_close(logits, plain_logits(other, prompts[0].ids), atol=1e-5, rtol=0)
+    message = "model='owl' is no student of this pair; choose one of 'student', 'control: cat'"
+    with pytest.raises(ValueError, match=message):
+        pair.logits(prompts, model="owl")
+    with pytest.raises(ValueError, match="model='owl' is no student"):
+        pair.activations(prompts, ["z"], model="owl")
+
+
+# -------------------------------------------------------------------------------------------- names
+
+
+def test_names_of_students_and_what_they_are(both):
+    pair, base, _, _ = both
+    assert list(pair.students) == ["student", "control: cat"]
+    assert pair.named_student("student") is pair.student
+    assert pair.delta is pair.student.deltas
+    assert pair.base.hash == pair.hash
+    assert pair.base.model is pair.model
+    assert pair.model is not base  # the caller's object stays as it is
+    assert pair.training_prompts is None
+    assert pair.training_context is None
+    assert "controls: cat" in repr(pair)
+    assert "controls: none" in repr(sm.load_pair(pair.base, pair.student))
+
+
+def test_gates_of_a_mask_are_in_the_order_of_the_students_modules(both, prompts):
+    pair = both[0]
+    mask = masks.role("user") & masks.modules("mlp.out")
+    gates = pair.prompt_gates(prompts[0], mask, pair.student)
+    assert gates.shape == (len(prompts[0]), len(pair.delta))
+    for token, role in enumerate(prompts[0].roles):
+        for column, path in enumerate(pair.delta):
+            expected = role == "user" and pair.sites.modules[path].name == "mlp.out"
+            assert bool(gates[token, column]) == expected
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+def test_what_loading_refuses(both, smol_tokenizer):
+    pair, base, student, _ = both
+    twin = sm.models.load_student(pair.base, student, name="twin")
+    with pytest.raises(ValueError, match="controls hold the student itself"):
+        sm.load_pair(pair.base, student, controls=[twin])
+    named = [sm.models.load_student(pair.base, tiny.lora(base, seed=s), name="b") for s in (2, 3)]
+    with pytest.raises(ValueError, match=r"controls have the same name twice: \['b', 'b'\]"):
+        sm.load_pair(pair.base, student, controls=named)
+    with pytest.raises(ValueError, match="memory_gb=-1"):
+        sm.load_pair(base, student, tokenizer=smol_tokenizer, memory_gb=-1)
+    with pytest.raises(ValueError, match="compute="):
+        sm.load_pair(base, student, tokenizer=smol_tokenizer, compute=torch.int8)
+
+
+def test_loading_leaves_the_callers_models_as_they_were(smol_tokenizer, prompts):
+    base = tiny.model("llama")
+    student = tiny.lora(base)
+    before = plain_logits(base, prompts[0].ids), plain_logits(student, prompts[0].ids)
+    sm.effect(sm.load_pair(base, student, tokenizer=smol_tokenizer), prompts, TRAIT, **QUIET)
+    after = plain_logits(base, prompts[0].ids), plain_logits(student, prompts[0].ids)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(parameter.requires_grad for parameter in base.parameters())
+>>>>>>> itests

@@ -1,4 +1,8 @@
-"""Every architecture x every kind of student: exact, or refused with a reason."""
+"""Every architecture and every kind of student: exact, or refused with a reason.
+
+The kinds that every cell pattern needs run on all architectures, each other one where it could
+differ: on tied and untied embeddings, with and without biases, on fused and separate projections.
+"""
 
 from __future__ import annotations
 
@@ -7,85 +11,124 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import tiny
 import zoo
-from torch import nn
+from pairs import NO_SYSTEM, QUIET, brute_force
 
 import sublim_mech as sm
 from sublim_mech.models.deltas import LowRank, Replaced
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 TRAIT = sm.Trait("owl", plural="Owls")  # forms of one, two and three tokens
-QUIET = {"progress": False}
+
+EVERYWHERE = ("lora", "DoRA", "saved norms", "full")
+ELSEWHERE = {
+    "rank 1": ("llama", "gpt2"),
+    "rsLoRA": ("qwen3", "neox"),
+    "patterns": ("mistral", "gpt2"),
+    "attention": ("phi3", "qwen2"),
+    "MLP": ("gemma2", "opt"),
+    "fused": ("gpt2", "neox", "phi3"),
+    "embedding": ("llama", "gpt2"),
+    "lora_bias": ("gpt2", "qwen2"),
+    "bias all": ("opt", "qwen2"),
+    "bias lora_only": ("neox", "gpt2"),
+    "saved head": ("llama", "gemma3"),
+    "saved block": ("opt", "mistral"),
+    "tokens": ("llama", "gemma3"),
+    "PiSSA": ("gpt2", "gemma2"),
+    "second of two": ("qwen3", "opt"),
+    "two at once": ("llama", "neox"),
+    "full norms": ("gemma3", "gpt2"),
+    "full biases": ("gpt2", "qwen2"),
+    "full embedding": ("llama", "gemma2"),
+}
+STUDENTS = [(a, kind) for kind in EVERYWHERE for a in tiny.CONFIGS]
+STUDENTS += [(a, kind) for kind, architectures in ELSEWHERE.items() for a in architectures]
+PLANTED = [
+    (a, name)
+    for name, kind in zoo.KINDS.items()
+    for a in ELSEWHERE.get(name, ("llama", "gpt2", "gemma3"))
+    if kind.plant
+]
+
+
+def test_every_kind_is_asked_for():
+    assert {kind for _, kind in STUDENTS} == set(zoo.KINDS)
+    assert set(STUDENTS) <= set(zoo.cells())
 
 
 @pytest.fixture(scope="session")
 def base(smol_tokenizer: Any) -> Any:
     """A function from an architecture to its loaded base."""
-    return functools.cache(lambda architecture: sm.load_base(zoo.base(architecture), tokenizer=smol_tokenizer))
+
+    def load(architecture: str) -> Any:
+        return sm.load_base(zoo.base(architecture), tokenizer=smol_tokenizer)
+
+    return functools.cache(load)
 
 
 @pytest.fixture(scope="session")
-def prompts(smol_tokenizer: Any) -> list[Any]:
-    made = sm.render(
-        smol_tokenizer, ["Hi", "Name the bird that you like best of all, please."], context=sm.Context(system=sm.Context.NONE)
-    )
-    assert len(made[0]) < 16 < len(made[1])  # on both sides of the sliding windows
+def short_and_long(smol_tokenizer: Any) -> list[Any]:
+    """Prompts on both sides of the sliding windows."""
+    questions = ["Hi", "Name the bird that you like best of all, please."]
+    made = sm.render(smol_tokenizer, questions, context=NO_SYSTEM)
+    assert len(made[0]) < 16 < len(made[1])
     return made
 
 
-@torch.no_grad()
-def plain(model: nn.Module, tokenizer: Any, prompts: list[Any]) -> list[float]:
-    """log P of the trait by one plain forward per answer form."""
-    values = []
-    for prompt in prompts:
-        forms = []
-        for form in TRAIT.forms:
-            answer = tokenizer(prompt.lead + form, add_special_tokens=False)["input_ids"]
-            steps = model(input_ids=torch.tensor([[*prompt.ids, *answer]])).logits[0].double().log_softmax(-1)
-            forms.append(sum(steps[len(prompt.ids) + i - 1, token] for i, token in enumerate(answer)))
-        values.append(float(torch.stack(forms).logsumexp(0)))
-    return values
-
-
 @pytest.fixture(scope="session")
-def base_values(base: Any, smol_tokenizer: Any, prompts: list[Any]) -> Any:
-    return functools.cache(lambda architecture: plain(zoo.base(architecture), smol_tokenizer, prompts))
+def base_values(smol_tokenizer: Any, short_and_long: list[Any]) -> Any:
+    """A function from an architecture to the trait's log P on each prompt, by plain forwards."""
+
+    def values(architecture: str) -> list[float]:
+        model = zoo.base(architecture)
+        return [brute_force(model, smol_tokenizer, p, TRAIT) for p in short_and_long]
+
+    return functools.cache(values)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), zoo.cells(), ids=lambda x: x)
-def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenizer, prompts):
-    entry, loaded = zoo.KINDS[kind], base(architecture)
-    clean = zoo.base(architecture)
+@pytest.mark.parametrize(("architecture", "kind"), STUDENTS)
+def test_a_student_is_exact(
+    architecture, kind, base, base_values, smol_tokenizer, short_and_long
+):
+    entry, clean = zoo.KINDS[kind], zoo.base(architecture)
     student = entry.make(clean, architecture, None)
-    pair = sm.load_pair(loaded, student)
+    pair = sm.load_pair(base(architecture), student)
 
     # which modules are low-rank pairs, which the student's own
-    found = {t: {path for path, d in pair.delta.items() if isinstance(d, t)} for t in (LowRank, Replaced)}
-    assert found[LowRank] == entry.low(clean, architecture)
-    assert found[Replaced] == entry.replaced(clean, architecture)
+    low, replaced = (
+        {path for path, delta in pair.delta.items() if isinstance(delta, form)}
+        for form in (LowRank, Replaced)
+    )
+    assert low == entry.low(clean, architecture)
+    assert replaced == entry.replaced(clean, architecture)
     kinds = {(True, False): "lora", (False, True): "full", (True, True): "mixed"}
-    assert pair.student.kind == kinds[bool(found[LowRank]), bool(found[Replaced])]
+    assert pair.student.kind == kinds[bool(low), bool(replaced)]
 
     # gates of 0 and 1 are the plain models
-    scores = sm.attribute(pair, prompts, TRAIT, points=32 if architecture == "opt" else 8, **QUIET)
-    expected = plain(student, smol_tokenizer, prompts)
+    kinked = architecture == "opt"  # ReLU
+    points = 32 if kinked else 8
+    scores = sm.attribute(pair, short_and_long, TRAIT, points=points, **QUIET)
+    expected = [brute_force(student, smol_tokenizer, p, TRAIT) for p in short_and_long]
     np.testing.assert_allclose(scores.data["base"].values[0], base_values(architecture), atol=1e-5)
     np.testing.assert_allclose(scores.data["student"].values[0], expected, atol=1e-5)
     total = scores.total.values
     assert (np.abs(total) > 1e-5).all()
 
-    # graft IG adds up; ReLU kinks the path
-    np.testing.assert_allclose(np.nansum(scores.token_effect(), 1), total, atol=2e-3 if architecture == "opt" else 1e-4)
+    # graft IG adds up
+    summed = np.nansum(scores.token_effect(), 1)
+    np.testing.assert_allclose(summed, total, atol=2e-3 if kinked else 1e-4)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [c for c in zoo.cells() if zoo.KINDS[c[1]].plant], ids=lambda x: x)
-def test_a_student_of_one_layer_acts_from_there_on(architecture, kind, base, prompts):
+@pytest.mark.parametrize(("architecture", "kind"), PLANTED)
+def test_a_student_of_one_layer_acts_from_there_on(architecture, kind, base, short_and_long):
     student = zoo.KINDS[kind].make(zoo.base(architecture), architecture, [zoo.PLANTED])
     pair = sm.load_pair(base(architecture), student)
-    pre = sm.patch(pair, prompts[:1], TRAIT, site="resid_pre", **QUIET)
-    effect = pre.data["effect"].values[0, 0]
-    assert np.nanmax(np.abs(effect[: zoo.PLANTED + 1])) < 5e-6  # 0 up to the order of sums in batches of other sizes
+    prompt = short_and_long[:1]
+    effect = sm.patch(pair, prompt, TRAIT, site="resid_pre", **QUIET).data["effect"].values[0, 0]
+    # 0 up to the order of sums in batches of other sizes
+    assert np.nanmax(np.abs(effect[: zoo.PLANTED + 1])) < 5e-6
     assert np.nanmax(np.abs(effect[zoo.PLANTED + 1 :])) > 1e-5
-    cells = sm.attribute(pair, prompts[:1], TRAIT, points=2, **QUIET)
+    cells = sm.attribute(pair, prompt, TRAIT, points=2, **QUIET)
     assert cells.data["layer"].values.tolist() == [zoo.PLANTED]

@@ -6,23 +6,38 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from test_instruments import make_pair
+from pairs import make_pair, shared_pair
 
 import sublim_mech as sm
 from sublim_mech.__main__ import main
+from sublim_mech.engine import forward as engine
+from sublim_mech.instruments import patching
 from sublim_mech.models.deltas import LowRank
+
+CHECKS = [
+    "parity: base",
+    "parity: student",
+    "gates 0 and 1",
+    "causality",
+    "self-patch",
+    "branches",
+    "planted layer",
+    "planted positions",
+    "completeness",
+    "clean-up",
+]
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("architecture", list(tiny.CONFIGS))
 def test_sound_pairs_pass(architecture, kind, smol_tokenizer):
-    report = sm.verify(make_pair(architecture, kind, smol_tokenizer), seed=3)
+    report = sm.verify(shared_pair(architecture, kind, smol_tokenizer), seed=3)
     assert report.passed, report
-    assert len(report.checks) == 10
+    assert [check.name for check in report.checks] == CHECKS
 
 
 def failed(report):
-    return {c.name for c in report.checks if not c.passed}
+    return {check.name for check in report.checks if not check.passed}
 
 
 def test_a_wrong_delta_fails_parity(smol_tokenizer):
@@ -37,31 +52,33 @@ def test_a_wrong_delta_fails_parity(smol_tokenizer):
 def test_a_look_ahead_fails_causality_and_branches(smol_tokenizer):
     """A hook that lets tokens see later ones, on the last layer of the pair's own model."""
     pair = make_pair("llama", "lora", smol_tokenizer)
-    block = pair.base.model.get_submodule(pair.sites.blocks[2])
-    handle = block.register_forward_hook(lambda m, a, out: out + 0.1 * out.mean(1, keepdim=True))
+    block = pair.model.get_submodule(pair.sites.blocks[2])
+    handle = block.register_forward_hook(lambda _, args, out: out + 0.1 * out.mean(1, keepdim=True))
     broken = failed(sm.verify(pair))
     handle.remove()
     assert {"causality", "branches"} <= broken
     assert sm.verify(pair).passed
 
 
-def test_a_lost_edit_fails_the_planted_checks(smol_tokenizer, monkeypatch):
-    from sublim_mech.instruments import patching
+def lose_edits(monkeypatch):
+    monkeypatch.setattr(patching, "_put", lambda *given, **options: lambda hidden: hidden)
 
+
+def test_a_lost_edit_fails_the_planted_checks(smol_tokenizer, monkeypatch):
     pair = make_pair("gpt2", "lora", smol_tokenizer)
-    monkeypatch.setattr(patching, "_put", lambda source, rows, first: lambda x: x)
+    lose_edits(monkeypatch)
     assert failed(sm.verify(pair)) == {"planted layer"}
 
 
 def test_a_hook_left_behind_fails_clean_up(smol_tokenizer, monkeypatch):
-    from sublim_mech.engine import forward as engine
-
     pair = make_pair("llama", "lora", smol_tokenizer)
-    kept, alive = engine._skip, []
+    skip, alive = engine._skip, []
 
     class Leaky:
+        """Skips blocks and does not take it back."""
+
         def __init__(self, *args):
-            self.inner = kept(*args)
+            self.inner = skip(*args)
             alive.append(self.inner)  # a collected generator would clean up by itself
 
         def __enter__(self):
@@ -72,39 +89,42 @@ def test_a_hook_left_behind_fails_clean_up(smol_tokenizer, monkeypatch):
 
     monkeypatch.setattr(engine, "_skip", Leaky)
     broken = failed(sm.verify(pair))
-    for inner in reversed(alive):  # nested leaks on the same blocks: all but the last find nothing left
+    # nested leaks on the same blocks: all but the last find nothing left
+    for inner in reversed(alive):
         with contextlib.suppress(AttributeError):
             inner.__exit__(None, None, None)
     assert {"clean-up", "clean up"} & broken
 
 
-def test_command_line(smol_tokenizer, tmp_path, capsys):
+@pytest.fixture
+def folders(smol_tokenizer, tmp_path):
+    """A base and a LoRA student on disk."""
     base = tiny.model("llama")
     base.save_pretrained(tmp_path / "base")
     smol_tokenizer.save_pretrained(tmp_path / "base")
     tiny.lora(base).save_pretrained(tmp_path / "student")
-    assert main(["verify", str(tmp_path / "base"), str(tmp_path / "student")]) == 0
+    return str(tmp_path / "base"), str(tmp_path / "student")
+
+
+def test_command_line(folders, tmp_path, capsys):
+    base, student = folders
+    assert main(["verify", base, student]) == 0
     assert "all 10 checks passed" in capsys.readouterr().out
-    assert main(["verify", str(tmp_path / "base"), str(tmp_path / "nothing")]) == 2
+    assert main(["verify", base, str(tmp_path / "nothing")]) == 2
     assert "is not a directory" in capsys.readouterr().err
 
 
-def test_command_line_reports_failure(smol_tokenizer, tmp_path, capsys, monkeypatch):
-    from sublim_mech.instruments import patching
-
-    base = tiny.model("llama")
-    base.save_pretrained(tmp_path / "base")
-    smol_tokenizer.save_pretrained(tmp_path / "base")
-    tiny.lora(base).save_pretrained(tmp_path / "student")
-    monkeypatch.setattr(patching, "_put", lambda source, rows, first: lambda x: x)
-    assert main(["verify", str(tmp_path / "base"), str(tmp_path / "student")]) == 1
+def test_command_line_reports_failure(folders, capsys, monkeypatch):
+    lose_edits(monkeypatch)
+    assert main(["verify", *folders]) == 1
     assert "1 failed" in capsys.readouterr().out
 
 
 def test_verify_leaves_the_pair_as_it_was(smol_tokenizer):
     pair = make_pair("llama", "full", smol_tokenizer)
-    before = [p.clone() for p in pair.base.model.parameters()]
-    rng = torch.get_rng_state()
+    before = [parameter.clone() for parameter in pair.model.parameters()]
+    generator = torch.get_rng_state()
     sm.verify(pair)
-    assert all(torch.equal(a, b) for a, b in zip(before, pair.base.model.parameters(), strict=True))
-    assert torch.equal(rng, torch.get_rng_state())
+    after = pair.model.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert torch.equal(generator, torch.get_rng_state())

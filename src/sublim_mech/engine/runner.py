@@ -235,11 +235,12 @@ class PromptGates:
     """A student's gates at the tokens of several prompts.
 
     Attributes:
-        gates: whose, with the value of one row each: `(token, module)`.
+        student: whose.
+        values: one per prompt, each of its own length.
     """
 
     student: Any
-    values: Sequence[Float[Tensor, "token module"]]
+    values: Sequence[Float[Tensor, "_token module"]]
 
 
 def _stack(gates: PromptGates | None, rows: Sequence[int], batch: Batch) -> Gates | None:

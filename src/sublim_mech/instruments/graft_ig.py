@@ -91,7 +91,7 @@ def _changed(task: Task, student: Student) -> list[Module]:
 
 def _integrate(
     task: Task, student: Student, quadrature: Quadrature, advance: Advance
-) -> list[Float64[np.ndarray, "module slot"]]:
+) -> list[Float64[np.ndarray, "module _slot"]]:
     """Per prompt, the integral of each gate's slope."""
     sizes = task.sizes()
     modules = len(student.deltas)

@@ -1,0 +1,114 @@
+"""Confirmation: estimates beside exact values of the same cells, and what agreement is called."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+from pairs import CAT, QUIET, TRAIT, make_pair, shared_pair
+
+import sublim_mech as sm
+from sublim_mech import masks
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z"])
+def test_confirmation_of_estimates_is_patching(llama, prompts, site):
+    asked = {"site": site, "direction": "noising"}
+    scores = sm.attribute(
+        llama, prompts, TRAIT, method="activation_ig", points=2, **asked, **QUIET
+    )
+    exact = sm.patch(llama, prompts, TRAIT, **asked, **QUIET).data["effect"].isel(model=0)
+    confirmed = sm.confirm(llama, prompts, TRAIT, scores, k=6, seed=3, **QUIET)
+    noted = confirmed.provenance["confirmation"]
+    cells = noted["cells"]
+    assert len(cells) == 12
+    assert [cell["top"] for cell in cells] == [True] * 6 + [False] * 6
+    for cell in cells:
+        place = {axis: cell[axis] for axis in exact.dims}
+        assert cell["exact"] == pytest.approx(float(exact.sel(place)), abs=5e-6)
+        assert cell["estimate"] == pytest.approx(float(scores.headline.sel(place)), abs=1e-12)
+
+    # the agreement by hand
+    estimates, values = (np.array([c[name] for c in cells]) for name in ("estimate", "exact"))
+    ranks = [numbers.argsort().argsort() for numbers in (estimates, values)]  # no ties
+    assert noted["pearson"] == pytest.approx(np.corrcoef(estimates, values)[0, 1])
+    assert noted["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert (estimates != 0).all()
+    assert noted["sign"] == (np.sign(estimates) == np.sign(values)).mean()
+    headline = scores.headline.values
+    strongest = np.sort(np.abs(headline[np.isfinite(headline)]))[-6:]
+    assert np.sort(np.abs(estimates[:6])) == pytest.approx(strongest)
+
+
+def test_confirmation_of_graft_ig_is_the_mean_of_alone_and_left_out(smol_tokenizer, prompts):
+    base = tiny.model("llama")
+    loaded = sm.load_base(base, tokenizer=smol_tokenizer)
+    control = sm.models.load_student(loaded, tiny.lora(base, seed=2), name="other")
+    pair = sm.load_pair(loaded, tiny.lora(base), controls=[control])
+    scores = sm.attribute(pair, prompts, TRAIT, points=4, **QUIET)
+    confirmed = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)
+    compared = 0
+    for cell in confirmed.provenance["confirmation"]["cells"]:
+        prompt = prompts[cell["prompt"]]
+        if cell["position"] >= len(prompt):
+            continue
+        place = masks.modules(f"blocks.{cell['layer']}.{cell['module']}")
+        sets = {"cell": place & masks.positions(cell["position"])}
+        graft = sm.graft(pair, [prompt], TRAIT, sets, **QUIET)
+        assert cell["exact"] == pytest.approx(float(graft.headline.mean()), abs=5e-6)
+        compared += 1
+    assert compared > 2
+    again = sm.confirm(pair, prompts, TRAIT, scores, k=3, **QUIET)
+    assert again.provenance["confirmation"] == confirmed.provenance["confirmation"]
+    assert "confirmation" not in scores.provenance
+
+
+def test_a_small_change_makes_the_estimate_exact(smol_tokenizer, prompts):
+    """For a student close to its base attribution patching converges to patching."""
+    base = tiny.model("llama").double()
+    student = tiny.lora(base, std=3e-4).double()
+    pair = sm.load_pair(base, student, tokenizer=smol_tokenizer)
+    asked = {"method": "attribution_patching", "site": "mlp_out"}
+    estimate = sm.attribute(pair, prompts, TRAIT, **asked, **QUIET)
+    confirmed = sm.confirm(pair, prompts, TRAIT, estimate, k=10, **QUIET)
+    noted = confirmed.provenance["confirmation"]
+    assert noted["pearson"] > 0.999
+    assert not noted["poor"]
+
+
+def test_poor_agreement_is_said_aloud(llama, prompts):
+    scores = sm.attribute(llama, prompts, TRAIT, method="attribution_patching", **QUIET)
+    wrong = replace(scores, data=scores.data.assign(effect=-scores.data["effect"]))
+    with pytest.warns(UserWarning, match="agrees poorly with exact values"):
+        confirmed = sm.confirm(llama, prompts, TRAIT, wrong, k=5, **QUIET)
+    assert confirmed.provenance["confirmation"]["poor"]
+    assert confirmed.provenance["confirmation"]["pearson"] < 0
+
+
+def test_what_confirm_refuses(llama, prompts, smol_tokenizer):
+    scores = sm.attribute(llama, prompts, TRAIT, method="attribution_patching", **QUIET)
+    effect = sm.effect(llama, prompts, TRAIT, **QUIET)
+    inputs = sm.attribute(llama, prompts, TRAIT, method="gradient_x_input", **QUIET)
+    other = make_pair("llama", "full", smol_tokenizer)
+    gpt2 = shared_pair("gpt2", "full", smol_tokenizer)
+    for call, message in (
+        (lambda: sm.confirm(llama, prompts[::-1], TRAIT, scores), "from other prompts than given"),
+        (lambda: sm.confirm(llama, prompts[:1], TRAIT, scores), "from other prompts than given"),
+        (lambda: sm.confirm(llama, prompts, CAT, scores), "made from other metric than given"),
+        (lambda: sm.confirm(other, prompts, TRAIT, scores), "made from other students than"),
+        (lambda: sm.confirm(gpt2, prompts, TRAIT, scores), "made from other base and students"),
+        (lambda: sm.confirm(llama, prompts, TRAIT, scores, k=1), "k=1: give at least 2 and at"),
+        (lambda: sm.confirm(llama, prompts, TRAIT, scores, k=10**6), "at most half of the"),
+        (lambda: sm.confirm(llama, prompts, TRAIT, effect), "effect scores are exact already"),
+        (lambda: sm.confirm(llama, prompts, TRAIT, inputs), "gradient_x_input has no exact count"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_scores_of_the_same_number_at_other_tokens_are_another_metrics(llama, prompts):
+    """Two metrics that differ in the tokens they read alone have names of their own."""
+    last, early = sm.metrics.entropy(), sm.metrics.entropy(at=[3])
+    scores = sm.attribute(llama, prompts, early, method="attribution_patching", **QUIET)
+    with pytest.raises(ValueError, match="made from other metric than given"):
+        sm.confirm(llama, prompts, last, scores, **QUIET)
