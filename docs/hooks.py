@@ -5,7 +5,7 @@
 2. Formulas between double dollars become MathML, which browsers draw without a script.
 3. A quoted message, one line however long, wraps; quoted tables do not.
 4. Docstrings here say `Example:`, griffe knows `Examples:` only.
-5. The first page of the reference lists the names of the top level, read from the source without
+5. Tables of the names of a module, each with its first sentence, are read from the source without
    importing it.
 """
 
@@ -30,13 +30,13 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-NAMES = "<!-- the names of the top level -->"
 
 # code is matched too, so that a link or a formula inside it is left alone
 CODE = r"^```.*?^```|`[^`\n]+`"
 FLAGS = re.DOTALL | re.MULTILINE
 LINK = re.compile(rf"{CODE}|\[(?P<text>[^\[\]]*)\]\((?P<target>[^)\s]+)\)", FLAGS)
 FORMULA = re.compile(rf"{CODE}|^\$\$(?P<latex>.+?)\$\$$", FLAGS)
+NAMES = re.compile(r"^<!-- the names of ([\w.]+) -->$", re.MULTILINE)
 MESSAGE = re.compile(r"^```text\n(?=\w+: )", re.MULTILINE)  # `ValueError: ...`
 
 
@@ -48,14 +48,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite a page's links, formulas and messages, and fill in the names of the top level."""
+    """Rewrite a page's links, formulas and messages, and fill in tables of names."""
     source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
     markdown = LINK.sub(lambda match: link_on_site(match, source, page.file.src_uri), markdown)
     markdown = FORMULA.sub(formula, markdown)
     markdown = MESSAGE.sub("``` { .text .message }\n", markdown)
-    if NAMES in markdown:
-        markdown = markdown.replace(NAMES, top_level_names())
-    return markdown
+    return NAMES.sub(lambda match: table_of_names(match[1]), markdown)
 
 
 def link_on_site(match: re.Match[str], source: str, uri: str) -> str:
@@ -92,18 +90,19 @@ class Examples(griffe.Extension):
             obj.docstring.value = re.sub("^Example:$", "Examples:", text, flags=re.MULTILINE)
 
 
-def top_level_names() -> str:
-    """A table of `sublim_mech.__all__`: each name with the first sentence of its docstring."""
+def table_of_names(module: str) -> str:
+    """The `__all__` of a module, each name with the first sentence of its docstring."""
     package = griffe.load("sublim_mech", search_paths=[ROOT / "src"], allow_inspection=False)
+    names = package.modules_collection[module]
     rows = []
-    for name in map(str, package.exports or ()):
-        thing = package[name]
+    for name in map(str, names.exports or ()):
+        thing = names[name]
         try:
             target = thing.final_target if thing.is_alias else thing
         except griffe.AliasResolutionError:
-            log.warning("sublim_mech.%s: its definition is not seen without importing it", name)
+            log.warning("%s.%s: its definition is not seen without importing it", module, name)
             continue
         text = target.docstring.value if target.docstring else ""
-        sentence = text.split("\n\n")[0].replace("\n", " ")
+        sentence = text.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         rows.append(f"| [`{name}`][{target.canonical_path}] | {sentence} |")
     return "\n".join(["| name | what it is |", "|---|---|", *rows])

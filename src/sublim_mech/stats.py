@@ -15,7 +15,11 @@ from itertools import product
 import numpy as np
 
 Array = np.ndarray
+"""Numbers with any number of axes."""
+
 DRAWS = 2000
+"""Resamples of a bootstrap, and random permutations of a test."""
+
 FEWEST = 6
 """Prompts a cell needs to be tested.
 

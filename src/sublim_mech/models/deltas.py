@@ -88,6 +88,7 @@ class Replaced:
 
 
 Delta = LowRank | Replaced
+"""A student's difference at a module."""
 
 
 def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:

@@ -19,6 +19,7 @@ from ...models.base import Base
 from ...prompts import Context, Trait
 
 BASE = "base"
+"""The name of the untouched base among teachers."""
 
 Model = Runner | Base
 """A loaded model that can be run; a `Base` where the gated forward cannot run its architecture."""

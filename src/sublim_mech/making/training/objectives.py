@@ -28,6 +28,7 @@ from ...hints import check_choice
 from .data import TrainingData
 
 OBJECTIVES = ("cross-entropy", "forward-kl", "reverse-kl", "logit-mse")
+"""What `train(objective=)` takes."""
 
 OBJECTIVE_WORDS = {
     "cross-entropy": "cross-entropy",
