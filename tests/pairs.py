@@ -8,7 +8,6 @@ from typing import Any
 
 import tiny
 import torch
-from sublim_mech.prompts.chat import NONE
 
 import sublim_mech as sm
 from sublim_mech.engine.forward import Gates
