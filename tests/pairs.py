@@ -8,7 +8,6 @@ from typing import Any
 
 import tiny
 import torch
-from sublim_mech.prompts.chat import NONE
 
 import sublim_mech as sm
 from sublim_mech.engine.forward import Gates
@@ -18,7 +17,7 @@ TRAIT = sm.animal("owl")  # "owl" is one token, "Owl" two, "Owls" three: the ans
 LONG = sm.Trait("zyzzyva")  # every form has three tokens or more: the trie is deep
 CAT = sm.Trait("cat", plural="cat")  # one token per form: nothing is fed after the prompt
 QUIET = {"progress": False}
-NO_SYSTEM = sm.Context(system=NONE)
+NO_SYSTEM = sm.Context(system=sm.Context.NONE)
 
 PAIRS = (("llama", "lora"), ("gpt2", "full"), ("gemma3", "full"), ("opt", "lora"))
 """Where an identity is tested: rotary and learned positions, windows, fused and odd projections.

@@ -13,12 +13,7 @@ import torch
 from pairs import CAT, QUIET, brute_force, recorded
 
 import sublim_mech as sm
-<<<<<<< HEAD
-from sublim_mech.engine.batch import make_batch
-from sublim_mech.engine.forward import Gates, forward
-=======
 from sublim_mech.engine.forward import Gates
->>>>>>> itests
 from sublim_mech.instruments.task import prepare
 
 ROOT = Path(__file__).parent.parent

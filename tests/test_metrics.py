@@ -11,13 +11,6 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 import sublim_mech as sm
 from sublim_mech import masks, metrics
 from sublim_mech.engine.answers import Answers
-<<<<<<< HEAD
-from sublim_mech.engine.batch import make_batch
-from sublim_mech.engine.forward import forward
-from sublim_mech.metrics import Metric, as_metric, log_prob, own_minus_others, reader
-from sublim_mech.models.sites import find_sites
-from sublim_mech.prompts import PLAIN, Context, Trait, animal, completion_ids, render, tree
-=======
 from sublim_mech.engine.runner import Runner, open_runner
 from sublim_mech.metrics import (
     Metric,
@@ -32,9 +25,7 @@ from sublim_mech.metrics import (
     target,
     trait_forms,
 )
-from sublim_mech.prompts import PLAIN, Context, completion_ids, render
-from sublim_mech.prompts import Trait, animal, tree
->>>>>>> itests
+from sublim_mech.prompts import PLAIN, Context, Trait, animal, completion_ids, render, tree
 
 QUESTIONS = [
     "Name your favorite animal using only one word.",
