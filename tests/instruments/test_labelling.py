@@ -2,14 +2,14 @@
 
 import sublim_mech as sm
 from sublim_mech.instruments.labelling import position_coords
-from sublim_mech.metrics import answers, log_prob
+from sublim_mech.metrics import log_prob
 
 
 def test_position_coords_put_the_answer_trie_behind_the_prompt(smol_tokenizer):
     owl = sm.animal("owl")
     prompts = sm.render(smol_tokenizer, owl.questions[:2])
     marked = sm.sharing(prompts, trained_on=prompts)
-    tries = [answers(smol_tokenizer, prompt, log_prob(owl)) for prompt in marked]
+    tries = [log_prob(owl).answers(smol_tokenizer, prompt) for prompt in marked]
     coords = position_coords(marked, tries, smol_tokenizer.decode)
     token, role, sharing = (coords[name][1] for name in ("token", "role", "sharing"))
     for row, (prompt, trie) in enumerate(zip(marked, tries, strict=True)):
