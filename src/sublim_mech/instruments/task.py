@@ -288,7 +288,7 @@ def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     stacked = np.full((len(arrays), *shape), np.nan)
     for number, array in enumerate(arrays):
         inside = tuple(slice(length) for length in array.shape)
-        stacked[number : number + 1][(slice(None), *inside)] = array
+        stacked[number, ...][inside] = array
     return stacked
 
 
