@@ -126,7 +126,7 @@ def mutants_of(module: str) -> list[Mutant]:
 
 
 def _computed(source: str) -> str:
-    """The syntax tree without what is only read by people: annotations."""
+    """The syntax tree without annotations and class decorators (that a record is frozen)."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -136,6 +136,8 @@ def _computed(source: str) -> str:
             node.annotation = None
         if isinstance(node, ast.FunctionDef):
             node.returns = None
+        if isinstance(node, ast.ClassDef):
+            node.decorator_list = []
     return ast.dump(tree)
 
 
