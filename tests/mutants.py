@@ -126,7 +126,11 @@ def mutants_of(module: str) -> list[Mutant]:
 
 
 def _computed(source: str) -> str:
-    """The syntax tree without annotations and class decorators (that a record is frozen)."""
+    """The syntax tree without what computes nothing.
+
+    Annotations, class decorators (that a record is frozen), and `*` among parameters, which a sign's
+    mutants take for a product.
+    """
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -138,6 +142,10 @@ def _computed(source: str) -> str:
             node.returns = None
         if isinstance(node, ast.ClassDef):
             node.decorator_list = []
+        if isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults = [*node.defaults, *filter(None, node.kw_defaults)]
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
     return ast.dump(tree)
 
 
