@@ -128,8 +128,8 @@ def mutants_of(module: str) -> list[Mutant]:
 def _computed(source: str) -> str:
     """The syntax tree without what computes nothing.
 
-    Annotations, class decorators (that a record is frozen), and `*` among parameters, which a sign's
-    mutants take for a product.
+    Annotations, class decorators (that a record is frozen), whether `zip` insists on lengths that
+    are equal, and `*` among parameters, which a sign's mutants take for a product.
     """
     try:
         tree = ast.parse(source)
@@ -142,6 +142,8 @@ def _computed(source: str) -> str:
             node.returns = None
         if isinstance(node, ast.ClassDef):
             node.decorator_list = []
+        if isinstance(node, ast.Call):
+            node.keywords = [given for given in node.keywords if given.arg != "strict"]
         if isinstance(node, ast.arguments):
             node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
             node.defaults = [*node.defaults, *filter(None, node.kw_defaults)]
