@@ -376,6 +376,7 @@ def test_reads_of_chosen_tokens(case):
     prompt = case.prompts[0]
     length = len(prompt)
     assert entropy().answers(case.tokenizer, prompt) == Answers(at=(length - 1,))
+    assert (metrics.Entropy(), metrics.KLToBase()) == (entropy(), kl_to_base())
     assert kl_to_base(at=[2, -1]).answers(case.tokenizer, prompt).at == (2, length - 1)
     user = masks.role("user").tokens
     assert kl_to_base(at=user).answers(case.tokenizer, prompt).at == tuple(user(prompt))

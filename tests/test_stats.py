@@ -74,6 +74,14 @@ def test_a_single_prompt_has_no_interval():
     assert np.isnan([share.low, share.high]).all()
 
 
+def test_two_prompts_have_an_interval():
+    """A quarter of the resamples is one prompt twice, a quarter the other: the interval is both."""
+    interval = mean_interval(np.array([1.0, 4.0]))
+    assert (interval.low, interval.high) == (1, 4)
+    ratio = ratio_interval(np.array([1.0, 4.0]), np.array([2.0, 2.0]))
+    assert (ratio.low, ratio.high) == (0.5, 2)
+
+
 def test_a_ratio_of_proportional_data_is_known_exactly():
     total = RNG.uniform(1, 2, size=30)
     shares = np.array([[0.2, 0.5], [-1.0, 0.0]])
@@ -110,9 +118,9 @@ def test_no_ratio_where_the_total_is_inside_its_noise():
 
 
 def test_an_interval_excludes_zero_on_either_side():
-    low, high = np.array([1.0, -2, -1, np.nan]), np.array([2.0, -1, 1, np.nan])
+    low, high = np.array([1.0, -2, -1, np.nan, 0, -1]), np.array([2.0, -1, 1, np.nan, 1, 0])
     interval = Interval((low + high) / 2, low, high)
-    assert interval.excludes_zero.tolist() == [True, True, False, False]
+    assert interval.excludes_zero.tolist() == [True, True, False, False, False, False]
 
 
 def test_the_same_seed_gives_the_same_bytes():
@@ -227,6 +235,15 @@ def test_missing_prompts_are_left_out_cell_by_cell():
     np.testing.assert_array_equal(max_t(few).p[:3], max_t(x[:, :3]).p)
     assert np.isnan(max_t(x[:5]).p).all()
     assert max_t(few).noise[3]
+
+
+def test_of_twelve_prompts_all_patterns_are_taken_of_thirteen_random_ones():
+    x = RNG.normal(size=(13, 5)) + 0.4
+    for prompts, patterns in ((12, 2**12), (13, 5001)):
+        counts = max_t(x[:prompts]).p * patterns
+        np.testing.assert_allclose(counts, np.round(counts), atol=1e-6)
+    assert max_t(x[:12], seed=1).p.tolist() == max_t(x[:12]).p.tolist()
+    assert max_t(x, seed=1).p.tolist() != max_t(x).p.tolist() == max_t(x, seed=0).p.tolist()
 
 
 def test_random_signs_come_near_all_of_them():
