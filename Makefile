@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science bench clean
+.PHONY: demo test quick lint docs figures students science bench mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -36,6 +36,11 @@ students: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[bench]"
 	cd $(ROOT) && $(BIN)/python -m benchmarks
+
+# hours for all modules; make mutants ONLY="stats.py prompts/shared.py --sample 40" for some
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[mutants]"
+	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(ONLY)
 
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.11 ...")'

@@ -89,6 +89,20 @@ def test_a_ratio_is_of_means_not_a_mean_of_ratios():
     assert interval.low <= interval.mean <= interval.high
 
 
+def test_over_a_total_of_one_a_ratio_is_the_mean_with_its_interval():
+    x = RNG.normal(size=(12, 3))
+    ratio, mean = ratio_interval(x, np.ones(12)), mean_interval(x)
+    for name in ("mean", "low", "high"):
+        np.testing.assert_allclose(getattr(ratio, name), getattr(mean, name), atol=1e-12)
+
+
+def test_a_bootstrap_resamples_two_thousand_times_from_seed_zero():
+    """As the documentation says; other numbers would change every published interval a little."""
+    np.testing.assert_array_equal(bootstrap_weights(4), bootstrap_weights(4, draws=2000, seed=0))
+    x = RNG.normal(size=9)
+    assert mean_interval(x).low == mean_interval(x, seed=0).low
+
+
 def test_no_ratio_where_the_total_is_inside_its_noise():
     total = np.array([1.0, -1.1, 0.9, -0.8])
     interval = ratio_interval(np.stack([total, 2 * total], 1), total)
@@ -127,7 +141,7 @@ def test_sets_that_can_stand_in_one_way_only_stand_so(inside):
     assert (random_like(np.array(inside), 5, RNG) == np.array(inside)).all()
 
 
-@pytest.mark.parametrize("inside", ["1101000", "1010000", "0111000", "110110100"])
+@pytest.mark.parametrize("inside", ["1101000", "1010000", "0111000", "110110100", "1101", "10110"])
 def test_every_arrangement_is_as_likely(inside):
     """Exhaustively: all sets of as many runs of the same lengths, each about equally often."""
     given = np.array([c == "1" for c in inside])
@@ -233,6 +247,12 @@ def test_cells_without_spread():
     cells = max_t(x)
     assert cells.t.tolist() == [0, np.inf]
     assert cells.p.tolist() == [1, 2 / 128]
+
+
+def test_one_prompt_has_no_standard_error_two_have():
+    assert np.isnan(max_t(np.array([[0.0, 2.0]])).t).all()
+    x = np.array([[1.0], [2.0]])
+    np.testing.assert_allclose(max_t(x).t, t_of(x))
 
 
 def test_axes_are_kept():

@@ -4,8 +4,8 @@ import pytest
 
 from sublim_mech.engine.answers import NO_ANSWERS, Answers, build_trie, shortest_paths
 
-# three forms that share beginnings, and one that shares nothing
-PATHS = [(5,), (6, 7), (6, 7, 8), (6, 9, 8), (4, 4, 4)]
+# forms that share beginnings, one that shares nothing, and a long one
+PATHS = [(5,), (6, 7), (6, 7, 8), (6, 9, 8), (4, 4, 4), (4, 4, 2, 9, 1)]
 
 
 def strings_of(trie):
@@ -37,6 +37,8 @@ def test_nodes_are_the_inner_prefixes_each_once_and_parents_first():
     assert len(spelled) == len(prefixes)
     assert set(spelled) == prefixes
     assert all(parent < node for node, parent in enumerate(trie.parents))
+    roots = [node for node, prefix in enumerate(spelled) if len(prefix) == 1]
+    assert {trie.parents[root] for root in roots} == {-1}  # the last prompt token
 
 
 def test_depths_reads_and_length_by_hand():

@@ -52,6 +52,14 @@ def test_a_node_sees_the_prompt_its_ancestors_and_itself(batch):
         assert seen[slot].nonzero().flatten().tolist() == prompt + nodes
 
 
+def test_a_node_far_down_sees_all_its_ancestors(llama):
+    chain = Answers(nodes=(6, 7, 9, 4, 5), parents=(-1, 0, 1, 1, 3))
+    seen = visible(make_batch(llama, [[11, 12]], [chain]).mask)[0]
+    assert seen[4].nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+    assert seen[5].nonzero().flatten().tolist() == [0, 1, 2, 3, 5]
+    assert seen[6].nonzero().flatten().tolist() == [0, 1, 2, 3, 5, 6]
+
+
 def test_nothing_sees_padding_and_padding_sees_itself_alone(batch):
     seen = visible(batch.mask)[1]
     assert not seen[:3, 3:].any()

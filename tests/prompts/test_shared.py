@@ -1,6 +1,7 @@
 """Sharing classes, by hand and as laws, in the chat templates of six families."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -99,6 +100,31 @@ def test_every_user_turn_of_a_conversation_has_the_frame_of_one(smol_tokenizer):
             frames[turn_role].add(class_)
     assert frames["system"] == {"prefix"}
     assert frames["user"] == {"prefix", "aligned"}
+
+
+def test_an_answer_that_is_still_to_be_written_has_no_end_to_count_from(smol_tokenizer):
+    """Its last token is shared only if all before it in its turn are, whatever ends turns."""
+    known = Trained.of(render(smol_tokenizer, [*TRAINING, TALK]))
+    (asked,) = render(smol_tokenizer, [QUESTION])
+    start = asked.turn_roles.index("assistant")
+    (novel,) = smol_tokenizer(" penguin")["input_ids"]
+    for place, last in ((start, "seen"), (len(asked) - 1, "novel")):
+        ids = [*asked.ids[:place], novel, *asked.ids[place + 1 :]]
+        (prompt,) = sharing([dataclasses.replace(asked, ids=tuple(ids))], known)
+        assert prompt.sharing[place] == "novel"
+        assert prompt.sharing[-1] == last
+
+
+def test_a_turn_of_one_token_is_a_turn(smol_tokenizer):
+    """As where a template's generation prompt is a single token."""
+    per_token = ("ids", "tokens", "offsets", "roles", "turns", "turn_roles")
+    cut = []
+    for prompt in render(smol_tokenizer, [*TRAINING, QUESTION]):
+        end = prompt.turn_roles.index("assistant") + 1
+        short = {name: getattr(prompt, name)[:end] for name in per_token}
+        cut.append(dataclasses.replace(prompt, **short))
+    (asked,) = sharing(cut[-1:], cut[:-1])
+    assert asked.sharing[-1] == "aligned"
 
 
 def test_training_prompts_are_never_novel_to_themselves(dressed):

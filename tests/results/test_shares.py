@@ -1,13 +1,15 @@
 """Concentration: planted effects are found, even ones are not, noise is called noise."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import synthetic
 import xarray as xr
 
 from sublim_mech.results.scores import Scores
-from sublim_mech.results.shares import concentration
-from sublim_mech.stats import random_like
+from sublim_mech.results.shares import Concentration, concentration
+from sublim_mech.stats import random_like, ratio_interval
 
 SHARED = ["prefix", "aligned"]
 
@@ -86,6 +88,54 @@ def test_hand_computed_share_of_a_role_and_of_an_array():
     assert template.token_share == pytest.approx(inside.sum() / (role != "").sum())
 
 
+# --------------------------------------------------------------------------------- the conclusion
+
+SHOWN = Concentration(
+    on="shared",
+    of="student",
+    share=0.6,
+    low=0.5,
+    high=0.7,
+    absolute_share=0.6,
+    token_share=0.4,
+    tokens=8.0,
+    enrichment=1.5,
+    null_low=0.3,
+    null_high=0.5,
+    p=0.01,
+    p_less=0.99,
+    effect=1.0,
+    effect_low=0.8,
+    effect_high=1.2,
+    prompts=12,
+    unit="nats",
+)
+LESS = {"share": 0.2, "low": 0.1, "high": 0.3, "p": 0.99, "p_less": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "begins", "says"),
+    [
+        ({}, "Shared tokens carry more than", "p = 0.01"),
+        ({"low": 0.4}, "No evidence", "p = 0.01"),  # the interval holds the share of tokens
+        ({"low": 0.3}, "No evidence", "p = 0.01"),
+        ({"p": 0.05}, "No evidence", "p = 0.05"),
+        (LESS, "Shared tokens carry less than", "p = 0.01"),
+        (LESS | {"high": 0.4}, "No evidence", "p = 0.01"),
+        (LESS | {"high": 0.5}, "No evidence", "p = 0.01"),
+        (LESS | {"p_less": 0.05}, "No evidence", "p = 0.05"),
+        ({"share": 0.4, "low": 0.3, "high": 0.5, "p": 0.6, "p_less": 0.7}, "No ev", "p = 0.6"),
+        ({"prompts": 2}, "Shared tokens carry more than", "p = 0.01"),
+        ({"prompts": 1}, "No conclusion: one prompt", "score several"),
+        ({"share": np.nan}, "No conclusion: the effect (+1.000 nats, 95 % +0.800", "noise"),
+    ],
+)
+def test_the_conclusion_needs_both_the_interval_and_the_null(numbers, begins, says):
+    conclusion = dataclasses.replace(SHOWN, **numbers).conclusion
+    assert conclusion.startswith(begins)
+    assert says in conclusion
+
+
 # ---------------------------------------------------------------------------------------- the null
 
 
@@ -117,6 +167,61 @@ def test_a_fixed_profile_over_positions_is_no_evidence_for_a_random_set():
         values = profile + rng.normal(size=(prompts, length)) * 0.05
         significant += concentration(attribution_of(rows, values), draws=200).p < 0.05
     assert significant <= 8  # 3 expected; about 20 where each prompt is placed on its own
+
+
+def test_p_is_never_zero():
+    """The set itself counts among the random ones: of 199 others none has all of the effect."""
+    inside = np.isin(np.arange(60), [1, 4, 5, 9, 10, 11, 20, 30, 31, 32, 33, 50])
+    rows = [[("x", "user", 0, "prefix" if c else "novel") for c in inside]]
+    shared_out = concentration(attribution_of(rows, inside[None] * 1.0), draws=199)
+    assert shared_out.share == 1
+    assert shared_out.p == pytest.approx(1 / 200)
+    assert shared_out.p_less == 1
+    others = concentration(attribution_of(rows, ~inside[None] * 1.0), draws=199)
+    assert others.share == 0
+    assert others.p == 1
+    assert others.p_less == pytest.approx(1 / 200)
+
+
+def test_two_thousand_resamples_and_random_sets_from_seed_zero():
+    """As the documentation says."""
+    scores = synthetic.attribution()
+    assert concentration(scores) == concentration(scores, draws=2000, seed=0)
+
+
+def test_the_interval_is_that_of_a_ratio_of_means():
+    scores = planted(lambda sharing, rng: 0.3 + rng.normal(size=sharing.shape) * 0.1)
+    effect = scores.token_effect()
+    inside = np.isin(scores.positions("sharing"), SHARED)
+    on_set, whole = np.nansum(np.where(inside, effect, 0), 1), np.nansum(effect, 1)
+    ratio = ratio_interval(on_set, whole)
+    shared_out = concentration(scores)
+    for name, expected in (("share", ratio.mean), ("low", ratio.low), ("high", ratio.high)):
+        assert getattr(shared_out, name) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_the_null_of_one_token_is_the_effects_of_single_tokens():
+    """Each of 200 tokens is as likely, so the null's bounds are percentiles of their effects."""
+    effect = np.arange(1.0, 201.0)
+    rows = [[("x", "user", 0, "prefix" if t == 120 else "novel") for t in range(200)]]
+    shared_out = concentration(attribution_of(rows, effect[None]), draws=20_000)
+    bounds = np.array([shared_out.null_low, shared_out.null_high]) * effect.sum() / 200
+    np.testing.assert_allclose(bounds, [0.025, 0.975], atol=0.007)  # one standard error is 0.001
+    assert shared_out.p == pytest.approx(80 / 200, abs=0.02)
+    assert shared_out.p_less == pytest.approx(121 / 200, abs=0.02)
+
+
+def test_every_place_of_the_longest_prompt_can_be_taken():
+    rows = [[("x", "user", 0, "prefix" if t == 0 else "novel") for t in range(3)]]
+    shared_out = concentration(attribution_of(rows, np.array([[0.0, 0.0, 1.0]])))
+    assert shared_out.null_high == 1  # a third of the random sets are the last token
+
+
+def test_one_prompt_has_a_share_but_no_interval():
+    one = concentration(attribution_of([synthetic.chat()], np.ones((1, len(synthetic.chat())))))
+    assert one.share == pytest.approx(one.token_share)
+    assert np.isnan([one.low, one.high, one.effect_low, one.effect_high]).all()
+    assert one.conclusion.startswith("No conclusion: one prompt")
 
 
 def test_random_sets_are_the_same_in_all_prompts():
