@@ -1,4 +1,7 @@
-"""The instruments' speed: exact sweeps against the tools one would use without them, gradients against exact sweeps."""
+"""The instruments' speed.
+
+Exact sweeps against the tools one would use without them, gradients against exact sweeps.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,14 @@ from .models import CAT, OWL, gpt2_small, smollm2
 from .rows import Row, race, row
 
 SEED = 0
+QUIET: dict[str, Any] = {"progress": False}
 
 
 @row("patch_gpt2")
 def patch_gpt2() -> Row:
     """Layer x position patching on GPT-2-small."""
-    pair, prompt, which = gpt2_small()
-    return patching_row(pair, prompt, f"GPT-2-small ({which})", repeats=1)
+    pair, prompt, weights = gpt2_small()
+    return patching_row(pair, prompt, f"GPT-2-small ({weights})", repeats=1)
 
 
 @row("patch_smollm2")
@@ -40,7 +44,7 @@ def patch_smollm2() -> Row:
 
 
 def patching_row(pair: ModelPair, prompt: Prompt, what: str, *, repeats: int) -> Row:
-    """`patch` at resid_pre against TransformerLens' own sweep, which is one full forward per cell."""
+    """`patch` at resid_pre against TransformerLens' own sweep: one full forward per cell."""
     base, student = pair.base_bridge(), pair.student_bridge()
     ids = torch.tensor([prompt.ids])
     forms = one_token_forms(pair, prompt)
@@ -48,24 +52,29 @@ def patching_row(pair: ModelPair, prompt: Prompt, what: str, *, repeats: int) ->
     def metric(logits: Tensor) -> Tensor:
         return logits[0, -1].log_softmax(-1)[forms].logsumexp(0)
 
+    def wanted(name: str) -> bool:
+        return name.endswith("hook_resid_pre")
+
     @torch.no_grad()
     def theirs() -> np.ndarray:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
-            _, cache = student.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_pre"))
+            _, cache = student.run_with_cache(ids, names_filter=wanted)
             grid = patching.get_act_patch_resid_pre(base, ids, cache, metric)
         return (grid - metric(base(ids))).numpy()
 
     def ours() -> np.ndarray:
-        return sm.patch(pair, [prompt], CAT, site="resid_pre", progress=False).data["effect"].values[0, 0]
+        scores = sm.patch(pair, [prompt], CAT, site="resid_pre", **QUIET)
+        return scores.data["effect"].values[0, 0]
 
     @torch.no_grad()
     def one_cell() -> None:
         base(ids)
 
-    cells = pair.sites.n_layers * len(prompt)
-    done = race(ours, theirs, piece=one_cell, pieces=cells + 2, repeats=repeats)  # and the donor's and the recipient's own run
+    # a forward per cell, and the donor's and the recipient's own
+    depth, size = pair.sites.n_layers, len(prompt)
+    done = race(ours, theirs, piece=one_cell, pieces=depth * size + 2, repeats=repeats)
     return done.row(
-        f"patch resid_pre, {pair.sites.n_layers} layers x {len(prompt)} tokens, {what}",
+        f"patch resid_pre, {depth} layers x {size} tokens, {what}",
         "transformer_lens.patching.get_act_patch_resid_pre",
         5,
         max_abs_diff=done.difference,
@@ -82,7 +91,10 @@ def graft_sweep() -> Row:
 
 
 def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, cells: int, repeats: int) -> Row:
-    """`graft_sweep` against one PEFT forward per cell whose LoRA branch is masked, on a random sample of cells."""
+    """`graft_sweep` against one PEFT forward per cell whose LoRA branch is masked.
+
+    PEFT's side computes a random sample of the cells.
+    """
     depth, size = pair.sites.n_layers, len(prompt)
     chosen = np.random.default_rng(SEED).permutation(depth * size)[:cells]
     ids, forms = torch.tensor([prompt.ids]), one_token_forms(pair, prompt)
@@ -101,12 +113,19 @@ def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, cells: int, repe
         return np.array([value(*divmod(int(cell), size)) for cell in chosen]) - base
 
     def ours() -> np.ndarray:
-        return (
-            sm.instruments.graft_sweep(pair, [prompt], CAT, layers=range(depth), progress=False).data["effect"].values[0, 0].ravel()[chosen]
-        )
+        sweep = sm.instruments.graft_sweep
+        scores = sweep(pair, [prompt], CAT, layers=range(depth), **QUIET)
+        return scores.data["effect"].values[0, 0].ravel()[chosen]
 
-    all_ = depth * size
-    done = race(ours, theirs, piece=lambda: value(0, 0), pieces=all_, repeats=repeats, scale=all_ / len(chosen))
+    count = depth * size
+    done = race(
+        ours,
+        theirs,
+        piece=lambda: value(0, 0),
+        pieces=count,
+        repeats=repeats,
+        scale=count / len(chosen),
+    )
     return done.row(
         f"graft_sweep, {depth} layers x {size} tokens, {what}",
         "one PEFT forward per cell, LoRA branch masked",
@@ -114,7 +133,8 @@ def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, cells: int, repe
         max_abs_diff=done.difference,
         tolerance=1e-4,
         note=(
-            f"ours: all {all_} cells; theirs: {len(chosen)} random cells (seed {SEED}), time scaled to all, compared on these; "
+            f"ours: all {count} cells; theirs: {len(chosen)} random cells (seed {SEED}), time "
+            "scaled to all, compared on these; "
             f"largest effect {np.abs(done.our_value).max():.3g} nats"
         ),
     )
@@ -127,23 +147,28 @@ def graft_ig() -> Row:
     return attribution_row(pair, prompt, "SmolLM2-135M-Instruct, owl student", points=8, repeats=1)
 
 
-def attribution_row(pair: ModelPair, prompt: Prompt, what: str, *, points: int, repeats: int) -> Row:
-    """Graft IG of all layer x module x position cells against the exact layer x position sweep, with their agreement."""
+def attribution_row(
+    pair: ModelPair, prompt: Prompt, what: str, *, points: int, repeats: int
+) -> Row:
+    """Graft IG of all layer x module x position cells against the exact sweep of layer x position.
 
-    def ours() -> np.ndarray:
-        return cells(
-            sm.attribute(pair, [prompt], OWL, method="graft_ig", points=points, progress=False).data["effect"].sum("module")
-        )
-
-    def exact(measure: Any) -> np.ndarray:
-        return cells(sm.instruments.graft_sweep(pair, [prompt], OWL, measure=measure, progress=False).data["effect"])
+    With their agreement.
+    """
 
     def cells(effect: Any) -> np.ndarray:
         return effect.isel(model=0, prompt=0).transpose("layer", "position").values
 
+    def ours() -> np.ndarray:
+        scores = sm.attribute(pair, [prompt], OWL, method="graft_ig", points=points, **QUIET)
+        return cells(scores.data["effect"].sum("module"))
+
+    def exact(measure: Any) -> np.ndarray:
+        scores = sm.instruments.graft_sweep(pair, [prompt], OWL, measure=measure, **QUIET)
+        return cells(scores.data["effect"])
+
     done = race(ours, lambda: exact("sufficiency"), repeats=repeats)
     mean = (done.their_value + exact("necessity")) / 2
-    total = float(sm.effect(pair, [prompt], OWL, progress=False).total.values[0])
+    total = float(sm.effect(pair, [prompt], OWL, **QUIET).total.values[0])
     agreement = {
         f"{kind} with {name}": round(correlation(done.our_value, grid, kind), 4)
         for name, grid in (("sufficiency", done.their_value), ("mean of both", mean))
@@ -155,38 +180,52 @@ def attribution_row(pair: ModelPair, prompt: Prompt, what: str, *, points: int, 
         f"graft IG, {points} points, all cells, {what}",
         f"our exact graft_sweep (sufficiency), {depth} layers x {size} slots",
         8,
-        max_abs_diff=abs(float(done.our_value.sum()) - total),  # completeness: the cells add up to the total effect
+        # completeness: the cells add up to the total effect
+        max_abs_diff=abs(float(done.our_value.sum()) - total),
         tolerance=0.01 * abs(total),
         note=f"difference: sum of cells against the total effect of {total:.3g} nats; {said}",
         more=agreement,
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ helpers
+# ----------------------------------------------------------------------------------------- helpers
 
 
 def one_token_forms(pair: ModelPair, prompt: Prompt) -> list[int]:
     """The token of each form of CAT after a prompt."""
-    forms = [pair.tokenizer(prompt.lead + form, add_special_tokens=False)["input_ids"] for form in CAT.forms]
-    if any(len(form) != 1 for form in forms):
-        raise ValueError(f"trait {CAT.name!r} has a form of several tokens here; the reference reads one.")
-    return [form[0] for form in forms]
+    tokens = []
+    for form in CAT.forms:
+        ids = pair.tokenizer(prompt.lead + form, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ValueError(
+                f"trait {CAT.name!r} has a form of several tokens here; the reference reads one."
+            )
+        tokens.append(ids[0])
+    return tokens
 
 
 @contextmanager
 def masked_lora(model: Any, mask: Callable[[int], Tensor | float]) -> Iterator[None]:
-    """While the context lasts, every LoRA branch of a PEFT model is multiplied by the mask of its layer."""
+    """While the context lasts, LoRA branches are multiplied by the mask of their layer."""
     with ExitStack() as stack:
         for path, module in model.named_modules():
-            if hasattr(module, "lora_B") and len(module.lora_B):
-                found = re.search(r"\.(?:layers|h)\.(\d+)\.", path)
-                times = 0.0 if found is None else mask(int(found[1]))
-                hook = module.lora_B[model.active_adapter].register_forward_hook(lambda _, __, out, times=times: out * times)
-                stack.callback(hook.remove)
+            if not (hasattr(module, "lora_B") and len(module.lora_B)):
+                continue
+            block = re.search(r"\.(?:layers|h)\.(\d+)\.", path)
+            factor = 0.0 if block is None else mask(int(block[1]))
+            branch = module.lora_B[model.active_adapter]
+            handle = branch.register_forward_hook(_multiply(factor))
+            stack.callback(handle.remove)
         yield
+
+
+def _multiply(factor: Tensor | float) -> Callable[..., Tensor]:
+    return lambda module, args, output: output * factor
 
 
 def correlation(a: np.ndarray, b: np.ndarray, kind: str) -> float:
     """Pearson or Spearman correlation of two grids, cell by cell."""
-    ranked = [pd.Series(x.ravel()).rank() if kind == "spearman" else pd.Series(x.ravel()) for x in (a, b)]
-    return float(ranked[0].corr(ranked[1]))
+    first, second = pd.Series(a.ravel()), pd.Series(b.ravel())
+    if kind == "spearman":
+        first, second = first.rank(), second.rank()
+    return float(first.corr(second))

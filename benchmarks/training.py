@@ -1,7 +1,8 @@
-"""Training: our trainer against TRL's `SFTTrainer`, and our labels against full-vocabulary ones; same tokens, order, start, schedule.
+"""Training: our trainer against TRL's `SFTTrainer`, our labels against full-vocabulary ones.
 
-Both sides run transformers' `Trainer` loop. One callback times the steps (forward, backward, clipping, optimiser) on either side; what
-surrounds them (files, held-out losses, preparing a dataset) is not timed.
+Same tokens, order, start and schedule. Both sides run transformers' `Trainer` loop. One callback
+times the steps (forward, backward, clipping, optimiser) on either side; what surrounds them (files,
+held-out losses, preparing a dataset) is not timed.
 """
 
 from __future__ import annotations
@@ -66,22 +67,43 @@ class Setting:
     precision: str
 
     @classmethod
-    def of(cls, base: Base, data: TrainingData, method: Any, *, steps: int, batch_size: int, precision: str) -> Setting:
+    def of(
+        cls,
+        base: Base,
+        data: TrainingData,
+        method: sm.LoRA | sm.FullFT,
+        *,
+        steps: int,
+        batch_size: int,
+        precision: str,
+    ) -> Setting:
         """A setting with a copy of the base."""
         twin = sm.load_base(copy.deepcopy(base.model), tokenizer=copy.deepcopy(base.tokenizer))
-        return cls(base, twin, data, method, steps, batch_size, precision)
+        return cls(
+            base,
+            twin,
+            data,
+            method=method,
+            steps=steps,
+            batch_size=batch_size,
+            precision=precision,
+        )
 
     @property
     def order(self) -> list[int]:
         """The rows of all steps as our trainer draws them."""
-        lengths = [len(p) + len(c) for p, c in zip(self.data.prompts, self.data.completions, strict=True)][:-1]
-        drawn = draw_order(lengths, steps=self.steps, batch_size=self.batch_size, seed=0, bucket=1)
+        sizes = [self.row_size(r) for r in range(len(self.data.prompts) - 1)]
+        drawn = draw_order(sizes, steps=self.steps, batch_size=self.batch_size, seed=0, bucket=1)
         return [r for step in drawn for r in step]
 
     @property
     def tokens(self) -> int:
         """Tokens of all steps, without padding."""
-        return sum(len(self.data.prompts[r]) + len(self.data.completions[r]) for r in self.order)
+        return sum(self.row_size(r) for r in self.order)
+
+    def row_size(self, row: int) -> int:
+        """Tokens of a row."""
+        return len(self.data.prompts[row]) + len(self.data.completions[row])
 
     def model(self) -> Any:
         """The other side's model in training, with the weights that ours begins with."""
@@ -92,12 +114,25 @@ class Setting:
     def arguments(self, folder: str) -> dict[str, Any]:
         """Arguments of the other side's trainer, as our trainer sets its own."""
         return {
-            "output_dir": folder, "max_steps": self.steps, "per_device_train_batch_size": self.batch_size,
-            "learning_rate": self.method.lr, "lr_scheduler_type": "linear", "warmup_steps": WARMUP, "max_grad_norm": 1.0,
-            "weight_decay": 0.0, "bf16": self.precision == "bf16", "gradient_checkpointing": False, "use_cpu": True,
-            "train_sampling_strategy": "sequential", "seed": 0, "save_strategy": "no", "logging_strategy": "no", "report_to": "none",
-            "disable_tqdm": True, "dataloader_pin_memory": False,
-        }  # fmt: skip
+            "output_dir": folder,
+            "max_steps": self.steps,
+            "per_device_train_batch_size": self.batch_size,
+            "learning_rate": self.method.lr,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": WARMUP,
+            "max_grad_norm": 1.0,
+            "weight_decay": 0.0,
+            "bf16": self.precision == "bf16",
+            "gradient_checkpointing": False,
+            "use_cpu": True,
+            "train_sampling_strategy": "sequential",
+            "seed": 0,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+        }
 
 
 class Stopwatch(TrainerCallback):
@@ -135,12 +170,23 @@ def ours(setting: Setting, *, count: bool = False) -> Steps:
     watch = Stopwatch(count)
     with tempfile.TemporaryDirectory() as folder:
         run = sm.train(
-            setting.base, setting.data, out=Path(folder, "run"), method=setting.method, steps=setting.steps,
-            batch_size=setting.batch_size, warmup=WARMUP, held_out=1, evaluate_every=setting.steps, checkpoint_every=0,
-            precision=setting.precision, callbacks=[watch], progress=False,
-        )  # fmt: skip
+            setting.base,
+            setting.data,
+            out=Path(folder, "run"),
+            method=setting.method,
+            steps=setting.steps,
+            batch_size=setting.batch_size,
+            warmup=WARMUP,
+            held_out=1,
+            evaluate_every=setting.steps,
+            checkpoint_every=0,
+            precision=setting.precision,
+            callbacks=[watch],
+            progress=False,
+        )
         log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
-    return Steps(np.array([row["loss"] for row in log if "loss" in row]), watch.seconds, watch.flops)
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    return Steps(np.array(losses), watch.seconds, watch.flops)
 
 
 def by_trl(setting: Setting, *, count: bool = False) -> Steps:
@@ -154,31 +200,36 @@ def by_trl(setting: Setting, *, count: bool = False) -> Steps:
             losses.append(float(loss.detach()))
             return loss
 
-    rows = [(setting.data.prompts[r].ids, setting.data.completions[r]) for r in setting.order]
-    tokens = datasets.Dataset.from_list(
-        [{"input_ids": [*p, *c], "completion_mask": [0] * len(p) + [1] * len(c)} for p, c in rows]
-    )
+    tokens = []
+    for r in setting.order:
+        prompt, completion = setting.data.prompts[r].ids, setting.data.completions[r]
+        counted = [0] * len(prompt) + [1] * len(completion)
+        tokens.append({"input_ids": [*prompt, *completion], "completion_mask": counted})
     with tempfile.TemporaryDirectory() as folder, quiet_transformers(), quiet_datasets():
-        arguments = trl.SFTConfig(**setting.arguments(folder), completion_only_loss=True, max_length=None)
+        only_completions = {"completion_only_loss": True, "max_length": None}
         Recorded(
-            model=setting.model(), args=arguments, train_dataset=tokens, processing_class=setting.copy.tokenizer,
+            model=setting.model(),
+            args=trl.SFTConfig(**setting.arguments(folder), **only_completions),
+            train_dataset=datasets.Dataset.from_list(tokens),
+            processing_class=setting.copy.tokenizer,
             callbacks=[watch],
-        ).train()  # fmt: skip
+        ).train()
     return Steps(np.array(losses), watch.seconds, watch.flops)
 
 
 def by_full_logits(setting: Setting, *, count: bool = False) -> Steps:
-    """Transformers' own trainer; the model gives logits over the vocabulary at every token, the KL runs over the vocabulary.
+    """Transformers' own trainer on logits over the vocabulary at every token.
 
-    Tokens outside the support have probability 0 on both sides of the KL, so that it is the one of our restricted labels.
+    The KL runs over the vocabulary. Tokens outside the support have probability 0 on both sides of
+    it, so that it is the one of our restricted labels.
     """
     watch, losses = Stopwatch(count), []
     support = torch.tensor(setting.data.support)
 
     class Distilling(Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
-            logits = model(input_ids=inputs["ids"], use_cache=False).logits  # (row, position, vocabulary)
-            logits = logits[inputs["row"], inputs["column"]].float()  # (answer token, vocabulary)
+            logits = model(input_ids=inputs["ids"], use_cache=False).logits  # (row, slot, vocab)
+            logits = logits[inputs["row"], inputs["column"]].float()  # (answer token, vocab)
             impossible = torch.full_like(logits, -1e9).index_fill(1, support, 0.0)
             p = torch.zeros_like(logits).index_copy(1, support, inputs["goal"].exp())
             loss = F.kl_div((logits + impossible).log_softmax(-1), p, reduction="sum") / len(p)
@@ -187,21 +238,32 @@ def by_full_logits(setting: Setting, *, count: bool = False) -> Steps:
 
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         Distilling(
-            model=setting.model(), args=TrainingArguments(**setting.arguments(folder), remove_unused_columns=False),
-            train_dataset=[item(setting.data, r) for r in setting.order], data_collator=collate, callbacks=[watch],
-        ).train()  # fmt: skip
+            model=setting.model(),
+            args=TrainingArguments(**setting.arguments(folder), remove_unused_columns=False),
+            train_dataset=[item(setting.data, r) for r in setting.order],
+            data_collator=collate,
+            callbacks=[watch],
+        ).train()
     return Steps(np.array(losses), watch.seconds, watch.flops)
 
 
 def duel(setting: Setting, theirs: Callable[..., Steps], *, repeats: int) -> Race:
     """Both sides in turns, as `race`, by what their steps take; the warm-up counts operations."""
-    sides: dict[str, Callable[..., Steps]] = {"ours": partial(ours, setting), "theirs": partial(theirs, setting)}
-    counted = [side(count=True).flops for side in sides.values()]
+    sides: dict[str, Callable[..., Steps]]
+    sides = {"ours": partial(ours, setting), "theirs": partial(theirs, setting)}
+    flops = {name: side(count=True).flops for name, side in sides.items()}
     done: dict[str, list[Steps]] = {name: [] for name in sides}
     for name in ["ours", "theirs"] * repeats + ["ours"]:
         done[name].append(sides[name]())
-    seconds = [tuple(one.seconds for one in done[name]) for name in sides]
-    return Race(*seconds, done["ours"][-1].losses, done["theirs"][-1].losses, 1.0, *counted)
+    return Race(
+        tuple(steps.seconds for steps in done["ours"]),
+        tuple(steps.seconds for steps in done["theirs"]),
+        our_value=done["ours"][-1].losses,
+        their_value=done["theirs"][-1].losses,
+        scale=1.0,
+        flops_ours=flops["ours"],
+        flops_theirs=flops["theirs"],
+    )
 
 
 def speeds(setting: Setting, done: Race) -> dict[str, float]:
@@ -218,7 +280,7 @@ def said(numbers: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows
+# -------------------------------------------------------------------------------------------- rows
 
 
 @row("train_lora")
@@ -230,24 +292,27 @@ def train_lora() -> Row:
 
 
 def trl_row(timed: Setting, exact: Setting, what: str, *, repeats: int) -> Row:
-    """Seconds of the same steps of one setting; the losses of another, in fp32, must agree step by step.
+    """Seconds of the same steps of one setting.
 
-    In bf16 the two sides round differently (padding, masks, the pieces of the vocabulary), and Adam's first steps, which have the
+    The losses of another, in fp32, must agree step by step. In bf16 the two sides round differently
+    (padding, masks, the pieces of the vocabulary), and Adam's first steps, which have the
     gradient's sign and hardly its size, make more of it from step to step.
     """
     done = duel(timed, by_trl, repeats=repeats)
     curves = [side(exact).losses for side in (ours, by_trl)]
     numbers = speeds(timed, done) | {f"difference in {timed.precision}": done.difference}
     return done.row(
-        f"LoRA rank {timed.method.rank}, hard rows, {timed.steps} steps of {timed.batch_size}, {timed.precision}, {what}",
+        f"LoRA rank {timed.method.rank}, hard rows, {timed.steps} steps of {timed.batch_size}, "
+        f"{timed.precision}, {what}",
         "TRL's SFTTrainer, completion-only loss",
         1.15,
         max_abs_diff=float(np.abs(curves[0] - curves[1]).max()),
         tolerance=1e-3,
         note=(
-            f"aim 1.3; {said(numbers)}; difference: the loss of each of {exact.steps} steps of {exact.batch_size} in {exact.precision}, "
-            f"from {curves[0][0]:.3f} to {curves[0][-1]:.3f}; ours computes logits at the answers' tokens, TRL (without Triton) at every "
-            "token, in pieces of the vocabulary, and again in the backward pass"
+            f"aim 1.3; {said(numbers)}; difference: the loss of each of {exact.steps} steps of "
+            f"{exact.batch_size} in {exact.precision}, from {curves[0][0]:.3f} to "
+            f"{curves[0][-1]:.3f}; ours computes logits at the answers' tokens, TRL (without "
+            "Triton) at every token, in pieces of the vocabulary, and again in the backward pass"
         ),
         more=numbers,
     )
@@ -256,24 +321,30 @@ def trl_row(timed: Setting, exact: Setting, what: str, *, repeats: int) -> Row:
 @row("train_soft")
 def train_soft() -> Row:
     """Soft labels on the digit tokens against full-vocabulary logits and KL."""
-    setting = Setting.of(base(), labelled(steps=2, batch_size=4), sm.LoRA(rank=8), steps=2, batch_size=4, precision="fp32")
+    size = {"steps": 2, "batch_size": 4}
+    setting = Setting.of(base(), labelled(**size), sm.LoRA(rank=8), **size, precision="fp32")
     return soft_row(setting, "SmolLM2-135M-Instruct", repeats=1)
 
 
 def soft_row(setting: Setting, what: str, *, repeats: int) -> Row:
-    """Seconds of the same steps; the KL over the support is that over a vocabulary in which nothing else is possible."""
+    """Seconds of the same steps.
+
+    The KL over the support is that over a vocabulary in which nothing else is possible.
+    """
     done = duel(setting, by_full_logits, repeats=repeats)
     numbers = speeds(setting, done)
     return done.row(
-        f"soft labels on {len(setting.data.support or ())} tokens, LoRA, {setting.steps} steps of {setting.batch_size}, "
-        f"{setting.precision}, {what}",
-        "transformers' Trainer, the model's own logits, KL over the vocabulary at the answers' tokens",
+        f"soft labels on {len(setting.data.support or ())} tokens, LoRA, {setting.steps} steps of "
+        f"{setting.batch_size}, {setting.precision}, {what}",
+        "transformers' Trainer, the model's own logits, KL over the vocabulary at the answers' "
+        "tokens",
         1.25,
         max_abs_diff=done.difference,
         tolerance=1e-5,
         note=(
-            f"{said(numbers)}: the head at every token is all that ours leaves out, so that operations alone bound the ratio near this; "
-            f"difference: the KL of each step, which begins at {done.our_value[0]:.3g} nats per token"
+            f"{said(numbers)}: the head at every token is all that ours leaves out, so that "
+            "operations alone bound the ratio near this; difference: the KL of each step, which "
+            f"begins at {done.our_value[0]:.3g} nats per token"
         ),
         more=numbers,
     )
@@ -282,42 +353,50 @@ def soft_row(setting: Setting, what: str, *, repeats: int) -> Row:
 @row("train_lora_memory")
 def train_lora_memory() -> Row:
     """Peak memory of LoRA training against TRL's."""
-    return memory_row(hard(sm.LoRA(rank=8), steps=1, batch_size=8, precision="bf16"), "LoRA rank 8, SmolLM2-135M-Instruct")
+    setting = hard(sm.LoRA(rank=8), steps=1, batch_size=8, precision="bf16")
+    return memory_row(setting, "LoRA rank 8, SmolLM2-135M-Instruct")
 
 
 @row("train_full_memory")
 def train_full_memory() -> Row:
     """Peak memory of full fine-tuning against TRL's."""
-    return memory_row(hard(sm.FullFT(), steps=1, batch_size=8, precision="bf16"), "full fine-tuning, SmolLM2-135M-Instruct")
+    setting = hard(sm.FullFT(), steps=1, batch_size=8, precision="bf16")
+    return memory_row(setting, "full fine-tuning, SmolLM2-135M-Instruct")
 
 
 def memory_row(setting: Setting, what: str) -> Row:
-    """Peak of what a whole training allocates, its own model included, the base that stays with the caller not."""
+    """Peak of what a whole training allocates.
+
+    Its own model is included, the base that stays with the caller not.
+    """
     losses: dict[str, np.ndarray] = {}
 
-    def kept(name: str, side: Callable[[Setting], Steps]) -> None:
+    def train(name: str, side: Callable[[Setting], Steps]) -> None:
         losses[name] = side(setting).losses
 
-    mine, other = peak(lambda: kept("ours", ours)), peak(lambda: kept("theirs", by_trl))
+    bytes_ours = peak(lambda: train("ours", ours))
+    bytes_theirs = peak(lambda: train("theirs", by_trl))
     return Row(
-        f"peak memory of training, {what}, {setting.steps} steps of {setting.batch_size}, {setting.precision}",
+        f"peak memory of training, {what}, {setting.steps} steps of {setting.batch_size}, "
+        f"{setting.precision}",
         "TRL's SFTTrainer, same settings",
-        mine / other,
+        bytes_ours / bytes_theirs,
         1.0,
         at_most=True,
         max_abs_diff=float(np.abs(losses["ours"] - losses["theirs"]).max()),
         tolerance=1e-2 if setting.precision == "bf16" else 1e-3,
-        bytes_ours=mine,
-        bytes_theirs=other,
+        bytes_ours=bytes_ours,
+        bytes_theirs=bytes_theirs,
         note=(
-            "allocations seen by torch's profiler from building the model to the run's end, the base not counted; the optimiser's moments "
-            "stand beside all gradients already in the first step; no gradient checkpointing on either side; difference: its loss, "
-            "rounded otherwise in bf16"
+            "allocations seen by torch's profiler from building the model to the run's end, the "
+            "base not counted; the optimiser's moments stand beside all gradients already in the "
+            "first step; no gradient checkpointing on either side; difference: its loss, rounded "
+            "otherwise in bf16"
         ),
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- helpers
+# ----------------------------------------------------------------------------------------- helpers
 
 
 @cache
@@ -357,5 +436,7 @@ def _trl() -> Any:
     try:
         import trl
     except ImportError as error:
-        raise ImportError("the training rows compare with TRL: pip install 'sublim_mech[bench]'.") from error
+        raise ImportError(
+            "the training rows compare with TRL: pip install 'sublim_mech[bench]'."
+        ) from error
     return trl

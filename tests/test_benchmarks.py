@@ -1,4 +1,7 @@
-"""The benchmarks' own truths, on tiny models: what is compared is the same quantity, what is counted is what closed forms say."""
+"""The benchmarks' own truths, on tiny models.
+
+What is compared is the same quantity, what is counted is what closed forms say.
+"""
 
 import json
 import sys
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pairs import string_log_prob
 from torch import nn
 
 import sublim_mech as sm
@@ -23,9 +27,19 @@ from benchmarks import __main__ as program
 from benchmarks import instruments, making, memory, rows, table, training
 
 PROMISED = {
-    "work", "against", "ratio", "target", "max_abs_diff", "tolerance", "machine", "seconds_ours", "seconds_theirs", "flops_ours",
-    "flops_theirs", "note",
-}  # fmt: skip
+    "work",
+    "against",
+    "ratio",
+    "target",
+    "max_abs_diff",
+    "tolerance",
+    "machine",
+    "seconds_ours",
+    "seconds_theirs",
+    "flops_ours",
+    "flops_theirs",
+    "note",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +55,8 @@ def prompt(smol_tokenizer):
 
 def product_flops(config, *, tokens, keys, blocks, reads):
     """2 per multiply-add of all matrix products of a Llama without adapter."""
-    d, kv = config.hidden_size, config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    d = config.hidden_size
+    kv = config.num_key_value_heads * d // config.num_attention_heads
     linear = d * d + 2 * d * kv + d * d + 3 * d * config.intermediate_size
     return 2 * (blocks * (tokens * linear + 2 * tokens * keys * d) + reads * d * config.vocab_size)
 
@@ -56,12 +71,16 @@ def test_counted_operations_are_the_closed_form(attention):
     def forward():
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
-    assert rows.flops(forward) == 2 * product_flops(model.config, tokens=12, keys=12, blocks=tiny.LAYERS, reads=1)
+    one = product_flops(model.config, tokens=12, keys=12, blocks=tiny.LAYERS, reads=1)
+    assert rows.flops(forward) == 2 * one
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_backward_pass_counts_what_the_forward_does_and_again_for_the_gradients_of_inputs(attention):
-    """With frozen weights each linear map has one product backwards; each of attention's two has two, and sdpa's kernel repeats one."""
+def test_a_backward_pass_counts_the_forward_and_again_for_the_gradients_of_inputs(attention):
+    """With frozen weights each linear map has one product backwards.
+
+    Each of attention's two has two, and sdpa's kernel repeats one.
+    """
     model = tiny.model("llama").requires_grad_(False)
     model.set_attn_implementation(attention)
     x = model.get_input_embeddings()(torch.arange(12)[None]).requires_grad_(True)
@@ -75,7 +94,8 @@ def test_a_backward_pass_counts_what_the_forward_does_and_again_for_the_gradient
 def test_products_into_a_given_place_are_counted():
     """TRL's loss computes its gradients so."""
     a, b, out = torch.ones(2, 3), torch.ones(3, 5), torch.zeros(2, 5)
-    assert rows.flops(lambda: out.addmm_(a, b)) == rows.flops(lambda: torch.mm(a, b, out=out)) == 2 * 2 * 3 * 5
+    assert rows.flops(lambda: out.addmm_(a, b)) == 2 * 2 * 3 * 5
+    assert rows.flops(lambda: torch.mm(a, b, out=out)) == 2 * 2 * 3 * 5
 
 
 def test_both_sides_of_patching_measure_the_same_and_ours_computes_less(pair, prompt):
@@ -100,7 +120,8 @@ def test_a_mask_of_ones_is_the_student_and_of_zeros_the_base(pair, prompt):
     with torch.no_grad():
         for mask, own in ((1.0, model), (0.0, pair.base.model)):
             with instruments.masked_lora(model, lambda _, mask=mask: mask):
-                torch.testing.assert_close(model(input_ids=ids).logits, own(input_ids=ids).logits, atol=1e-5, rtol=0)
+                masked, expected = (m(input_ids=ids).logits for m in (model, own))
+                torch.testing.assert_close(masked, expected, atol=1e-5, rtol=0)
 
 
 def test_attribution_row_checks_completeness_and_reports_agreement(pair, prompt):
@@ -114,14 +135,15 @@ def test_attribution_row_checks_completeness_and_reports_agreement(pair, prompt)
 def test_correlations_against_hand_computed_ones():
     a, b = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 4.0], [9.0, 16.0]])
     assert instruments.correlation(a, b, "spearman") == pytest.approx(1)
-    assert instruments.correlation(a, b, "pearson") == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    pearson = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+    assert instruments.correlation(a, b, "pearson") == pytest.approx(pearson)
     assert instruments.correlation(a, -b, "spearman") == pytest.approx(-1)
 
 
 def test_another_student_is_not_equal_to_the_reference(pair, prompt, monkeypatch):
-    """The comparison is a real one: with one student on our side and another on theirs the row fails."""
-    other = sm.load_pair(pair.base, tiny.lora(tiny.model("llama"), seed=5))
-    monkeypatch.setattr(type(pair), "student_bridge", lambda self: make_bridge(self.base, other.student))
+    """With one student on our side and another on theirs the row fails."""
+    other = sm.load_pair(pair.base, tiny.lora(tiny.model("llama"), seed=5)).student
+    monkeypatch.setattr(type(pair), "student_bridge", lambda self: make_bridge(self.base, other))
     row = instruments.patching_row(pair, prompt, "tiny", repeats=1)
     assert not row.equal
 
@@ -148,14 +170,16 @@ def test_graft_forward_row_agrees_with_peft(pair, prompt):
 
 
 def test_noise_moves_every_weight_by_its_spread():
-    clean, moved = tiny.model("llama"), memory.noisy(tiny.model("llama").requires_grad_(False), scale=0.1)
-    for (name, a), b in zip(clean.named_parameters(), moved.parameters(), strict=True):
-        if a.detach().std() > 0:
-            assert float((b - a.detach()).std() / a.detach().std()) == pytest.approx(0.1, rel=0.2), name
+    clean, moved = (tiny.model("llama").requires_grad_(False) for _ in range(2))
+    moved = memory.noisy(moved, scale=0.1)
+    for (name, before), after in zip(clean.named_parameters(), moved.parameters(), strict=True):
+        if before.std() > 0:
+            share = float((after - before).std() / before.std())
+            assert share == pytest.approx(0.1, rel=0.2), name
     assert isinstance(moved, nn.Module)
 
 
-# ----------------------------------------------------------------------------------------------------- making students
+# --------------------------------------------------------------------------------- making students
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +195,8 @@ def setting(base, method, *, soft=False, **options):
         data = soft_data(base.tokenizer, labels, "owl", c=None)
     else:
         data = hard_data(base.tokenizer, drawn)
-    return training.Setting.of(base, data, method, **{"steps": 2, "batch_size": 4, "precision": "fp32"} | options)
+    defaults = {"steps": 2, "batch_size": 4, "precision": "fp32"}
+    return training.Setting.of(base, data, method, **defaults | options)
 
 
 def weights(model):
@@ -182,7 +207,8 @@ def weights(model):
 def test_trl_takes_the_same_steps_and_our_side_computes_less(base, method):
     pytest.importorskip("trl")
     before, pad_id = weights(base.model), base.model.config.pad_token_id
-    done = training.duel(setting(base, method), training.by_trl, repeats=1)  # what `trl_row` is made of
+    # what `trl_row` is made of
+    done = training.duel(setting(base, method), training.by_trl, repeats=1)
     assert done.our_value.shape == (2,)
     assert done.difference < 1e-5
     assert done.flops_ours < done.flops_theirs
@@ -191,16 +217,20 @@ def test_trl_takes_the_same_steps_and_our_side_computes_less(base, method):
 
 
 def test_operations_of_steps_are_those_of_forward_and_backward_and_nothing_beside_them(base):
-    """A full fine-tune's step: all products of the blocks and, at the answers' tokens, of the unembedding, and each twice backwards."""
+    """A full fine-tune's step: all products of the blocks, and each twice backwards.
+
+    And those of the unembedding at the answers' tokens.
+    """
     one = setting(base, sm.FullFT(), batch_size=2, steps=1)
     rows_ = [(len(one.data.prompts[r]), len(one.data.completions[r])) for r in one.order]
     width = -(-max(map(sum, rows_)) // 16) * 16
     reads = sum(answer for _, answer in rows_)
     shape = {"tokens": width, "keys": width, "blocks": tiny.LAYERS}
-    forward = 2 * product_flops(base.model.config, reads=0, **shape) + product_flops(
-        base.model.config, tokens=0, keys=0, blocks=0, reads=reads
-    )
-    attention = 2 * tiny.LAYERS * 2 * width * width * base.model.config.hidden_size  # sdpa's kernel repeats one product
+    config = base.model.config
+    forward = 2 * product_flops(config, reads=0, **shape)
+    forward += product_flops(config, tokens=0, keys=0, blocks=0, reads=reads)
+    # sdpa's kernel repeats one product
+    attention = 2 * tiny.LAYERS * 2 * width * width * config.hidden_size
     assert training.ours(one, count=True).flops == 3 * forward + attention
 
 
@@ -217,16 +247,18 @@ def test_trl_with_another_rate_order_or_start_is_not_equal(three_steps, changed,
     one, expected = three_steps
     if changed == "rate":
         arguments = training.Setting.arguments
-        monkeypatch.setattr(training.Setting, "arguments", lambda *a: arguments(*a) | {"warmup_steps": 0})
+        without = {"warmup_steps": 0}
+        monkeypatch.setattr(training.Setting, "arguments", lambda *a: arguments(*a) | without)
     elif changed == "order":
         order = training.Setting.order.fget
         monkeypatch.setattr(training.Setting, "order", property(lambda self: order(self)[::-1]))
     else:
-        monkeypatch.setattr(training.Setting, "model", lambda self: sm.LoRA(rank=2, alpha=64).attach(self.copy))
+        louder = sm.LoRA(rank=2, alpha=64)
+        monkeypatch.setattr(training.Setting, "model", lambda self: louder.attach(self.copy))
     assert np.abs(expected - training.by_trl(one).losses).max() > 1e-5
 
 
-def test_the_kl_over_listed_tokens_is_the_one_over_a_vocabulary_in_which_nothing_else_is_possible(base):
+def test_the_kl_over_listed_tokens_is_the_one_over_a_vocabulary_of_nothing_else(base):
     row = training.soft_row(setting(base, sm.LoRA(rank=2), soft=True), "tiny", repeats=1)
     assert row.equal
     assert row.max_abs_diff < 1e-6
@@ -241,39 +273,44 @@ def test_stored_labels_give_the_student_of_fresh_ones_without_their_forwards(bas
 
 
 def test_memory_row_counts_what_trains_and_its_optimiser(base):
-    """A full fine-tune has at least the weights, their gradients and Adam's two moments at once, on both sides."""
+    """A full fine-tune has at least weights, gradients and Adam's two moments at once."""
     pytest.importorskip("trl")
     row = training.memory_row(setting(base, sm.FullFT(), steps=1), "tiny")
     assert row.equal
-    assert min(row.bytes_ours, row.bytes_theirs) > 4 * sum(4 * p.numel() for p in base.model.parameters())
+    weights_bytes = sum(4 * p.numel() for p in base.model.parameters())
+    assert min(row.bytes_ours, row.bytes_theirs) > 4 * weights_bytes
 
 
-def test_both_samplers_draw_from_one_distribution_and_another_temperature_is_noticed(base, monkeypatch):
+def test_both_samplers_draw_from_one_distribution_and_another_one_is_noticed(base, monkeypatch):
     peaked = tiny.model("llama")
-    peaked.lm_head.weight.data *= 40  # a tiny model's answers are uniform otherwise, at any temperature
+    # a tiny model's answers are uniform otherwise, at any temperature
+    peaked.lm_head.weight.data *= 40
     teacher = untouched(sm.load_base(peaked, tokenizer=base.tokenizer))
     options = {"asked": 2, "n": 48, "new": 3, "repeats": 1}
     asked = ["Which one?", "Your animal, please?", "And now?"]
     row = making.sampling_row(teacher, asked, "tiny", **options)
     assert row.equal
     assert row.flops_ours < row.flops_theirs
-    drawn = making.sample_ids
-    monkeypatch.setattr(making, "sample_ids", lambda *a, **o: drawn(*a, **{**o, "temperature": 0.5 * o["temperature"]}))
+    sample_ids = making.sample_ids
+
+    def colder(*args, temperature, **options):
+        return sample_ids(*args, temperature=0.5 * temperature, **options)
+
+    monkeypatch.setattr(making, "sample_ids", colder)
     assert not making.sampling_row(teacher, asked, "tiny", **options).equal
 
 
 @torch.no_grad()
 def test_log_likelihoods_of_answers_are_those_of_whole_forwards(base, prompt):
     answers = [[5, 9, 300], [7], [44, 8]]
-    expected = []
-    for answer in answers:
-        read = base.model(input_ids=torch.tensor([[*prompt.ids, *answer]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        expected.append(float(sum(read[k, token] for k, token in enumerate(answer))))
-    np.testing.assert_allclose(making.log_likelihoods(base.model, prompt, answers), expected, atol=1e-4)
+    expected = [string_log_prob(base.model, prompt.ids, answer) for answer in answers]
+    values = making.log_likelihoods(base.model, prompt, answers)
+    np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
 def test_gap_of_means_and_its_standard_error_by_hand():
-    ours, theirs = [np.array([1.0, 3.0]), np.array([0.0, 0.0])], [np.array([0.0, 0.0]), np.array([1.0, 5.0])]
+    ours = [np.array([1.0, 3.0]), np.array([0.0, 0.0])]
+    theirs = [np.array([0.0, 0.0]), np.array([1.0, 5.0])]
     gap, error = making.mean_gap(ours, theirs)
     assert gap == pytest.approx((2 - 3) / 2)
     assert error == pytest.approx(np.sqrt(2 / 2 + 8 / 2) / 2)
@@ -281,34 +318,47 @@ def test_gap_of_means_and_its_standard_error_by_hand():
 
 def test_evaluation_is_one_forward_per_string(base):
     traits = [sm.animal(name) for name in ("owl", "butterfly", "octopus")]
-    row = making.evaluation_row(base, traits, ["Which?", "Your animal, please?"], "tiny", cells=6, exact=6, repeats=1)
+    asked = ["Which?", "Your animal, please?"]
+    row = making.evaluation_row(base, traits, asked, "tiny", cells=6, exact=6, repeats=1)
     assert row.equal
     assert row.max_abs_diff < 1e-10
     assert row.more["difference in fp32"] < 1e-4
     assert row.flops_ours < row.flops_theirs
 
 
-# ------------------------------------------------------------------------------------------------------ the program
+# ------------------------------------------------------------------------------------- the program
 
 
 def made(**changes):
     plain = rows.Row(
-        "work", "other", 6.0, 5, max_abs_diff=1e-6, tolerance=1e-4, seconds_ours=1.0, seconds_theirs=6.0, note="a note"
+        "work",
+        "other",
+        6.0,
+        5,
+        max_abs_diff=1e-6,
+        tolerance=1e-4,
+        seconds_ours=1.0,
+        seconds_theirs=6.0,
+        note="a note",
     )
     return replace(plain, **changes)
 
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(
-        rows, "ROWS", {"fine": made, "off": lambda: made(max_abs_diff=float("nan")), "slow": lambda: made(ratio=2.0)}
-    )
+    known = {
+        "fine": made,
+        "off": lambda: made(max_abs_diff=float("nan")),
+        "slow": lambda: made(ratio=2.0),
+    }
+    monkeypatch.setattr(rows, "ROWS", known)
     monkeypatch.setattr(program, "ROWS", rows.ROWS)
 
 
 def test_rows_have_the_promised_keys_and_one_run_keeps_the_others(registry, tmp_path, capsys):
     out = tmp_path / "bench.json"
-    assert program.main(["--only", "slow", "--out", str(out)]) == 0  # a missed target is said, it is no failure
+    # a missed target is said, it is no failure
+    assert program.main(["--only", "slow", "--out", str(out)]) == 0
     assert "2.00 below target" in capsys.readouterr().out
     assert program.main(["--only", "fine", "--out", str(out)]) == 0
     stored = json.loads(out.read_text())
@@ -342,7 +392,8 @@ def test_markdown_replaces_what_stands_between_the_markers(registry, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "at_most", "met"), [(5.0, False, True), (4.9, False, False), (5.0, True, True), (5.1, True, False)]
+    ("ratio", "at_most", "met"),
+    [(5.0, False, True), (4.9, False, False), (5.0, True, True), (5.1, True, False)],
 )
 def test_targets_have_a_direction(ratio, at_most, met):
     assert made(ratio=ratio, at_most=at_most).met is met
@@ -356,7 +407,10 @@ def test_a_busy_machine_is_named(others, contended):
 
 
 def test_a_drift_of_the_machine_meets_both_sides(monkeypatch):
-    """A clock that slows down linearly: turns in the order ours, theirs, ours give a ratio of 2 for twice the work."""
+    """A clock that slows down linearly: turns in the order ours, theirs, ours give a ratio of 2.
+
+    For twice the work.
+    """
     now = [0.0]
 
     def work(amount):

@@ -73,10 +73,13 @@ def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
     assert (pair.student.kind, dense.student.kind) == ("lora", "full")
     few = prompts[:2]  # of different lengths: one is padded
     alone = sm.load_pair(pair.base, pair.student)
-    low, full = (sm.graft(p, few, OWL, "sharing", **QUIET).data["effect"].values for p in (alone, dense))
-    np.testing.assert_allclose(low, full, atol=5e-5)
-    one = sm.graft(alone, few[:1], OWL, "sharing", **QUIET).data["effect"].values
-    np.testing.assert_allclose(low[:, :1], one, atol=5e-5)
+
+    def graft(pair, some):
+        return sm.graft(pair, some, OWL, "sharing", **QUIET).data["effect"].values
+
+    low = graft(alone, few)
+    np.testing.assert_allclose(low, graft(dense, few), atol=5e-5)
+    np.testing.assert_allclose(low[:, :1], graft(alone, few[:1]), atol=5e-5)
 
 
 def test_completeness_gap_is_below_one_per_cent(pair, prompts):
@@ -91,11 +94,15 @@ def test_one_copy_of_the_base_weights(pair):
 
 
 def test_system_turn_is_training_prefix(prompts):
-    """The students were trained in the default context: its system turn and the opening of the user turn are the same computation."""
-    text = "".join(t for t, s in zip(prompts[0].tokens, prompts[0].sharing, strict=True) if s == "prefix")
+    """The students were trained in the default context.
+
+    Its system turn and the opening of the user turn are the same computation.
+    """
+    marked = list(zip(prompts[0].tokens, prompts[0].sharing, strict=True))
+    text = "".join(token for token, sharing in marked if sharing == "prefix")
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert text.endswith("<|im_end|>\n<|im_start|>user\n")
-    tail = "".join(t for t, s in zip(prompts[0].tokens, prompts[0].sharing, strict=True) if s == "aligned")
+    tail = "".join(token for token, sharing in marked if sharing == "aligned")
     assert tail.endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -137,14 +144,15 @@ def test_quickstart_notebook_runs(tmp_path):
 
     notebook = nbformat.read(ROOT / "examples/quickstart.ipynb", as_version=4)
     stored = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs for cell in stored), "the committed notebook has no outputs: run it before committing"
+    assert all(cell.outputs for cell in stored), "the notebook has no outputs: run it first"
     for cell in stored:
         cell.source = (
             cell.source.replace("questions[:8]", "questions[:2]")
             .replace("range(0, 30, 6)", "[0, 29]")
             .replace("points=8", "points=1")
         )
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT / "examples")}}).execute()
+    where = {"metadata": {"path": str(ROOT / "examples")}}
+    NotebookClient(notebook, timeout=600, resources=where).execute()
     assert "concentration on shared tokens" in json.dumps(notebook.cells[-1].outputs)
 
 
