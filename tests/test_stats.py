@@ -278,6 +278,13 @@ def test_one_prompt_has_no_standard_error_two_have():
     np.testing.assert_allclose(max_t(x).t, t_of(x))
 
 
+def test_tests_do_not_depend_on_the_unit():
+    x = RNG.normal(size=(9, 4)) + 0.5
+    plain, small = max_t(x), max_t(x / 1024)
+    np.testing.assert_array_equal(small.t, plain.t)
+    np.testing.assert_array_equal(small.p, plain.p)
+
+
 def test_axes_are_kept():
     x = RNG.normal(size=(7, 3, 4))
     flat, grid = max_t(x.reshape(7, -1)), max_t(x)
