@@ -382,6 +382,15 @@ def test_reads_of_chosen_tokens(case):
     assert kl_to_base(at=user).answers(case.tokenizer, prompt).at == tuple(user(prompt))
 
 
+def test_the_first_and_the_last_token_are_inside_their_neighbours_are_not(case):
+    prompt = case.prompts[0]
+    length = len(prompt)
+    assert entropy(at=[-length, length - 1]).answers(case.tokenizer, prompt).at == (0, length - 1)
+    for outside in (length, -length - 1):
+        with pytest.raises(ValueError, match="leaves the prompt"):
+            entropy(at=[outside]).answers(case.tokenizer, prompt)
+
+
 @pytest.mark.parametrize("make", [entropy, kl_to_base])
 @pytest.mark.parametrize("at", [[], [1000], [-1000], [3, 1000], lambda prompt: []])
 def test_tokens_that_are_none_or_outside_are_refused(case, make, at):

@@ -246,6 +246,12 @@ def test_of_twelve_prompts_all_patterns_are_taken_of_thirteen_random_ones():
     assert max_t(x, seed=1).p.tolist() != max_t(x).p.tolist() == max_t(x, seed=0).p.tolist()
 
 
+def test_a_p_of_five_percent_is_not_below_it():
+    cells = max_t(RNG.normal(size=(30, 2)) + 10, draws=19)
+    assert cells.p.tolist() == [0.05, 0.05]
+    assert cells.noise.all()
+
+
 def test_random_signs_come_near_all_of_them():
     x = RNG.normal(size=(13, 3)) + np.array([0, 0.4, 0.8])
     np.testing.assert_allclose(max_t(x, draws=20_000).p, brute_force(x), atol=0.01)
@@ -270,6 +276,13 @@ def test_one_prompt_has_no_standard_error_two_have():
     assert np.isnan(max_t(np.array([[0.0, 2.0]])).t).all()
     x = np.array([[1.0], [2.0]])
     np.testing.assert_allclose(max_t(x).t, t_of(x))
+
+
+def test_tests_do_not_depend_on_the_unit():
+    x = RNG.normal(size=(9, 4)) + 0.5
+    plain, small = max_t(x), max_t(x / 1024)
+    np.testing.assert_array_equal(small.t, plain.t)
+    np.testing.assert_array_equal(small.p, plain.p)
 
 
 def test_axes_are_kept():

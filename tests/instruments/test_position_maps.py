@@ -41,6 +41,27 @@ def test_aligned_links_equal_tokens_of_equal_role_in_order(contexts):
         assert links(donor, donor, "aligned") == links(donor, donor, "identity")
 
 
+def test_a_token_that_is_repeated_often_is_aligned_like_any_other(smol_tokenizer):
+    """In long texts difflib would pass over frequent tokens, were it not told to look at all."""
+    owls = " owl" * 250
+    questions = [f"One{owls} two", f"Red{owls} blue"]
+    donor, recipient = sm.render(smol_tokenizer, questions)
+    linked = {link.recipient for link in links(donor, recipient, "aligned")}
+    (owl,) = smol_tokenizer(" owl")["input_ids"]
+    places = {t for t, token_id in enumerate(recipient.ids) if token_id == owl}
+    assert len(places) == 250
+    assert places <= linked
+
+
+def test_a_pair_may_hold_the_last_tokens_and_nothing_behind_them(contexts):
+    donor, _, recipient = contexts
+    last = (len(donor) - 1, len(recipient) - 1)
+    assert links(donor, recipient, [last]) == [Link(*last)]
+    for pair in ((len(donor), 0), (0, len(recipient)), (0, -1)):
+        with pytest.raises(ValueError, match="leaves the prompts"):
+            links(donor, recipient, [pair])
+
+
 def test_pairs_may_be_given_or_made_from_the_two_prompts(contexts):
     donor, _, recipient = contexts
     expected = [Link(5, 2), Link(5, 3)]
@@ -65,6 +86,7 @@ def test_pairs_may_be_given_or_made_from_the_two_prompts(contexts):
         ([(0, 99)], r"the pair \(0, 99\) leaves the prompts .* \(donor \d+, recipient \d+ tok"),
         ([(-1, 0)], r"the pair \(-1, 0\) leaves the prompts"),
         ([(0, 1), (2, 1)], "gives recipient position 1 two donors"),
+        ([(0, 3), (2, 3), (0, 5), (2, 5)], "gives recipient position 3 two donors"),
     ],
 )
 def test_what_is_no_map(position_map, message, contexts):

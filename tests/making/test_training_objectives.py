@@ -265,5 +265,7 @@ def test_the_objective_fits_the_labels(hard, soft):
     assert [choose_objective(objective, soft) for objective in SOFT] == [*SOFT]
     with pytest.raises(ValueError, match=r"does not fit data with hard rows; pass one of cross-en"):
         choose_objective("forward-kl", hard)
+    with pytest.raises(ValueError, match=f"soft labels; pass one of {', '.join(SOFT)}, or"):
+        choose_objective("cross-entropy", soft)
     on_support = dataclasses.replace(hard, support=(1, 2))
     assert choose_objective(None, on_support) == "cross-entropy"
