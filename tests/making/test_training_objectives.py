@@ -127,6 +127,12 @@ def test_a_top_k_label_of_all_tokens_is_a_label_over_the_vocabulary(objective):
     assert torch.allclose(token_losses(objective, z, top, tokens), whole, atol=1e-12)
 
 
+@pytest.mark.parametrize("objective", ["forward-kl", "reverse-kl"])
+def test_a_top_k_label_that_leaves_nothing_to_other_tokens_has_a_finite_loss(objective):
+    goal, tokens = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0, 1]])
+    assert token_losses(objective, torch.zeros(1, 5), goal, tokens).isfinite().all()
+
+
 def test_top_k_mse_looks_at_the_k_logits_alone():
     torch.manual_seed(2)
     z, t = torch.randn(4, 9, dtype=torch.double), torch.randn(4, 9, dtype=torch.double)

@@ -76,6 +76,22 @@ def test_a_folder_that_was_renamed_meanwhile_keeps_its_files(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "manifest.json"]
 
 
+def test_a_record_that_went_between_opening_and_locking_is_opened_anew(tmp_path, monkeypatch):
+    """Its owner finished just then: a lock on what is gone would hold nothing."""
+    folder, lock, times = tmp_path / "run", claims._flock, []
+
+    def lock_late(handle):
+        if not times:
+            (folder / claims.OWNER_FILE).unlink()
+        times.append(None)
+        return lock(handle)
+
+    monkeypatch.setattr(claims, "_flock", lock_late)
+    with claims.claimed(folder):
+        assert '"pid"' in (folder / claims.OWNER_FILE).read_text()
+    assert len(times) == 2
+
+
 def test_a_record_of_somebody_else_is_not_taken_away(tmp_path):
     with claimed(tmp_path):
         (tmp_path / "owner.json").unlink()
