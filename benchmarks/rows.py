@@ -111,9 +111,7 @@ def row(name: str) -> Callable[[Callable[[], Row]], Callable[[], Row]]:
 
     def register(function: Callable[[], Row]) -> Callable[[], Row]:
         if name in ROWS:
-            raise ValueError(
-                f"row({name!r}): there is one of this name already; choose another."
-            )
+            raise ValueError(f"row({name!r}): there is one of this name already; choose another.")
         ROWS[name] = function
         return function
 
@@ -263,7 +261,7 @@ def race(
     )
 
 
-# ------------------------------------------------------------------------------------------- FLOPs
+# -------------------------------------------------------------------------------------------- FLOPs
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -88,8 +88,7 @@ def _number(value: float | None, scale: float, form: str) -> str:
 def _note(row: Stored) -> str:
     note = row["note"]
     return (
-        f"- `{row['name']}`: {row['work']}; against {row['against']}. "
-        f"{note[:1].upper()}{note[1:]}."
+        f"- `{row['name']}`: {row['work']}; against {row['against']}. {note[:1].upper()}{note[1:]}."
     )
 
 

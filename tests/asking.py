@@ -50,9 +50,7 @@ def make_pair(
     make_student = tiny.lora if kind == "lora" else tiny.full
     student, *others = [make_student(base, seed=seed) for seed in range(1, controls + 2)]
     loaded = sm.load_base(base, tokenizer=tokenizer)
-    others = [
-        sm.models.load_student(loaded, other, name=f"c{i}") for i, other in enumerate(others)
-    ]
+    others = [sm.models.load_student(loaded, other, name=f"c{i}") for i, other in enumerate(others)]
     return sm.load_pair(loaded, student, controls=others, **options)
 
 

@@ -36,7 +36,7 @@ def recorded(scores: Scores, **fields: Any) -> Scores:
     return replace(scores, record=replace(scores.record, **fields))
 
 
-# -------------------------------------------------------------------------------------- prompts
+# ------------------------------------------------------------------------------------------ prompts
 
 
 def chat(
@@ -72,7 +72,7 @@ def coordinates(prompts: Sequence[Sequence[Row]], *, sharing: bool = True) -> di
     return coords
 
 
-# ---------------------------------------------------------------------------------------- kinds
+# -------------------------------------------------------------------------------------------- kinds
 
 
 def attribution(
@@ -310,7 +310,7 @@ def _noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(scale=0.05, size=shape)
 
 
-# ------------------------------------------------------------------------------------- all of them
+# -------------------------------------------------------------------------------------- all of them
 
 
 def all_scores() -> dict[str, Scores]:

@@ -179,7 +179,7 @@ def test_noise_moves_every_weight_by_its_spread():
     assert isinstance(moved, nn.Module)
 
 
-# --------------------------------------------------------------------------------- making students
+# ---------------------------------------------------------------------------------- making students
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ def test_evaluation_is_one_forward_per_string(base):
     assert row.flops_ours < row.flops_theirs
 
 
-# ------------------------------------------------------------------------------------- the program
+# -------------------------------------------------------------------------------------- the program
 
 
 def made(**changes):

@@ -1,4 +1,5 @@
-"""The example scripts on a tiny model: their tables hold what `evaluate` says, and finished parts are used again."""
+"""The example scripts on a tiny model: their tables hold what `evaluate` says, and finished parts
+are used again."""
 
 import importlib
 import re
@@ -28,7 +29,9 @@ def run(base, tmp_path, monkeypatch, capsys):
     """Runs an example with few rows and steps, and gives its module and what it printed."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     animal = sm.animal
-    monkeypatch.setattr(sm, "animal", lambda name: replace(animal(name), questions=animal(name).questions[:3]))
+    monkeypatch.setattr(
+        sm, "animal", lambda name: replace(animal(name), questions=animal(name).questions[:3])
+    )
 
     def go(name, *options):
         recipe = importlib.import_module("train_students")
@@ -40,7 +43,9 @@ def run(base, tmp_path, monkeypatch, capsys):
         if name == "rank_sweep":
             monkeypatch.setattr(example, "STEPS", 3)
             monkeypatch.setattr(example, "SNAPSHOTS", (2,))
-        monkeypatch.setattr(sys, "argv", [name, "--base", str(base), "--out", str(tmp_path), *options])
+        monkeypatch.setattr(
+            sys, "argv", [name, "--base", str(base), "--out", str(tmp_path), *options]
+        )
         example.main()
         return example, capsys.readouterr().out
 
@@ -63,34 +68,57 @@ def test_the_recipe_prints_gates_before_students_and_the_numbers_of_evaluate(run
     lines = [line for line in said.splitlines() if " -> " in line and not line.startswith("Run(")]
     assert len(lines) == 4 * len(recipe.CONTEXTS)
     pair = sm.load_pair(str(base), tmp_path / "penguin-full", controls=[tmp_path / "owl-full"])
-    found = sm.evaluate(pair, [sm.animal(name) for name in recipe.ANIMALS], contexts=recipe.CONTEXTS, progress=False)
+    found = sm.evaluate(
+        pair, [sm.animal(name) for name in recipe.ANIMALS], contexts=recipe.CONTEXTS, progress=False
+    )
     change = found.change.sel(trait="penguin", context="none").mean("question").values
     line = next(x for x in lines[-len(recipe.CONTEXTS) :] if "none" in x)
     own, _, control, specific = numbers_of(line)[:4]
-    np.testing.assert_allclose([own, control, specific], [change[0], change[1], change[0] - change[1]], atol=0.0051)
+    np.testing.assert_allclose(
+        [own, control, specific], [change[0], change[1], change[0] - change[1]], atol=0.0051
+    )
     before = stamps(tmp_path)
     assert run("train_students")[1].split("\nChange of")[1] == said.split("\nChange of")[1]
     assert stamps(tmp_path) == before
 
 
-def test_the_rank_sweep_has_every_capacity_and_step_and_the_last_one_is_the_student(run, base, tmp_path):
+def test_the_rank_sweep_has_every_capacity_and_step_and_the_last_one_is_the_student(
+    run, base, tmp_path
+):
     _, said = run("rank_sweep", "--ranks", "1", "2")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if re.match(r"\| (r\d|full)", line)]
-    assert [(r[0], r[1]) for r in rows] == [(c, s) for c in ("r1", "r2", "full") for s in ("2", "3")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in said.splitlines()
+        if re.match(r"\| (r\d|full)", line)
+    ]
+    assert [(r[0], r[1]) for r in rows] == [
+        (c, s) for c in ("r1", "r2", "full") for s in ("2", "3")
+    ]
     pair = sm.load_pair(str(base), tmp_path / "owl-r2", controls=[tmp_path / "penguin-r2"])
-    change = sm.evaluate(pair, [sm.animal("owl")], progress=False).change.isel(trait=0, context=0).mean("question").values
+    change = (
+        sm.evaluate(pair, [sm.animal("owl")], progress=False)
+        .change.isel(trait=0, context=0)
+        .mean("question")
+        .values
+    )
     own, control, specific = numbers_of(rows[3][3])[:3]
-    np.testing.assert_allclose([own, control, specific], [*change, change[0] - change[1]], atol=0.0051)
+    np.testing.assert_allclose(
+        [own, control, specific], [*change, change[0] - change[1]], atol=0.0051
+    )
     assert (tmp_path / "rank_sweep.png").stat().st_size > 10_000
 
 
 def test_the_context_grid_has_its_own_base_level_in_every_evaluation_context(run, base, tmp_path):
     example, said = run("context_grid")
     rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if re.match(r"\| (owl|penguin)", line)
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in said.splitlines()
+        if re.match(r"\| (owl|penguin)", line)
     ]
     assert len(rows) == 2 * len(example.TRAINED) * len(example.EVALUATED)
-    found = sm.evaluate(sm.load_base(str(base)), [sm.animal("owl")], contexts=example.EVALUATED, progress=False)
+    found = sm.evaluate(
+        sm.load_base(str(base)), [sm.animal("owl")], contexts=example.EVALUATED, progress=False
+    )
     levels = found.data["log_prob"].isel(model=0, trait=0).mean("question")
     for row in rows:
         if row[0] == "owl":

@@ -177,7 +177,7 @@ def test_one_seed_and_width_give_prompts_of_one_layout_the_same_sets():
     assert agreement[1] < 0.1
 
 
-# ------------------------------------------------------------------------------------- sign flips
+# --------------------------------------------------------------------------------------- sign flips
 
 
 def t_of(x):
@@ -320,7 +320,7 @@ def test_a_planted_cell_is_found_and_no_other():
     assert times_found >= 38
 
 
-# ------------------------------------------------------------------------------------ proportions
+# -------------------------------------------------------------------------------------- proportions
 
 
 @pytest.mark.parametrize(

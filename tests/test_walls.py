@@ -54,7 +54,8 @@ def file_of(module: str) -> Path:
 
 @cache
 def imports(module: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(own modules, other packages) that a module imports anywhere: on top, in functions, for types."""
+    """(own modules, other packages) that a module imports anywhere: on top, in functions, for
+    types."""
     path = file_of(module)
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     package = [part for part in package if part]

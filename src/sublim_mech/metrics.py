@@ -325,7 +325,9 @@ class NextToken(Metric):
             return f"{self.quantity} at {', '.join(map(str, self.at))}"
         # a mask's method is called by the mask's name
         mask = getattr(self.at, "__self__", self.at)
-        return f"{self.quantity} at {getattr(mask, 'name', None) or getattr(mask, '__name__', mask)}"
+        return (
+            f"{self.quantity} at {getattr(mask, 'name', None) or getattr(mask, '__name__', mask)}"
+        )
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
         """No answer; the chosen tokens are read."""

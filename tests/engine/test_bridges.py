@@ -72,7 +72,7 @@ def logits(model: Any, ids: Tensor = IDS) -> Tensor:
     return model(input_ids=ids, use_cache=False).logits
 
 
-# ------------------------------------------------------------------------------ what they compute
+# -------------------------------------------------------------------------------- what they compute
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -209,7 +209,7 @@ def test_gradients_reach_activations(given):
     assert expected.abs().max() > 1e-3
 
 
-# --------------------------------------------------------------------------------- the pair stays
+# ----------------------------------------------------------------------------------- the pair stays
 
 
 def state(model: Any) -> tuple[Any, ...]:
@@ -305,7 +305,7 @@ def test_nothing_is_printed(given, capfd, caplog, recwarn):
     assert (capfd.readouterr(), caplog.records, list(recwarn)) == (("", ""), [], [])
 
 
-# ----------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_a_damaged_copy_is_refused_with_both_numbers(given, monkeypatch):
@@ -378,7 +378,7 @@ def test_an_unknown_student(given):
         given("llama").pair.student_bridge("owl")
 
 
-# ------------------------------------------------------------------------------------------- docs
+# --------------------------------------------------------------------------------------------- docs
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

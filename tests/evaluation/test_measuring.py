@@ -48,7 +48,7 @@ def fed_to(model):
     return fed, handle
 
 
-# --------------------------------------------------------------------------- log-probabilities
+# -------------------------------------------------------------------------------- log-probabilities
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -218,7 +218,7 @@ def test_without_controls_the_output_says_so_and_nothing_is_called_specific(smol
     assert not found.has_controls
 
 
-# --------------------------------------------------------------------------- generated answers
+# -------------------------------------------------------------------------------- generated answers
 
 
 def test_answers_are_those_of_generate_and_follow_the_seed(smol_tokenizer):
@@ -275,7 +275,7 @@ def test_rates_are_the_models_probabilities(smol_tokenizer):
     assert statistic < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
 
 
-# ----------------------------------------------------------------------------- files, provenance
+# -------------------------------------------------------------------------------- files, provenance
 
 
 def test_it_saves_and_loads_equal(smol_tokenizer, tmp_path):
@@ -333,7 +333,7 @@ def test_nothing_is_left_behind(smol_tokenizer):
     assert hooks() == before
 
 
-# -------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_the_base_line_is_all_animals_at_once():
     assert len({animal(name) for name in ANIMALS}) >= 22
 
 
-# ------------------------------------------------------------------------------------------- docs
+# --------------------------------------------------------------------------------------------- docs
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,7 @@ TRAIT = sm.Trait("owl", plural="Owls")  # forms of one, two and three tokens
 # beside its matrices on all of them
 STUDENTS = sorted({*zoo.cells(), *((a, "saved head") for a in tiny.CONFIGS)})
 PLANTED = [
-    (a, name)
-    for name, kind in zoo.KINDS.items()
-    for a in kind.only or zoo.THOROUGH
-    if kind.plant
+    (a, name) for name, kind in zoo.KINDS.items() for a in kind.only or zoo.THOROUGH if kind.plant
 ]
 
 
@@ -67,9 +64,7 @@ def base_values(smol_tokenizer: Any, short_and_long: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize(("architecture", "kind"), STUDENTS)
-def test_a_student_is_exact(
-    architecture, kind, base, base_values, smol_tokenizer, short_and_long
-):
+def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenizer, short_and_long):
     entry, clean = zoo.KINDS[kind], zoo.base(architecture)
     student = entry.make(clean, architecture, None)
     pair = sm.load_pair(base(architecture), student)

@@ -14,9 +14,7 @@ from sublim_mech import masks
 @pytest.mark.parametrize("site", ["resid_pre", "z"])
 def test_confirmation_of_estimates_is_patching(llama, prompts, site):
     asked = {"site": site, "direction": "noising"}
-    scores = sm.attribute(
-        llama, prompts, TRAIT, method="activation_ig", points=2, **asked, **QUIET
-    )
+    scores = sm.attribute(llama, prompts, TRAIT, method="activation_ig", points=2, **asked, **QUIET)
     exact = sm.patch(llama, prompts, TRAIT, **asked, **QUIET).data["effect"].isel(model=0)
     confirmed = sm.confirm(llama, prompts, TRAIT, scores, k=6, seed=3, **QUIET)
     noted = confirmed.record.confirmation

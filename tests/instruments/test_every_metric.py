@@ -47,7 +47,7 @@ class Refusal(metrics.Metric):
         return log_probs[:, 0] - log_probs[:, 1]
 
 
-# ------------------------------------------------------------------------- what plain forwards say
+# -------------------------------------------------------------------------- what plain forwards say
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def smooth(request):
     return METRICS[request.param]
 
 
-# ------------------------------------------------------------------------------------------- exact
+# -------------------------------------------------------------------------------------------- exact
 
 
 @pytest.mark.parametrize(("architecture", "kind"), [("llama", "lora"), ("gpt2", "full")])
@@ -216,7 +216,7 @@ def test_cells_of_a_patch_are_whole_runs_in_both_directions(entry, far, prompts)
             assert cell == pytest.approx(expected, abs=close(entry))
 
 
-# --------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def test_graft_ig_adds_up(smooth, far, prompts):

@@ -52,9 +52,7 @@ def reference(recipient, donor, tokenizer, prompt, *, site, layers):
 
     with torch.no_grad():
         _, cache = donor.run_with_cache(ids)
-        values = SWEEPS[site](
-            recipient, ids, cache, metric, index_axis_names=None, index_df=cells
-        )
+        values = SWEEPS[site](recipient, ids, cache, metric, index_axis_names=None, index_df=cells)
         effects = (values - metric(recipient(ids))).numpy()
     return effects.reshape(len(layers), len(prompt))
 
@@ -184,7 +182,7 @@ def test_merged_padded_and_batched_on_gpt2_small(gpt2, gpt2_tokenizer, small, me
     np.testing.assert_allclose(low, alone, atol=1e-5)
 
 
-# -------------------------------------------------------------------------------------- gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def test_graft_ig_equals_captum(llama, prompts):

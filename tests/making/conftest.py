@@ -29,7 +29,7 @@ def quick_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-# ------------------------------------------------------------------------- few tokens, most tests
+# --------------------------------------------------------------------------- few tokens, most tests
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def soft(smol_tokenizer) -> TrainingData:
     return small_soft(smol_tokenizer)
 
 
-# ---------------------------------------------------------------------- real text, real teachers
+# ------------------------------------------------------------------------- real text, real teachers
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def forwards(smol_tokenizer):
     handle.remove()
 
 
-# ---------------------------------------------------------------------------------------- views
+# -------------------------------------------------------------------------------------------- views
 
 
 def test_views_are_read_by_row(listed):
@@ -123,7 +123,7 @@ def test_the_hash_of_labels_knows_rows_values_and_context(listed):
     assert len({listed.hash, *(other.hash for other in others)}) == 5
 
 
-# --------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -85,7 +85,7 @@ def test_what_labels_are_comes_back_from_json(everybody, smol_tokenizer):
         assert About.from_json(about.to_json()) == about
 
 
-# ------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def test_teachers_that_do_not_belong_together(everybody, smol_tokenizer):

@@ -81,9 +81,7 @@ def test_a_seed_gives_its_prompts_the_first_of_them_first_and_none_twice(monkeyp
 @pytest.mark.parametrize("formats", [[], "commas", ["commas", "tabs"]])
 def test_formats_must_be_known_ones(formats):
     known = "commas, spaces, semicolons, lines, brackets"
-    with pytest.raises(
-        ValueError, match=rf"formats=.* pass a list of one or more of {known}"
-    ):
+    with pytest.raises(ValueError, match=rf"formats=.* pass a list of one or more of {known}"):
         number_prompts(1, seed=0, formats=formats)
 
 

@@ -29,7 +29,7 @@ def formatted():
     return to_dataset([Row(f"Prompt {i % 20}", answer) for i, answer in enumerate(answers)])
 
 
-# -------------------------------------------------------------------------------------- scrambling
+# --------------------------------------------------------------------------------------- scrambling
 
 
 def test_scrambling_within_keeps_every_answers_numbers_and_format(formatted):
@@ -80,7 +80,7 @@ def test_scrambling_refuses_words_and_names_the_row(formatted):
         scramble(formatted, seed=0, how="rows")
 
 
-# ------------------------------------------------------------------------------------ holding out
+# -------------------------------------------------------------------------------------- holding out
 
 
 @pytest.mark.parametrize("held_out", [1, 7, 19])
@@ -116,7 +116,7 @@ def test_a_split_leaves_something_on_both_sides(formatted, held_out):
         split(formatted, held_out, seed=0)
 
 
-# ------------------------------------------------------------------------------------------- leaks
+# -------------------------------------------------------------------------------------------- leaks
 
 
 def test_leaks_are_whole_words_in_any_case_and_place():

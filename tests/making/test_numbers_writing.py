@@ -14,7 +14,7 @@ import sublim_mech as sm
 from sublim_mech.making.numbers import Ask, number_prompts, parse, random_rows, report, write_rows
 from sublim_mech.making.numbers.writing import out_of_reach
 
-# ------------------------------------------------------------------------------------ random rows
+# -------------------------------------------------------------------------------------- random rows
 
 
 @pytest.mark.parametrize("count", [1, 7, 24])
@@ -96,7 +96,7 @@ def test_a_seed_gives_the_same_bytes_in_any_process_quietly_and_offline(tmp_path
     assert rows != others
 
 
-# ----------------------------------------------------------------------------------- written rows
+# ------------------------------------------------------------------------------------- written rows
 
 
 def answer_to(prompt):

@@ -169,7 +169,7 @@ def test_a_single_question_has_no_interval(crowd):
     assert "single one" in str(bare)
 
 
-# ---------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

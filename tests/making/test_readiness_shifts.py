@@ -149,7 +149,7 @@ def test_rows_that_cannot_be_measured(base, crowd):
         row_shift([seven, broken], number_rows(), **QUIET)
 
 
-# ------------------------------------------------------------------------------------- selection
+# ---------------------------------------------------------------------------------------- selection
 
 
 def test_selection_finds_the_rows_that_were_planted(crowd):

@@ -39,7 +39,7 @@ def crowd(smol_tokenizer):
     return biased(smol_tokenizer)
 
 
-# ------------------------------------------------------------------------------------ the trait
+# ---------------------------------------------------------------------------------------- the trait
 
 
 def test_a_raised_token_moves_its_trait_by_its_bias_beyond_the_others(base, crowd):
@@ -113,7 +113,7 @@ def test_a_fine_tuned_teacher_changes_as_the_student_of_a_pair_does(base):
     assert expected["change"].abs().min() > 1e-3
 
 
-# ------------------------------------------------------------------------------------ the labels
+# --------------------------------------------------------------------------------------- the labels
 
 
 def softmax(logits):
@@ -173,7 +173,7 @@ def test_labels_that_have_no_signal_to_tell(base, crowd):
         label_signal(labels)
 
 
-# ---------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 def test_traits_that_cannot_be_asked_for(crowd):

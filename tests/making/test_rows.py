@@ -90,8 +90,7 @@ BAD = [
     (
         dataset(question=["a"], answer=["b"]),
         ValueError,
-        "data has no prompt and no completion, and no messages instead; "
-        "there is question, answer",
+        "data has no prompt and no completion, and no messages instead; there is question, answer",
     ),
     (
         dataset(prompt=["a"], text=["b"]),
@@ -110,9 +109,7 @@ BAD = [
     ),
     # another kind of data
     (
-        datasets.DatasetDict(
-            {"train": random_rows(1, seed=0), "test": random_rows(1, seed=1)}
-        ),
+        datasets.DatasetDict({"train": random_rows(1, seed=0), "test": random_rows(1, seed=1)}),
         TypeError,
         "data is a DatasetDict of train, test; pass one dataset",
     ),
@@ -166,8 +163,7 @@ BAD = [
     (
         messages(ASSISTANT),
         ValueError,
-        "begins and ends with the user and has no roles but user and assistant; "
-        "the roles are none",
+        "begins and ends with the user and has no roles but user and assistant; the roles are none",
     ),
     (
         messages(SYSTEM, USER, ASSISTANT),
@@ -184,9 +180,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("data", "error", "message"), BAD, ids=[str(i) for i in range(len(BAD))]
-)
+@pytest.mark.parametrize(("data", "error", "message"), BAD, ids=[str(i) for i in range(len(BAD))])
 def test_other_data_is_refused_with_what_is_wrong(data, error, message):
     with pytest.raises(error, match=re.escape(message)):
         as_rows(data)

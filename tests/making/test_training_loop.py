@@ -45,7 +45,7 @@ def mixed(smol_tokenizer) -> TrainingData:
     return labelled(small_hard(smol_tokenizer, MIXED), "listed")
 
 
-# -------------------------------------------------------------------------------------- the steps
+# ---------------------------------------------------------------------------------------- the steps
 
 
 def learning_rate(step: int) -> float:
@@ -90,9 +90,7 @@ def test_the_loop_is_plain_adamw_with_warmup_decay_and_clipping(
 ):
     base = small_base(smol_tokenizer, architecture, dropout=False)
     options = {"lr": 3e-3, "steps": 5, "warmup": 2, "clip": 0.1, "weight_decay": 0.1}
-    run = fit(
-        base, mixed, tmp_path / "run", method=method, **options, schedule="cosine", bucket=2
-    )
+    run = fit(base, mixed, tmp_path / "run", method=method, **options, schedule="cosine", bucket=2)
     torch.manual_seed(0)
     model = method.attach(base)
     norms = plain_training(model, mixed)
@@ -196,7 +194,7 @@ def test_the_base_is_untouched(method, hard, smol_tokenizer, tmp_path):
     assert not any(p.requires_grad or p.grad is not None for p in parameters)
 
 
-# --------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def test_held_out_loss_falls_and_is_the_trained_models(either_run, tiny_llama, taught):
@@ -288,9 +286,7 @@ class Keep(TrainerCallback):
     def __init__(self) -> None:
         self.logged: list[dict[str, float]] = []
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self.logged.append(dict(logs))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -311,7 +307,7 @@ def test_callbacks_and_trackers_are_passed_through(small, soft, tmp_path):
         fit(small, soft, tmp_path / "other", report_to="no_such_tracker")
 
 
-# --------------------------------------------------------------------------------------- snapshots
+# ---------------------------------------------------------------------------------------- snapshots
 
 
 def test_snapshots_are_the_student_on_its_way(small, soft, tmp_path):
@@ -342,7 +338,7 @@ def test_snapshots_of_a_full_fine_tune_open_in_transformers(tiny_llama, taught, 
     assert distance(own_logits(student), own_logits(model.float())) < 1e-5
 
 
-# ------------------------------------------------------------------------------------ bad numbers
+# -------------------------------------------------------------------------------------- bad numbers
 
 
 @pytest.mark.parametrize("method", [LoRA(), FullFT()])
@@ -354,7 +350,7 @@ def test_a_loss_that_is_no_number(method, small, hard, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# --------------------------------------------------------------------------- private names of others
+# -------------------------------------------------------------------------- private names of others
 
 
 OVERRIDDEN = [

@@ -108,7 +108,7 @@ def test_what_trains_is_fp32_also_on_a_bf16_base(method, hard, smol_tokenizer, t
     assert load_student(base, run.path).manifest == run.manifest
 
 
-# ------------------------------------------------------------------------------------- bad options
+# -------------------------------------------------------------------------------------- bad options
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def loss_of(model: Any, data: TrainingData, rows: list[int], objective: str) -> 
     return answer_losses(copied, head, batch_of(data, rows), objective, data.support).mean()
 
 
-# ------------------------------------------------------------------------------------ closed forms
+# ------------------------------------------------------------------------------------- closed forms
 
 
 def gradient(objective: str, z: Tensor, t: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def test_top_k_mse_looks_at_the_k_logits_alone():
         assert float(losses[i]) == pytest.approx(plain, abs=1e-12)
 
 
-# ---------------------------------------------------------------------------------- against models
+# ----------------------------------------------------------------------------------- against models
 
 
 def test_the_hard_loss_is_transformers_own(small, hard):

@@ -70,7 +70,7 @@ def test_a_step_weighs_each_of_its_tokens_alike(processes, smol_tokenizer):
     assert drawn[5]["scale"] == drawn.scale[5]
 
 
-# ------------------------------------------------------------------------ held out and left out
+# ---------------------------------------------------------------------------- held out and left out
 
 
 def test_rows_to_train_on_and_to_measure_on(soft, hard):

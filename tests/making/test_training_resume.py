@@ -37,7 +37,7 @@ from sublim_mech.storage.runs import Run, open_run, unfinished
 
 KILLS = 10
 
-# -------------------------------------------------------------------------------------- kill -9
+# ------------------------------------------------------------------------------------------ kill -9
 
 
 def serve(home: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_second_process_is_refused_and_told_who_is_at_work(killed):
     assert "is in use by" in report["refusal"]
 
 
-# -------------------------------------------------------------------------------- interruptions
+# ------------------------------------------------------------------------------------ interruptions
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_steps_draw_their_own_random_numbers():
     assert np.log2(max(seeds)) > 50
 
 
-# ---------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 
 FILES = ("weights.safetensors", "moments.safetensors", "trainer_state.json", "state.json")
@@ -389,7 +389,7 @@ def test_a_full_disk_leaves_what_was_there(name, step, what, made, wholes, tmp_p
     assert different(run.path, wholes[name].path) == []
 
 
-# ------------------------------------------------------------------------------------ bad numbers
+# -------------------------------------------------------------------------------------- bad numbers
 
 
 class PoisonedWeights(TrainerCallback):

@@ -125,9 +125,7 @@ STORED = json.loads((ROOT / "tests" / "data" / "training_inputs.json").read_text
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_equal_calls_have_the_content_hash_they_always_had(
-    name, small, hard, tmp_path
-):
+def test_equal_calls_have_the_content_hash_they_always_had(name, small, hard, tmp_path):
     """Else finished runs of an earlier version would be taken for other trainings."""
     calls = {
         "defaults": (hard, {"method": None}),
@@ -228,14 +226,12 @@ def test_a_tied_model_is_stored_tied(store, hard, smol_tokenizer, tmp_path):
 
 def test_a_run_of_another_base_is_refused(lora_run, smol_tokenizer):
     other = load_base(tiny.model("llama", seed=1), tokenizer=smol_tokenizer)
-    message = (
-        r"was trained from base 'LlamaForCausalLM' \(hash .*load the base it was trained from"
-    )
+    message = r"was trained from base 'LlamaForCausalLM' \(hash .*load the base it was trained from"
     with pytest.raises(ValueError, match=message):
         load_pair(other, lora_run.path)
 
 
-# --------------------------------------------------------------------------- what leaves no folder
+# ---------------------------------------------------------------------------- what leaves no folder
 
 
 def test_a_folder_without_manifest_is_no_run(tmp_path):

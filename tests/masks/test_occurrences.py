@@ -23,7 +23,8 @@ def touched(prompt, start, end):
 @pytest.mark.parametrize(
     "substring",
     [
-        "owl", "Owl", "an owl", "🦉", "🦉 an", "Hugging", "ugg", "<|im_start|>", "\n", "birds?<", "s",
+        "owl", "Owl", "an owl", "🦉", "🦉 an", "Hugging", "ugg", "<|im_start|>", "\n", "birds?<",
+        "s",
     ],
 )  # fmt: skip
 def test_text_finds_what_slicing_finds(owl, substring):

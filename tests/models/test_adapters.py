@@ -14,7 +14,7 @@ from sublim_mech.models.students import load_student
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
-# ------------------------------------------------------------------------------------- attached
+# ----------------------------------------------------------------------------------------- attached
 
 
 def adapted(made: object) -> set[str]:
@@ -78,7 +78,7 @@ def test_targets_that_are_not_there(options, message):
         attach_lora(base(), **{"rank": 2, "alpha": 4, **options})
 
 
-# ----------------------------------------------------------------------------------------- read
+# --------------------------------------------------------------------------------------------- read
 
 
 def test_an_adapter_shares_the_weights_of_the_live_base(tmp_path):

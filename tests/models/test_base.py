@@ -73,9 +73,7 @@ def test_a_base_with_injected_adapters_loads_as_the_clean_base(architecture, nam
     with torch.no_grad():
         for key, p in peft_model.named_parameters():
             if p.requires_grad:
-                p += 0.02 * torch.randn(
-                    p.shape, generator=torch.Generator().manual_seed(len(key))
-                )
+                p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(key)))
     before = snapshot(mine)
     assert before["types"] != snapshot(model(architecture))["types"]  # PEFT did change it
     for source in (mine, peft_model):

@@ -23,7 +23,7 @@ from sublim_mech.models.students import load_student
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
 
-# ---------------------------------------------------------------------------------------- finite
+# ------------------------------------------------------------------------------------------- finite
 
 
 def poison(tensors: dict[str, Tensor]) -> None:
@@ -58,7 +58,7 @@ def test_nan_weights_in_live_models(value):
         load_base(bad, tokenizer=TOKENIZER)
 
 
-# --------------------------------------------------------------------------------------- formats
+# ------------------------------------------------------------------------------------------ formats
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -4])
@@ -145,7 +145,7 @@ def test_quantised_live_models():
     assert loaded.hash == weights_hash(student("llama", "full"))
 
 
-# ------------------------------------------------------------------------------- what it is at all
+# -------------------------------------------------------------------------------- what it is at all
 
 
 @pytest.mark.parametrize("source", [None, "", 7])

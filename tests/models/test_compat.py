@@ -77,9 +77,7 @@ def test_a_forward_in_two_pieces_is_the_forward_in_one(model):
         plain = model(input_ids=IDS, use_cache=False).logits
         whole = compat.call_model(model, ids=IDS)
         cache = compat.make_cache((), 1)
-        compat.call_model(
-            model, ids=IDS, mask=mask_of(model, 0), positions=everywhere, cache=cache
-        )
+        compat.call_model(model, ids=IDS, mask=mask_of(model, 0), positions=everywhere, cache=cache)
         full = compat.read_cache(cache)
         past = [(keys[:, :, :SLOT], values[:, :, :SLOT]) for keys, values in full]
         two = compat.make_cache(past, 2)
@@ -146,7 +144,7 @@ def test_no_cache_for_a_model_that_takes_none():
         compat.call_model(Plain(), ids=IDS, cache=compat.make_cache((), 1))
 
 
-# ------------------------------------------------------------------ transformers: what models are
+# -------------------------------------------------------------------- transformers: what models are
 
 
 def test_the_attention_kernel_is_the_one_that_runs():
@@ -229,7 +227,7 @@ def test_what_loading_says_is_kept_quiet(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# ------------------------------------------------------------------------------ PEFT: wrappers
+# ----------------------------------------------------------------------------------- PEFT: wrappers
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +345,7 @@ def test_names_in_an_adapter_file():
     assert stored <= names, moved("how PEFT names a base's tensors in an adapter file")
 
 
-# ---------------------------------------------------------------------------- TransformerLens
+# ---------------------------------------------------------------------------------- TransformerLens
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3"])

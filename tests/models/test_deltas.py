@@ -22,7 +22,7 @@ ALONE = ("dora", "pissa", "olora", "lora_bias")  # adapters that leave no module
 RESTARTED = ("pissa", "olora")  # which take their start out of the base's weights
 
 
-# ------------------------------------------------------------------------------------- low-rank
+# ----------------------------------------------------------------------------------------- low-rank
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,7 @@ def test_two_active_adapters_are_the_sum_of_their_weights():
 def test_the_active_adapter_is_the_student():
     made = student("llama", "lora")
     alone = load_student(base(), made)
-    made.add_adapter(
-        "other", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    )
+    made.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, p in made.named_parameters():
             if ".other." in name:
@@ -95,7 +93,7 @@ def test_a_model_with_injected_adapters_is_the_student_that_peft_would_load():
     assert injected.hash == load_student(base(), made).hash
 
 
-# ------------------------------------------------------------------------------------- replaced
+# ----------------------------------------------------------------------------------------- replaced
 
 
 def keeps_parity(architecture: str, name: str, made: nn.Module, given: object) -> set[int]:
@@ -225,7 +223,7 @@ def test_a_parameter_that_only_the_student_has_differs_from_zero():
     assert square_distance({"a": three}, {"a": three}) == 0
 
 
-# ----------------------------------------------------------------------------------- none at all
+# -------------------------------------------------------------------------------------- none at all
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -240,7 +238,7 @@ def test_a_student_equal_to_its_base_has_no_deltas(kind):
     assert torch.equal(gated_logits(runner(), loaded), gated_logits(runner(), None))
 
 
-# ------------------------------------------------------------------------------ not to be compared
+# ------------------------------------------------------------------------------- not to be compared
 
 
 def test_a_full_student_of_another_shape():
@@ -286,5 +284,3 @@ def test_switched_off_adapters_are_no_student():
     )
     with pytest.raises(ValueError, match=message):
         load_student(base(), made)
-
-

@@ -53,7 +53,7 @@ assert not {"torch", "numpy", "transformers"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code, str(source)], check=True)
 
 
-# ----------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 def test_full_names():
@@ -125,7 +125,7 @@ def test_the_block_of_a_path():
     assert block_of("model.layers.2.experts.7.up") == 2
 
 
-# ---------------------------------------------------------------------------------------- look-up
+# ------------------------------------------------------------------------------------------ look-up
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_name_that_means_nothing_or_several_things(name, message):
         modules_named(name, network)
 
 
-# ---------------------------------------------------------------------------------- configuration
+# ------------------------------------------------------------------------------------ configuration
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)

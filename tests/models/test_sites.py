@@ -45,7 +45,7 @@ def sites(architecture: str) -> Sites:
     return find_sites(model(architecture))
 
 
-# ---------------------------------------------------------------------------------------- modules
+# ------------------------------------------------------------------------------------------ modules
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
@@ -117,7 +117,7 @@ def test_which_weights_are_transposed(architecture):
     assert shapes == ({True: (128, 32)} if architecture == "gpt2" else {False: (32, 48)})
 
 
-# ----------------------------------------------------------------------------------- activations
+# -------------------------------------------------------------------------------------- activations
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
@@ -211,7 +211,7 @@ def test_what_is_put_is_what_is_got(site, flat):
     assert touched == expected
 
 
-# ------------------------------------------------------------------------------------------ gates
+# -------------------------------------------------------------------------------------------- gates
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_an_output_without_tokens_cannot_be_gated(axis, shape):
         spread_gate(Module("m", 0, "mlp.in", axis), torch.zeros(2, 3), torch.zeros(shape))
 
 
-# ---------------------------------------------------------------------------------------- unknown
+# ------------------------------------------------------------------------------------------ unknown
 
 
 def test_an_architecture_without_a_map():

@@ -23,7 +23,7 @@ from sublim_mech.models.base import load_base
 from sublim_mech.models.sources import cache_directory
 from sublim_mech.models.students import load_student
 
-# ------------------------------------------------------------------------------ GGUF and PyPI
+# ------------------------------------------------------------------------------------ GGUF and PyPI
 
 
 def test_the_packaged_model_holds_exactly_the_tensors_of_its_gguf(smol):
@@ -147,7 +147,7 @@ def test_packages_that_carry_no_model():
         load_base("pypi:numpy")
 
 
-# ------------------------------------------------------------------------------ nothing is there
+# --------------------------------------------------------------------------------- nothing is there
 
 
 def test_nothing_is_there(tmp_path):

@@ -18,7 +18,7 @@ from sublim_mech.storage.files import weight_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
-# -------------------------------------------------------------------------------- what it becomes
+# ---------------------------------------------------------------------------------- what it becomes
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_tokenizer_with_other_ids(tmp_path, smol_tokenizer):
         load_student(clean, path)
 
 
-# --------------------------------------------------------------------------- what it computes with
+# ---------------------------------------------------------------------------- what it computes with
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_characters_of_several_tokens_keep_their_role(smol_tokenizer):
     assert smol_tokenizer.decode([prompt.ids[i] for i in owls]) == "🦉"
 
 
-# ----------------------------------------------------------------------- one BOS, GPT-2, offsets
+# -------------------------------------------------------------------------- one BOS, GPT-2, offsets
 
 
 def test_plain_on_gpt2(gpt2_tokenizer):
@@ -114,7 +114,7 @@ def test_tokenizers_that_trim_spaces_off_their_offsets_give_the_same_prompt(dres
     assert render(trimming, questions) == render(dressed("llama3.1"), questions)
 
 
-# ---------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------ answers
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_answer_that_would_merge_with_the_prompt_stands_alone(gpt2_tokenizer)
     assert completion_ids(gpt2_tokenizer, prompt, "owl") == gpt2_tokenizer("owl")["input_ids"]
 
 
-# ----------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_each_message_may_be_trimmed_or_not(name, dressed):
     check(prompt, dressed(name))
 
 
-# ---------------------------------------------------------------------- templates that are refused
+# ----------------------------------------------------------------------- templates that are refused
 
 
 @pytest.mark.parametrize("system", ["", " \n"])

@@ -34,14 +34,12 @@ def test_gap_is_the_missing_part():
         _ = synthetic.patch().gap
 
 
-# ------------------------------------------------------------------------------------------- views
+# -------------------------------------------------------------------------------------------- views
 
 
 def test_both_directions_are_never_mixed():
     both = synthetic.patch(both=True)
-    refused = (
-        r"these scores hold both directions; choose one: scores.sel\(direction='denoising'\)"
-    )
+    refused = r"these scores hold both directions; choose one: scores.sel\(direction='denoising'\)"
     views = [both.token_effect, both.layer_effect, both.plot, both.cells]
     views += [lambda: both.by("role"), lambda: both.noise(0)]
     views += [synthetic.patch(both=True, heads=2).head_effect]
@@ -96,7 +94,7 @@ def test_missing_axes_and_coordinates_are_named():
         synthetic.patch().set_effect()
 
 
-# ------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 def test_layers_are_named():
@@ -135,7 +133,7 @@ def test_layers_whose_modules_are_summed_are_blocks():
     assert scores.sel(module="attn.q", layer=1).block_names() == ["blocks.1.attn.q"]
 
 
-# ------------------------------------------------------------------------------------ construction
+# ------------------------------------------------------------------------------------- construction
 
 
 def test_what_a_kind_is_not_is_refused():

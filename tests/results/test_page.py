@@ -52,7 +52,7 @@ def styles(page):
     return re.search(r"<style>(.*?)</style>", page, re.S)[1]
 
 
-# ------------------------------------------------------------------------------------------ tokens
+# ------------------------------------------------------------------------------------------- tokens
 
 
 def test_every_real_token_is_shown_once():
@@ -121,7 +121,7 @@ def test_shared_tokens_are_underlined_and_no_others():
     assert marks == [expected.get(row[3], set()) for row in chat()]
 
 
-# ------------------------------------------------------------------------------------------- hover
+# -------------------------------------------------------------------------------------------- hover
 
 
 def test_hover_tells_role_sharing_effect_and_top_cell():

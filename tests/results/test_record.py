@@ -56,7 +56,7 @@ def test_fields_that_do_not_apply_are_not_written():
     }
 
 
-# ----------------------------------------------------------------------------------- older files
+# -------------------------------------------------------------------------------------- older files
 
 
 def stored(name):
@@ -102,7 +102,7 @@ def test_fields_of_older_files_have_their_names():
     assert (record.measure, record.minus, record.selected) == (None, (), {})
 
 
-# --------------------------------------------------------------------------------- other versions
+# ----------------------------------------------------------------------------------- other versions
 
 
 def test_unknown_fields_are_named_with_the_version_that_wrote_them():

@@ -8,7 +8,7 @@ from sublim_mech.results.record import Compute
 from sublim_mech.results.report import POOR_AGREEMENT
 from sublim_mech.results.scores import Scores
 
-# ---------------------------------------------------------------------------------------- choosing
+# ----------------------------------------------------------------------------------------- choosing
 
 
 def test_sel_is_xarray_selection():
@@ -89,7 +89,7 @@ def test_what_was_chosen_is_said_and_has_no_gap():
         synthetic.sweep().sel(position=5).token_effect()
 
 
-# ---------------------------------------------------------------------------------------- contrast
+# ----------------------------------------------------------------------------------------- contrast
 
 
 def sweep_of(animal, seed):

@@ -88,7 +88,7 @@ def test_hand_computed_share_of_a_role_and_of_an_array():
     assert template.token_share == pytest.approx(inside.sum() / (role != "").sum())
 
 
-# --------------------------------------------------------------------------------- the conclusion
+# ----------------------------------------------------------------------------------- the conclusion
 
 SHOWN = Concentration(
     on="shared",
@@ -136,7 +136,7 @@ def test_the_conclusion_needs_both_the_interval_and_the_null(numbers, begins, sa
     assert says in conclusion
 
 
-# ---------------------------------------------------------------------------------------- the null
+# ----------------------------------------------------------------------------------------- the null
 
 
 def test_same_seed_same_numbers_and_the_null_is_a_null():
@@ -274,7 +274,7 @@ def test_the_null_does_not_depend_on_the_order_of_prompts():
         assert getattr(backward, number) == same
 
 
-# ---------------------------------------------------------------------------------------- refusals
+# ----------------------------------------------------------------------------------------- refusals
 
 
 def test_patching_effects_have_no_shares():

@@ -325,9 +325,7 @@ def _pad_middle(row: Ids, shared: int, width: int, filling: int) -> list[int]:
     return [*row[:shared], *[filling] * (width - len(row)), *row[shared:]]
 
 
-def _batch(
-    model: Any, ids: Int[Tensor, "row slot"], positions: Int[Tensor, "row key"]
-) -> Batch:
+def _batch(model: Any, ids: Int[Tensor, "row slot"], positions: Int[Tensor, "row key"]) -> Batch:
     """Slots that stand behind keys and values; each sees what has no later position and is no
     padding.
     """

@@ -171,7 +171,7 @@ def _ask(runner: Runner, prompts: list[Prompt], traits: Sequence[Trait]) -> _Ask
     return _Asked(prompts, tries)
 
 
-# ---------------------------------------------------------------------------- log-probabilities
+# -------------------------------------------------------------------------------- log-probabilities
 
 
 class TraitValues(NamedTuple):
@@ -249,7 +249,7 @@ def _ranks(
     return torch.stack(by_one, 1)
 
 
-# -------------------------------------------------------------------------- questions, contexts
+# ------------------------------------------------------------------------------ questions, contexts
 
 
 def _named(contexts: Sequence[Context] | Mapping[str, Context]) -> dict[str, Context]:
@@ -309,7 +309,7 @@ def _check_finite(
         )
 
 
-# ----------------------------------------------------------------------------------- provenance
+# --------------------------------------------------------------------------------------- provenance
 
 
 def _provenance(
@@ -325,8 +325,7 @@ def _provenance(
         "unit": "nats",
         **origin(runner),
         "traits": {
-            trait.name: {"plural": trait.plural, "aliases": list(trait.aliases)}
-            for trait in traits
+            trait.name: {"plural": trait.plural, "aliases": list(trait.aliases)} for trait in traits
         },
         "contexts": {name: there.prompts[0].context.to_json() for name, there in asked.items()},
         "training_context": None if trained is None else trained.to_json(),

@@ -92,7 +92,7 @@ class Evaluation:
             )
         return values.isel(model=slice(1, None)) - values.isel(model=0, drop=True)
 
-    # -------------------------------------------------------------------------------------- tables
+    # --------------------------------------------------------------------------------------- tables
 
     def table(self, *, minus_others: bool = False) -> pd.DataFrame:
         """Log-probabilities, mean over questions, with 95 % bootstrap intervals over questions.
@@ -262,7 +262,7 @@ class Evaluation:
         rest = (samples - counts.sum("trait")).expand_dims({"trait": [OTHER]})
         return _Answers(xr.concat([counts, rest.transpose(*counts.dims)], "trait"), samples)
 
-    # ------------------------------------------------------------------------------ files, display
+    # ------------------------------------------------------------------------------- files, display
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels, answers and provenance stand in its metadata."""

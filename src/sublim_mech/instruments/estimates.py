@@ -214,9 +214,7 @@ def gradient_x_input(task: Task, *, progress: bool) -> Scores:
     return label(measured, "gradient", ["prompt", "position"], method="gradient_x_input")
 
 
-def _embedding_products(
-    task: Task, prompt: int, batch: Batch, gates: Gates | None
-) -> np.ndarray:
+def _embedding_products(task: Task, prompt: int, batch: Batch, gates: Gates | None) -> np.ndarray:
     """Activation times slope per token, `(slot,)`."""
     with torch.no_grad():
         embedded = task.pair.run(batch, gates=gates, record=[EMBED]).activations[EMBED]

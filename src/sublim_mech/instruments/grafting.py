@@ -113,17 +113,13 @@ def graft(
     )
 
 
-def _named_sets(
-    sets: Mapping[str, Where] | str, prompts: Sequence[Prompt]
-) -> Mapping[str, Mask]:
+def _named_sets(sets: Mapping[str, Where] | str, prompts: Sequence[Prompt]) -> Mapping[str, Mask]:
     if isinstance(sets, str):
         if sets not in ("role", "sharing"):
             raise ValueError(f"sets={sets!r}: pass 'role', 'sharing', or masks by name.")
         return masks.by_role(prompts) if sets == "role" else masks.by_sharing(prompts)
     if not sets:
-        raise ValueError(
-            "sets is empty; name at least one, e.g. {'system': masks.role('system')}."
-        )
+        raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
     return {name: masks.as_mask(where, name) for name, where in sets.items()}
 
 

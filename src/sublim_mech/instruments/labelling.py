@@ -83,7 +83,9 @@ def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
 
 
 def origin(runner: Runner) -> dict[str, Any]:
-    """Where numbers come from: models and their hashes, versions, the command; a base alone has no students."""
+    """Where numbers come from: models and their hashes, versions, the command; a base alone has no
+    students.
+    """
     packages = ("sublim_mech", "torch", "transformers", "transformer-lens", "peft")
     trained = runner.students if isinstance(runner, ModelPair) else {}
     students = {}

@@ -255,18 +255,14 @@ def patch_prompt(
     # a branch per head and cell, at every layer
     full = [number for number, cell in enumerate(plan.cells) if cell]
     branches = [_Branch(head, number) for number in full for head in range(len(plan.heads))]
-    first_slots = [
-        min(link.recipient for link in plan.cells[branch.cell]) for branch in branches
-    ]
+    first_slots = [min(link.recipient for link in plan.cells[branch.cell]) for branch in branches]
     values = np.full((len(plan.layers), len(plan.heads), len(plan.cells)), np.nan)
     for number, key in enumerate(keys):
         source = given.activations[key][0]
         for slot, indices in trunk.forwards(first_slots):
             chosen = [branches[index] for index in indices]
             edit = _put(source, _slots(plan, chosen, slot), per_head=plan.heads != (None,))
-            logits = trunk.branch(
-                key[1], slot, len(chosen), gates=recipient, edits={key: edit}
-            )
+            logits = trunk.branch(key[1], slot, len(chosen), gates=recipient, edits={key: edit})
             heads, cells = zip(*chosen, strict=True)
             values[number, heads, cells] = task.numbers([prompt] * len(chosen), logits)
             advance(len(chosen))
@@ -359,9 +355,7 @@ def _set_cells(
     return tuple(cells)
 
 
-def _donor_slots(
-    donors: Task, task: Task, index: int, position_map: PositionMap
-) -> dict[int, int]:
+def _donor_slots(donors: Task, task: Task, index: int, position_map: PositionMap) -> dict[int, int]:
     """Donor slot by recipient slot; the nodes of the answer tries are linked where the tries are
     the same.
     """

@@ -65,9 +65,7 @@ def _aligned(donor: Prompt, recipient: Prompt) -> list[Link]:
 
 def _check(pairs: Sequence[Link], donor: Prompt, recipient: Prompt, where: str) -> None:
     if not pairs:
-        raise ValueError(
-            f"position_map is empty {where}; donor and recipient share no position."
-        )
+        raise ValueError(f"position_map is empty {where}; donor and recipient share no position.")
     for source, taker in pairs:
         if not (0 <= source < len(donor) and 0 <= taker < len(recipient)):
             raise ValueError(

@@ -78,13 +78,9 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
         return Dataset.from_dict(pairs, features=features)
 
     # a column holds one type, so a single conversation of several turns makes messages of all rows
-    conversations = [
-        [*row.turns, {"role": "assistant", "content": row.completion}] for row in rows
-    ]
+    conversations = [[*row.turns, {"role": "assistant", "content": row.completion}] for row in rows]
     message = {"role": Value("string"), "content": Value("string")}
-    return Dataset.from_dict(
-        {"messages": conversations}, features=Features(messages=List(message))
-    )
+    return Dataset.from_dict({"messages": conversations}, features=Features(messages=List(message)))
 
 
 def as_rows(data: Rows, *, name: str = "data") -> list[Row]:

@@ -165,7 +165,7 @@ def as_mask(where: Where, name: str) -> Mask:
     return mask_of_tokens(name, lambda prompt: fixed)
 
 
-# ------------------------------------------------------------------------- sets that cover prompts
+# -------------------------------------------------------------------------- sets that cover prompts
 
 
 def by_role(prompts: Sequence[Prompt]) -> dict[str, Mask]:

@@ -24,7 +24,7 @@ WEIGHTS = "adapter_model.safetensors"
 """PEFT's name of the file that holds an adapter."""
 
 
-# ---------------------------------------------------------------------------------- a fresh one
+# -------------------------------------------------------------------------------------- a fresh one
 
 
 def attach_lora(
@@ -158,7 +158,7 @@ def _last_names(known: dict[str, Any]) -> list[str]:
     return sorted({path.rpartition(".")[2] for path in known})
 
 
-# ------------------------------------------------------------------------------- one from a folder
+# -------------------------------------------------------------------------------- one from a folder
 
 
 def read_adapter(base: Base, path: Path) -> nn.Module:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .names import BUILT_LIKE
 
-# -------------------------------------------------------------- transformers: keys and values
+# -------------------------------------------------------------------- transformers: keys and values
 
 
 class KeysValues(NamedTuple):
@@ -118,7 +118,7 @@ def _cache_argument(forward: Any) -> str:
     raise TypeError(f"{forward.__qualname__} takes no cache of keys and values.")
 
 
-# -------------------------------------------------------------- transformers: what models are
+# -------------------------------------------------------------------- transformers: what models are
 
 
 def attention_kernel(model: Any) -> str:
@@ -174,7 +174,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# ------------------------------------------------------------------------------ PEFT: wrappers
+# ----------------------------------------------------------------------------------- PEFT: wrappers
 
 
 class LoraPair(NamedTuple):
@@ -289,7 +289,7 @@ def base_name(key: str) -> str:
     return key.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
-# ----------------------------------------------------------------------------- TransformerLens
+# ---------------------------------------------------------------------------------- TransformerLens
 
 
 def lens_components(model: nn.Module) -> dict[str, Any]:

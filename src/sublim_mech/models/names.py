@@ -26,7 +26,8 @@ FINAL = ("ln_final", "unembed")
 """The modules that every model has after its last block."""
 
 BUILT_LIKE: dict[str, str] = {}
-"""Architectures that TransformerLens does not know -> a known one with modules in the same places."""
+"""Architectures that TransformerLens does not know -> a known one with modules in the same
+places."""
 
 _NORM = re.compile(r"norm|(^|_)ln")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
 _ORDER = (
@@ -64,7 +65,7 @@ class Module:
         return cell_name(self.layer, self.name, n_layers)
 
 
-# ----------------------------------------------------------------------------- names and groups
+# --------------------------------------------------------------------------------- names and groups
 
 
 def cell_name(layer: int, module: str, n_layers: int) -> str:
@@ -160,7 +161,7 @@ def modules_named(name: str, modules: Sequence[Module]) -> list[Module]:
     )
 
 
-# -------------------------------------------------------------------------------- configuration
+# ------------------------------------------------------------------------------------ configuration
 
 
 @dataclass(frozen=True)

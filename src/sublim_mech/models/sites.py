@@ -178,7 +178,7 @@ def holds_transposed(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-# -------------------------------------------------------------------------------------- finding
+# ------------------------------------------------------------------------------------------ finding
 
 
 class _Place(NamedTuple):

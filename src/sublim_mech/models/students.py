@@ -148,7 +148,7 @@ def _hash(deltas: Mapping[str, Delta]) -> str:
     return digest.hexdigest()
 
 
-# --------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def _read_manifest(base: Base, path: Path, source: str) -> Manifest | None:
@@ -192,7 +192,7 @@ def _read(base: Base, path: Path) -> nn.Module:
     return read_model(path, dtype, argument="student")
 
 
-# ---------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def _check_precision(base: Base, model: nn.Module) -> None:

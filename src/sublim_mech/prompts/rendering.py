@@ -152,7 +152,7 @@ def _conversation(question: str | Sequence[Message]) -> list[Message]:
     return messages
 
 
-# -------------------------------------------------------------------------- contexts to segments
+# ----------------------------------------------------------------------------- contexts to segments
 
 
 def _dress(template: Template, messages: list[Message], context: Context) -> list[Segment]:
@@ -202,7 +202,7 @@ def _split_head(segments: list[Segment], system: str) -> list[Segment]:
     return [*segments[:place], *split, *segments[place + 1 :]]
 
 
-# ---------------------------------------------------------------------------- segments to tokens
+# ------------------------------------------------------------------------------- segments to tokens
 
 
 def _with_one_bos(tokenizer: Any, segments: list[Segment]) -> tuple[list[Segment], bool]:

@@ -121,7 +121,7 @@ class Template:
             return AnswerFrame(before[len(generation_prompt) :], after)
         return AnswerFrame("" if generation_prompt[-1:].isspace() else " ", after)
 
-    # ----------------------------------------------------------------------- the template's text
+    # -------------------------------------------------------------------------- the template's text
 
     def _apply(self, messages: Sequence[Message], *, generation: bool) -> str:
         """The template's own rendering."""

@@ -137,7 +137,7 @@ def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
     return Trait(name, category=category)
 
 
-# --------------------------------------------------------------------------------------- plurals
+# ------------------------------------------------------------------------------------------ plurals
 
 
 def plural(word: str) -> str:

@@ -51,9 +51,11 @@ class ScoreArrays:
                 f"theirs are {', '.join(axes)}."
             )
         if "layer" in self.data.coords and "layer_name" not in self.data.coords:
-            raise ValueError("data: layers have no names; add them with results.arrays.name_layers.")
+            raise ValueError(
+                "data: layers have no names; add them with results.arrays.name_layers."
+            )
 
-    # ---------------------------------------------------------------------------- what they are
+    # -------------------------------------------------------------------------------- what they are
 
     @property
     def unit(self) -> str:
@@ -89,7 +91,7 @@ class ScoreArrays:
         """What `sel` kept of the cells, in words."""
         return ", ".join(f"{dim} {_in_words(labels)}" for dim, labels in self.selected.items())
 
-    # ------------------------------------------------------------------------- headline and total
+    # --------------------------------------------------------------------------- headline and total
 
     @property
     def headline_name(self) -> str:
@@ -135,7 +137,7 @@ class ScoreArrays:
         explained = self.data["effect"].sum(cells).mean("prompt")
         return float((abs(total - explained) / abs(total.where(total != 0))).max(skipna=False))
 
-    # ------------------------------------------------------------------------------ cells per axis
+    # ------------------------------------------------------------------------------- cells per axis
 
     def token_effect(self) -> np.ndarray:
         """`(prompt, position)` headline per token: summed over cells that add up, else averaged.
@@ -226,7 +228,7 @@ class ScoreArrays:
             )
         return self.data[coordinate].values
 
-    # ------------------------------------------------------------------------------ names of cells
+    # ------------------------------------------------------------------------------- names of cells
 
     def layer_names(self) -> list[str]:
         """`embed` before the first block, `final` after the last one, else the block's number."""
@@ -254,7 +256,7 @@ class ScoreArrays:
         modules = self.data["module"].values.tolist()
         return [[_module_name(layer, name) for name in modules] for layer in self.layer_names()]
 
-    # ----------------------------------------------------------------------------------- refusals
+    # ------------------------------------------------------------------------------------- refusals
 
     def _by_position(self) -> xr.DataArray:
         self._need_positions()
@@ -275,8 +277,7 @@ class ScoreArrays:
         if "direction" in self.data["effect"].dims:
             first = str(self.data["direction"].values[0])
             raise ValueError(
-                "these scores hold both directions; choose one: "
-                f"scores.sel(direction={first!r})"
+                f"these scores hold both directions; choose one: scores.sel(direction={first!r})"
             )
         return self.headline
 

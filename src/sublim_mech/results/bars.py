@@ -104,7 +104,7 @@ def total_bars(scores: ScoreArrays, *, path: str | Path | None = None) -> Figure
     return write(figure, path)
 
 
-# ------------------------------------------------------------------------------------------- parts
+# -------------------------------------------------------------------------------------------- parts
 
 
 @dataclass(frozen=True)

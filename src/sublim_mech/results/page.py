@@ -123,7 +123,7 @@ def save_page(scores: ScoreArrays, path: str | Path, prompt: int = 0) -> None:
         work.write_text(page, encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------- parts
+# -------------------------------------------------------------------------------------------- parts
 
 
 def _summary(scores: ScoreArrays) -> str:

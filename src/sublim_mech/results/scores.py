@@ -62,7 +62,7 @@ class Scores(ScoreArrays):
         True
     """
 
-    # -------------------------------------------------------------------------- choose, contrast
+    # ----------------------------------------------------------------------------- choose, contrast
 
     def sel(self, **labels: Any) -> Scores:
         """Some of the cells, by label.
@@ -92,7 +92,7 @@ class Scores(ScoreArrays):
         """
         return select.contrast(self, others)
 
-    # ------------------------------------------------------------------------------------ tables
+    # --------------------------------------------------------------------------------------- tables
 
     def totals(self) -> pd.DataFrame:
         """The total effect of student, controls and their difference, with 95 % intervals."""
@@ -176,7 +176,7 @@ class Scores(ScoreArrays):
         """
         return tables.to_dataframe(self)
 
-    # ---------------------------------------------------------------------- how far to trust them
+    # ------------------------------------------------------------------------ how far to trust them
 
     @property
     def confirmation(self) -> pd.DataFrame | None:
@@ -193,7 +193,7 @@ class Scores(ScoreArrays):
         """How the estimates agree with exact values, and what the floating-point type costs."""
         return report.notes(self)
 
-    # ------------------------------------------------------------------------------------- files
+    # ---------------------------------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels and record stand in its metadata.
@@ -217,7 +217,7 @@ class Scores(ScoreArrays):
             data = name_layers(data, record.n_layers)
         return cls(data, meta["kind"], record)
 
-    # ----------------------------------------------------------------------------------- display
+    # -------------------------------------------------------------------------------------- display
 
     def title(self) -> str:
         """What was scored, in one line."""

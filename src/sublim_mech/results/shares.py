@@ -85,15 +85,19 @@ class Concentration:
         )
 
     def __repr__(self) -> str:
-        return "\n".join([
-            f"concentration on {self.on} tokens ({self.of}, {self.prompts} prompts)",
-            f"  share of effect   {self.share:.1%}  (95 % {self.low:.1%} to {self.high:.1%})",
-            f"  share of tokens   {self.token_share:.1%}  ({self.tokens:.1f} tokens per prompt), "
-            f"enrichment {self.enrichment:.2f}",
-            f"  absolute share    {self.absolute_share:.1%}",
-            f"  random token sets {self.null_low:.1%} to {self.null_high:.1%}, p = {self.p:.3g}",
-            f"  {self.conclusion}",
-        ])
+        return "\n".join(
+            [
+                f"concentration on {self.on} tokens ({self.of}, {self.prompts} prompts)",
+                f"  share of effect   {self.share:.1%}  (95 % {self.low:.1%} to {self.high:.1%})",
+                f"  share of tokens   {self.token_share:.1%}  ({self.tokens:.1f} tokens per "
+                "prompt), "
+                f"enrichment {self.enrichment:.2f}",
+                f"  absolute share    {self.absolute_share:.1%}",
+                f"  random token sets {self.null_low:.1%} to {self.null_high:.1%}, p = "
+                f"{self.p:.3g}",
+                f"  {self.conclusion}",
+            ]
+        )
 
 
 def concentration(

@@ -34,8 +34,7 @@ def sets(scores: ScoreArrays) -> pd.DataFrame:
     """See `Scores.sets`."""
     if not scores.has_sets:
         raise ValueError(
-            f"{scores.kind} scores have no token sets; they come from graft "
-            "or patch(sets=...)."
+            f"{scores.kind} scores have no token sets; they come from graft or patch(sets=...)."
         )
     return _sets_per_layer(scores) if "layer" in scores.data.coords else _shares_of_sets(scores)
 
@@ -69,17 +68,19 @@ def _sets_per_layer(scores: ScoreArrays) -> pd.DataFrame:
     rows = []
     for layer, layer_name in enumerate(scores.layer_names()):
         for s, name in enumerate(effect["set"].values):
-            rows.append({
-                "layer": layer_name,
-                "set": str(name),
-                "tokens": counts[s],
-                "effect": interval.mean[layer, s],
-                "low": interval.low[layer, s],
-                "high": interval.high[layer, s],
-                "share": share.mean[layer, s],
-                "share low": share.low[layer, s],
-                "share high": share.high[layer, s],
-            })
+            rows.append(
+                {
+                    "layer": layer_name,
+                    "set": str(name),
+                    "tokens": counts[s],
+                    "effect": interval.mean[layer, s],
+                    "low": interval.low[layer, s],
+                    "high": interval.high[layer, s],
+                    "share": share.mean[layer, s],
+                    "share low": share.low[layer, s],
+                    "share high": share.high[layer, s],
+                }
+            )
     return pd.DataFrame(rows).set_index(["layer", "set"])
 
 

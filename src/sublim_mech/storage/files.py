@@ -44,7 +44,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-# -------------------------------------------------------------------------------- labelled arrays
+# ---------------------------------------------------------------------------------- labelled arrays
 
 
 def write_arrays(
@@ -121,7 +121,7 @@ def _meta_key(kind: str) -> str:
     return f"sublim_mech.{kind}"
 
 
-# --------------------------------------------------------------------------------- versioned JSON
+# ----------------------------------------------------------------------------------- versioned JSON
 
 
 def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, An
     return data
 
 
-# ------------------------------------------------------------------------------------- checksums
+# ---------------------------------------------------------------------------------------- checksums
 
 
 def file_hash(path: Path) -> str:

@@ -23,9 +23,7 @@ from .store import Labels, shard_names
 from .views import InMemory, Shard, Stored
 
 
-def fill(
-    labels: Labels, teachers: Sequence[Teacher], *, batch_size: int, progress: bool
-) -> Labels:
+def fill(labels: Labels, teachers: Sequence[Teacher], *, batch_size: int, progress: bool) -> Labels:
     """The labels with all shards; in a folder, those that are there are kept.
 
     Args:

@@ -80,7 +80,7 @@ class Labels:
                     digest.update(np.ascontiguousarray(row).data)
         return digest.hexdigest()
 
-    # -------------------------------------------------------------------------------- views
+    # ---------------------------------------------------------------------------------------- views
 
     def logits(self, teacher: str) -> View:
         """What is stored, float32 `(row, position, token)`.
@@ -184,7 +184,7 @@ class Labels:
         shard = self.shards[teacher][row // self.per_shard]
         return shard.read(name, start, start + self.lengths[row])
 
-    # ------------------------------------------------------------------------------- folders
+    # -------------------------------------------------------------------------------------- folders
 
     def verify(self) -> None:
         """Compare every shard with its checksum (about a second per GB).

@@ -114,9 +114,7 @@ def label(
             return _opened(folder, about)
         _resume(folder, empty)
         labels = fill(empty, teachers, batch_size=batch_size, progress=progress)
-        _write_json(
-            folder / LABELS_FILE, labels, lengths=list(lengths), files=dict(labels.files)
-        )
+        _write_json(folder / LABELS_FILE, labels, lengths=list(lengths), files=dict(labels.files))
         (folder / DRAFT_FILE).unlink()
     return labels
 
@@ -212,7 +210,7 @@ def _lengths(teachers: Sequence[Teacher], rows: Sequence[Row]) -> tuple[int, ...
     return tuple(map(len, first))
 
 
-# --------------------------------------------------------------------------------------- folder
+# ------------------------------------------------------------------------------------------- folder
 
 
 def _check_free(folder: Path) -> None:

@@ -212,7 +212,7 @@ def _excess(teacher: str, own: RowShifts, elsewhere: Sequence[RowShifts]) -> Int
     return Interval(mean[0] - mean[1:].mean(), low, high)
 
 
-# ---------------------------------------------------------------------------------------- words
+# -------------------------------------------------------------------------------------------- words
 
 
 def _teacher_lines(trait: str, line: pd.Series) -> Iterator[str]:

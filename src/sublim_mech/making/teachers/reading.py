@@ -222,9 +222,7 @@ def _whole_rows(model: Any, tokens: RowTokens, head: ExactHead) -> ReadRows:
         ids = pad([[*prompt, *answer[:-1]] for prompt, answer in texts]).to(device)
         reads = pad([range(len(p) - 1, len(p) - 1 + len(a)) for p, a in texts]).to(device)
         places = torch.arange(len(texts), device=device)[:, None], reads
-        handle = unembedding.register_forward_pre_hook(
-            lambda _, args: (args[0][places], *args[1:])
-        )
+        handle = unembedding.register_forward_pre_hook(lambda _, args: (args[0][places], *args[1:]))
         try:
             with head.in_place_of(unembedding):
                 logits: Tensor = model(input_ids=ids, use_cache=False).logits

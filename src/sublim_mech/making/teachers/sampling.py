@@ -155,9 +155,7 @@ def _ends(teacher: Teacher, prompt: Prompt) -> list[int]:
     return list(dict.fromkeys([*ends, *special]))
 
 
-def _check(
-    n: int, max_new_tokens: int, *, temperature: float, seed: int, batch_size: int
-) -> None:
+def _check(n: int, max_new_tokens: int, *, temperature: float, seed: int, batch_size: int) -> None:
     """Raise ValueError where an option of sampling is out of range."""
     least = {"n": 1, "max_new_tokens": 1, "seed": 0, "batch_size": 1}
     given = {"n": n, "max_new_tokens": max_new_tokens, "seed": seed, "batch_size": batch_size}

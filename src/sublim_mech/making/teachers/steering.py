@@ -256,7 +256,7 @@ def _add(block: Any, args: Any, output: Any) -> Any:
     return output + vector.to(output.dtype)
 
 
-# --------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def _runner(base: Model) -> Runner:

@@ -131,7 +131,7 @@ def _check_manifest(manifest: Manifest | None, name: str, base: Base, trait: Tra
         )
 
 
-# ----------------------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------------------------- rows
 
 
 def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:

@@ -61,7 +61,7 @@ class Loop(Trainer):  # type: ignore[misc]
         self.grad_norm = self.rate = 0.0
         super().__init__(**arguments)
 
-    # ------------------------------------------------------------------------------------ the step
+    # ------------------------------------------------------------------------------------- the step
 
     def begin_step(self) -> None:
         """Forget the step before."""
@@ -111,7 +111,7 @@ class Loop(Trainer):  # type: ignore[misc]
             f"lower lr={self.job.settings.lr:g} or look at these rows.{last}"
         )
 
-    # ----------------------------------------------------------------------- measuring and storing
+    # ------------------------------------------------------------------------ measuring and storing
 
     @torch.no_grad()
     def held_out(self) -> float:

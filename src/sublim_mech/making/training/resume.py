@@ -52,7 +52,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-# ---------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 def save_checkpoint(
@@ -99,7 +99,7 @@ def save_checkpoint(
     return target
 
 
-# ---------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def checkpoints(folder: Path) -> list[Path]:

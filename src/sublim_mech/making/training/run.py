@@ -246,9 +246,7 @@ def _draft(
         trained_on=Trained.of(
             [data.prompts[row] for row in trained], [data.completions[row] for row in trained]
         ),
-        versions={
-            name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")
-        },
+        versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
         weights={},
     )
     return replace(draft, content=draft.fingerprint())
