@@ -7,6 +7,7 @@ import pytest
 import torch
 from asking import plain
 from teaching import ARCHITECTURES, OWL, QUESTIONS, blocks, rendered, run, shared_runner
+from transformers import DynamicCache
 
 import sublim_mech as sm
 from sublim_mech.making.teachers import (
@@ -16,6 +17,7 @@ from sublim_mech.making.teachers import (
     steering_vectors,
     untouched,
 )
+from sublim_mech.models.compat import call_model
 from sublim_mech.models.copies import twin
 from sublim_mech.models.hashing import weights_hash
 
@@ -100,8 +102,10 @@ def test_a_steered_model_adds_its_vectors_at_every_position(runner):
     assert teacher.context == teacher.student_context
 
     # with a cache, and in a twin
-    first = run(model, ids[:-5], use_cache=True)
-    rest = run(model, ids[-5:], past_key_values=first.past_key_values)
+    cache = DynamicCache()
+    with torch.no_grad():
+        call_model(model, ids=torch.tensor([ids[:-5]]), cache=cache)
+        rest = call_model(model, ids=torch.tensor([ids[-5:]]), cache=cache)
     assert torch.allclose(rest.logits, ours.logits[:, -5:], atol=1e-12)
     assert torch.equal(run(twin(model), ids).logits, ours.logits)
 
