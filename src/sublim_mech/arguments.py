@@ -260,15 +260,15 @@ def _named(hint: Any) -> tuple[str, str]:
     if origin is type:
         return "a class", "classes"
     if origin is not None and issubclass(origin, Mapping):
-        key, entry = (_named(part)[1] for part in inner)
-        return f"a dict from {key} to {entry}", f"dicts from {key} to {entry}"
+        entries = " to ".join(_named(part)[1] for part in inner)
+        return f"a dict from {entries}", f"dicts from {entries}"
     if origin is tuple and inner[-1:] != (Ellipsis,):
-        fixed = f"({', '.join(_named(part)[0] for part in inner)})"
-        return fixed, fixed
+        parts = ", ".join(_named(part)[0] for part in inner)
+        return f"({parts})", f"({parts})"
     if origin is not None and inner:
         container = "tuple" if origin is tuple else "list"
-        several = _named(inner[0])[1]
-        return f"a {container} of {several}", f"{container}s of {several}"
+        elements = _named(inner[0])[1]
+        return f"a {container} of {elements}", f"{container}s of {elements}"
     name = getattr(hint, "__name__", str(hint)).removeprefix("torch.")
     made = f" ({_MADE_BY[name]})" if name in _MADE_BY else ""
     article = "an" if name[0] in "AEIOU" else "a"
