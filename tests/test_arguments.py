@@ -83,7 +83,11 @@ class Method:
         (lambda: example(None, points=8.0), "example(points=8.0): pass a whole number: points=8."),
         (
             lambda: example(None, 1, "two"),
-            "example(*numbers=[...], element 1 is 'two'): pass a tuple of whole numbers.",
+            "example(*numbers='two'): pass a whole number.",
+        ),
+        (
+            lambda: example(None, [1, 2]),
+            "example(*numbers=[1, 2]): pass a whole number; unpack it: *[1, 2].",
         ),
         (
             lambda: example(None, method=Method),

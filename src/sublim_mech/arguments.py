@@ -46,6 +46,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
 _MADE_BY = {
     "Base": "sublim_mech.load_base(...)",
     "Context": "sublim_mech.Context(...)",
+    "Mask": "sublim_mech.masks.role('system')",
     "ModelPair": "sublim_mech.load_pair(...)",
     "Prompt": "sublim_mech.render(pair, questions)",
     "Scores": "sublim_mech.attribute(...)",
@@ -89,7 +90,8 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
                 continue
             kind = signature.parameters[argument].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                check(called, f"*{argument}", value, tuple[hints[argument], ...])  # type: ignore
+                for each in value:
+                    check(called, f"*{argument}", each, hints[argument])
             elif kind is not inspect.Parameter.VAR_KEYWORD:
                 check(called, argument, value, hints[argument])
         return function(*args, **kwargs)
@@ -282,6 +284,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
             return f"; one alone is a list too: {argument}=[{_shown(value)}]"
+        if argument.startswith("*") and _is_sequence(value) and fits(value, Sequence[option]):
+            return f"; unpack it: *{_shown(value)}"
         if inspect.isclass(value) and inspect.isclass(option) and issubclass(value, option):
             return f"; call it: {argument}={value.__name__}(...)"
         if option in (int, float) and isinstance(value, str) and _is_number(value, option):
