@@ -284,7 +284,7 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
             return f"; one alone is a list too: {argument}=[{_shown(value)}]"
-        if argument.startswith("*") and _is_sequence(value) and fits(value, Sequence[option]):
+        if argument.startswith("*") and _is_sequence(value) and fits(list(value), Sequence[option]):  # type: ignore[valid-type]
             return f"; unpack it: *{_shown(value)}"
         if inspect.isclass(value) and inspect.isclass(option) and issubclass(value, option):
             return f"; call it: {argument}={value.__name__}(...)"
