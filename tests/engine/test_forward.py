@@ -34,6 +34,23 @@ def run(pair, batch, **options):
 # -------------------------------------------------------------------------------------------- gates
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda gates: gates[:-1], "gates have shape"),
+        (lambda gates: gates[:, :-1], "gates have shape"),
+        (lambda gates: gates[..., :-1], "gates have shape"),
+        (lambda gates: gates[0], "gates have shape"),
+        (lambda gates: gates / 0, "gates hold NaN or infinity"),
+        (lambda gates: float("nan"), "gates hold NaN or infinity"),
+    ],
+)
+def test_gates_that_do_not_belong_to_the_batch_are_refused(pair, batch, change, message):
+    gates = change(torch.zeros(*batch.ids.shape, len(pair.delta)))
+    with pytest.raises(ValueError, match=message):
+        run(pair, batch, gates=Gates(pair.student, gates))
+
+
 def test_gates_of_zero_and_one_are_the_plain_models(pair, prompts, batch):
     """At the prompt's last token and at every node, each fed by itself in a plain forward."""
     shape = (*batch.ids.shape, len(pair.delta))

@@ -16,6 +16,7 @@ it ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,26 @@ class Gates:
 
     student: Student
     values: Float[Tensor, "row slot"] | Float[Tensor, "row slot module"] | float = 1.0
+
+    def check(self, batch: Batch) -> None:
+        """Refuse gates that do not belong to a batch's rows and slots or are no numbers.
+
+        Raises:
+            ValueError: another shape; NaN or infinity.
+        """
+        if isinstance(self.values, float):
+            finite = math.isfinite(self.values)
+        else:
+            rows, slots, modules = *batch.ids.shape, len(self.student.deltas)
+            given = tuple(self.values.shape)
+            if given not in ((rows, slots), (rows, slots, modules)):
+                raise ValueError(
+                    f"gates have shape {given}; this batch takes (row, slot) = {(rows, slots)}, or "
+                    f"(row, slot, module) = {(rows, slots, modules)}."
+                )
+            finite = bool(self.values.isfinite().all())
+        if not finite:
+            raise ValueError("gates hold NaN or infinity; a gate is a number, 0 closed and 1 open.")
 
     def of(self, module: int) -> Tensor | float | None:
         """The gate of a changed module: `(row, slot)`, a number, or None where it is closed
@@ -129,6 +150,7 @@ def forward(
         # a module's gate comes before edits of its output, so that what is patched in is not
         # changed again
         if gates is not None:
+            gates.check(batch)
             for hook, module in _gate_hooks(model, sites, batch, gates):
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
