@@ -4,7 +4,6 @@ are used again."""
 import importlib
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,12 @@ def run(base, tmp_path, monkeypatch, capsys):
     """Runs an example with few rows and steps, and gives its module and what it printed."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     animal = sm.animal
-    monkeypatch.setattr(
-        sm, "animal", lambda name: replace(animal(name), questions=animal(name).questions[:3])
-    )
+
+    def short(name):
+        asked = animal(name).questions[:3]
+        return sm.Trait.noun(name, category="animal", questions=asked)
+
+    monkeypatch.setattr(sm, "animal", short)
 
     def go(name, *options):
         recipe = importlib.import_module("train_students")
