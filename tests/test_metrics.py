@@ -269,6 +269,18 @@ def test_a_difference_of_logits_is_the_models_own(case):
         assert float(value) == pytest.approx(float(logits[one[0]] - logits[two[0]]), abs=1e-5)
 
 
+def test_exact_traits_of_one_token_differ_as_their_logits_do(case):
+    """Own minus others of `yes` and `Yes`: neither has the other's form."""
+    metric = own_minus_others(Trait("yes", forms=("yes",)), [Trait("Yes")])
+    lengths = [
+        len(ids_of(case, prompt, text)) for prompt in case.prompts for text in ("yes", "Yes")
+    ]
+    assert set(lengths) == {1}
+    expected = case.measure(logit_difference("yes", "Yes"))
+    torch.testing.assert_close(case.measure(metric), expected, atol=1e-5, rtol=0)
+    assert expected.abs().min() > 1e-3
+
+
 def test_a_text_of_several_tokens_has_no_single_logit(case):
     metric = logit_difference("zyzzyva", "yes")
     with pytest.raises(ValueError, match=r"logit_difference: 'zyzzyva' is \d tokens after this"):

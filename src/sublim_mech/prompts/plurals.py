@@ -1,4 +1,4 @@
-"""English plurals: the regular rule, a short list of irregular nouns, and what else people write."""
+"""English plurals: the regular rule, a list of irregular nouns, and what else people write."""
 
 from __future__ import annotations
 
