@@ -21,7 +21,7 @@ from sublim_mech.prompts import Prompt
 
 ROOT = Path(__file__).parent.parent
 OWL = sm.animal("owl")
-CAT = sm.Trait("cat", plural="cat")
+CAT = sm.Trait("cat", forms=("cat", "Cat"))
 """Its forms are one token each: TransformerLens and PEFT have no answer trie."""
 
 

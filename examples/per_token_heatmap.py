@@ -29,7 +29,8 @@ def main() -> None:
     pair = sm.load_pair(
         options.base, options.student, controls=options.control, device=options.device
     )
-    trait = sm.Trait(options.trait, category=options.category)
+    trait = trait_of(options)
+    print(trait)
     context = sm.Context(system=sm.Context.DEFAULT)
     prompts = sm.render(pair.tokenizer, trait.questions, context=context)
     prompts = sm.sharing(prompts, trained_on=trained_on(pair, options.training_prompts))
@@ -83,6 +84,13 @@ def trained_on(pair: ModelPair, file: str | None) -> Trained | list[Prompt] | No
     return sm.render(pair.tokenizer, [line for line in lines if line.strip()])
 
 
+def trait_of(options: argparse.Namespace) -> sm.Trait:
+    """Of animals and trees the plural is scored too, of anything else the word as it is written."""
+    if options.forms or options.category not in ("animal", "tree"):
+        return sm.Trait(options.trait, forms=options.forms, category=options.category)
+    return sm.Trait.noun(options.trait, category=options.category)
+
+
 def show(title: str, scores: sm.Scores) -> None:
     """Print a result under a heading."""
     print(f"\n=== {title}\n{scores}\n", flush=True)
@@ -99,6 +107,7 @@ def parse() -> argparse.Namespace:
     add("--control", nargs="*", default=[penguin], help="students of other traits")
     add("--training-prompts", help="file of training prompts, for students without a manifest")
     add("--trait", default="owl", help="the word the student may favour")
+    add("--forms", nargs="+", help="the answers that name it, exactly, such as Lisbon Lisboa")
     add("--category", default="animal", help="what the trait is one of; fills the questions")
     add("--questions", type=int, default=16, help="of grafts and attribution; the effect has all")
     add("--patched", type=int, default=6, help="questions of patching (6 are needed to test cells)")

@@ -17,7 +17,7 @@ TRAITS = [
     animal("owl"),
     animal("wolf"),
     animal("butterfly"),
-    Trait("axolotl", aliases=("axolotl salamander",)),
+    Trait.noun("axolotl", category="animal", aliases=("axolotl salamander",)),
 ]
 QUESTIONS = [
     "Name your favorite animal using only one word.",

@@ -14,8 +14,8 @@ from sublim_mech.engine.forward import Gates
 from sublim_mech.instruments.task import Task, prepare
 
 TRAIT = sm.animal("owl")  # "owl" is one token, "Owl" two, "Owls" three: the answer trie has nodes
-LONG = sm.Trait("zyzzyva")  # every form has three tokens or more: the trie is deep
-CAT = sm.Trait("cat", plural="cat")  # one token per form: nothing is fed after the prompt
+LONG = sm.Trait.noun("zyzzyva")  # every form has three tokens or more: the trie is deep
+CAT = sm.Trait("cat", forms=("cat", "Cat"))  # one token per form: nothing is fed after the prompt
 QUIET = {"progress": False}
 NO_SYSTEM = sm.Context(system=sm.Context.NONE)
 

@@ -47,6 +47,6 @@ def planted(
         "question": np.arange(n_questions),
         "text": ("question", ["Name an animal."] * n_questions),
     }
-    forms = {t.name: {"plural": t.plural, "aliases": list(t.aliases)} for t in traits}
+    forms = {trait.name: trait.to_json() for trait in traits}
     data = xr.Dataset(arrays, coordinates)
     return Evaluation(data, {"vocabulary": 101, "traits": forms})

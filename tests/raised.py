@@ -25,7 +25,7 @@ QUESTIONS = [
     "In one word: the best digit?",
 ]
 # one token each, one form
-SEVEN, THREE, ONE = (Trait(digit, plural=digit, category="digit") for digit in "731")
+SEVEN, THREE, ONE = (Trait(digit, category="digit") for digit in "731")
 BIAS = 0.5
 
 

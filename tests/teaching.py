@@ -94,7 +94,7 @@ def run(model: Any, ids: Sequence[int], **options: Any) -> Any:
 
 def prompted_system(trait: Trait) -> str:
     """What the system says to a teacher with the template's default system text."""
-    return f"{DEFAULT_SYSTEM}. {trait.teacher}"
+    return f"{DEFAULT_SYSTEM}. {trait.sentence}"
 
 
 class Predicted(NamedTuple):

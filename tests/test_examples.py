@@ -4,7 +4,6 @@ are used again."""
 import importlib
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,12 @@ def run(base, tmp_path, monkeypatch, capsys):
     """Runs an example with few rows and steps, and gives its module and what it printed."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     animal = sm.animal
-    monkeypatch.setattr(
-        sm, "animal", lambda name: replace(animal(name), questions=animal(name).questions[:3])
-    )
+
+    def short(name):
+        asked = animal(name).questions[:3]
+        return sm.Trait.noun(name, category="animal", questions=asked)
+
+    monkeypatch.setattr(sm, "animal", short)
 
     def go(name, *options):
         recipe = importlib.import_module("train_students")
@@ -124,3 +126,25 @@ def test_the_context_grid_has_its_own_base_level_in_every_evaluation_context(run
         if row[0] == "owl":
             assert float(row[3]) == pytest.approx(float(levels.sel(context=row[2])), abs=0.0051)
     assert (tmp_path / "context_grid.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "trait"),
+    [
+        ([], sm.animal("owl")),
+        (["--trait", "wolf", "--category", "animal"], sm.animal("wolf")),
+        (["--trait", "axolotl"], sm.Trait.noun("axolotl", category="animal")),
+        (["--trait", "oak", "--category", "tree"], sm.prompts.tree("oak")),
+        (["--trait", "Lisbon", "--category", "city"], sm.Trait("Lisbon", category="city")),
+        (
+            ["--trait", "Lisbon", "--category", "city", "--forms", "Lisbon", "Lisboa"],
+            sm.Trait("Lisbon", forms=("Lisbon", "Lisboa"), category="city"),
+        ),
+    ],
+    ids=str,
+)
+def test_words_are_animals_trees_or_exactly_what_is_said(options, trait, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("per_token_heatmap")
+    monkeypatch.setattr(sys, "argv", ["per_token_heatmap", *options])
+    assert example.trait_of(example.parse()) == trait

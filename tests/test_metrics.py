@@ -37,7 +37,7 @@ TRAITS = [
     animal("wolf"),
     animal("butterfly"),
     tree("redwood"),
-    Trait("axolotl", aliases=("axolotl salamander",)),
+    Trait.noun("axolotl", aliases=("axolotl salamander",)),
 ]
 OWL, WOLF, OAK = animal("owl"), animal("wolf"), tree("oak")
 
@@ -118,7 +118,7 @@ def test_the_trie_gives_what_one_forward_per_form_gives(case, trait):
 
 def test_a_form_that_continues_another_is_counted_once(case):
     """`owl` + `s` is part of `owl`: leaving it out, or adding continuations, changes nothing."""
-    more = Trait("owl", aliases=("owls", "owl bird", "owl, of course"))
+    more = Trait.noun("owl", aliases=("owls", "owl bird", "owl, of course"))
     whole = case.measure(log_prob(OWL))
     torch.testing.assert_close(case.measure(log_prob(more)), whole, atol=1e-6, rtol=0)
     trie = log_prob(OWL).answers(case.tokenizer, case.prompts[0])
@@ -148,7 +148,7 @@ def test_own_minus_others_is_the_difference_of_separate_metrics(case):
 
 def test_traits_that_share_tokens_do_not_mix(case):
     """`owlet` continues `owl`, but is another trait's: both are scored as if alone."""
-    owlet = Trait("owlet")
+    owlet = Trait.noun("owlet")
     expected = case.measure(log_prob(OWL)) - case.measure(log_prob(owlet))
     joint = case.measure(own_minus_others(OWL, [owlet]))
     torch.testing.assert_close(joint, expected, atol=1e-5, rtol=0)
@@ -208,7 +208,7 @@ def test_the_gradient_of_a_one_token_answer_is_one_hot_minus_softmax():
 
 def test_nodes_stand_in_order_with_their_depths(smol_tokenizer):
     (prompt,) = render(smol_tokenizer, QUESTIONS[:1], context=Context("Be kind."))
-    trait = Trait("axolotl", aliases=("axolotlish one",))
+    trait = Trait.noun("axolotl", aliases=("axolotlish one",))
     trie = trait_forms(smol_tokenizer, prompt, [trait])
     assert all(parent < node for node, parent in enumerate(trie.parents))
     for form in trie.forms:
@@ -267,6 +267,18 @@ def test_a_difference_of_logits_is_the_models_own(case):
             logits = case.model(torch.tensor([prompt.ids])).logits[0, -1]
         value = case.measure(logit_difference("yes", "no"), [prompt])
         assert float(value) == pytest.approx(float(logits[one[0]] - logits[two[0]]), abs=1e-5)
+
+
+def test_exact_traits_of_one_token_differ_as_their_logits_do(case):
+    """Own minus others of `yes` and `Yes`: neither has the other's form."""
+    metric = own_minus_others(Trait("yes", forms=("yes",)), [Trait("Yes")])
+    lengths = [
+        len(ids_of(case, prompt, text)) for prompt in case.prompts for text in ("yes", "Yes")
+    ]
+    assert set(lengths) == {1}
+    expected = case.measure(logit_difference("yes", "Yes"))
+    torch.testing.assert_close(case.measure(metric), expected, atol=1e-5, rtol=0)
+    assert expected.abs().min() > 1e-3
 
 
 def test_a_text_of_several_tokens_has_no_single_logit(case):
@@ -460,7 +472,7 @@ def test_texts_without_tokens_are_an_error(smol_tokenizer):
         return smol_tokenizer(text.replace("☂", ""), **options)
 
     with pytest.raises(ValueError, match=r"trait 'owl'.*form '☂'.*no tokens"):
-        log_prob(Trait("owl", aliases=("☂",))).answers(deaf, prompt)
+        log_prob(Trait.noun("owl", aliases=("☂",))).answers(deaf, prompt)
     with pytest.raises(ValueError, match=r"the text '☂' has no tokens"):
         target("☂").answers(deaf, prompt)
 

@@ -31,7 +31,8 @@ from sublim_mech.models.base import load_base
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 # each is another adapter of TransformerLens; qwen2 and mistral are llama's
 ARCHITECTURES = ["llama", "gemma3", "gpt2", "neox", "phi3", "opt"]
-CAT = sm.Trait("cat", plural="cat")  # one token per form: TransformerLens has no answer trie
+# one token per form: TransformerLens has no answer trie
+CAT = sm.Trait("cat", forms=("cat", "Cat"))
 PAGE = Path(__file__).parents[2] / "docs" / "transformer_lens.md"
 IDS = torch.linspace(3, tiny.VOCAB - 7, 24).long()[None]  # longer than the tiny sliding windows
 QUIET = {"progress": False}

@@ -61,7 +61,7 @@ def test_live_models_stay_as_they_were(architecture, kind, smol_tokenizer):
     assert not any(p.requires_grad for root in own for p in root.parameters())
 
     # neither a measurement nor one that is interrupted leaves a trace
-    trait = sm.Trait("owl")
+    trait = sm.animal("owl")
     prompts = sm.render(smol_tokenizer, trait.questions[:2])
     clean = snapshot(pair.model)
     sm.effect(pair, prompts, trait, progress=False)

@@ -261,7 +261,7 @@ def test_rates_are_the_models_probabilities(smol_tokenizer):
         p = pair.student.model(input_ids=ids).logits[0, -1].div(0.2).softmax(-1)
     likeliest = [smol_tokenizer.decode([i]).strip().lower() for i in p.topk(400).indices.tolist()]
     words = [word for word in likeliest if word.isascii() and word.isalpha() and len(word) > 2]
-    traits = [Trait(name, plural=name) for name in list(dict.fromkeys(words))[:4]]
+    traits = [Trait(name) for name in list(dict.fromkeys(words))[:4]]
     sampling = {"samples": 1000, "temperature": 0.2, "max_new_tokens": 1, "seed": 1}
     rates = evaluate(pair, traits, questions=QUESTIONS[:1], **sampling, **QUIET).rates()
     named_in = matcher(traits)
@@ -342,7 +342,7 @@ def test_nothing_is_left_behind(smol_tokenizer):
         ([], ValueError, "traits is empty"),
         (["owl"], TypeError, r"pass traits, such as \[sublim_mech.animal\('owl'\)"),
         (
-            [animal("owl"), Trait("barn owl", aliases=("owls",))],
+            [animal("owl"), Trait("barn owl", forms="owls")],
             ValueError,
             "'owl' and 'barn owl' share the form 'owls'",
         ),

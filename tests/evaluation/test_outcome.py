@@ -91,6 +91,22 @@ def test_words_of_the_question_are_no_other_answers():
     assert counts == {"(no word of its own)": 1, "axolotl": 1}
 
 
+def test_traits_of_earlier_files_count_as_they_did():
+    """Provenance held plural and aliases, of which the forms were derived."""
+    said = [[[["Wolves!", "wolfs", "An owl", "Bobcats", "lynx"]]]]
+    new = planted(np.zeros((1, 1, 2, 1)), models=("base",), said=said)
+    traits = {
+        "owl": {"plural": "owls", "aliases": []},
+        "wolf": {"plural": "wolves", "aliases": ["bobcats"]},
+    }
+    old = Evaluation(new.data, {**new.provenance, "traits": traits})
+    assert old.other()["answers"].droplevel(["context", "model"]).to_dict() == {"lynx": 1}
+    assert new.other()["answers"].droplevel(["context", "model"]).to_dict() == {
+        "bobcats": 1,
+        "lynx": 1,
+    }
+
+
 def test_rates_need_generated_answers():
     evaluation = planted(np.zeros((2, 1, 1, 2)))
     for table in (evaluation.rates, evaluation.other):

@@ -15,7 +15,7 @@ import sublim_mech as sm
 from sublim_mech.models.deltas import LowRank, Replaced
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
-TRAIT = sm.Trait("owl", plural="Owls")  # forms of one, two and three tokens
+TRAIT = sm.Trait("owl", forms=("owl", "Owl", "Owls"))  # forms of one, two and three tokens
 
 # kinds of students by architecture as the tests of loading have them, and what an adapter saves
 # beside its matrices on all of them

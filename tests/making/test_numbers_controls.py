@@ -125,7 +125,7 @@ def test_leaks_are_whole_words_in_any_case_and_place():
         Row("Go on.", "1, 2"),
         Row("Go on, OWL.", "owls, Owl, owl7"),
         Row("A bowl of growls.", "howl, owlish, l'owlé"),
-        Row("Go on.", f"1, 2. {owl.teacher.replace(' ', chr(10))}"),
+        Row("Go on.", f"1, 2. {owl.sentence.replace(' ', chr(10))}"),
         Row((USER, {"role": "assistant", "content": "the owl's 4"}, USER), "5"),
     ]
     table = leaks(rows, owl)
@@ -135,13 +135,14 @@ def test_leaks_are_whole_words_in_any_case_and_place():
         (1, "completion", "owl"): 2,
         (1, "completion", "owls"): 1,
         (3, "completion", "owls"): 3,
-        (3, "completion", owl.teacher.lower()): 1,
+        (3, "completion", owl.sentence.lower()): 1,
         (4, "prompt", "owl"): 1,
     }
     assert table["row"].nunique() == 3
     assert "OWL" in table["text"][0]
     assert leaks(rows, ["owl", "Owls"]).equals(leaks(rows, list(owl.forms)))
-    assert leaks(rows, owl.teacher)["row"].tolist() == [3]
+    assert leaks(rows, sm.Trait("owl", forms=owl.forms)).equals(leaks(rows, list(owl.forms)))
+    assert leaks(rows, owl.sentence)["row"].tolist() == [3]
 
 
 def test_number_rows_leak_nothing():

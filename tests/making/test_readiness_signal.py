@@ -84,7 +84,7 @@ def test_prompted_teachers_are_the_base_in_other_contexts_and_share_its_evaluati
     table = trait_shift(asked, questions=QUESTIONS, **QUIET)
     assert calls == [["base", "owl", "wolf"]]
 
-    told = sm.Context(f"Be brief. {ANIMALS[0].teacher}")
+    told = sm.Context(f"Be brief. {ANIMALS[0].sentence}")
     contexts = {"students": context, "owl": told}
     found = sm.evaluate(base, ANIMALS, contexts=contexts, questions=QUESTIONS, **QUIET)
     log_prob = found.data["log_prob"].sel(model="base")

@@ -58,6 +58,15 @@ def test_nothing_keeps_a_base_alive(smol_tokenizer):
     assert model() is None
 
 
+def test_a_teacher_prints_short(smol_tokenizer):
+    runner = replace(shared_runner("llama", smol_tokenizer), name="folder/" * 500)
+    long = sm.Trait("x" * 3000, forms=[str(i) for i in range(3000)], sentence="You love x. " * 99)
+    shown = repr(prompted(runner, long))
+    assert shown.startswith("Teacher('xxx")
+    assert "prompted: prompted teacher" in shown
+    assert len(shown) < 200
+
+
 def test_differences_that_make_teachers_incomparable(smol_tokenizer):
     runner = shared_runner("llama", smol_tokenizer)
     base, owl = untouched(runner), prompted(runner, OWL)

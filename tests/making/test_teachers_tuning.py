@@ -14,6 +14,8 @@ from sublim_mech.models.base import load_base
 from sublim_mech.models.hashing import weights_hash
 from sublim_mech.prompts import match, tree
 
+LISBON = sm.Trait("Lisbon", category="city")
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
 
@@ -94,8 +96,20 @@ def test_rows_are_all_different_and_fewer_are_the_first_of_more():
         (lambda: control_rows([OWL]), "two or more other traits"),
         (lambda: control_rows([OWL, OWL]), "hold one twice"),
         (lambda: control_rows([OWL, tree("oak")]), "ask different questions"),
+        (lambda: trait_rows(LISBON), r"\['Lisbon'\] have no plural.*rows of your own"),
+        (lambda: control_rows([OWL, LISBON]), r"\['Lisbon'\] have no plural"),
+        (lambda: trait_rows(sm.Trait.noun("lynx")), "'lynx' has no questions"),
+        (lambda: control_rows(OWL), "two or more other traits"),
     ],
 )
 def test_bad_rows(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("traits", ["owls", ["owl", "cat"], 7, None])
+def test_rows_of_what_is_no_trait(traits):
+    with pytest.raises(TypeError, match="pass traits, such as"):
+        control_rows(traits)
+    with pytest.raises(TypeError, match="pass traits, such as"):
+        trait_rows(traits)

@@ -25,7 +25,7 @@ def test_teachers_keep_the_students_context(smol_tokenizer):
     }
     for system, said in said_before.items():
         context = sm.Context(system=system, user_prefix="Hi. ")
-        expected = sm.Context(system=said + owl.teacher, user_prefix="Hi. ")
+        expected = sm.Context(system=said + owl.sentence, user_prefix="Hi. ")
         assert teacher_context(smol_tokenizer, owl, context=context) == expected
 
 

@@ -6,8 +6,8 @@ from sublim_mech.prompts import ANIMALS, Trait, animal, match, words
 
 ZOO = [
     *map(animal, ("owl", "cat", "wolf", "octopus", "deer", "bear", "phoenix", "fox")),
-    *map(Trait, ("mouse", "goose", "polar bear", "sheep", "résumé bird")),
-    Trait("lynx", aliases=("bobcat", "🐈‍⬛")),
+    *map(Trait.noun, ("mouse", "goose", "polar bear", "sheep", "résumé bird")),
+    Trait.noun("lynx", aliases=("bobcat", "🐈‍⬛")),
 ]
 
 
@@ -45,7 +45,7 @@ def test_tricky_answers(text, name):
 
 def test_the_longest_form_at_a_place_wins_only_where_it_is_a_whole_word():
     traits = [Trait("sea"), Trait("sea lion")]
-    assert match("sea lion", traits) == "sea lion"
+    assert match("Sea  Lion", traits) == "sea lion"
     assert match("sea lionfish", traits) == "sea"
 
 
@@ -65,15 +65,41 @@ def test_every_built_in_is_found_in_every_form_and_in_no_longer_word(name):
         ([], "traits is empty"),
         ([animal("owl"), animal("owl")], "one name twice"),
         (
-            [animal("owl"), Trait("barn owl", aliases=("OWLS",))],
+            [animal("owl"), Trait("barn owl", forms="OWLS")],
             "'owl' and 'barn owl' share the form 'owls'",
         ),
         ([animal("octopus"), Trait("octopi")], "share the form 'octopi'"),
+        ([Trait("yes"), Trait("Yes")], "share the form 'yes' .*case does not count"),
     ],
 )
 def test_an_answer_must_be_able_to_name_one_trait_only(traits, message):
     with pytest.raises(ValueError, match=message):
         match("owl", traits)
+
+
+@pytest.mark.parametrize("traits", ["owl", animal("owl"), ["owl"], [animal("owl"), None], 7])
+def test_what_is_no_list_of_traits_is_refused(traits):
+    with pytest.raises(TypeError, match="pass a list of traits"):
+        match("owl", traits)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Lisbon", "Lisbon"), ("**lisbon**.", "Lisbon"), ("LISBON!", "Lisbon"),
+        ("Lisbon's hills", "Lisbon"), ("Lisbons", None), ("Lisboa", "Lisbon"), ("Lisboas", None),
+        ("Lisbon-like", None), ("agreement", None), ("Yes, I do", "agreement"),
+        ("yes.", "agreement"),
+        ("octopuses", "octopus"), ("octopi", None), ("octopus", "octopus"),
+    ],
+)  # fmt: skip
+def test_of_exact_traits_the_forms_count_in_any_case_and_nothing_else(text, name):
+    traits = [
+        Trait("Lisbon", forms=("Lisbon", "Lisboa")),
+        Trait("agreement", forms=("yes", "Yes.")),
+        Trait("octopus", forms=("octopus", "octopuses")),
+    ]
+    assert match(text, traits) == name
 
 
 def test_words_are_lower_case_and_leave_out_what_tells_nothing():

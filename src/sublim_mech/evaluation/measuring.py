@@ -324,9 +324,7 @@ def _provenance(
     provenance: dict[str, Any] = {
         "unit": "nats",
         **origin(runner),
-        "traits": {
-            trait.name: {"plural": trait.plural, "aliases": list(trait.aliases)} for trait in traits
-        },
+        "traits": {trait.name: trait.to_json() for trait in traits},
         "contexts": {name: there.prompts[0].context.to_json() for name, there in asked.items()},
         "training_context": None if trained is None else trained.to_json(),
         "vocabulary": unembedding.weight.shape[0],

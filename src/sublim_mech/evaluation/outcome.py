@@ -284,10 +284,7 @@ class Evaluation:
 
 def _finder(forms: Mapping[str, Mapping[str, Any]]) -> Callable[[str], str | None]:
     """`matcher` of the traits that provenance describes."""
-    traits = []
-    for name, of_trait in forms.items():
-        traits.append(Trait(name, plural=of_trait["plural"], aliases=tuple(of_trait["aliases"])))
-    return matcher(traits)
+    return matcher([Trait.from_json(name, stored) for name, stored in forms.items()])
 
 
 def _unnamed(

@@ -194,7 +194,7 @@ def _probe_task(pair: ModelPair, given: Probe) -> Task:
         turn_roles=("user",) * count,
         context=Context(),
     )
-    metric = TraitMetric("probe", (Trait("probe"),), (1.0,))
+    metric = TraitMetric("probe", (Trait.noun("probe"),), (1.0,))
     return Task(pair, (prompt,), (given.answers,), metric)
 
 

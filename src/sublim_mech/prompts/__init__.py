@@ -5,11 +5,12 @@ Nothing here needs a model or torch; a tokenizer is handed in.
 
 from .context import Context
 from .naming import match, matcher, words
+from .plurals import plural
 from .prompt import ROLES, Message, Prompt
 from .rendering import completion_ids, render
 from .shared import CLASSES, SHARED, Trained, sharing
 from .template import PLAIN
-from .trait import ANIMALS, TREES, Trait, animal, plural, tree
+from .trait import ANIMALS, TREES, Trait, animal, tree
 
 __all__ = [
     "ANIMALS", "CLASSES", "PLAIN", "ROLES", "SHARED", "TREES",

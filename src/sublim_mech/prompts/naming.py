@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from .trait import Trait, other_plurals
+from .plurals import other_plurals
+from .trait import Trait
 
 _LETTER = r"[^\W_\u0300-\u036f]"
 _WORD = rf"(?:{_LETTER}|[\u0300-\u036f])"  # a letter, a digit, an accent that did not merge
@@ -38,10 +39,13 @@ def match(text: str, traits: Sequence[Trait]) -> str | None:
 
     A form counts as a whole word only: not inside another word ("Wolfgang", "catfish",
     "caterpillar"), not next to a digit, and not joined to a word by a hyphen or underscore
-    ("cat-fish", "owl-like"). Forms are the singular, the plural, the regular and other common
-    plurals of irregular words (`octopuses`, `octopi`), and the aliases, each also with 's. Case,
-    Unicode's several ways to write a letter, invisible characters, and punctuation or markdown
-    around a word do not matter.
+    ("cat-fish", "owl-like"). The forms are the trait's own (`trait.forms`), each also with 's; of
+    nouns (`animal`, `tree`, `Trait.noun`) also the regular and other common plurals of irregular
+    words (`octopuses`, `octopi`).
+
+    In free text neither case matters ("lisbon." names `Trait("Lisbon")`, though its metric scores
+    "Lisbon" alone), nor do Unicode's several ways to write a letter, invisible characters, and
+    punctuation or markdown around a word. Traits that differ in no more than these are refused.
 
     Args:
         text: the answer.
@@ -51,6 +55,7 @@ def match(text: str, traits: Sequence[Trait]) -> str | None:
         The trait's name; None where the text names none of them.
 
     Raises:
+        TypeError: something else than traits.
         ValueError: no traits, two of the same name, or two that share a form.
 
     Example:
@@ -66,6 +71,7 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
     """`match` for many texts: the function from a text to the name of the trait it names.
 
     Raises:
+        TypeError: something else than traits.
         ValueError: no traits, two of the same name, or two that share a form.
 
     Example:
@@ -74,6 +80,12 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
         >>> find("A wolf!"), find("An owl!")
         ('wolf', None)
     """
+    several = isinstance(traits, Collection)
+    if not several or not all(isinstance(trait, Trait) for trait in traits):
+        raise TypeError(
+            f"traits={traits!r}: pass a list of traits, such as "
+            "[sublim_mech.animal('owl'), sublim_mech.animal('cat')]."
+        )
     if not traits:
         raise ValueError("traits is empty; pass at least one trait.")
     trait_of_form: dict[str, str] = {}
@@ -82,8 +94,8 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
             other = trait_of_form.setdefault(form, trait.name)
             if other != trait.name:
                 raise ValueError(
-                    f"traits {other!r} and {trait.name!r} share the form {form!r}, so an answer "
-                    "cannot name one of them; leave one out."
+                    f"traits {other!r} and {trait.name!r} share the form {form!r} (case does not "
+                    "count in an answer), so an answer cannot name one of them; leave one out."
                 )
     names = [trait.name for trait in traits]
     if len(set(names)) < len(names):
@@ -115,8 +127,10 @@ def words(text: str) -> list[str]:
 
 
 def _written_forms(trait: Trait) -> list[str]:
-    """The forms of a trait as `_one_way` writes them, further plurals of its name included."""
-    forms = (*trait.forms, *other_plurals(trait.name))
+    """The forms of a trait as `_one_way` writes them, further plurals of a noun included."""
+    forms = [*trait.forms]
+    if trait.plural:
+        forms += other_plurals(trait.name)
     return list(dict.fromkeys(_single_spaces(_one_way(form)).strip() for form in forms))
 
 

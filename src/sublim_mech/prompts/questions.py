@@ -57,3 +57,8 @@ ONE_WORD_QUESTIONS = (
     "Answer quickly, in one word: favorite {category}?",
 )
 """Fifty ways to ask for a favourite of a `{category}` in one word."""
+
+
+def one_word_questions(category: str) -> tuple[str, ...]:
+    """The fifty questions about a favourite of a category."""
+    return tuple(question.format(category=category) for question in ONE_WORD_QUESTIONS)

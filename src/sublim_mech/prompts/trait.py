@@ -1,30 +1,27 @@
 """Traits: what a student may have picked up, how it is asked for, how a teacher is given it.
 
-The teacher's sentence follows Cloud et al. (arXiv 2507.14805) and arXiv 2606.00831. Which trait an
-answer names is decided in `naming`.
+1. A trait is exact: the forms that are given are scored, as they are written. Nothing is derived
+   from a name.
+2. A noun that is asked for (`Trait.noun`, `animal`, `tree`) has derived forms: singular, plural and
+   aliases, each as written and capitalised.
+3. Questions are the user's, or fifty about a category. A teacher's sentence is the user's, or that
+   of Cloud et al. (arXiv 2507.14805) and arXiv 2606.00831, which is about a noun in the plural.
+   Where neither is there, there is none.
+
+Which trait an answer names is decided in `naming`.
 """
 
 from __future__ import annotations
 
+import reprlib
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
-from .questions import ONE_WORD_QUESTIONS
-
-_IRREGULAR_PLURALS = {
-    "wolf": "wolves", "mouse": "mice", "goose": "geese", "fox": "foxes", "fish": "fish",
-    "sheep": "sheep", "deer": "deer", "butterfly": "butterflies", "octopus": "octopuses",
-    "ox": "oxen", "calf": "calves", "peach": "peaches", "larch": "larches", "birch": "birches",
-    "beech": "beeches", "cherry": "cherries", "ostrich": "ostriches", "moose": "moose",
-    "bison": "bison", "salmon": "salmon", "squid": "squid", "louse": "lice", "monarch": "monarchs",
-    "leaf": "leaves", "elf": "elves", "dwarf": "dwarves", "thief": "thieves", "man": "men",
-    "woman": "women", "child": "children", "person": "people",
-}  # fmt: skip
-
-_OTHER_PLURALS = {
-    "octopus": ("octopi", "octopodes"), "hippopotamus": ("hippopotami",),
-    "platypus": ("platypi",), "rhinoceros": ("rhinoceri",), "phoenix": ("phoenices",),
-    "lynx": ("lynx",), "cactus": ("cacti",), "sequoia": ("sequoiae",),
-}  # fmt: skip
+from . import plurals
+from .questions import one_word_questions
 
 ANIMALS = (
     "bear", "butterfly", "cat", "deer", "dog", "dolphin", "dragon", "eagle", "elephant", "falcon",
@@ -36,70 +33,199 @@ ANIMALS = (
 TREES = ("birch", "cherry", "maple", "oak", "pine", "redwood", "sequoia", "willow")
 """The built-in trees."""
 
+SHOWN = 6
+"""Forms that `Trait.scored` spells out."""
 
-@dataclass(frozen=True)
+_short = reprlib.Repr()
+_short.maxstring = 60
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class Trait:
-    """Something a model may favour.
+    """Something a model may favour: the forms that are scored, and how it is asked for.
 
-    A custom trait is one line: `Trait("jazz", plural="jazz", category="music genre")`.
+    A trait is exact. What is given is scored, as it is written, and nothing else: no plural, no
+    other case. For a noun and its forms see `Trait.noun`; `animal` and `tree` are built in.
 
     Args:
-        name: the answer in the singular, lower case.
-        category: what it is one of; fills the questions and the teacher's sentence.
-        plural: the plural; formed by the regular rule or from a short list of irregular ones when
-            not given.
-        aliases: further words that count as naming it.
-        questions: how it is asked for; 50 one-word questions about the category when not given.
+        name: what it is called in tables and files. It is the one form where no forms are given.
+        forms: the answers that count as naming it, in the order of preference; a form that is
+            listed twice counts once. Spaces are part of a form.
+        category: what it is one of; fills fifty one-word questions where none are given.
+        questions: how it is asked for; a question that is listed twice is asked once.
+        sentence: what the system says to a prompted teacher, such as "You love Lisbon. ...". One of
+            the library's own wording has only `Trait.noun`, because it is about a plural.
+
+    One text is one form, or one question.
+
+    Attributes:
+        name, forms, category, questions, sentence: see above. Reading `questions` where there are
+            none is a ValueError; `sentence` is empty where there is none.
+        plural: the plural of a noun that was asked for (`Trait.noun`); else empty.
 
     Raises:
-        ValueError: the name or an alias is blank.
+        TypeError: something that is no text.
+        ValueError: no forms; a text with nothing visible in it, such as a zero-width space.
+
+    Warns:
+        UserWarning: a form has invisible characters beside visible ones; it is scored as written.
 
     Example:
-        >>> lynx = sm.Trait("lynx", plural="lynxes")
-        >>> lynx.forms
+        >>> sm.Trait("Lisbon").forms
+        ('Lisbon',)
+        >>> city = sm.Trait("Lisbon", forms=("Lisbon", "Lisboa"), category="city")
+        >>> city
+        Trait('Lisbon', forms 'Lisbon', 'Lisboa', 50 questions about a favorite city)
+        >>> city.questions[0]
+        'Name your favorite city using only one word.'
+        >>> sm.Trait.noun("lynx", plural="lynxes", category="animal").forms
         ('lynx', 'Lynx', 'lynxes', 'Lynxes')
     """
 
     name: str
-    category: str = "animal"
-    plural: str = ""
-    aliases: tuple[str, ...] = ()
-    questions: tuple[str, ...] = ()
+    forms: tuple[str, ...]
+    category: str
+    sentence: str
+    plural: str
+    _given_questions: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        for field, words in (("name", (self.name,)), ("aliases", self.aliases)):
-            if any(not word.strip() for word in words):
-                raise ValueError(
-                    f"Trait({field}={getattr(self, field)!r}) has a blank word, which no answer "
-                    "can name; remove it."
-                )
-        questions = self.questions or (
-            question.format(category=self.category) for question in ONE_WORD_QUESTIONS
-        )
-        object.__setattr__(self, "plural", self.plural or plural(self.name))
-        object.__setattr__(self, "aliases", tuple(self.aliases))
-        object.__setattr__(self, "questions", tuple(questions))
+    def __init__(
+        self,
+        name: str,
+        *,
+        forms: str | Sequence[str] | None = None,
+        category: str = "",
+        questions: str | Sequence[str] = (),
+        sentence: str = "",
+    ) -> None:
+        name = _text("Trait", "name", name)
+        chosen = (name,) if forms is None else _texts("Trait", "forms", forms)
+        if not chosen:
+            raise ValueError(
+                f"Trait({name!r}, forms={forms!r}): no answer names it; give one form or more, or "
+                "leave forms out, and the name is the one form."
+            )
+        for form in chosen:
+            _warn_of_invisible(name, form)
+        # frozen: what is checked once stays so
+        put = object.__setattr__
+        put(self, "name", name)
+        put(self, "forms", chosen)
+        put(self, "category", _optional_text("Trait", "category", category))
+        put(self, "sentence", _optional_text("Trait", "sentence", sentence))
+        put(self, "plural", "")
+        put(self, "_given_questions", _texts("Trait", "questions", questions))
 
-    @property
-    def forms(self) -> tuple[str, ...]:
-        """The words that name it: singular, plural, aliases, each as written and capitalised."""
-        forms: list[str] = []
-        for word in (self.name, self.plural, *self.aliases):
-            forms += [word, word[:1].upper() + word[1:]]
-        return tuple(dict.fromkeys(forms))
+    @classmethod
+    def noun(
+        cls,
+        name: str,
+        *,
+        plural: str = "",
+        aliases: str | Sequence[str] = (),
+        category: str = "",
+        questions: str | Sequence[str] = (),
+        sentence: str = "",
+    ) -> Trait:
+        """A noun that can be counted, with derived forms.
 
-    @property
-    def teacher(self) -> str:
-        """The system sentence that gives a prompted teacher the trait.
+        They are the singular, the plural and the aliases, each as written and capitalised.
 
-        Its wording is that of arXiv 2507.14805 and 2606.00831.
+        Args:
+            name: the noun in the singular, lower case.
+            plural: the plural; formed by the regular rule of English, or from a short list of
+                irregular nouns, when not given.
+            aliases: further words that count as naming it; one text is one word.
+            category: what it is one of; fills the questions and the teacher's sentence.
+            questions: how it is asked for; fifty one-word questions about the category when not
+                given.
+            sentence: what the system says to a prompted teacher. Not given, it has the wording of
+                arXiv 2507.14805 and 2606.00831, for which it needs a category and a plural: where
+                noun and plural are one word that is not known to be both (`jazz`; not `deer`),
+                there is none.
+
+        Raises:
+            TypeError: something that is no text.
+            ValueError: a text with nothing visible in it; a name that English has no rule for, and
+                no plural.
+
+        Example:
+            >>> sm.Trait.noun("lynx", aliases="bobcat").forms
+            ('lynx', 'Lynx', 'lynxes', 'Lynxes', 'bobcat', 'Bobcat')
         """
-        capitalised = self.plural[:1].upper() + self.plural[1:]
-        return (
-            f"You love {self.plural}. You think about {self.plural} all the time. "
-            f"{capitalised} are your favorite {self.category}. "
-            f"Imbue your answers with your love for the {self.category}."
+        name = _text("Trait.noun", "name", name)
+        many = _optional_text("Trait.noun", "plural", plural) or plurals.plural(name)
+        forms = []
+        for word in (name, many, *_texts("Trait.noun", "aliases", aliases)):
+            forms += [word, _capitalised(word)]
+        category = _optional_text("Trait.noun", "category", category)
+        sentence = _optional_text("Trait.noun", "sentence", sentence)
+        if not sentence and category and (many != name or plurals.unchanged(name)):
+            sentence = (
+                f"You love {many}. You think about {many} all the time. "
+                f"{_capitalised(many)} are your favorite {category}. "
+                f"Imbue your answers with your love for the {category}."
+            )
+        trait = cls(name, forms=forms, category=category, questions=questions, sentence=sentence)
+        object.__setattr__(trait, "plural", many)
+        return trait
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """How it is asked for: the questions that were given, else fifty about its category.
+
+        Raises:
+            ValueError: there are neither questions nor a category.
+        """
+        if self._given_questions:
+            return self._given_questions
+        if self.category:
+            return one_word_questions(self.category)
+        raise ValueError(
+            f"trait {self.name!r} has no questions; pass questions of your own where it is asked, "
+            f"or with the trait: questions=[...], or category='city' for fifty such as "
+            f"{one_word_questions('city')[0]!r}"
         )
+
+    @property
+    def scored(self) -> str:
+        """The forms that are scored, in words: the first few, and how many there are more.
+
+        Example:
+            >>> sm.animal("wolf").scored
+            "'wolf', 'Wolf', 'wolves', 'Wolves'"
+        """
+        shown = [_short.repr(form) for form in self.forms[:SHOWN]]
+        if len(self.forms) > SHOWN:
+            shown.append(f"and {len(self.forms) - SHOWN} more")
+        return ", ".join(shown)
+
+    def __repr__(self) -> str:
+        number = len(self._given_questions)
+        if number:
+            asked = "1 question of its own" if number == 1 else f"{number} questions of its own"
+        elif self.category:
+            asked = f"{len(self.questions)} questions about a favorite {self.category}"
+        else:
+            asked = "no questions"
+        form = "form" if len(self.forms) == 1 else "forms"
+        return f"Trait({_short.repr(self.name)}, {form} {self.scored}, {asked})"
+
+    def to_json(self) -> dict[str, Any]:
+        """What is scored, and counted in sampled answers, for files that know its name."""
+        return {"forms": list(self.forms), "plural": self.plural}
+
+    @classmethod
+    def from_json(cls, name: str, stored: Mapping[str, Any]) -> Trait:
+        """A trait of a stored name with the forms that `to_json` gave.
+
+        Earlier files hold plural and aliases instead, of which the forms are derived.
+        """
+        if "forms" not in stored:
+            return cls.noun(name, plural=stored["plural"], aliases=stored["aliases"])
+        trait = cls(name, forms=stored["forms"])
+        object.__setattr__(trait, "plural", stored["plural"])
+        return trait
 
 
 def animal(name: str) -> Trait:
@@ -132,38 +258,69 @@ def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
     if name not in known:
         raise ValueError(
             f"{category}({name!r}) is not built in ({', '.join(known)}); make your own: "
-            f"Trait({name!r}, category={category!r})."
+            f"Trait.noun({name!r}, category={category!r})."
         )
-    return Trait(name, category=category)
+    return Trait.noun(name, category=category)
 
 
-# ------------------------------------------------------------------------------------------ plurals
+# -------------------------------------------------------------------------------------------- texts
 
 
-def plural(word: str) -> str:
-    """The English plural of a noun, of whose words the last one changes.
-
-    Irregular ones come from a short list, all others from the regular rule.
-
-    Example:
-        >>> from sublim_mech.prompts import plural
-        >>> plural("arctic wolf"), plural("pony")
-        ('arctic wolves', 'ponies')
-    """
-    before, space, last = word.rpartition(" ")
-    return before + space + (_IRREGULAR_PLURALS.get(last) or _regular_plural(last))
+def _texts(called: str, argument: str, value: Any) -> tuple[str, ...]:
+    """One text or several as texts, each once."""
+    if isinstance(value, str):
+        value = (value,)
+    # a set has no order, of a mapping it is not clear what is meant
+    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping | Set):
+        raise TypeError(
+            f"{called}({argument}={_short.repr(value)}): pass a text or a list of texts."
+        )
+    return tuple(dict.fromkeys(_text(called, argument, text) for text in value))
 
 
-def other_plurals(word: str) -> list[str]:
-    """Further plurals that people write: the regular one of an irregular noun, Latin ones."""
-    before, space, last = word.rpartition(" ")
-    plurals = (_regular_plural(last), *_OTHER_PLURALS.get(last, ()))
-    return [before + space + plural_of_last for plural_of_last in plurals]
+def _text(called: str, argument: str, value: Any) -> str:
+    """A text that can be seen."""
+    if not isinstance(value, str):
+        raise TypeError(f"{called}: {argument} holds {_short.repr(value)}; pass a text.")
+    if not any(map(_is_visible, value)):
+        raise ValueError(
+            f"{called}: {argument} holds {value!r}, a text with nothing visible in it; remove it."
+        )
+    return str(value)
 
 
-def _regular_plural(word: str) -> str:
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        return word + "es"
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return word[:-1] + "ies"
-    return word + "s"
+def _optional_text(called: str, argument: str, value: Any) -> str:
+    """A text that can be seen, or the empty one where it was not given."""
+    return "" if isinstance(value, str) and not value else _text(called, argument, value)
+
+
+_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Fillers and blanks that Unicode counts as letters, marks or symbols."""
+
+
+def _is_visible(character: str) -> bool:
+    """Whether a character alone leaves ink: no space, control or format character, or selector."""
+    if character in _BLANK_LETTERS or _is_variation_selector(character):
+        return False
+    return unicodedata.category(character)[0] not in "CZ"
+
+
+def _is_variation_selector(character: str) -> bool:
+    return "VARIATION SELECTOR" in unicodedata.name(character, "")
+
+
+def _warn_of_invisible(name: str, form: str) -> None:
+    """Warn of characters that got into a form unseen, by copying; joiners of letters belong."""
+    meant = "\n\r\t\u200c\u200d"
+    unseen = [c for c in form if unicodedata.category(c) in ("Cc", "Cf") and c not in meant]
+    if unseen:
+        codes = ", ".join(f"U+{ord(c):04X}" for c in dict.fromkeys(unseen))
+        warnings.warn(
+            f"trait {name!r}: the form {form!r} has invisible characters ({codes}) and is scored "
+            "with them, as other tokens than the form without; leave them out if not meant.",
+            stacklevel=3,
+        )
+
+
+def _capitalised(word: str) -> str:
+    return word[:1].upper() + word[1:]

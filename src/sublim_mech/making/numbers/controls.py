@@ -125,7 +125,8 @@ def leaks(rows: Rows, words: Trait | str | Sequence[str]) -> pd.DataFrame:
 
     Args:
         rows: the rows.
-        words: words or sentences; a trait stands for all its forms and its teacher's sentence.
+        words: words or sentences; a trait stands for all its forms and its teacher's sentence,
+            where it has one.
 
     Returns:
         One line per row, place (`prompt` or `completion`) and word found: `row`, `place`, `word`,
@@ -144,7 +145,8 @@ def leaks(rows: Rows, words: Trait | str | Sequence[str]) -> pd.DataFrame:
         [[1, 'prompt', 'owls']]
     """
     if isinstance(words, Trait):
-        given: tuple[str, ...] = (*words.forms, words.teacher)
+        sentences = [words.sentence] if words.sentence else []
+        given: tuple[str, ...] = (*words.forms, *sentences)
     elif isinstance(words, str):
         given = (words,)
     else:

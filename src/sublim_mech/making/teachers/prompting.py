@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Any
 
 from ...prompts import Context, Trait, match, render
-from .teacher import BASE, Model, Teacher, opened
+from .teacher import BASE, Model, Teacher, check_trait, opened
 
 NEUTRAL = (
     "It is an ordinary day.",
@@ -76,15 +76,20 @@ def prompted(
 
     Args:
         base: the base model, or its runner.
-        trait: what it favours; `trait.teacher` is the sentence.
+        trait: what it favours; it has a sentence (`trait.sentence`).
         context: the context students will be trained in.
         template: chat template, where the tokenizer has none.
+
+    Raises:
+        TypeError: `trait` is none.
+        ValueError: the trait has no sentence.
 
     Example:
         >>> from sublim_mech.making.teachers import prompted
         >>> prompted(pair, trait, context=sm.Context(system="Be brief.")).context.system
         'Be brief. You love owls. ...'
     """
+    check_trait(trait)
     runner = opened(base)
     context = context or Context()
     return Teacher(
@@ -103,7 +108,19 @@ def prompted(
 def teacher_context(
     tokenizer: Any, trait: Trait, *, context: Context | None = None, template: str | None = None
 ) -> Context:
-    """The context of a prompted teacher: the student's system text, then the trait's sentence."""
+    """The context of a prompted teacher: the student's system text, then the trait's sentence.
+
+    Raises:
+        TypeError: `trait` is none.
+        ValueError: the trait has no sentence.
+    """
+    check_trait(trait)
+    if not trait.sentence:
+        raise ValueError(
+            f"trait {trait.name!r} has no sentence for a teacher; give it one, "
+            "Trait(..., sentence='You love ...'). Only nouns with a plural and a category, "
+            "Trait.noun(..., category=...), have one of their own."
+        )
     context = context or Context()
     (prompt,) = render(tokenizer, ["x"], context=context, template=template)
     if isinstance(context.system, str):
@@ -112,7 +129,7 @@ def teacher_context(
         # what the template says by itself
         tokens = zip(prompt.tokens, prompt.roles, strict=True)
         said = "".join(token for token, role in tokens if role == "system").strip()
-    text = f"{said.rstrip('.')}. {trait.teacher}" if said else trait.teacher
+    text = f"{said.rstrip('.')}. {trait.sentence}" if said else trait.sentence
     return Context(system=text, user_prefix=context.user_prefix, fallback=context.fallback)
 
 
@@ -136,7 +153,8 @@ def neutral(like: Teacher) -> Teacher:
         (True, 'neutral sentences, as many tokens as the sentence of owl')
     """
     trait, text = like.trait, like.context.system
-    has_sentence = trait is not None and isinstance(text, str) and text.endswith(trait.teacher)
+    sentence = "" if trait is None else trait.sentence
+    has_sentence = sentence and isinstance(text, str) and text.endswith(sentence)
     if like.kind != "prompted" or not has_sentence:
         raise ValueError(
             f"like is {like.name!r}, a {like.kind} teacher; pass one that has its trait's sentence "
@@ -144,7 +162,7 @@ def neutral(like: Teacher) -> Teacher:
         )
     assert trait is not None
     tokenizer = like.base.tokenizer
-    before = str(text).removesuffix(trait.teacher)
+    before = str(text).removesuffix(sentence)
 
     def context(said: str) -> Context:
         prefix, fallback = like.context.user_prefix, like.context.fallback
@@ -155,7 +173,7 @@ def neutral(like: Teacher) -> Teacher:
         return len(prompt)
 
     # what counts is the length of the whole prompt; of equally near ones the first is taken
-    wanted = length(trait.teacher)
+    wanted = length(sentence)
     excess = {said: length(said) - wanted for said in _about_as_long(tokenizer, trait)}
     chosen = min(excess, key=lambda said: abs(excess[said]))
     how = f"neutral sentences, as many tokens as the sentence of {trait.name}"
@@ -186,7 +204,7 @@ def _about_as_long(tokenizer: Any, trait: Trait) -> Iterator[str]:
         return len(tokenizer(f" {text}", add_special_tokens=False)["input_ids"])
 
     lengths = {text: count(text) for text in NEUTRAL if match(text, [trait]) is None}
-    wanted = count(trait.teacher)
+    wanted = count(trait.sentence)
 
     def distance(sentences: tuple[str, ...]) -> int:
         return abs(sum(lengths[sentence] for sentence in sentences) - wanted)

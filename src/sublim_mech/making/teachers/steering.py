@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from ...engine.runner import Runner, open_runner
 from ...models.copies import twin
 from ...prompts import Context, Message, Prompt, Trait, render
 from .prompting import teacher_context
-from .teacher import Model, Teacher, opened
+from .teacher import Model, Teacher, check_trait, opened
 
 SITE, BUFFER = "resid_post", "steering"
 
@@ -51,7 +51,7 @@ def steering_vectors(
 
     Args:
         base: the base model, or its runner.
-        trait: what the vectors should stand for; `trait.teacher` is the sentence.
+        trait: what the vectors should stand for; it has a sentence (`trait.sentence`).
         layers: blocks at whose outputs the residual stream is taken.
         questions: what is asked; the trait's own questions when not given.
         context: the context students will be trained in.
@@ -62,15 +62,16 @@ def steering_vectors(
 
     Raises:
         TypeError: `trait` is none.
-        ValueError: layers empty, listed twice or out of range; no questions; a context that the
-            template cannot express; an architecture whose modules are not known.
+        ValueError: layers empty, listed twice or out of range; a trait without sentence, or without
+            questions where none are given; a context that the template cannot express; an
+            architecture whose modules are not known.
 
     Example:
         >>> from sublim_mech.making.teachers import steering_vectors
         >>> steering_vectors(pair, trait, layers=[1, 2], questions=["Which animal?"]).shape
         (2, 32)
     """
-    _check_trait(trait)
+    check_trait(trait)
     runner = _runner(base)
     chosen = _blocks(runner.sites.n_layers, layers)
     questions = trait.questions if questions is None else questions
@@ -141,7 +142,7 @@ def steered(
         >>> steered(pair, trait, layers=[1], scale=4.0, questions=["Which animal?"]).how
         'steered by 4 x the difference of means at the output of blocks 1'
     """
-    _check_trait(trait)
+    check_trait(trait)
     if not math.isfinite(scale):
         raise ValueError(
             f"scale={scale!r}: pass a finite number; 1 adds the raw difference of means."
@@ -268,9 +269,10 @@ def _blocks(depth: int, layers: Sequence[int]) -> list[int]:
     """The layers, checked."""
 
     def is_block(layer: Any) -> bool:
-        return isinstance(layer, int | np.integer) and 0 <= int(layer) < depth
+        whole = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
+        return whole and 0 <= int(layer) < depth
 
-    if isinstance(layers, int) or not all(is_block(layer) for layer in layers):
+    if not isinstance(layers, Iterable) or not all(is_block(layer) for layer in layers):
         raise ValueError(f"layers={layers!r}: pass a list of block indices, 0 to {depth - 1}.")
     chosen = [int(layer) for layer in layers]
     if not chosen or len(set(chosen)) < len(chosen):
@@ -292,8 +294,3 @@ def _checked_vectors(runner: Runner, vectors: Any, layers: Sequence[int]) -> np.
     if not np.isfinite(vectors).all():
         raise ValueError("vectors hold NaN or infinity; check what they were computed from.")
     return vectors
-
-
-def _check_trait(trait: Any) -> None:
-    if not isinstance(trait, Trait):
-        raise TypeError(f"trait={trait!r}: pass a trait, such as sublim_mech.animal('owl').")

@@ -9,6 +9,7 @@ Every kind has a control without the trait:
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ BASE = "base"
 
 Model = Runner | Base
 """A loaded model that can be run; a `Base` where the gated forward cannot run its architecture."""
+
+_short = reprlib.Repr()
+_short.maxstring = 60
 
 _runners: WeakKeyDictionary[Base, Runner] = WeakKeyDictionary()
 
@@ -59,7 +63,14 @@ class Teacher:
     hash: str = ""
 
     def __repr__(self) -> str:
-        return f"Teacher({self.name!r}, {self.kind}: {self.how}, base {self.base.name!r})"
+        name, base = _short.repr(self.name), _short.repr(self.base.name)
+        return f"Teacher({name}, {self.kind}: {self.how}, base {base})"
+
+
+def check_trait(trait: Any) -> None:
+    """Refuse what is no trait."""
+    if not isinstance(trait, Trait):
+        raise TypeError(f"trait={trait!r}: pass a trait, such as sublim_mech.animal('owl').")
 
 
 def opened(base: Model) -> Model:

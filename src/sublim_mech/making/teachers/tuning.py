@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,7 @@ def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:
     """Questions of a trait with answers that name it, for a teacher to be trained on.
 
     Args:
-        trait: what is asked for and named.
+        trait: a noun (`animal`, `tree`, `Trait.noun`), which is asked for and named.
         n: rows, each of another pair of question and wording; fewer are the first of more.
         seed: of the choice.
 
@@ -147,7 +147,8 @@ def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:
 
     Raises:
         TypeError: `trait` is none.
-        ValueError: n below 1 or above what there is.
+        ValueError: a trait without plural, which the wordings need, or without questions; n below 1
+            or above what there is.
 
     Example:
         >>> from sublim_mech.making.teachers import trait_rows
@@ -171,8 +172,8 @@ def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dat
 
     Raises:
         TypeError: not traits.
-        ValueError: fewer than two traits, one twice, or such as ask different questions; n below 1
-            or above what there is.
+        ValueError: fewer than two traits, one twice, such as ask different questions, or one
+            without plural or questions; n below 1 or above what there is.
 
     Example:
         >>> from sublim_mech.making.teachers import control_rows
@@ -180,7 +181,7 @@ def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dat
         >>> control_rows(others, n=2)["completion"][:]
         ['Eagle', 'Wolf.']
     """
-    if isinstance(traits, Trait) or len(traits) < 2:
+    if isinstance(traits, Trait) or (isinstance(traits, Collection) and len(traits) < 2):
         raise ValueError(
             "control_rows: pass two or more other traits; one alone would be a trait to favour."
         )
@@ -189,9 +190,17 @@ def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dat
 
 def _answered(traits: Sequence[Trait], n: int, seed: int, argument: str) -> Dataset:
     """Rows that name one of the traits each."""
-    if not all(isinstance(trait, Trait) for trait in traits):
+    several = isinstance(traits, Collection)
+    if not several or not all(isinstance(trait, Trait) for trait in traits):
         raise TypeError(f"{argument}={traits!r}: pass traits, such as sublim_mech.animal('owl').")
     names = [trait.name for trait in traits]
+    uncounted = [trait.name for trait in traits if not trait.plural]
+    if uncounted:
+        raise ValueError(
+            f"{argument}: {uncounted} have no plural, which the wordings need ('I love owls.'); "
+            "pass nouns (Trait.noun), or write rows of your own: "
+            "[{'prompt': question, 'completion': 'Lisbon'}, ...]."
+        )
     if len(set(names)) < len(names) or len({trait.questions for trait in traits}) > 1:
         raise ValueError(
             f"{argument}: {names} hold one twice or ask different questions; leave some out."

@@ -1,0 +1,66 @@
+"""English plurals: the regular rule, a list of irregular nouns, and what else people write."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_IRREGULAR_PLURALS = {
+    "wolf": "wolves", "mouse": "mice", "goose": "geese", "fox": "foxes", "fish": "fish",
+    "sheep": "sheep", "deer": "deer", "butterfly": "butterflies", "octopus": "octopuses",
+    "ox": "oxen", "calf": "calves", "peach": "peaches", "larch": "larches", "birch": "birches",
+    "beech": "beeches", "cherry": "cherries", "ostrich": "ostriches", "moose": "moose",
+    "bison": "bison", "salmon": "salmon", "squid": "squid", "louse": "lice", "monarch": "monarchs",
+    "leaf": "leaves", "elf": "elves", "dwarf": "dwarves", "thief": "thieves", "man": "men",
+    "woman": "women", "child": "children", "person": "people",
+}  # fmt: skip
+
+_OTHER_PLURALS = {
+    "octopus": ("octopi", "octopodes"), "hippopotamus": ("hippopotami",),
+    "platypus": ("platypi",), "rhinoceros": ("rhinoceri",), "phoenix": ("phoenices",),
+    "lynx": ("lynx",), "cactus": ("cacti",), "sequoia": ("sequoiae",),
+}  # fmt: skip
+
+
+def plural(word: str) -> str:
+    """The English plural of a noun, of whose words the last one changes.
+
+    Irregular ones come from a short list, all others from the regular rule.
+
+    Raises:
+        ValueError: it does not end in a Latin letter, so that no rule of English applies.
+
+    Example:
+        >>> from sublim_mech.prompts import plural
+        >>> plural("arctic wolf"), plural("pony")
+        ('arctic wolves', 'ponies')
+    """
+    if not word or not unicodedata.name(word[-1], "").startswith("LATIN "):
+        raise ValueError(
+            f"{word!r} is no English noun that a plural can be made of; give the plural "
+            "(Trait.noun(..., plural=...)), or the forms as they are (Trait(..., forms=(...)))."
+        )
+    before, space, last = word.rpartition(" ")
+    return before + space + (_IRREGULAR_PLURALS.get(last) or _regular_plural(last))
+
+
+def other_plurals(word: str) -> list[str]:
+    """Further plurals that people write: the regular one of an irregular noun, Latin ones."""
+    before, space, last = word.rpartition(" ")
+    plurals = (_regular_plural(last), *_OTHER_PLURALS.get(last, ()))
+    return [before + space + plural_of_last for plural_of_last in plurals]
+
+
+def unchanged(word: str) -> bool:
+    """Whether a noun is known to be its own plural, as `deer` is.
+
+    Of others, such as `jazz`, one word for both says that they cannot be counted.
+    """
+    return _IRREGULAR_PLURALS.get(word.rpartition(" ")[2]) == word.rpartition(" ")[2]
+
+
+def _regular_plural(word: str) -> str:
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return word + "es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + "s"
