@@ -103,8 +103,17 @@ def prompted(
 def teacher_context(
     tokenizer: Any, trait: Trait, *, context: Context | None = None, template: str | None = None
 ) -> Context:
-    """The context of a prompted teacher: the student's system text, then the trait's sentence."""
+    """The context of a prompted teacher: the student's system text, then the trait's sentence.
+
+    Raises:
+        ValueError: raw text, which has no system prompt.
+    """
     context = context or Context()
+    if context.is_raw:
+        raise ValueError(
+            "context=RAW: raw text has no system prompt that a prompted teacher's sentence could "
+            "stand in; pass another context, or a teacher of another kind."
+        )
     (prompt,) = render(tokenizer, ["x"], context=context, template=template)
     if isinstance(context.system, str):
         said = context.system
