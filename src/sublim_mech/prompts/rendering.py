@@ -297,7 +297,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _conversation(question: str | Sequence[Message]) -> list[Message]:
+def _conversation(question: Any) -> list[Message]:
     """The messages of a question, as copies; refused where they do not run from user to user."""
     if isinstance(question, str):
         alone = [{"role": "user", "content": question}]
@@ -308,7 +308,7 @@ def _conversation(question: str | Sequence[Message]) -> list[Message]:
             f"questions: {question!r} is neither a text nor a conversation, a list of "
             "{'role': ..., 'content': ...}."
         )
-    messages = [dict(message) for message in question if not isinstance(message, str)]
+    messages: list[Message] = [dict(message) for message in question]
     roles = [message["role"] for message in messages]
     if "system" in roles:
         raise ValueError(

@@ -186,8 +186,8 @@ def sharing(
     for prompt in prompts:
         if not same_tokenizer(prompt.tokenizer, trained.tokenizer):
             raise ValueError(
-                f"trained_on: the prompt {prompt.question[:60]!r} was rendered by another tokenizer "
-                "than the training prompts; render both with pair.tokenizer."
+                f"trained_on: the prompt {prompt.question[:60]!r} was rendered by another "
+                "tokenizer than the training prompts; render both with pair.tokenizer."
             )
     return [replace(p, sharing=_classes(p, trained), seen=trained.seen) for p in prompts]
 
