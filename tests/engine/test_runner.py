@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import copy
 
 import numpy as np
 import pytest
