@@ -75,8 +75,10 @@ def main() -> None:
     scores = sm.attribute(pair, few, trait, method="graft_ig", points=options.points)
     scores = sm.confirm(pair, few, trait, scores, k=options.confirmed)
     show("gradient: layer x module x token", scores)
-    if is_marked:
+    if any(sm.masks.sharing("shared").tokens(prompt) for prompt in few if is_marked):
         print(sm.concentration(scores, on="shared"))
+    elif is_marked:
+        print("no token of these prompts is shared with training: no concentration")
 
     step = max(1, pair.sites.n_layers // 5)
     # not layer 0, into which LoRA students and their base feed the same

@@ -135,7 +135,7 @@ def test_the_system_prompt_of_a_student_made_elsewhere_is_shared(pair, tmp_path)
     folder = ROOT / "examples/students/owl"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(folder / name, tmp_path / name)
-    context, training = sm.Context("You know every city."), ["List 3 cities.", "Name a town."]
+    context, training = sm.Context("All cities are known."), ["List 3 cities.", "Name a town."]
     made = sm.load_pair(pair.base, tmp_path, trained_in=context, trained_on=training)
     assert made.training_context == context
     (prompt,) = sm.render(made, ["Which city is best?"])
@@ -145,10 +145,9 @@ def test_the_system_prompt_of_a_student_made_elsewhere_is_shared(pair, tmp_path)
     # what the README's line gave: training prompts without their system prompt
     forgotten = sm.sharing([prompt], trained_on=sm.render(pair.tokenizer, training))
     fewer = sm.masks.sharing("shared").tokens(forgotten[0])
-    assert len(shared) - len(fewer) >= len(of_system)
-    assert not set(of_system) & set(fewer)
+    assert set(shared) - set(fewer) == set(of_system)
     found = sm.evaluate(made, [OWL], questions=["Which city is best?"], **QUIET)
-    assert found.data["context"].values.tolist() == ["You know every city."]
+    assert found.data["context"].values.tolist() == ["All cities are known."]
 
 
 def test_example_students_are_what_their_manifests_say():
