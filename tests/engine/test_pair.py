@@ -157,6 +157,17 @@ def test_what_training_cannot_be_is_told_before_anything_is_read(given, message)
         load_pair("no such base", "no such student", **given)
 
 
+def test_training_prompts_that_cannot_be_rendered_are_told_as_such(smol_tokenizer):
+    with pytest.raises(ValueError, match=r"trained_on: .* is blank"):
+        load_pair(
+            model(),
+            student("llama", "lora"),
+            tokenizer=smol_tokenizer,
+            trained_in=SYSTEM,
+            trained_on=["1, 2", ""],
+        )
+
+
 def test_loaded_students_pass_through():
     loaded = load_student(base(), student("llama", "lora"))
     other = dataclasses.replace(loaded, name="other", hash="0" * 64)

@@ -194,6 +194,7 @@ def test_special_tokens_in_answers_are_named(said, smol_tokenizer):
     assert end in completion_ids(smol_tokenizer, prompt, "owl<|im_end|>")
     assert "'<|im_end|>' stands in the answer 'owl<|im_end|>'" in str(said[0].message)
     assert len(said) == 1
+    assert said[0].filename == __file__
 
 
 def test_the_templates_own_special_tokens_are_no_news(said, dressed):

@@ -191,7 +191,7 @@ def test_each_message_may_be_trimmed_or_not(name, dressed):
 # ----------------------------------------------------------------------- templates that are refused
 
 
-@pytest.mark.parametrize("system", ["", " \n"])
+@pytest.mark.parametrize("system", ["", " \n", "\u200b"])
 def test_a_blank_system_text_must_be_called_empty_or_none(system, smol_tokenizer):
     with pytest.raises(ValueError, match=r"EMPTY.*NONE"):
         render(smol_tokenizer, [QUESTION], context=Context(system))

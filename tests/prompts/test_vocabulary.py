@@ -68,6 +68,7 @@ def test_prompts_carry_it(gpt2_tokenizer, smol_tokenizer):
 
 def test_what_is_not_known_is_not_held_against_anyone():
     assert fingerprint(object()) == ""
+    assert special_in(object(), "<|endoftext|>") == []
     assert same_tokenizer("", "a")
     assert same_tokenizer("a", "")
     assert not same_tokenizer("a", "b")

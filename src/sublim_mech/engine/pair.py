@@ -316,4 +316,7 @@ def _training(
             )
     if trained_on is None:
         return None
-    return Trained.of(render(tokenizer, trained_on, context=trained_in))
+    try:
+        return Trained.of(render(tokenizer, trained_on, context=trained_in))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"trained_on: {error}") from error

@@ -21,7 +21,7 @@ def notice(kind: str, text: str) -> None:
     """
     gathered = _GATHERED.get()
     if gathered is None:
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warnings.warn(text, UserWarning, stacklevel=4)  # who called what tells
     else:
         gathered.setdefault(kind, {})[text] = None
 

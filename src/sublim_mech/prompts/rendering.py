@@ -352,7 +352,7 @@ def _dress(template: Template, messages: list[Message], context: Context) -> lis
 
     empty = context.system is System.EMPTY
     system = "" if empty else str(context.system)
-    if not empty and not system.strip():
+    if not empty and is_blank(system):
         raise ValueError(
             f"Context(system={system!r}) is blank; say EMPTY (an empty system turn) or NONE (no "
             "system block)."

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 class _Known(NamedTuple):
     """What was found out about a tokenizer, while its tokens are these."""
 
-    tokens: tuple[int, int]
+    tokens: tuple[int, tuple[str, ...]]
     fingerprint: str
     special_ids: frozenset[int]
     special: re.Pattern[str] | None
@@ -27,8 +27,7 @@ def fingerprint(tokenizer: Any) -> str:
     It serves comparisons in one process and is not stored: another version of the tokenizer's
     software may write the same tokenizer in another way. Empty for what is no fast tokenizer.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return "" if backend is None else _of(tokenizer).fingerprint
+    return _of(tokenizer).fingerprint if _is_fast(tokenizer) else ""
 
 
 def same_tokenizer(one: str, other: str) -> bool:
@@ -43,18 +42,22 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 def special_in(tokenizer: Any, text: str) -> list[str]:
     """The special tokens whose text stands in a text and is tokenised as them."""
-    special = _of(tokenizer).special
-    if special is None or getattr(tokenizer, "split_special_tokens", False):
+    if not _is_fast(tokenizer) or getattr(tokenizer, "split_special_tokens", False):
         return []
-    return list(dict.fromkeys(special.findall(text)))
+    special = _of(tokenizer).special
+    return [] if special is None else list(dict.fromkeys(special.findall(text)))
+
+
+def _is_fast(tokenizer: Any) -> bool:
+    return getattr(tokenizer, "backend_tokenizer", None) is not None
 
 
 def _of(tokenizer: Any) -> _Known:
     """What is known of a tokenizer, found out once, and again when tokens were added."""
-    added = tokenizer.added_tokens_decoder
-    tokens = len(tokenizer), len(added)
+    tokens = len(tokenizer), tuple(tokenizer.all_special_tokens)
     known = _KNOWN.get(tokenizer)
     if known is None or known.tokens != tokens:
+        added = tokenizer.added_tokens_decoder
         special = {i: str(token) for i, token in added.items() if token.special}
         texts = sorted(filter(None, special.values()), key=len, reverse=True)
         known = _KNOWN[tokenizer] = _Known(
