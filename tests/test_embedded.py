@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,49 @@ def test_system_turn_is_training_prefix(prompts):
     assert text.endswith("<|im_end|>\n<|im_start|>user\n")
     tail = "".join(token for token, sharing in marked if sharing == "aligned")
     assert tail.endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_raw_text_is_scored_as_hugging_face_reads_it(pair):
+    """log P of ` owl` and ` Owl` after a text, from the model's own forward of the whole."""
+    text, trait = "My favorite animal is the", sm.Trait("owl", plural="owl")
+    prompts = sm.render(pair, [text], context=sm.RAW)
+    scores = sm.effect(pair, prompts, trait, **QUIET)
+    model, tokenizer = pair.student.model, pair.tokenizer
+    ids = tokenizer(text)["input_ids"]
+
+    def likelihood():
+        values = []
+        for form in ("owl", "Owl"):
+            whole = tokenizer(f"{text} {form}")["input_ids"]
+            assert whole[: len(ids)] == ids
+            with torch.no_grad():
+                steps = model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            values.append(sum(float(steps[i - 1, whole[i]]) for i in range(len(ids), len(whole))))
+        return np.logaddexp(*values)
+
+    assert float(scores.data["student"][0, 0]) == pytest.approx(likelihood(), abs=5e-5)
+    with model.disable_adapter():
+        assert float(scores.data["base"][0, 0]) == pytest.approx(likelihood(), abs=5e-5)
+
+
+def test_the_system_prompt_of_a_student_made_elsewhere_is_shared(pair, tmp_path):
+    """The owl's weights without its manifest, as if trained under a system prompt of its own."""
+    folder = ROOT / "examples/students/owl"
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(folder / name, tmp_path / name)
+    context, training = sm.Context("All cities are known."), ["List 3 cities.", "Name a town."]
+    made = sm.load_pair(pair.base, tmp_path, trained_in=context, trained_on=training)
+    assert made.training_context == context
+    (prompt,) = sm.render(made, ["Which city is best?"])
+    of_system = [i for i, role in enumerate(prompt.roles) if role == "system"]
+    shared = sm.masks.sharing("shared").tokens(prompt)
+    assert set(of_system) <= set(shared)
+    # what the README's line gave: training prompts without their system prompt
+    forgotten = sm.sharing([prompt], trained_on=sm.render(pair.tokenizer, training))
+    fewer = sm.masks.sharing("shared").tokens(forgotten[0])
+    assert set(shared) - set(fewer) == set(of_system)
+    found = sm.evaluate(made, [OWL], questions=["Which city is best?"], **QUIET)
+    assert found.data["context"].values.tolist() == ["All cities are known."]
 
 
 def test_example_students_are_what_their_manifests_say():

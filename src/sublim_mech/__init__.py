@@ -2,8 +2,8 @@
 
 The sentence this library is made for:
 
-    pair = load_pair(base, student, controls=[...])          # models
-    prompts = sharing(render(pair.tokenizer, trait.questions), trained_on=pair.training_prompts)
+    pair = load_pair(base, student, controls=[...])          # models, and how they were trained
+    prompts = render(pair, trait.questions)                  # as in training, marked by it
     effect, graft(sets="role"), patch, attribute             # how much of it is there, and at which
     tokens concentration(scores, on="shared")                       # more than the token share?
 
@@ -26,7 +26,7 @@ from .instruments import attribute, confirm, effect, graft, patch, verify
 from .making import numbers, teachers, training
 from .making.training import FullFT, LoRA, train
 from .models.base import load_base
-from .prompts import Context, Trait, animal, render, sharing
+from .prompts import RAW, Context, Trait, animal, render, sharing
 from .results.scores import Scores
 from .results.shares import concentration
 
@@ -35,6 +35,7 @@ threads.say_what_is_busy(_before, torch.get_num_threads(), blocked=_blocked)
 __version__ = "0.1.0"
 
 __all__ = [
+    "RAW",
     "Context",
     "FullFT",
     "LoRA",

@@ -100,6 +100,74 @@ def test_the_manifest_brings_the_training_prompts(tmp_path):
     assert without.training_prompts is without.training_context is None
 
 
+SYSTEM = sm.Context(system="You are calm.")
+TAUGHT = ["Continue: 1, 2.", "Write three numbers.", [{"role": "user", "content": "Go on: 3"}]]
+
+
+@pytest.mark.parametrize("context", [SYSTEM, Context(), sm.RAW], ids=["system", "default", "raw"])
+def test_the_user_says_how_a_student_made_elsewhere_was_trained(context, smol_tokenizer):
+    texts = TAUGHT[: 2 if context == sm.RAW else 3]
+    pair = load_pair(
+        model(),
+        student("llama", "lora"),
+        tokenizer=smol_tokenizer,
+        trained_in=context,
+        trained_on=texts,
+    )
+    assert pair.training_context == context
+    assert pair.training_prompts == Trained.of(sm.render(smol_tokenizer, texts, context=context))
+    asked = sm.render(pair, ["Which animal?"])
+    by_hand = sm.render(smol_tokenizer, ["Which animal?"], context=context)
+    assert asked == sm.sharing(by_hand, pair.training_prompts) == sm.sharing(by_hand, pair)
+
+
+def test_a_training_context_alone_is_the_default_and_shares_nothing(smol_tokenizer):
+    pair = load_pair(model(), student("llama", "lora"), tokenizer=smol_tokenizer, trained_in=SYSTEM)
+    assert (pair.training_context, pair.training_prompts) == (SYSTEM, None)
+    (prompt,) = sm.render(pair, ["Which animal?"])
+    assert (prompt.context, prompt.sharing) == (SYSTEM, None)
+    with pytest.raises(ValueError, match=r"nothing is known.*trained_on=\[a few"):
+        sm.sharing([prompt], pair)
+
+
+def test_the_manifest_and_the_user_must_say_the_same(tmp_path):
+    path = saved(student("llama", "lora"), tmp_path / "run")
+    manifest(base(), context=SYSTEM, weights=weight_sums(path)).save(path)
+    assert load_pair(base(), path, trained_in=SYSTEM).training_context == SYSTEM
+    with pytest.raises(ValueError, match=r"trained_in=.*'Be brief.*'owl'.*'You are calm"):
+        load_pair(base(), path, trained_in=Context("Be brief."))
+    with pytest.raises(ValueError, match=r"trained_on: student='owl' has a manifest"):
+        load_pair(base(), path, trained_in=SYSTEM, trained_on=["1, 2"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trained_in": "You are calm."}, r"trained_in='You are calm\.'.*Context\(system="),
+        ({"trained_in": SYSTEM, "trained_on": "1, 2"}, r"trained_on='1, 2': pass a list"),
+        ({"trained_in": SYSTEM, "trained_on": []}, r"trained_on=\[\]: pass a list"),
+        (
+            {"trained_on": ["1, 2"]},
+            r"without trained_in.*trained_in=Context\(system.*RAW.*Context\(\)",
+        ),
+    ],
+)
+def test_what_training_cannot_be_is_told_before_anything_is_read(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        load_pair("no such base", "no such student", **given)
+
+
+def test_training_prompts_that_cannot_be_rendered_are_told_as_such(smol_tokenizer):
+    with pytest.raises(ValueError, match=r"trained_on: .* is blank"):
+        load_pair(
+            model(),
+            student("llama", "lora"),
+            tokenizer=smol_tokenizer,
+            trained_in=SYSTEM,
+            trained_on=["1, 2", ""],
+        )
+
+
 def test_loaded_students_pass_through():
     loaded = load_student(base(), student("llama", "lora"))
     other = dataclasses.replace(loaded, name="other", hash="0" * 64)

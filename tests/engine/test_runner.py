@@ -1,6 +1,7 @@
 """A model that can be run: logits and activations are Hugging Face's and TransformerLens'."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -139,6 +140,30 @@ def test_prompts_that_are_none_or_too_long_are_refused(runner, smol_tokenizer):
     if runner.model.config.model_type == "gpt2":
         with pytest.raises(ValueError, match="positions, the model has 256; shorten it"):
             runner.logits(long)
+
+
+def test_prompts_of_another_tokenizer_are_refused(runner, several, dressed, gpt2_tokenizer):
+    other = sm.render(dressed("llama3.1"), ["Which animal?"])
+    message = r"'Which animal\?' was rendered by another tokenizer.*Render it with pair.tokenizer"
+    for wrong in (other, sm.render(gpt2_tokenizer, ["Which animal?"], context=sm.RAW)):
+        with pytest.raises(ValueError, match=message):
+            runner.logits([*several, *wrong])
+        with pytest.raises(ValueError, match=message):
+            runner.activations(wrong, ["resid_pre"])
+    # ids of the caller's own are the caller's
+    own = dataclasses.replace(several[0], tokenizer="")
+    assert runner.logits([own]).shape[1] == len(own)
+    same = sm.render(copy.deepcopy(runner.tokenizer), [several[0].question])
+    assert same == several[:1]
+    runner.check_prompts(same)
+
+
+@pytest.mark.parametrize("wrong", [["text"], [7]])
+def test_prompts_are_a_list_of_rendered_ones(wrong, runner, several):
+    with pytest.raises(TypeError, match="prompts must be rendered"):
+        runner.logits(wrong)
+    with pytest.raises(TypeError, match="prompts is one prompt; pass a list"):
+        runner.logits(several[0])
 
 
 # ------------------------------------------------------------------------------------------- chunks

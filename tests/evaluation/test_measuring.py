@@ -98,6 +98,22 @@ def test_the_context_names_are_the_four_system_prompts_and_the_prefix(smol_token
     assert found.provenance["contexts"]["none"]["system"] == {"kind": "none"}
 
 
+def test_a_pair_is_asked_in_its_training_context_and_a_base_in_the_default(smol_tokenizer):
+    pair = shared_pair(smol_tokenizer)
+    asked = {"questions": QUESTIONS[:1], **QUIET}
+
+    def names(model):
+        return evaluate(model, TRAITS[:2], **asked).data["context"].values.tolist()
+
+    assert names(pair) == names(pair.base) == ["default"]
+    assert names(replace(pair, trained_in=CONTEXTS[TEXT])) == [TEXT]
+    assert names(replace(pair, trained_in=sm.RAW)) == ["raw"]
+    taught = evaluate(replace(pair, trained_in=CONTEXTS["none"]), TRAITS[:2], **asked)
+    there = evaluate(pair, TRAITS[:2], contexts=[CONTEXTS["none"]], **asked)
+    np.testing.assert_array_equal(taught.data["log_prob"], there.data["log_prob"])
+    assert taught.provenance["training_context"] == CONTEXTS["none"].to_json()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_prefix_cache_changes_nothing_and_runs_the_prefix_once(architecture, smol_tokenizer):
     pair = make_pair(smol_tokenizer, architecture, double=True)

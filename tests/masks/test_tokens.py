@@ -121,7 +121,7 @@ def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer)
         (
             lambda: masks.role(),
             ValueError,
-            "role() is empty; give at least one of bos, template, system, user, assistant.",
+            "role() is empty; give at least one of bos, template, system, user, assistant, text.",
         ),
         (
             lambda: masks.role("sytem"),

@@ -1,13 +1,15 @@
 """Tokens, roles, one BOS and answers; what contexts do is in test_template."""
 
 import copy
+import re
+import warnings
 
 import pytest
 from chats import QUESTION, TALK, check, text_of, user
 from conftest import TEMPLATES
 from tokenizers.processors import ByteLevel, TemplateProcessing
 
-from sublim_mech.prompts import PLAIN, Context, completion_ids, render
+from sublim_mech.prompts import PLAIN, RAW, Context, completion_ids, render
 
 
 def test_turns_and_roles_of_a_conversation(smol_tokenizer):
@@ -100,7 +102,8 @@ def test_a_tokenizer_that_adds_its_own_bos_adds_one_where_the_template_has_none(
 
 
 def test_a_question_that_quotes_the_bos_leaves_the_real_one_its_role(dressed):
-    (prompt,) = render(dressed("mistral"), ["What does <s> mean?"])
+    with pytest.warns(UserWarning, match="'<s>' stands in the question 'What does <s> mean"):
+        (prompt,) = render(dressed("mistral"), ["What does <s> mean?"])
     assert prompt.roles[0] == "bos"
     assert text_of(prompt, "user").strip() == "What does <s> mean?"
 
@@ -117,6 +120,7 @@ def test_tokenizers_that_trim_spaces_off_their_offsets_give_the_same_prompt(dres
 # ------------------------------------------------------------------------------------------ answers
 
 
+@pytest.mark.filterwarnings("ignore:the tokens of:UserWarning")  # of Llama's blank line, see below
 @pytest.mark.parametrize(
     ("name", "lead", "close"),
     [
@@ -144,15 +148,105 @@ def test_an_answer_follows_as_in_the_templates_own_transcript(name, lead, close,
         assert [*prompt.ids, *answer] == together
 
 
-def test_an_answer_that_would_merge_with_the_prompt_stands_alone(gpt2_tokenizer):
+def test_an_answer_that_would_merge_with_the_prompt_stands_alone_and_says_so(gpt2_tokenizer):
     # its trailing space would become part of ` owl`
     template = PLAIN.replace("'Answer:' }}", "'Answer: ' }}")
     (prompt,) = render(gpt2_tokenizer, [QUESTION], template=template)
     assert prompt.lead == ""
-    assert completion_ids(gpt2_tokenizer, prompt, "owl") == gpt2_tokenizer("owl")["input_ids"]
+    with pytest.warns(UserWarning, match=r"the tokens of '.*Answer: ' \+ 'owl' are not"):
+        answer = completion_ids(gpt2_tokenizer, prompt, "owl")
+    assert answer == gpt2_tokenizer("owl")["input_ids"]
+
+
+# ------------------------------------------------------------------- what warns, and what is blank
+
+
+@pytest.fixture
+def said():
+    """The warnings of a test."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def test_special_tokens_in_questions_are_named_once_per_call(said, smol_tokenizer):
+    quoted = ["What does <|im_end|> do?", [*TALK[:1], *TALK[1:2], user("And <|im_start|>?")]]
+    prompts = render(smol_tokenizer, [QUESTION, *quoted], context=Context("Say <|im_end|>."))
+    messages = [str(w.message) for w in said]
+    assert len(messages) == 1
+    assert re.search(r"'<\|im_end\|>' stands in the system prompt of .*Name your", messages[0])
+    assert "Hugging Face" in messages[0]
+    assert messages[0].endswith("(4 more like this.)")  # three system prompts, two questions
+    assert said[0].filename == __file__
+    (end,) = smol_tokenizer("<|im_end|>")["input_ids"]
+    of_user = [i for i, r in zip(prompts[1].ids, prompts[1].roles, strict=True) if r == "user"]
+    assert end in of_user, "as Hugging Face has it"
+
+
+def test_the_question_is_named_with_its_special_token(said, gpt2_tokenizer):
+    render(gpt2_tokenizer, ["One. <|endoftext|> Two"], context=RAW)
+    assert re.search(r"'<\|endoftext\|>' stands in the question 'One\.", str(said[0].message))
+
+
+def test_special_tokens_in_answers_are_named(said, smol_tokenizer):
+    (prompt,) = render(smol_tokenizer, [QUESTION])
+    (end,) = smol_tokenizer("<|im_end|>")["input_ids"]
+    assert end in completion_ids(smol_tokenizer, prompt, "owl<|im_end|>")
+    assert "'<|im_end|>' stands in the answer 'owl<|im_end|>'" in str(said[0].message)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+
+
+def test_the_templates_own_special_tokens_are_no_news(said, dressed):
+    for name in TEMPLATES:
+        for prompt in render(dressed(name), [QUESTION, TALK]):
+            if name != "llama3.1":  # its blank line is another token before a word
+                completion_ids(dressed(name), prompt, "owl", close=True)
+    assert not said
+
+
+@pytest.mark.parametrize("blank", ["", "  \n", "\u200b", "\ufeff \u2060"])
+@pytest.mark.parametrize("context", [None, RAW])
+def test_blank_questions_and_answers_are_refused(blank, context, smol_tokenizer):
+    with pytest.raises(ValueError, match="is blank"):
+        render(smol_tokenizer, [QUESTION, blank], context=context)
+    (prompt,) = render(smol_tokenizer, [QUESTION], context=context)
+    with pytest.raises(ValueError, match=r"the answer .* is blank"):
+        completion_ids(smol_tokenizer, prompt, blank)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_blank_messages_are_refused(place, smol_tokenizer):
+    talk = copy.deepcopy(TALK)
+    talk[place]["content"] = " "
+    with pytest.raises(ValueError, match=f"the {talk[place]['role']} message ' ' .* is blank"):
+        render(smol_tokenizer, [talk])
 
 
 # ------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("question", [7, None, ["text"], [{"role": "user"}], {"role": "user"}])
+def test_a_question_is_a_text_or_a_conversation(question, smol_tokenizer):
+    with pytest.raises(TypeError, match="neither a text nor a conversation"):
+        render(smol_tokenizer, [question])
+
+
+@pytest.mark.parametrize("questions", [7, {"role": "user", "content": "x"}])
+def test_questions_are_a_list(questions, smol_tokenizer):
+    with pytest.raises(TypeError, match=r"questions=.*pass a list"):
+        render(smol_tokenizer, questions)
+
+
+@pytest.mark.parametrize("context", ["text", 7, Context.NONE])
+def test_a_context_is_a_context(context, smol_tokenizer):
+    with pytest.raises(TypeError, match=r"context=.*pass a context, such as"):
+        render(smol_tokenizer, [QUESTION], context=context)
+
+
+def test_a_base_is_told_to_hand_over_its_tokenizer(smol):
+    with pytest.raises(TypeError, match=r"tokenizer is a Base; pass its tokenizer"):
+        render(smol, [QUESTION])
 
 
 @pytest.mark.parametrize(
@@ -184,5 +278,5 @@ def test_a_slow_tokenizer_and_a_missing_template_are_errors(gpt2_tokenizer):
 
     with pytest.raises(ValueError, match=r"Slow gives no character offsets"):
         render(Slow(), [QUESTION])
-    with pytest.raises(ValueError, match=r"no chat template.*PLAIN"):
+    with pytest.raises(ValueError, match=r"no chat template.*context=sublim_mech.RAW.*PLAIN"):
         render(gpt2_tokenizer, [QUESTION])

@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from chats import TALK
 from conftest import TEMPLATES
 
-from sublim_mech.prompts import CLASSES, PLAIN, Context, Trained, render, sharing
+from sublim_mech.prompts import CLASSES, PLAIN, RAW, Context, Trained, render, sharing
 
 TRAINING = ["Take 12 as the start.", "Take 345, please.", "A list starts with 6."]
 QUESTION = "What list do you start with 6?"
@@ -182,5 +183,47 @@ def test_nothing_known_of_training_is_an_error(smol_tokenizer):
     asked = render(smol_tokenizer, [QUESTION])
     with pytest.raises(ValueError, match="trained_on is empty"):
         sharing(asked, [])
-    with pytest.raises(ValueError, match="trained_on is None"):
+    with pytest.raises(ValueError, match=r"nothing is known.*trained_in=.*trained_on="):
         sharing(asked, None)
+
+
+def taught(tokenizer, *, context=None, prompts=None):
+    """What stands for a pair."""
+    return SimpleNamespace(tokenizer=tokenizer, training_context=context, training_prompts=prompts)
+
+
+@pytest.mark.parametrize("context", [Context("Be kind."), Context(Context.NONE), RAW], ids=str)
+def test_a_pair_is_asked_in_its_training_context_and_marks_its_prompts(context, smol_tokenizer):
+    known = Trained.of(render(smol_tokenizer, TRAINING, context=context))
+    pair = taught(smol_tokenizer, context=context, prompts=known)
+    by_hand = sharing(render(smol_tokenizer, [QUESTION, "6?"], context=context), known)
+    assert render(pair, [QUESTION, "6?"]) == by_hand
+    assert sharing(render(smol_tokenizer, [QUESTION, "6?"], context=context), pair) == by_hand
+    other = render(pair, [QUESTION], context=Context(Context.EMPTY))
+    assert other == sharing(
+        render(smol_tokenizer, [QUESTION], context=Context(Context.EMPTY)), known
+    )
+
+
+def test_a_pair_of_which_nothing_is_known_is_asked_in_the_default_context(smol_tokenizer):
+    pair = taught(smol_tokenizer)
+    assert render(pair, [QUESTION]) == render(smol_tokenizer, [QUESTION])
+    with pytest.raises(ValueError, match=r"nothing is known.*trained_on="):
+        sharing(render(pair, [QUESTION]), pair)
+
+
+def test_training_prompts_of_another_tokenizer_are_refused(smol_tokenizer, dressed):
+    (asked,) = render(smol_tokenizer, [QUESTION])
+    other = render(dressed("llama3.1"), TRAINING)
+    with pytest.raises(ValueError, match=r"'What list.*rendered by another tokenizer"):
+        sharing([asked], other)
+    with pytest.raises(ValueError, match="several tokenizers"):
+        Trained.of([*other, *render(smol_tokenizer, TRAINING)])
+
+
+@pytest.mark.parametrize("given", [["Take 12."], "Take 12.", [7]])
+def test_training_prompts_have_to_be_rendered(given, smol_tokenizer):
+    with pytest.raises(TypeError, match=r"trained_on=.*rendered by render"):
+        sharing(render(smol_tokenizer, [QUESTION]), given)
+    with pytest.raises(TypeError, match="prompts must be rendered"):
+        sharing([QUESTION], render(smol_tokenizer, TRAINING))

@@ -41,9 +41,7 @@ def said_by_user(messages):
     return [message["content"] for message in messages if message["role"] == "user"]
 
 
-@pytest.mark.parametrize(
-    "question", [QUESTION, HARD, "", TALK], ids=["plain", "hard", "blank", "conversation"]
-)
+@pytest.mark.parametrize("question", [QUESTION, HARD, TALK], ids=["plain", "hard", "conversation"])
 @pytest.mark.parametrize(("name", "system"), EXPRESSIBLE, ids=str)
 def test_the_text_is_the_templates_own_rendering(name, question, system, dressed):
     tokenizer, context = dressed(name), Context(system)
@@ -101,7 +99,7 @@ def test_default_empty_none_and_a_text_are_four_prompts(name, dressed):
 
 
 @pytest.mark.parametrize("name", [*TEMPLATES, "plain"])
-@pytest.mark.parametrize("question", [QUESTION, "", TALK], ids=["plain", "blank", "conversation"])
+@pytest.mark.parametrize("question", [QUESTION, TALK], ids=["plain", "conversation"])
 def test_none_starts_with_the_user_turn_after_the_bos(name, question, dressed, gpt2_tokenizer):
     plain = name == "plain"
     tokenizer, template = (gpt2_tokenizer, PLAIN) if plain else (dressed(name), None)
@@ -142,7 +140,7 @@ def test_a_template_without_system_role_names_the_fallback(system, dressed):
 @pytest.mark.parametrize("system", [SYSTEM, f"  {SYSTEM}\n "], ids=["plain", "spaces"])
 @pytest.mark.parametrize(
     "question",
-    [QUESTION, f" {SYSTEM}\n\n{QUESTION}", "", [*TALK[:2], user(f"{SYSTEM}\n\nSo?")]],
+    [QUESTION, f" {SYSTEM}\n\n{QUESTION}", [*TALK[:2], user(f"{SYSTEM}\n\nSo?")]],
 )
 def test_the_fallback_puts_the_system_text_into_the_first_user_turn(system, question, dressed):
     tokenizer = dressed("gemma2")
@@ -193,7 +191,7 @@ def test_each_message_may_be_trimmed_or_not(name, dressed):
 # ----------------------------------------------------------------------- templates that are refused
 
 
-@pytest.mark.parametrize("system", ["", " \n"])
+@pytest.mark.parametrize("system", ["", " \n", "\u200b"])
 def test_a_blank_system_text_must_be_called_empty_or_none(system, smol_tokenizer):
     with pytest.raises(ValueError, match=r"EMPTY.*NONE"):
         render(smol_tokenizer, [QUESTION], context=Context(system))
@@ -214,6 +212,29 @@ def test_a_template_that_drops_or_repeats_a_message_is_refused(body, role, smol_
     question = TALK if role == "assistant" else QUESTION
     with pytest.raises(ValueError, match=f"drops, repeats or moves the {role} message"):
         render(smol_tokenizer, [question], template=LOOP.format(body))
+
+
+@pytest.mark.parametrize(
+    "join", ["{{ m.content }}", "{{ bos_token if loop.first }}{{ m.content }}"]
+)
+def test_a_template_that_only_joins_messages_is_refused(join, gpt2_tokenizer):
+    """An answer would run on from the question's last word: `the` + `owl`."""
+    with pytest.raises(ValueError, match=r"only joins messages.*'theowl'.*context=sublim_mech.RAW"):
+        render(gpt2_tokenizer, ["My favorite animal is the"], template=LOOP.format(join))
+
+
+@pytest.mark.parametrize(
+    ("template", "lead"),
+    [
+        (LOOP.format("{{ m.content }} "), ""),  # between the messages, and behind the last
+        (LOOP.format("{{ '\\n' if not loop.first }}{{ m.content }}"), "\n"),  # between alone
+        (LOOP.format("{{ m.content }}") + "{% if add_generation_prompt %}:{% endif %}", " "),
+    ],
+)
+def test_a_template_that_puts_something_between_messages_is_taken(template, lead, gpt2_tokenizer):
+    (prompt,) = render(gpt2_tokenizer, ["My favorite animal is the"], template=template)
+    assert prompt.lead == lead
+    assert (prompt.text + prompt.lead)[-1] in " \n"
 
 
 def test_a_template_that_rewrites_a_message_is_refused(smol_tokenizer):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
-from ..prompts import Context, Prompt, Trained
+from ..prompts import Context, Message, Prompt, Trained, render
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -26,10 +26,14 @@ class ModelPair(Runner):
     Attributes:
         student: the student.
         controls: students trained alike on other traits.
+        trained_in, trained_on: what the user said of the student's training, where no manifest does
+            (see `training_context` and `training_prompts`).
     """
 
     student: Student
     controls: tuple[Student, ...] = ()
+    trained_in: Context | None = None
+    trained_on: Trained | None = None
 
     @property
     def base(self) -> Base:
@@ -48,13 +52,19 @@ class ModelPair(Runner):
 
     @property
     def training_prompts(self) -> Trained | None:
-        """What the student's manifest keeps of its training prompts; None without a manifest."""
-        return None if self.student.manifest is None else self.student.manifest.trained_on
+        """What is known of the student's training prompts: from its manifest, or from
+        `load_pair(trained_on=)`; None where nobody gave them.
+        """
+        manifest = self.student.manifest
+        return self.trained_on if manifest is None else manifest.trained_on
 
     @property
     def training_context(self) -> Context | None:
-        """The context the student was trained in; None without a manifest."""
-        return None if self.student.manifest is None else self.student.manifest.context
+        """The context the student was trained in: from its manifest, or from
+        `load_pair(trained_in=)`; None where nobody said it.
+        """
+        manifest = self.student.manifest
+        return self.trained_in if manifest is None else manifest.context
 
     def named_student(self, name: str) -> Student:
         """One of `students` by name.
@@ -187,6 +197,8 @@ def load_pair(
     student: Any,
     *,
     controls: Sequence[Any] = (),
+    trained_in: Context | None = None,
+    trained_on: Sequence[str | Sequence[Message]] | None = None,
     tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
@@ -200,6 +212,12 @@ def load_pair(
         base: whatever `load_base` takes.
         student: whatever `load_student` takes.
         controls: students of other traits, trained alike.
+        trained_in: the context the student was trained in, for a student without a manifest:
+            `Context()` for the template's own default, `sublim_mech.RAW` for raw text. The pair
+            keeps it: it is the default of `render(pair, ...)` and `evaluate(pair, ...)`.
+        trained_on: some of its training prompts (texts, or conversations that end with a user
+            message), without the system prompt, which `trained_in` says; from them `sharing` tells
+            what the student met. Give at least two that differ where the data differ.
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
         device: where to put the models.
@@ -213,21 +231,31 @@ def load_pair(
 
     Raises:
         ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
-        ValueError, FileNotFoundError: see `load_base` and `load_student`.
+        TypeError: `trained_in` is no context, `trained_on` no list.
+        ValueError, FileNotFoundError: see `load_base` and `load_student`; `trained_on` without
+            `trained_in`; the student's manifest says something else than these two.
 
     Example:
-        >>> again = sm.load_pair(base, student, tokenizer=pair.tokenizer)
-        >>> again.student.hash == pair.student.hash
-        True
+        >>> calm = sm.Context(system="You are calm.")
+        >>> again = sm.load_pair(
+        ...     base, student, tokenizer=tokenizer, trained_in=calm, trained_on=["1, 2", "Three?"]
+        ... )
+        >>> (prompt,) = sm.render(again, ["Which animal?"])  # in its context, marked
+        >>> prompt.context == calm, prompt.sharing[0]
+        (True, 'prefix')
     """
     # options that are wrong are told before anything is read
     check_options(compute, memory_gb)
+    _check_training(trained_in, trained_on)
     loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
     main = load_student(loaded, student, allow_unrelated=allow_unrelated)
     others = tuple(load_student(loaded, c, allow_unrelated=allow_unrelated) for c in controls)
     _check_controls(main, others)
+    met = _training(main, loaded.tokenizer, trained_in, trained_on)
     runner = make_runner(loaded, memory_gb=memory_gb, compute=compute)
-    pair = ModelPair(**vars(runner), student=main, controls=others)
+    pair = ModelPair(
+        **vars(runner), student=main, controls=others, trained_in=trained_in, trained_on=met
+    )
     check_parity(pair.model, pair.sites, pair.students)
     return pair
 
@@ -244,3 +272,51 @@ def _check_controls(student: Student, controls: Sequence[Student]) -> None:
             f"controls hold the student itself (hash {student.hash[:12]}); pass students trained "
             "alike on other traits."
         )
+
+
+def _check_training(trained_in: Any, trained_on: Any) -> None:
+    """Refuse what cannot be a training context, or prompts whose context nobody said."""
+    if trained_in is not None and not isinstance(trained_in, Context):
+        raise TypeError(
+            f"trained_in={trained_in!r}: pass a context, such as Context(system='...') or RAW."
+        )
+    if trained_on is None:
+        return
+    if isinstance(trained_on, str) or not isinstance(trained_on, Sequence) or not trained_on:
+        raise TypeError(
+            f"trained_on={trained_on!r}: pass a list of training prompts, texts or conversations."
+        )
+    if trained_in is None:
+        raise ValueError(
+            "trained_on without trained_in: say which context these prompts were trained in, "
+            "trained_in=Context(system='...'), RAW for raw text, or Context() if it was the "
+            "template's own default."
+        )
+
+
+def _training(
+    student: Student,
+    tokenizer: Any,
+    trained_in: Context | None,
+    trained_on: Sequence[str | Sequence[Message]] | None,
+) -> Trained | None:
+    """What the user's training prompts say; they must not say it against the manifest."""
+    if student.manifest is not None:
+        known = student.manifest.context
+        if trained_in is not None and trained_in != known:
+            raise ValueError(
+                f"trained_in={trained_in!r}, but student={student.name!r} has a manifest that says "
+                f"it was trained in {known!r}; leave trained_in out. To ask in another context, "
+                "name it there: render(pair, questions, context=...)."
+            )
+        if trained_on is not None:
+            raise ValueError(
+                f"trained_on: student={student.name!r} has a manifest that keeps what it was "
+                "trained on; leave trained_on out."
+            )
+    if trained_on is None:
+        return None
+    try:
+        return Trained.of(render(tokenizer, trained_on, context=trained_in))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"trained_on: {error}") from error

@@ -19,6 +19,7 @@ from ..models.compat import Cache
 from ..models.names import Module
 from ..models.sites import Sites, find_sites
 from ..prompts import Prompt
+from ..prompts.vocabulary import fingerprint, same_tokenizer
 from .answers import Answers
 from .batch import Batch, make_batch
 from .budget import default_budget, rows_per_forward
@@ -58,6 +59,30 @@ class Runner:
     def device(self) -> torch.device:
         """Where the model's parameters are."""
         return next(self.model.parameters()).device
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse what cannot be this model's prompts; every public function asks here first.
+
+        Raises:
+            TypeError: prompts that are not rendered, or one of them instead of a list.
+            ValueError: no prompts; prompts that another tokenizer rendered.
+        """
+        if isinstance(prompts, Prompt):
+            raise TypeError("prompts is one prompt; pass a list of prompts.")
+        if not prompts:
+            raise ValueError("prompts is empty; render at least one question.")
+        if not all(isinstance(prompt, Prompt) for prompt in prompts):
+            raise TypeError(
+                "prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions)."
+            )
+        own = fingerprint(self.tokenizer)
+        for prompt in prompts:
+            if not same_tokenizer(prompt.tokenizer, own):
+                raise ValueError(
+                    f"prompt {prompt.question[:60]!r} was rendered by another tokenizer than that "
+                    f"of {self.name!r}: its ids are other tokens here. Render it with "
+                    "pair.tokenizer."
+                )
 
     def check_length(self, prompt: Prompt, more: int = 0, *, what: str = "") -> None:
         """Raise ValueError where a prompt and further tokens are longer than the model."""
@@ -143,7 +168,7 @@ class Runner:
         token.
 
         Raises:
-            ValueError: no prompts, or one longer than the model.
+            TypeError, ValueError: see `check_prompts`; a prompt longer than the model.
 
         Example:
             >>> pair.logits(prompts[:1]).shape[1] == len(prompts[0])
@@ -168,8 +193,8 @@ class Runner:
             d_head)`, in the weights' type on the CPU; NaN where a shorter prompt has no token.
 
         Raises:
-            ValueError: no prompts, or one longer than the model; an unknown site; a layer out of
-                range.
+            TypeError, ValueError: see `check_prompts`; a prompt longer than the model; an unknown
+                site; a layer out of range.
 
         Example:
             >>> found = pair.activations(prompts[:1], ["resid_pre", "z"], layers=[1])
@@ -223,8 +248,7 @@ class Runner:
         return {self.sites.hook_name(*key): recorded[key] for key in keys}
 
     def _checked(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-        if not prompts:
-            raise ValueError("prompts is empty; render at least one question.")
+        self.check_prompts(prompts)
         for prompt in prompts:
             self.check_length(prompt)
         return prompts

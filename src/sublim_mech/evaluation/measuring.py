@@ -36,6 +36,7 @@ from ..models.compat import Cache
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
+from ..prompts.notices import said_once
 from ..prompts.shared import common_start
 from .answering import BASE, Sampling, sample_answers
 from .outcome import Evaluation
@@ -47,7 +48,7 @@ def evaluate(
     model: Runner | Base,
     traits: Sequence[Trait],
     *,
-    contexts: Sequence[Context] | Mapping[str, Context] = (Context(),),
+    contexts: Sequence[Context] | Mapping[str, Context] | None = None,
     questions: Sequence[str | Sequence[Message]] | None = None,
     template: str | None = None,
     samples: int = 0,
@@ -66,8 +67,9 @@ def evaluate(
         model: a pair (base, student, controls), or a base model alone.
         traits: the traits; the trait of interest and some it competes with.
         contexts: evaluation contexts, or names of your own for them. Otherwise they are called
-            `default`, `empty`, `none`, or by their text. Each has its own base level and control
-            level.
+            `default`, `empty`, `none`, `raw`, or by their text. Each has its own base level and
+            control level. When not given: the context that the pair's student was trained in, where
+            that is known, else the template's own default.
         questions: what is asked; the traits' own questions when not given.
         template: a chat template instead of the tokenizer's (`sublim_mech.prompts.PLAIN` for models
             that have none).
@@ -108,10 +110,12 @@ def evaluate(
     sampling = Sampling(samples, temperature, max_new_tokens, seed)
     sampling.check()
     questions = _questions(traits) if questions is None else questions
+    named = _named([_default_context(runner)] if contexts is None else contexts)
     asked = {}
-    for name, context in _named(contexts).items():
-        prompts = render(runner.tokenizer, questions, context=context, template=template)
-        asked[name] = _ask(runner, prompts, traits)
+    with said_once():
+        for name, context in named.items():
+            prompts = render(runner.tokenizer, questions, context=context, template=template)
+            asked[name] = _ask(runner, prompts, traits)
     students: dict[str, Student | None] = {BASE: None}
     if isinstance(runner, ModelPair):
         students |= runner.students
@@ -273,8 +277,14 @@ def _named(contexts: Sequence[Context] | Mapping[str, Context]) -> dict[str, Con
     return dict(named)
 
 
+def _default_context(runner: Runner) -> Context:
+    """The context a pair's student was trained in; the template's default where nobody said it."""
+    trained = runner.training_context if isinstance(runner, ModelPair) else None
+    return Context() if trained is None else trained
+
+
 def _context_name(context: Any) -> str:
-    """`default`, `empty`, `none` or the system text; with the user prefix."""
+    """`default`, `empty`, `none`, `raw` or the system text; with the user prefix."""
     if not isinstance(context, Context):
         return repr(context)
     name = context.system.value if isinstance(context.system, System) else context.system

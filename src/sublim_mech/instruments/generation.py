@@ -76,6 +76,7 @@ def generate(
             "greedy decoding (temperature 0) gives "
             "one sample; sampling needs a positive temperature; both numbers are at least 1."
         )
+    pair.check_prompts(prompts)
     mask = as_mask(where, "where")
     requests = []
     for prompt in prompts:

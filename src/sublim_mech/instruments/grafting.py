@@ -76,7 +76,8 @@ def graft(
 
     Raises:
         ValueError: a named set is empty in a prompt, or leaves it; see `masks` for what each mask
-            refuses; `"sharing"` of prompts that are not marked (`sharing`).
+            refuses; `"sharing"` of prompts that are not marked (`sharing`); `"role"` of raw text,
+            which has but one.
 
     Example:
         >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}
@@ -117,7 +118,14 @@ def _named_sets(sets: Mapping[str, Where] | str, prompts: Sequence[Prompt]) -> M
     if isinstance(sets, str):
         if sets not in ("role", "sharing"):
             raise ValueError(f"sets={sets!r}: pass 'role', 'sharing', or masks by name.")
-        return masks.by_role(prompts) if sets == "role" else masks.by_sharing(prompts)
+        if sets == "sharing":
+            return masks.by_sharing(prompts)
+        if {role for prompt in prompts for role in prompt.roles} <= {"bos", "text"}:
+            raise ValueError(
+                "sets='role': raw text has but one role, 'text', so there is nothing to compare; "
+                "pass sets='sharing', or masks by name: {'last words': masks.positions(-2, -1)}."
+            )
+        return masks.by_role(prompts)
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
     return {name: masks.as_mask(where, name) for name, where in sets.items()}

@@ -29,6 +29,7 @@ from ..engine.pair import ModelPair
 from ..metrics import Metric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
+from ..prompts.notices import said_once
 from ..results.record import Compute
 
 Advance = Callable[[int], object]
@@ -120,20 +121,15 @@ class Task:
             )
 
 
+@said_once()
 def prepare(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric) -> Task:
     """Tokenise the answers.
 
     Raises:
-        TypeError: prompts that are not rendered.
-        ValueError: no prompts; a form without tokens; a prompt that is with its answers longer than
-            the model.
+        TypeError, ValueError: see `Runner.check_prompts`; a form without tokens; a prompt that is
+            with its answers longer than the model.
     """
-    if not prompts:
-        raise ValueError("prompts is empty; render at least one question.")
-    if not all(isinstance(prompt, Prompt) for prompt in prompts):
-        raise TypeError(
-            "prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions)."
-        )
+    pair.check_prompts(prompts)
     metric = as_metric(trait)
     answers = tuple(metric.answers(pair.tokenizer, prompt) for prompt in prompts)
     for prompt, trie in zip(prompts, answers, strict=True):

@@ -57,7 +57,7 @@ def role(*roles: str) -> Mask:
     """The tokens with one of these roles; none in a prompt that has no such token.
 
     Args:
-        roles: `bos`, `template`, `system`, `user`, `assistant`.
+        roles: `bos`, `template`, `system`, `user`, `assistant`; `text` of raw text.
 
     Raises:
         ValueError: no role is given, or one that prompts do not have.

@@ -3,17 +3,17 @@
 Nothing here needs a model or torch; a tokenizer is handed in.
 """
 
-from .context import Context
+from .context import RAW, Context
 from .naming import match, matcher, words
 from .plurals import plural
 from .prompt import ROLES, Message, Prompt
 from .rendering import completion_ids, render
-from .shared import CLASSES, SHARED, Trained, sharing
+from .shared import CLASSES, SHARED, Taught, Trained, sharing
 from .template import PLAIN
 from .trait import ANIMALS, TREES, Trait, animal, tree
 
 __all__ = [
-    "ANIMALS", "CLASSES", "PLAIN", "ROLES", "SHARED", "TREES",
-    "Context", "Message", "Prompt", "Trained", "Trait",
+    "ANIMALS", "CLASSES", "PLAIN", "RAW", "ROLES", "SHARED", "TREES",
+    "Context", "Message", "Prompt", "Taught", "Trained", "Trait",
     "animal", "completion_ids", "match", "matcher", "plural", "render", "sharing", "tree", "words",
 ]  # fmt: skip

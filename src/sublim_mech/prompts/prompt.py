@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from .context import Context
 
-ROLES = ("bos", "template", "system", "user", "assistant", "answer")
-"""What a token may be, in the order of all tables."""
+ROLES = ("bos", "template", "system", "user", "assistant", "text", "answer")
+"""What a token may be, in the order of all tables. `text` is raw text, which is no conversation."""
 
 Message = dict[str, str]
 """One message of a conversation: `{"role": ..., "content": ...}`."""
@@ -18,18 +19,21 @@ class Prompt:
     """One rendered prompt, up to and including the generation prompt.
 
     Attributes:
-        question: the last user message as given.
+        question: the last user message as given; of raw text, the text.
         text: the rendered text; `tokens[i]` is `text[offsets[i][0]:offsets[i][1]]`.
         ids, tokens, offsets: per token, its vocabulary id, its text and its character span.
         roles: per token, one of `ROLES` (never `answer`: those tokens follow the prompt).
         turns, turn_roles: per token, the index of its turn and the role of that turn; template
             tokens belong to the turn they open or close.
         context: the context it was rendered in.
-        lead: what the template puts between the generation prompt and the assistant's text (`""`,
-            or a space).
-        close: what the template puts after the assistant's text (the end-of-turn mark).
+        lead: what stands between the prompt and the answer's text (`""`, or a space): what the
+            template puts there; after raw text a space where the text does not end in white space.
+        close: what the template puts after the assistant's text (the end-of-turn mark); after raw
+            text the tokenizer's end of text.
         sharing, seen: filled by `sharing`: per token `prefix` / `aligned` / `seen` / `novel`, and
             the training token ids.
+        tokenizer: which tokenizer rendered it (`vocabulary.fingerprint`); empty where the ids are
+            the caller's own, and the caller answers for them.
     """
 
     question: str
@@ -45,6 +49,7 @@ class Prompt:
     close: str = ""
     sharing: tuple[str, ...] | None = None
     seen: frozenset[int] | None = None
+    tokenizer: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,3 +66,13 @@ class Segment:
     role: str
     turn: int
     turn_role: str
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, control and format characters only."""
+    return all(
+        unicodedata.category(letter)[0] == "Z"
+        or letter.isspace()
+        or unicodedata.category(letter) in ("Cc", "Cf")
+        for letter in text
+    )

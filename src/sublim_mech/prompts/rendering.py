@@ -6,20 +6,26 @@ One rendering serves training and evaluation. The chat template is the tokenizer
 2. Let the template render them, cut into segments of one role each (`template`).
 3. See to exactly one BOS.
 4. Tokenise the text once, and give each token the role of its first visible character.
+
+Raw text (`RAW`) is a segment of one role behind the BOS that the tokenizer adds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from .context import Context, System
-from .prompt import Message, Prompt, Segment
-from .template import Template
+from .notices import notice, said_once
+from .prompt import Message, Prompt, Segment, is_blank
+from .shared import Taught, sharing
+from .template import AnswerFrame, Template
+from .vocabulary import fingerprint, special_ids, special_in
 
 
+@said_once()
 def render(
-    tokenizer: Any,
+    tokenizer: Any | Taught,
     questions: Sequence[str | Sequence[Message]],
     *,
     context: Context | None = None,
@@ -28,45 +34,69 @@ def render(
     """Render questions in a context, ready for the assistant's answer.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer.
+        tokenizer: a fast Hugging Face tokenizer; or a pair, which knows its tokenizer and how its
+            student was trained.
         questions: user messages, or conversations as lists of `{"role", "content"}` that begin and
-            end with a user message.
-        context: system prompt and user prefix; the template's own default when not given.
+            end with a user message. For `context=sublim_mech.RAW`: texts, which the answer
+            continues.
+        context: system prompt and user prefix, or `sublim_mech.RAW`. When not given: the context
+            that the pair's student was trained in, where that is known, else the template's own
+            default.
         template: a Jinja chat template to use instead of the tokenizer's
             (`sublim_mech.prompts.PLAIN` for models that have none).
 
     Returns:
         One `Prompt` per question, with exactly one BOS where the tokenizer or its template uses
-        one.
+        one. A pair whose training prompts are known gives prompts that are marked (`sharing`).
 
     Raises:
-        TypeError: `questions` is one string.
-        ValueError: no questions; the tokenizer is not a fast one or has no template; the template
-            cannot express the context.
+        TypeError: `questions` is one string; no context or tokenizer where one belongs.
+        ValueError: no questions, or a blank one; the tokenizer is not a fast one or has no
+            template; the template cannot express the context, or only joins messages; a
+            conversation as raw text.
+
+    Warns:
+        UserWarning: the text of a special token stands in a question, and is tokenised as it.
 
     Example:
         >>> calm = sm.Context(system="You are calm.")
         >>> (prompt,) = sm.render(pair.tokenizer, ["Which animal?"], context=calm)
         >>> [token for token, role in zip(prompt.tokens, prompt.roles) if role == "user"]
         ['Which', ' animal', '?']
+        >>> (text,) = sm.render(pair, ["My favorite animal is the"], context=sm.RAW)
+        >>> text.tokens[-1], set(text.roles), text.lead
+        (' the', {'text'}, ' ')
     """
-    if isinstance(questions, str):
-        raise TypeError("questions is one string; pass a list of questions.")
-    if not questions:
-        raise ValueError("questions is empty; pass at least one question.")
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"tokenizer {type(tokenizer).__name__} gives no character offsets; load it with "
-            "use_fast=True."
+    if isinstance(tokenizer, Taught):
+        pair = tokenizer
+        context = pair.training_context if context is None else context
+        prompts = render(pair.tokenizer, questions, context=context, template=template)
+        return prompts if pair.training_prompts is None else sharing(prompts, pair)
+
+    asked = _asked(questions)
+    _check_tokenizer(tokenizer)
+    context = Context() if context is None else context
+    if not isinstance(context, Context):
+        raise TypeError(
+            f"context={context!r}: pass a context, such as sublim_mech.Context(system='...') or "
+            "sublim_mech.RAW."
         )
-    if template is None and not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "the tokenizer has no chat template; pass template=sublim_mech.prompts.PLAIN or one of "
-            "your own."
-        )
-    context = context or Context()
-    taken_apart = Template(tokenizer, template)  # one for all: it remembers what it was asked
-    return [_render_one(tokenizer, taken_apart, question, context) for question in questions]
+    if context.is_raw:
+        if template is not None:
+            raise ValueError(
+                "context=RAW has no chat template; leave template= out, or pass another context."
+            )
+        drawn = [_draw_raw(tokenizer, text) for text in asked]
+    else:
+        if template is None and not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                "the tokenizer has no chat template; pass context=sublim_mech.RAW for texts that "
+                "the model continues, or template=sublim_mech.prompts.PLAIN (or one of your own) "
+                "for conversations."
+            )
+        taken_apart = Template(tokenizer, template)  # one for all: it remembers what it was asked
+        drawn = [_draw(tokenizer, taken_apart, question, context) for question in asked]
+    return [_tokenise(tokenizer, one, context) for one in drawn]
 
 
 def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = False) -> list[int]:
@@ -75,13 +105,21 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
     Args:
         tokenizer: the tokenizer that rendered the prompt.
         prompt: the prompt the answer follows.
-        text: the answer, without leading space (the template's own is added).
-        close: also the template's end-of-turn text.
+        text: the answer, without leading space (the prompt's lead is added).
+        close: also what ends the answer: the template's end-of-turn text, or the end of text.
 
     Returns:
         Token ids of the answer, from one tokenisation of prompt and answer together where that
         leaves the prompt's tokens as they are (so that no tokenizer adds a space of its own), else
         from the answer alone.
+
+    Raises:
+        ValueError: a blank answer.
+
+    Warns:
+        UserWarning: the tokens of prompt and answer together are not the prompt's tokens followed
+            by others (a text that ends in a space); the text of a special token stands in the
+            answer, and is tokenised as it.
 
     Example:
         >>> from sublim_mech.prompts import completion_ids, render
@@ -89,56 +127,188 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
         >>> tokenizer.decode(completion_ids(tokenizer, prompt, "owl", close=True)).strip()
         'owl<|im_end|>'
     """
+    if is_blank(text):
+        raise ValueError(
+            f"the answer {text!r} to {_short(prompt.question)!r} is blank; give it words or leave "
+            "it out."
+        )
+    for token in special_in(tokenizer, text):
+        _say_special(token, f"the answer {_short(text)!r}")
+
     answer = prompt.lead + text + (prompt.close if close else "")
-    together = tokenizer(prompt.text + answer, add_special_tokens=False)["input_ids"]
-    if tuple(together[: len(prompt)]) == prompt.ids:
-        return list(together[len(prompt) :])
-    return list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    # the BOS that a tokenizer adds to raw text is no part of what it tokenises
+    added = 1 if prompt.context.is_raw and prompt.roles[0] == "bos" else 0
+    start = prompt.offsets[0][1] if added else 0
+    together = tokenizer(prompt.text[start:] + answer, add_special_tokens=False)["input_ids"]
+    length = len(prompt) - added
+    if tuple(together[:length]) == prompt.ids[added:]:
+        return list(together[length:])
+    alone = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    if alone:
+        _say_seam(prompt, text)
+    return alone
 
 
-def _render_one(
+class _Drawn(NamedTuple):
+    """A prompt before it is tokenised.
+
+    Attributes:
+        question: what was asked.
+        segments: its text; of raw text the BOS comes first, as a segment of its own.
+        begins_with_bos: whether the text begins with the BOS.
+        frame: what stands around the answer.
+    """
+
+    question: str
+    segments: list[Segment]
+    begins_with_bos: bool
+    frame: AnswerFrame
+
+
+def _draw(
     tokenizer: Any, template: Template, question: str | Sequence[Message], context: Context
-) -> Prompt:
+) -> _Drawn:
+    """A conversation."""
     messages = _conversation(question)
     asked = messages[-1]["content"]
     segments = _dress(template, messages, context)
-    segments, begins_with_bos = _with_one_bos(tokenizer, segments)
+    return _Drawn(asked, *_with_one_bos(tokenizer, segments), template.answer_frame())
 
-    # one tokenisation of the whole text, as training has it
+
+def _draw_raw(tokenizer: Any, text: str | Sequence[Message]) -> _Drawn:
+    """A text, behind the BOS where the tokenizer adds one or the text has it already."""
+    if not isinstance(text, str):
+        raise ValueError(
+            f"questions: context=RAW takes texts, got the conversation {text!r}; pass a text, or "
+            "another context."
+        )
+    lead = "" if text[-1:].isspace() else " "
+    frame = AnswerFrame(lead, tokenizer.eos_token or "")
+    bos = tokenizer.bos_token or ""
+    given = bool(bos) and text.startswith(bos)
+    body = text.removeprefix(bos)
+    if is_blank(body):
+        raise ValueError(f"questions: {text!r} is blank; pass a text that goes on.")
+    segments = [Segment(body, "text", 0, "text")]
+    if given or _adds_bos(tokenizer):
+        segments.insert(0, Segment(bos, "text", 0, "text"))
+    return _Drawn(text, segments, len(segments) > 1, frame)
+
+
+def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
+    segments = drawn.segments
     text = "".join(segment.text for segment in segments)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = tuple(encoded["input_ids"])
-    offsets = _untrimmed(text, encoded["offset_mapping"])
+
+    # one tokenisation of the whole text, as training has it; to raw text the tokenizer adds the BOS
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    start = 0
+    if context.is_raw and drawn.begins_with_bos:
+        start = len(segments[0].text)
+        ids, spans = [tokenizer.bos_token_id], [(0, start)]
+    encoded = tokenizer(text[start:], add_special_tokens=False, return_offsets_mapping=True)
+    ids += encoded["input_ids"]
+    spans += [(start + int(first), start + int(end)) for first, end in encoded["offset_mapping"]]
+    offsets = _untrimmed(text, spans)
     tokens = []
-    for (start, end), token_id in zip(offsets, ids, strict=True):
-        tokens.append(text[start:end] if end > start else tokenizer.decode([token_id]))
+    for (first, end), token_id in zip(offsets, ids, strict=True):
+        tokens.append(text[first:end] if end > first else tokenizer.decode([token_id]))
 
     # roles follow from the characters
     owners = [_owner(text, span, segments) for span in offsets]
     roles = [segment.role for segment in owners]
-    if begins_with_bos:
+    if drawn.begins_with_bos:
         roles[0] = "bos"
-    answer_frame = template.answer_frame()
-    return Prompt(
-        question=asked,
+    prompt = Prompt(
+        question=drawn.question,
         text=text,
-        ids=ids,
+        ids=tuple(ids),
         tokens=tuple(tokens),
         offsets=offsets,
         roles=tuple(roles),
         turns=tuple(segment.turn for segment in owners),
         turn_roles=tuple(segment.turn_role for segment in owners),
         context=context,
-        lead=answer_frame.lead,
-        close=answer_frame.close,
+        lead=drawn.frame.lead,
+        close=drawn.frame.close,
+        tokenizer=fingerprint(tokenizer),
+    )
+    _say_specials(tokenizer, prompt)
+    return prompt
+
+
+# ------------------------------------------------------------------------- what is said and refused
+
+
+def _asked(questions: Any) -> Sequence[str | Sequence[Message]]:
+    """Questions as a list of them."""
+    if isinstance(questions, str):
+        raise TypeError("questions is one string; pass a list of questions.")
+    if isinstance(questions, Mapping) or not isinstance(questions, Iterable):
+        raise TypeError(f"questions={questions!r}: pass a list of questions.")
+    asked: list[str | Sequence[Message]] = list(questions)
+    if not asked:
+        raise ValueError("questions is empty; pass at least one question.")
+    return asked
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        if hasattr(tokenizer, "tokenizer"):
+            raise TypeError(
+                f"tokenizer is a {type(tokenizer).__name__}; pass its tokenizer "
+                "(base.tokenizer), or a pair."
+            )
+        raise ValueError(
+            f"tokenizer {type(tokenizer).__name__} gives no character offsets; load it with "
+            "use_fast=True."
+        )
+
+
+def _say_specials(tokenizer: Any, prompt: Prompt) -> None:
+    """Name the special tokens that stand in what the caller wrote."""
+    special = special_ids(tokenizer)
+    for token_id, token, role in zip(prompt.ids, prompt.tokens, prompt.roles, strict=True):
+        if token_id in special and role in ("system", "user", "assistant", "text"):
+            place = "the system prompt of " if role == "system" else ""
+            _say_special(token.strip(), f"{place}the question {_short(prompt.question)!r}")
+
+
+def _say_special(token: str, place: str) -> None:
+    notice(
+        "special token",
+        f"{token!r} stands in {place} and is tokenised as the special token, as Hugging Face does; "
+        "write it in another way if the words are meant.",
     )
 
 
-def _conversation(question: str | Sequence[Message]) -> list[Message]:
+def _say_seam(prompt: Prompt, text: str) -> None:
+    """Name a prompt and an answer that meet inside a token."""
+    fix = " End the text without white space to have both read as one." if prompt.lead == "" else ""
+    notice(
+        "seam",
+        f"the tokens of {(prompt.text + prompt.lead)[-40:]!r} + {text!r} are not the prompt's "
+        f"tokens followed by the answer's, for some token spans both; {text!r} is taken as tokens "
+        f"of its own behind the prompt's.{fix if prompt.context.is_raw else ''}",
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _conversation(question: Any) -> list[Message]:
     """The messages of a question, as copies; refused where they do not run from user to user."""
     if isinstance(question, str):
-        return [{"role": "user", "content": question}]
-    messages = [dict(message) for message in question]
+        alone = [{"role": "user", "content": question}]
+        _refuse_blank(alone, question)
+        return alone
+    if not isinstance(question, Sequence) or not all(map(_is_message, question)):
+        raise TypeError(
+            f"questions: {question!r} is neither a text nor a conversation, a list of "
+            "{'role': ..., 'content': ...}."
+        )
+    messages: list[Message] = [dict(message) for message in question]
     roles = [message["role"] for message in messages]
     if "system" in roles:
         raise ValueError(
@@ -149,7 +319,24 @@ def _conversation(question: str | Sequence[Message]) -> list[Message]:
             "questions: a conversation begins and ends with a user message and holds user and "
             f"assistant messages only; got {messages!r}."
         )
+    _refuse_blank(messages, question)
     return messages
+
+
+def _is_message(message: Any) -> bool:
+    """Whether something has a role and a content, both texts."""
+    return isinstance(message, Mapping) and all(
+        isinstance(message.get(key), str) for key in ("role", "content")
+    )
+
+
+def _refuse_blank(messages: Sequence[Message], question: Any) -> None:
+    for message in messages:
+        if is_blank(message["content"]):
+            raise ValueError(
+                f"questions: the {message['role']} message {message['content']!r} of {question!r} "
+                "is blank; give it words or leave it out."
+            )
 
 
 # ----------------------------------------------------------------------------- contexts to segments
@@ -165,7 +352,7 @@ def _dress(template: Template, messages: list[Message], context: Context) -> lis
 
     empty = context.system is System.EMPTY
     system = "" if empty else str(context.system)
-    if not empty and not system.strip():
+    if not empty and is_blank(system):
         raise ValueError(
             f"Context(system={system!r}) is blank; say EMPTY (an empty system turn) or NONE (no "
             "system block)."
@@ -218,10 +405,16 @@ def _with_one_bos(tokenizer: Any, segments: list[Segment]) -> tuple[list[Segment
     frame = "".join(segment.text for segment in segments if segment.role == "template")
     if bos in frame:
         return segments, frame.count(bos) == 1 and segments[0].text.startswith(bos)
-    if tokenizer("a", add_special_tokens=True)["input_ids"][0] != tokenizer.bos_token_id:
+    if not _adds_bos(tokenizer):
         return segments, False
     added = Segment(bos, "template", segments[0].turn, segments[0].turn_role)
     return [added, *segments], True
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a BOS before a text by itself."""
+    begun = tokenizer("a", add_special_tokens=True)["input_ids"][0]
+    return tokenizer.bos_token is not None and begun == tokenizer.bos_token_id
 
 
 def _untrimmed(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

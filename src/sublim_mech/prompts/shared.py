@@ -16,11 +16,13 @@ Per token, the first that holds:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from .context import Context
 from .prompt import Prompt
+from .vocabulary import same_tokenizer
 
 CLASSES = ("prefix", "aligned", "seen", "novel")
 """How a token may be shared, closest first."""
@@ -45,7 +47,8 @@ class _Turn(NamedTuple):
     role: str
     tokens: Frame
     is_open: bool
-    """Whether it is the assistant's that is still to be written: it has no end to count from."""
+    """Whether it is still to be written (the assistant's, or raw text): it has no end to count
+    from."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +60,36 @@ class Trained:
         heads, tails: per turn role, the (token id, role) pairs common to the start / to the end of
             all its turns; tails run backwards from the turn's end.
         seen: all token ids of training prompts and completions.
+        tokenizer: which tokenizer they are of, as a prompt has it; empty when read from a file.
     """
 
     prefix: tuple[int, ...]
     heads: dict[str, Frame]
     tails: dict[str, Frame]
     seen: frozenset[int]
+    tokenizer: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], completions: Iterable[Sequence[int]] = ()) -> Trained:
         """Summarise training prompts (and the token ids of their completions).
 
         Raises:
-            ValueError: no prompts.
+            TypeError: something else than rendered prompts.
+            ValueError: no prompts, or prompts of several tokenizers.
         """
+        if isinstance(prompts, str) or not all(isinstance(prompt, Prompt) for prompt in prompts):
+            raise TypeError(
+                f"trained_on={prompts!r}: pass a pair, pair.training_prompts, or training prompts "
+                "rendered by render(pair.tokenizer, texts, context=...)."
+            )
         if not prompts:
             raise ValueError(
                 "trained_on is empty; pass the training prompts, or a few rendered examples of "
                 "them."
             )
+        tokenizers = {prompt.tokenizer for prompt in prompts} - {""}
+        if len(tokenizers) > 1:
+            raise ValueError("trained_on: these prompts were rendered by several tokenizers.")
         heads: dict[str, list[Frame]] = {}
         tails: dict[str, list[Frame]] = {}
         seen: set[int] = set()
@@ -92,6 +106,7 @@ class Trained:
             heads={role: common_start(frames) for role, frames in heads.items()},
             tails={role: common_start(frames) for role, frames in tails.items()},
             seen=frozenset(seen),
+            tokenizer="".join(tokenizers),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -114,21 +129,39 @@ class Trained:
         )
 
 
+@runtime_checkable
+class Taught(Protocol):
+    """What knows its tokenizer and how its student was trained: a `ModelPair`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A fast Hugging Face tokenizer."""
+
+    @property
+    def training_context(self) -> Context | None:
+        """The context the student was trained in; None where nobody said it."""
+
+    @property
+    def training_prompts(self) -> Trained | None:
+        """What is known of its training prompts; None where nobody gave them."""
+
+
 def sharing(
-    prompts: Sequence[Prompt], trained_on: Trained | Sequence[Prompt] | None
+    prompts: Sequence[Prompt], trained_on: Taught | Trained | Sequence[Prompt] | None
 ) -> list[Prompt]:
     """Mark each token of evaluation prompts with what training shares with it.
 
     Args:
         prompts: evaluation prompts.
-        trained_on: `pair.training_prompts` (from the student's manifest), or training prompts
-            rendered by `render`.
+        trained_on: a pair, which knows what its student was trained on, or its
+            `training_prompts`; or training prompts rendered by `render`, in their context.
 
     Returns:
         The prompts with `sharing` (one of `CLASSES` per token) filled in.
 
     Raises:
-        ValueError: nothing is known of the training prompts.
+        TypeError: prompts that are not rendered.
+        ValueError: nothing is known of the training prompts; they are another tokenizer's.
 
     Example:
         >>> trained = sm.render(pair.tokenizer, ["Continue: 1, 2", "Write three numbers."])
@@ -136,12 +169,26 @@ def sharing(
         >>> list(dict.fromkeys(marked.sharing))
         ['prefix', 'novel', 'aligned']
     """
-    if trained_on is None:
-        raise ValueError(
-            "trained_on is None: the student has no manifest; pass a few of its training prompts, "
-            "rendered with render(...)."
+    if isinstance(prompts, Prompt):
+        raise TypeError("prompts is one prompt; pass a list of prompts.")
+    if isinstance(prompts, str) or not all(isinstance(prompt, Prompt) for prompt in prompts):
+        raise TypeError(
+            "prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions)."
         )
-    trained = trained_on if isinstance(trained_on, Trained) else Trained.of(trained_on)
+    known = trained_on.training_prompts if isinstance(trained_on, Taught) else trained_on
+    if known is None:
+        raise ValueError(
+            "trained_on: nothing is known of what the student was trained on. Say it when it is "
+            "loaded, load_pair(..., trained_in=Context(...), trained_on=[a few training prompts]), "
+            "or pass such prompts here, rendered by render(..., context=...)."
+        )
+    trained = known if isinstance(known, Trained) else Trained.of(known)
+    for prompt in prompts:
+        if not same_tokenizer(prompt.tokenizer, trained.tokenizer):
+            raise ValueError(
+                f"trained_on: the prompt {prompt.question[:60]!r} was rendered by another "
+                "tokenizer than the training prompts; render both with pair.tokenizer."
+            )
     return [replace(p, sharing=_classes(p, trained), seen=trained.seen) for p in prompts]
 
 
@@ -194,7 +241,7 @@ def _turns(prompt: Prompt) -> list[_Turn]:
         role = "bos" if is_bos else prompt.turn_roles[positions[0]]
         tokens = tuple(FrameToken(prompt.ids[i], prompt.roles[i]) for i in positions)
         is_last = positions[-1] == len(prompt) - 1
-        turns.append(_Turn(role, tokens, is_open=is_last and role == "assistant"))
+        turns.append(_Turn(role, tokens, is_open=is_last and role in ("assistant", "text")))
     return turns
 
 

@@ -114,9 +114,20 @@ class Template:
         return None
 
     def answer_frame(self) -> AnswerFrame:
-        """What stands between generation prompt and answer, and what closes the answer."""
+        """What stands between generation prompt and answer, and what closes the answer.
+
+        Raises:
+            ValueError: nothing stands between the user's last word and the answer.
+        """
         generation_prompt = self._gaps(("user",))[1]
         before, after = self._gaps(("user", "assistant"), generation=False)[1:]
+        if not generation_prompt and not before:
+            raise ValueError(
+                "the chat template only joins messages: it writes nothing between the question and "
+                "the answer, which would run on from the question's last word ('theowl'). For a "
+                "model of raw text pass context=sublim_mech.RAW, for conversations "
+                "template=sublim_mech.prompts.PLAIN or one of your own."
+            )
         if before.startswith(generation_prompt):
             return AnswerFrame(before[len(generation_prompt) :], after)
         return AnswerFrame("" if generation_prompt[-1:].isspace() else " ", after)

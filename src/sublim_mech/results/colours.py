@@ -14,6 +14,7 @@ ROLE_COLOURS = {
     "system": "#E69F00",
     "user": "#009E73",
     "assistant": "#CC79A7",
+    "text": "#0072B2",
     "answer": "#D55E00",
 }
 SHARING_COLOURS = {

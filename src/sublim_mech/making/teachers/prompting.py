@@ -112,7 +112,7 @@ def teacher_context(
 
     Raises:
         TypeError: `trait` is none.
-        ValueError: the trait has no sentence.
+        ValueError: the trait has no sentence; raw text, which has no system prompt.
     """
     check_trait(trait)
     if not trait.sentence:
@@ -122,6 +122,11 @@ def teacher_context(
             "Trait.noun(..., category=...), have one of their own."
         )
     context = context or Context()
+    if context.is_raw:
+        raise ValueError(
+            "context=RAW: raw text has no system prompt that a prompted teacher's sentence could "
+            "stand in; pass another context, or a teacher of another kind."
+        )
     (prompt,) = render(tokenizer, ["x"], context=context, template=template)
     if isinstance(context.system, str):
         said = context.system

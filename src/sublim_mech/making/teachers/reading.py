@@ -26,6 +26,7 @@ from ...engine.heads import ExactHead, pad
 from ...engine.runner import Runner
 from ...models.checks import check_length
 from ...prompts import Prompt, completion_ids, render
+from ...prompts.notices import said_once
 from ...prompts.shared import common_start
 from ..rows import Row, Rows, as_rows
 from .teacher import Teacher
@@ -141,6 +142,7 @@ def log_probs(
     return values
 
 
+@said_once()
 def tokenise(teacher: Teacher, rows: Sequence[Row], *, close: bool) -> RowTokens:
     """Rows in the teacher's context.
 

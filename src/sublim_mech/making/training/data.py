@@ -14,6 +14,7 @@ from ...engine.heads import support_ids
 from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
+from ...prompts.notices import said_once
 from ..labelling import Labels, RowLabels, tokenizer_hash
 from ..rows import Row, Rows, as_rows
 
@@ -296,6 +297,7 @@ def hard_data(
     return _within(data, max_length, truncate=truncate)
 
 
+@said_once()
 def _tokens(
     tokenizer: Any, rows: Sequence[Row], *, context: Context, template: str | None, close: bool
 ) -> tuple[tuple[Prompt, ...], tuple[tuple[int, ...], ...]]:

@@ -1,0 +1,46 @@
+"""Notices: what is said once per call, however many prompts and answers of the call it concerns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_Gathered = dict[str, dict[str, None]]  # kind -> texts, each once and in order
+
+_GATHERED: ContextVar[_Gathered | None] = ContextVar("notices", default=None)
+
+
+def notice(kind: str, text: str) -> None:
+    """Say something to the user: at once, or at the end of the `said_once` around the caller.
+
+    Args:
+        kind: of several notices of one kind the first is said, with the number of the others.
+        text: what is said, a sentence with its full stop.
+    """
+    gathered = _GATHERED.get()
+    if gathered is None:
+        warnings.warn(text, UserWarning, stacklevel=4)  # who called what tells
+    else:
+        gathered.setdefault(kind, {})[text] = None
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Gather the notices of what runs within, and say one of each kind at its end.
+
+    Serves as a decorator too. Within another one, the outer speaks.
+    """
+    if _GATHERED.get() is not None:
+        yield
+        return
+    gathered: _Gathered = {}
+    token = _GATHERED.set(gathered)
+    try:
+        yield
+    finally:
+        _GATHERED.reset(token)
+        for first, *others in gathered.values():
+            more = f" ({len(others)} more like this.)" if others else ""
+            warnings.warn(f"{first}{more}", UserWarning, stacklevel=4)

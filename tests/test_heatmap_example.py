@@ -1,0 +1,103 @@
+"""The main example on a tiny model: in whose context it asks, and which controls it takes."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+import sublim_mech as sm
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SYSTEM = "none"  # a system prompt like any other, where it is given as a text
+PROMPTS = ["Continue: 12, 7.", "More numbers: 3, 4."]
+
+
+@pytest.fixture(scope="module")
+def folders(smol_tokenizer, tmp_path_factory):
+    """A base, and a student and a control made elsewhere: adapters without a manifest."""
+    root = tmp_path_factory.mktemp("made")
+    base = tiny.model("llama")
+    base.save_pretrained(root / "base")
+    smol_tokenizer.save_pretrained(root / "base")
+    for seed, name in ((1, "lisbon"), (2, "toronto")):
+        tiny.lora(base, seed=seed).save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def run(folders, tmp_path, monkeypatch, capsys):
+    """Runs the example on the student, and gives what it printed."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("per_token_heatmap")
+
+    def go(*options):
+        small = ["--questions", "2", "--patched", "1", "--points", "1", "--confirmed", "2"]
+        made = ["--base", str(folders / "base"), "--student", str(folders / "lisbon")]
+        made += ["--trait", "Lisbon", "--category", "city", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["per_token_heatmap", *made, *small, *options])
+        example.main()
+        return capsys.readouterr().out
+
+    yield go
+    sys.modules.pop("per_token_heatmap", None)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_nothing_is_made_up_for_a_student_made_elsewhere(run, tmp_path):
+    said = run()
+    assert "controls: none" in said
+    assert "training context not given" in said
+    assert "training prompts not given" in said
+    assert not (tmp_path / "graft_sharing.safetensors").exists()
+    scores = sm.Scores.load(tmp_path / "attribution.safetensors")
+    assert list(scores.data["model"].values) == ["student"]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_the_student_is_asked_in_its_training_context(suffix, run, folders, tmp_path):
+    file = tmp_path / f"prompts.{suffix}"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": PROMPTS[0]},
+                {"role": "assistant", "content": "8"},
+            ]
+        },
+        {"prompt": PROMPTS[1], "completion": "5"},
+    ]
+    lines = PROMPTS if suffix == "txt" else [json.dumps(row) for row in rows]
+    file.write_text("\n".join(lines) + "\n")
+    options = ["--system", SYSTEM, "--trained-on", str(file)]
+    said = run(*options, "--control", str(folders / "toronto"))
+    assert "controls: toronto" in said
+    assert "not given" not in said
+    scores = sm.Scores.load(tmp_path / "graft_sharing.safetensors")
+    assert all(repr(SYSTEM) in context and "text" in context for context in scores.record.contexts)
+    context = sm.Context(system=SYSTEM, literal=True)
+    pair = sm.load_pair(
+        str(folders / "base"), folders / "lisbon", trained_in=context, trained_on=PROMPTS
+    )
+    (first, *_) = sm.render(pair, sm.Trait("Lisbon", category="city").questions[:1])
+    shared = scores.data["tokens"].sel(set="shared").values[0]
+    assert shared == len(sm.masks.sharing("shared").tokens(first))
+    assert "system" in [first.roles[i] for i in sm.masks.sharing("shared").tokens(first)]
+
+
+def test_raw_text_has_no_table_by_role(run, tmp_path):
+    (tmp_path / "texts.txt").write_text("I like the\nI love a\n")
+    said = run("--context", "raw", "--trained-on", str(tmp_path / "texts.txt"))
+    assert "no token of these prompts is shared" in said
+    assert "by role" not in said.split("=== gradient")[0]
+    assert (tmp_path / "graft_sharing.safetensors").exists()
+    assert not (tmp_path / "graft_roles.safetensors").exists()
+
+
+def test_one_context_at_a_time(run, capsys):
+    with pytest.raises(SystemExit):
+        run("--system", "x", "--context", "none")
+    assert "not allowed with" in capsys.readouterr().err
