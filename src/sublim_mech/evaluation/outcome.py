@@ -278,8 +278,9 @@ class Evaluation:
         """One row per model, context, trait and question: the question's `text`, `log_prob`,
         `rank`, and where answers were generated the `count` of those that name the trait.
         """
-        values = self.data[[name for name in ("log_prob", "rank", "count") if name in self.data]]
-        return Table(values.to_dataframe().reset_index())
+        values = [name for name in ("log_prob", "rank", "count") if name in self.data]
+        rows = self.data[values].to_dataframe().reset_index()
+        return Table(rows[["model", "context", "trait", "question", "text", *values]])
 
     def to_csv(self, path: str | Path) -> None:
         """Write all rows of `to_dataframe` as comma-separated values, without the provenance.
