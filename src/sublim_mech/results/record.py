@@ -211,7 +211,7 @@ _PARTS: dict[str, type] = {"base": BaseSource, "compute": Compute, "confirmation
 
 
 def _brief(measured: str) -> str:
-    """What tells a metric from others of its name: its fields, or their digest where they are many."""
+    """What tells a metric from others of its name: its fields, or a digest where they are many."""
     given = measured.partition("(")[2].removesuffix(")")
     return given if 0 < len(given) <= 60 else sha256(measured.encode()).hexdigest()[:8]
 
