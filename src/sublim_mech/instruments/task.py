@@ -60,6 +60,10 @@ class Task:
     copies: int = 0
     _base_logits: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if not self.places:  # made without `prepare`: nothing was left out
+            object.__setattr__(self, "places", tuple(range(len(self.prompts))))
+
     @property
     def reads(self) -> int:
         """Most slots read in a row."""
