@@ -344,16 +344,11 @@ def _provenance(
     prompts = [prompt for there in asked.values() for prompt in there.prompts]
     tries = [trie for there in asked.values() for trie in there.tries]
     described = {}
-    for trait, forms in zip(
-        traits, scored_forms(runner.tokenizer, prompts, tries, traits), strict=True
-    ):
-        described[trait.name] = {
-            "plural": trait.plural,
-            "aliases": list(trait.aliases),
-            "forms": list(forms.forms),
-            "merged": dict(forms.merged),
-            "in_some": list(forms.in_some),
-        }
+    scored = scored_forms(runner.tokenizer, prompts, tries, traits)
+    for trait, forms in zip(traits, scored, strict=True):
+        merged = {"merged": dict(forms.merged), "in_some": list(forms.in_some)}
+        of_trait = {"plural": trait.plural, "aliases": list(trait.aliases)}
+        described[trait.name] = of_trait | {"forms": list(forms.forms)} | merged
     provenance: dict[str, Any] = {
         "unit": "nats",
         **origin(runner),
