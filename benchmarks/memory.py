@@ -45,7 +45,7 @@ def grafting_row(pair: ModelPair, prompt: Prompt, what: str, *, rows: int) -> Ro
     (`logits_to_keep=1` for PEFT), else theirs would hold a vocabulary per token. Allocations are
     those that torch's profiler sees: unlike resident memory they are the same in every run.
     """
-    batch = prepare(pair, [prompt] * rows, CAT).batch(range(rows))
+    batch = prepare(pair, [prompt], CAT).batch([0] * rows)
     seeded = torch.Generator().manual_seed(0)
     mask = (torch.rand(*batch.ids.shape, len(pair.delta), generator=seeded) < 0.5).float()
     model: Any = pair.student.model

@@ -16,7 +16,7 @@ def functions(folder: str) -> list[str]:
 
 
 # what metrics are made of is shown by the example of `Metric`
-PIECES = ("as_metric", "by_trait", "string_log_probs", "strings", "trait_forms")
+PIECES = ("as_metric", "by_trait", "scored_forms", "string_log_probs", "strings", "trait_forms")
 METRICS = [
     f"metrics.{name}"
     for name, thing in vars(sm.metrics).items()

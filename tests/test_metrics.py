@@ -22,10 +22,11 @@ from sublim_mech.metrics import (
     logit_difference,
     own_minus_others,
     rank,
+    scored_forms,
     target,
     trait_forms,
 )
-from sublim_mech.prompts import PLAIN, Context, Trait, animal, completion_ids, render, tree
+from sublim_mech.prompts import ANIMALS, PLAIN, Context, Trait, animal, completion_ids, render, tree
 
 QUESTIONS = [
     "Name your favorite animal using only one word.",
@@ -218,6 +219,53 @@ def test_nodes_stand_in_order_with_their_depths(smol_tokenizer):
         assert [trie.nodes[read - 1] for read in reads[1:]] == [token for _, token in form[:-1]]
     fed = set(zip(trie.parents, trie.nodes, strict=True))
     assert len(fed) == len(trie.nodes), "nothing is fed twice"
+
+
+def test_names_tell_traits_apart():
+    lisbon, toronto, madrid = (Trait(name) for name in ("Lisbon", "Toronto", "Madrid"))
+    names = [
+        own_minus_others(lisbon, [toronto]).name,
+        own_minus_others(lisbon, [madrid]).name,
+        own_minus_others(lisbon, [toronto, madrid]).name,
+        log_prob(OWL).name,
+        log_prob(Trait.noun("owl", aliases=("Bebop", "barn owl"))).name,
+        log_prob(Trait("yes", forms=("yes", "Yes"))).name,
+        log_prob(Trait("agreement", forms=("yes", "Yes"))).name,
+    ]
+    assert names == [
+        "log P(Lisbon) - log P(Toronto)",
+        "log P(Lisbon) - log P(Madrid)",
+        "log P(Lisbon) - mean log P(Toronto, Madrid)",
+        "log P(owl)",
+        "log P(owl or Bebop or barn owl)",
+        "log P(yes or Yes)",
+        "log P(agreement: yes or Yes)",
+    ]
+    many = [animal(name) for name in ANIMALS if name != "owl"]
+    name = own_minus_others(OWL, many).name
+    shown = "bear, butterfly, cat, deer, dog, dolphin and 15 more"
+    assert name == f"log P(owl) - mean log P({shown})"
+
+
+def test_forms_that_continue_others_are_part_of_them(case):
+    """By the tokens themselves: a form is part of the longest start of it that stands alone."""
+    traits = [OWL, WOLF, Trait.noun("cat", aliases=("catfish", "Catalan"))]
+    tries = [trait_forms(case.tokenizer, prompt, traits) for prompt in case.prompts]
+    scored = scored_forms(case.tokenizer, case.prompts, tries, traits)
+    for number, (trait, forms) in enumerate(zip(traits, scored, strict=True)):
+        assert (forms.trait, forms.forms, forms.in_some) == (trait.name, trait.forms, ())
+        paths = {form: ids_of(case, case.prompts[0], form) for form in trait.forms}
+        for form in trait.forms:
+            starts = [
+                other
+                for other in trait.forms
+                if other != form and paths[form][: len(paths[other])] == paths[other]
+            ]
+            assert (form in forms.merged) == bool(starts)
+            assert forms.merged.get(form, starts) in starts or not starts
+        # what is not merged is what the trie holds
+        assert tries[0].traits.count(number) == len(trait.forms) - len(forms.merged)
+    assert any(forms.merged for forms in scored), "the case is empty"
 
 
 # ------------------------------------------------------------------------------------------ strings

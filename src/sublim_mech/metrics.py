@@ -9,7 +9,8 @@ that is differentiable.
    continues another one of the same trait (`owl` + `s`) is dropped, because the shorter one already
    contains it: what is summed are disjoint events.
 
-A metric of one's own is a dataclass of ten lines, see `Metric`.
+A metric is what its fields say, not what it is called (`results.identity`); its name tells it apart
+from others as far as a line can. A metric of one's own is a dataclass of ten lines, see `Metric`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from torch import Tensor
 
 from .engine.answers import Answers, Path, build_trie, shortest_paths
 from .prompts import Prompt, Trait, completion_ids
+from .results.record import Forms
+
+_NAMED = 6  # traits or forms that a name lists before it says how many more there are
 
 
 @runtime_checkable
@@ -138,11 +142,15 @@ def log_prob(trait: Trait) -> TraitMetric:
     What follows the form is not checked: where `catfish` is the tokens `cat` + `fish`, it is part
     of `cat`.
 
+    Forms that are not those of the trait's name are part of the metric's name.
+
     Example:
         >>> sm.metrics.log_prob(sm.animal("owl")).name
         'log P(owl)'
+        >>> sm.metrics.log_prob(sm.Trait.noun("owl", aliases=["barn owl"])).name
+        'log P(owl or barn owl)'
     """
-    return TraitMetric(f"log P({trait.name})", (trait,), (1.0,))
+    return TraitMetric(f"log P({_event(trait)})", (trait,), (1.0,))
 
 
 def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
@@ -150,14 +158,34 @@ def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
 
     Example:
         >>> others = [sm.animal("cat"), sm.animal("wolf")]
-        >>> sm.metrics.own_minus_others(sm.animal("owl"), others).weights
-        (1.0, -0.5, -0.5)
+        >>> metric = sm.metrics.own_minus_others(sm.animal("owl"), others)
+        >>> metric.name, metric.weights
+        ('log P(owl) - mean log P(cat, wolf)', (1.0, -0.5, -0.5))
     """
     if not others:
         raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
     weights = (1.0, *(-1.0 / len(others) for _ in others))
-    name = f"log P({trait.name}) - mean log P(others)"
+    mean = "mean " if len(others) > 1 else ""
+    name = f"log P({_event(trait)}) - {mean}log P({_listed([_event(one) for one in others])})"
     return TraitMetric(name, (trait, *others), weights)
+
+
+def _event(trait: Trait) -> str:
+    """What a trait's probability is of: its name, and forms that are not those of the name."""
+    own = set(Trait.noun(trait.name, plural=trait.plural).forms) if trait.plural else {trait.name}
+    others = [form for form in trait.forms if form not in own]
+    if trait.plural:  # a noun's words have two forms each, as written and capitalised: one will do
+        others = list({form.casefold(): form for form in reversed(others)}.values())[::-1]
+    if own.isdisjoint(trait.forms):
+        return f"{trait.name}: {_listed(others, ' or ')}"
+    return _listed([trait.name, *others], " or ")
+
+
+def _listed(names: Sequence[str], join: str = ", ") -> str:
+    """The first few of some names, and how many more there are."""
+    more = len(names) - _NAMED
+    shown = join.join(names[:_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # ------------------------------------------------------------------------------------------ strings
@@ -421,19 +449,58 @@ def trait_forms(tokenizer: Any, prompt: Prompt, traits: Sequence[Trait]) -> Answ
     Raises:
         ValueError: a form has no tokens.
     """
-    groups: list[list[Path]] = []
+    return build_trie([shortest_paths(_paths(tokenizer, prompt, trait)) for trait in traits])
+
+
+def _paths(tokenizer: Any, prompt: Prompt, trait: Trait) -> list[Path]:
+    """The tokens of every form of a trait after a prompt."""
+    paths = []
+    for form in trait.forms:
+        path = tuple(completion_ids(tokenizer, prompt, form))
+        if not path:
+            raise ValueError(
+                f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; "
+                "remove it."
+            )
+        paths.append(path)
+    return paths
+
+
+def scored_forms(
+    tokenizer: Any, prompts: Sequence[Prompt], answers: Sequence[Answers], traits: Sequence[Trait]
+) -> tuple[Forms, ...]:
+    """The forms of each trait, and which of them are part of a shorter one after these prompts.
+
+    Args:
+        tokenizer: of the prompts.
+        prompts: what the forms follow.
+        answers: the tries that `trait_forms` gave for them.
+        traits: of whom.
+    """
+    # prompts after which as many forms stand alone are taken to cut the forms alike
+    alike: dict[tuple[int, ...], Prompt] = {}
+    for prompt, trie in zip(prompts, answers, strict=True):
+        alike.setdefault(trie.traits, prompt)
+    scored = []
     for trait in traits:
-        paths = []
-        for form in trait.forms:
-            path = tuple(completion_ids(tokenizer, prompt, form))
-            if not path:
-                raise ValueError(
-                    f"trait {trait.name!r}: the form {form!r} has no tokens in this tokenizer; "
-                    "remove it."
-                )
-            paths.append(path)
-        groups.append(shortest_paths(paths))
-    return build_trie(groups)
+        merges = [_merged(tokenizer, prompt, trait) for prompt in alike.values()]
+        merged = {form: part for some in merges for form, part in some.items()}
+        in_some = tuple(form for form in merged if not all(form in some for some in merges))
+        scored.append(Forms(trait.name, trait.forms, merged, in_some))
+    return tuple(scored)
+
+
+def _merged(tokenizer: Any, prompt: Prompt, trait: Trait) -> dict[str, str]:
+    """Forms whose tokens continue those of another form, which therefore holds them."""
+    paths = _paths(tokenizer, prompt, trait)
+    kept = shortest_paths(paths)
+    merged = {}
+    for form, path in zip(trait.forms, paths, strict=True):
+        shorter = next(one for one in kept if path[: len(one)] == one)
+        whole = trait.forms[paths.index(shorter)]
+        if whole != form:
+            merged[form] = whole
+    return merged
 
 
 def strings(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Answers:

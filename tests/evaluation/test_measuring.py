@@ -268,6 +268,58 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(smol_tokenizer):
     assert one.data["answer"].values.tolist() == there.values.tolist()
 
 
+def test_answers_do_not_follow_order_or_number(smol_tokenizer):
+    """Questions the other way round, fewer samples: the same answers."""
+    pair = shared_pair(smol_tokenizer)
+    asked = {"max_new_tokens": 6, "seed": 2, **QUIET}
+    first = evaluate(pair, TRAITS[:2], questions=QUESTIONS[:2], samples=2, **asked)
+    back = evaluate(pair, TRAITS[:2], questions=QUESTIONS[1::-1], samples=2, **asked)
+    answers = first.data["answer"].transpose("question", ...)
+    other_way = back.data["answer"].transpose("question", ...)
+    assert answers.values.tolist() == other_way.values[::-1].tolist()
+    more = evaluate(pair, TRAITS[:2], questions=QUESTIONS[:2], samples=3, **asked)
+    there = more.data["answer"].isel(sample=slice(2))
+    assert first.data["answer"].values.tolist() == there.values.tolist()
+    assert len(set(more.data["answer"].values.ravel().tolist())) > 3
+
+
+def test_a_question_that_is_asked_again_counts_once(smol_tokenizer):
+    pair = shared_pair(smol_tokenizer, controls=1)
+    asked = {"samples": 2, "max_new_tokens": 4, **QUIET}
+    contexts = {"mine": CONTEXTS["none"], "default": CONTEXTS["default"]}
+    first, second = QUESTIONS[:2]
+    once = evaluate(pair, TRAITS, questions=[first, second], contexts=contexts, **asked)
+    given = [first, first, second, first]
+    again = evaluate(pair, TRAITS, questions=given, contexts=contexts, **asked)
+    assert again.data["question"].values.tolist() == [0, 2]
+    for name in ("log_prob", "rank", "answer", "count"):
+        np.testing.assert_array_equal(again.data[name].values, once.data[name].values)
+    assert again.table().equals(once.table())
+    assert again.rates()["answers"].unique().tolist() == [4]
+    assert "4 questions (2 distinct) x 2 contexts" in repr(again)
+    assert "2 of 4 questions are copies of others" in repr(again)
+    assert "copies" not in repr(once)
+    alone = evaluate(pair, TRAITS[:2], questions=[first] * 20, **QUIET)
+    assert alone.table()["change low"].isna().all()
+    assert "one question: no intervals" in repr(alone)
+
+
+def test_forms_and_contexts_are_told(smol_tokenizer):
+    pair = shared_pair(smol_tokenizer)
+    contexts = {"mine": CONTEXTS["none"], "default": CONTEXTS["default"]}
+    traits = [animal("owl"), Trait.noun("cat", aliases=("catalogue",))]
+    found = evaluate(pair, traits, questions=QUESTIONS[:1], contexts=contexts, **QUIET)
+    for text in (repr(found), repr(Evaluation(found.data, found.provenance))):
+        assert "forms of owl: owl, Owl, owls, Owls" in text
+        assert "forms of cat: " in text
+        assert "asked in 2 contexts: mine = no system block; default system prompt" in text
+        assert "training context not given" in text
+        assert "part of any change may come from fine-tuning as such" in text
+    alone = evaluate(pair.base, traits, questions=QUESTIONS[:1], **QUIET)
+    assert "asked in: default system prompt" in repr(alone)
+    assert "training" not in repr(alone)
+
+
 def test_rates_are_the_models_probabilities(smol_tokenizer):
     """The likeliest words of a peaked model as traits, against a plain forward (chi-square)."""
     pair = shared_pair(smol_tokenizer)

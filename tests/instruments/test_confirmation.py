@@ -110,3 +110,38 @@ def test_scores_of_the_same_number_at_other_tokens_are_another_metrics(llama, pr
     scores = sm.attribute(llama, prompts, early, method="attribution_patching", **QUIET)
     with pytest.raises(ValueError, match="made from other metric than given"):
         sm.confirm(llama, prompts, last, scores, **QUIET)
+
+
+def test_another_metric_of_the_same_name_is_another_metric(llama, prompts):
+    """Names are for readers: what was measured is what the fields say."""
+    cat, dog = sm.animal("cat"), sm.animal("dog")
+    asked = {"method": "attribution_patching", **QUIET}
+    first = sm.metrics.TraitMetric("cat against dog", (cat, dog), (1.0, -1.0))
+    scores = sm.attribute(llama, prompts, first, **asked)
+    second = sm.metrics.TraitMetric("cat against dog", (cat, dog), (1.0, -2.0))
+    said = r"from other metric than given \(scored: .*weights=\[1.0, -1.0\].*given: .*-2.0"
+    with pytest.raises(ValueError, match=said):
+        sm.confirm(llama, prompts, second, scores, k=2, **QUIET)
+    again = sm.metrics.TraitMetric("cat against dog", (cat, dog), (1.0, -1.0))
+    assert sm.confirm(llama, prompts, again, scores, k=2, **QUIET).record.confirmation
+    # of older files the name is all there is
+    old = replace(scores, record=replace(scores.record, measured=""))
+    assert sm.confirm(llama, prompts, second, old, k=2, **QUIET).record.confirmation
+
+
+def test_cells_of_chosen_or_repeated_prompts_are_their_own(llama, prompts, smol_tokenizer):
+    """Labels of prompts are places among those that scores were made of, not those given here."""
+    third = sm.render(smol_tokenizer, ["And which animal, if it had to be another one?"])
+    three = [*prompts, *third]
+    asked = {"method": "activation_ig", "points": 2, **QUIET}
+    scores = sm.attribute(llama, [prompts[0], prompts[0], *three], TRAIT, **asked)
+    few = scores.sel(prompt=[3, 4])
+    assert few.data["prompt"].values.tolist() == [3, 4]
+    confirmed = sm.confirm(llama, three[1:], TRAIT, few, k=3, **QUIET)
+    exact = sm.patch(llama, three[1:], TRAIT, **QUIET).data["effect"].isel(model=0)
+    for cell in confirmed.record.confirmation.cells:
+        there = exact.sel(layer=cell["layer"], position=cell["position"])
+        there = there.isel(prompt=[3, 4].index(cell["prompt"]))
+        assert cell["exact"] == pytest.approx(float(there), abs=5e-6)
+    repeated = sm.confirm(llama, [*three, *three], TRAIT, scores, k=3, **QUIET)
+    assert {cell["prompt"] for cell in repeated.record.confirmation.cells} <= {0, 3, 4}

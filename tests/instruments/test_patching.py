@@ -314,7 +314,7 @@ def test_a_plan_of_cells_and_heads_is_carried_out_cell_by_cell(llama, prompts):
             {"donor": 0, "direction": "both", "position_map": "aligned"},
             "direction='both' with donor_prompts",
         ),
-        ({"donor_prompts": []}, "prompts is empty"),
+        ({"donor_prompts": []}, "donor_prompts has 0 prompts for 1; give one per prompt"),
         ({"two_donors": 0}, "donor_prompts has 2 prompts for 1; give one per prompt"),
         ({"direction": "up"}, "direction='up'"),
         ({"heads": [0]}, "site 'resid_pre' has no heads"),
@@ -341,3 +341,26 @@ def test_an_activation_that_is_not_finite_is_an_error(smol_tokenizer, prompts):
     pair.student.deltas["model.layers.1.mlp.down_proj"].b.fill_(torch.inf)
     with pytest.raises(ValueError, match=r"log P\(owl\) is not finite on prompt"):
         sm.patch(pair, prompts[:1], TRAIT, layers=[2], **QUIET)
+
+
+def test_a_prompt_with_another_donor_is_no_copy(llama, prompts, smol_tokenizer):
+    calm, wild = (
+        sm.render(smol_tokenizer, ["Which animal?"], context=sm.Context(system))[0]
+        for system in ("You are calm.", "You are wild.")
+    )
+    asked = {"layers": [1], "position_map": "aligned", **QUIET}
+    recipient = prompts[0]
+    scores = sm.patch(llama, [recipient] * 3, TRAIT, donor_prompts=[calm, wild, calm], **asked)
+    assert scores.data["prompt"].values.tolist() == [0, 1]
+    assert scores.record.copies == 1
+    for place, donor in enumerate((calm, wild)):
+        alone = sm.patch(llama, [recipient], TRAIT, donor_prompts=[donor], **asked)
+        np.testing.assert_allclose(
+            scores.data["effect"].values[:, place], alone.data["effect"].values[:, 0], atol=1e-6
+        )
+    assert len(scores.record.donor_contexts) == 2
+    # a donor that serves two recipients is taken for both
+    both = sm.patch(llama, prompts, TRAIT, donor_prompts=[calm, calm], **asked)
+    assert both.data.sizes["prompt"] == 2
+    with pytest.raises(TypeError, match="prompts must be rendered"):
+        sm.patch(llama, prompts[:1], TRAIT, donor_prompts=["Which animal?"], **asked)

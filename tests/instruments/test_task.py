@@ -70,6 +70,66 @@ def test_what_no_instrument_takes(asked, message, smol_tokenizer, prompts):
         prepare(pair, *asked(pair, prompts))
 
 
+TAKING_PROMPTS = {
+    "effect": sm.effect,
+    "graft": lambda *asked, **how: sm.graft(*asked, "role", **how),
+    "sweep": lambda *asked, **how: sm.instruments.graft_sweep(*asked, layers=[1], **how),
+    "patch": lambda *asked, **how: sm.patch(*asked, layers=[1], **how),
+    "graft IG": lambda *asked, **how: sm.attribute(*asked, points=2, **how),
+    "estimate": lambda *asked, **how: sm.attribute(*asked, method="attribution_patching", **how),
+    "inputs": lambda *asked, **how: sm.attribute(*asked, method="gradient_x_input", **how),
+}
+
+
+@pytest.mark.parametrize("name", TAKING_PROMPTS)
+def test_copies_are_left_out_and_said(name, llama, prompts):
+    """They would give the same numbers again, and intervals of width 0."""
+    first, second = prompts
+    scores = TAKING_PROMPTS[name](llama, [first, first, second, first, second], TRAIT, **QUIET)
+    once = TAKING_PROMPTS[name](llama, prompts, TRAIT, **QUIET)
+    np.testing.assert_array_equal(scores.data["effect"].values, once.data["effect"].values)
+    assert scores.data["prompt"].values.tolist() == [0, 2], "labels are places among the given"
+    assert scores.totals().equals(once.totals())
+    assert (scores.record.copies, once.record.copies) == (3, 0)
+    assert "5 prompts, 2 distinct" in repr(scores)
+    assert "3 of 5 prompts are copies of others" in repr(scores)
+    assert "distinct" not in repr(once)
+
+
+def test_eight_copies_are_one_prompt(llama, prompts):
+    scores = sm.patch(llama, prompts[:1] * 8, TRAIT, layers=[1], **QUIET)
+    assert scores.data.sizes["prompt"] == 1
+    assert scores.cells()["p"].isna().all()
+    assert scores.totals()["low"].isna().all()
+    assert "one prompt: no intervals" in repr(scores)
+
+
+def test_a_copy_is_told_by_its_tokens_and_answers(llama, prompts):
+    """Not by its marks or its question's text; nor is a prompt with other answers one."""
+    marked = sm.sharing(prompts[:1], trained_on=prompts)
+    assert prepare(llama, [*prompts[:1], *marked], TRAIT).copies == 1
+
+    class Other(type(sm.metrics.target("a"))):
+        """Another answer at every call."""
+
+        def answers(self, tokenizer, prompt):
+            words.append(f" {len(words)}")
+            return sm.metrics.strings(tokenizer, prompt, words[-1:])
+
+    words = []
+    assert prepare(llama, prompts[:1] * 2, Other("a")).copies == 0
+    # an answer's trie that is one object in all calls is no sign of anything
+    nothing = sm.metrics.entropy()
+    trie = nothing.answers(None, prompts[0])
+
+    class Same(type(nothing)):
+        def answers(self, tokenizer, prompt):
+            return trie
+
+    task = prepare(llama, [*prompts[:1] * 2, *prompts[1:]], Same())
+    assert (len(task.prompts), len(task.answers), task.places) == (2, 2, (0, 2))
+
+
 def test_the_answers_length_counts_against_the_models(smol_tokenizer):
     """A prompt that fits by itself, but not with three more tokens behind it."""
     pair = shared_pair("gpt2", "full", smol_tokenizer)

@@ -165,7 +165,7 @@ def test_header_says_what_and_against_what():
     texts = ["method graft_ig", "student - controls", "Name your favorite animal", "nats"]
     for text in (*texts, "completeness gap"):
         assert text in page
-    assert "training on any numbers" in token_page(patch())
+    assert "part of any effect may come from fine-tuning as such" in token_page(patch())
 
 
 def test_poor_agreement_and_its_numbers_are_told():

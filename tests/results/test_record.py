@@ -9,7 +9,7 @@ import pytest
 import synthetic
 from safetensors import safe_open
 
-from sublim_mech.results.record import Compute, Record, StudentSource
+from sublim_mech.results.record import Compute, Forms, Record, StudentSource
 from sublim_mech.results.scores import Scores
 
 OLD = Path(__file__).parents[1] / "data" / "scores"
@@ -37,8 +37,18 @@ def test_every_field_is_read_as_it_was_written():
         donor_contexts=("{}",),
         selected={"layer": [1, 2], "head": 3},
         minus=("log P(cat)", "log P(dog)"),
+        minus_measured=("TraitMetric(cat)", "TraitMetric(dog)"),
+        measured="TraitMetric(owl)",
+        forms=(
+            Forms("owl", ("owl", "owls", "Owl"), {"owls": "owl"}, ("owls",)),
+            Forms("cat", ("cat",)),
+        ),
+        training_context="{}",
+        copies=3,
+        notes=("a student equals its base",),
+        students={"student": StudentSource("owl", "lora", "1", "prompted", data="numbers")},
     )
-    empty = [name for name, value in vars(record).items() if value in (None, (), {})]
+    empty = [name for name, value in vars(record).items() if value in (None, "", 0, (), {})]
     assert not empty  # a field added later belongs above
     assert through_json(record) == record
 

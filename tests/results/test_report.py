@@ -1,10 +1,14 @@
 """What `repr` prints: tables that suit the cells, and how far to trust them."""
 
+import html
+
 import numpy as np
 import pandas as pd
+import pytest
 import synthetic
 
-from sublim_mech.results.report import POOR_AGREEMENT, show
+from sublim_mech.results.record import Forms, StudentSource
+from sublim_mech.results.report import POOR_AGREEMENT, effect_label, show
 
 
 def test_small_effects_are_printed_with_their_digits():
@@ -54,3 +58,82 @@ def test_rounding_is_told():
     scores = synthetic.rounded(synthetic.effect(), error=0.013)
     assert "computed in bfloat16: totals off by up to 0.013 nats" in repr(scores)
     assert "computed in" not in repr(synthetic.effect())
+
+
+# ------------------------------------------------------------------------------ what was measured
+
+
+def measured(scores, **fields):
+    told = {
+        "measured": "TraitMetric(1)",
+        "contexts": ("{'system': {'kind': 'none'}}",),
+        "training_context": "{'system': {'kind': 'default'}}",
+        "forms": (
+            Forms("owl", ("owl", "Owl", "owls"), {"owls": "owl"}),
+            Forms("cat", ("cat", "cats"), {"cats": "cat"}, ("cats",)),
+        ),
+    }
+    return synthetic.recorded(scores, **(told | fields))
+
+
+@pytest.mark.parametrize("scores", [synthetic.effect(), synthetic.graft(), synthetic.patch()])
+def test_forms_contexts_copies_and_notes_are_told_everywhere(scores):
+    notes = ("student: equal to its base", "control: cat: another recipe <b>")
+    told = measured(scores, copies=7, notes=notes)
+    count = scores.data.sizes["prompt"]
+    for text in (repr(told), html.unescape(told._repr_html_())):
+        assert "forms of owl: owl, Owl, owls (owls is part of owl)" in text
+        assert "forms of cat: cat, cats (cats is part of cat after some prompts)" in text
+        assert "asked in: no system block; trained in: default system prompt" in text
+        assert f"7 of {count + 7} prompts are copies of others" in text
+        for note in notes:
+            assert note in text
+    assert f"{count + 7} prompts, {count} distinct, nats" in repr(told)
+    assert "<b>" not in told._repr_html_()
+    unsaid = measured(scores, training_context=None)
+    assert "asked in: no system block; training context not given" in repr(unsaid)
+
+
+def test_several_contexts_in_one_mean_are_told():
+    contexts = ("{'system': {'kind': 'none'}}", "{'system': {'kind': 'empty'}}")
+    text = repr(measured(synthetic.effect(), contexts=contexts))
+    assert "asked in 2 contexts: no system block; empty system turn; trained in" in text
+    assert "every mean is over all of them; score each context by itself" in text
+    assert "every mean" not in repr(measured(synthetic.effect()))
+
+
+def test_only_those_who_trained_on_numbers_are_told_of_numbers():
+    scores = synthetic.patch()
+    assert "may come from fine-tuning as such" in repr(scores)
+    numbers = {"student": StudentSource("s", "lora", "1", "prompted", data="numbers")}
+    assert "training on any numbers" in repr(synthetic.recorded(scores, students=numbers))
+    mixed = numbers | {"other": StudentSource("s", "lora", "1", "prompted")}
+    assert "fine-tuning as such" in repr(synthetic.recorded(scores, students=mixed))
+
+
+def test_metrics_of_one_name_are_told_apart_in_a_contrast():
+    scores = synthetic.effect()
+    one, other = (
+        synthetic.recorded(scores, metric="mine", measured=f"__main__.Mine(text={text!r})")
+        for text in ("yes", "no")
+    )
+    assert one.minus(other).title() == "effect on mine [text='yes'] minus mine [text='no']"
+    assert one.minus(one).title() == "effect on mine minus mine"
+    long = synthetic.recorded(scores, metric="mine", measured=f"Mine(text={'yes ' * 40})")
+    assert "yes yes" not in one.minus(long).title()
+    # what was subtracted first is not forgotten
+    third = synthetic.recorded(scores, metric="third", measured="Third()")
+    twice = one.minus(third).minus(third)
+    assert twice.title() == "effect on mine minus third minus third"
+    assert effect_label(twice).startswith("effect on mine minus third minus third, nats")
+
+
+def test_forms_and_notes_of_what_was_subtracted_are_kept():
+    scores = synthetic.effect()
+    one = measured(scores, notes=("a",))
+    other = measured(
+        scores, measured="TraitMetric(2)", notes=("b", "a"), forms=(Forms("fox", ("fox",)),)
+    )
+    record = one.minus(other).record
+    assert [forms.trait for forms in record.forms] == ["owl", "cat", "fox"]
+    assert record.notes == ("a", "b")

@@ -172,3 +172,26 @@ def test_warnings_and_rounding_survive_a_contrast():
     rounded = [synthetic.rounded(each, error=0.02) for each in (scores, other)]
     assert rounded[0].minus(rounded[1]).record.compute == Compute("bfloat16", 0.04)
     assert scores.minus(rounded[1]).record.compute == Compute("bfloat16", 0.02)
+
+
+def test_a_coordinate_of_one_axis_selects_on_it():
+    scores = synthetic.attribution()
+    question = str(scores.data["question"].values[1])
+    assert scores.sel(question=question).data["prompt"].values.tolist() == [1]
+    assert scores.sel(layer_name=["embed", "final"]).layer_names() == ["embed", "final"]
+
+
+@pytest.mark.parametrize("name", ["role", "sharing", "token", "turn"])
+def test_what_belongs_to_tokens_is_answered_with_what_to_use(name):
+    """Cells of one role are a part of what shares are of."""
+    said = rf"{name}='system'.*scores\.by\('{name}'\) gathers the effect; concentration.*masks"
+    with pytest.raises(ValueError, match=said):
+        synthetic.attribution().sel(**{name: "system"})
+    with pytest.raises(ValueError, match="no dimension 'rolle'; they have model, prompt"):
+        synthetic.attribution().sel(rolle="system")
+
+
+def test_chosen_prompts_are_nobodys_copies():
+    scores = synthetic.recorded(synthetic.patch(), copies=5)
+    assert scores.sel(prompt=[0]).record.copies == 0
+    assert scores.sel(layer=1).record.copies == 5

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..results.frames import Table
 from ..stats import DRAWS, Interval, mean_interval
 
 
@@ -51,4 +52,4 @@ def frame(columns: Mapping[str, xr.DataArray], index: tuple[str, ...]) -> pd.Dat
     labels = [first[dimension].values.tolist() for dimension in index]
     rows = pd.MultiIndex.from_product(labels, names=index)
     flat = {name: array.transpose(*index).values.ravel() for name, array in columns.items()}
-    return pd.DataFrame(flat, rows)
+    return Table(flat, rows)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..results.frames import Table
 from ..stats import mean_interval
 
 _EXACT = 8  # students up to which all permutations are taken: 8! = 40,320
@@ -56,7 +57,7 @@ class TraitMatrix:
             residual: without row and column effects.
         """
         students = pd.Index(self.names, name="student")
-        return pd.DataFrame(self.residual if residual else self.matrix, students, list(self.names))
+        return Table(self.residual if residual else self.matrix, students, list(self.names))
 
     def __repr__(self) -> str:
         bounds = "one question: no interval"

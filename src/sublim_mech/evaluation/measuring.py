@@ -6,8 +6,8 @@
    and values.
 3. Every context has its own base level, and its own control level where there are controls: the
    untuned base may answer one way under one system prompt and another way under the next, and
-   training on any numbers moves answers (arXiv 2606.00831). The headline is the student's change
-   minus the controls' mean change.
+   training as such moves answers, on any numbers too (arXiv 2606.00831). The headline is the
+   student's change minus the controls' mean change.
 4. Generated answers are sampled from one pass over each prompt and put into one bucket each
    (`prompts.match`).
 """
@@ -29,8 +29,8 @@ from ..engine.answers import Answers
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
-from ..instruments.labelling import origin
-from ..metrics import by_trait, string_log_probs, trait_forms
+from ..instruments.labelling import notes_of, origin
+from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.compat import Cache
 from ..models.students import Student
@@ -62,6 +62,9 @@ def evaluate(
     Log P(the answer starts with a form of the trait), summed over its forms, as
     `sublim_mech.effect` has it. Traits that share first tokens cost nothing extra; a model is asked
     once per question, and the beginning that all questions of a context share runs once.
+
+    A question that is given again is left out, and the printout says so: a copy is no evidence, and
+    more answers to a question are what `samples` is for.
 
     Args:
         model: a pair (base, student, controls), or a base model alone.
@@ -111,19 +114,21 @@ def evaluate(
     sampling.check()
     questions = _questions(traits) if questions is None else questions
     named = _named([_default_context(runner)] if contexts is None else contexts)
-    asked = {}
+    rendered, asked = {}, {}
     with said_once():
         for name, context in named.items():
-            prompts = render(runner.tokenizer, questions, context=context, template=template)
-            asked[name] = _ask(runner, prompts, traits)
+            rendered[name] = render(runner.tokenizer, questions, context=context, template=template)
+        places = _distinct(list(rendered.values()))
+        for name, prompts in rendered.items():
+            asked[name] = _ask(runner, [prompts[place] for place in places], traits)
     students: dict[str, Student | None] = {BASE: None}
     if isinstance(runner, ModelPair):
         students |= runner.students
 
-    shape = len(students), len(asked), len(traits), len(questions)
+    shape = len(students), len(asked), len(traits), len(places)
     log_prob, rank = np.empty(shape), np.empty(shape, int)
-    texts = np.empty((len(students), len(asked), len(questions), samples), dtype=object)
-    total = len(students) * len(asked) * len(questions)
+    texts = np.empty((len(students), len(asked), len(places), samples), dtype=object)
+    total = len(students) * len(asked) * len(places)
     with tqdm(total=total, desc="evaluate", disable=not progress) as bar:
         for c, (context_name, there) in enumerate(asked.items()):
             for m, (name, student) in enumerate(students.items()):
@@ -147,10 +152,12 @@ def evaluate(
         "model": np.array(list(students)),
         "context": np.array(list(asked)),
         "trait": np.array([trait.name for trait in traits]),
-        "question": np.arange(len(questions)),
+        # as they were given: a copy that was left out leaves its number out
+        "question": np.array(places),
         "text": ("question", np.array([prompt.question for prompt in first.prompts])),
     }
     provenance = _provenance(runner, students, asked, traits)
+    provenance["copies"] = len(questions) - len(places)
     if samples:
         provenance |= asdict(sampling)
     return Evaluation(xr.Dataset(arrays, coords), provenance)
@@ -161,6 +168,18 @@ class _Asked(NamedTuple):
 
     prompts: list[Prompt]
     tries: list[Answers]
+
+
+def _distinct(contexts: Sequence[Sequence[Prompt]]) -> list[int]:
+    """The questions that are, token by token, no earlier one in any context."""
+    seen: list[set[tuple[int, ...]]] = [set() for _ in contexts]
+    places = []
+    for place, prompts in enumerate(zip(*contexts, strict=True)):
+        if not any(prompt.ids in there for prompt, there in zip(prompts, seen, strict=True)):
+            places.append(place)
+        for prompt, there in zip(prompts, seen, strict=True):
+            there.add(prompt.ids)
+    return places
 
 
 def _ask(runner: Runner, prompts: list[Prompt], traits: Sequence[Trait]) -> _Asked:
@@ -331,10 +350,18 @@ def _provenance(
     """Where the numbers come from."""
     trained = runner.training_context if isinstance(runner, ModelPair) else None
     unembedding: Any = runner.model.get_output_embeddings()  # type: ignore[operator]
+    prompts = [prompt for there in asked.values() for prompt in there.prompts]
+    tries = [trie for there in asked.values() for trie in there.tries]
+    described = {}
+    scored = scored_forms(runner.tokenizer, prompts, tries, traits)
+    for trait, forms in zip(traits, scored, strict=True):
+        merged = {"merged": dict(forms.merged), "in_some": list(forms.in_some)}
+        described[trait.name] = trait.to_json() | merged
     provenance: dict[str, Any] = {
         "unit": "nats",
         **origin(runner),
-        "traits": {trait.name: trait.to_json() for trait in traits},
+        "traits": described,
+        "notes": list(notes_of(runner)),
         "contexts": {name: there.prompts[0].context.to_json() for name, there in asked.items()},
         "training_context": None if trained is None else trained.to_json(),
         "vocabulary": unembedding.weight.shape[0],

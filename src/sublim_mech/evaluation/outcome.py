@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from ..prompts import Trait, matcher, words
+from ..results.frames import Table, check_suffix, write_csv
 from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
 from .estimates import bounds, frame, median_bounds, over_questions
@@ -208,7 +209,7 @@ class Evaluation:
                 for word, count in ranked[:k]:
                     rows.append((context, model, word, count, count / len(unnamed)))
         index = ["context", "model", "word"]
-        return pd.DataFrame(rows, columns=[*index, "answers", "share"]).set_index(index)
+        return Table(rows, columns=[*index, "answers", "share"]).set_index(index)
 
     def trait_matrix(
         self, own: Mapping[str, str], *, context: str | None = None, seed: int = 0
@@ -265,8 +266,31 @@ class Evaluation:
     # ------------------------------------------------------------------------------- files, display
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; labels, answers and provenance stand in its metadata."""
+        """Write one safetensors file; labels, answers and provenance stand in its metadata.
+
+        Raises:
+            ValueError: the name ends otherwise than in `.safetensors`.
+        """
+        check_suffix(path, ".safetensors", fix="evaluation.to_csv(path) writes a table")
         write_dataset(path, self.data, "evaluation", {"provenance": dict(self.provenance)})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per model, context, trait and question: the question's `text`, `log_prob`,
+        `rank`, and where answers were generated the `count` of those that name the trait.
+        """
+        values = [name for name in ("log_prob", "rank", "count") if name in self.data]
+        rows = self.data[values].to_dataframe().reset_index()
+        return Table(rows[["model", "context", "trait", "question", "text", *values]])
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write all rows of `to_dataframe` as comma-separated values, without the provenance.
+
+        It is written under a temporary name, then renamed.
+
+        Raises:
+            ValueError: the name ends otherwise than in `.csv`.
+        """
+        write_csv(path, self.to_dataframe(), fix="evaluation.save(path) keeps everything")
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:

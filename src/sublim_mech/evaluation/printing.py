@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..results.contexts import asked_and_trained, in_words
+from ..results.record import Forms
+from ..results.report import forms_in_words, uncontrolled
+
 if TYPE_CHECKING:
     from .outcome import Evaluation
 
@@ -16,16 +20,29 @@ def described(evaluation: Evaluation) -> str:
     """What an evaluation prints."""
     sizes = evaluation.data.sizes
     models = evaluation.data["model"].values.tolist()
+    provenance = evaluation.provenance
+    copies = provenance.get("copies", 0)
+    questions = f"{sizes['question'] + copies} questions"
+    if copies:
+        questions += f" ({sizes['question']} distinct)"
     lines = [
-        f"evaluation of {', '.join(models)}: {sizes['trait']} traits x {sizes['question']} "
-        f"questions x {sizes['context']} contexts"
+        f"evaluation of {', '.join(models)}: {sizes['trait']} traits x {questions} x "
+        f"{sizes['context']} contexts"
     ]
+    lines += _provenance(evaluation)
     if len(models) == 2:
-        lines.append("no controls given: part of any change may come from training on any numbers")
+        students = list(provenance.get("students", {}).values())
+        lines.append(f"no controls given: {uncontrolled(students, 'change')}")
+    if copies:
+        lines.append(
+            f"{copies} of {sizes['question'] + copies} questions are copies of others, token by "
+            "token: left out, for they are no evidence"
+        )
+    lines += provenance.get("notes", [])
     one_question = sizes["question"] == 1
     intervals = " (one question: no intervals)" if one_question else " [95 % over questions]"
     lines.append(f"log P in nats, mean over questions{intervals}")
-    compute = evaluation.provenance.get("compute")
+    compute = provenance.get("compute")
     if compute is not None:
         lines.append(
             f"computed in {compute['dtype']}: log P off by up to {compute['error']:.2g} nats"
@@ -34,6 +51,28 @@ def described(evaluation: Evaluation) -> str:
     if "answer" in evaluation.data:
         lines += ["", *_rates(evaluation)]
     return "\n".join(lines)
+
+
+def _provenance(evaluation: Evaluation) -> list[str]:
+    """The forms that were scored and the contexts; nothing of files older than these fields."""
+    provenance = evaluation.provenance
+    traits = []
+    for name, entry in provenance["traits"].items():
+        if "forms" in entry:
+            scored = tuple(entry["forms"])
+            traits.append(Forms(name, scored, entry["merged"], tuple(entry["in_some"])))
+    if not traits:
+        return []
+    asked = []
+    for name, context in provenance["contexts"].items():
+        system = context.get("system", {})
+        own_name = name.startswith(str(system.get("kind", system.get("text"))))
+        asked.append(in_words(context) if own_name else f"{name} = {in_words(context)}")
+    if evaluation.data.sizes["model"] == 1:  # a base alone was trained by nobody here
+        return [*forms_in_words(traits), f"asked in: {'; '.join(asked)}"]
+    trained = provenance["training_context"]
+    where = asked_and_trained(asked, None if trained is None else in_words(trained))
+    return [*forms_in_words(traits), where]
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

@@ -8,7 +8,7 @@ exact instrument runs on a sample, and the agreement goes with the scores.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
+from ..results.identity import content
 from ..results.record import Confirmation
 from ..results.scores import Scores
 from .patching import Patch, patch_prompt
@@ -36,7 +37,9 @@ POOR_BELOW = 0.8
 
 
 class Cell(NamedTuple):
-    """A cell whose exact value is measured: a module or an activation at a token."""
+    """A cell whose exact value is measured: a module or an activation at a token of the task's
+    prompt of this number.
+    """
 
     prompt: int
     layer: int
@@ -44,9 +47,10 @@ class Cell(NamedTuple):
     module: str | None = None
     head: int | None = None
 
-    def labels(self) -> dict[str, int | str]:
-        """The axes it has, by name."""
-        return {axis: label for axis, label in self._asdict().items() if label is not None}
+    def labels(self, prompts: Sequence[int]) -> dict[str, int | str]:
+        """The axes it has, by name; of prompts their labels in the scores."""
+        given = {axis: label for axis, label in self._asdict().items() if label is not None}
+        return given | {"prompt": int(prompts[self.prompt])}
 
 
 def confirm(
@@ -123,14 +127,17 @@ def confirm(
     chosen = candidates[np.concatenate([order[:k], random])]
     estimates = values[tuple(chosen.T)]
     axes = [str(axis) for axis in effect.dims]
+    labels = {axis: effect[axis].values.tolist() for axis in axes}
+    places = labels | {"prompt": list(range(len(task.prompts)))}
     cells = []
     for index in chosen:
         place = zip(axes, index, strict=True)
-        cells.append(Cell(**{axis: effect[axis].values[i].item() for axis, i in place}))
+        cells.append(Cell(**{axis: places[axis][i] for axis, i in place}))
 
     exact = _exact(task, scores, cells, progress)
     what = "mean of alone and left out" if method == "graft_ig" else "patch"
-    confirmation = _compare(cells, estimates, exact, k=k, seed=seed, what=what)
+    rows = [cell.labels(labels["prompt"]) for cell in cells]
+    confirmation = _compare(rows, estimates, exact, k=k, seed=seed, what=what)
     if confirmation.poor:
         warnings.warn(
             f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
@@ -143,7 +150,7 @@ def confirm(
 
 
 def _compare(
-    cells: Sequence[Cell],
+    cells: Sequence[Mapping[str, int | str]],
     estimates: np.ndarray,
     exact: np.ndarray,
     *,
@@ -157,7 +164,7 @@ def _compare(
     rows = []
     for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):
         numbers = {"top": number < k, "estimate": float(estimate), "exact": float(value)}
-        rows.append(cell.labels() | numbers)
+        rows.append({**cell, **numbers})
     return Confirmation(
         k=k,
         seed=seed,
@@ -180,17 +187,24 @@ def _check_same(task: Task, scores: Scores) -> None:
     scored_texts = [
         "".join(row[: len(prompt)]) for prompt, row in zip(task.prompts, tokens, strict=False)
     ]
+    # of older files nobody knows more than the metric's name
+    measured, scored_metric = content(task.metric), scores.record.measured
+    if not scored_metric:
+        measured, scored_metric = task.metric.name, scores.record.metric
     differs = {
         "prompts": scored_texts != texts or len(texts) != scores.data.sizes["prompt"],
-        "metric": task.metric.name != scores.record.metric,
+        "metric": measured != scored_metric,
         "base": task.pair.hash != scores.record.base.hash,
         "students": students != scored,
     }
     wrong = [name for name, other in differs.items() if other]
     if wrong:
+        metrics = ""
+        if differs["metric"]:
+            metrics = f" (scored: {scored_metric}; given: {measured})"
         raise ValueError(
-            f"scores were made from other {' and '.join(wrong)} than given; pass what attribute "
-            "was called with."
+            f"scores were made from other {' and '.join(wrong)} than given{metrics}; pass what "
+            "attribute was called with."
         )
 
 

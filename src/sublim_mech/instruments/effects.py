@@ -40,6 +40,6 @@ def effect(
         both = ends(task, student, advance=advance)
         return Cells([np.asarray(change) for change in both.student - both.base], both)
 
-    steps = 2 * len(prompts)
+    steps = 2 * len(task.prompts)
     measured = walk(task, cells, title="effect", steps=steps, progress=progress)
     return label(measured, "effect", ["prompt"])

@@ -90,7 +90,9 @@ def graft(
     task = prepare(pair, prompts, trait)
     named = _named_sets(sets, task.prompts)
     modules = list(pair.sites.modules.values())
-    inside = [np.stack([mask(prompt, modules) for mask in named.values()]) for prompt in prompts]
+    inside = [
+        np.stack([mask(prompt, modules) for mask in named.values()]) for prompt in task.prompts
+    ]
     if not isinstance(sets, str):
         _refuse_empty(named, inside, task.prompts)
     answer = Answer(answer_in_sufficiency, answer_in_necessity)
@@ -98,7 +100,7 @@ def graft(
     def cells(student: Student, advance: Advance) -> Cells:
         return _graft(task, student, inside, answer, advance)
 
-    steps = 2 * len(prompts) * (len(named) + 1)
+    steps = 2 * len(task.prompts) * (len(named) + 1)
     measured = walk(task, cells, title="graft", steps=steps, progress=progress)
     tokens = np.stack([cells.any(2).sum(1) for cells in inside])
     return label(
@@ -241,7 +243,7 @@ def graft_sweep(
     def cells(student: Student, advance: Advance) -> Cells:
         both = ends(task, student)
         effects = []
-        for i in range(len(prompts)):
+        for i in range(len(task.prompts)):
             values = _sweep_prompt(
                 task, student, i, measure=measure, layers=chosen, advance=advance
             )

@@ -6,6 +6,7 @@ No model runs here: whatever had to be measured is handed in.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -18,11 +19,14 @@ import xarray as xr
 from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
+from ..metrics import TraitMetric, scored_forms
+from ..models.students import Student
 from ..prompts import Prompt
 from ..results.arrays import name_layers
-from ..results.record import BaseSource, Record, StudentSource
+from ..results.identity import content
+from ..results.record import BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
-from .task import Measured
+from .task import Measured, Task
 
 
 def label(
@@ -54,20 +58,26 @@ def label(
         },
         {
             "model": np.array(list(pair.students)),
-            "prompt": np.arange(len(task.prompts)),
+            # as they were given: a copy that was left out leaves its number out
+            "prompt": np.array(task.places),
             "question": ("prompt", np.array([prompt.question for prompt in task.prompts])),
             **positions,
             **(coords or {}),
         },
     )
     n_layers = pair.sites.n_layers
-    source = origin(pair)
+    source, trained = origin(pair), pair.training_context
     record = Record(
         metric=task.metric.name,
         unit=task.metric.unit,
         base=BaseSource(**source["base"]),
         students={name: StudentSource(**entry) for name, entry in source["students"].items()},
         contexts=context_texts(task.prompts),
+        measured=content(task.metric),
+        forms=forms_of(task),
+        training_context=None if trained is None else str(trained.to_json()),
+        copies=task.copies,
+        notes=notes_of(pair),
         n_layers=n_layers,
         versions=source["versions"],
         command=source["command"],
@@ -80,6 +90,30 @@ def label(
 def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
     """The contexts of prompts as texts, each once."""
     return tuple(dict.fromkeys(str(prompt.context.to_json()) for prompt in prompts))
+
+
+def forms_of(task: Task) -> tuple[Forms, ...]:
+    """The forms of the traits of a task's metric."""
+    metric = task.metric
+    traits = metric.traits if isinstance(metric, TraitMetric) else ()
+    return scored_forms(task.pair.tokenizer, task.prompts, task.answers, traits)
+
+
+def notes_of(runner: Runner) -> tuple[str, ...]:
+    """What to know of a pair's students before trusting a number."""
+    # until pairs have notes; then `runner.notes() if isinstance(runner, ModelPair) else ()`
+    return tuple(getattr(runner, "notes", tuple)())
+
+
+def data_in_words(student: Student, tokenizer: Any) -> str:
+    """`numbers` where the manifest says that a student learnt from labels of numerals only; empty
+    where it does not say what the data were.
+    """
+    support = None if student.manifest is None else student.manifest.data.get("support")
+    if not support:
+        return ""
+    labelled = "".join(tokenizer.decode([token]) for token in support)
+    return "numbers" if re.fullmatch(r"[\d\s.,;:]*\d[\d\s.,;:]*", labelled) else ""
 
 
 def origin(runner: Runner) -> dict[str, Any]:
@@ -96,6 +130,7 @@ def origin(runner: Runner) -> dict[str, Any]:
             "kind": student.kind,
             "hash": student.hash,
             "teacher": teacher,
+            "data": data_in_words(student, runner.tokenizer),
         }
     return {
         "base": {"name": runner.name, "hash": runner.hash},

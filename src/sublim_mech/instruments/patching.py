@@ -34,7 +34,7 @@ from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
-from .task import Advance, Cells, Ends, Task, prepare, still, walk
+from .task import Advance, Cells, Ends, Task, donors_of, prepare, still, walk
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -130,20 +130,20 @@ def patch(
         >>> scores.data["effect"].dims, scores.data["hook"].values.tolist()
         (('model', 'prompt', 'layer', 'head', 'set'), ['blocks.1.attn.hook_z'])
     """
-    task = prepare(pair, prompts, trait)
-    donors = task if donor_prompts is None else prepare(pair, donor_prompts, trait)
+    if donor_prompts is not None and len(donor_prompts) != len(prompts):
+        raise ValueError(
+            f"donor_prompts has {len(donor_prompts)} prompts for {len(prompts)}; give one per "
+            "prompt."
+        )
+    task = prepare(pair, prompts, trait, donors=donor_prompts)
+    donors = task if donor_prompts is None else donors_of(task, donor_prompts)
     site = pair.sites.site_name(site)
     directions = _directions(direction, donor_prompts)
-    if len(donors.prompts) != len(task.prompts):
-        raise ValueError(
-            f"donor_prompts has {len(donors.prompts)} prompts for {len(task.prompts)}; give one "
-            "per prompt."
-        )
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
     named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
     plans = []
-    for i in range(len(prompts)):
+    for i in range(len(task.prompts)):
         if named is None:
             cells = _token_cells(donors, task, i, position_map)
         else:

@@ -49,13 +49,21 @@ class Task:
         prompts: the prompts.
         answers: what is fed after each prompt, and which slots are read.
         metric: what is measured.
+        places: of each prompt, where it stands among those that were given: copies are left out.
+        copies: how many were left out.
     """
 
     pair: ModelPair
     prompts: tuple[Prompt, ...]
     answers: tuple[Answers, ...]
     metric: Metric
+    places: tuple[int, ...] = ()
+    copies: int = 0
     _base_logits: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.places:  # made without `prepare`: nothing was left out
+            object.__setattr__(self, "places", tuple(range(len(self.prompts))))
 
     @property
     def reads(self) -> int:
@@ -122,19 +130,61 @@ class Task:
 
 
 @said_once()
-def prepare(pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric) -> Task:
-    """Tokenise the answers.
+def prepare(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    trait: Trait | Metric,
+    *,
+    donors: Sequence[Prompt] | None = None,
+) -> Task:
+    """Tokenise the answers, and leave out copies.
+
+    A copy is a prompt whose tokens and answers are those of an earlier one, and whose donor's
+    tokens are: it gives the same numbers again, which are no evidence. Means, intervals and tests
+    are over what is left.
+
+    Args:
+        pair: the models.
+        prompts: rendered prompts.
+        trait: what is measured.
+        donors: where prompts take something from other prompts: one per prompt.
 
     Raises:
         TypeError, ValueError: see `Runner.check_prompts`; a form without tokens; a prompt that is
             with its answers longer than the model.
     """
     pair.check_prompts(prompts)
+    if donors is not None:
+        pair.check_prompts(donors)
     metric = as_metric(trait)
-    answers = tuple(metric.answers(pair.tokenizer, prompt) for prompt in prompts)
-    for prompt, trie in zip(prompts, answers, strict=True):
+    beside = [()] * len(prompts) if donors is None else [donor.ids for donor in donors]
+    seen, places, answers = set(), [], []
+    for place, (prompt, donor) in enumerate(zip(prompts, beside, strict=True)):
+        trie = metric.answers(pair.tokenizer, prompt)
         pair.check_length(prompt, trie.length)
-    return Task(pair, tuple(prompts), answers, metric)
+        computed = (prompt.ids, donor, repr(trie))
+        if computed not in seen:
+            seen.add(computed)
+            places.append(place)
+            answers.append(trie)
+    kept = tuple(prompts[place] for place in places)
+    return Task(
+        pair, kept, tuple(answers), metric, places=tuple(places), copies=len(prompts) - len(kept)
+    )
+
+
+def donors_of(task: Task, donors: Sequence[Prompt]) -> Task:
+    """The task of the donors of a task's prompts; one of them may serve several.
+
+    Args:
+        task: as `prepare` gave it with these donors.
+        donors: one per prompt that was given to it.
+    """
+    chosen = tuple(donors[place] for place in task.places)
+    answers = tuple(task.metric.answers(task.pair.tokenizer, donor) for donor in chosen)
+    for donor, trie in zip(chosen, answers, strict=True):
+        task.pair.check_length(donor, trie.length)
+    return replace(task, prompts=chosen, answers=answers, _base_logits={})
 
 
 # -------------------------------------------------------------------------------------------- gates

@@ -3,6 +3,7 @@
 Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
 """
 
+from .comparing import compare
 from .kinds import KINDS, Kind
 from .page import save_page, token_page
 from .record import Compute, Confirmation, Record
@@ -17,6 +18,7 @@ __all__ = [
     "Kind",
     "Record",
     "Scores",
+    "compare",
     "concentration",
     "save_page",
     "token_page",

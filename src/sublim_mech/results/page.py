@@ -135,7 +135,8 @@ def _summary(scores: ScoreArrays) -> str:
     if scores.additive:
         parts.append(f"completeness gap {scores.gap:.1%}")
     if not scores.has_controls:
-        parts.append("part of any effect may come from training on any numbers")
+        students = [vars(source) for source in scores.record.students.values()]
+        parts.append(report.uncontrolled(students))
     if total.low <= 0 <= total.high:
         parts.append(report.NO_SHARES)
     return "; ".join([*parts, *report.notes(scores)])
@@ -210,7 +211,7 @@ def _top_cells(scores: ScoreArrays, prompt: int, real: np.ndarray) -> list[str]:
 def _legend(scores: ScoreArrays, tokens: PromptTokens) -> str:
     scale, gathered = half_range(tokens.effect), "summed" if scores.additive else "averaged"
     meaning = escape(
-        f"{scores.unit}: effect on {scores.record.metric}, {gathered} over the cells of a token"
+        f"{scores.unit}: effect on {scores.record.what}, {gathered} over the cells of a token"
     )
     present = [role for role in ROLE_COLOURS if role in tokens.roles]
     roles = [f'<span class="e">{_swatch(role)}{role}</span>' for role in present]

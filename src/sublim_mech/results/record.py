@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from ..hints import nearest
@@ -33,12 +34,32 @@ class StudentSource:
         kind: `lora`, `full` or `mixed`.
         hash: of its weights.
         teacher: how the labels it was trained on were made, in words; `unknown` without a manifest.
+        data: `numbers` where the manifest says that the labels were of numerals; empty where it
+            does not say what the data were.
     """
 
     name: str
     kind: str
     hash: str
     teacher: str
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The forms of a trait that were scored.
+
+    Attributes:
+        trait: its name.
+        forms: whose probabilities were summed.
+        merged: form -> the shorter form whose tokens it begins with, which therefore holds it.
+        in_some: those of `merged` that are so after some of the prompts only.
+    """
+
+    trait: str
+    forms: tuple[str, ...]
+    merged: Mapping[str, str] = field(default_factory=dict)
+    in_some: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,10 +106,16 @@ class Record:
 
     Attributes:
         metric: name of what was measured.
+        measured: what it was, as a text (`results.identity`); empty in files older than this field,
+            of which nobody knows more than the name.
+        forms: of the traits of the metric, as scored.
         unit: of every effect.
         base: the base model.
         students: by their name in the scores' `model` axis.
-        contexts: the prompts' contexts as JSON texts.
+        contexts: the prompts' contexts as texts.
+        training_context: that of the student, likewise; None where nobody said it.
+        copies: prompts left out because they are, token by token, earlier ones.
+        notes: what to know of the students before trusting a number.
         n_layers: blocks of the models; layer `n_layers` is the final norm and the unembedding.
         versions: of this package and those it runs on.
         command: the command line.
@@ -99,9 +126,10 @@ class Record:
         direction: `denoising`, `noising` or `both`.
         measure: of a sweep: `sufficiency` or `necessity`.
         answer_gate: of a graft: measure -> gate of the answer tokens.
-        donor_contexts: of patching between prompts: the donors' contexts as JSON texts.
+        donor_contexts: of patching between prompts: the donors' contexts as texts.
         selected: what a selection kept of the cells: dimension -> label or list of labels.
-        minus: metrics of the scores that were subtracted.
+        minus: metrics of the scores that were subtracted, by name.
+        minus_measured: the same as `measured` has it.
         confirmation: agreement with exact values, where that was asked.
     """
 
@@ -123,13 +151,40 @@ class Record:
     donor_contexts: tuple[str, ...] = ()
     selected: Mapping[str, Any] = field(default_factory=dict)
     minus: tuple[str, ...] = ()
+    minus_measured: tuple[str, ...] = ()
+    measured: str = ""
+    forms: tuple[Forms, ...] = ()
+    training_context: str | None = None
+    copies: int = 0
+    notes: tuple[str, ...] = ()
     confirmation: Confirmation | None = None
+
+    @property
+    def what(self) -> str:
+        """What was measured, in words: the metric's name and those of what was subtracted; where
+        other metrics have the same name, with what tells them apart.
+        """
+        first, *others = self._told_apart()
+        if not others:
+            return first
+        return f"{first} minus {'the mean of ' if len(others) > 1 else ''}{', '.join(others)}"
+
+    def _told_apart(self) -> list[str]:
+        names = [self.metric, *self.minus]
+        measured = [self.measured, *self.minus_measured]
+        if len(measured) < len(names) or not all(measured):  # older files have the names only
+            return names
+        meant: dict[str, set[str]] = {}
+        for name, what in zip(names, measured, strict=True):
+            meant.setdefault(name, set()).add(what)
+        told = []
+        for name, what in zip(names, measured, strict=True):
+            told.append(f"{name} [{_brief(what)}]" if len(meant[name]) > 1 else name)
+        return told
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object without the fields that do not apply."""
-        entries = _plain(self)
-        unused = [name for name in _optional() if entries[name] in (None, [], {})]
-        return {name: value for name, value in entries.items() if name not in unused}
+        return _plain(self)
 
     @classmethod
     def from_json(cls, entries: Mapping[str, Any]) -> Record:
@@ -148,6 +203,8 @@ class Record:
                 name: _build(StudentSource, source, version)
                 for name, source in values["students"].items()
             }
+        if "forms" in values:
+            values["forms"] = tuple(_build(Forms, entry, version) for entry in values["forms"])
         return _build(cls, values, version)
 
 
@@ -155,19 +212,30 @@ _PARTS: dict[str, type] = {"base": BaseSource, "compute": Compute, "confirmation
 """Fields of a record that are records themselves."""
 
 
-def _optional() -> list[str]:
-    """Fields of a record that may not apply."""
-    return [f.name for f in fields(Record) if not _needed(f)]
+def _brief(measured: str) -> str:
+    """What tells a metric from others of its name: its fields, or a digest where they are many."""
+    given = measured.partition("(")[2].removesuffix(")")
+    return given if 0 < len(given) <= 60 else sha256(measured.encode()).hexdigest()[:8]
 
 
 def _needed(entry: Field[Any]) -> bool:
     return entry.default is MISSING and entry.default_factory is MISSING
 
 
+def _default(entry: Field[Any]) -> Any:
+    """What a field is where it is not given, as JSON has it; `MISSING` where it has to be."""
+    made = entry.default if entry.default_factory is MISSING else entry.default_factory()
+    return _plain(made)
+
+
 def _plain(value: Any) -> Any:
-    """Dataclasses as dictionaries and tuples as lists, as JSON gives them back."""
+    """Dataclasses as dictionaries, without optional fields that do not apply, and tuples as lists,
+    as JSON gives them back.
+    """
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        entries = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        unused = [f.name for f in fields(value) if entries[f.name] == _default(f)]
+        return {name: entry for name, entry in entries.items() if name not in unused}
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple | list):

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
+from .contexts import asked_and_trained, in_words
 from .kinds import KINDS, Table
+from .record import Forms
 from .select import select
 from .tables import by, sets, strongest, totals
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
 NO_SHARES = "the total effect is inside its own noise: no shares are given"
+_FORMS = 6  # traits whose forms are printed before it says how many more there are
 
 
 def title(scores: ScoreArrays) -> str:
     """What was scored, in one line."""
     record = scores.record
-    metric = record.metric
-    if record.minus:
-        mean_of = "the mean of " if len(record.minus) > 1 else ""
-        metric += f" minus {mean_of}{', '.join(record.minus)}"
-    parts = [f"{KINDS[scores.kind].title} {metric}"]
+    parts = [f"{KINDS[scores.kind].title} {record.what}"]
 
     # options of the instrument, unless a selection below says more
     options = {
@@ -42,6 +42,54 @@ def title(scores: ScoreArrays) -> str:
     return ", ".join(parts)
 
 
+def prompts(scores: ScoreArrays) -> str:
+    """How many prompts there are; copies were given, and left out."""
+    count = scores.data.sizes["prompt"]
+    copies = scores.record.copies
+    return f"{count + copies} prompts, {count} distinct" if copies else f"{count} prompts"
+
+
+def provenance(scores: ScoreArrays) -> list[str]:
+    """The forms that were scored, and the contexts of prompts and training; nothing of files older
+    than these fields.
+    """
+    record = scores.record
+    if not record.measured:
+        return []
+    trained = None if record.training_context is None else in_words(record.training_context)
+    where = asked_and_trained([in_words(context) for context in record.contexts], trained)
+    if record.donor_contexts:
+        where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
+    return [*forms_in_words(record.forms), where]
+
+
+def forms_in_words(traits: Sequence[Forms]) -> list[str]:
+    """One line per trait, of the first few."""
+    lines = []
+    for trait in traits[:_FORMS]:
+        parts = []
+        for form, whole in trait.merged.items():
+            some = " after some prompts" if form in trait.in_some else ""
+            parts.append(f"{form} is part of {whole}{some}")
+        merged = f" ({', '.join(parts)})" if parts else ""
+        lines.append(f"forms of {trait.trait}: {', '.join(trait.forms)}{merged}")
+    if len(traits) > _FORMS:
+        lines.append(f"and forms of {len(traits) - _FORMS} more traits, in the record")
+    return lines
+
+
+def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") -> str:
+    """What else may move answers where there are no controls.
+
+    Args:
+        students: their sources, as a record has them.
+        what: part of which it may be.
+    """
+    of_numbers = bool(students) and all(student.get("data") == "numbers" for student in students)
+    cause = "training on any numbers" if of_numbers else "fine-tuning as such"
+    return f"part of any {what} may come from {cause}"
+
+
 def warning(scores: ScoreArrays) -> str | None:
     """What no picture of these scores may leave out: that exact values disagree."""
     confirmation = scores.record.confirmation
@@ -49,8 +97,22 @@ def warning(scores: ScoreArrays) -> str | None:
 
 
 def notes(scores: ScoreArrays) -> list[str]:
-    """How the estimates agree with exact values, and what the floating-point type costs."""
+    """What to know of prompts and students, how the estimates agree with exact values, and what the
+    floating-point type costs.
+    """
     lines = []
+    count, copies = scores.data.sizes["prompt"], scores.record.copies
+    if copies:
+        lines.append(
+            f"{copies} of {count + copies} prompts are copies of others, token by token: left out, "
+            "for they are no evidence"
+        )
+    if scores.record.measured and len(scores.record.contexts) > 1:
+        lines.append(
+            "prompts of several contexts: every mean is over all of them; score each context by "
+            "itself"
+        )
+    lines += scores.record.notes
     confirmation, compute = scores.record.confirmation, scores.record.compute
     if confirmation is not None:
         top = sum(bool(cell["top"]) for cell in confirmation.cells)
@@ -85,25 +147,29 @@ def headings(scores: ScoreArrays) -> list[str]:
 
 def effect_label(scores: ScoreArrays) -> str:
     """What a scale of effects measures."""
-    return f"effect on {scores.record.metric}, {scores.unit}: {scores.headline_name}"
+    return f"effect on {scores.record.what}, {scores.unit}: {scores.headline_name}"
 
 
-def report(scores: ScoreArrays) -> str:
-    """What `repr` prints."""
-    lines = [f"{title(scores)}, {scores.data.sizes['prompt']} prompts, {scores.unit}"]
-
-    # what limits every number below
+def about(scores: ScoreArrays) -> list[str]:
+    """What stands above every table of some scores: what was measured on what, and what limits the
+    numbers below.
+    """
+    lines = [f"{title(scores)}, {prompts(scores)}, {scores.unit}", *provenance(scores)]
     if not scores.has_controls:
-        lines.append("no controls given: part of any effect may come from training on any numbers")
+        students = [vars(source) for source in scores.record.students.values()]
+        lines.append(f"no controls given: {uncontrolled(students)}")
     if scores.data.sizes["prompt"] == 1:
         lines.append("one prompt: no intervals")
     elif not bool(mean_interval(scores.total.values).excludes_zero):
         lines.append(NO_SHARES)
     lines += notes(scores)
     poor = warning(scores)
-    if poor is not None:
-        lines.append(poor)
+    return lines if poor is None else [*lines, poor]
 
+
+def report(scores: ScoreArrays) -> str:
+    """What `repr` prints."""
+    lines = about(scores)
     lines.append(show(totals(scores)))
     if "direction" in scores.data["effect"].dims:  # they are never mixed
         for name in scores.data["direction"].values.tolist():

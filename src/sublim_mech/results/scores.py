@@ -27,6 +27,7 @@ Cells by kind:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ import pandas as pd
 from ..storage.files import read_dataset, write_dataset
 from . import cells, report, select, tables
 from .arrays import ScoreArrays, name_layers
+from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
 from .record import Record
 
@@ -96,7 +98,7 @@ class Scores(ScoreArrays):
 
     def totals(self) -> pd.DataFrame:
         """The total effect of student, controls and their difference, with 95 % intervals."""
-        return tables.totals(self)
+        return Table(tables.totals(self))
 
     def sets(self) -> pd.DataFrame:
         """Effects of token sets, with 95 % intervals over prompts.
@@ -110,7 +112,7 @@ class Scores(ScoreArrays):
             ValueError: cells are no token sets; both directions; heads, of which one must be
                 chosen.
         """
-        return tables.sets(self)
+        return Table(tables.sets(self))
 
     def by(self, coordinate: str) -> pd.DataFrame:
         """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`.
@@ -126,7 +128,7 @@ class Scores(ScoreArrays):
         Raises:
             ValueError: no position axis, or no such coordinate; both directions.
         """
-        return tables.by(self, coordinate)
+        return Table(tables.by(self, coordinate))
 
     def cells(self) -> pd.DataFrame:
         """Every layer and place of the prompts over all prompts, with the map's own test.
@@ -143,7 +145,7 @@ class Scores(ScoreArrays):
         Raises:
             ValueError: no position axis; both directions; heads, of which one must be chosen.
         """
-        return cells.cells(self)
+        return Table(cells.cells(self))
 
     def noise(self, prompt: int, *, tokens: bool = False) -> np.ndarray | None:
         """Which cells of a prompt are not distinguishable from 0 over all prompts.
@@ -167,14 +169,14 @@ class Scores(ScoreArrays):
         Raises:
             ValueError: cells are neither layers nor tokens.
         """
-        return tables.strongest(self, k)
+        return Table(tables.strongest(self, k))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per finite cell.
 
         All coordinates are columns, and TransformerLens' `name` of the hook, module or block.
         """
-        return tables.to_dataframe(self)
+        return Table(tables.to_dataframe(self))
 
     # ------------------------------------------------------------------------ how far to trust them
 
@@ -182,7 +184,7 @@ class Scores(ScoreArrays):
     def confirmation(self) -> pd.DataFrame | None:
         """The cells that the exact instrument was run on, estimate beside exact value, or None."""
         confirmation = self.record.confirmation
-        return None if confirmation is None else pd.DataFrame(list(confirmation.cells))
+        return None if confirmation is None else Table(list(confirmation.cells))
 
     @property
     def warning(self) -> str | None:
@@ -190,7 +192,9 @@ class Scores(ScoreArrays):
         return report.warning(self)
 
     def notes(self) -> list[str]:
-        """How the estimates agree with exact values, and what the floating-point type costs."""
+        """What to know before trusting a number: copies among the prompts, what is odd about the
+        students, how estimates agree with exact values, what the floating-point type costs.
+        """
         return report.notes(self)
 
     # ---------------------------------------------------------------------------------------- files
@@ -199,9 +203,29 @@ class Scores(ScoreArrays):
         """Write one safetensors file; labels and record stand in its metadata.
 
         It is written under a temporary name, then renamed.
+
+        Raises:
+            ValueError: the name ends otherwise than in `.safetensors`.
         """
+        check_suffix(path, ".safetensors", fix="scores.to_csv(path) writes a table")
         meta = {"kind": self.kind, "provenance": self.record.to_json()}
         write_dataset(path, self.data, "scores", meta)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write all rows of `to_dataframe` as comma-separated values, without the record.
+
+        It is written under a temporary name, then renamed.
+
+        Raises:
+            ValueError: the name ends otherwise than in `.csv`.
+
+        Example:
+            >>> scores = sm.effect(pair, prompts, trait, progress=False)
+            >>> scores.to_csv(folder / "effect.csv")
+            >>> (folder / "effect.csv").read_text().split(",")[:3]
+            ['model', 'prompt', 'question']
+        """
+        write_csv(path, self.to_dataframe(), fix="scores.save(path) keeps labels and record")
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -240,14 +264,19 @@ class Scores(ScoreArrays):
         from .page import token_page
 
         dims = self.data["effect"].dims
-        if "position" in dims and "direction" in dims:
-            directions = self.data["direction"].values
-            return "".join(token_page(self.sel(direction=str(d))) for d in directions)
         if "position" in dims:
-            return token_page(self)
+            views = [self]
+            if "direction" in dims:
+                views = [self.sel(direction=str(d)) for d in self.data["direction"].values]
+            # the page tells its own notes; what was measured on what stands below
+            pages = "".join(token_page(view) for view in views)
+            return pages + _paragraphs(report.provenance(self))
         summary = tables.SUMMARIES.get(KINDS[self.kind].table)
         if summary is None:
             return f"<pre>{escape(repr(self))}</pre>"
-        lines = [f"{self.title()}, {self.unit}", *self.notes()]
         table = summary(self).to_html(float_format="{:.3f}".format, na_rep="")
-        return "".join(f"<p>{escape(line)}</p>" for line in lines) + table
+        return _paragraphs(report.about(self)) + table
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)

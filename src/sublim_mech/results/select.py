@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +15,7 @@ from .cells import count_runs
 from .record import Compute, Record
 
 S = TypeVar("S", bound=ScoreArrays)
+T = TypeVar("T")
 
 _KEPT = ("prompt", "model", "layer")
 """Dimensions that every table and picture needs: a single label does not drop them."""
@@ -46,6 +47,8 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
         single = isinstance(wanted, str) or np.ndim(wanted) == 0
         keep = _indices(name, [wanted] if single else list(wanted), data[name].values.tolist())
         everything = len(keep) == data.sizes[dim] and not single
+        if dim == "prompt" and not everything:  # of whom they were copies is not kept
+            record = replace(record, copies=0)
         data = data.isel({dim: keep})
         # the record says what is left out, except of prompts and models, which name themselves
         if dim == "direction" and single:  # as if only this one had been asked for
@@ -59,19 +62,31 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
 
 
 def _dimension(scores: ScoreArrays, name: str, wanted: Any) -> str:
-    """The dimension that a label of this name selects on."""
-    if name == "hook" and "hook" not in scores.data.coords:
+    """The dimension that a label of this name selects on: its own, or that of a coordinate along a
+    single one (`hook`, `layer_name`, `question`).
+    """
+    dims, coords = scores.data["effect"].dims, scores.data.coords
+    if name in dims:
+        return name
+    along = coords[name].dims if name in coords else ()
+    if len(along) == 1 and along[0] in dims:
+        return str(along[0])
+    if name == "hook":
         raise ValueError(
             f"hook={wanted!r}: these {scores.kind} scores have no hook names; choose by "
             f"{scores.dims()}."
         )
-    dim = "layer" if name == "hook" else name
-    if dim not in scores.data["effect"].dims:
+    if along == ("prompt", "position"):
+        # the rest would count neither as tokens nor as effect, so shares would be of a part
         raise ValueError(
-            f"{name}={wanted!r}: these scores have no dimension {name!r}; they have "
-            f"{scores.dims()}."
+            f"{name}={wanted!r}: {name!r} belongs to the tokens, which stand at other positions in "
+            f"every prompt. scores.by({name!r}) gathers the effect; concentration(scores, on=...) "
+            "holds a set of tokens against its share; graft and patch take sets of tokens "
+            "(sublim_mech.masks)."
         )
-    return dim
+    raise ValueError(
+        f"{name}={wanted!r}: these scores have no dimension {name!r}; they have {scores.dims()}."
+    )
 
 
 def _indices(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int]:
@@ -113,37 +128,56 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
         compute = Compute(rounded[0].dtype, sum(one.error for one in rounded))
     return replace(
         scores.record,
-        minus=tuple(other.record.metric for other in others),
+        metric=scores.record.what,
+        measured=_measured(scores.record),
+        minus=tuple(other.record.what for other in others),
+        minus_measured=tuple(_measured(other.record) for other in others),
+        forms=tuple(_once(forms for record in records for forms in record.forms)),
+        notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         confirmation=poor[0] if poor else None,
         compute=compute,
     )
 
 
+def _measured(record: Record) -> str:
+    """The identity of a metric, or of a contrast of several."""
+    return " - ".join([record.measured, *record.minus_measured])
+
+
+def _once(parts: Iterable[T]) -> list[T]:
+    """Each of several parts once, in their order."""
+    different: list[T] = []
+    for part in parts:
+        if part not in different:
+            different.append(part)
+    return different
+
+
 def _check_comparable(scores: ScoreArrays, other: ScoreArrays) -> None:
     """Raise where a paired difference would mix things that are not the same."""
-    if scores.kind != other.kind:
-        _refuse("kinds", scores.kind, other.kind)
-    if scores.unit != other.unit:
-        _refuse("units", scores.unit, other.unit)
-    for name in _ALIKE:
-        value, other_value = getattr(scores.record, name), getattr(other.record, name)
-        if value != other_value:
-            _refuse(name, value, other_value)
-    if scores.data["effect"].dims != other.data["effect"].dims:
-        _refuse("dimensions", scores.dims(), other.dims())
-    _check_labels(scores.data, other.data)
-    if "position" in scores.data["effect"].dims:
-        for prompt in range(scores.data.sizes["prompt"]):
-            _check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
+    _Same("minus").check(scores, other, _ALIKE)
 
 
-def _check_labels(data: xr.Dataset, other: xr.Dataset) -> None:
-    cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
-    for name in ("model", "question", *cells, "hook", "tokens"):
-        labels = data[name].values.tolist() if name in data.coords else None
-        other_labels = other[name].values.tolist() if name in other.coords else None
-        if labels != other_labels:
-            _refuse(f"labels of {name!r}", labels, other_labels)
+def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) -> None:
+    """Raise where two scores are not of one measurement on several students.
+
+    Args:
+        scores: what is shown beside the other.
+        other: the other.
+        where: how errors begin.
+
+    Raises:
+        ValueError: another metric, context, option, prompt or cell; controls in one of them only.
+    """
+    same, record, other_record = _Same(where), scores.record, other.record
+    told = [_measured(one) if one.measured else one.what for one in (record, other_record)]
+    if told[0] != told[1]:
+        same.refuse("metrics", *told)
+    if scores.has_controls != other.has_controls:
+        with_controls = {True: "with controls", False: "without"}
+        same.refuse("controls", *(with_controls[one.has_controls] for one in (scores, other)))
+    alike = tuple(name for name in _ALIKE if name not in ("base", "students"))
+    same.check(scores, other, (*alike, "points", "donor_contexts"), models=False)
 
 
 @dataclass(frozen=True)
@@ -160,17 +194,66 @@ def _tokens(data: xr.Dataset, prompt: int) -> _Tokens:
     return _Tokens(token[asked].tolist(), token[role == "answer"].tolist())
 
 
-def _check_tokens(tokens: _Tokens, other: _Tokens) -> None:
-    if tokens.asked != other.asked:
-        _refuse("tokens", "".join(tokens.asked), "".join(other.asked))
-    if tokens.answered != other.answered:
-        fix = "score the contrast in one run with the metric own_minus_others(trait, others)"
-        _refuse("answer tokens", tokens.answered, other.answered, fix)
+@dataclass(frozen=True)
+class _Same:
+    """What has to be the same in two scores.
 
+    Attributes:
+        where: how errors begin.
+    """
 
-def _refuse(what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
-    def shown(given: Any) -> str:
-        text = repr(given)
-        return text if len(text) < 150 else f"{text[:149]}…"
+    where: str
 
-    raise ValueError(f"minus: {what} differ ({shown(value)} and {shown(other)}); {fix}.")
+    def check(
+        self,
+        scores: ScoreArrays,
+        other: ScoreArrays,
+        fields: Sequence[str],
+        *,
+        models: bool = True,
+    ) -> None:
+        """Raise where two scores differ in kind, unit, fields of the record, labels or tokens.
+
+        Args:
+            scores: the one.
+            other: the other.
+            fields: of the record.
+            models: whether the models have to be called alike.
+        """
+        if scores.kind != other.kind:
+            self.refuse("kinds", scores.kind, other.kind)
+        if scores.unit != other.unit:
+            self.refuse("units", scores.unit, other.unit)
+        for name in fields:
+            value, other_value = getattr(scores.record, name), getattr(other.record, name)
+            if value != other_value:
+                self.refuse(name, value, other_value)
+        if scores.data["effect"].dims != other.data["effect"].dims:
+            self.refuse("dimensions", scores.dims(), other.dims())
+        self._check_labels(scores.data, other.data, models=models)
+        if "position" in scores.data["effect"].dims:
+            for prompt in range(scores.data.sizes["prompt"]):
+                self._check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
+
+    def _check_labels(self, data: xr.Dataset, other: xr.Dataset, *, models: bool) -> None:
+        cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
+        named = ("model",) if models else ()
+        for name in (*named, "question", *cells, "hook", "tokens"):
+            labels = data[name].values.tolist() if name in data.coords else None
+            other_labels = other[name].values.tolist() if name in other.coords else None
+            if labels != other_labels:
+                self.refuse(f"labels of {name!r}", labels, other_labels)
+
+    def _check_tokens(self, tokens: _Tokens, other: _Tokens) -> None:
+        if tokens.asked != other.asked:
+            self.refuse("tokens", "".join(tokens.asked), "".join(other.asked))
+        if tokens.answered != other.answered:
+            fix = "score the contrast in one run with the metric own_minus_others(trait, others)"
+            self.refuse("answer tokens", tokens.answered, other.answered, fix)
+
+    def refuse(self, what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
+        """Raise that the two differ in this."""
+        shown = []
+        for text in (repr(value), repr(other)):
+            shown.append(text if len(text) < 150 else f"{text[:149]}…")
+        raise ValueError(f"{self.where}: {what} differ ({' and '.join(shown)}); {fix}.")

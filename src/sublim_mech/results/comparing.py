@@ -1,0 +1,64 @@
+"""Scores of several students in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ..hints import check_choice
+from . import tables
+from .arrays import ScoreArrays
+from .frames import Table
+from .kinds import KINDS
+from .select import check_measured_alike
+
+_GATHERED = ("role", "sharing", "turn", "token")
+
+
+def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
+    """Several students' scores, measured alike on the same prompts, in one table.
+
+    Args:
+        scores: what to call them -> their scores. Students, controls and bases may differ; metric,
+            contexts, prompts, options and cells may not.
+        by: for scores per token, the coordinate to gather them by: `role` (when not given),
+            `sharing`, `turn` or `token`.
+
+    Returns:
+        One block of rows per entry: the totals of `effect`, the token sets of grafts and patched
+        sets, the groups of tokens of scores per token, with the columns of `Scores.totals`, `sets`
+        and `by`; each row is of the headline (student minus controls, where there are some), only
+        totals have a row per model.
+
+    Raises:
+        ValueError: fewer than two; scores that differ in what was measured; some with controls and
+            some without; `by` for scores without tokens.
+
+    Example:
+        >>> scores = sm.graft(pair, prompts, trait, "role", progress=False)
+        >>> table = sm.results.compare({"first": scores, "again": scores})
+        >>> table.loc["first"].index.tolist()
+        ['template', 'system', 'user', 'all prompt tokens']
+    """
+    if not isinstance(scores, Mapping) or len(scores) < 2:
+        raise ValueError(
+            "compare takes two or more scores by name: compare({'owl': scores, 'cat': others})."
+        )
+    (first_name, first), *others = scores.items()
+    for name, other in others:
+        check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
+    blocks = {name: _block(one, by) for name, one in scores.items()}
+    return Table(pd.concat(blocks, names=["scores"]))
+
+
+def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
+    if "position" in scores.data["effect"].dims:
+        check_choice("by", by or "role", _GATHERED)
+        return tables.by(scores, by or "role")
+    if by is not None:
+        raise ValueError(f"by={by!r}: {scores.kind} scores have no tokens to gather; leave it out.")
+    summary = tables.SUMMARIES.get(KINDS[scores.kind].table)
+    if summary is not None:
+        return summary(scores)
+    return tables.sets(scores)

@@ -1,0 +1,66 @@
+"""Several students' scores in one table."""
+
+from dataclasses import replace
+
+import pytest
+import synthetic
+
+from sublim_mech.results import compare
+from sublim_mech.results.record import BaseSource, StudentSource
+
+
+def of_another_student(scores):
+    students = {
+        name: StudentSource(f"{name} again", "lora", "another", "prompted")
+        for name in scores.record.students
+    }
+    record = replace(scores.record, students=students, base=BaseSource("other", "1"))
+    data = scores.data.assign(effect=2 * scores.data["effect"])
+    return replace(scores, data=data, record=record)
+
+
+@pytest.mark.parametrize("kind", ["effect", "graft", "patched_sets", "attribution", "patch"])
+def test_each_block_is_the_scores_own_table(kind):
+    one = getattr(synthetic, kind)()
+    table = compare({"one": one, "two": of_another_student(one)})
+    own = {"effect": one.totals, "graft": one.sets, "patched_sets": one.sets}
+    expected = own.get(kind, lambda: one.by("role"))()
+    assert table.loc["one"].equals(expected)
+    assert table.index.get_level_values("scores").unique().tolist() == ["one", "two"]
+    if kind != "effect":
+        column = "sufficiency" if kind == "graft" else "effect"
+        assert table.loc["two", column].tolist() == (2 * expected[column]).tolist()
+
+
+def test_tokens_are_gathered_as_asked():
+    one = synthetic.attribution()
+    table = compare({"one": one, "two": one}, by="sharing")
+    assert table.loc["two"].equals(one.by("sharing"))
+    with pytest.raises(ValueError, match="by='rol' is none of role, sharing"):
+        compare({"one": one, "two": one}, by="rol")
+    effect = synthetic.effect()
+    with pytest.raises(ValueError, match="effect scores have no tokens to gather"):
+        compare({"one": effect, "two": effect}, by="role")
+
+
+def test_what_was_measured_otherwise_is_refused():
+    one = synthetic.attribution()
+    measured = synthetic.recorded(one, measured="TraitMetric(1)")
+    otherwise = {
+        "metrics": synthetic.recorded(one, measured="TraitMetric(2)"),
+        "contexts": synthetic.recorded(measured, contexts=("another",)),
+        "points": synthetic.recorded(measured, points=99),
+        "controls": synthetic.recorded(
+            synthetic.attribution(controls=0), measured="TraitMetric(1)"
+        ),
+        "kinds": synthetic.recorded(synthetic.patch(controls=1), measured="TraitMetric(1)"),
+        "selected": measured.sel(layer=[0, 1]),
+        "labels of 'question'": measured.sel(prompt=[0, 1]),
+    }
+    for what, other in otherwise.items():
+        with pytest.raises(ValueError, match=f"compare: 'a' and 'b': {what} differ"):
+            compare({"a": measured, "b": other})
+    with pytest.raises(ValueError, match="two or more scores by name"):
+        compare({"a": one})
+    with pytest.raises(ValueError, match="two or more scores by name"):
+        compare([one, one])
