@@ -58,7 +58,7 @@ def _provenance(evaluation: Evaluation) -> list[str]:
     provenance = evaluation.provenance
     traits = []
     for name, entry in provenance["traits"].items():
-        if "forms" in entry:
+        if "merged" in entry:
             scored = tuple(entry["forms"])
             traits.append(Forms(name, scored, entry["merged"], tuple(entry["in_some"])))
     if not traits:
