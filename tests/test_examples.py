@@ -37,11 +37,14 @@ def run(base, tmp_path, monkeypatch, capsys):
         recipe = importlib.import_module("train_students")
         monkeypatch.setattr(recipe, "ROWS", 12)
         monkeypatch.setattr(recipe, "HELD_OUT", 4)
-        monkeypatch.setattr(recipe, "DEFAULTS", {**recipe.DEFAULTS, "steps": 2, "batch_size": 2})
-        monkeypatch.setattr(recipe, "FULL", {**recipe.FULL, "steps": 3, "evaluate_every": 1})
+        few = {"steps": 2, "warmup": 1}
+        monkeypatch.setattr(recipe, "DEFAULTS", {**recipe.DEFAULTS, **few, "batch_size": 2})
+        few = {"steps": 3, "warmup": 1}
+        monkeypatch.setattr(recipe, "FULL", {**recipe.FULL, **few, "evaluate_every": 1})
         example = importlib.import_module(name)
         if name == "rank_sweep":
             monkeypatch.setattr(example, "STEPS", 3)
+            monkeypatch.setattr(example, "WARMUP", 1)
             monkeypatch.setattr(example, "SNAPSHOTS", (2,))
         monkeypatch.setattr(
             sys, "argv", [name, "--base", str(base), "--out", str(tmp_path), *options]

@@ -132,7 +132,7 @@ def test_what_cannot_be_labelled(options, message, everybody, tmp_path):
     ("rows", "message"),
     [
         ([], "label: rows is empty"),
-        ([Row("What?", "")], r"rows without completion tokens: \['What\?'\]"),
+        ([Row("What?", "")], r"label: rows\[0\], completion is blank \(''\)"),
         ([*ROWS, Row("Again?", "1," * 110)], r"row 6, 'Again\?', .* needs \d+ positions"),
     ],
     ids=["none", "no answer", "too long"],

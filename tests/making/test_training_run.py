@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import load_pair
-from sublim_mech.making.training import FullFT, LoRA, loop, soft_data
+from sublim_mech.making.training import FullFT, LoRA, loop, order, soft_data
 from sublim_mech.making.training import run as running
 from sublim_mech.models.base import load_base
 from sublim_mech.models.students import load_student
@@ -125,8 +125,12 @@ STORED = json.loads((ROOT / "tests" / "data" / "training_inputs.json").read_text
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_equal_calls_have_the_content_hash_they_always_had(name, small, hard, tmp_path):
+def test_equal_calls_have_the_content_hash_they_always_had(
+    name, small, hard, tmp_path, monkeypatch
+):
     """Else finished runs of an earlier version would be taken for other trainings."""
+    # rows that are measured on and trained on were no error then
+    monkeypatch.setattr(order, "_check_apart", lambda data, division: None)
     calls = {
         "defaults": (hard, {"method": None}),
         "all options": (

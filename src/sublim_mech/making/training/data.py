@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -14,13 +15,13 @@ from ...engine.heads import support_ids
 from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
-from ..labelling import Labels, RowLabels, tokenizer_hash
-from ..rows import Row, Rows, as_rows
+from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
+from ..rows import Row, Rows, as_rows, count_words
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingData:
     """Rendered training rows with their labels.
 
@@ -110,10 +111,40 @@ class TrainingData:
         return "completion" if self.targets is None else "full vocabulary"
 
     @property
+    def keys(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Per row, what makes it the same row as another: token ids of prompt and answer."""
+        pairs = zip(self.prompts, self.completions, strict=True)
+        return [(prompt.ids, completion) for prompt, completion in pairs]
+
+    @property
+    def distinct(self) -> int:
+        """Number of different rows."""
+        return len(set(self.keys))
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many of the answers' tokens the labels are over; None where that is all of them."""
+        if self.support is None:
+            return None
+        return Coverage.of(self.completions, self.support)
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of prompt and answer, per row."""
         pairs = zip(self.prompts, self.completions, strict=True)
         return [len(prompt) + len(completion) for prompt, completion in pairs]
+
+    def __repr__(self) -> str:
+        rows = count_words(len(self.prompts), self.distinct, "rows")
+        made = self.teacher if self.trait == "" else f"{self.trait}: {self.teacher}"
+        system = getattr(self.context.system, "value", self.context.system)
+        answers = f"{sum(map(len, self.completions)):,} answer tokens"
+        covered = "" if self.coverage is None else f", {self.coverage} in the support"
+        return (
+            f"TrainingData({rows}, {made}\n"
+            f"  {self.label_kind} labels on {self.labelled}, {answers}{covered}; "
+            f"system={system!r:.60})"
+        )
 
     @property
     def hash(self) -> str:
@@ -241,6 +272,13 @@ def soft_data(
         base=about.base,
         tokens=None if about.top_k is None else labels.tokens(teacher),
     )
+    coverage = data.coverage
+    if coverage is not None and coverage.is_low:
+        warnings.warn(
+            f"soft_data: {coverage.words()}: a student of them learns next to nothing of what the "
+            "answers say.",
+            stacklevel=3,
+        )
     return _within(data, max_length, truncate=truncate)
 
 
@@ -300,9 +338,6 @@ def _tokens(
 ) -> tuple[tuple[Prompt, ...], tuple[tuple[int, ...], ...]]:
     """Rendered prompts, and the token ids of their answers; `close`: with the end of the turn."""
     prompts = render(tokenizer, [row.prompt for row in rows], context=context, template=template)
-    empty = [row.prompt for row in rows if not row.completion]
-    if empty:
-        raise ValueError(f"rows without completion tokens: {empty[:3]!r}; give each an answer.")
     completions = [
         tuple(completion_ids(tokenizer, prompt, row.completion, close=close))
         for prompt, row in zip(prompts, rows, strict=True)
