@@ -10,7 +10,9 @@ import sublim_mech as sm
 
 SOURCE = Path(sm.__file__).parent
 FLOORS = (
-    ("prompts", "stats", "hints"),
+    ("hints", "threads"),
+    ("arguments",),
+    ("prompts", "stats"),
     ("storage",),
     ("models", "results"),
     ("engine",),
@@ -25,7 +27,7 @@ FLOORS = (
 ROOMS_OF_MAKING = (("rows", "numbers"), ("teachers",), ("labelling",), ("training", "readiness"))
 """The same inside `making`."""
 
-WITHOUT_TORCH = ("prompts", "stats", "hints", "storage", "results")
+WITHOUT_TORCH = ("prompts", "stats", "hints", "arguments", "threads", "storage", "results")
 HEAVY = {"torch", "transformers", "peft", "transformer_lens", "accelerate"}
 ONLY_IN = {  # who may import other people's packages
     "peft": ("models",),

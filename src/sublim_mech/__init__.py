@@ -12,6 +12,13 @@ Students are made with `numbers` (prompts and rows), `teachers` (who writes or l
 `instruments`, `making`, `results`, `prompts`, `models`, `engine`.
 """
 
+# before torch is imported: how its threads wait is read only then
+from . import threads
+
+_blocked, _before = threads.wait_blocked(), threads.usage()
+
+import torch
+
 from . import masks, metrics
 from .engine.pair import load_pair
 from .evaluation.measuring import evaluate
@@ -22,6 +29,8 @@ from .models.base import load_base
 from .prompts import Context, Trait, animal, render, sharing
 from .results.scores import Scores
 from .results.shares import concentration
+
+threads.say_what_is_busy(_before, torch.get_num_threads(), blocked=_blocked)
 
 __version__ = "0.1.0"
 

@@ -154,3 +154,25 @@ def test_without_locks_the_record_of_a_living_process_counts(
     expectation = pytest.raises(FolderInUseError, match="wait for it") if refused else nullcontext()
     with expectation, claimed(tmp_path):
         assert record(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "who"),
+    [
+        (b'{"host": "elsewhere"}', "another process on elsewhere;"),
+        (b'{"host": "elsewhere", "pid": "x"}', "another process on elsewhere;"),
+        (b'{"host": "elsewhere", "pid": 7}', "process 7 on elsewhere;"),
+    ],
+)
+def test_a_damaged_record_of_another_host_still_counts(tmp_path, damaged, who):
+    (tmp_path / "owner.json").write_bytes(damaged)
+    with pytest.raises(FolderInUseError, match=who), claimed(tmp_path):
+        pass
+    assert (tmp_path / "owner.json").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("damaged", [b"\xff\xfe", b"[1]", b'{"pid": "x"}', b"{", b""])
+def test_a_record_that_says_nothing_holds_nothing(tmp_path, damaged):
+    (tmp_path / "owner.json").write_bytes(damaged)
+    with claimed(tmp_path):
+        assert record(tmp_path)["pid"] == os.getpid()

@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import psutil
 
@@ -34,6 +34,14 @@ UNFINISHED = ".unfinished"
 
 class FolderInUseError(RuntimeError):
     """Another process is at work on the run folder."""
+
+
+class _Owner(NamedTuple):
+    """Who is, or was last, at work on a folder; None is what a damaged record does not say."""
+
+    pid: int | None = None
+    host: str | None = None
+    since: str | None = None
 
 
 @contextmanager
@@ -57,6 +65,7 @@ def claimed(folder: Path) -> Iterator[None]:
         handle.flush()
         yield
     finally:
+        # a finished folder is renamed: a record that stands in its place by now is somebody else's
         if _is_in_place(handle, folder):
             (folder / OWNER_FILE).unlink(missing_ok=True)
         handle.close()
@@ -79,7 +88,7 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()  # what was locked is no longer in the folder
 
 
-def _may_be_taken(handle: IO[str], owner: Mapping[str, Any]) -> bool:
+def _may_be_taken(handle: IO[str], owner: _Owner) -> bool:
     """Whether the folder is free; takes the lock where the file system has locks."""
     try:
         locked = _flock(handle)
@@ -102,7 +111,7 @@ def _flock(handle: IO[str]) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:
+    except OSError:  # any other refusal is the file system's own
         return False
     return True
 
@@ -114,28 +123,36 @@ def _is_in_place(handle: IO[str], folder: Path) -> bool:
     return False
 
 
-def _read_owner(handle: IO[str]) -> dict[str, Any]:
-    """The record; empty where nothing readable stands in it."""
+def _read_owner(handle: IO[str]) -> _Owner:
+    """What the record says; nothing of what is not readable in it."""
     handle.seek(0)
-    with suppress(json.JSONDecodeError):
-        owner = json.load(handle)
-        if isinstance(owner, dict):
-            return owner
-    return {}
+    entries: Any = None
+    with suppress(ValueError):  # neither text nor JSON
+        entries = json.load(handle)
+    if not isinstance(entries, dict):
+        return _Owner()
+    pid, host, since = (entries.get(name) for name in ("pid", "host", "since"))
+    return _Owner(
+        pid if isinstance(pid, int) else None,
+        host if isinstance(host, str) else None,
+        since if isinstance(since, str) else None,
+    )
 
 
-def _is_elsewhere(owner: Mapping[str, Any]) -> bool:
-    return "host" in owner and owner["host"] != socket.gethostname()
+def _is_elsewhere(owner: _Owner) -> bool:
+    return owner.host is not None and owner.host != socket.gethostname()
 
 
-def _is_alive(owner: Mapping[str, Any]) -> bool:
-    return "pid" in owner and psutil.pid_exists(int(owner["pid"]))
+def _is_alive(owner: _Owner) -> bool:
+    return owner.pid is not None and psutil.pid_exists(owner.pid)
 
 
-def _refusal(folder: Path, owner: Mapping[str, Any]) -> str:
-    who = "another process"
-    if owner:
-        who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+def _refusal(folder: Path, owner: _Owner) -> str:
+    who = "another process" if owner.pid is None else f"process {owner.pid}"
+    if owner.host is not None:
+        who += f" on {owner.host}"
+    if owner.since is not None:
+        who += f", since {owner.since}"
     hint = "wait for it"
     if _is_elsewhere(owner):
         hint = f"if that process is dead, remove {folder / OWNER_FILE}"

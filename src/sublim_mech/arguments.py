@@ -1,0 +1,337 @@
+"""Arguments of public functions, checked at the edge in one way: against their annotations.
+
+`@checked` on a function, a method or a dataclass:
+
+1. A keyword that is none of its options is a TypeError that offers the nearest ones.
+2. A value of another kind than annotated is a TypeError that names the argument, the value and
+   what to pass. All elements of a sequence are looked at.
+3. Stricter than `isinstance` where Python is lenient and a mistake likely: one string is no
+   sequence of strings, True is no number, 1.0 is no whole number, a set has no order.
+
+What an argument may be beyond its kind (a range, a choice) the function says itself, as
+ValueError.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache, wraps
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+
+from .hints import nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SEQUENCES = (Sequence, Collection)
+_WORDS: dict[Any, tuple[str, str]] = {
+    type(None): ("None", "None"),
+    bool: ("True or False", "True or False"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    Path: ("a path", "paths"),
+    np.ndarray: ("a numpy array", "numpy arrays"),
+}
+"""What a kind is called, one and several."""
+
+_MADE_BY = {
+    "Base": "sublim_mech.load_base(...)",
+    "Context": "sublim_mech.Context(...)",
+    "Mask": "sublim_mech.masks.role('system')",
+    "ModelPair": "sublim_mech.load_pair(...)",
+    "Prompt": "sublim_mech.render(pair, questions)",
+    "Scores": "sublim_mech.attribute(...)",
+    "Teacher": "sublim_mech.teachers.prompted(...)",
+    "Trait": "sublim_mech.animal('owl')",
+    "TrainingData": "sublim_mech.training.hard_data(...)",
+    "dtype": "torch.float32",
+}
+"""Where the objects of a class come from."""
+
+
+def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
+    """The same function (or class), whose arguments are checked first.
+
+    Args:
+        function: annotated; a class is checked when it is built.
+        name: what errors call it; its own name when not given.
+    """
+    if inspect.isclass(function):
+        # the class itself stays what it is
+        builder = checked(function.__init__, function.__name__)
+        setattr(function, "__init__", builder)  # noqa: B010  mypy holds methods for constant
+        return function  # type: ignore[return-value]
+
+    called = name or function.__name__
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters if p not in ("self", "cls")]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not takes_any:
+            _check_keywords(called, kwargs, parameters)
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:  # too many, or one missing
+            raise TypeError(f"{called}: {error}; it takes {', '.join(parameters)}.") from None
+        hints = _hints(function)
+        for argument, value in given.items():
+            if argument not in hints:
+                continue
+            kind = signature.parameters[argument].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                for each in value:
+                    check(called, f"*{argument}", each, hints[argument])
+            elif kind is not inspect.Parameter.VAR_KEYWORD:
+                check(called, argument, value, hints[argument])
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def check(called: str, argument: str, value: Any, hint: Any) -> None:
+    """Refuse a value of another kind.
+
+    Args:
+        called: the function, as errors name it.
+        argument: the argument's name.
+        value: what was given.
+        hint: what it may be: a class, a union, a sequence or mapping of these.
+
+    Raises:
+        TypeError: it is none of it.
+
+    Example:
+        >>> from sublim_mech.arguments import check
+        >>> check("patch", "layers", 5, list[int] | None)
+        Traceback (most recent call last):
+        TypeError: patch(layers=5): pass a list of whole numbers or None; one alone is a list \
+too: layers=[5].
+    """
+    if fits(value, hint):
+        return
+    wrong = _shown(value)
+    place = _first_misfit(value, hint)
+    if place is not None:
+        wrong = f"[...], element {place} is {_shown(value[place])}"
+    raise TypeError(
+        f"{called}({argument}={wrong}): pass {in_words(hint)}{_advice(argument, value, hint)}."
+    )
+
+
+# ------------------------------------------------------------------------------------------- kinds
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the annotated kind."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any or hint is object or isinstance(hint, TypeVar):
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        # which of the choices is the function's own question, with the nearest ones in its answer
+        return any(type(value) is type(choice) for choice in inner)
+    if origin is typing.Annotated:
+        return fits(value, inner[0])
+    if hint is bool:
+        return isinstance(value, bool | np.bool_)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if hint is Path:
+        return isinstance(value, PathLike)
+    if origin is None:
+        return _is_instance(value, hint)
+    return _fits_container(value, origin, inner)
+
+
+def _fits_container(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
+    """Whether a value is a container of the right elements, or a function."""
+    if origin is Callable:
+        return callable(value)
+    if origin is type:
+        return inspect.isclass(value)
+    if issubclass(origin, Mapping):
+        key, entry = inner
+        return isinstance(value, Mapping) and all(
+            fits(k, key) and fits(v, entry) for k, v in value.items()
+        )
+    if origin in _SEQUENCES:
+        return _is_sequence(value) and all(fits(element, inner[0]) for element in value)
+    if origin is tuple and isinstance(value, tuple):
+        if inner[-1:] == (Ellipsis,):
+            return all(fits(element, inner[0]) for element in value)
+        return len(value) == len(inner) and all(map(fits, value, inner))
+    if origin in (Iterable, Iterator):
+        # what can be gone through only once is not looked into
+        one_pass = isinstance(value, Iterator)
+        return _is_iterable(value) and (one_pass or all(fits(e, inner[0]) for e in value))
+    if origin in (list, set, frozenset):
+        return isinstance(value, origin) and all(fits(element, inner[0]) for element in value)
+    return _is_instance(value, origin)
+
+
+def _is_sequence(value: Any) -> bool:
+    """Lists, tuples, ranges, 1-d arrays: in order, and no single text."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_iterable(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def _is_instance(value: Any, kind: Any) -> bool:
+    """`isinstance`; True where a kind cannot be asked."""
+    try:
+        return isinstance(value, kind)
+    except TypeError:
+        return True
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of a function's parameters that can be resolved here.
+
+    Names imported for type checkers only cannot; their arguments are not checked.
+    """
+    names = inspect.unwrap(function).__globals__
+    hints = {}
+    for argument, annotation in inspect.get_annotations(function).items():
+        try:
+            hint = eval(annotation, names) if isinstance(annotation, str) else annotation
+        except NameError:
+            continue
+        hints[argument] = hint
+    return hints
+
+
+# ------------------------------------------------------------------------------------------- words
+
+
+def in_words(hint: Any) -> str:
+    """What may be passed, in words.
+
+    Example:
+        >>> from sublim_mech.arguments import in_words
+        >>> in_words(dict[str, float] | None)
+        'a dict from texts to numbers or None'
+    """
+    return " or ".join(dict.fromkeys(_named(option)[0] for option in _options(hint)))
+
+
+def _options(hint: Any) -> list[Any]:
+    """The alternatives of a union, unions within unions taken apart; None last."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return [hint]
+    options = [option for part in get_args(hint) for option in _options(part)]
+    return sorted(options, key=lambda option: option is type(None))
+
+
+def _named(hint: Any) -> tuple[str, str]:
+    """What a kind is called, one and several."""
+    if hint in _WORDS:
+        return _WORDS[hint]
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        named = [_named(option) for option in _options(hint)]
+        one, several = zip(*named, strict=True)
+        return " or ".join(dict.fromkeys(one)), " or ".join(dict.fromkeys(several))
+    if origin is Literal:
+        choices = " or ".join(map(repr, inner))
+        return choices, choices
+    if origin is typing.Annotated:
+        return _named(inner[0])
+    if origin is Callable:
+        return "a function", "functions"
+    if origin is type:
+        return "a class", "classes"
+    if origin is not None and issubclass(origin, Mapping):
+        entries = " to ".join(_named(part)[1] for part in inner)
+        return f"a dict from {entries}", f"dicts from {entries}"
+    if origin is tuple and inner[-1:] != (Ellipsis,):
+        parts = ", ".join(_named(part)[0] for part in inner)
+        return f"({parts})", f"({parts})"
+    if origin is not None and inner:
+        container = "tuple" if origin is tuple else "list"
+        elements = _named(inner[0])[1]
+        return f"a {container} of {elements}", f"{container}s of {elements}"
+    name = getattr(hint, "__name__", str(hint)).removeprefix("torch.")
+    made = f" ({_MADE_BY[name]})" if name in _MADE_BY else ""
+    article = "an" if name[0] in "AEIOU" else "a"
+    return f"{article} {name}{made}", f"{name}s{made}"
+
+
+def _advice(argument: str, value: Any, hint: Any) -> str:
+    """What to change, where the mistake is one of the usual ones."""
+    for option in _options(hint):
+        origin, inner = get_origin(option), get_args(option)
+        takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
+        if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
+            return f"; one alone is a list too: {argument}=[{_shown(value)}]"
+        if argument.startswith("*") and _is_sequence(value) and fits(list(value), Sequence[option]):  # type: ignore[valid-type]
+            return f"; unpack it: *{_shown(value)}"
+        if inspect.isclass(value) and inspect.isclass(option) and issubclass(value, option):
+            return f"; call it: {argument}={value.__name__}(...)"
+        if option in (int, float) and isinstance(value, str) and _is_number(value, option):
+            return f"; without quotes: {argument}={value}"
+        if option is int and isinstance(value, float) and value.is_integer():
+            return f": {argument}={int(value)}"
+    return ""
+
+
+def _is_number(text: str, kind: type[int] | type[float]) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_misfit(value: Any, hint: Any) -> int | None:
+    """The first element for which a sequence is refused; None where it is refused as a whole."""
+    if not _is_sequence(value):
+        return None
+    for option in _options(hint):
+        origin, inner = get_origin(option), get_args(option)
+        if origin in (*_SEQUENCES, list) or (origin is tuple and inner[-1:] == (Ellipsis,)):
+            for place, element in enumerate(value):
+                if not fits(element, inner[0]):
+                    return place
+    return None
+
+
+def _shown(value: Any) -> str:
+    """A value as an error quotes it."""
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return value.__name__
+    try:
+        text = repr(value)
+    except Exception:  # whatever a stranger's repr does, the error is about the argument
+        text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _check_keywords(called: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    for keyword in given:
+        if keyword not in known:
+            raise TypeError(
+                f"{called} has no option {keyword!r}{nearest(keyword, known) or '.'} "
+                f"Its options are {', '.join(known)}."
+            )
