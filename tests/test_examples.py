@@ -61,6 +61,13 @@ def stamps(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
 
 
+def test_ranks_beyond_the_model_are_told_before_anything_is_labelled(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("rank_sweep", "--ranks", "2", "1000")
+    assert re.search(r"--ranks: LoRA\(rank=1000\): .* matrix, whose upd", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
 def numbers_of(line):
     return [float(x) for x in re.findall(r"[+-]\d+\.\d+", line)]
 

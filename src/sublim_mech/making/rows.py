@@ -187,7 +187,7 @@ def _as_list(value: Any) -> Any:
 def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]:
     """The records of a JSONL file, each with its line."""
     file = Path(path)
-    shown = f"{name}={str(path)!r:.80}" if " " not in name else f"{name} {str(path)!r:.80}"
+    shown = f"{name}={str(path)!r:.80}"
     if not os.path.isfile(file):  # unlike Path's, of any text
         raise FileNotFoundError(f"{shown}: there is no such file; pass {KINDS}.")
     try:
