@@ -286,13 +286,21 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             return f"; one alone is a list too: {argument}=[{_shown(value)}]"
         if argument.startswith("*") and _is_sequence(value) and fits(list(value), Sequence[option]):  # type: ignore[valid-type]
             return f"; unpack it: *{_shown(value)}"
-        if inspect.isclass(value) and inspect.isclass(option) and issubclass(value, option):
+        if inspect.isclass(value) and _is_subclass(value, option):
             return f"; call it: {argument}={value.__name__}(...)"
         if option in (int, float) and isinstance(value, str) and _is_number(value, option):
             return f"; without quotes: {argument}={value}"
         if option is int and isinstance(value, float) and value.is_integer():
             return f": {argument}={int(value)}"
     return ""
+
+
+def _is_subclass(value: type, kind: Any) -> bool:
+    """`issubclass`; False where a kind cannot be asked."""
+    try:
+        return issubclass(value, kind)
+    except TypeError:
+        return False
 
 
 def _is_number(text: str, kind: type[int] | type[float]) -> bool:
