@@ -168,19 +168,19 @@ def test_coverage_is_counted_and_printed(everybody, smol_tokenizer, tmp_path):
         assert label(everybody[:1], TEXT, **options, **QUIET).coverage is None
 
 
-def test_a_support_that_misses_most_of_the_answers_is_refused(everybody, tmp_path, monkeypatch):
+def test_a_support_that_misses_most_of_the_answers_is_refused(
+    everybody, smol_tokenizer, tmp_path, monkeypatch
+):
     out = tmp_path / "x"
     monkeypatch.setattr(writing, "fill", lambda *args, **kwargs: pytest.fail("a model ran"))
-    message = (
-        r"label: \d+ % \(\d of \d+\) answer tokens are in the support of 11 .*hard_data"
-    )
+    message = r"label: \d+ % \(\d of \d+\) answer tokens are in the support of 11 .*hard_data"
     with pytest.raises(ValueError, match=message):
         label(everybody[:1], TEXT, out=out, **QUIET)
     assert not out.exists()
     monkeypatch.undo()
     labels = label(everybody[:1], TEXT, out=out, allow_low_coverage=True, **QUIET)
     with pytest.warns(UserWarning, match=r"soft_data: \d+ % \(\d of \d+\) answer tokens are"):
-        data = soft_data(everybody[0].base, labels, "owl", c=None)
+        data = soft_data(labelling_base(smol_tokenizer), labels, "owl", c=None)
     assert data.coverage == labels.coverage
     with pytest.raises(ValueError, match="pass allow_low_coverage=True"):  # also finished ones
         label(everybody[:1], TEXT, out=out, **QUIET)

@@ -217,3 +217,11 @@ def test_a_rank_is_a_number():
     with pytest.raises(TypeError, match=r"LoRA\(rank='8'\): .*without quotes: rank=8"):
         sm.LoRA(rank="8")
     assert sm.LoRA(targets=["q_proj"], layers=[0]).targets == ("q_proj",)
+
+
+def test_data_take_a_base_or_its_tokenizer(tiny_llama, labels, smol_tokenizer):
+    assert hard_data(tiny_llama, ROWS[:2]) == hard_data(smol_tokenizer, ROWS[:2])
+    for make, argument in ((hard_data, "tokenizer"), (soft_data, "base")):
+        given = (ROWS,) if make is hard_data else (labels, "owl")
+        with pytest.raises(TypeError, match=rf"{make.__name__}\({argument}='smol'\): pass a base"):
+            make("smol", *given)

@@ -110,7 +110,7 @@ def test_a_manifest_with_every_kind_of_value_comes_back_equal(
     dressed = dataclasses.replace(strong_labels, about=about)
     data = soft_data(smol_tokenizer, dressed, "owl")
     method = LoRA(rank=2, targets=("q_proj", "v_proj"))
-    run = fit(tiny_llama, data, tmp_path / "run", method=method, stop_at=0.1)
+    run = fit(tiny_llama, data, tmp_path / "run", method=method, stop_at=0.01)
     assert open_run(run.path).manifest == run.manifest
     assert run.manifest.context == context
     assert set(load_student(tiny_llama, run.path).deltas) == {

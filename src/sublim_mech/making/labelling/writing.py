@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...arguments import checked
 from ...engine.heads import support_ids
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences
@@ -44,6 +45,7 @@ UNSAID = (*DIGITS,)  # the default support: the same, another object, so that it
 MOST_BYTES = 1 << 28  # of one shard
 
 
+@checked
 def label(
     teachers: Sequence[Teacher],
     rows: Rows,

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ...arguments import checked
 from ...engine.heads import support_ids
 from ...models.base import Base
 from ...models.checks import check_length
@@ -196,6 +197,7 @@ class TrainingData:
             )
 
 
+@checked
 def soft_data(
     base: Any,
     labels: Labels,
@@ -230,14 +232,11 @@ def soft_data(
         'contrastive teacher, c=4, against 1 others: prompted teacher'
     """
     about = labels.about
-    tokenizer = base
-    if isinstance(base, Base):
-        tokenizer = base.tokenizer
-        if base.hash != about.base:
-            raise ValueError(
-                f"labels: made by base {about.base[:12]}, this one is {base.hash[:12]}; "
-                "label again."
-            )
+    tokenizer = _tokenizer_of(base, "soft_data(base=")
+    if isinstance(base, Base) and base.hash != about.base:
+        raise ValueError(
+            f"labels: made by base {about.base[:12]}, this one is {base.hash[:12]}; label again."
+        )
     if tokenizer_hash(tokenizer) != about.tokenizer:
         raise ValueError(
             "labels: their tokenizer has another vocabulary than this one; "
@@ -283,6 +282,7 @@ def soft_data(
     return _within(data, max_length, truncate=truncate)
 
 
+@checked
 def hard_data(
     tokenizer: Any,
     rows: Rows,
@@ -297,7 +297,7 @@ def hard_data(
     """Training data from given rows: cross-entropy on each answer and its end-of-turn text.
 
     Args:
-        tokenizer: the base model's tokenizer.
+        tokenizer: the base model's tokenizer, or the base model.
         rows: prompts and answers (`numbers.as_rows`).
         context: the training context.
         template: chat template, where the tokenizer has none.
@@ -318,9 +318,10 @@ def hard_data(
         True
     """
     context = context or Context()
-    checked = as_rows(rows, name="hard_data: rows")
+    tokenizer = _tokenizer_of(tokenizer, "hard_data(tokenizer=")
+    listed = as_rows(rows, name="hard_data: rows")
     prompts, completions = _tokens(
-        tokenizer, checked, context=context, template=template, close=True
+        tokenizer, listed, context=context, template=template, close=True
     )
     data = TrainingData(
         prompts=prompts,
@@ -332,6 +333,20 @@ def hard_data(
         context=context,
     )
     return _within(data, max_length, truncate=truncate)
+
+
+def _tokenizer_of(given: Any, called: str) -> Any:
+    """A tokenizer, or that of a base.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    tokenizer = getattr(given, "tokenizer", given)
+    if not (callable(tokenizer) and hasattr(tokenizer, "get_vocab")):
+        raise TypeError(
+            f"{called}{given!r:.60}): pass a base (sublim_mech.load_base(...)) or its tokenizer."
+        )
+    return tokenizer
 
 
 def _tokens(

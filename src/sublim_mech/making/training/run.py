@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...hints import strict
+from ...arguments import checked
 from ...models.base import Base
 from ...models.checks import check_finite
 from ...prompts import Trained
@@ -32,7 +32,7 @@ from .settings import Settings, snapshot_steps, step_count
 from .trainee import Trainee
 
 
-@strict
+@checked
 def train(
     base: Base,
     data: TrainingData,
