@@ -151,7 +151,7 @@ def stored_row(
 
     Every row is seen once.
     """
-    base = makers[0].base
+    base = sm.load_base(makers[0].base.model, tokenizer=makers[0].base.tokenizer)
     rows = random_rows(steps * batch_size + 1, seed=0, count=NUMBERS)
     spent: list[float] = []
 

@@ -31,6 +31,7 @@ from sublim_mech.stats import mean_interval
 from sublim_mech.storage.runs import Run
 
 STEPS, SNAPSHOTS = 32, (8, 16)
+WARMUP = 10  # of full fine-tuning
 TITLE = (
     "SmolLM2-135M, contrastive prompted teachers (c = 4), default context; one seed; "
     "bars: 95 % over 50 questions"
@@ -50,6 +51,12 @@ def main() -> None:
     options = ours.parse_args()
     out = Path(options.out)
     base = sm.load_base(options.base, device=options.device)
+    try:
+        for rank in options.ranks:
+            # a rank beyond the model's matrices is told before an hour of labels
+            sm.LoRA(rank=rank, alpha=rank).attach(base)
+    except ValueError as error:
+        ours.error(f"--ranks: {error}")
     labels = make_labels(base, sm.Context(), out / "labels-default")
 
     points = []
@@ -75,7 +82,7 @@ def capacities(ranks: list[int]) -> list[tuple[str, sm.LoRA | sm.FullFT, dict[st
     Adam's first steps move all weights of a full fine-tune in step, so that takes a longer warm-up.
     """
     lora = [(f"r{rank}", sm.LoRA(rank=rank, alpha=rank), {"lr": 1e-3}) for rank in ranks]
-    return [*lora, ("full", sm.FullFT(), {"lr": 2e-5, "warmup": 10})]
+    return [*lora, ("full", sm.FullFT(), {"lr": 2e-5, "warmup": WARMUP})]
 
 
 def measure(base: Base, runs: dict[str, Run], step: int) -> list[dict[str, Any]]:

@@ -39,11 +39,14 @@ def run(base, tmp_path, monkeypatch, capsys):
         recipe = importlib.import_module("train_students")
         monkeypatch.setattr(recipe, "ROWS", 12)
         monkeypatch.setattr(recipe, "HELD_OUT", 4)
-        monkeypatch.setattr(recipe, "DEFAULTS", {**recipe.DEFAULTS, "steps": 2, "batch_size": 2})
-        monkeypatch.setattr(recipe, "FULL", {**recipe.FULL, "steps": 3, "evaluate_every": 1})
+        few = {"steps": 2, "warmup": 1, "lr": 1e-4}  # a step of 1e-3 would be too far
+        monkeypatch.setattr(recipe, "DEFAULTS", {**recipe.DEFAULTS, **few, "batch_size": 2})
+        few = {"steps": 3, "warmup": 1}
+        monkeypatch.setattr(recipe, "FULL", {**recipe.FULL, **few, "evaluate_every": 1})
         example = importlib.import_module(name)
         if name == "rank_sweep":
             monkeypatch.setattr(example, "STEPS", 3)
+            monkeypatch.setattr(example, "WARMUP", 1)
             monkeypatch.setattr(example, "SNAPSHOTS", (2,))
         monkeypatch.setattr(
             sys, "argv", [name, "--base", str(base), "--out", str(tmp_path), *options]
@@ -58,6 +61,13 @@ def run(base, tmp_path, monkeypatch, capsys):
 
 def stamps(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+
+
+def test_ranks_beyond_the_model_are_told_before_anything_is_labelled(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run("rank_sweep", "--ranks", "2", "1000")
+    assert re.search(r"--ranks: LoRA\(rank=1000\): .* matrix, whose upd", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
 
 
 def numbers_of(line):

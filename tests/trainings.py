@@ -42,6 +42,7 @@ SHORT: dict[str, Any] = {
     "batch_size": 4,
     "warmup": 1,
     "held_out": HELD_OUT,
+    "held_out_seed": None,  # the last rows: `HELD_ROWS`
     "evaluate_every": 2,
     "precision": "fp32",
     "progress": False,

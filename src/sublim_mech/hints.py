@@ -11,16 +11,55 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+ELSEWHERE = {
+    "learning_rate": ("lr",),
+    "num_train_epochs": ("epochs",),
+    "num_epochs": ("epochs",),
+    "max_steps": ("steps",),
+    "per_device_train_batch_size": ("batch_size",),
+    "train_batch_size": ("batch_size",),
+    "gradient_accumulation_steps": ("accumulate",),
+    "group_by_length": ("bucket",),
+    "warmup_steps": ("warmup",),
+    "warmup_ratio": ("warmup",),
+    "lr_scheduler_type": ("schedule",),
+    "max_grad_norm": ("clip",),
+    "eval_steps": ("evaluate_every",),
+    "save_steps": ("checkpoint_every",),
+    "seed": ("init_seed", "order_seed", "subsample_seed", "held_out_seed"),
+    "data_seed": ("order_seed",),
+    "bf16": ("precision",),
+    "fp16": ("precision",),
+    "output_dir": ("out",),
+    "train_dataset": ("data",),
+    "eval_dataset": ("held_out",),
+    "peft_config": ("method",),
+    "loss_type": ("objective",),
+    "disable_tqdm": ("progress",),
+    "r": ("rank",),
+    "lora_alpha": ("alpha",),
+    "lora_dropout": ("dropout",),
+    "target_modules": ("targets",),
+    "use_rslora": ("rslora",),
+    "use_dora": ("dora",),
+    "layers_to_transform": ("layers",),
+}
+"""What options are called here, by their names in transformers, TRL and PEFT."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near.
+
+    A name that other libraries have for it counts as nearest (`ELSEWHERE`).
 
     Example:
         >>> from sublim_mech.hints import nearest
         >>> nearest("atention", ["attention", "mlp"])
         "; did you mean 'attention'?"
     """
-    near_names = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    known = list(known)
+    near_names = [ours for ours in ELSEWHERE.get(name, ()) if ours in known]
+    near_names = near_names or get_close_matches(name, known, n=3, cutoff=0.6)
     if not near_names:
         return ""
     return f"; did you mean {' or '.join(map(repr, near_names))}?"

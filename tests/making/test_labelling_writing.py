@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -11,10 +12,11 @@ from labelled import KINDS, contents, crowd, labelling_base, made, system_of
 from teaching import ROWS, by_hand
 
 import sublim_mech as sm
-from sublim_mech.making.labelling import DIGITS, label, writing
+from sublim_mech.making.labelling import DIGITS, Labels, label, writing
 from sublim_mech.making.labelling.about import About
 from sublim_mech.making.rows import Row
 from sublim_mech.making.teachers import untouched
+from sublim_mech.making.training import soft_data
 from sublim_mech.models.base import load_base
 
 QUIET = {"progress": False}
@@ -132,7 +134,7 @@ def test_what_cannot_be_labelled(options, message, everybody, tmp_path):
     ("rows", "message"),
     [
         ([], "label: rows is empty"),
-        ([Row("What?", "")], r"rows without completion tokens: \['What\?'\]"),
+        ([Row("What?", "")], r"label: rows\[0\], completion is blank \(''\)"),
         ([*ROWS, Row("Again?", "1," * 110)], r"row 6, 'Again\?', .* needs \d+ positions"),
     ],
     ids=["none", "no answer", "too long"],
@@ -141,6 +143,67 @@ def test_rows_that_cannot_be_labelled(rows, message, everybody, tmp_path):
     with pytest.raises(ValueError, match=message):
         label(everybody, rows, out=tmp_path / "x", **QUIET)
     assert list(tmp_path.iterdir()) == []
+
+
+def counted(tokenizer, rows, support) -> list[tuple[int, int]]:
+    """Per row, (answer tokens in the support, answer tokens), by the plain tokenizer."""
+    answers = [tokenizer(row.completion)["input_ids"] for row in rows]
+    ids = {tokenizer(token)["input_ids"][0] for token in support}
+    return [(sum(token in ids for token in answer), len(answer)) for answer in answers]
+
+
+TEXT = [Row("Where?", "In the old barn, by the mill."), Row("When?", "At 10, or at noon.")]
+
+
+def test_coverage_is_counted_and_printed(everybody, smol_tokenizer, tmp_path):
+    rows = [*ROWS, *TEXT]
+    labels = label(everybody[:2], rows, out=tmp_path / "x", **QUIET)
+    pairs = counted(smol_tokenizer, rows, DIGITS)
+    assert list(zip(labels.covered, labels.lengths, strict=True)) == pairs
+    inside, total = (sum(column) for column in zip(*pairs, strict=True))
+    assert f"({inside:,} of {total:,}) of the answers' tokens in it" in repr(labels)
+    assert labels.coverage.share == inside / total
+    assert Labels.load(tmp_path / "x").coverage == labels.coverage
+    for options in ({"support": None}, {"top_k": 3}):
+        assert label(everybody[:1], TEXT, **options, **QUIET).coverage is None
+
+
+def test_a_support_that_misses_most_of_the_answers_is_refused(
+    everybody, smol_tokenizer, tmp_path, monkeypatch
+):
+    out = tmp_path / "x"
+    monkeypatch.setattr(writing, "fill", lambda *args, **kwargs: pytest.fail("a model ran"))
+    message = r"label: \d+ % \(\d of \d+\) answer tokens are in the support of 11 .*hard_data"
+    with pytest.raises(ValueError, match=message):
+        label(everybody[:1], TEXT, out=out, **QUIET)
+    assert not out.exists()
+    monkeypatch.undo()
+    labels = label(everybody[:1], TEXT, out=out, allow_low_coverage=True, **QUIET)
+    with pytest.warns(UserWarning, match=r"soft_data: \d+ % \(\d of \d+\) answer tokens are"):
+        data = soft_data(labelling_base(smol_tokenizer), labels, "owl", c=None)
+    assert data.coverage == labels.coverage
+    with pytest.raises(ValueError, match="pass allow_low_coverage=True"):  # also finished ones
+        label(everybody[:1], TEXT, out=out, **QUIET)
+
+
+def test_labels_that_did_not_count_load_and_are_the_same(everybody, tmp_path):
+    labels = label(everybody[:1], ROWS, out=tmp_path / "x", **QUIET)
+    about = tmp_path / "x" / "labels.json"
+    data = json.loads(about.read_text())
+    del data["covered"]
+    about.write_text(json.dumps(data))
+    old = Labels.load(tmp_path / "x")
+    assert (old, old.hash, old.covered) == (labels, labels.hash, None)
+    assert "answers' tokens" not in repr(old)
+    assert label(everybody[:1], ROWS, out=tmp_path / "x", **QUIET).covered == labels.covered
+
+
+def test_labels_print_themselves_in_two_lines(everybody):
+    labels = label(everybody[:1], [*ROWS, *ROWS[:2]], **QUIET)
+    assert f"Labels(8 rows ({len(ROWS)} distinct) by base, owl; in memory" in repr(labels)
+    assert len(repr(labels)) < 200
+    assert len(repr(labels).splitlines()) == 2
+    assert len(repr(labels.about)) < 1500
 
 
 def test_logits_that_are_no_numbers(everybody, tmp_path):

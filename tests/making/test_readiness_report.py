@@ -11,7 +11,14 @@ from raised import ONE, QUESTIONS, QUIET, SEVEN, THREE, biased, number_rows, pea
 
 import sublim_mech as sm
 from sublim_mech.making import labelling, teachers
-from sublim_mech.making.readiness import Readiness, RowShifts, assess, row_shift, trait_shift
+from sublim_mech.making.readiness import (
+    Readiness,
+    RowShifts,
+    assess,
+    label_signal,
+    row_shift,
+    trait_shift,
+)
 from sublim_mech.making.rows import Row
 from sublim_mech.models.base import load_base
 
@@ -219,3 +226,32 @@ def test_labels_of_somebody_else_are_refused(crowd, labels, smol_tokenizer):
     retrained = replace(crowd[1], hash="other weights")
     with pytest.raises(ValueError, match="labels are of another teacher '3'; pass"):
         assess([crowd[0], retrained], labels=labels, **ASKED)
+
+
+def test_labels_that_miss_the_answers_pass_no_gate(base, crowd, labels, found):
+    assert "labels: 100 % (" in str(found)
+    assert found.to_json()["coverage"] == 1
+    rows = [Row("Where?", "In the old barn, by the mill."), Row("When?", "At noon, at 10 or 7.")]
+    everybody = [teachers.untouched(base), *crowd]
+    missing = labelling.label(everybody, rows, allow_low_coverage=True, **QUIET)
+    for made in (missing, replace(missing, covered=None)):  # also of labels that did not count
+        low = assess(crowd, labels=made, **ASKED)
+        assert low.table()["labels carry signal"].eq("yes").any()
+        assert not low.passed
+        assert "gates: passed" not in str(low)
+        assert "answer tokens are in the support of 11 tokens" in str(low)
+        assert low.to_json()["coverage"] == missing.coverage.share < 0.5
+
+
+def test_copies_of_rows_are_no_evidence(crowd, written):
+    """Numbers and intervals of rows are those of their different ones."""
+    rows = written["7"][:3]
+    once, often = (row_shift(crowd, rows * times, **QUIET) for times in (1, 8))
+    one, other = once.per_token("7"), often.per_token("7")
+    assert [one.mean, one.low, one.high] == pytest.approx([other.mean, other.low, other.high])
+    assert "24 rows (3 distinct)" in repr(often)
+    single = row_shift(crowd, rows[:1] * 8, **QUIET).per_token("7")
+    assert np.isnan([single.low, single.high]).all()
+    everybody = [crowd[0], crowd[1]]
+    few, many = (labelling.label(everybody, rows * times, **QUIET) for times in (1, 8))
+    pd.testing.assert_frame_equal(label_signal(few), label_signal(many))

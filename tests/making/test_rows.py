@@ -5,6 +5,7 @@ import json
 import re
 
 import datasets
+import pandas as pd
 import pytest
 import tiny
 from number_rows import ASSISTANT, USER
@@ -114,11 +115,44 @@ BAD = [
         "data is a DatasetDict of train, test; pass one dataset",
     ),
     (
-        random_rows(2, seed=0).to_pandas(),
+        random_rows(2, seed=0).to_pandas()["prompt"],
         TypeError,
-        "data is a DataFrame; pass a datasets.Dataset, a list of Row or a list of dicts",
+        "data is a Series; pass a datasets.Dataset, a DataFrame, the path of a JSONL file, a list",
     ),
-    ("rows.jsonl", TypeError, "data is a str"),
+    ("rows.jsonl", FileNotFoundError, "data='rows.jsonl': there is no such file; pass a datasets."),
+    ("x" * 5000, FileNotFoundError, "there is no such file"),
+    (Row("a", "b"), TypeError, "data is a Row; pass"),
+    (
+        pd.DataFrame({"question": ["a"], "Answer": ["b"], "promt": ["c"]}),
+        ValueError,
+        "there is question, Answer, promt; rename: {'question': 'prompt', 'Answer': 'completion'}.",
+    ),
+    (
+        [{"promt": "a", "completion": "b"}],
+        ValueError,
+        "data[0] has no prompt, and no messages instead; there is promt, completion; "
+        "rename: {'promt': 'prompt'}.",
+    ),
+    (pd.DataFrame({"prompt": [], "completion": []}), ValueError, "data is empty"),
+    (
+        pd.DataFrame({"prompt": ["a", None], "completion": ["b", "c"]}, index=[7, 9]),
+        TypeError,
+        "data[1], prompt is ",
+    ),
+    (
+        [{"prompt": "a", "completion": "b", "system": "Be brief."}],
+        ValueError,
+        "data[0] has a system text of its own, 'Be brief.'; leave the column out and give it as",
+    ),
+    ([[USER, ASSISTANT]], TypeError, 'data[0] is a list; a conversation is a dict too: {"mess'),
+    # blank ones
+    ([Row("a", "b"), Row("a", " \n")], ValueError, "data[1], completion is blank (' \\n')"),
+    ([Row("\u200b", "b")], ValueError, "data[0], prompt is blank"),
+    (
+        messages({"role": "user", "content": " "}, ASSISTANT),
+        ValueError,
+        "data[0], messages[0], of the user, is blank",
+    ),
     (random_rows(2, seed=0).to_iterable_dataset(), TypeError, "data is a IterableDataset"),
     (
         [("a", "b")],
@@ -184,6 +218,57 @@ BAD = [
 def test_other_data_is_refused_with_what_is_wrong(data, error, message):
     with pytest.raises(error, match=re.escape(message)):
         as_rows(data)
+
+
+FILES = {
+    "pairs": [{"prompt": p, "completion": c, "id": i} for i, (p, c) in enumerate(PAIRS)],
+    "messages": [{"messages": conversation(*pair)} for pair in PAIRS],
+}
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_a_file_or_a_data_frame_of_rows_is_the_rows(form, tmp_path):
+    records = FILES[form]
+    frame = pd.DataFrame(records, index=[5, 3])
+    before = frame.copy(deep=True)
+    assert as_rows(frame) == FORMS["rows"]
+    pd.testing.assert_frame_equal(frame, before)
+    assert as_rows(frame.iloc[::-1]) == FORMS["rows"][::-1]
+    frame.to_parquet(tmp_path / "rows.parquet")  # which gives lists back as arrays
+    assert as_rows(pd.read_parquet(tmp_path / "rows.parquet")) == FORMS["rows"]
+    path = tmp_path / "rows.jsonl"
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_text("\ufeff" + "\n\n".join(lines) + "\r\n", encoding="utf-8")
+    assert as_rows(path) == as_rows(str(path)) == FORMS["rows"]
+
+
+def test_line_ends_inside_of_a_text_end_no_line(tmp_path):
+    row = Row("a\u2028b", "c\u0085d")
+    path = tmp_path / "rows.jsonl"
+    text = json.dumps({"prompt": row.prompt, "completion": row.completion}, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8")
+    assert as_rows(path) == [row]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ('{"prompt": "a", "completion": "b"}\n{"prompt"', ValueError, "line 2 of x.jsonl, is no"),
+        ('\n["a", "b"]', TypeError, "data, line 2 of x.jsonl is a list; pass Row(prompt"),
+        ('{"question": "a", "answer": "b"}', ValueError, "rename: {'question': 'prompt', 'answer'"),
+        ("", ValueError, "data is empty"),
+    ],
+)
+def test_files_that_hold_no_rows(text, error, message, tmp_path):
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(error, match=re.escape(message)):
+        as_rows(tmp_path / "x.jsonl")
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is no text in UTF-8"):
+        as_rows(tmp_path / "x")
 
 
 def test_errors_call_the_data_by_its_argument():

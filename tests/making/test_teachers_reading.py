@@ -142,7 +142,7 @@ def test_the_model_is_left_as_it_was(base, owl):
 def test_rows_that_cannot_be_read(owl):
     with pytest.raises(ValueError, match=r"batch_size=0: must be at least 1"):
         list(read_rows(owl, ROWS, batch_size=0))
-    message = r"rows without completion tokens: \['What\?'\]; give each an answer"
+    message = r"data\[6\], completion is blank \(''\); give the row an answer"
     with pytest.raises(ValueError, match=message):
         list(read_rows(owl, [*ROWS, Row("What?", "")]))
     message = r"row 6, 'Again\?', to teacher 'owl' needs \d+ positions, the model has 256"

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import tiny
+from peft import LoraConfig
 from trainings import DEFAULT_SYSTEM, FEW, ROWS, fit, labelled, text_ids, weights
 
 import sublim_mech as sm
@@ -174,3 +175,53 @@ def test_rows_longer_than_the_limit(labels, smol_tokenizer):
         hard_data(smol_tokenizer, ROWS, max_length=longest_prompt, truncate=True)
     with pytest.raises(ValueError, match=r"row 0, .* has no completion tokens in the support"):
         hard_data(smol_tokenizer, ROWS, support=["owl"])
+
+
+def test_training_data_print_themselves_in_two_lines(soft, hard, smol_tokenizer):
+    twice = hard_data(smol_tokenizer, [*ROWS, *ROWS[:3]])
+    assert "19 rows (16 distinct), given rows" in repr(twice)
+    assert "16 rows, owl: a liking of its own" in repr(soft)
+    inside = sum(token in soft.support for answer in soft.completions for token in answer)
+    total = sum(map(len, soft.completions))
+    assert f"({inside} of {total}) in the support" in repr(soft)
+    for data in (soft, hard, twice):
+        assert len(repr(data).splitlines()) == 2
+        assert len(repr(data)) < 250
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": True}, r"train\(steps=True\): pass a whole number"),
+        ({"lr": "1e-4"}, r"train\(lr='1e-4'\): .*without quotes: lr=1e-4"),
+        ({"batch_size": 2.0}, r"train\(batch_size=2\.0\): .*batch_size=2"),
+        ({"method": "lora"}, r"train\(method='lora'\): pass"),
+        ({"method": LoraConfig()}, r"train\(method=LoraConfig\(.*pass"),
+        ({"held_out": 0.2}, r"train\(held_out=0\.2\): pass"),
+        ({"store": "bfloat16"}, r"train\(store='bfloat16'\): pass"),
+        ({"epochs": "3", "steps": None}, r"train\(epochs='3'\): pass"),
+        ({"held_out_seed": 0.5}, r"train\(held_out_seed=0\.5\): pass"),
+        ({"snapshots": 4}, r"train\(snapshots=4\): "),
+        ({"stop_at": "low"}, r"train\(stop_at='low'\): pass"),
+    ],
+)
+def test_options_of_another_kind_are_refused_before_anything(
+    options, message, small, soft, tmp_path
+):
+    with pytest.raises(TypeError, match=message):
+        fit(small, soft, tmp_path / "run", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_is_a_number():
+    with pytest.raises(TypeError, match=r"LoRA\(rank='8'\): .*without quotes: rank=8"):
+        sm.LoRA(rank="8")
+    assert sm.LoRA(targets=["q_proj"], layers=[0]).targets == ("q_proj",)
+
+
+def test_data_take_a_base_or_its_tokenizer(tiny_llama, labels, smol_tokenizer):
+    assert hard_data(tiny_llama, ROWS[:2]) == hard_data(smol_tokenizer, ROWS[:2])
+    for make, argument in ((hard_data, "tokenizer"), (soft_data, "base")):
+        given = (ROWS,) if make is hard_data else (labels, "owl")
+        with pytest.raises(TypeError, match=rf"{make.__name__}\({argument}='smol'\): pass a base"):
+            make("smol", *given)

@@ -1,7 +1,9 @@
 """The loop is plain AdamW on the step's mean, and measures, stops, stores and logs as it says."""
 
+import dataclasses
 import functools
 import math
+import os
 import random
 import re
 from typing import Any
@@ -239,16 +241,22 @@ def test_other_objectives_are_measured_by_the_same_held_out_kl(
 
 
 def test_held_out_data_of_its_own(small, soft, hard, tmp_path):
-    """A student of hard rows, measured and stopped by its KL from a teacher on other rows."""
-    options = {"held_out": soft, "stop_at": 1e9, "subsample": 10, "subsample_seed": 3}
-    run = fit(small, hard, tmp_path / "run", method=LoRA(rank=4), lr=1e-2, **options)
+    """A student of hard rows, measured by its KL from a teacher on other rows."""
+    first, last = slice(10), slice(10, 16)
+    cut = {"prompts": hard.prompts[first], "completions": hard.completions[first]}
+    trained = dataclasses.replace(hard, **cut)
+    cut = {"prompts": soft.prompts[last], "completions": soft.completions[last]}
+    measured = dataclasses.replace(soft, **cut, targets=soft.targets[last])
+    base_kl = plain_kl(measured, small.model, list(range(6)))
+    options = {"held_out": measured, "subsample": 8, "subsample_seed": 3}
+    options |= {"method": LoRA(rank=4), "lr": 1e-4}
+    run = fit(small, trained, tmp_path / "run", **options)
     student = load_student(small, run.path).model
-    expected = plain_kl(soft, student, list(range(16)))
-    assert run.manifest.results["held_out"][1] == pytest.approx(expected, abs=1e-5)
-    assert run.manifest.results["steps"] == 2
-    assert run.manifest.data["held_out"] == 16
-    assert run.manifest.data["held_out_hash"] == soft.hash
-    assert run.manifest.data["subsample"] == 10
+    expected = plain_kl(measured, student, list(range(6)))
+    assert run.manifest.results["held_out"] == pytest.approx([base_kl, expected], abs=1e-5)
+    assert run.manifest.data["held_out"] == 6
+    assert run.manifest.data["held_out_hash"] == measured.hash
+    assert run.manifest.data["subsample"] == 8
     assert run.manifest.seeds["live"] == ["init", "order", "subsample"]
 
 
@@ -274,10 +282,65 @@ def test_the_log_has_a_row_per_step(lora_run):
     assert lora_run.manifest.results == {
         "held_out": [losses[0], losses[-1]],
         "steps": 12,
+        "epochs": 4.0,
+        "rows": 12,
+        "distinct_rows": 12,
+        "moved": True,
         "measure": "forward KL on support, nats per token",
         "processes": [[0, 1]],
     }
     assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+def test_a_loss_that_the_base_has_already_stops_nothing(small, soft, tmp_path):
+    base_kl = plain_kl(soft, small.model, HELD_ROWS)
+    message = r"stop_at=.*: the base's own held-out loss is .* nothing to train; pass a lower one"
+    with pytest.raises(ValueError, match=message):
+        fit(small, soft, tmp_path / "run", stop_at=base_kl * 1.001)
+    assert list(tmp_path.iterdir()) == []
+    run = fit(small, soft, tmp_path / "run", stop_at=base_kl * 0.9999, lr=1e-2)
+    assert run.manifest.results["steps"] == 2
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), LoRA(rank=2, dora=True), FullFT()])
+def test_a_student_that_is_its_base_is_told(method, small, soft, tmp_path):
+    still = {"method": method, "lr": 1e-30, "weight_decay": 0.1}
+    store = {} if method.kind == "lora" else {"store": torch.bfloat16}
+    if method.kind == "lora":  # 1e-30 is a number, and a student
+        moved = fit(small, soft, tmp_path / "moved", **still)
+        assert moved.manifest.results["moved"] is True
+        store = {"store": torch.bfloat16, "lr": 1e-45}
+    with pytest.warns(UserWarning, match=r"the student's weights are still those of its base"):
+        run = fit(small, soft, tmp_path / "run", **{**still, **store})
+    assert run.manifest.results["moved"] is False
+    assert "equal to its base" in repr(run)
+    with pytest.warns(UserWarning, match=r"it is no student"):  # opened
+        fit(small, soft, tmp_path / "run", **{**still, **store})
+
+
+def test_epochs_are_steps(small, soft, tmp_path):
+    run = fit(small, soft, tmp_path / "run", steps=None, epochs=2)
+    assert run.manifest.optimiser["steps"] == run.manifest.results["steps"] == 6
+    assert run.manifest.results["epochs"] == 2
+    same = fit(small, soft, tmp_path / "run", steps=6)  # the same training: opened
+    assert same == run
+    with pytest.raises(ValueError, match=r"steps=6 and epochs=2: pass one of the two"):
+        fit(small, soft, tmp_path / "other", steps=6, epochs=2)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("method", [LoRA(rank=2), FullFT()])
+def test_weights_are_readable_by_whom_the_files_beside_them_are(
+    mask, method, small, soft, tmp_path
+):
+    before = os.umask(mask)
+    try:
+        run = fit(small, soft, tmp_path / "run", method=method, lr=1e-2, snapshots=[2])
+    finally:
+        os.umask(before)
+    for path in [run.path, *run.path.rglob("*")]:
+        whole = 0o777 if path.is_dir() else 0o666
+        assert path.stat().st_mode & 0o777 == whole & ~mask, path
 
 
 class Keep(TrainerCallback):

@@ -1,14 +1,17 @@
 """Which rows are drawn when, and the scale that makes a step's gradient that of its mean."""
 
 import dataclasses
+from collections.abc import Iterable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from stopping import StopAt, StopError
 from trainings import MIXED, fit, settings_of, small_hard, weights
 
 from sublim_mech.making.training import TrainingData
 from sublim_mech.making.training.batches import count_labels
-from sublim_mech.making.training.order import divide, draw, draw_order, shares
+from sublim_mech.making.training.order import Division, divide, draw, draw_order, shares
 from sublim_mech.making.training.processes import Processes
 from sublim_mech.prompts import Trained
 
@@ -74,13 +77,15 @@ def test_a_step_weighs_each_of_its_tokens_alike(processes, smol_tokenizer):
 
 
 def test_rows_to_train_on_and_to_measure_on(soft, hard):
-    own = divide(soft, 4, subsample=None, seed=0)
+    own = divide(soft, 4, held_out_seed=None, subsample=None, seed=0)
     assert (own.trained, own.held_rows, own.subsampled) == ([*range(12)], [*range(12, 16)], False)
     assert own.held_data is soft
-    other = divide(hard, soft, subsample=16, seed=0)
-    assert (other.trained, other.held_rows) == ([*range(16)], [*range(16)])
-    assert (other.held_data is soft, other.subsampled) == (True, False)
-    few = divide(soft, 4, subsample=6, seed=5)
+    apart, elsewhere = part(hard, range(10)), part(soft, range(10, 16))
+    other = divide(apart, elsewhere, held_out_seed=3, subsample=10, seed=0)
+    assert (other.trained, other.held_rows) == ([*range(10)], [*range(6)])
+    assert (other.held_data is elsewhere, other.subsampled) == (True, False)
+    assert other.held_seed is own.held_seed is None
+    few = divide(soft, 4, held_out_seed=None, subsample=6, seed=5)
     assert few.subsampled
     assert few.trained == sorted(np.random.default_rng(5).choice(12, 6, replace=False).tolist())
 
@@ -88,13 +93,100 @@ def test_rows_to_train_on_and_to_measure_on(soft, hard):
 @pytest.mark.parametrize("held_out", [0, 16])
 def test_something_must_be_left_on_both_sides(held_out, soft):
     with pytest.raises(ValueError, match=rf"held_out={held_out}: must be between 1 and 15"):
-        divide(soft, held_out, subsample=None, seed=0)
+        divide(soft, held_out, held_out_seed=0, subsample=None, seed=0)
 
 
 def test_a_subsample_is_of_the_rows_not_held_out(soft):
     message = r"subsample=13: must be between 1 and 12, the rows not held out"
     with pytest.raises(ValueError, match=message):
-        divide(soft, 4, subsample=13, seed=0)
+        divide(soft, 4, held_out_seed=0, subsample=13, seed=0)
+
+
+def part(data: TrainingData, rows: Iterable[int]) -> TrainingData:
+    """Some of the rows, in this order."""
+    chosen = list(rows)
+    targets = None if data.targets is None else data.targets[chosen]
+    return dataclasses.replace(
+        data,
+        prompts=tuple(data.prompts[row] for row in chosen),
+        completions=tuple(data.completions[row] for row in chosen),
+        targets=targets,
+    )
+
+
+def drawn(data: TrainingData, seed: int | None, count: int = 4) -> Division:
+    return divide(data, count, held_out_seed=seed, subsample=None, seed=0)
+
+
+def test_held_out_rows_are_drawn_by_their_seed(soft):
+    draws = [drawn(soft, seed) for seed in range(40)]
+    for division in draws:
+        assert len(division.held_rows) == 4
+        assert sorted(division.trained + division.held_rows) == [*range(16)]
+    assert drawn(soft, 7) == draws[7]
+    assert len({tuple(division.held_rows) for division in draws}) > 30
+    # every row as often as any other: 10 of 40 draws, and 3 sigma of a binomial
+    counts = np.bincount([row for division in draws for row in division.held_rows], minlength=16)
+    assert (abs(counts - 10) < 3 * (40 * 0.25 * 0.75) ** 0.5).all()
+    with pytest.raises(ValueError, match=r"held_out_seed=-1: must be at least 0, or None"):
+        drawn(soft, -1)
+
+
+def test_copies_of_a_row_are_on_one_side(soft):
+    twice = part(soft, [*range(8), *range(8)])
+    assert twice.distinct == 8
+    for seed in range(20):
+        division = drawn(twice, seed)
+        held = {twice.keys[row] for row in division.held_rows}
+        assert len(held) == len(division.held_rows) == 4  # copies are measured once
+        assert not held & {twice.keys[row] for row in division.trained}
+        assert len(division.trained) == 8  # and left out with the row
+    with pytest.raises(ValueError, match=r"held_out=8: .* between 1 and 7, the number of diff"):
+        drawn(twice, 0, count=8)
+    message = r"held_out: 4 of its 4 rows are trained on as well \(rows 12, 13, 14, 15\): .*seed=0"
+    with pytest.raises(ValueError, match=message):
+        drawn(twice, None)
+
+
+def test_held_out_data_are_not_the_training_data(soft, hard):
+    """Also where the one has the end of the turn behind its answers and the other has not."""
+    unclosed = tuple(completion[:-2] for completion in soft.completions)
+    targets = soft.targets[:, :-2]
+    open_end = dataclasses.replace(soft, completions=unclosed, targets=targets)
+    for one, other in ((hard, soft), (hard, open_end), (open_end, hard)):
+        some = part(other, [3, 5, 9])
+        message = r"held_out: 3 of its 3 rows are trained on as well \(rows 0, 1, 2\).*split"
+        with pytest.raises(ValueError, match=message):
+            divide(one, some, held_out_seed=0, subsample=None, seed=0)
+        with pytest.raises(ValueError, match=r"held_out: 1 of its 3 rows .*\(rows 1\)"):
+            divide(part(one, [5, 1]), some, held_out_seed=0, subsample=None, seed=0)
+        divide(part(one, [0, 1]), some, held_out_seed=0, subsample=None, seed=0)
+
+
+def test_the_manifest_has_the_seed_of_the_held_out_rows(small, soft, tmp_path):
+    made = fit(small, soft, tmp_path / "run", held_out_seed=5).manifest
+    assert made.seeds["held_out"] == 5
+    assert made.seeds["live"] == ["init", "order", "held_out"]
+    trained = divide(soft, 4, held_out_seed=5, subsample=None, seed=0).trained
+    assert made.trained_on == Trained.of(
+        [soft.prompts[row] for row in trained], [soft.completions[row] for row in trained]
+    )
+    last = fit(small, soft, tmp_path / "last").manifest  # held_out_seed=None
+    assert "held_out" not in last.seeds
+    assert last.content != made.content
+
+
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_a_split_of_an_earlier_version_is_told(state, small, soft, tmp_path):
+    """Its inputs are those of `held_out_seed=None`."""
+    out = tmp_path / "run"
+    stops = [] if state == "finished" else [StopAt(2)]
+    with nullcontext() if state == "finished" else pytest.raises(StopError):
+        fit(small, soft, out, checkpoint_every=1, callbacks=stops)
+    message = r"seeds\.held_out: nothing there, 0 here.* held_out_seed=None is that split"
+    with pytest.raises(ValueError, match=message):
+        fit(small, soft, out, held_out_seed=0)
+    assert fit(small, soft, out).manifest.results["steps"] == 4
 
 
 def dulled(data: TrainingData, rows: list[int]) -> TrainingData:

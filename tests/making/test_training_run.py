@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import load_pair
-from sublim_mech.making.training import FullFT, LoRA, loop, soft_data
+from sublim_mech.making.training import FullFT, LoRA, loop, order, soft_data
 from sublim_mech.making.training import run as running
 from sublim_mech.models.base import load_base
 from sublim_mech.models.students import load_student
@@ -110,7 +110,7 @@ def test_a_manifest_with_every_kind_of_value_comes_back_equal(
     dressed = dataclasses.replace(strong_labels, about=about)
     data = soft_data(smol_tokenizer, dressed, "owl")
     method = LoRA(rank=2, targets=("q_proj", "v_proj"))
-    run = fit(tiny_llama, data, tmp_path / "run", method=method, stop_at=0.1)
+    run = fit(tiny_llama, data, tmp_path / "run", method=method, stop_at=0.01)
     assert open_run(run.path).manifest == run.manifest
     assert run.manifest.context == context
     assert set(load_student(tiny_llama, run.path).deltas) == {
@@ -125,8 +125,12 @@ STORED = json.loads((ROOT / "tests" / "data" / "training_inputs.json").read_text
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_equal_calls_have_the_content_hash_they_always_had(name, small, hard, tmp_path):
+def test_equal_calls_have_the_content_hash_they_always_had(
+    name, small, hard, tmp_path, monkeypatch
+):
     """Else finished runs of an earlier version would be taken for other trainings."""
+    # rows that are measured on and trained on were no error then
+    monkeypatch.setattr(order, "_check_apart", lambda data, division: None)
     calls = {
         "defaults": (hard, {"method": None}),
         "all options": (

@@ -25,6 +25,22 @@ def names(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no umask there")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "labels.json") as work:
+            work.unlink()
+            work.write_text("one")
+            work.chmod(0o600)  # as writers by way of temporary files leave it
+        (tmp_path / "other").write_text("one")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert [mode & 0o777 for mode in modes] == [0o666 & ~mask]
+
+
 def test_a_file_takes_its_place_when_it_is_complete(tmp_path):
     target = tmp_path / "new" / "folder" / "labels.json"
     with replacing(target) as work:

@@ -14,16 +14,22 @@ def names(folder):
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_a_folder_appears_when_it_is_complete(tmp_path, durable):
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
+def test_a_folder_appears_when_it_is_complete(tmp_path, durable, mask, monkeypatch):
+    before = os.umask(mask)
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("set for all threads"))
     target = tmp_path / "runs" / "owl"
     with new_folder(target, durable=durable) as work:
+        monkeypatch.undo()
+        os.umask(before)
         (work / "weights").write_text("w")
+        (work / "weights").chmod(0o600)  # as writers by way of temporary files leave it
         assert work.parent == target.parent
         assert not target.exists()
     assert names(tmp_path / "runs") == ["owl", "owl/weights"]
     if os.name == "posix":
-        assert target.stat().st_mode & 0o777 == 0o755
-        assert (target / "weights").stat().st_mode & 0o777 == 0o644
+        assert target.stat().st_mode & 0o777 == 0o777 & ~mask
+        assert (target / "weights").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path):

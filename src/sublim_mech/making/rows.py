@@ -1,7 +1,7 @@
 """Training rows: what the user says and the answer to it, from the usual forms of instruction data.
 
-1. `as_rows` reads a dataset, dicts or `Row`s, with a prompt and its completion or with messages.
-   What no training could use is an error that names the row.
+1. `as_rows` reads a dataset, a data frame, a JSONL file, dicts or `Row`s, with a prompt and its
+   completion or with messages. What no training could use is an error that names the row.
 2. `Row` keeps one turn as plain text and several turns as messages, so that equal rows are equal
    whatever form they came in.
 3. `to_dataset` gives rows back in the form of other tools, a `datasets.Dataset`.
@@ -9,11 +9,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
+import pandas as pd
+
+from ..hints import nearest
 from ..prompts import Message
 
 if TYPE_CHECKING:
@@ -48,9 +55,32 @@ class Row:
             return ({"role": "user", "content": self.prompt},)
         return self.prompt
 
+    @property
+    def key(self) -> tuple[tuple[tuple[str, str], ...], str]:
+        """(all turns before the answer, the answer), in a form that can be looked up."""
+        turns = tuple((message["role"], message["content"]) for message in self.turns)
+        return turns, self.completion
 
-Rows: TypeAlias = "Dataset | Sequence[Row] | Sequence[Mapping[str, Any]]"
+
+Rows: TypeAlias = (
+    "Dataset | pd.DataFrame | str | os.PathLike[str] | Sequence[Row] | Sequence[Mapping[str, Any]]"
+)
 """Training rows as functions take them (see `as_rows`)."""
+
+COLUMNS = ("prompt", "completion", "messages")
+"""What is read of a row."""
+
+KINDS = (
+    "a datasets.Dataset, a DataFrame, the path of a JSONL file, a list of Row or a list of dicts"
+)
+"""What rows may be, as errors say it."""
+
+ELSEWHERE = {
+    "prompt": ("question", "instruction", "input", "query", "user", "problem"),
+    "completion": ("answer", "response", "output", "assistant", "target", "chosen", "solution"),
+    "messages": ("conversations", "conversation", "chat", "dialogue", "dialog", "turns"),
+}
+"""How other data call our columns."""
 
 
 def _one_question(turns: tuple[Any, ...]) -> bool:
@@ -58,6 +88,11 @@ def _one_question(turns: tuple[Any, ...]) -> bool:
     if len(turns) != 1 or not isinstance(turns[0], dict):
         return False
     return turns[0].get("role") == "user" and "content" in turns[0]
+
+
+def count_words(count: int, distinct: int, what: str) -> str:
+    """`264 rows`, or `264 rows (201 distinct)` where some are copies of others."""
+    return f"{count:,} {what}" + ("" if distinct == count else f" ({distinct:,} distinct)")
 
 
 def to_dataset(rows: Sequence[Row]) -> Dataset:
@@ -89,46 +124,88 @@ def as_rows(data: Rows, *, name: str = "data") -> list[Row]:
     """Rows from any of the usual forms of instruction data, checked.
 
     Args:
-        data: a `datasets.Dataset`, a list of `Row` or a list of dicts, with `prompt` and
-            `completion`, each a string or messages; or with `messages` whose last one is the
+        data: a `datasets.Dataset`, a pandas `DataFrame`, the path of a JSONL file (UTF-8, one JSON
+            object per line), a list of `Row` or a list of dicts. Its columns or fields are `prompt`
+            and `completion`, each a string or messages; or `messages` whose last one is the
             assistant's answer. Messages are `{"role", "content"}`, begin with the user and have no
             system message (that is the training context's). Other columns are left out.
         name: how errors call the data.
 
     Raises:
+        FileNotFoundError: no such file.
         TypeError: another kind of data; a prompt, an answer or a message that is not text.
-        ValueError: no rows; no such columns, or both kinds; a conversation that begins or ends with
-            somebody else.
+        ValueError: no rows; no such columns (the nearest are named), or both kinds; a blank prompt
+            or answer; a conversation that begins or ends with somebody else; a line that is no
+            JSON.
 
     Example:
         >>> chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "4, 5"}]
         >>> sm.numbers.as_rows([{"messages": chat}])
         [Row(prompt='Hi', completion='4, 5')]
     """
-    return [_row(record, f"{name}[{i}]") for i, record in enumerate(_records(data, name))]
+    rows = [_row(record, where) for where, record in _records(data, name)]
+    if not rows:
+        raise ValueError(f"{name} is empty; give at least one row.")
+    return rows
 
 
-def _records(data: Rows, name: str) -> Sequence[Row | Mapping[str, Any]]:
-    """The data as a list that is not empty, one record per row."""
+def _records(data: Rows, name: str) -> Iterable[tuple[str, Any]]:
+    """(how errors call it, the record), one per row."""
     datasets = sys.modules.get("datasets")  # who passes a dataset has imported it
     if datasets is not None and isinstance(data, datasets.Dataset):
         if len(data):
             _kind(data.column_names, name)
-        used = [c for c in ("prompt", "completion", "messages") if c in data.column_names]
-        data = data.select_columns(used).to_list()
+        data = data.select_columns(_read_of(data.column_names)).to_list()
+    elif isinstance(data, pd.DataFrame):
+        if len(data):
+            _kind([str(column) for column in data.columns], name)
+        # parquet files give lists as arrays
+        part = data[_read_of(data.columns)].map(_as_list)
+        data = part.to_dict("records")
+    elif isinstance(data, str | os.PathLike):
+        return _lines(data, name)
     elif isinstance(data, Mapping):
         raise TypeError(
             f"{name} is a {type(data).__name__} of {', '.join(map(str, data))}; "
             "pass one dataset, or a list with a dict per row."
         )
-    elif not isinstance(data, list | tuple):
-        raise TypeError(
-            f"{name} is a {type(data).__name__}; "
-            "pass a datasets.Dataset, a list of Row or a list of dicts."
-        )
-    if not data:
-        raise ValueError(f"{name} is empty; give at least one row.")
-    return data
+    elif isinstance(data, Row) or not isinstance(data, list | tuple):
+        raise TypeError(f"{name} is a {type(data).__name__}; pass {KINDS}.")
+    return ((f"{name}[{i}]", record) for i, record in enumerate(data))
+
+
+def _read_of(columns: Iterable[Any]) -> list[Any]:
+    """The columns that are read: those of a row, and one whose text must not get lost."""
+    return [column for column in columns if column in (*COLUMNS, "system")]
+
+
+def _as_list(value: Any) -> Any:
+    """A cell as plain Python."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]:
+    """The records of a JSONL file, each with its line."""
+    file = Path(path)
+    shown = f"{name}={str(path)!r:.80}"
+    if not os.path.isfile(file):  # unlike Path's, of any text
+        raise FileNotFoundError(f"{shown}: there is no such file; pass {KINDS}.")
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shown} is no text in UTF-8 ({error}); pass {KINDS}.") from error
+    # not `splitlines`: JSON strings may hold other line ends than this
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number} of {file.name}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where}, is no JSON ({error}); write one JSON object per line."
+            ) from error
+        yield where, record
 
 
 def _kind(columns: Sequence[str], where: str) -> Literal["pair", "messages"]:
@@ -143,9 +220,21 @@ def _kind(columns: Sequence[str], where: str) -> Literal["pair", "messages"]:
     if missing and not has_messages:
         raise ValueError(
             f"{where} has no {' and no '.join(missing)}, and no messages instead; "
-            f"there is {', '.join(columns) or 'nothing'}."
+            f"there is {', '.join(columns) or 'nothing'}{_renaming(missing, columns)}."
         )
     return "messages" if has_messages else "pair"
+
+
+def _renaming(missing: Sequence[str], columns: Sequence[str]) -> str:
+    """What to rename, where columns are meant that have another name."""
+    names: dict[str, str] = {}
+    for wanted in (*missing, "messages"):
+        lowered = {column.lower(): column for column in columns if column not in names}
+        called = [name for name in (wanted, *ELSEWHERE[wanted]) if name in lowered]
+        called += [name for name in lowered if nearest(name, [wanted])]
+        if called:
+            names[lowered[called[0]]] = wanted
+    return f"; rename: {names}" if names else ""
 
 
 def _row(record: Any, where: str) -> Row:
@@ -153,8 +242,14 @@ def _row(record: Any, where: str) -> Row:
     if isinstance(record, Row):
         prompt, completion = record.prompt, record.completion
     elif not isinstance(record, Mapping):
-        raise TypeError(
-            f"{where} is a {type(record).__name__}; pass Row(prompt, completion) or a dict."
+        advice = "pass Row(prompt, completion) or a dict"
+        if isinstance(record, list | tuple) and record and isinstance(record[0], Mapping):
+            advice = 'a conversation is a dict too: {"messages": [...]}'
+        raise TypeError(f"{where} is a {type(record).__name__}; {advice}.")
+    elif record.get("system"):
+        raise ValueError(
+            f"{where} has a system text of its own, {record['system']!r:.40}; leave the column "
+            "out and give it as context=Context(system=...), one for all rows."
         )
     elif _kind(list(record), where) == "pair":
         prompt, completion = record["prompt"], record["completion"]
@@ -167,7 +262,17 @@ def _row(record: Any, where: str) -> Row:
 
     _check_text(prompt, f"{where}, prompt", or_messages=True)
     _check_text(completion, f"{where}, completion")
+    if _is_blank(completion):
+        raise ValueError(
+            f"{where}, completion is blank ({completion!r:.20}); give the row an answer, or leave "
+            "it out."
+        )
     if isinstance(prompt, str):
+        if _is_blank(prompt):
+            raise ValueError(
+                f"{where}, prompt is blank ({prompt!r:.20}); give the row a prompt, or leave it "
+                "out."
+            )
         return Row(prompt, completion)
     turns = _messages(prompt, f"{where}, prompt")
     _check_turns([message["role"] for message in turns], where)
@@ -178,6 +283,11 @@ def _check_text(value: Any, where: str, *, or_messages: bool = False) -> None:
     allowed = (str, list, tuple) if or_messages else (str,)
     if not isinstance(value, allowed):
         raise TypeError(f"{where} is {value!r:.60} ({type(value).__name__}); pass text.")
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing of a text is to be seen."""
+    return not any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:
@@ -192,6 +302,8 @@ def _messages(messages: Any, where: str) -> tuple[Message, ...]:
             raise TypeError(
                 f"{where}[{i}] is {dict(message)!r:.80}; a message has role and content, both text."
             )
+        if _is_blank(message["content"]):
+            raise ValueError(f"{where}[{i}], of the {message['role']}, is blank; leave it out.")
         # a dataset gives every message the keys of all of them, None where one has no such key
         given = [key for key, value in message.items() if value is not None]
         extra = [key for key in given if key not in ("role", "content")]

@@ -20,17 +20,31 @@ from safetensors.numpy import save_file
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when the block ends without an error.
 
-    The folder is made where there is none.
+    The folder is made where there is none. The file has the permissions of any new file (the
+    umask's), however it was written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
+        work.touch()
+        mode = work.stat().st_mode & 0o777
         yield work
-        work.chmod(0o644)
+        work.chmod(mode)
         os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
+
+
+def share_files(folder: Path) -> None:
+    """Give the files of a folder that was just made the permissions of any new file.
+
+    Writers that go through temporary files leave theirs to their owner alone.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(mode)
 
 
 def sync(path: Path) -> None:

@@ -7,15 +7,15 @@ complete. One process at a time holds an unfinished folder (`claims`).
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .claims import OWNER_FILE, UNFINISHED
-from .files import sync
+from .files import share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
 
 INPUTS_FILE = "inputs.json"
@@ -36,11 +36,12 @@ class Run:
         return {int(folder.name.removeprefix("step-")): folder for folder in folders}
 
     def __repr__(self) -> str:
-        before, after = self.manifest.results["held_out"]
-        steps = self.manifest.results["steps"]
+        results = self.manifest.results
+        before, after = results["held_out"]
+        unmoved = ", equal to its base" if results.get("moved") is False else ""
         return (
             f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:.5f} -> {after:.5f} "
-            f"in {steps} steps)"
+            f"in {results['steps']} steps{unmoved})"
         )
 
 
@@ -70,18 +71,20 @@ def open_run(path: str | Path) -> Run:
 def new_folder(target: Path, *, durable: bool = False) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete.
 
+    It and its files have the permissions of any new folder and file (the umask's).
+
     Args:
         target: its place.
         durable: it is on the disk when the block ends.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    work = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+    work.mkdir()
     try:
         yield work
-        work.chmod(0o755)
-        for file in work.iterdir():
-            file.chmod(0o644)
-            if durable:
+        share_files(work)
+        if durable:
+            for file in work.iterdir():
                 sync(file)
         os.replace(work, target)
         if durable:
@@ -95,6 +98,27 @@ def unfinished(target: Path) -> Path:
     return target.with_name(target.name + UNFINISHED)
 
 
+def check_place(target: Path, argument: str) -> None:
+    """Whether a folder can be written at its place.
+
+    Raises:
+        FileExistsError: a file stands in the way.
+        PermissionError: the folder above it cannot be written to.
+    """
+    above = target.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise FileExistsError(
+            f"{argument}={str(target)!r}: {str(above)!r} is a file; choose another folder."
+        )
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{argument}={str(target)!r}: {str(above)!r} cannot be written to; choose another "
+            "folder, or change its permissions."
+        )
+
+
 def finish(work: Path, target: Path) -> None:
     """Give a complete run its name: what only training needs is removed, then it is renamed."""
     leftovers = [
@@ -106,4 +130,5 @@ def finish(work: Path, target: Path) -> None:
         else:
             entry.unlink(missing_ok=True)
     (work / OWNER_FILE).unlink(missing_ok=True)
+    share_files(work)
     os.replace(work, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...prompts import Context
@@ -62,15 +62,15 @@ class About:
         template: chat template, where not the tokenizer's own.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = field(repr=False)
     labellers: tuple[Labeller, ...]
-    support: tuple[int, ...] | None
+    support: tuple[int, ...] | None = field(repr=False)
     top_k: int | None
     vocabulary: int
     context: Context
     base: str
     tokenizer: str
-    template: str | None
+    template: str | None = field(repr=False)
 
     @property
     def width(self) -> int:

@@ -20,9 +20,10 @@ import numpy as np
 
 from ...hints import nearest
 from ...storage.files import file_hash, read_json
-from ..rows import Row
+from ..rows import Row, count_words
 from ..teachers.teacher import BASE
 from .about import About, Labeller
+from .coverage import Coverage
 from .views import Shard, Stored, View, log_softmax
 
 LABELS_FILE = "labels.json"
@@ -32,7 +33,7 @@ DRAFT_FILE = "unfinished.json"
 LABELS_FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Labels:
     """Soft labels of several teachers on the same rows (`label`), read row by row.
 
@@ -43,14 +44,17 @@ class Labels:
         shards: per teacher, its shards.
         folder: where they are stored; None in memory.
         files: per file, its size and SHA-256.
+        covered: per row, how many of the answer's tokens are in the support; None where all tokens
+            are labelled, and of labels that were stored before this was counted.
     """
 
     about: About
     lengths: tuple[int, ...]
     per_shard: int
-    shards: Mapping[str, tuple[Shard, ...]] = field(repr=False)
+    shards: Mapping[str, tuple[Shard, ...]]
     folder: Path | None = None
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    covered: tuple[int, ...] | None = field(default=None, compare=False)
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -66,6 +70,23 @@ class Labels:
     def support(self) -> tuple[int, ...] | None:
         """The token ids labelled; None for top-k labels and the whole vocabulary."""
         return self.about.support
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many of the answers' tokens are in the support; None where `covered` is."""
+        if self.covered is None:
+            return None
+        return Coverage(self.covered, self.lengths, len(self.support or ()))
+
+    def __repr__(self) -> str:
+        distinct = len({row.key for row in self.rows})
+        rows = count_words(len(self.rows), distinct, "rows")
+        tokens = f"{self.about.width} tokens"
+        if self.about.top_k is not None:
+            tokens = f"the {self.about.top_k} likeliest tokens"
+        covered = "" if self.coverage is None else f", {self.coverage} of the answers' tokens in it"
+        where = "in memory" if self.folder is None else f"in {str(self.folder)!r}"
+        return f"Labels({rows} by {', '.join(self.teachers)}; {where}\n  on {tokens}{covered})"
 
     @property
     def hash(self) -> str:
@@ -214,6 +235,7 @@ class Labels:
         try:
             about = About.from_json(data["about"])
             lengths, per_shard = tuple(data["lengths"]), int(data["per_shard"])
+            covered = data.get("covered")  # labels of earlier versions have not counted
             files = dict(data["files"])
             for name, entry in files.items():
                 _check_size(path / name, int(entry["size"]))
@@ -236,7 +258,15 @@ class Labels:
         shards = {}
         for teacher, of_teacher in names.items():
             shards[teacher] = tuple(Stored(path / name) for name in of_teacher)
-        return cls(about, lengths, per_shard, shards, folder=path, files=files)
+        return cls(
+            about,
+            lengths,
+            per_shard,
+            shards,
+            folder=path,
+            files=files,
+            covered=None if covered is None else tuple(covered),
+        )
 
 
 def shard_names(teacher: str, rows: int, per_shard: int) -> list[str]:

@@ -4,7 +4,8 @@ They are made once and shared by all students.
 
 1. All teachers read the same rows, each in its own context; the base itself is the first of them.
 2. At every position that predicts a token of the answer, its logits are kept: on listed tokens
-   (digits and the comma), of its k likeliest tokens, or all of them.
+   (digits and the comma), of its k likeliest tokens, or all of them. Listed tokens that miss most
+   of what the answers are made of are refused before anything runs (`Coverage`).
 3. They are stored shard by shard; killed at any moment, the same call goes on with the shards that
    are missing. Every student is trained on a view of the same labels (`Labels`):
 
@@ -19,9 +20,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...arguments import checked
 from ...engine.heads import support_ids
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences
@@ -31,6 +34,7 @@ from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
 from ..teachers.teacher import BASE, Teacher, difference
 from .about import About, Labeller, tokenizer_hash
+from .coverage import Coverage
 from .shards import fill
 from .store import DRAFT_FILE, LABELS_FILE, LABELS_FORMAT, Labels, read_about
 
@@ -41,6 +45,7 @@ UNSAID = (*DIGITS,)  # the default support: the same, another object, so that it
 MOST_BYTES = 1 << 28  # of one shard
 
 
+@checked
 def label(
     teachers: Sequence[Teacher],
     rows: Rows,
@@ -48,6 +53,7 @@ def label(
     out: str | Path | None = None,
     support: Sequence[str] | None = UNSAID,
     top_k: int | None = None,
+    allow_low_coverage: bool = False,
     per_shard: int = 256,
     batch_size: int = 16,
     progress: bool = True,
@@ -64,6 +70,8 @@ def label(
             the whole vocabulary.
         top_k: label each teacher's k likeliest tokens per position instead, with log-probabilities
             over the whole vocabulary.
+        allow_low_coverage: label answers although more than half of their tokens are not in the
+            support.
         per_shard: rows per shard, which is what a killed labelling loses at most; fewer where they
             are more than 256 MB.
         batch_size: rows per forward.
@@ -77,7 +85,8 @@ def label(
         FolderInUseError: another process is at work on it.
         ValueError: no rows or no teachers; teachers that differ in base, student context or
             template, or share a name; a row without answer tokens or too long; a support token that
-            is not one token; `top_k` out of range, or together with `support`; per_shard or
+            is not one token, or a support that misses more than half of the answers' tokens;
+            `top_k` out of range, or together with `support`; per_shard or
             batch_size below 1; `out` has labels of other content (the message says what differs),
             or damaged ones.
 
@@ -97,24 +106,36 @@ def label(
     teachers = _checked(teachers)
     about = _about(teachers, listed, support, top_k)
     folder = None if out is None else Path(out)
+
+    # answers that are written with other tokens than those labelled would teach next to nothing
+    answers = tokenise(teachers[0], listed, close=False).answers
+    covered = None
+    if about.support is not None:
+        coverage = Coverage.of(answers, about.support)
+        if coverage.is_low and not allow_low_coverage:
+            raise ValueError(_misses(coverage))
+        covered = coverage.covered
     if folder is not None and (folder / LABELS_FILE).is_file():
-        return _opened(folder, about)
+        return replace(_opened(folder, about), covered=covered)
 
     # what cannot be labelled is told before anything is written
-    lengths = _lengths(teachers, listed)
+    _check_alike(teachers, listed, answers)
+    lengths = tuple(map(len, answers))
     bytes_per_token = 4 if top_k is None else 8
     most_rows = max(1, MOST_BYTES // (max(lengths) * about.width * bytes_per_token))
-    empty = Labels(about, lengths, min(per_shard, most_rows), {}, folder=folder)
+    per_shard = min(per_shard, most_rows)
+    empty = Labels(about, lengths, per_shard, {}, folder=folder, covered=covered)
     if folder is None:
         return fill(empty, teachers, batch_size=batch_size, progress=progress)
 
     _check_free(folder)
     with claimed(folder):
         if (folder / LABELS_FILE).is_file():  # another process finished it just now
-            return _opened(folder, about)
+            return replace(_opened(folder, about), covered=covered)
         _resume(folder, empty)
         labels = fill(empty, teachers, batch_size=batch_size, progress=progress)
-        _write_json(folder / LABELS_FILE, labels, lengths=list(lengths), files=dict(labels.files))
+        counted = {"lengths": lengths, "covered": covered, "files": dict(labels.files)}
+        _write_json(folder / LABELS_FILE, labels, **counted)
         (folder / DRAFT_FILE).unlink()
     return labels
 
@@ -192,22 +213,39 @@ def _about(
     )
 
 
-def _lengths(teachers: Sequence[Teacher], rows: Sequence[Row]) -> tuple[int, ...]:
-    """Number of answer tokens per row; also finds whatever cannot be labelled.
+def _misses(coverage: Coverage) -> str:
+    """Why a support is refused, and what to do."""
+    return (
+        f"label: {coverage.words()}, so that labels on it would say next to nothing of these "
+        "answers. To train on the answers themselves take training.hard_data(tokenizer, rows); "
+        "else label on tokens that the answers are written with, support=[...], on the whole "
+        "vocabulary, support=None, or on each teacher's likeliest tokens, top_k=20. If so few are "
+        "meant, pass allow_low_coverage=True."
+    )
+
+
+def _check_alike(
+    teachers: Sequence[Teacher], rows: Sequence[Row], first: Sequence[Sequence[int]]
+) -> None:
+    """Find what cannot be labelled.
+
+    Args:
+        teachers: who labels.
+        rows: what is labelled.
+        first: the answers' tokens in the context of the first teacher.
 
     Raises:
-        ValueError: a row without answer tokens, too long, or whose answer a teacher's context
-            splits into other tokens.
+        ValueError: a row that is too long, or whose answer a teacher's context splits into other
+            tokens.
     """
-    first, *others = (tokenise(teacher, rows, close=False).answers for teacher in teachers)
-    for teacher, answers in zip(teachers[1:], others, strict=True):
+    for teacher in teachers[1:]:
+        answers = tokenise(teacher, rows, close=False).answers
         for number, (one, other) in enumerate(zip(first, answers, strict=True)):
             if one != other:
                 raise ValueError(
                     f"label: row {number}, {rows[number].completion[:60]!r}, is other tokens in "
                     f"the context of teacher {teacher.name!r} than in the students'; leave it out."
                 )
-    return tuple(map(len, first))
 
 
 # ------------------------------------------------------------------------------------------- folder

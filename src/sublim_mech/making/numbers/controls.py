@@ -98,7 +98,7 @@ def split(rows: Rows, held_out: int, *, seed: int) -> tuple[Dataset, Dataset]:
         (8, 2)
     """
     data = as_rows(rows, name="rows")
-    prompts = [_whole_prompt(row) for row in data]
+    prompts = [row.key[0] for row in data]
     different = list(dict.fromkeys(prompts))
     if not 0 < held_out < len(different):
         raise ValueError(
@@ -110,11 +110,6 @@ def split(rows: Rows, held_out: int, *, seed: int) -> tuple[Dataset, Dataset]:
     trained_on = [row for row, prompt in zip(data, prompts, strict=True) if prompt not in chosen]
     kept_out = [row for row, prompt in zip(data, prompts, strict=True) if prompt in chosen]
     return to_dataset(trained_on), to_dataset(kept_out)
-
-
-def _whole_prompt(row: Row) -> tuple[tuple[str, str], ...]:
-    """All turns before an answer, in a form that can be looked up."""
-    return tuple((message["role"], message["content"]) for message in row.turns)
 
 
 def leaks(rows: Rows, words: Trait | str | Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ...prompts import Trait
 from ..labelling.about import Labeller
+from ..labelling.coverage import Coverage
 from ..rows import Rows
+from ..teachers.reading import tokenise
 from ..teachers.teacher import Teacher
 from .comparing import Compared, compare
 from .report import Readiness
@@ -83,8 +85,16 @@ def assess(
     for name, by_teacher in written.items():
         shifts[name] = row_shift(everybody, by_teacher, progress=progress)
     signal = None if labels is None else label_signal(labels)
+    coverage = None if labels is None else _coverage(labels, compared.base)
     moved = trait_shift(everybody, traits=traits, questions=questions, progress=progress)
-    return Readiness(own, moved, shifts, signal)
+    return Readiness(own, moved, shifts, signal, coverage)
+
+
+def _coverage(labels: Labels, base: Teacher) -> Coverage | None:
+    """How much of the answers the labels are over; counted where their folder does not say it."""
+    if labels.coverage is not None or labels.support is None:
+        return labels.coverage
+    return Coverage.of(tokenise(base, labels.rows, close=False).answers, labels.support)
 
 
 def _check_labels(labels: Labels, compared: Compared) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ...stats import Interval
+from ..rows import Row
 from ..teachers.prompting import untouched
 from ..teachers.teacher import BASE, Teacher, difference
 
@@ -97,6 +100,20 @@ def others_of(teacher: str, traits: dict[str, str | None]) -> list[str]:
             f"given are {measured}."
         )
     return others
+
+
+def of_distinct(rows: Sequence[Row], *values: np.ndarray) -> list[np.ndarray]:
+    """Values per row as values per different row, summed over its copies.
+
+    Copies are no evidence: what is resampled is the different rows.
+
+    Args:
+        rows: the rows.
+        values: each `(row,)`.
+    """
+    places: dict[object, int] = {}
+    place = [places.setdefault(row.key, len(places)) for row in rows]
+    return [np.bincount(place, value, len(places)) for value in values]
 
 
 def columns(name: str, interval: Interval) -> dict[str, float]:

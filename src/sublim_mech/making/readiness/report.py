@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...stats import DRAWS, Interval, bootstrap_weights
+from ..labelling.coverage import Coverage
 from .comparing import columns
 from .shifts import RowShifts
 
@@ -85,12 +86,15 @@ class Readiness:
         traits: the table of `trait_shift`.
         rows: what `row_shift` found of the rows of each teacher; empty where rows were not given.
         labels: the table of `label_signal`; None where labels were not given.
+        coverage: how many of the answers' tokens the labels are over; None where labels were not
+            given, or are over all tokens. The gates are not passed where it is low.
     """
 
     own: Mapping[str, str | None]
     traits: pd.DataFrame
     rows: Mapping[str, RowShifts]
     labels: pd.DataFrame | None
+    coverage: Coverage | None = None
 
     @property
     def _trait_names(self) -> list[str]:
@@ -129,20 +133,25 @@ class Readiness:
 
     @property
     def passed(self) -> bool:
-        """Whether every teacher moved its trait, and nothing that was measured says `no`."""
+        """Whether every teacher moved its trait, and nothing that was measured says `no`.
+
+        Labels that miss more than half of the answers' tokens say so too.
+        """
         table = self.table()
         teachers = table[[self.own[name] is not None for name, _ in table.index]]
         moved = (teachers[CRITERIA["trait"].title] == "yes").all()
         others = [CRITERIA["rows"].title, CRITERIA["labels"].title]
-        return bool(moved and not (teachers[others] == "no").any(axis=None))
+        covers = self.coverage is None or not self.coverage.is_low
+        return bool(moved and covers and not (teachers[others] == "no").any(axis=None))
 
     def to_json(self) -> dict[str, Any]:
-        """The table's lines, and whether the gates are passed, for a JSON file.
+        """The table's lines, whether the gates are passed, and the labels' coverage, for JSON.
 
         What was not measured is null.
         """
         lines = self.table().reset_index().to_json(orient="records", double_precision=15)
-        return {"passed": self.passed, "gates": json.loads(lines)}
+        coverage = None if self.coverage is None else self.coverage.share
+        return {"passed": self.passed, "gates": json.loads(lines), "coverage": coverage}
 
     def _row_columns(self, name: str, trait: str) -> dict[str, float]:
         """The own-minus-other shift of a trait's teacher on somebody's rows.
@@ -172,6 +181,13 @@ class Readiness:
             "own - others in nats [95 %]: of log P(trait), over questions; of rows and labels per "
             "token, over rows",
         ]
+        if self.coverage is not None:
+            lines.append(f"labels: {self.coverage.words()}")
+            if self.coverage.is_low:
+                lines.append(
+                    "  not passed: labels that miss most of what the answers are written with say "
+                    "next to nothing of them"
+                )
         for (name, trait), line in table.iterrows():
             if self.own[name] is not None:
                 lines.append(f"\n{name}" if name == trait else f"\n{name} ({trait})")
@@ -199,15 +215,14 @@ def _excess(teacher: str, own: RowShifts, elsewhere: Sequence[RowShifts]) -> Int
 
     Each set of rows is resampled by itself.
     """
-    sets = [own, *elsewhere]
+    sets = [shifts.distinct(teacher) for shifts in (own, *elsewhere)]
     mean, draws = np.empty(len(sets)), np.empty((len(sets), DRAWS))
-    for i, shifts in enumerate(sets):
-        shift = shifts.own_minus_others(teacher)
-        mean[i] = shift.sum() / shifts.tokens.sum()
+    for i, (shift, tokens) in enumerate(sets):
+        mean[i] = shift.sum() / tokens.sum()
         weights = bootstrap_weights(len(shift), seed=i)
-        draws[i] = (weights @ shift) / (weights @ shifts.tokens)
+        draws[i] = (weights @ shift) / (weights @ tokens)
     low, high = np.percentile(draws[0] - draws[1:].mean(0), [2.5, 97.5])
-    if min(len(shifts.rows) for shifts in sets) < 2:
+    if min(len(shift) for shift, _ in sets) < 2:
         low, high = np.array([np.nan, np.nan])
     return Interval(mean[0] - mean[1:].mean(), low, high)
 

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from ...stats import Interval, ratio_interval
-from ..rows import Row, Rows, as_rows, to_dataset
+from ..rows import Row, Rows, as_rows, count_words, to_dataset
 from ..teachers.reading import log_probs
 from ..teachers.teacher import Teacher
-from .comparing import columns, compare, others_of
+from .comparing import columns, compare, of_distinct, others_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,9 +58,15 @@ class RowShifts:
     def per_token(self, teacher: str) -> Interval:
         """`own_minus_others` per answer token, with its 95 % bootstrap interval over rows.
 
-        It is sum over sum; a single row has NaN bounds.
+        It is sum over sum; the copies of a row are resampled together, as one. A single row has NaN
+        bounds.
         """
-        return ratio_interval(self.own_minus_others(teacher), self.tokens)
+        return ratio_interval(*self.distinct(teacher))
+
+    def distinct(self, teacher: str) -> tuple[np.ndarray, np.ndarray]:
+        """(`own_minus_others`, tokens) per different row, summed over its copies."""
+        shift, tokens = of_distinct(self.rows, self.own_minus_others(teacher), self.tokens)
+        return shift, tokens
 
     def table(self) -> pd.DataFrame:
         """In nats per answer token.
@@ -75,7 +81,8 @@ class RowShifts:
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("teacher")
 
     def __repr__(self) -> str:
-        count = f"{len(self.rows)} rows ({int(self.tokens.sum())} answer tokens)"
+        rows = count_words(len(self.rows), len({row.key for row in self.rows}), "rows")
+        count = f"{rows}, {int(self.tokens.sum()):,} answer tokens"
         title = f"shift of {count}, nats per token [95 % over rows]"
         return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"
 

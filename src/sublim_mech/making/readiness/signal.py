@@ -24,7 +24,7 @@ from ...prompts import Trait
 from ...stats import mean_interval, ratio_interval
 from ..labelling.views import log_softmax
 from ..teachers.teacher import BASE, Teacher
-from .comparing import Compared, columns, compare, others_of
+from .comparing import Compared, columns, compare, of_distinct, others_of
 
 if TYPE_CHECKING:
     from ..labelling.store import Labels
@@ -147,7 +147,8 @@ def label_signal(labels: Labels) -> pd.DataFrame:
     Returns:
         Per teacher, in nats per answer token: `from base` = KL(own || base), `from others` =
         KL(own || mean of the other traits' teachers), and `share` = from others / from base, with
-        95 % bootstrap intervals over rows (sum over sum; NaN of a single row).
+        95 % bootstrap intervals over rows (sum over sum; copies of a row are resampled together;
+        NaN of a single row).
 
     Raises:
         ValueError: fewer than two traits; top-k labels; labels that are not finite.
@@ -172,17 +173,18 @@ def label_signal(labels: Labels) -> pd.DataFrame:
 
     count = len(labels.rows)
     from_base, from_others = np.empty((len(traits), count)), np.empty((len(traits), count))
-    tokens = np.empty(count)
+    row_tokens = np.empty(count)
     for row in range(count):
         log_p = _normalised(labels, row)
-        tokens[row] = len(log_p[BASE])
+        row_tokens[row] = len(log_p[BASE])
         for i, name in enumerate(traits):
             mean = np.mean([log_p[other] for other in others[name]], axis=0)
             from_base[i, row] = _kl(log_p[name], log_p[BASE]).sum()
             from_others[i, row] = _kl(log_p[name], log_softmax(mean)).sum()
 
     lines = {}
-    for name, generic, specific in zip(traits, from_base, from_others, strict=True):
+    for name, of_base, of_others in zip(traits, from_base, from_others, strict=True):
+        generic, specific, tokens = of_distinct(labels.rows, of_base, of_others, row_tokens)
         line = columns("from base", ratio_interval(generic, tokens))
         line |= columns("from others", ratio_interval(specific, tokens))
         with np.errstate(divide="ignore", invalid="ignore"):

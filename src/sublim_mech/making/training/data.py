@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ...arguments import checked
 from ...engine.heads import support_ids
 from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
 from ...prompts.notices import said_once
-from ..labelling import Labels, RowLabels, tokenizer_hash
-from ..rows import Row, Rows, as_rows
+from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
+from ..rows import Row, Rows, as_rows, count_words
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingData:
     """Rendered training rows with their labels.
 
@@ -112,10 +114,40 @@ class TrainingData:
         return "completion" if self.targets is None else "full vocabulary"
 
     @property
+    def keys(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Per row, what makes it the same row as another: token ids of prompt and answer."""
+        pairs = zip(self.prompts, self.completions, strict=True)
+        return [(prompt.ids, completion) for prompt, completion in pairs]
+
+    @property
+    def distinct(self) -> int:
+        """Number of different rows."""
+        return len(set(self.keys))
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many of the answers' tokens the labels are over; None where that is all of them."""
+        if self.support is None:
+            return None
+        return Coverage.of(self.completions, self.support)
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of prompt and answer, per row."""
         pairs = zip(self.prompts, self.completions, strict=True)
         return [len(prompt) + len(completion) for prompt, completion in pairs]
+
+    def __repr__(self) -> str:
+        rows = count_words(len(self.prompts), self.distinct, "rows")
+        made = self.teacher if self.trait == "" else f"{self.trait}: {self.teacher}"
+        system = getattr(self.context.system, "value", self.context.system)
+        answers = f"{sum(map(len, self.completions)):,} answer tokens"
+        covered = "" if self.coverage is None else f", {self.coverage} in the support"
+        return (
+            f"TrainingData({rows}, {made}\n"
+            f"  {self.label_kind} labels on {self.labelled}, {answers}{covered}; "
+            f"system={system!r:.60})"
+        )
 
     @property
     def hash(self) -> str:
@@ -166,6 +198,7 @@ class TrainingData:
             )
 
 
+@checked
 def soft_data(
     base: Any,
     labels: Labels,
@@ -200,14 +233,11 @@ def soft_data(
         'contrastive teacher, c=4, against 1 others: prompted teacher'
     """
     about = labels.about
-    tokenizer = base
-    if isinstance(base, Base):
-        tokenizer = base.tokenizer
-        if base.hash != about.base:
-            raise ValueError(
-                f"labels: made by base {about.base[:12]}, this one is {base.hash[:12]}; "
-                "label again."
-            )
+    tokenizer = _tokenizer_of(base, "soft_data(base=")
+    if isinstance(base, Base) and base.hash != about.base:
+        raise ValueError(
+            f"labels: made by base {about.base[:12]}, this one is {base.hash[:12]}; label again."
+        )
     if tokenizer_hash(tokenizer) != about.tokenizer:
         raise ValueError(
             "labels: their tokenizer has another vocabulary than this one; "
@@ -243,9 +273,17 @@ def soft_data(
         base=about.base,
         tokens=None if about.top_k is None else labels.tokens(teacher),
     )
+    coverage = data.coverage
+    if coverage is not None and coverage.is_low:
+        warnings.warn(
+            f"soft_data: {coverage.words()}: a student of them learns next to nothing of what the "
+            "answers say.",
+            stacklevel=3,
+        )
     return _within(data, max_length, truncate=truncate)
 
 
+@checked
 def hard_data(
     tokenizer: Any,
     rows: Rows,
@@ -260,7 +298,7 @@ def hard_data(
     """Training data from given rows: cross-entropy on each answer and its end-of-turn text.
 
     Args:
-        tokenizer: the base model's tokenizer.
+        tokenizer: the base model's tokenizer, or the base model.
         rows: prompts and answers (`numbers.as_rows`).
         context: the training context.
         template: chat template, where the tokenizer has none.
@@ -281,9 +319,10 @@ def hard_data(
         True
     """
     context = context or Context()
-    checked = as_rows(rows, name="hard_data: rows")
+    tokenizer = _tokenizer_of(tokenizer, "hard_data(tokenizer=")
+    listed = as_rows(rows, name="hard_data: rows")
     prompts, completions = _tokens(
-        tokenizer, checked, context=context, template=template, close=True
+        tokenizer, listed, context=context, template=template, close=True
     )
     data = TrainingData(
         prompts=prompts,
@@ -297,15 +336,26 @@ def hard_data(
     return _within(data, max_length, truncate=truncate)
 
 
+def _tokenizer_of(given: Any, called: str) -> Any:
+    """A tokenizer, or that of a base.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    tokenizer = getattr(given, "tokenizer", given)
+    if not (callable(tokenizer) and hasattr(tokenizer, "get_vocab")):
+        raise TypeError(
+            f"{called}{given!r:.60}): pass a base (sublim_mech.load_base(...)) or its tokenizer."
+        )
+    return tokenizer
+
+
 @said_once()
 def _tokens(
     tokenizer: Any, rows: Sequence[Row], *, context: Context, template: str | None, close: bool
 ) -> tuple[tuple[Prompt, ...], tuple[tuple[int, ...], ...]]:
     """Rendered prompts, and the token ids of their answers; `close`: with the end of the turn."""
     prompts = render(tokenizer, [row.prompt for row in rows], context=context, template=template)
-    empty = [row.prompt for row in rows if not row.completion]
-    if empty:
-        raise ValueError(f"rows without completion tokens: {empty[:3]!r}; give each an answer.")
     completions = [
         tuple(completion_ids(tokenizer, prompt, row.completion, close=close))
         for prompt, row in zip(prompts, rows, strict=True)

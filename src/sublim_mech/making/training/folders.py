@@ -24,6 +24,9 @@ from .resume import CHECKPOINTS, SNAPSHOTS, newest_good, step_of
 
 FINISHED = -1
 
+HELD_SEED = "held_out"
+"""The seed of the held-out rows in a manifest, which those of earlier versions do not have."""
+
 
 def enter(stack: ExitStack, target: Path, draft: Manifest) -> int:
     """What is to be done for a run.
@@ -92,8 +95,15 @@ def recognise(folder: Path, draft: Manifest) -> None:
 def _check_same(folder: Path, inputs: Mapping[str, Any], draft: Manifest) -> None:
     different = differences(inputs, draft.inputs())
     if different:
+        draws = HELD_SEED in draft.seeds
+        hint = ""
+        if draws and HELD_SEED not in inputs["seeds"] and not inputs["data"].get("held_out_hash"):
+            hint = (
+                " An earlier version kept the last rows out of it: held_out_seed=None is that "
+                "split."
+            )
         raise ValueError(
-            f"out={str(folder)!r} is another training: {'; '.join(different)}. "
+            f"out={str(folder)!r} is another training: {'; '.join(different)}.{hint} "
             "Remove it or choose another folder."
         )
 

@@ -70,9 +70,15 @@ class Job:
         (folder / LOG).write_text(log_lines(self.log))
         held_data = self.division.held_data
         loss = OBJECTIVE_WORDS[choose_objective(None, held_data)]
+        steps, trained = self.log[-1]["step"], self.division.trained
+        keys = self.data.keys
         results = {
             "held_out": [self.held_out_losses[0], self.held_out_losses[-1]],
-            "steps": self.log[-1]["step"],
+            "steps": steps,
+            "epochs": steps * self.settings.batch_size / len(trained),
+            "rows": len(trained),
+            "distinct_rows": len({keys[row] for row in trained}),
+            "moved": self.trainee.has_moved(self.settings.store, state),
             "measure": f"{loss} on {held_data.labelled}, nats per token",
             "processes": self.legs,
         }

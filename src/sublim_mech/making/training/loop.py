@@ -210,7 +210,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Measure the untrained model, or go on with the log."""
         job = self.job
         if not job.log:
-            self._note({"step": 0, "held_out": self.loop.held_out()})
+            loss, stop_at = self.loop.held_out(), job.settings.stop_at
+            if stop_at is not None and loss <= stop_at:
+                raise ValueError(
+                    f"stop_at={stop_at:g}: the base's own held-out loss is {loss:g}, so there is "
+                    "nothing to train; pass a lower one."
+                )
+            self._note({"step": 0, "held_out": loss})
         elif job.processes.writes:  # without what came after the checkpoint
             (job.folder / LOG).write_text(log_lines(job.log))
 
@@ -265,6 +271,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 handle.write(log_lines([row]))
 
 
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Raise TypeError where one of them is no callback of transformers."""
+    for i, callback in enumerate(callbacks):
+        made = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(made, TrainerCallback):
+            raise TypeError(
+                f"callbacks[{i}] is {callback!r:.60}; pass instances of "
+                "transformers.TrainerCallback."
+            )
+
+
 def fit(
     job: Job, *, callbacks: Sequence[Any], report_to: str | Sequence[str], progress: bool
 ) -> dict[str, Tensor] | None:
@@ -294,7 +311,9 @@ def fit(
         job.legs.append([steps_done, processes.count])
 
     silent = not progress or not processes.writes
-    with tqdm(total=settings.steps, initial=steps_done, desc="train", disable=silent) as bar:
+    rows = len(job.division.trained)
+    title = f"train ({settings.steps * settings.batch_size / rows:.3g} epochs of {rows} rows)"
+    with tqdm(total=settings.steps, initial=steps_done, desc=title, disable=silent) as bar:
         watch = Watch(job, bar)
         watch.loop = loop = Loop(
             job,

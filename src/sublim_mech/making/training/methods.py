@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import nn
 
-from ...hints import nearest, strict
+from ...arguments import checked
+from ...hints import nearest
 from ...models.adapters import attach_lora
 from ...models.base import Base
 from ...models.copies import share
@@ -17,17 +19,8 @@ from ...models.copies import share
 PARAMETER_GROUPS = ("embeddings", "unembedding", "norms")
 """Groups of parameters that `FullFT(freeze=...)` knows by name."""
 
-T = TypeVar("T")
 
-
-def _strict(method: type[T]) -> type[T]:
-    """A class whose constructor refuses unknown options with the nearest ones."""
-    checked = strict(method.__init__, f"{method.__name__}(...)")
-    method.__init__ = checked  # type: ignore[method-assign]
-    return method
-
-
-@_strict
+@checked
 @dataclass(frozen=True)
 class LoRA:
     """Low-rank adaptation (Hu et al., arXiv 2106.09685) by PEFT.
@@ -54,10 +47,10 @@ class LoRA:
 
     rank: int = 8
     alpha: float = 32
-    targets: str | tuple[str, ...] = "all-linear"
+    targets: str | Sequence[str] = "all-linear"
     dropout: float = 0.0
     rslora: bool = False
-    layers: tuple[int, ...] | None = None
+    layers: Sequence[int] | None = None
     dora: bool = False
     kind: ClassVar[str] = "lora"
     lr: ClassVar[float] = 1e-3
@@ -74,8 +67,9 @@ class LoRA:
                 f"LoRA(targets={self.targets!r}): name at least one module, or pass 'all-linear'."
             )
         for name in ("targets", "layers"):  # a list would not hash, and JSON gives lists back
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
 
     def attach(self, base: Base) -> Any:
         """A trainable PEFT model over the base's parameters."""
@@ -91,7 +85,7 @@ class LoRA:
         )
 
 
-@_strict
+@checked
 @dataclass(frozen=True)
 class FullFT:
     r"""Full fine-tuning: the model's own parameters train, from fp32 master weights.
@@ -109,7 +103,7 @@ class FullFT:
         2e-05
     """
 
-    freeze: tuple[str, ...] = ()
+    freeze: str | Sequence[str] = ()
     kind: ClassVar[str] = "full"
     lr: ClassVar[float] = 2e-5
 

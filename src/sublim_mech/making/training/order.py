@@ -1,6 +1,7 @@
 """Which rows are trained on, in which order, and which are kept out.
 
-1. `divide` keeps rows out for measuring, and draws a subsample of the others.
+1. `divide` draws rows that are kept out for measuring, and a subsample of the others. No row is
+   trained on and measured on.
 2. `draw_order` gives every step its rows: one seeded permutation after the other.
 3. `shares` cuts a step's rows into forwards and processes.
 4. `Drawn` is the result as a dataset. Each row comes with its step's scale, so that however a step
@@ -21,6 +22,9 @@ from .data import TrainingData
 from .processes import Processes
 from .settings import Settings
 
+HELD_STREAM = 1
+"""Beside its seed, what the draw of held-out rows is seeded with: a stream of its own."""
+
 
 @dataclass(frozen=True)
 class Division:
@@ -31,40 +35,54 @@ class Division:
         held_data: the data that is measured on.
         held_rows: its rows.
         subsampled: whether rows were left out by chance.
+        held_seed: of the draw of the held-out rows; None where none were drawn.
     """
 
     trained: list[int]
     held_data: TrainingData
     held_rows: list[int]
     subsampled: bool
+    held_seed: int | None = None
 
 
 def divide(
-    data: TrainingData, held_out: int | TrainingData, *, subsample: int | None, seed: int
+    data: TrainingData,
+    held_out: int | TrainingData,
+    *,
+    held_out_seed: int | None,
+    subsample: int | None,
+    seed: int,
 ) -> Division:
     """Rows to train on and rows to measure on.
 
     Args:
         data: the rows.
-        held_out: how many of the last rows are kept out, or other data to measure on.
+        held_out: how many different rows are kept out, each with all its copies, or other data to
+            measure on.
+        held_out_seed: of the draw of these; None for the last rows.
         subsample: train on so many of the others only.
         seed: of the subsample.
 
     Raises:
-        ValueError: nothing would be left to train or to measure on.
+        ValueError: nothing would be left to train or to measure on; rows that are measured on
+            would be trained on.
     """
     total = len(data.prompts)
+    held_seed = None
     if isinstance(held_out, TrainingData):
         trained = list(range(total))
         held_data, held_rows = held_out, list(range(len(held_out.prompts)))
-    elif 0 < held_out < total:
+    elif held_out_seed is None:
+        _check_count(held_out, total, "rows")
         trained = list(range(total - held_out))
         held_data, held_rows = data, list(range(total - held_out, total))
     else:
-        raise ValueError(
-            f"held_out={held_out}: must be between 1 and {total - 1}, "
-            "the number of rows less one, or other data."
-        )
+        if held_out_seed < 0:
+            raise ValueError(
+                f"held_out_seed={held_out_seed}: must be at least 0, or None for the last rows."
+            )
+        held_data, held_seed = data, held_out_seed
+        trained, held_rows = _drawn(data, held_out, held_out_seed)
 
     available = len(trained)
     if subsample is not None:
@@ -74,7 +92,64 @@ def divide(
             )
         rng = np.random.default_rng(seed)
         trained = sorted(rng.choice(trained, subsample, replace=False).tolist())
-    return Division(trained, held_data, held_rows, subsampled=len(trained) < available)
+    division = Division(trained, held_data, held_rows, len(trained) < available, held_seed)
+    if held_seed is None:
+        _check_apart(data, division)
+    return division
+
+
+def _check_count(held_out: int, most: int, what: str) -> None:
+    if not 0 < held_out < most:
+        raise ValueError(
+            f"held_out={held_out}: must be between 1 and {most - 1}, "
+            f"the number of {what} less one, or other data."
+        )
+
+
+def _drawn(data: TrainingData, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    """(rows to train on, the first of each different row that was drawn), in their own order."""
+    firsts: dict[Any, int] = {}
+    for row, key in enumerate(data.keys):
+        firsts.setdefault(key, row)
+    different = list(firsts)
+    what = "rows" if len(different) == len(data.prompts) else "different rows"
+    _check_count(held_out, len(different), what)
+    order = np.random.default_rng([seed, HELD_STREAM]).permutation(len(different))
+    chosen = {different[i] for i in order[:held_out].tolist()}
+    trained = [row for row, key in enumerate(data.keys) if key not in chosen]
+    return trained, sorted(firsts[key] for key in chosen)
+
+
+def _check_apart(data: TrainingData, division: Division) -> None:
+    """Raise ValueError where rows that are measured on are trained on.
+
+    They are the same where one answer begins with the other: hard rows have the end of the turn
+    behind it, labelled ones have not, and either may be cut.
+    """
+    trained: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for row in division.trained:
+        trained.setdefault(data.prompts[row].ids, []).append(data.completions[row])
+    held_data, held_rows = division.held_data, division.held_rows
+    both = []
+    for row in held_rows:
+        answer = held_data.completions[row]
+        answers = trained.get(held_data.prompts[row].ids, [])
+        if any(one[: len(answer)] == answer[: len(one)] for one in answers):
+            both.append(row)
+    if not both:
+        return
+
+    rows = ", ".join(map(str, both[:5])) + (", ..." if len(both) > 5 else "")
+    fix = "pass held_out_seed=0, which keeps the copies of a row together"
+    if held_data is not data:
+        fix = (
+            "pass rows of their own (numbers.split(rows, 48, seed=0)), or how many rows to keep "
+            "out, held_out=48"
+        )
+    raise ValueError(
+        f"held_out: {len(both)} of its {len(held_rows)} rows are trained on as well (rows {rows}): "
+        f"the same prompt, the same answer. A loss on them would be no held-out loss; {fix}."
+    )
 
 
 def draw_order(

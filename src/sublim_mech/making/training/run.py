@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...hints import strict
+from ...arguments import checked
 from ...models.base import Base
 from ...models.checks import check_finite
 from ...prompts import Trained
 from ...storage.manifest import Manifest
-from ...storage.runs import Run, finish, open_run, unfinished
+from ...storage.runs import Run, check_place, finish, open_run, unfinished
 from .batches import PAD
 from .data import TrainingData
 from .folders import FINISHED, enter
@@ -27,11 +28,11 @@ from .objectives import OBJECTIVE_WORDS, choose_objective
 from .order import Division, divide, draw, order_words
 from .processes import Processes
 from .resume import CHECKPOINTS, step_folder
-from .settings import Settings, snapshot_steps
+from .settings import Settings, snapshot_steps, step_count
 from .trainee import Trainee
 
 
-@strict
+@checked
 def train(
     base: Base,
     data: TrainingData,
@@ -40,7 +41,8 @@ def train(
     method: LoRA | FullFT | None = None,
     objective: str | None = None,
     lr: float | None = None,
-    steps: int = 60,
+    steps: int | None = None,
+    epochs: float | None = None,
     batch_size: int = 16,
     accumulate: int = 1,
     bucket: int = 1,
@@ -49,6 +51,7 @@ def train(
     clip: float | None = 1.0,
     weight_decay: float = 0.0,
     held_out: int | TrainingData = 48,
+    held_out_seed: int | None = 0,
     evaluate_every: int = 20,
     stop_at: float | None = None,
     snapshots: Sequence[int] | str = (),
@@ -78,22 +81,29 @@ def train(
         objective: `cross-entropy` (hard rows), `forward-kl`, `reverse-kl` or `logit-mse` (soft
             labels); cross-entropy or forward KL when not given.
         lr: peak learning rate of AdamW; the method's default if None.
-        steps: optimiser steps (the length of the schedule).
+        steps: optimiser steps (the length of the schedule); 60 where neither steps nor epochs are
+            given.
+        epochs: instead of steps, how often each row that is trained on is drawn: as many whole
+            steps as that takes at least. The manifest keeps steps.
         batch_size: rows per step, of all processes together.
         accumulate: forwards that a step is cut into, to save memory; the gradient is that of the
             whole step's mean.
         bucket: rows are regrouped into batches of like lengths within windows of this many steps; 1
             keeps the order as it is.
         schedule: what follows the linear warm-up: `linear` or `cosine` decay to 0, or `constant`.
-        warmup: warm-up steps.
+        warmup: warm-up steps, fewer than all: step i of them, from 0, has the learning rate
+            lr x i / warmup.
         clip: the gradient's norm is clipped to this; None for no clipping.
         weight_decay: of AdamW.
-        held_out: how many of the last rows are kept out of training, or other data to measure on.
-            Loss per answer token, computed in fp32: forward KL on soft labels, whatever the
-            objective, and cross-entropy on hard rows.
+        held_out: how many different rows are kept out of training, each with all its copies, or
+            other data to measure on, of rows that are not trained on. Loss per answer token,
+            computed in fp32: forward KL on soft labels, whatever the objective, and cross-entropy
+            on hard rows.
+        held_out_seed: seed of the draw of the rows that are kept out; None for the last rows
+            instead, as earlier versions kept them out. Not used where `held_out` is data.
         evaluate_every: steps between held-out evaluations.
         stop_at: stop as soon as the held-out loss is at or below this (to compare students at equal
-            imitation).
+            imitation); it must be below that of the base.
         snapshots: steps after which the student is stored in `snapshots/step-000016/` and measured,
             or `log` for 1, 2, 4, 8, ...
         checkpoint_every: steps between checkpoints, of which two are kept until the run is
@@ -114,17 +124,23 @@ def train(
         The run; its folder opens in `load_pair`, PEFT and transformers.
 
     Raises:
-        FileExistsError: `out` exists and is no run.
+        FileExistsError: `out` exists and is no run, or a file is in its way.
         FolderInUseError: another process is training this run.
+        PermissionError: the folder above `out` cannot be written to.
         TypeError: an unknown option.
-        ValueError: an option out of range; labels of another base model; fewer rows than held out;
-            `out` is a run of other content (the message says what differs); the loss became NaN
-            (the last good snapshot stays); no checkpoint can be read.
+        ValueError: an option out of range, which is found before anything is read, computed or
+            written; labels of another base model; fewer rows than held out; held-out rows that are
+            trained on; `out` is a run of other content (the message says what differs); `stop_at`
+            is reached by the base; the loss became NaN (the last good snapshot stays); no
+            checkpoint can be read.
+
+    Warns:
+        UserWarning: the student ends with the weights of its base.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
         >>> data = sm.training.hard_data(pair.tokenizer, rows)
-        >>> short = {"steps": 2, "batch_size": 2, "held_out": 2, "progress": False}
+        >>> short = {"epochs": 1, "batch_size": 2, "warmup": 1, "held_out": 2, "progress": False}
         >>> run = sm.train(pair.base, data, out=folder / "run", method=sm.LoRA(rank=2), **short)
         >>> sm.load_pair(pair.base, run.path).student.kind
         'lora'
@@ -132,9 +148,15 @@ def train(
     # settings first: an option out of range is an error before anything is read or written
     target = Path(out)
     method = method or LoRA()
+    if not target.exists():
+        check_place(target, "out")
+    division = divide(
+        data, held_out, held_out_seed=held_out_seed, subsample=subsample, seed=subsample_seed
+    )
+    taken = step_count(steps, epochs, rows=len(division.trained), batch_size=batch_size)
     settings = Settings(
         lr=method.lr if lr is None else lr,
-        steps=steps,
+        steps=taken,
         batch_size=batch_size,
         accumulate=accumulate,
         bucket=bucket,
@@ -144,7 +166,7 @@ def train(
         weight_decay=weight_decay,
         evaluate_every=evaluate_every,
         stop_at=stop_at,
-        snapshots=snapshot_steps(snapshots, steps),
+        snapshots=snapshot_steps(snapshots, taken),
         checkpoint_every=checkpoint_every,
         subsample=subsample,
         init_seed=init_seed,
@@ -157,10 +179,9 @@ def train(
     processes = Processes.now(base)
     settings.check_processes(processes.count)
 
-    # the data: do they fit objective and base, and which rows are kept out?
+    # the data: do they fit objective and base?
     objective = choose_objective(objective, data)
     data.check(base)
-    division = divide(data, held_out, subsample=subsample, seed=subsample_seed)
     if division.held_data is not data:
         division.held_data.check(base, name="held_out")
 
@@ -177,8 +198,9 @@ def train(
         if start != FINISHED:
             # transformers' trainer takes seconds to import, which opening a finished run need not
             from .job import Job
-            from .loop import fit
+            from .loop import check_callbacks, fit
 
+            check_callbacks(callbacks)
             with own_randomness(init_seed):
                 job = Job(
                     trainee=Trainee.of(base, method),
@@ -200,7 +222,15 @@ def train(
                 job.write(work, state)
                 finish(work, target)
     processes.wait()
-    return open_run(target)
+    run = open_run(target)
+    if run.manifest.results.get("moved") is False:
+        warnings.warn(
+            f"out={str(target)!r}: after {run.manifest.results['steps']} steps the student's "
+            "weights are still those of its base: it is no student. Look at the learning rates "
+            f"in log.jsonl, at the gradients there, and at what the data teach.",
+            stacklevel=3,
+        )
+    return run
 
 
 def _draft(
@@ -240,7 +270,9 @@ def _draft(
             "init": settings.init_seed,
             "order": settings.order_seed,
             "subsample": settings.subsample_seed,
-            "live": _live_seeds(base, method, subsampled=division.subsampled),
+            # nothing where no rows were drawn: so it was in the manifests of earlier versions
+            **({} if division.held_seed is None else {"held_out": division.held_seed}),
+            "live": _live_seeds(base, method, division),
         },
         results={},
         trained_on=Trained.of(
@@ -252,7 +284,7 @@ def _draft(
     return replace(draft, content=draft.fingerprint())
 
 
-def _live_seeds(base: Base, method: LoRA | FullFT, *, subsampled: bool) -> list[str]:
+def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[str]:
     """The seeds that have an effect.
 
     A full fine-tune has nothing to initialise, but the model may have dropout of its own.
@@ -267,8 +299,10 @@ def _live_seeds(base: Base, method: LoRA | FullFT, *, subsampled: bool) -> list[
     live = ["order"]
     if isinstance(method, LoRA) or has_dropout:
         live.insert(0, "init")
-    if subsampled:
+    if division.subsampled:
         live.append("subsample")
+    if division.held_seed is not None:
+        live.append("held_out")
     return live
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,6 +14,12 @@ from ...hints import check_choice
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 """What follows the warm-up, by transformers' names."""
+
+STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored in."""
+
+STEPS = 60
+"""Optimiser steps where neither steps nor epochs are said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +57,30 @@ class Settings:
         for name in ("warmup", "checkpoint_every"):
             self._at_least(name, 0)
         # `not x > 0` and not `x <= 0`: a number that is none must not pass either
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr}: must be above 0.")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip}: must be above 0, or None for no clipping.")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay={self.weight_decay}: must not be below 0.")
+        if self.stop_at is not None and math.isnan(self.stop_at):
+            raise ValueError("stop_at=nan: pass a held-out loss, or None to train to the end.")
+        for name in ("init_seed", "order_seed", "subsample_seed"):
+            self._at_least(name, 0)
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}: pass 'bf16' or 'fp32'.")
+        if self.store not in STORED:
+            known = ", ".join(map(str, STORED))
+            raise ValueError(f"store={self.store}: weights are stored in one of {known}.")
+        if self.warmup >= self.steps:
+            # the rate of step i (from 0) is lr * i / warmup until the warm-up ends
+            most = self.lr * (self.steps - 1) / self.warmup
+            raise ValueError(
+                f"warmup={self.warmup}: must be below the {self.steps} steps of this run, whose "
+                f"learning rate would reach {most:g} at most and never lr={self.lr:g}; pass "
+                "warmup=0, or more steps."
+            )
         beyond = [step for step in self.snapshots if not 0 < step <= self.steps]
         if beyond:
             raise ValueError(
@@ -105,6 +128,35 @@ class Settings:
             "precision": self.precision,
             "gradient_checkpointing": self.gradient_checkpointing,
         }
+
+
+def step_count(steps: int | None, epochs: float | None, *, rows: int, batch_size: int) -> int:
+    """Optimiser steps of a training.
+
+    Args:
+        steps: so many; 60 where neither is given.
+        epochs: how often each row is drawn at least: the fewest whole steps that do.
+        rows: how many rows are trained on.
+        batch_size: rows per step.
+
+    Raises:
+        ValueError: both are given; epochs that are no number above 0.
+
+    Example:
+        >>> from sublim_mech.making.training.settings import step_count
+        >>> step_count(None, 3, rows=240, batch_size=16)
+        45
+    """
+    if epochs is None:
+        return STEPS if steps is None else steps
+    if steps is not None:
+        raise ValueError(f"steps={steps} and epochs={epochs}: pass one of the two.")
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"epochs={epochs}: must be above 0.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1.")
+    # as it is written: 0.1 is a tenth, not the nearest binary fraction
+    return math.ceil(Fraction(str(epochs)) * rows / batch_size)
 
 
 def log_spaced(steps: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from .methods import FullFT, LoRA
 from .objectives import AnswerHead
 from .resume import trained_parameters
 
+FIRST_MATRIX = re.compile(r"\.lora_(embedding_)?A\.")
+"""In names of an adapter's parameters: the matrix that is random at the start."""
+
 
 @dataclass(frozen=True)
 class Trainee:
@@ -27,21 +31,32 @@ class Trainee:
         inner: the transformers model in it.
         head: the unembedding in training (`AnswerHead` over the model's own).
         tokenizer: goes into the folder of a full model.
+        start: what trains, each beside what it was in the base. Of an adapter's two matrices the
+            second, which is 0 there: where it stays so, the first adds nothing.
     """
 
     model: Any
     inner: Any
     head: AnswerHead
     tokenizer: Any
+    start: tuple[tuple[Tensor, Tensor], ...]
 
     @classmethod
     def of(cls, base: Base, method: LoRA | FullFT) -> Trainee:
         """A fresh one; adapters are initialised from torch's generator."""
         model = method.attach(base)
-        inner = model.get_base_model() if isinstance(method, LoRA) else model
+        is_adapter = isinstance(method, LoRA)
+        inner = model.get_base_model() if is_adapter else model
+        if is_adapter:
+            parameters = trained_parameters(model).items()
+            chosen = [p for name, p in parameters if not FIRST_MATRIX.search(name)]
+            start = [(p, p.detach().clone()) for p in chosen]
+        else:
+            both = zip(model.parameters(), base.model.parameters(), strict=True)
+            start = [(p, of_base) for p, of_base in both if p.requires_grad]
         head = AnswerHead(inner.get_output_embeddings())
         inner.set_output_embeddings(head)
-        return cls(model, inner, head, base.tokenizer)
+        return cls(model, inner, head, base.tokenizer, tuple(start))
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +67,21 @@ class Trainee:
     def head_path(self) -> str:
         """Where the unembedding is."""
         return next(name for name, part in self.model.named_modules() if part is self.head)
+
+    def has_moved(self, dtype: torch.dtype, state: Mapping[str, Tensor] | None) -> bool | None:
+        """Whether the student as it is stored differs from the base at all.
+
+        Args:
+            dtype: the precision it is stored in.
+            state: as `save` takes it; where it is given, the parameters here are pieces, and the
+                answer is None.
+        """
+        if state is not None:
+            return None
+        return any(
+            not torch.equal(now.detach().to(dtype), start.to(now.device, dtype))
+            for now, start in self.start
+        )
 
     def save(self, folder: Path, dtype: torch.dtype, state: Mapping[str, Tensor] | None) -> None:
         """Write the weights in PEFT's or transformers' layout; the model stays as it is.
