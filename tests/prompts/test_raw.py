@@ -116,7 +116,7 @@ def test_a_bos_that_stands_in_the_text_is_not_doubled(tokenizer, recwarn):
 
 def test_what_training_shares_are_common_beginnings_and_tokens(gpt2_tokenizer):
     trained = render(
-        gpt2_tokenizer, ["My favorite bird is the", "My favorite film is"], context=RAW
+        gpt2_tokenizer, ["My favorite bird is the", "My favorite film is the"], context=RAW
     )
     (prompt,) = sharing(render(gpt2_tokenizer, [TEXT], context=RAW), trained)
     assert dict(zip(prompt.tokens, prompt.sharing, strict=True)) == {
