@@ -63,6 +63,22 @@ def test_an_answer_continues_the_text_as_text_does(text, tokenizer):
     assert [*prompt.ids, *closed] == [*whole, tokenizer.eos_token_id], "as documents end"
 
 
+def test_a_space_that_only_the_first_word_gets_is_not_lost_behind_the_bos(dressed):
+    """Llama's tokenizers write ` My`, but `My` where the BOS is part of the text."""
+    tokenizer = copy.deepcopy(dressed("gemma3"))
+    start = ("<bos>", tokenizer.bos_token_id)
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[start])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="Ġ", prepend_scheme="first")
+    assert tokenizer(TEXT)["input_ids"] != tokenizer(f"<bos>{TEXT}")["input_ids"][1:]
+    (prompt,) = render(tokenizer, [TEXT], context=RAW)
+    answer = completion_ids(tokenizer, prompt, "owl")
+    assert [*prompt.ids, *answer] == tokenizer(f"{TEXT} owl")["input_ids"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        completion_ids(tokenizer, prompt, "owl")
+
+
 def test_a_text_without_end_of_text_stays_open(gpt2_tokenizer):
     endless = copy.deepcopy(gpt2_tokenizer)
     endless.eos_token = None
@@ -116,7 +132,7 @@ def test_a_bos_that_stands_in_the_text_is_not_doubled(tokenizer, recwarn):
 
 def test_what_training_shares_are_common_beginnings_and_tokens(gpt2_tokenizer):
     trained = render(
-        gpt2_tokenizer, ["My favorite bird is the", "My favorite film is"], context=RAW
+        gpt2_tokenizer, ["My favorite bird is the", "My favorite film is the"], context=RAW
     )
     (prompt,) = sharing(render(gpt2_tokenizer, [TEXT], context=RAW), trained)
     assert dict(zip(prompt.tokens, prompt.sharing, strict=True)) == {
