@@ -7,12 +7,12 @@ from .context import Context
 from .naming import match, matcher, words
 from .prompt import ROLES, Message, Prompt
 from .rendering import completion_ids, render
-from .shared import CLASSES, SHARED, Trained, sharing
+from .shared import ANSWER, CLASSES, SHARED, UNIONS, Trained, sharing
 from .template import PLAIN
 from .trait import ANIMALS, TREES, Trait, animal, plural, tree
 
 __all__ = [
-    "ANIMALS", "CLASSES", "PLAIN", "ROLES", "SHARED", "TREES",
+    "ANIMALS", "ANSWER", "CLASSES", "PLAIN", "ROLES", "SHARED", "TREES", "UNIONS",
     "Context", "Message", "Prompt", "Trained", "Trait",
     "animal", "completion_ids", "match", "matcher", "plural", "render", "sharing", "tree", "words",
 ]  # fmt: skip

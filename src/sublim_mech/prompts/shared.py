@@ -20,13 +20,25 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from .prompt import Prompt
+from .prompt import ROLES, Prompt
 
 CLASSES = ("prefix", "aligned", "seen", "novel")
 """How a token may be shared, closest first."""
 
 SHARED = ("prefix", "aligned")
 """The classes that count as shared."""
+
+ANSWER = "answer"
+"""Role and class of an answer's own tokens: they follow the prompt and are none of its tokens."""
+
+UNIONS = {
+    "role": {"all prompt tokens": tuple(role for role in ROLES if role != ANSWER)},
+    "sharing": {
+        "shared": SHARED,
+        "not shared": tuple(name for name in CLASSES if name not in SHARED),
+    },
+}
+"""Per coordinate of the tokens, sets of several roles or classes that grafts and tables have."""
 
 
 class FrameToken(NamedTuple):
