@@ -104,7 +104,7 @@ def graft(
 
     steps = 2 * len(prompts) * (len(named) + 1)
     measured = walk(task, cells, title="graft", steps=steps, progress=progress)
-    of_answer = [isinstance(mask, AnswerMask) for mask in named.values()]
+    of_what = np.where(chosen[0].own, "answer", "prompt")
     scores = label(
         measured,
         "graft",
@@ -113,7 +113,7 @@ def graft(
             "set": np.array(list(named)),
             "measure": np.array(MEASURES),
             "tokens": (("prompt", "set"), np.stack([one.sizes for one in chosen])),
-            "set_of": ("set", np.where(of_answer, "answer", "prompt")),
+            "set_of": (("prompt", "set"), np.stack([of_what] * len(chosen))),
         },
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
     )

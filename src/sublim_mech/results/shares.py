@@ -103,25 +103,22 @@ class Concentration:
             return f"No conclusion: the effect on the prompt's tokens ({self._effect()}) {NOISE}."
         if self.prompts == 1:
             return "No conclusion: one prompt has no interval; score several."
-        digits = 1 if self.cells else 0
+        digits = 1 if self.cells else 0  # most of the effect is in other cells
         share, low, high = (f"{x:.{digits}%}" for x in (self.share, self.low, self.high))
-        carried = f"{share} of the prompt's effect"
-        if self.cells:  # most of the effect is elsewhere, so a share of tokens is no measure
-            carried += (
-                f", where {self.part:.{digits}%} spread evenly would give "
-                f"{self.expected:.{digits}%},"
-            )
-            name = f"in {self.cells}, {self.on} tokens"
-        else:
-            name = f"{self.on} tokens"
-        carried += f" on {self.token_share:.0%} of its tokens"
+        carried = f"{share} of the prompt's effect on {self.token_share:.0%} of its tokens"
+        cells = ""
+        if self.cells:
+            cells = f" in {self.cells}"
+            even = f"{self.part:.{digits}%} spread evenly would give {self.expected:.{digits}%}"
+            carried += f", where {even}"
         chance = f"{self._null(digits)}, {self._p()}"
         if self.direction:
             times = "" if np.isnan(self.enrichment) else f", {self.enrichment:.2f} times"
-            begin = name[0].upper() + name[1:]
-            return f"{begin} carry {self.direction} than their share: {carried}{times} ({chance})."
+            name = self.on[0].upper() + self.on[1:]
+            than = f"{name} tokens carry {self.direction} than their share{cells}"
+            return f"{than}: {carried}{times} ({chance})."
         return (
-            f"No evidence that {name} carry more than their share: {carried} "
+            f"No evidence that {self.on} tokens carry more than their share{cells}: {carried} "
             f"(95 % {low} to {high}; {chance})."
         )
 
@@ -134,14 +131,16 @@ class Concentration:
         return f"{carried}."
 
     def _carried(self) -> str:
-        of_total = "" if np.isnan(self.answer_share) else f", {self.answer_share:.1%} of the total"
-        return f"{self.answer_effect:+.3f} {self.unit}{of_total}"
+        of_total = (
+            "" if np.isnan(self.answer_share) else f", {self.answer_share:.1%} of the total effect"
+        )
+        return f"{_signed(self.answer_effect)} {self.unit}{of_total}"
 
     def _effect(self) -> str:
         interval = ""
         if not np.isnan(self.effect_low):
-            interval = f", 95 % {self.effect_low:+.3f} to {self.effect_high:+.3f}"
-        return f"{self.effect:+.3f} {self.unit}{interval}"
+            interval = f", 95 % {_signed(self.effect_low)} to {_signed(self.effect_high)}"
+        return f"{_signed(self.effect)} {self.unit}{interval}"
 
     def _null(self, digits: int) -> str:
         return f"random sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
@@ -153,7 +152,8 @@ class Concentration:
 
     def __repr__(self) -> str:
         cells = f", {self.cells}" if self.cells else ""
-        lines = [f"concentration on {self.on} tokens ({self.of}, {self.prompts} prompts{cells})"]
+        prompts = f"{self.prompts} prompt{'' if self.prompts == 1 else 's'}"
+        lines = [f"concentration on {self.on} tokens ({self.of}, {prompts}{cells})"]
         lines.append(f"  the prompt's effect {self._effect()}, all cells")
         if np.isnan(self.share):
             lines.append("  share of effect     not given")
@@ -179,15 +179,20 @@ class Concentration:
             lines.append(f"  {self._null(1).replace(':', '        ')}, {self._p()}")
             gap = abs(self.missing / self.effect)
             lines.append(
-                f"  completeness gap    {self.missing:+.3f} {self.unit}, {gap:.1%} of the prompt's "
-                "effect"
+                f"  completeness gap    {_signed(self.missing)} {self.unit}, {gap:.1%} of the "
+                "prompt's effect"
             )
-        carried = self._carried() if self.answer_effect else f"{0:+.3f} {self.unit}"
+        carried = self._carried() if self.answer_effect else f"{_signed(0)} {self.unit}"
         lines.append(f"  the answer's tokens {carried}")
         return "\n".join([*lines, f"  {self.conclusion}"])
 
 
 NOISE = "is inside its own noise"
+
+
+def _signed(value: float) -> str:
+    """A number with its sign; what rounds to 0 has that of 0."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def concentration(

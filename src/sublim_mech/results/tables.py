@@ -101,7 +101,8 @@ def _set_columns(scores: ScoreArrays) -> list[dict[str, float]]:
     length = float(scores.prompt_tokens.mean())
     shares = counts / length
     if "set_of" in scores.data.coords:
-        shares = np.where(scores.data["set_of"].values.reshape(-1) == ANSWER, np.nan, shares)
+        of = scores.data["set_of"].isel(prompt=0).values.reshape(-1)  # the same in all prompts
+        shares = np.where(of == ANSWER, np.nan, shares)
     return [
         {"tokens": float(count), "token share": float(share)}
         for count, share in zip(counts, shares, strict=True)
