@@ -144,12 +144,11 @@ class ScoreArrays:
             )
         effect = self.data["effect"]
         cells = [d for d in effect.dims if d not in ("model", "prompt")]
-        sums = {
-            "prompt_effect": effect.where(self.of_prompt).sum(cells),
-            "answer_effect": effect.where(self.of_answer).sum(cells),
-        }
         return xr.Dataset(
-            {name: values.drop_vars("position", errors="ignore") for name, values in sums.items()}
+            {
+                "prompt_effect": effect.where(self.of_prompt).sum(cells),
+                "answer_effect": effect.where(self.of_answer).sum(cells),
+            }
         )
 
     @property

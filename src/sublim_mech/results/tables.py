@@ -118,7 +118,9 @@ def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
             f"these scores hold no effect ({scores.selection()}): no student changes anything "
             "there, or nothing was measured; select other cells."
         )
-    length = None if scores.prompt_tokens is None else float(scores.prompt_tokens.sum())
+    length = np.nan if scores.prompt_tokens is None else float(scores.prompt_tokens.sum())
+    whole = scores.prompt_effect.values if scores.knows_whole else None
+    of_answer = scores.of_answer.values
     names, rows = [], []
     for name, tokens in _groups(scores, coordinate, real):
         inside = real & tokens
@@ -126,23 +128,23 @@ def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
         if not scores.additive:  # the mean over its tokens, of the prompts that have any
             has_some = inside.any(1)
             per_prompt = per_prompt[has_some] / inside.sum(1)[has_some]
-        of_prompt = not scores.of_answer.values[inside].any()
-        share = inside.sum() / length if of_prompt and length is not None else np.nan
+        of_prompt = not of_answer[inside].any()
+        share = inside.sum() / length if of_prompt else np.nan
         row = {"tokens": inside.sum() / len(inside), "token share": share}
         row |= _columns(mean_interval(per_prompt))
         if scores.additive:
-            row |= _share_columns(scores, per_prompt if of_prompt else None)
+            row |= _share_columns(per_prompt, whole if of_prompt else None)
         names.append(name)
         rows.append(row)
     return pd.DataFrame(rows, index=names)
 
 
-def _share_columns(scores: ScoreArrays, effect: np.ndarray | None) -> dict[str, float]:
-    """An effect `(prompt,)` as a share of the prompt's; nothing where it is none of its parts."""
+def _share_columns(effect: np.ndarray, whole: np.ndarray | None) -> dict[str, float]:
+    """An effect `(prompt,)` as a share of the whole one that it is part of, where there is one."""
     columns = ("share", "share low", "share high")
-    if effect is None or not scores.knows_whole:
+    if whole is None:
         return dict.fromkeys(columns, np.nan)
-    share = ratio_interval(effect, scores.prompt_effect.values)
+    share = ratio_interval(effect, whole)
     numbers = (float(share.mean), float(share.low), float(share.high))
     return dict(zip(columns, numbers, strict=True))
 
