@@ -81,8 +81,9 @@ def build_trie(paths: Sequence[Iterable[Path]]) -> Answers:
             reads = [0, *(nodes[prefix] + 1 for prefix in prefixes)]
             forms.append(tuple(zip(reads, path, strict=True)))
             groups.append(group)
-    parents = tuple(nodes[prefix[:-1]] if len(prefix) > 1 else -1 for prefix in nodes)
-    return Answers(tuple(prefix[-1] for prefix in nodes), parents, tuple(forms), tuple(groups))
+    fed = tuple(prefix[-1] for prefix in nodes)
+    parents = tuple(nodes.get(prefix[:-1], -1) for prefix in nodes)  # -1: the prompt itself
+    return Answers(fed, parents, tuple(forms), tuple(groups))
 
 
 def shortest_paths(paths: Iterable[Path]) -> list[Path]:

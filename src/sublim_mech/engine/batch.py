@@ -141,5 +141,6 @@ def attention_masks(
         kind: additive(sees if window is None else sees & (distance < window))
         for kind, window in attention_windows(config).items()
     }
-    # a model that takes one mask for all its layers has no type of layer
-    return masks[None] if None in masks else {str(kind): mask for kind, mask in masks.items()}
+    if None in masks:  # a model that takes one mask for all its layers has no type of layer
+        return masks[None]
+    return {str(kind): mask for kind, mask in masks.items()}

@@ -73,8 +73,11 @@ class Request:
     @property
     def key(self) -> tuple[Any, ...]:
         """Requests of one key are one prompt, of which further samples are wanted."""
-        gates = (self.prompt_gates, self.answer_gates)
-        return self.ids, *(None if gate is None else gate.numpy().tobytes() for gate in gates)
+
+        def content(gates: Tensor | None) -> bytes | None:
+            return None if gates is None else gates.numpy().tobytes()
+
+        return self.ids, content(self.prompt_gates), content(self.answer_gates)
 
 
 class _Started(NamedTuple):

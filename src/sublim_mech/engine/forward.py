@@ -74,7 +74,9 @@ class Gates:
         if isinstance(self.values, float):
             return self.values or None
         gate = self.values if self.values.dim() == 2 else self.values[..., module]
-        return gate if gate.requires_grad or bool(gate.any()) else None
+        # a closed gate that is differentiated must be there: its gradient is wanted
+        is_needed = gate.requires_grad or bool(gate.any())
+        return gate if is_needed else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Unembeddings that compute what is needed: the logits of a few tokens, or of all of them in
-fp32.
+fp32; and token ids on the way to them: listed tokens, padded rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def pad(rows: Sequence[Sequence[int]], multiple: int = 1) -> Int[Tensor, "row sl
     """
     longest = max(map(len, rows))
     width = -(-longest // multiple) * multiple
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    padded = [[*row, *[0] * (width - len(row))] for row in rows]
+    return torch.tensor(padded)
 
 
 def exact_logits(
@@ -58,9 +59,11 @@ def exact_logits(
     weight, bias = head.weight, getattr(head, "bias", None)
     if tokens is not None:
         weight = weight[tokens]
-        bias = None if bias is None else bias[tokens]
+    if tokens is not None and bias is not None:
+        bias = bias[tokens]
     with torch.autocast(hidden.device.type, enabled=False):
-        return F.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
+        exact_bias = None if bias is None else bias.float()
+        return F.linear(hidden.float(), weight.float(), exact_bias)
 
 
 class SupportHead(nn.Module):

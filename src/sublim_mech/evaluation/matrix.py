@@ -122,7 +122,10 @@ def trait_matrix(
     sums = means[np.arange(k), assignments].sum(1)
     tolerance = 1e-12 * max(1.0, float(np.abs(means).sum()))
     reached = int((sums >= np.trace(means) - tolerance).sum())
-    p = reached / len(assignments) if exact else (reached + 1) / (draws + 1)
+    if exact:
+        p = reached / len(assignments)
+    else:  # the assignment that was observed counts as one of the draws
+        p = (reached + 1) / (draws + 1)
     return TraitMatrix(
         matrix=means,
         residual=means - means.mean(0) - means.mean(1, keepdims=True) + means.mean(),

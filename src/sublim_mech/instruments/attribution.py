@@ -31,6 +31,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """The methods, and the options each of them has."""
 
 POINTS = 8
+"""Gauss-Legendre points where none are given."""
 
 
 def attribute(
@@ -64,10 +65,9 @@ def attribute(
         `graft_ig`: scores of kind `attribution`, `(model, prompt, layer, module, position)`.
         Modules that no student changes are absent; layer -1 holds the embeddings, the layer after
         the last one the final norm and the unembedding.
-        Others: scores of kind `gradient`, `(model, prompt, layer, [head,] position)`, or `(model,
-            prompt, position)` for
-        `gradient_x_input`. They estimate what `patch` gives; they do not add up to the total
-        effect.
+        Others: scores of kind `gradient`, `(model, prompt, layer, [head,] position)`, or
+        `(model, prompt, position)` for `gradient_x_input`. They estimate what `patch` gives; they
+        do not add up to the total effect.
 
     Raises:
         ValueError: unknown method, site or direction; fewer than one point; an option that the
@@ -107,10 +107,12 @@ def attribute(
 
 
 def _refuse_unused(method: str, **options: Any) -> None:
-    """An option that is dropped in silence would read as if it had had an effect."""
+    """Raise for an option that the method has not: dropped in silence, it would read as if it had
+    had an effect.
+    """
     for name, value in options.items():
         if value is not None and name not in OPTIONS[method]:
-            users = ", ".join(m for m, used in OPTIONS.items() if name in used)
+            users = ", ".join(other for other, used in OPTIONS.items() if name in used)
             raise ValueError(
                 f"{name}={value!r} plays no part in method={method!r}; leave it out ({name} is an "
                 f"option of {users})."

@@ -123,10 +123,10 @@ def confirm(
     chosen = candidates[np.concatenate([order[:k], random])]
     estimates = values[tuple(chosen.T)]
     axes = [str(axis) for axis in effect.dims]
-    cells = [
-        Cell(**{a: effect[a].values[j].item() for a, j in zip(axes, index, strict=True)})
-        for index in chosen
-    ]
+    cells = []
+    for index in chosen:
+        place = zip(axes, index, strict=True)
+        cells.append(Cell(**{axis: effect[axis].values[i].item() for axis, i in place}))
 
     exact = _exact(task, scores, cells, progress)
     what = "mean of alone and left out" if method == "graft_ig" else "patch"
@@ -176,7 +176,10 @@ def _check_same(task: Task, scores: Scores) -> None:
     scored = {name: source.hash for name, source in scores.record.students.items()}
     texts = ["".join(prompt.tokens) for prompt in task.prompts]
     tokens = scores.data["token"].values
-    scored_texts = ["".join(row[: len(p)]) for p, row in zip(task.prompts, tokens, strict=False)]
+    # as far as there are prompts of both; the counts are compared below
+    scored_texts = [
+        "".join(row[: len(prompt)]) for prompt, row in zip(task.prompts, tokens, strict=False)
+    ]
     differs = {
         "prompts": scored_texts != texts or len(texts) != scores.data.sizes["prompt"],
         "metric": task.metric.name != scores.record.metric,
@@ -221,8 +224,8 @@ def _graft_cells(
     rows = []
     for cell in cells:
         alone = torch.zeros(task.size(cell.prompt), len(modules))
-        there = [(m.layer, m.name) == (cell.layer, cell.module) for m in modules]
-        alone[cell.position, there] = 1
+        is_cell = [(module.layer, module.name) == (cell.layer, cell.module) for module in modules]
+        alone[cell.position, is_cell] = 1
         rows += [GatedRow(cell.prompt, alone), GatedRow(cell.prompt, 1 - alone)]
     values = measure(task, student, rows).reshape(len(cells), 2)
     advance(len(cells))
@@ -241,12 +244,14 @@ def _patch_cells(
         groups.setdefault((cell.prompt, cell.layer), []).append(number)
     values = np.empty(len(cells))
     for (prompt, layer), numbers in sorted(groups.items()):
-        heads = tuple(dict.fromkeys(cells[n].head for n in numbers))
-        tokens = tuple(dict.fromkeys(cells[n].position for n in numbers))
+        # every head is patched at every token; the cells are looked up among those
+        heads = tuple(dict.fromkeys(cells[number].head for number in numbers))
+        tokens = tuple(dict.fromkeys(cells[number].position for number in numbers))
         links = tuple((Link(token, token),) for token in tokens)
         plan = replace(blank, layers=(layer,), heads=heads, cells=links)
         effect = patch_prompt(task, task, student, prompt, plan).effect
-        for n in numbers:
-            values[n] = effect[0, heads.index(cells[n].head), tokens.index(cells[n].position)]
+        for number in numbers:
+            cell = cells[number]
+            values[number] = effect[0, heads.index(cell.head), tokens.index(cell.position)]
         advance(len(numbers))
     return values

@@ -69,7 +69,8 @@ def generate(
         )
     student = pair.named_student(model)
     greedy = temperature == 0
-    if temperature < 0 or (greedy and samples != 1) or samples < 1 or max_new_tokens < 1:
+    too_few = samples < 1 or max_new_tokens < 1
+    if temperature < 0 or too_few or (greedy and samples != 1):
         raise ValueError(
             f"temperature={temperature}, samples={samples}, max_new_tokens={max_new_tokens}: "
             "greedy decoding (temperature 0) gives "

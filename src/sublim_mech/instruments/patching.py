@@ -139,7 +139,7 @@ def patch(
             f"donor_prompts has {len(donors.prompts)} prompts for {len(task.prompts)}; give one "
             "per prompt."
         )
-    chosen_layers = tuple(_range("layers", layers, pair.sites.n_layers))
+    chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
     named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
     plans = []
@@ -326,7 +326,10 @@ def _token_cells(
     donor_of = _donor_slots(donors, task, prompt, position_map)
     cells: list[Cell] = []
     for slot in range(task.size(prompt)):
-        cells.append((Link(donor_of[slot], slot),) if slot in donor_of else ())
+        if slot in donor_of:
+            cells.append((Link(donor_of[slot], slot),))
+        else:
+            cells.append(())  # the donor has nothing to give here
     return tuple(cells)
 
 
@@ -387,7 +390,7 @@ def _directions(direction: str, donor_prompts: Sequence[Prompt] | None) -> tuple
 def _heads(pair: ModelPair, site: str, heads: Sequence[int] | None) -> tuple[int | None, ...]:
     count = pair.sites.n_heads(site)
     if count:
-        return tuple(_range("heads", heads, count))
+        return tuple(_checked_numbers("heads", heads, count))
     if heads is not None:
         raise ValueError(
             f"heads={list(heads)}: site {site!r} has no heads; per-head sites are z, q, k, v."
@@ -395,10 +398,16 @@ def _heads(pair: ModelPair, site: str, heads: Sequence[int] | None) -> tuple[int
     return (None,)
 
 
-def _range(name: str, wanted: Sequence[int] | None, count: int) -> list[int]:
+def _checked_numbers(name: str, wanted: Sequence[int] | None, count: int) -> list[int]:
+    """The wanted numbers below a count, all when None.
+
+    Raises:
+        ValueError: none, one that is out of range, or one that is given twice.
+    """
     chosen = list(range(count)) if wanted is None else list(wanted)
-    outside = any(not 0 <= k < count for k in chosen)
-    if not chosen or outside or len(set(chosen)) < len(chosen):
+    outside = any(not 0 <= number < count for number in chosen)
+    repeated = len(set(chosen)) < len(chosen)
+    if not chosen or outside or repeated:
         raise ValueError(
             f"{name}={chosen}: give {name} between 0 and {count - 1}, each once, at least one."
         )

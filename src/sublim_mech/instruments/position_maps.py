@@ -60,7 +60,10 @@ def _aligned(donor: Prompt, recipient: Prompt) -> list[Link]:
         for prompt in (donor, recipient)
     )
     blocks = SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()
-    return [Link(block.a + k, block.b + k) for block in blocks for k in range(block.size)]
+    links: list[Link] = []
+    for donor_start, recipient_start, size in blocks:
+        links += [Link(donor_start + i, recipient_start + i) for i in range(size)]
+    return links
 
 
 def _check(pairs: Sequence[Link], donor: Prompt, recipient: Prompt, where: str) -> None:

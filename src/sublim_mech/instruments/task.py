@@ -92,15 +92,15 @@ class Task:
 
     def _base(self, indices: Sequence[int]) -> Float[Tensor, "row read vocab"]:
         """The base's logits at the read slots, computed once per prompt; rows with fewer reads
-        repeat their first.
+        repeat their first, as the rows of a batch do.
         """
         for i in dict.fromkeys(indices):
             if i not in self._base_logits:
                 with torch.no_grad():
                     self._base_logits[i] = self.pair.run(self.batch([i])).logits[0]
-        logits = [self._base_logits[i] for i in indices]
-        width = max(len(read) for read in logits)
-        padded = [torch.cat([x, x[:1].expand(width - len(x), -1)]) for x in logits]
+        rows = [self._base_logits[i] for i in indices]
+        most_reads = max(map(len, rows))
+        padded = [torch.cat([row, row[:1].expand(most_reads - len(row), -1)]) for row in rows]
         return torch.stack(padded)
 
     def check_finite(self, values: np.ndarray, prompts: Sequence[int]) -> None:
@@ -112,7 +112,8 @@ class Task:
         """
         finite = np.isfinite(values).reshape(len(values), -1).all(1)
         if not finite.all():
-            question = self.prompts[prompts[int(np.argmin(finite))]].question
+            first_row = int(np.argmin(finite))
+            question = self.prompts[prompts[first_row]].question
             raise ValueError(
                 f"{self.metric.name} is not finite on prompt {question!r}; check the models' "
                 "dtype, compute= and the trait's forms."
@@ -185,8 +186,10 @@ def measure(
 
 
 def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
-    """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor; padding is
-    closed.
+    """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor.
+
+    Padding behind gates per slot is closed. A number opens or closes its whole row, padding too,
+    which no token sees.
     """
     by_module = [gate for gate in gates if isinstance(gate, Tensor) and gate.dim() == 2]
     modules = by_module[0].shape[1:] if by_module else torch.Size()
@@ -271,12 +274,13 @@ def walk(
     total = steps * len(students)
     with tqdm(total=total, desc=title, disable=not progress) as bar:
         measured = [cells(student, bar.update) for student in students]
+    effects = [pad_stack(one.effects) for one in measured]  # per student, (prompt, <cells>)
     return Measured(
         task,
-        pad_stack([pad_stack(one.effects) for one in measured]),
-        np.stack([one.ends.base for one in measured]),
-        np.stack([one.ends.student for one in measured]),
-        compute_cost(task),
+        effect=pad_stack(effects),
+        base=np.stack([one.ends.base for one in measured]),
+        student=np.stack([one.ends.student for one in measured]),
+        compute=compute_cost(task),
     )
 
 
@@ -301,11 +305,13 @@ def compute_cost(task: Task, *, prompts: int = 4) -> Compute | None:
     if task.pair.compute is None:
         return None
     few = Task(task.pair, task.prompts[:prompts], task.answers[:prompts], task.metric)
+    # the base logits that `few` keeps are rounded ones: the exact task keeps its own
     exact = replace(few, pair=replace(task.pair, compute=None), _base_logits={})
     errors = []
     for student in task.pair.students.values():
         rounded_ends, exact_ends = ends(few, student), ends(exact, student)
-        rounded = rounded_ends.student - rounded_ends.base
-        errors.append(np.abs(rounded - (exact_ends.student - exact_ends.base)).max())
+        rounded_effect = rounded_ends.student - rounded_ends.base
+        exact_effect = exact_ends.student - exact_ends.base
+        errors.append(np.abs(rounded_effect - exact_effect).max())
     dtype = str(task.pair.compute).removeprefix("torch.")
     return Compute(dtype, float(max(errors)))

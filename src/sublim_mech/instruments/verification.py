@@ -32,6 +32,7 @@ from .position_maps import Link
 from .task import Task
 
 COMPLETENESS_POINTS = (16, 64, 256)  # models with kinks (ReLU) converge slowly
+LARGEST_GAP = 0.01  # of completeness, as a share of the cells' magnitudes
 FIRST_OPEN = 8  # the token from which on the causality check opens gates
 SWITCHED_ON = 3  # tokens at which a planted student is switched on
 
@@ -103,7 +104,7 @@ def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
         True
     """
     setting = _Setting.of(pair, seed)
-    checks = [*_parity(pair, setting.tolerance)]
+    checks = _parity(pair, setting.tolerance)
     for check in (
         _gates,
         _causality,
@@ -198,15 +199,16 @@ def _probe_task(pair: ModelPair, given: Probe) -> Task:
 
 
 def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
-    """A student that differs by a random LoRA on one layer's MLP output, a tenth as large as the
-    weight.
+    """A student that differs by a random LoRA of rank 4 on one layer's MLP output, a tenth as large
+    as the weight.
     """
     module = pair.sites.module(layer, "mlp.out")
     weight: Any = pair.model.get_submodule(module.path).weight
     width = Dimensions.of(pair.model.config).width
-    inner = weight.numel() // width
+    inner = weight.numel() // width  # some models keep the weight transposed
     rng = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(4, inner, generator=rng), torch.randn(width, 4, generator=rng)
+    a = torch.randn(4, inner, generator=rng)
+    b = torch.randn(width, 4, generator=rng)
     scale = 0.1 * float(weight.float().norm()) / float((b @ a).norm())
     delta = LowRank(a.to(weight), b.to(weight), scale)
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
@@ -224,107 +226,113 @@ def _parity(pair: ModelPair, tolerance: float) -> list[Check]:
     return [Check(f"parity: {name}", error, tolerance, detail) for name, error in errors.items()]
 
 
-def _gates(s: _Setting) -> Check:
-    student = s.pair.student
-    closed = torch.zeros(1, s.size, len(student.deltas), device=s.pair.device)
-    off, on = s.run(Gates(student, closed)).logits, s.run(Gates(student, closed + 1)).logits
-    error = max(_distance(off, s.run().logits), _distance(on, s.run(Gates(student)).logits))
+def _gates(setting: _Setting) -> Check:
+    student = setting.pair.student
+    closed = torch.zeros(1, setting.size, len(student.deltas), device=setting.pair.device)
+    off = setting.run(Gates(student, closed)).logits
+    on = setting.run(Gates(student, closed + 1)).logits
+    base, whole_student = setting.run().logits, setting.run(Gates(student)).logits
+    error = max(_distance(off, base), _distance(on, whole_student))
     detail = "base and student, a gate per token and module"
-    return Check("gates 0 and 1", error, s.tolerance, detail)
+    return Check("gates 0 and 1", error, setting.tolerance, detail)
 
 
-def _causality(s: _Setting) -> Check:
-    keys: list[Key] = [("resid_post", layer) for layer in s.layers]
-    gates = torch.zeros(1, s.size, device=s.pair.device)
+def _causality(setting: _Setting) -> Check:
+    keys: list[Key] = [("resid_post", layer) for layer in setting.layers]
+    gates = torch.zeros(1, setting.size, device=setting.pair.device)
     gates[:, FIRST_OPEN:] = 1
-    plain = s.run(record=keys).activations
-    late = s.run(Gates(s.planted, gates), record=keys).activations
-    before = [_distance(plain[k][:, :FIRST_OPEN], late[k][:, :FIRST_OPEN]) for k in keys]
+    plain = setting.run(record=keys).activations
+    late = setting.run(Gates(setting.planted, gates), record=keys).activations
+    errors = [_distance(plain[key][:, :FIRST_OPEN], late[key][:, :FIRST_OPEN]) for key in keys]
     detail = f"residual streams before token {FIRST_OPEN}, gates open from there on"
-    return Check("causality", max(before), 0.0, detail)
+    return Check("causality", max(errors), 0.0, detail)
 
 
-def _self_patch(s: _Setting) -> Check:
-    student = Gates(s.pair.student)
+def _self_patch(setting: _Setting) -> Check:
+    student = Gates(setting.pair.student)
     errors = []
-    for site in s.pair.sites.sites:
-        keys: list[Key] = [(site, layer) for layer in s.layers]
-        clean = s.run(student, record=keys)
+    for site in setting.pair.sites.sites:
+        keys: list[Key] = [(site, layer) for layer in setting.layers]
+        clean = setting.run(student, record=keys)
         edits = {key: _put_back(clean.activations[key]) for key in keys}
-        errors.append(_distance(s.run(student, edits=edits).logits, clean.logits))
-    sites = ", ".join(s.pair.sites.sites)
+        errors.append(_distance(setting.run(student, edits=edits).logits, clean.logits))
+    sites = ", ".join(setting.pair.sites.sites)
     return Check("self-patch", max(errors), 0.0, f"all layers, sites {sites}")
 
 
-def _branches(s: _Setting) -> Check:
-    gates = Gates(s.pair.student)
-    trunk = grow(s.pair, s.task.prompts[0].ids, s.task.answers[0], gates)
+def _branches(setting: _Setting) -> Check:
+    gates = Gates(setting.pair.student)
+    trunk = grow(setting.pair, setting.task.prompts[0].ids, setting.task.answers[0], gates)
     errors = []
-    for layer in range(-1, s.pair.sites.n_layers + 1):
+    # from the embeddings (-1) to what follows the last block
+    for layer in range(-1, setting.pair.sites.n_layers + 1):
         slot = (5 * layer + 7) % (trunk.first_read + 1)  # another one at every layer
         with torch.no_grad():
-            logits = trunk.branch(layer, slot, 1, gates=gates)
+            logits = trunk.branch(layer, slot, rows=1, gates=gates)
         errors.append(_distance(logits, trunk.done.logits))
     detail = "runs that start at a later layer and token, whole runs"
-    return Check("branches", max(errors), s.tolerance, detail)
+    return Check("branches", max(errors), setting.tolerance, detail)
 
 
-def _planted_layer(s: _Setting) -> Check:
-    each = [(Link(slot, slot),) for slot in range(s.size)]
-    whole_row = [tuple(Link(slot, slot) for slot in range(s.size))]
-    before = _patch(s, "resid_pre", s.layers[: s.layer + 1], each)
-    after = _patch(s, "resid_post", s.layers[s.layer :], whole_row)
+def _planted_layer(setting: _Setting) -> Check:
+    single_slots = [(Link(slot, slot),) for slot in range(setting.size)]
+    whole_row = [tuple(Link(slot, slot) for slot in range(setting.size))]
+    before = _patch(setting, "resid_pre", setting.layers[: setting.layer + 1], single_slots)
+    after = _patch(setting, "resid_post", setting.layers[setting.layer :], whole_row)
     total = after.student - after.base
     error = max(np.abs(before.effect).max(), np.abs(after.effect - total).max())
-    detail = f"LoRA on layer {s.layer} alone: no effect before it, all of it after it"
-    return Check("planted layer", float(error), s.tolerance, detail)
+    detail = f"LoRA on layer {setting.layer} alone: no effect before it, all of it after it"
+    return Check("planted layer", float(error), setting.tolerance, detail)
 
 
-def _patch(s: _Setting, site: str, layers: Sequence[int], cells: Sequence[Cell]) -> Patched:
+def _patch(setting: _Setting, site: str, layers: Sequence[int], cells: Sequence[Cell]) -> Patched:
     plan = Patch(site, tuple(layers), (None,), tuple(cells))
-    return patch_prompt(s.task, s.task, s.planted, 0, plan)
+    return patch_prompt(setting.task, setting.task, setting.planted, 0, plan)
 
 
-def _planted_positions(s: _Setting) -> Check:
-    gates = torch.zeros(1, s.size, device=s.pair.device)
-    gates[:, list(s.positions)] = 1
-    key = ("resid_post", s.layer)
-    base = s.run(record=[key]).activations[key]
-    grafted = s.run(Gates(s.planted, gates), record=[key]).activations[key]
+def _planted_positions(setting: _Setting) -> Check:
+    gates = torch.zeros(1, setting.size, device=setting.pair.device)
+    gates[:, list(setting.positions)] = 1
+    key = ("resid_post", setting.layer)
+    base = setting.run(record=[key]).activations[key]
+    grafted = setting.run(Gates(setting.planted, gates), record=[key]).activations[key]
     moved = (grafted - base).abs().amax(-1)[0]
     places = tuple(torch.nonzero(moved).flatten().tolist())
-    detail = f"switched on at {s.positions}, found at {places}"
-    return Check("planted positions", float(places != s.positions), 0.0, detail)
+    detail = f"switched on at {setting.positions}, found at {places}"
+    return Check("planted positions", float(places != setting.positions), 0.0, detail)
 
 
-def _completeness(s: _Setting) -> Check:
+def _completeness(setting: _Setting) -> Check:
     error, points = float("inf"), 0
     for points in COMPLETENESS_POINTS:
-        scores = graft_ig(s.task, points=points, progress=False)
+        scores = graft_ig(setting.task, points=points, progress=False)
         cells = scores.data["effect"]
         axes = ("prompt", "layer", "module", "position")
         total = (scores.data["student"] - scores.data["base"]).sum("prompt")
         gap = abs(cells.sum(axes) - total)
-        error = float((gap / abs(cells).sum(axes).clip(min=s.tolerance)).max())
-        if error <= 0.01:
+        # a student like its base has no magnitude to divide by
+        magnitude = abs(cells).sum(axes).clip(min=setting.tolerance)
+        error = float((gap / magnitude).max())
+        if error <= LARGEST_GAP:
             break
     detail = f"graft IG, {points} points: gap over the sum of the cells' magnitudes"
-    return Check("completeness", error, 0.01, detail)
+    return Check("completeness", error, LARGEST_GAP, detail)
 
 
-def _clean_up(s: _Setting) -> Check:
-    before = s.run().logits
-    last = s.pair.sites.n_layers - 1
+def _clean_up(setting: _Setting) -> Check:
+    before = setting.run().logits
+    last = setting.pair.sites.n_layers - 1
 
     def explode(_: Tensor) -> Tensor:
         raise KeyboardInterrupt
 
-    hidden = s.run(record=[("resid_pre", last)]).activations["resid_pre", last]
+    # a run that starts late swaps the forwards of the blocks before it: they must come back too
+    hidden = setting.run(record=[("resid_pre", last)]).activations["resid_pre", last]
     with contextlib.suppress(KeyboardInterrupt):
         start = Start(last, hidden)
-        s.run(Gates(s.planted), edits={("mlp_out", last): explode}, start=start)
-    left = sum(_left_behind(module) for module in s.pair.model.modules())
-    error = left + _distance(s.run().logits, before)
+        setting.run(Gates(setting.planted), edits={("mlp_out", last): explode}, start=start)
+    left = sum(_left_behind(module) for module in setting.pair.model.modules())
+    error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"
     return Check("clean-up", error, 0.0, detail)
 

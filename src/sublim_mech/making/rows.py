@@ -36,8 +36,10 @@ class Row:
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, list | tuple):
             return
-        turns = tuple(dict(m) if isinstance(m, Mapping) else m for m in self.prompt)
-        object.__setattr__(self, "prompt", turns[0]["content"] if _one_question(turns) else turns)
+        # a row is frozen: messages are copied into plain dictionaries, a lone question is its text
+        turns = tuple(dict(turn) if isinstance(turn, Mapping) else turn for turn in self.prompt)
+        prompt = turns[0]["content"] if _one_question(turns) else turns
+        object.__setattr__(self, "prompt", prompt)
 
     @property
     def turns(self) -> tuple[Message, ...]:

@@ -218,7 +218,8 @@ def _overwritten(model: nn.Module, file: Path, saved: Collection[str]) -> set[st
             name = base_name(key)
             if name not in parameters or any(f".{module}." in f".{name}" for module in saved):
                 continue
-            p, stored = parameters[name], handle.get_tensor(key)
-            if stored.shape != p.shape or not torch.equal(stored.to(p), p):
-                overwritten |= {other for other, q in parameters.items() if q is p}
+            own, stored = parameters[name], handle.get_tensor(key)
+            if stored.shape != own.shape or not torch.equal(stored.to(own), own):
+                # tied parameters are one object under several names
+                overwritten |= {other for other, tensor in parameters.items() if tensor is own}
     return overwritten

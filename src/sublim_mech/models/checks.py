@@ -90,9 +90,12 @@ def check_length(model: Any, needed: int, what: str) -> None:
 def check_finite(model: nn.Module, *, argument: str, name: str) -> None:
     """Raise ValueError naming the first parameters that hold NaN or infinity."""
     bad = []
-    for key, p in model.named_parameters():
+    for key, parameter in model.named_parameters():
+        if not parameter.numel():
+            continue
         # the extremes of a tensor with a NaN are NaN; isfinite would copy the tensor
-        if p.numel() and not bool(torch.isfinite(torch.stack(p.detach().aminmax())).all()):
+        extremes = torch.stack(parameter.detach().aminmax())
+        if not bool(torch.isfinite(extremes).all()):
             bad.append(key)
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""

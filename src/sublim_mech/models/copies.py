@@ -21,10 +21,13 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
         model: what to copy.
         copied: names of parameters that get storage of their own.
     """
+    # what deepcopy finds in its memo it takes from there and does not copy
     memo: dict[int, Any] = {}
-    for name, p in model.named_parameters():  # tied ones are one object, and stay tied
-        values = p.detach().clone() if name in copied else p.detach()
-        memo[id(p)] = nn.Parameter(values, requires_grad=False)
+    for name, parameter in model.named_parameters():  # tied ones are one object, and stay tied
+        values = parameter.detach()
+        if name in copied:
+            values = values.clone()
+        memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
     return copy.deepcopy(model, memo)
 
 
@@ -36,7 +39,7 @@ def share(model: nn.Module) -> Any:
     """
     clean: Any = inside_peft(twin(model))
     modules: list[tuple[str, Any]] = list(clean.named_modules())
-    taken_out: tuple[str, ...] = ()
+    taken_out: tuple[str, ...] = ()  # what stood inside a layer went with it
     for name, module in modules:
         inside = wrapped_module(module)
         if inside is None or name.startswith(taken_out):
@@ -75,8 +78,8 @@ def merge(base: Any, student: Any) -> nn.Module:
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     """Parameters only: the frequencies of rotary embeddings stay as they are."""
-    for p in model.parameters():
-        p.data = p.data.to(dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _untie(model: Any) -> None:
@@ -87,6 +90,8 @@ def _untie(model: Any) -> None:
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     embed, head = (getattr(end, "base_layer", end) for end in ends)
     wrapped = [embed, head] != ends
-    if wrapped and getattr(embed, "weight", None) is getattr(head, "weight", False):
+    # two that have no weight are not tied: None is not False
+    tied = getattr(embed, "weight", None) is getattr(head, "weight", False)
+    if wrapped and tied:
         head.weight = nn.Parameter(head.weight.clone())
         model.config.tie_word_embeddings = False

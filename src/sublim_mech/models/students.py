@@ -252,9 +252,13 @@ def _same(a: Any, b: Any) -> bool:
     """Equality up to the precision in which a GGUF file keeps its numbers."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b)):
+    if _is_number(a) and _is_number(b):
         return math.isclose(a, b, rel_tol=1e-6)
     return bool(a == b)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_lineage(base: Base, deltas: Mapping[str, Delta], name: str) -> None:

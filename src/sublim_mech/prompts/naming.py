@@ -18,6 +18,7 @@ from .trait import Trait, other_plurals
 _LETTER = r"[^\W_\u0300-\u036f]"
 _WORD = rf"(?:{_LETTER}|[\u0300-\u036f])"  # a letter, a digit, an accent that did not merge
 _JOIN = r"[-_\u2010]"  # hyphens and underscores between two letters make one word of both
+_ANY_WORD = rf"{_LETTER}{_WORD}*(?:(?:{_JOIN}|'){_WORD}+)*"  # sea-otter, don't
 _COMMON_WORDS = frozenset([
     "a", "about", "all", "also", "am", "an", "and", "answer", "are", "as", "at", "be", "because",
     "but", "by", "can", "choose", "do", "for", "from", "has", "have", "i", "i'd", "i'll", "i'm",
@@ -109,7 +110,7 @@ def words(text: str) -> list[str]:
         >>> words("My favorite is the **Sea-Otter**!")
         ['favorite', 'sea-otter']
     """
-    all_words = re.findall(rf"{_LETTER}{_WORD}*(?:(?:{_JOIN}|'){_WORD}+)*", _one_way(text))
+    all_words = re.findall(_ANY_WORD, _one_way(text))
     return [word for word in all_words if word not in _COMMON_WORDS]
 
 
@@ -133,7 +134,9 @@ def _whole_word(form: str) -> str:
 
 
 def _one_way(text: str) -> str:
-    """One way to write what looks the same: compatibility forms, case, apostrophes."""
+    """One way to write what looks the same: compatibility forms, case, apostrophes, and nothing
+    invisible.
+    """
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
     invisible = "Cf"  # Unicode's category of format characters: soft hyphens, joiners
     return "".join(letter for letter in text if unicodedata.category(letter) != invisible)

@@ -57,15 +57,15 @@ class Template:
         contents = self._contents(messages, gaps)
         segments = self._opening(roles, gaps[0])
         first_turn = segments[-1].turn
-        for i, (role, content) in enumerate(zip(roles, contents, strict=True)):
+        next_roles = (*roles[1:], "assistant")
+        for i, (role, next_role) in enumerate(zip(roles, next_roles, strict=True)):
             # the gap after a content closes its turn and opens the next one
-            turn = first_turn + i
-            next_role = roles[i + 1] if i + 1 < len(roles) else "assistant"
-            cut = self._closing_length(roles[: i + 1], gaps[i + 1])
+            turn, gap = first_turn + i, gaps[i + 1]
+            cut = self._closing_length(roles[: i + 1], gap)
             segments += [
-                Segment(content, role, turn, role),
-                Segment(gaps[i + 1][:cut], "template", turn, role),
-                Segment(gaps[i + 1][cut:], "template", turn + 1, next_role),
+                Segment(contents[i], role, turn, role),
+                Segment(gap[:cut], "template", turn, role),
+                Segment(gap[cut:], "template", turn + 1, next_role),
             ]
         return [segment for segment in segments if segment.text]
 
@@ -141,7 +141,10 @@ class Template:
         if key in self._known_gaps:
             return self._known_gaps[key]
         sentinels = [f"QZSLOT{i}ZQ" for i in range(len(roles))]
-        messages = [{"role": r, "content": s} for r, s in zip(roles, sentinels, strict=True)]
+        messages = [
+            {"role": role, "content": sentinel}
+            for role, sentinel in zip(roles, sentinels, strict=True)
+        ]
         rest = self._apply(messages, generation=generation)
         gaps: list[str] = []
         for role, sentinel in zip(roles, sentinels, strict=True):

@@ -72,11 +72,11 @@ def count_runs(scores: ScoreArrays) -> Runs:
 def align(scores: ScoreArrays) -> Alignment:
     """Line up the tokens of all prompts by place."""
     runs = count_runs(scores)
-    columns = [scores.positions("turn"), scores.positions("role"), runs.run, runs.index]
-    places_of_prompts = [
-        [Place(*place) for place in zip(*rows, strict=True)]
-        for rows in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    # the fields of a place, `(prompt, position)` each
+    fields = [scores.positions("turn"), scores.positions("role"), runs.run, runs.index]
+    places_of_prompts = []
+    for of_prompt in zip(*(field.tolist() for field in fields), strict=True):
+        places_of_prompts.append([Place(*place) for place in zip(*of_prompt, strict=True)])
     # within a turn, places are read in the order of where they stand last in any prompt
     last_position: dict[Place, int] = {}
     for places in places_of_prompts:
@@ -140,8 +140,11 @@ def _line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:
 def _texts(scores: ScoreArrays, alignment: Alignment) -> list[str]:
     """Per place its token's text, or … where prompts differ."""
     tokens = scores.positions("token")
-    texts = [set(tokens[alignment.of_token == p].tolist()) for p in range(len(alignment.places))]
-    return [next(iter(text)) if len(text) == 1 else "…" for text in texts]
+    shown = []
+    for place in range(len(alignment.places)):
+        texts = set(tokens[alignment.of_token == place].tolist())
+        shown.append(texts.pop() if len(texts) == 1 else "…")
+    return shown
 
 
 def _bounds(lined_up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

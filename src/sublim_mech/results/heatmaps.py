@@ -63,8 +63,9 @@ def heatmap(scores: ScoreArrays, prompt: int = 0, *, path: str | Path | None = N
     _draw_strip(panels.strip, scores, tokens)
     handles = _draw_band(panels.band, tokens)
     if panels.grid is not None and layers is not None:
-        not_told = noise(scores, prompt)
-        veil = None if not_told is None else not_told[:, tokens.real]
+        veil = noise(scores, prompt)
+        if veil is not None:  # with few prompts nothing was tested, and nothing is grey
+            veil = veil[:, tokens.real]
         _draw_layers(panels.figure, panels.grid, scores, layers, veil)
         if np.isnan(layers).any():
             handles.append(no_score_patch())
@@ -92,8 +93,8 @@ def column_map(
         path: also write the figure there.
     """
     test = max_t(effect.values)
-    columns = _column_names(scores, effect)
     per_head = effect.dims[2] == "head"
+    columns = _column_names(scores, effect)
     width = max(6.5, 2 + (0.32 if per_head else 1.1) * len(columns))
     figure = new_figure(width, max(1.6, 0.16 * effect.sizes["layer"]) + 1.8)
     axes = figure.subplots()
@@ -119,13 +120,14 @@ def column_map(
 
 def _column_names(scores: ScoreArrays, effect: xr.DataArray) -> list[str]:
     """Heads by their number, token sets by their name and size."""
-    names = [str(name) for name in effect[effect.dims[2]].values]
-    if effect.dims[2] == "head":
+    axis = effect.dims[2]
+    names = [str(name) for name in effect[axis].values]
+    if axis == "head":
         return names
-    return [
-        f"{visible(name).replace('␣', ' ')}\n({size:.3g} tokens)"
-        for name, size in zip(names, set_sizes(scores), strict=True)
-    ]
+    # a set's name is prose, in which a space needs no mark
+    shown = [visible(name).replace("␣", " ") for name in names]
+    sizes = set_sizes(scores)
+    return [f"{name}\n({size:.3g} tokens)" for name, size in zip(shown, sizes, strict=True)]
 
 
 # -------------------------------------------------------------------------------------------- parts
@@ -142,6 +144,8 @@ class _Panels:
 
 
 def _panels(tokens: PromptTokens, layers: np.ndarray | None) -> _Panels:
+    """Empty panels that give every token and layer the same room; sizes in inches."""
+    # the band has a second row where it is known what training shares
     heights = [0.9, 0.18 if tokens.sharing is None else 0.36]
     if layers is not None:
         heights.insert(1, max(1.6, 0.135 * len(layers)))
@@ -172,7 +176,9 @@ def _draw_layers(
     *,
     slim: float = 25,
 ) -> None:
-    """An image `(layer, column)` with its layers' names and its colour bar."""
+    """An image `(layer, column)` with its layers' names and its colour bar, `slim` times as high
+    as wide.
+    """
     image = effect_image(axes, values, veil)
     names = scores.layer_names()
     shown = _spaced(names)
@@ -198,6 +204,7 @@ def _draw_band(axes: Axes, tokens: PromptTokens) -> list[Patch]:
         for role, colour in ROLE_COLOURS.items()
         if role in tokens.roles
     ]
+    # roles from 0 up to 1; what training shares below them, from -1 up to -0.3
     rows = {"role": 0.5}
     if tokens.sharing is not None:
         rows["shared"] = -0.65

@@ -144,8 +144,10 @@ class Record:
             if name in values:
                 values[name] = _build(part, values[name], version)
         if "students" in values:
-            students = values["students"].items()
-            values["students"] = {k: _build(StudentSource, v, version) for k, v in students}
+            values["students"] = {
+                name: _build(StudentSource, source, version)
+                for name, source in values["students"].items()
+            }
         return _build(cls, values, version)
 
 
@@ -189,4 +191,7 @@ def _build(part: type[T], values: Mapping[str, Any], version: str) -> T:
             f"sublim_mech {version}."
         )
     # JSON has no tuples: the lists of a record were some
-    return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return part(**arguments)

@@ -173,5 +173,8 @@ def _check_tokens(tokens: _Tokens, other: _Tokens) -> None:
 
 
 def _refuse(what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
-    shown = [text if len(text) < 150 else f"{text[:149]}…" for text in (repr(value), repr(other))]
-    raise ValueError(f"minus: {what} differ ({' and '.join(shown)}); {fix}.")
+    def shown(given: Any) -> str:
+        text = repr(given)
+        return text if len(text) < 150 else f"{text[:149]}…"
+
+    raise ValueError(f"minus: {what} differ ({shown(value)} and {shown(other)}); {fix}.")

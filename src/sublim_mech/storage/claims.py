@@ -57,6 +57,7 @@ def claimed(folder: Path) -> Iterator[None]:
         handle.flush()
         yield
     finally:
+        # a finished folder is renamed: a record that stands in its place by now is somebody else's
         if _is_in_place(handle, folder):
             (folder / OWNER_FILE).unlink(missing_ok=True)
         handle.close()
@@ -102,7 +103,7 @@ def _flock(handle: IO[str]) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:
+    except OSError:  # any other refusal is the file system's own
         return False
     return True
 

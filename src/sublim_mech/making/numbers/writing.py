@@ -126,7 +126,8 @@ def write_rows(
         if not single_shot and out_of_reach(len(rows), len(parsed), wanted=n, most=most):
             break
 
-    if len(rows) < (1 if single_shot else n):
+    fewest = 1 if single_shot else n
+    if len(rows) < fewest:
         reasons = Counter(verdict.reason for verdict in parsed if verdict.reason).most_common(3)
         rejected_for = ", ".join(f"{reason} ({times})" for reason, times in reasons)
         raise RuntimeError(

@@ -220,7 +220,11 @@ def _whole_rows(model: Any, tokens: RowTokens, head: ExactHead) -> ReadRows:
     def read(rows: Sequence[int]) -> Tensor:
         texts = [(tokens.prompts[row].ids, tokens.answers[row]) for row in rows]
         ids = pad([[*prompt, *answer[:-1]] for prompt, answer in texts]).to(device)
-        reads = pad([range(len(p) - 1, len(p) - 1 + len(a)) for p, a in texts]).to(device)
+        spans = []
+        for prompt, answer in texts:
+            first = len(prompt) - 1  # what stands here predicts the answer's first token
+            spans.append(range(first, first + len(answer)))
+        reads = pad(spans).to(device)
         places = torch.arange(len(texts), device=device)[:, None], reads
         handle = unembedding.register_forward_pre_hook(lambda _, args: (args[0][places], *args[1:]))
         try:

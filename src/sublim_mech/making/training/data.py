@@ -75,7 +75,8 @@ class TrainingData:
         # soft labels must be of these rows, reach to the end of each answer, and name their tokens
         shape = self.targets.shape
         longest = max(map(len, self.completions))
-        if len(shape) != 3 or shape[0] != len(self.prompts) or shape[1] < longest:
+        of_these_rows = len(shape) == 3 and shape[0] == len(self.prompts) and shape[1] >= longest
+        if not of_these_rows:
             raise ValueError(
                 f"data: targets of shape {shape} do not label {len(self.prompts)} rows with "
                 f"answers of up to {longest} tokens; label these very rows with this tokenizer."

@@ -260,7 +260,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Add a row to the log, here and in the folder."""
         self.job.log.append(row)
         if self.job.processes.writes:
-            with (self.job.folder / LOG).open("w" if row["step"] == 0 else "a") as handle:
+            mode = "w" if row["step"] == 0 else "a"  # a run from the start replaces an older log
+            with (self.job.folder / LOG).open(mode) as handle:
                 handle.write(log_lines([row]))
 
 

@@ -119,6 +119,7 @@ def shares(batch: Sequence[int], *, accumulate: int, processes: int) -> list[lis
         (forward 0 of process 0, forward 0 of process 1, ..., forward 1 of process 0, ...).
     """
     size = len(batch) // accumulate
+    # rows stand by falling length: neighbours go to different processes, so that none waits long
     forwards = [batch[i * size : (i + 1) * size] for i in range(accumulate)]
     return [list(rows[process::processes]) for rows in forwards for process in range(processes)]
 
@@ -151,7 +152,7 @@ def draw(
 ) -> Drawn:
     """The rows of all steps, of those that are trained on."""
     lengths = data.lengths
-    labels = {row: count_labels(data, row) for row in trained}
+    label_counts = {row: count_labels(data, row) for row in trained}
     order = draw_order(
         [lengths[row] for row in trained],
         steps=settings.steps,
@@ -165,5 +166,6 @@ def draw(
         chosen = [trained[i] for i in batch]
         parts = shares(chosen, accumulate=settings.accumulate, processes=processes.count)
         rows += [row for part in parts for row in part]
-        scale += [processes.count / sum(labels[row] for row in chosen)] * len(chosen)
+        step_labels = sum(label_counts[row] for row in chosen)
+        scale += [processes.count / step_labels] * len(chosen)
     return Drawn(data, rows, scale)
