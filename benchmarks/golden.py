@@ -159,6 +159,8 @@ def graft_by(what: str, pair: Any, prompts: Sequence[Any], trait: Any) -> Any:
 def values_of(scores: Any) -> Values:
     """The arrays of scores; not what describes them, which has changed its form."""
     data = scores.data
+    if "set_of" in data.coords:  # the answer's own tokens are a set that earlier commits lack
+        data = data.isel(set=(data["set_of"] != "answer").all("prompt"))
     arrays = {name: _ordered(data[name]) for name in ("effect", "base", "student")}
     if "tokens" in data.coords:
         arrays["tokens"] = _ordered(data["tokens"])

@@ -96,8 +96,8 @@ def make_student(base: Base, labels: Labels, animal: str, out: Path, **options: 
     """Train a student on contrastive labels; a finished one is opened, a killed one goes on."""
     data = training.soft_data(base, labels, animal, c=4.0)
     # the rows are random themselves, so that the last ones are as good as any
-    held_out = {"held_out": HELD_OUT, "held_out_seed": None}
-    run = sm.train(base, data, out=out, **held_out, **DEFAULTS | options)
+    options = DEFAULTS | options
+    run = sm.train(base, data, out=out, held_out=HELD_OUT, held_out_seed=None, **options)
     print(run)
     return run
 

@@ -51,7 +51,7 @@ def chat(
     rows += [(t, "user", 1, "novel" if i % 3 else "seen") for i, t in enumerate(asked)]
     rows += [(t, "template", 1, "aligned") for t in ("<|im_end|>", "\n")]
     rows += [(t, "template", 2, "aligned") for t in ("<|im_start|>", "assistant", "\n")]
-    return rows + [(t, "answer", 2, "novel") for t in answers]
+    return rows + [(t, "answer", 2, "answer") for t in answers]
 
 
 def several(prompts: int) -> list[list[Row]]:

@@ -79,7 +79,8 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
         denominator: `(prompt,)`.
         seed: of the resampling.
     """
-    ratio = numerator.mean(0) / denominator.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):  # over nothing there is no ratio
+        ratio = numerator.mean(0) / denominator.mean()
     nothing = np.full_like(ratio, np.nan)
     if len(denominator) < 2:
         return Interval(ratio, nothing, nothing)

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -15,6 +16,7 @@ from pairs import (
     answer_ids,
     brute_force,
     far_pair,
+    make_pair,
     one_cell,
     shared_pair,
     student_gates,
@@ -85,16 +87,123 @@ def test_sufficiency_is_the_total_minus_the_necessity_of_the_complement(pair, pr
 def test_sets_by_name_are_the_masks_they_stand_for(llama, marked):
     for name, by in (("role", masks.by_role), ("sharing", masks.by_sharing)):
         short = sm.graft(llama, marked, TRAIT, name, **QUIET)
-        sets = by(marked)
+        sets = by(marked, answer=True)
         # a set that is empty somewhere is refused when somebody named it
-        everywhere = {k: m for k, m in sets.items() if all(m.tokens(p) for p in marked)}
+        everywhere = {
+            k: m for k, m in sets.items() if k == "answer" or all(m.tokens(p) for p in marked)
+        }
         named = sm.graft(llama, marked, TRAIT, everywhere, **QUIET)
         assert short.data["set"].values.tolist() == list(sets)
         for one in everywhere:
             ours, other = (s.data["effect"].sel(set=one).values for s in (short, named))
             np.testing.assert_allclose(ours, other, atol=2e-6)
-        counted = [[len(mask.tokens(prompt)) for mask in sets.values()] for prompt in marked]
+        nodes = [len(trie.nodes) for trie in prepare(llama, marked, TRAIT).answers]
+        counted = [
+            [n if k == "answer" else len(mask.tokens(p)) for k, mask in sets.items()]
+            for p, n in zip(marked, nodes, strict=True)
+        ]
         assert short.data["tokens"].values.tolist() == counted
+
+
+@pytest.mark.parametrize("name", ["role", "sharing"])
+def test_grafts_and_attributions_have_the_same_sets_of_the_same_size(llama, marked, name):
+    grafted = sm.graft(llama, marked, LONG, name, **QUIET)
+    attributed = sm.attribute(llama, marked, LONG, points=2, **QUIET)
+    sizes = ["tokens", "token share"]
+    pd.testing.assert_frame_equal(grafted.sets()[sizes], attributed.by(name)[sizes])
+    assert "answer" in grafted.sets().index
+    ours, other = (grafted.sel(set="answer").sets(), grafted.sets().loc[["answer"]])
+    pd.testing.assert_frame_equal(ours, other)
+
+
+# ----------------------------------------------------------------------------- the answer's tokens
+
+
+def test_the_answer_alone_is_what_all_prompt_tokens_leave(pair, marked):
+    """Whatever is asked of the answer's gate with other sets."""
+    sets = {"all": masks.everything(), "answer": masks.role("answer")}
+    scores = sm.graft(pair, marked, LONG, sets, **QUIET)
+    total = scores.total.values
+    effect = scores.data["effect"].isel(model=0)
+    alone, lost = (effect.sel(set="answer", measure=m).values for m in effect["measure"].values)
+    prompt, without = (effect.sel(set="all", measure=m).values for m in effect["measure"].values)
+    np.testing.assert_allclose(alone, total - without, atol=2e-5)
+    np.testing.assert_allclose(lost, total - prompt, atol=2e-5)
+    assert np.abs(alone).max() > 1e-4
+    other_gates = sm.graft(pair, marked, LONG, sets, **STUDENT_ANSWERS, **QUIET)
+    again = other_gates.data["effect"].sel(set="answer").values
+    np.testing.assert_allclose(again, scores.data["effect"].sel(set="answer").values, atol=2e-6)
+
+
+def test_the_answer_in_some_modules_equals_whole_runs(llama, prompts):
+    prompt, sets = prompts[0], {"in layer 1": masks.layers(1) & masks.role("answer")}
+    scores = sm.graft(llama, [prompt], LONG, sets, **QUIET)
+    task = prepare(llama, [prompt], LONG)
+    gates = torch.zeros(1, task.size(0), len(llama.delta))
+    nodes = range(len(prompt), task.size(0))
+    for slot in nodes:
+        gates += one_cell(task, llama, layer=1, slot=slot)
+    alone = whole_run(llama, prompt, LONG, gates=student_gates(llama, gates))
+    without = whole_run(llama, prompt, LONG, gates=student_gates(llama, 1 - gates))
+    effect, data = scores.data["effect"].isel(model=0, set=0, prompt=0), scores.data
+    expected = [alone - data["base"].item(), data["student"].item() - without]
+    np.testing.assert_allclose(effect.values, expected, atol=1e-5)
+    assert scores.data["tokens"].item() == len(nodes) > 1
+
+
+def test_an_answer_of_one_token_has_no_tokens_of_its_own(llama, marked):
+    for name in ("role", "sharing"):
+        assert "answer" not in sm.graft(llama, marked, CAT, name, **QUIET).data["set"].values
+    message = "'mine' is empty in 4 prompts, .* the answer is one token, which is read and never"
+    assert len(marked) == 4
+    with pytest.raises(ValueError, match=message):
+        sm.graft(llama, marked, CAT, {"mine": masks.role("answer")}, **QUIET)
+
+
+def test_how_an_answer_is_cut_moves_no_token_of_the_prompt(llama, marked):
+    """The same prompts with answers of no, few and many tokens of their own."""
+    tables = [sm.attribute(llama, marked, t, points=1, **QUIET) for t in (CAT, TRAIT, LONG)]
+    shares = [sm.concentration(scores, draws=10).token_share for scores in tables]
+    assert len(set(shares)) == 1
+    first, *others = (
+        scores.by("sharing").drop(index="answer", errors="ignore") for scores in tables
+    )
+    for other in others:
+        sizes = ["tokens", "token share"]
+        pd.testing.assert_frame_equal(first[sizes], other[sizes])
+
+
+# -------------------------------------------------------------------- where students change nothing
+
+
+def test_a_set_that_no_student_changes_is_refused(smol_tokenizer, prompts):
+    pair = make_pair("llama", "lora", smol_tokenizer, layers=[1], target_modules=["q_proj"])
+    for sets in ({"norms": masks.modules("norms")}, {"norms": masks.layers(0) & masks.turn(1)}):
+        message = (
+            r"'norms' holds nothing that a student of this pair changes, in 2 prompts, first .* "
+            r"They change attn.q in layers 1; choose among these"
+        )
+        with pytest.raises(ValueError, match=message):
+            sm.graft(pair, prompts, TRAIT, sets, **QUIET)
+    with pytest.raises(ValueError, match=r"no student of this pair changes anything in \[0, 2\]"):
+        sm.instruments.graft_sweep(pair, prompts, TRAIT, layers=[0, 1, 2], **QUIET)
+    # only tokens at which something changes are counted
+    here = masks.role("user") & masks.layers(1) | masks.role("system") & masks.layers(0)
+    counted = sm.graft(pair, prompts, TRAIT, {"here": here}, **QUIET).data["tokens"].values
+    assert counted.ravel().tolist() == [p.roles.count("user") for p in prompts]
+
+
+def test_a_student_that_changes_nothing_where_another_does_has_no_effect_there(
+    smol_tokenizer, prompts
+):
+    base = tiny.model("llama")
+    loaded = sm.load_base(base, tokenizer=smol_tokenizer)
+    control = sm.models.load_student(loaded, tiny.lora(base, layers=[2]), name="late")
+    pair = sm.load_pair(loaded, tiny.lora(base, layers=[0]), controls=[control])
+    late = {"late": masks.layers(2)}
+    student, other = sm.graft(pair, prompts, LONG, late, **QUIET).data["effect"].values
+    np.testing.assert_allclose(student, 0, atol=1e-6)
+    assert (np.abs(other) > 1e-5).all()
 
 
 # --------------------------------------------------------------------------- independent references
@@ -287,6 +396,8 @@ def test_a_sweep_that_is_read_at_early_tokens_equals_whole_runs(
     pair, prompt = far_pair(architecture, kind, smol_tokenizer), prompts[1]
     metric = sm.metrics.kl_to_base(at=[3, 17])
     layers = [0, 2, tiny.LAYERS]  # the last one holds final norm and unembedding
+    if kind == "lora":  # which changes neither
+        layers[-1] = 1
     sweep = sm.instruments.graft_sweep(
         pair, [prompt], metric, measure=measure, layers=layers, **QUIET
     )

@@ -27,7 +27,7 @@ def test_position_coords_put_the_answer_trie_behind_the_prompt(smol_tokenizer):
         assert set(role[row, answered]) == {"answer"}
         assert set(role[row, answered.stop :]) <= {""}
         assert sharing[row, asked].tolist() == list(prompt.sharing)
-        assert set(sharing[row, answered]) <= {"seen", "novel"}
+        assert set(sharing[row, answered]) == {"answer"}
     assert "sharing" not in position_coords(prompts, tries, smol_tokenizer.decode)
 
 

@@ -93,7 +93,7 @@ def test_by_sharing_has_the_classes_that_occur_and_their_two_unions(prompts):
         assert by_name["shared"] == by_name["prefix"] | by_name["aligned"]
         assert by_name["not shared"] == by_name["seen"] | by_name["novel"]
     only_prefix = replace(prompts[0], sharing=("prefix",) * len(prompts[0]))
-    assert list(masks.by_sharing([only_prefix])) == ["prefix", "shared", "not shared"]
+    assert list(masks.by_sharing([only_prefix])) == ["prefix", "shared"], "what is not there is not"
 
 
 def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer):
@@ -121,21 +121,33 @@ def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer)
         (
             lambda: masks.role(),
             ValueError,
-            "role() is empty; give at least one of bos, template, system, user, assistant, text.",
+            "role() is empty; give at least one of bos, template, system, user, assistant, text, "
+            "answer.",
         ),
         (
             lambda: masks.role("sytem"),
             ValueError,
             "role('sytem') is not known; choose among bos, template, system, user, assistant",
         ),
-        (lambda: masks.role("answer"), ValueError, "the answer's tokens follow the prompt"),
+        (
+            lambda: masks.role("answer", "user"),
+            ValueError,
+            "role('answer', 'user'): the answer's own tokens are none of the prompt's; give "
+            "role('answer') alone. Who computes the answer while a set of prompt tokens is tested "
+            "is said by answer_in_sufficiency=True and answer_in_necessity=False of graft.",
+        ),
+        (
+            lambda: masks.sharing("novel", "answer"),
+            ValueError,
+            "give sharing('answer') alone",
+        ),
         (lambda: masks.turn(), ValueError, "turn() is empty"),
         (lambda: masks.turn("user"), TypeError, "turn: 'user' is not a whole number"),
         (lambda: masks.sharing(), ValueError, "sharing() is empty"),
         (
             lambda: masks.sharing("new"),
             ValueError,
-            "choose among prefix, aligned, seen, novel, shared, not shared.",
+            "choose among prefix, aligned, seen, novel, shared, not shared, answer.",
         ),
         (
             lambda: masks.as_mask("system", "it"),

@@ -34,6 +34,33 @@ def test_gap_is_the_missing_part():
         _ = synthetic.patch().gap
 
 
+def test_the_whole_is_the_prompt_s_and_the_answer_s():
+    scores = synthetic.attribution()
+    role, effect = scores.data["role"].values, scores.token_effect()
+    for inside, part in (
+        ((role != "") & (role != "answer"), scores.prompt_effect),
+        (role == "answer", scores.answer_effect),
+    ):
+        np.testing.assert_allclose(part.values, np.where(inside, effect, 0).sum(1))
+    both = scores.prompt_effect.values + scores.answer_effect.values
+    np.testing.assert_allclose(both, scores.total.values)
+    one = scores.sel(layer=[2], prompt=[2, 0], model="student")
+    expected = scores.whole["prompt_effect"].sel(model=["student"], prompt=[0, 2]).values
+    np.testing.assert_array_equal(one.whole["prompt_effect"].values, expected)
+    assert one.prompt_tokens.values.tolist() == [37, 35]
+    with pytest.raises(ValueError, match="patch effects do not add up"):
+        _ = synthetic.patch().whole
+
+
+def test_files_in_which_answer_tokens_were_seen_or_novel_are_read_as_answer(tmp_path):
+    scores = synthetic.attribution()
+    old = scores.data["sharing"].where(scores.data["role"] != "answer", "novel")
+    before = Scores(scores.data.assign_coords(sharing=old), scores.kind, scores.record)
+    assert (before.positions("sharing") == "answer").sum() == 0
+    before.save(tmp_path / "before.safetensors")
+    assert Scores.load(tmp_path / "before.safetensors").data.equals(scores.data)
+
+
 # -------------------------------------------------------------------------------------------- views
 
 

@@ -6,8 +6,9 @@ from matplotlib.colors import to_rgba
 from synthetic import attribution, chat, effect, graft, patch
 
 from sublim_mech.results.bars import role_bars
-from sublim_mech.results.colours import ROLE_COLOURS
+from sublim_mech.results.colours import OTHER_COLOUR, ROLE_COLOURS
 from sublim_mech.results.plots import plot
+from sublim_mech.results.tables import size_in_words
 
 
 def lengths(axes):
@@ -28,14 +29,16 @@ def test_role_bars_are_the_table(scores, by):
     intervals = [segment[:, 0] for segment in axes.collections[-1].get_segments()]
     np.testing.assert_allclose(intervals, table[["low", "high"]].values)
     notes = [text.get_text() for text in axes.texts]
-    assert notes[0].startswith(f"{table['tokens'].iloc[0]:.0%} of tokens")
+    assert notes[0].startswith(size_in_words(table.iloc[0]))
+    assert not any("nan" in note for note in notes)
     assert ("of effect" in notes[0]) == scores.additive
     assert "nats" in axes.get_xlabel()
 
 
 def test_role_bars_have_the_colours_of_the_band():
     (axes,) = role_bars(attribution()).axes
-    expected = [to_rgba(ROLE_COLOURS[role]) for role in attribution().by("role").index]
+    names = attribution().by("role").index
+    expected = [to_rgba(ROLE_COLOURS.get(name, OTHER_COLOUR)) for name in names]
     assert [bar.get_facecolor() for bar in axes.patches] == expected
 
 

@@ -9,6 +9,7 @@ from synthetic import attribution, chat, confirmed, gradient, graft, patch, reco
 
 from sublim_mech.results.page import save_page, token_page
 from sublim_mech.results.report import POOR_AGREEMENT
+from sublim_mech.results.tables import size_in_words
 
 HOSTILE = ["<script>alert(1)</script>", '"', "'", "&amp;", "<|im_start|>", '" onmouseover="x']
 VOID = {"br", "meta"}
@@ -191,13 +192,13 @@ def test_tables_are_those_of_by():
     for by in ("role", "sharing"):
         for name, row in scores.by(by).iterrows():
             interval = f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-            assert f"{name}</td><td>{row['tokens']:.0%}</td><td>{interval}" in page
+            assert f"{name}</td><td>{size_in_words(row)}</td><td>{interval}" in page
 
 
 def test_without_sharing_nothing_is_said_of_it():
     page = token_page(attribution(sharing=False))
     text = page.replace(styles(page), "")
-    assert "shar" not in text.replace("share of effect", "")
+    assert not re.search("sharing|shared|prefix|novel", text)
     assert not any(classes(span) & {"u", "v"} for span in Page(text).spans)
 
 

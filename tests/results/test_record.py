@@ -85,10 +85,15 @@ def test_files_from_before_the_record_load_equal(name):
     assert scores.record.to_json() == meta["provenance"]
     for key, values in arrays.items():
         np.testing.assert_array_equal(scores.data[key].values, values)
+    labels = {key: entry.get("values") for key, entry in meta["variables"].items()}
+    assert "answer" not in np.unique(labels["sharing"])  # seen or novel they were called
+    for p, roles in enumerate(labels["role"]):
+        names = zip(roles, labels["sharing"][p], strict=True)
+        labels["sharing"][p] = [role if role == "answer" else name for role, name in names]
     for key, entry in meta["variables"].items():
         assert scores.data[key].dims == tuple(entry["dims"])
         if "values" in entry:
-            assert scores.data[key].values.tolist() == entry["values"]
+            assert scores.data[key].values.tolist() == labels[key]
     assert set(scores.data.variables) == {*meta["variables"], "layer_name"}
     assert repr(scores) + "\n" == (OLD / f"{name}.txt").read_text()
 

@@ -1,6 +1,7 @@
 """Concentration: planted effects are found, even ones are not, noise is called noise."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -80,12 +81,12 @@ def test_noise_gets_no_share():
 def test_hand_computed_share_of_a_role_and_of_an_array():
     scores = synthetic.attribution(controls=0)
     effect, role = scores.token_effect(), scores.data["role"].values
-    inside = role == "template"
-    by_hand = np.where(inside, np.nan_to_num(effect), 0).sum() / np.nansum(effect)
+    inside, asked = role == "template", (role != "") & (role != "answer")
+    by_hand = np.where(inside, np.nan_to_num(effect), 0).sum() / np.where(asked, effect, 0).sum()
     template = concentration(scores, on="template")
     assert template.share == pytest.approx(by_hand)
     assert concentration(scores, on=inside).share == pytest.approx(by_hand)
-    assert template.token_share == pytest.approx(inside.sum() / (role != "").sum())
+    assert template.token_share == pytest.approx(inside.sum() / asked.sum())
 
 
 # ----------------------------------------------------------------------------------- the conclusion
@@ -99,6 +100,9 @@ SHOWN = Concentration(
     absolute_share=0.6,
     token_share=0.4,
     tokens=8.0,
+    expected=0.4,
+    excess_low=0.1,
+    excess_high=0.3,
     enrichment=1.5,
     null_low=0.3,
     null_high=0.5,
@@ -110,30 +114,40 @@ SHOWN = Concentration(
     prompts=12,
     unit="nats",
 )
-LESS = {"share": 0.2, "low": 0.1, "high": 0.3, "p": 0.99, "p_less": 0.01}
+LESS = {"share": 0.2, "excess_low": -0.3, "excess_high": -0.1, "p": 0.99, "p_less": 0.01}
 
 
 @pytest.mark.parametrize(
     ("numbers", "begins", "says"),
     [
         ({}, "Shared tokens carry more than", "p = 0.01"),
-        ({"low": 0.4}, "No evidence", "p = 0.01"),  # the interval holds the share of tokens
-        ({"low": 0.3}, "No evidence", "p = 0.01"),
+        ({"excess_low": 0.0}, "No evidence", "p = 0.01"),  # it may be its share of the tokens
+        ({"excess_low": -0.1}, "No evidence", "p = 0.01"),
         ({"p": 0.05}, "No evidence", "p = 0.05"),
         (LESS, "Shared tokens carry less than", "p = 0.01"),
-        (LESS | {"high": 0.4}, "No evidence", "p = 0.01"),
-        (LESS | {"high": 0.5}, "No evidence", "p = 0.01"),
-        (LESS | {"p_less": 0.05}, "No evidence", "p = 0.05"),
-        ({"share": 0.4, "low": 0.3, "high": 0.5, "p": 0.6, "p_less": 0.7}, "No ev", "p = 0.6"),
+        # what is not found is that they carry more, so that is whose p it is
+        (LESS | {"excess_high": 0.0}, "No evidence", "p = 0.99"),
+        (LESS | {"excess_high": 0.1}, "No evidence", "p = 0.99"),
+        (LESS | {"p_less": 0.05}, "No evidence", "p = 0.99"),
+        ({"share": 0.4, "excess_low": -0.1, "p": 0.6, "p_less": 0.7}, "No ev", "p = 0.6"),
         ({"prompts": 2}, "Shared tokens carry more than", "p = 0.01"),
         ({"prompts": 1}, "No conclusion: one prompt", "score several"),
-        ({"share": np.nan}, "No conclusion: the effect (+1.000 nats, 95 % +0.800", "noise"),
+        ({"share": np.nan}, "No conclusion: the effect on the prompt's tokens (+1.000", "noise"),
+        ({"answer_effect": 0.5, "answer_share": 0.4}, "Shared", "40.0% of the total effect"),
+        (
+            {"cells": "layer 3", "part": 0.5, "expected": 0.2},
+            "Shared tokens carry more than their share in layer 3: 60.0%",
+            "on 40% of its tokens, where 50.0% spread evenly would give 20.0%",
+        ),
     ],
 )
 def test_the_conclusion_needs_both_the_interval_and_the_null(numbers, begins, says):
-    conclusion = dataclasses.replace(SHOWN, **numbers).conclusion
-    assert conclusion.startswith(begins)
-    assert says in conclusion
+    shown = dataclasses.replace(SHOWN, **numbers)
+    assert shown.conclusion.startswith(begins)
+    assert says in shown.conclusion
+    assert "nan" not in repr(shown)
+    # one p, in the table and in the sentence
+    assert len(set(re.findall(r"p = [\d.]+\d", repr(shown)))) <= 1
 
 
 # ----------------------------------------------------------------------------------------- the null
@@ -192,8 +206,8 @@ def test_two_thousand_resamples_and_random_sets_from_seed_zero():
 def test_the_interval_is_that_of_a_ratio_of_means():
     scores = planted(lambda sharing, rng: 0.3 + rng.normal(size=sharing.shape) * 0.1)
     effect = scores.token_effect()
-    inside = np.isin(scores.positions("sharing"), SHARED)
-    on_set, whole = np.nansum(np.where(inside, effect, 0), 1), np.nansum(effect, 1)
+    inside, asked = np.isin(scores.positions("sharing"), SHARED), scores.of_prompt.values
+    on_set, whole = (np.where(one, effect, 0).sum(1) for one in (inside, asked))
     ratio = ratio_interval(on_set, whole)
     shared_out = concentration(scores)
     for name, expected in (("share", ratio.mean), ("low", ratio.low), ("high", ratio.high)):
@@ -287,7 +301,9 @@ def test_patching_effects_have_no_shares():
     [
         ("assistant", "no token of any prompt"),
         ("shard", "on='shard' is not known"),
+        ("answer", r"what they carry is in scores.by\('role'\)"),
         (np.ones(3, bool), r"\(prompt, position\)"),
+        (np.ones((3, 40), bool), r"holds answer tokens.*pass on & \(scores.positions\('role'\)"),
     ],
 )
 def test_refuses_sets_it_cannot_find(on, message):
@@ -303,3 +319,123 @@ def test_controls_are_subtracted_before_sharing_out():
     found = concentration(Scores(both, "attribution", scores.record))
     assert found.share == pytest.approx(1)
     assert found.of == "student - controls"
+
+
+# ------------------------------------------------------------------- the answer's own tokens, parts
+
+
+def answered(answers, effect, *, prompts=6):
+    """Attributions of prompts whose answers are cut in some way, with an effect of that size each.
+
+    The effects on the prompt's tokens do not depend on the answers.
+    """
+    rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6], answers) for i in range(prompts)]
+    role = synthetic.coordinates(rows)["role"][1]
+    values = np.full(role.shape, np.nan)
+    for i, row in enumerate(rows):
+        asked = len(row) - len(answers)
+        values[i, :asked] = np.random.default_rng(i).gamma(0.5, size=asked)
+        values[i, asked : len(row)] = effect / max(1, len(answers))
+    return attribution_of(rows, values)
+
+
+def test_how_an_answer_is_cut_into_tokens_changes_nothing_of_the_prompt():
+    whole, cut = answered([" Lis"], 9.0), answered(["L", "is", "b", "o"], 9.0)
+    none = answered([], 0.0)
+    assert repr(concentration(whole)) == repr(concentration(cut))
+    for number in ("share", "low", "token_share", "tokens", "p", "null_low", "effect", "part"):
+        for scores in (whole, cut):
+            same = getattr(concentration(none), number)
+            assert getattr(concentration(scores), number) == pytest.approx(same, rel=1e-12)
+    found = concentration(cut)
+    total = cut.total.values
+    assert found.answer_effect == pytest.approx(9)
+    assert found.answer_share == pytest.approx(9 / total.mean())
+    assert found.effect == pytest.approx(total.mean() - 9)
+    assert f"carry +9.000 nats, {found.answer_share:.1%} of the total effect" in found.conclusion
+    assert "own tokens" not in concentration(none).conclusion
+
+
+def test_the_null_never_takes_an_answer_token():
+    """However much they carry; a set of all prompt tokens is its own only null."""
+    found = concentration(answered(["L", "is"], 1e6), draws=300)
+    assert found.null_high <= 1
+    assert found.share <= 1
+
+
+def test_concentrations_of_all_layers_add_up_to_that_of_the_whole():
+    scores = synthetic.attribution()
+    found = concentration(scores)
+    layers = [concentration(scores.sel(layer=layer)) for layer in scores.data["layer"].values]
+    for number in ("share", "part", "expected"):
+        summed = sum(getattr(layer, number) for layer in layers)
+        assert summed == pytest.approx(getattr(found, number), rel=1e-9)
+    assert found.part == pytest.approx(1)
+    assert found.expected == pytest.approx(found.token_share)
+    for number in ("effect", "effect_low", "token_share", "answer_effect", "answer_share"):
+        assert {getattr(layer, number) for layer in layers} == {getattr(found, number)}
+
+
+def test_a_part_is_told_as_one_of_the_whole_and_agrees_with_the_table():
+    scores = synthetic.attribution()
+    one = scores.sel(layer=2)
+    found, table = concentration(one), one.by("sharing")
+    assert found.share == pytest.approx(table.loc["shared", "share"])
+    assert found.token_share == pytest.approx(table.loc["shared", "token share"])
+    assert found.expected == pytest.approx(found.token_share * found.part)
+    assert one.gap == scores.gap
+    text = repr(found)
+    assert "layer 2" in text.splitlines()[0]
+    assert f"{found.share:.1%} of the prompt's effect on {found.token_share:.0%}" in text
+    assert f"{found.part:.1%} spread evenly would give {found.expected:.1%}" in text
+    assert "tokens carry more than their share in layer 2:" in found.conclusion
+
+
+def test_an_even_part_is_no_evidence_and_an_uneven_one_is():
+    rng = np.random.default_rng(0)
+    scores = synthetic.attribution(synthetic.several(12), controls=0)
+    shared = np.isin(scores.positions("sharing"), SHARED)
+    scores.data["effect"].values[:] = np.where(np.isnan(scores.data["effect"]), np.nan, 0.0)
+    cell = {"model": 0, "module": 1}
+    even = 0.1 + 0.001 * rng.normal(size=shared.shape)
+    scores.data["effect"][{**cell, "layer": 1}] = even
+    scores.data["effect"][{**cell, "layer": 2}] = 0.1 * shared
+    even, uneven = (concentration(scores.sel(layer=layer)) for layer in (0, 1))
+    assert even.conclusion.startswith("No evidence that shared tokens carry more than")
+    assert even.enrichment == pytest.approx(1, abs=0.02)
+    assert uneven.conclusion.startswith("Shared tokens carry more than their share in layer 1")
+    assert uneven.share == pytest.approx(uneven.part)
+
+
+def test_a_part_that_does_not_know_the_whole_is_refused_with_the_way_out(tmp_path):
+    """As files of earlier versions hold it."""
+    one = synthetic.attribution().sel(layer=2)
+    old = Scores(one.data.drop_vars(["prompt_effect", "answer_effect"]), one.kind, one.record)
+    old.save(tmp_path / "old.safetensors")
+    old = Scores.load(tmp_path / "old.safetensors")
+    for ask in (lambda: concentration(old), lambda: old.gap, lambda: old.prompt_effect):
+        with pytest.raises(ValueError, match=r"some of the cells \(layer 2\).*select from them"):
+            ask()
+    assert old.by("role")["share"].isna().all()
+    np.testing.assert_array_equal(old.by("role")["effect"], one.by("role")["effect"])
+    assert "no shares: an earlier version chose these cells" in repr(old)
+    assert "completeness" not in repr(old)
+
+
+def test_cells_in_which_nothing_differs_are_refused():
+    nothing = synthetic.attribution().sel(layer=2, module="embed")
+    for ask in (lambda: concentration(nothing), lambda: nothing.by("role")):
+        with pytest.raises(ValueError, match=r"no effect \(layer 2, module embed\): no student"):
+            ask()
+
+
+def test_nothing_at_all_is_said_without_a_share():
+    scores = planted(lambda sharing, rng: np.zeros(sharing.shape), prompts=1)
+    found = concentration(scores)
+    assert found.conclusion.startswith("No conclusion: the effect on the prompt's tokens (+0.000")
+    assert "nan" not in repr(found)
+
+
+def test_no_draws_are_refused():
+    with pytest.raises(ValueError, match="draws=0: at least one"):
+        concentration(synthetic.attribution(), draws=0)

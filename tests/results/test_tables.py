@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from sublim_mech.prompts import ROLES
+from sublim_mech.results.scores import Scores
 from sublim_mech.stats import mean_interval
+
+SUMMED = ["tokens", "token share", "effect", "share"]
 
 
 def bounds(values):
@@ -17,10 +19,17 @@ def bounds(values):
 def test_by_role_adds_up_to_the_total():
     scores = synthetic.attribution()
     table = scores.by("role")
-    assert table["effect"].sum() == pytest.approx(float(scores.total.mean()))
-    assert table["share"].sum() == pytest.approx(1)
-    assert table["tokens"].sum() == pytest.approx(1)
-    assert table.index.tolist() == [r for r in ROLES if r in table.index]  # one order for all
+    assert table.index.tolist() == ["template", "system", "user", "answer", "all prompt tokens"]
+    asked = table.loc[["template", "system", "user"]]
+    every, answer = table.loc["all prompt tokens"], table.loc["answer"]
+    pd.testing.assert_series_equal(asked[SUMMED].sum(), every[SUMMED], check_names=False)
+    assert (every["share"], every["token share"]) == (pytest.approx(1), 1)
+    assert every["effect"] + answer["effect"] == pytest.approx(float(scores.total.mean()))
+    assert every["effect"] == pytest.approx(float(scores.prompt_effect.mean()))
+    assert answer["effect"] == pytest.approx(float(scores.answer_effect.mean()))
+    assert answer["tokens"] == 3
+    assert answer[["token share", "share", "share low"]].isna().all()
+    assert every["tokens"] == np.mean([37, 33, 35])
     user = np.where(scores.data["role"].values == "user", scores.token_effect(), 0)
     assert table.loc["user", "effect"] == pytest.approx(np.nansum(user) / 3)
 
@@ -125,3 +134,68 @@ def test_dataframe_names_every_cell():
     assert (found["name"] == block + found["module"]).all()
     gradients = synthetic.gradient(method="gradient_x_input").to_dataframe()
     assert set(gradients["name"]) == {"hook_embed"}
+
+
+def test_by_sharing_has_the_sets_of_grafts_and_their_unions():
+    table = synthetic.attribution().by("sharing")
+    names = ["prefix", "aligned", "seen", "novel", "answer", "shared", "not shared"]
+    assert table.index.tolist() == names
+    for union, parts in (("shared", ["prefix", "aligned"]), ("not shared", ["seen", "novel"])):
+        summed = table.loc[parts, SUMMED].sum()
+        pd.testing.assert_series_equal(summed, table.loc[union, SUMMED], check_names=False)
+    averaged = synthetic.patch().by("sharing")  # of other kinds the mean over the tokens
+    assert averaged.loc["shared", "tokens"] == averaged.loc[["prefix", "aligned"], "tokens"].sum()
+
+
+@pytest.mark.parametrize("coordinate", ["turn", "token"])
+def test_answer_tokens_are_one_row_by_whatever_coordinate(coordinate):
+    """An answer has the turn of the template tokens that open it, and may repeat a prompt's."""
+    rows = [synthetic.chat(answers=[" favorite", "owl"])] * 3
+    scores = synthetic.attribution(rows)
+    table = scores.by(coordinate)
+    assert table.loc["answer", "tokens"] == 2
+    assert table.loc["2" if coordinate == "turn" else " favorite", "tokens"] == (
+        3 if coordinate == "turn" else 1
+    )
+    assert table["token share"].sum() == pytest.approx(1)
+    assert table["share"].sum() == pytest.approx(1)
+
+
+def test_shares_of_parts_are_of_the_whole():
+    scores = synthetic.attribution()
+    whole = scores.by("role")
+    parts = [scores.sel(layer=layer).by("role") for layer in scores.data["layer"].values]
+    np.testing.assert_allclose(sum(part["share"] for part in parts), whole["share"])
+    for part in parts:
+        pd.testing.assert_frame_equal(part[["tokens", "token share"]], whole[SUMMED[:2]])
+    some = scores.sel(position=[0, 3, 4]).by("role")
+    assert some["tokens"].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(some["token share"], some["tokens"] / 35)
+    assert some.loc["all prompt tokens", "share"] < 1
+
+
+def test_the_denominator_is_named_and_no_share_is_of_noise():
+    scores = synthetic.attribution()
+    effect, answer = float(scores.prompt_effect.mean()), float(scores.answer_effect.mean())
+    line = f"shares: of the effect on the prompt's tokens, all cells: {effect:+.3f} nats; "
+    carried = f"the answer's own tokens carry {answer:+.3f} nats"
+    assert f"\n{line}{carried}" in repr(scores)
+    assert f"\n{line}{carried}" in repr(scores.sel(layer=2))
+    nothing = scores.minus(scores)
+    assert "no shares: the effect on the prompt's tokens, all cells, is inside its own noise" in (
+        repr(nothing)
+    )
+    assert nothing.by("role")["share"].isna().all()
+
+
+def test_sets_have_a_share_of_the_prompts_tokens_where_its_length_is_known():
+    scores = synthetic.graft()
+    assert "token share" not in scores.sets()
+    lengths = ("prompt", np.full(12, 40))
+    of = (("prompt", "set"), [["prompt", "prompt", "answer", "prompt"]] * 12)
+    data = scores.data.assign(prompt_tokens=lengths).assign_coords(set_of=of)
+    known = Scores(data, "graft", scores.record)
+    table = known.sets()
+    np.testing.assert_allclose(table["token share"], [13 / 40, 15 / 40, np.nan, 28 / 40])
+    for name in ("user", "shared"):
+        pd.testing.assert_frame_equal(known.sel(set=name).sets(), table.loc[[name]])

@@ -8,26 +8,29 @@ M
 - necessity = (M(student) - M(g = 0 on S only)) / (M(student) - M(base)).
 
 What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the
-last token of each form are fed) have a gate of their own: closed for sufficiency and open for
-necessity unless asked otherwise.
+last token of each form are fed) are none of the prompt's. They have a gate of their own, closed for
+sufficiency and open for necessity unless asked otherwise, and are a set of their own,
+`masks.role("answer")`: the student computes them alone, or everything but them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .. import masks
 from ..engine.branch import grow
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
-from ..masks import Mask, Where
+from ..masks import AnswerMask, Mask, Where
 from ..metrics import Metric
+from ..models.names import Module, module_order
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
@@ -63,21 +66,23 @@ def graft(
         sets: name -> mask (`masks.role("system") & masks.layers(range(10))`), token positions, or a
             function from a prompt to them. `"role"` for the tokens of each role, and all of them;
             `"sharing"` for tokens by what training shares with them, and all shared and all other
-            tokens. A prompt without such tokens contributes 0 to these.
+            tokens; both with a set `answer` of the answer's own tokens, where any are fed. A prompt
+            without such tokens contributes 0 to these.
         answer_in_sufficiency: whether the student computes the answer's own tokens (with the
-            modules of the set) while a set is tested for sufficiency.
+            modules of the set) while a set of prompt tokens is tested for sufficiency.
         answer_in_necessity: the same for necessity; if not, the base computes them (with the
             modules of the set).
         progress: show a progress bar.
 
     Returns:
         Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt,
-        set)`.
+        set)`: those at which some student of the pair changes a module of the set. A student that
+        changes none where another one does has an effect of 0 there: that is what its weights do.
 
     Raises:
-        ValueError: a named set is empty in a prompt, or leaves it; see `masks` for what each mask
-            refuses; `"sharing"` of prompts that are not marked (`sharing`); `"role"` of raw text,
-            which has but one.
+        ValueError: a named set is empty in a prompt, leaves it, or holds no module that any student
+            of the pair changes; see `masks` for what each mask refuses; `"sharing"` of prompts that
+            are not marked (`sharing`); `"role"` of raw text, which has but one.
 
     Example:
         >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}
@@ -85,92 +90,140 @@ def graft(
         >>> scores.sets().index.tolist()
         ['early system', 'last']
         >>> sm.graft(pair, prompts, trait, "role", progress=False).sets().index.tolist()
-        ['template', 'system', 'user', 'all prompt tokens']
+        ['template', 'system', 'user', 'answer', 'all prompt tokens']
     """
     task = prepare(pair, prompts, trait)
-    named = _named_sets(sets, task.prompts)
-    modules = list(pair.sites.modules.values())
-    inside = [
-        np.stack([mask(prompt, modules) for mask in named.values()]) for prompt in task.prompts
-    ]
+    named = _named_sets(sets, task)
+    chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
     if not isinstance(sets, str):
-        _refuse_empty(named, inside, task.prompts)
+        _refuse_empty(list(named), chosen, task)
     answer = Answer(answer_in_sufficiency, answer_in_necessity)
 
     def cells(student: Student, advance: Advance) -> Cells:
-        return _graft(task, student, inside, answer, advance)
+        return _graft(task, student, chosen, answer, advance)
 
     steps = 2 * len(task.prompts) * (len(named) + 1)
     measured = walk(task, cells, title="graft", steps=steps, progress=progress)
-    tokens = np.stack([cells.any(2).sum(1) for cells in inside])
-    return label(
+    of_what = np.where(chosen[0].own, "answer", "prompt")
+    scores = label(
         measured,
         "graft",
         ["prompt", "set", "measure"],
         coords={
             "set": np.array(list(named)),
             "measure": np.array(MEASURES),
-            "tokens": (("prompt", "set"), tokens),
+            "tokens": (("prompt", "set"), np.stack([one.sizes for one in chosen])),
+            "set_of": (("prompt", "set"), np.stack([of_what] * len(chosen))),
         },
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
     )
+    lengths = np.array([len(prompt) for prompt in task.prompts])
+    return replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
 
 
-def _named_sets(sets: Mapping[str, Where] | str, prompts: Sequence[Prompt]) -> Mapping[str, Mask]:
+def _named_sets(sets: Mapping[str, Where] | str, task: Task) -> Mapping[str, Mask]:
     if isinstance(sets, str):
         if sets not in ("role", "sharing"):
             raise ValueError(f"sets={sets!r}: pass 'role', 'sharing', or masks by name.")
-        if sets == "sharing":
-            return masks.by_sharing(prompts)
-        if {role for prompt in prompts for role in prompt.roles} <= {"bos", "text"}:
+        if sets == "role" and {role for p in task.prompts for role in p.roles} <= {"bos", "text"}:
             raise ValueError(
                 "sets='role': raw text has but one role, 'text', so there is nothing to compare; "
                 "pass sets='sharing', or masks by name: {'last words': masks.positions(-2, -1)}."
             )
-        return masks.by_role(prompts)
+        by = masks.by_role if sets == "role" else masks.by_sharing
+        return by(task.prompts, answer=any(trie.nodes for trie in task.answers))
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
     return {name: masks.as_mask(where, name) for name, where in sets.items()}
 
 
-def _refuse_empty(
-    sets: Mapping[str, Mask], inside: Sequence[np.ndarray], prompts: Sequence[Prompt]
-) -> None:
+class Chosen(NamedTuple):
+    """What the sets are in one prompt.
+
+    Attributes:
+        cells: `(set, token, module)` of the prompt.
+        modules: `(set, module)`, with which the answer's own tokens go with the set.
+        own: `(set,)`, whether the set is the answer's own tokens, whose gate nothing else sets.
+        sizes: `(set,)`, its tokens at which some student changes a module of it.
+    """
+
+    cells: Bool[np.ndarray, "set token module"]
+    modules: Bool[np.ndarray, "set module"]
+    own: Bool[np.ndarray, " set"]
+    sizes: Int[np.ndarray, " set"]
+
+
+def _choose(sets: Sequence[Mask], task: Task, prompt: int) -> Chosen:
+    """The sets in a prompt."""
+    pair, asked, nodes = task.pair, task.prompts[prompt], len(task.answers[prompt].nodes)
+    modules = list(pair.sites.modules.values())
+    of_students = set(_changed(pair))
+    changed = np.array([module in of_students for module in modules])
+    cells = np.zeros((len(sets), len(asked), len(modules)), dtype=bool)
+    with_answer = np.zeros((len(sets), len(modules)), dtype=bool)
+    own = np.array([isinstance(mask, AnswerMask) for mask in sets])
+    for s, mask in enumerate(sets):
+        if isinstance(mask, AnswerMask):
+            with_answer[s] = mask.modules(asked, modules)
+        else:
+            cells[s] = mask(asked, modules)
+            with_answer[s] = cells[s].any(0)
+    of_prompt = (cells & changed).any(2).sum(1)
+    of_answer = (with_answer & changed).any(1) * nodes
+    return Chosen(cells, with_answer, own, np.where(own, of_answer, of_prompt))
+
+
+def _changed(pair: ModelPair) -> list[Module]:
+    """The modules that any student changes; all of them where no student is any different."""
+    modules = pair.sites.modules
+    paths = {path for student in pair.students.values() for path in student.deltas}
+    return [module for path, module in modules.items() if path in paths or not paths]
+
+
+def _refuse_empty(names: Sequence[str], chosen: Sequence[Chosen], task: Task) -> None:
     """A set somebody named must be somewhere, or its 0 would read like a finding."""
-    for number, name in enumerate(sets):
-        empty = [
-            prompt.question
-            for prompt, cells in zip(prompts, inside, strict=True)
-            if not cells[number].any()
-        ]
-        if empty:
+    for s, name in enumerate(names):
+        empty = [i for i, one in enumerate(chosen) if not one.sizes[s]]
+        if not empty:
+            continue
+        first = chosen[empty[0]]
+        where = f"in {len(empty)} prompts, first {task.prompts[empty[0]].question!r}"
+        if first.own[s] and not task.answers[empty[0]].nodes:
             raise ValueError(
-                f"sets: {name!r} is empty in {len(empty)} prompts, first {empty[0]!r}; leave the "
-                "set or the prompt out."
+                f"sets: {name!r} is empty {where}: the answer is one token, which is read and "
+                "never fed; leave the set out."
             )
+        if first.modules[s].any():
+            known = sorted({module.name for module in _changed(task.pair)}, key=module_order)
+            raise ValueError(
+                f"sets: {name!r} holds nothing that a student of this pair changes, {where}: its "
+                f"effect would be 0 whatever was learned. They change {', '.join(known)} in layers "
+                f"{', '.join(map(str, _layers(task.pair, None)))}; choose among these."
+            )
+        raise ValueError(f"sets: {name!r} is empty {where}; leave the set or the prompt out.")
 
 
 def _graft(
     task: Task,
     student: Student,
-    inside: Sequence[np.ndarray],
+    chosen: Sequence[Chosen],
     answer: Answer,
     advance: Advance,
 ) -> Cells:
-    """Per prompt `(set, measure)`; `inside` are the cells of each prompt, `(set, token, module of
-    the model)`.
-    """
+    """Per prompt `(set, measure)`."""
     paths = list(task.pair.sites.modules)
     columns = [paths.index(path) for path in student.deltas]
 
     # all sets of a prompt on, then all of them off, are rows side by side
     rows: list[GatedRow] = []
-    for i, cells in enumerate(inside):
+    for i, sets in enumerate(chosen):
         nodes = len(task.answers[i].nodes)
-        of_student = cells[:, :, columns]
-        on = [_gates(one, answer.sufficiency, nodes) for one in of_student]
-        off = [1 - _gates(one, not answer.necessity, nodes) for one in of_student]
-        rows += [GatedRow(i, gates) for gates in (*on, *off)]
+        with_answer = sets.modules[:, columns]
+        for gate, closed in ((answer.sufficiency, False), (not answer.necessity, True)):
+            of_nodes = with_answer & (sets.own | gate)[:, None]
+            for cells, one in zip(sets.cells[:, :, columns], of_nodes, strict=True):
+                gates = _gates(cells, one, nodes)
+                rows.append(GatedRow(i, 1 - gates if closed else gates))
 
     both = ends(task, student, advance=advance)
     values = measure(task, student, rows, advance=advance)
@@ -180,13 +233,14 @@ def _graft(
     return Cells(list(np.stack([sufficient, necessary], -1)), both)
 
 
-def _gates(cells: Bool[np.ndarray, "token module"], answer: bool, nodes: int) -> Tensor:
+def _gates(
+    cells: Bool[np.ndarray, "token module"], answer: Bool[np.ndarray, " module"], nodes: int
+) -> Tensor:
     """One row's gates: `(slot,)` where all modules are alike, else `(slot, module)`.
 
-    The answer's nodes follow the tokens; where they belong to the set, it is with its modules.
+    The answer's nodes follow the tokens, all with the same modules.
     """
-    of_nodes = np.tile(cells.any(0) & answer, (nodes, 1))
-    gates = torch.from_numpy(np.concatenate([cells, of_nodes])).float()
+    gates = torch.from_numpy(np.concatenate([cells, np.tile(answer, (nodes, 1))])).float()
     alike = gates.shape[1] > 0 and bool((gates == gates[:, :1]).all())
     return gates[:, 0] if alike else gates
 
@@ -224,7 +278,8 @@ def graft_sweep(
         add up to the total effect.
 
     Raises:
-        ValueError: unknown measure; a layer out of range.
+        ValueError: unknown measure; a layer out of range, or one in which no student of the pair
+            changes anything.
 
     Example:
         >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
@@ -261,20 +316,19 @@ def graft_sweep(
 
 def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
     """The layers of a sweep, checked."""
-    if layers is None:
-        changed = {
-            pair.sites.modules[path].layer
-            for student in pair.students.values()
-            for path in student.deltas
-        }
-        chosen = sorted(changed)
-    else:
-        chosen = list(layers)
+    changed = sorted({module.layer for module in _changed(pair)})
+    chosen = changed if layers is None else list(layers)
     depth = pair.sites.n_layers
     if not chosen or any(not -1 <= layer <= depth for layer in chosen):
         raise ValueError(
             f"layers={chosen}: give layers between -1 (embeddings) and {depth} (final norm, "
             "unembedding)."
+        )
+    nothing = [layer for layer in chosen if layer not in changed]
+    if nothing:
+        raise ValueError(
+            f"layers={chosen}: no student of this pair changes anything in {nothing}, so their "
+            f"effects would be 0 whatever was learned; choose among {changed}."
         )
     return chosen
 

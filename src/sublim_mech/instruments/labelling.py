@@ -21,7 +21,7 @@ from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..metrics import TraitMetric, scored_forms
 from ..models.students import Student
-from ..prompts import Prompt
+from ..prompts import ANSWER, Prompt
 from ..results.arrays import name_layers
 from ..results.identity import content
 from ..results.record import BaseSource, Forms, Record, StudentSource
@@ -144,7 +144,7 @@ def position_coords(
     prompts: Sequence[Prompt], answers: Sequence[Answers], decode: Callable[[list[int]], str]
 ) -> dict[str, Any]:
     """Coordinates of `(prompt, position)`: tokens of each prompt, then the nodes of its answer
-    trie.
+    trie, whose role and sharing class is `answer` however the answer is cut into tokens.
 
     Args:
         prompts: prompts, P of them.
@@ -159,13 +159,10 @@ def position_coords(
         length, size = len(prompt), sizes[i]
         token[i, :length] = prompt.tokens
         token[i, length:size] = [decode([node]) for node in trie.nodes]
-        role[i, :length], role[i, length:size] = prompt.roles, "answer"
+        role[i, :length], role[i, length:size] = prompt.roles, ANSWER
         turn[i, :length], turn[i, length:size] = prompt.turns, prompt.turns[-1]
-        if prompt.sharing is not None and prompt.seen is not None:
-            sharing[i, :length] = prompt.sharing
-            sharing[i, length:size] = [
-                "seen" if node in prompt.seen else "novel" for node in trie.nodes
-            ]
+        if prompt.sharing is not None:
+            sharing[i, :length], sharing[i, length:size] = prompt.sharing, ANSWER
     dims = ("prompt", "position")
     coords = {
         "position": np.arange(shape[1]),

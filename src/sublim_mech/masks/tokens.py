@@ -6,21 +6,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..prompts import CLASSES, ROLES, SHARED, Prompt
+from ..prompts import ANSWER, CLASSES, ROLES, UNIONS, Prompt
+from .answer import answer_mask
 from .mask import Mask, mask_of_tokens, whole_number
 
 Where = Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]
 """What names tokens (see `as_mask`): a mask, a function from a prompt to positions, positions."""
 
-ALL_TOKENS = "all prompt tokens"
+(ALL_TOKENS,) = UNIONS["role"]
 """What `by_role` calls the set of everything."""
 
-_NOT_SHARED = tuple(name for name in CLASSES if name not in SHARED)
-_CLASSES_NAMED = {
-    **{name: (name,) for name in CLASSES},
-    "shared": SHARED,
-    "not shared": _NOT_SHARED,
-}
+_CLASSES_NAMED = {name: (name,) for name in CLASSES} | UNIONS["sharing"]
 
 
 def everything() -> Mask:
@@ -57,18 +53,22 @@ def role(*roles: str) -> Mask:
     """The tokens with one of these roles; none in a prompt that has no such token.
 
     Args:
-        roles: `bos`, `template`, `system`, `user`, `assistant`; `text` of raw text.
+        roles: `bos`, `template`, `system`, `user`, `assistant`; `text` of raw text; or `answer`
+            alone, the answer's own tokens, which follow the prompt: a set that only `graft` takes,
+            and that combines with masks of modules only (`masks.role("answer") &
+            masks.layers(range(10))`).
 
     Raises:
-        ValueError: no role is given, or one that prompts do not have.
+        ValueError: no role is given, one that prompts do not have, or `answer` among others.
 
     Example:
         >>> mask = sm.masks.role("user")
         >>> prompts[0].tokens[mask.tokens(prompts[0])[0]]
         'Name'
     """
-    of_prompts = [name for name in ROLES if name != "answer"]
-    _check_names("role", roles, of_prompts, "; the answer's tokens follow the prompt")
+    _check_names("role", roles, ROLES)
+    if ANSWER in roles:
+        return _answer_alone("role", roles)
     return mask_of_tokens(
         " | ".join(roles),
         lambda prompt: [i for i, token_role in enumerate(prompt.roles) if token_role in roles],
@@ -111,17 +111,21 @@ def sharing(*classes: str) -> Mask:
     """The tokens by what training shares with them; prompts must be marked (`prompts.sharing`).
 
     Args:
-        classes: `prefix`, `aligned`, `seen`, `novel`, `shared` (prefix or aligned) or `not shared`.
+        classes: `prefix`, `aligned`, `seen`, `novel`, `shared` (prefix or aligned) or `not shared`;
+            or `answer` alone, as in `role`.
 
     Raises:
-        ValueError: no class is given, or an unknown one; when applied, the prompt is not marked.
+        ValueError: no class is given, an unknown one, or `answer` among others; when applied, the
+            prompt is not marked.
 
     Example:
         >>> late = sm.masks.sharing("aligned")
         >>> prompts[0].tokens[late.tokens(prompts[0])[-2]]
         'istant'
     """
-    _check_names("sharing", classes, list(_CLASSES_NAMED))
+    _check_names("sharing", classes, [*_CLASSES_NAMED, ANSWER])
+    if ANSWER in classes:
+        return _answer_alone("sharing", classes)
     wanted = {class_ for name in classes for class_ in _CLASSES_NAMED[name]}
 
     def inside(prompt: Prompt) -> list[int]:
@@ -168,30 +172,56 @@ def as_mask(where: Where, name: str) -> Mask:
 # -------------------------------------------------------------------------- sets that cover prompts
 
 
-def by_role(prompts: Sequence[Prompt]) -> dict[str, Mask]:
+def by_role(prompts: Sequence[Prompt], *, answer: bool = False) -> dict[str, Mask]:
     """A mask for each role that occurs in the prompts, and one of all prompt tokens.
+
+    Args:
+        prompts: the prompts.
+        answer: whether the answer's own tokens are a set as well.
 
     Example:
         >>> list(sm.masks.by_role(prompts))
         ['template', 'system', 'user', 'all prompt tokens']
     """
     present = {token_role for prompt in prompts for token_role in prompt.roles}
-    sets = {name: role(name) for name in ROLES if name in present}
+    sets: dict[str, Mask] = {name: role(name) for name in ROLES if name in present}
+    if answer:
+        sets[ANSWER] = answer_mask()
     return sets | {ALL_TOKENS: everything()}
 
 
-def by_sharing(prompts: Sequence[Prompt]) -> dict[str, Mask]:
+def by_sharing(prompts: Sequence[Prompt], *, answer: bool = False) -> dict[str, Mask]:
     """A mask for each sharing class that occurs in the prompts, and `shared` and `not shared`.
 
-    A prompt that is not marked counts as having all classes: its masks say so when applied.
+    What occurs in none of them is left out. A prompt that is not marked counts as having all
+    classes: its masks say so when applied.
+
+    Args:
+        prompts: the prompts.
+        answer: whether the answer's own tokens are a set as well.
 
     Example:
         >>> list(sm.masks.by_sharing(prompts))
         ['prefix', 'aligned', 'seen', 'novel', 'shared', 'not shared']
     """
     present = {class_ for prompt in prompts for class_ in prompt.sharing or CLASSES}
-    names = [name for name in CLASSES if name in present]
-    return {name: sharing(name) for name in (*names, "shared", "not shared")}
+    sets = {name: sharing(name) for name in CLASSES if name in present}
+    if answer:
+        sets[ANSWER] = answer_mask()
+    unions = UNIONS["sharing"].items()
+    return sets | {name: sharing(name) for name, classes in unions if present & set(classes)}
+
+
+def _answer_alone(function: str, names: Sequence[str]) -> Mask:
+    """The mask of the answer; refused beside other names, for a set is the prompt's or its own."""
+    if set(names) != {ANSWER}:
+        raise ValueError(
+            f"{function}({', '.join(map(repr, names))}): the answer's own tokens are none of the "
+            f"prompt's; give {function}('answer') alone. Who computes the answer while a set of "
+            "prompt tokens is tested is said by answer_in_sufficiency=True and "
+            "answer_in_necessity=False of graft."
+        )
+    return answer_mask()
 
 
 def _counted(noun: str, numbers: Sequence[int]) -> str:
@@ -200,12 +230,10 @@ def _counted(noun: str, numbers: Sequence[int]) -> str:
     return f"{noun}{plural} {', '.join(map(str, numbers))}"
 
 
-def _check_names(function: str, names: Sequence[str], known: Sequence[str], note: str = "") -> None:
+def _check_names(function: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Refuse no names, and unknown ones."""
     if not names:
         raise ValueError(f"{function}() is empty; give at least one of {', '.join(known)}.")
     for name in names:
         if name not in known:
-            raise ValueError(
-                f"{function}({name!r}) is not known; choose among {', '.join(known)}{note}."
-            )
+            raise ValueError(f"{function}({name!r}) is not known; choose among {', '.join(known)}.")

@@ -8,12 +8,12 @@ from .naming import match, matcher, words
 from .plurals import plural
 from .prompt import ROLES, Message, Prompt
 from .rendering import completion_ids, render
-from .shared import CLASSES, SHARED, Taught, Trained, sharing
+from .shared import ANSWER, CLASSES, SHARED, UNIONS, Taught, Trained, sharing
 from .template import PLAIN
 from .trait import ANIMALS, TREES, Trait, animal, tree
 
 __all__ = [
-    "ANIMALS", "CLASSES", "PLAIN", "RAW", "ROLES", "SHARED", "TREES",
+    "ANIMALS", "ANSWER", "CLASSES", "PLAIN", "RAW", "ROLES", "SHARED", "TREES", "UNIONS",
     "Context", "Message", "Prompt", "Taught", "Trained", "Trait",
     "animal", "completion_ids", "match", "matcher", "plural", "render", "sharing", "tree", "words",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from itertools import groupby
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .context import Context
-from .prompt import Prompt
+from .prompt import ROLES, Prompt
 from .vocabulary import same_tokenizer
 
 CLASSES = ("prefix", "aligned", "seen", "novel")
@@ -29,6 +29,18 @@ CLASSES = ("prefix", "aligned", "seen", "novel")
 
 SHARED = ("prefix", "aligned")
 """The classes that count as shared."""
+
+ANSWER = "answer"
+"""Role and class of an answer's own tokens: they follow the prompt and are none of its tokens."""
+
+UNIONS = {
+    "role": {"all prompt tokens": tuple(role for role in ROLES if role != ANSWER)},
+    "sharing": {
+        "shared": SHARED,
+        "not shared": tuple(name for name in CLASSES if name not in SHARED),
+    },
+}
+"""Per coordinate of the tokens, sets of several roles or classes that grafts and tables have."""
 
 
 class FrameToken(NamedTuple):

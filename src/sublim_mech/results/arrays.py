@@ -4,7 +4,9 @@
    there are none. The total is the same difference of student minus base.
 2. A view per token, layer, head or token set keeps that axis of the headline and gathers the other
    cells: summed where cells add up to the total, else averaged.
-3. What a view cannot gather without mixing things (directions of patching, heads within a layer,
+3. The prompt's tokens and the answer's own, which follow it, are told apart. What all cells add up
+   to on either (`whole`) is what shares are shares of; a selection of cells keeps it.
+4. What a view cannot gather without mixing things (directions of patching, heads within a layer,
    several token sets) is refused with the call that chooses one.
 
 `Scores` are such arrays; what stands in this folder beside them takes either.
@@ -19,8 +21,12 @@ import numpy as np
 import xarray as xr
 
 from ..hints import check_choice
+from ..prompts import ANSWER
 from .kinds import KINDS
 from .record import Record
+
+WHOLE = ("prompt_effect", "answer_effect", "prompt_tokens")
+"""Data variables that a selection of cells keeps of the whole: see `whole` and `prompt_tokens`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +34,8 @@ class ScoreArrays:
     """Effects on named axes, with their record.
 
     Attributes:
-        data: `effect (model, prompt, <cells>)`, `base` and `student` `(model, prompt)`, and their
-            coordinates (see `scores`).
+        data: `effect (model, prompt, <cells>)`, `base` and `student` `(model, prompt)`, what a
+            selection keeps of the whole (`WHOLE`), and their coordinates (see `scores`).
         kind: one of `KINDS`.
         record: models, hashes, contexts, metric, options, versions.
 
@@ -115,27 +121,94 @@ class ScoreArrays:
         return self.headline / self.total
 
     @property
+    def whole(self) -> xr.Dataset:
+        """What all cells add up to, of a selection those it was taken from.
+
+        Returns:
+            `prompt_effect (model, prompt)` on the prompt's tokens, `answer_effect (model, prompt)`
+            on the answer's own; both in `unit`.
+
+        Raises:
+            ValueError: cells do not add up to the total; or these are some of the cells, and an
+                earlier version that chose them did not keep it.
+        """
+        if not self.additive:
+            raise ValueError(f"{self.kind} effects do not add up, so they have no whole.")
+        if "prompt_effect" in self.data:
+            return self.data[["prompt_effect", "answer_effect"]]
+        if self.selected:
+            raise ValueError(
+                f"these are some of the cells ({self.selection()}), chosen by an earlier version "
+                "that did not keep what all of them add up to; load the whole scores, and select "
+                "from them again."
+            )
+        effect = self.data["effect"]
+        cells = [d for d in effect.dims if d not in ("model", "prompt")]
+        return xr.Dataset(
+            {
+                "prompt_effect": effect.where(self.of_prompt).sum(cells),
+                "answer_effect": effect.where(self.of_answer).sum(cells),
+            }
+        )
+
+    @property
+    def knows_whole(self) -> bool:
+        """Whether `whole` is known."""
+        return self.additive and ("prompt_effect" in self.data or not self.selected)
+
+    @property
+    def prompt_effect(self) -> xr.DataArray:
+        """`(prompt,)`: the part of `total` on the prompt's tokens, all cells together."""
+        return _student_minus_controls(self.whole["prompt_effect"])
+
+    @property
+    def answer_effect(self) -> xr.DataArray:
+        """`(prompt,)`: the part of `total` on the answer's own tokens, all cells together."""
+        return _student_minus_controls(self.whole["answer_effect"])
+
+    @property
     def gap(self) -> float:
-        """Completeness gap: |mean total - mean sum of cells| / |mean total|, largest over models.
+        """Completeness gap: |mean total - mean sum of all cells| / |mean total|, largest over
+        models. Of a selection it is that of the scores it was taken from.
 
         NaN where a total is exactly 0 (a student that is the base).
 
         Raises:
-            ValueError: cells do not add up to the total, or these are only some of them.
+            ValueError: cells do not add up to the total, or `whole` is not known.
         """
         if not self.additive:
             raise ValueError(
                 f"{self.kind} scores do not add up to a total, so they have no completeness gap."
             )
-        if self.selected:
-            raise ValueError(
-                f"these are some of the cells ({self.selection()}): only all of them add up to "
-                "the total."
-            )
         total = (self.data["student"] - self.data["base"]).mean("prompt")
-        cells = [d for d in self.data["effect"].dims if d not in ("model", "prompt")]
-        explained = self.data["effect"].sum(cells).mean("prompt")
+        explained = (self.whole["prompt_effect"] + self.whole["answer_effect"]).mean("prompt")
         return float((abs(total - explained) / abs(total.where(total != 0))).max(skipna=False))
+
+    # ----------------------------------------------------------------- tokens of prompt and answer
+
+    @property
+    def of_prompt(self) -> xr.DataArray:
+        """`(prompt, position)`: whether there is a token, and it is the prompt's."""
+        self._need_positions()
+        return (self.data["role"] != "") & (self.data["role"] != ANSWER)
+
+    @property
+    def of_answer(self) -> xr.DataArray:
+        """`(prompt, position)`: whether it is a token of the answer's own."""
+        self._need_positions()
+        return self.data["role"] == ANSWER
+
+    @property
+    def prompt_tokens(self) -> xr.DataArray | None:
+        """`(prompt,)`: how many tokens the prompts have; None where that is not known.
+
+        Of chosen positions it is that of the whole prompts; earlier versions did not keep it.
+        """
+        if "prompt_tokens" in self.data:
+            return self.data["prompt_tokens"]
+        if "position" not in self.data["effect"].dims or "position" in self.selected:
+            return None
+        return self.of_prompt.sum("position")
 
     # ------------------------------------------------------------------------------- cells per axis
 
@@ -280,6 +353,27 @@ class ScoreArrays:
                 f"these scores hold both directions; choose one: scores.sel(direction={first!r})"
             )
         return self.headline
+
+
+def with_whole(scores: ScoreArrays) -> xr.Dataset:
+    """The data with what a selection of cells must keep of the whole, as far as it is known."""
+    data = scores.data
+    if scores.knows_whole:
+        data = data.assign(scores.whole.data_vars)
+    if scores.prompt_tokens is not None:
+        data = data.assign(prompt_tokens=scores.prompt_tokens)
+    return data
+
+
+def name_answers(data: xr.Dataset) -> xr.Dataset:
+    """The same data, in which the sharing class of the answer's own tokens is `answer`.
+
+    Files of earlier versions have `seen` or `novel` there.
+    """
+    if "sharing" not in data.coords:
+        return data
+    sharing = xr.where(data["role"] == ANSWER, ANSWER, data["sharing"]).astype(str)
+    return data.assign_coords(sharing=sharing)
 
 
 def name_layers(data: xr.Dataset, n_layers: int) -> xr.Dataset:

@@ -30,8 +30,8 @@ from .tokens import label
 def role_bars(scores: ScoreArrays, *, by: str = "role", path: str | Path | None = None) -> Figure:
     """The effect gathered by a coordinate of the tokens, over all prompts, with 95 % intervals.
 
-    Beside each bar: how many of the tokens it stands for, and for attributions its share of the
-    total effect.
+    Beside each bar: how many tokens it stands for and their share of the prompt's, and for
+    attributions its share of the effect on the prompt's tokens.
 
     Args:
         scores: scores with a position axis.
@@ -55,7 +55,7 @@ def role_bars(scores: ScoreArrays, *, by: str = "role", path: str | Path | None 
 
     # never an effect without its share of the tokens
     for row, (_, entry) in enumerate(table.iterrows()):
-        text = f"{entry['tokens']:.0%} of tokens"
+        text = tables.size_in_words(entry)
         if scores.additive and not np.isnan(entry["share"]):
             text += f"\n{entry['share']:.0%} of effect"
         place = axes.get_yaxis_transform()

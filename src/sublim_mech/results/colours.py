@@ -22,6 +22,7 @@ SHARING_COLOURS = {
     "aligned": "#0072B2",
     "seen": "#F0E442",
     "novel": "#BBBBBB",
+    "answer": "#D55E00",
 }
 MEASURE_COLOURS = {"sufficiency": "#0072B2", "necessity": "#E69F00"}
 STUDENT_COLOUR = "#D55E00"

@@ -133,11 +133,13 @@ def _summary(scores: ScoreArrays) -> str:
     prompts = scores.data.sizes["prompt"]
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts} prompts"]
     if scores.additive:
-        parts.append(f"completeness gap {scores.gap:.1%}")
+        if scores.knows_whole:
+            parts.append(f"completeness gap {scores.gap:.1%} of the total effect (all cells)")
+        parts.append(tables.denominator(scores))
     if not scores.has_controls:
         students = [vars(source) for source in scores.record.students.values()]
         parts.append(report.uncontrolled(students))
-    if total.low <= 0 <= total.high:
+    if not scores.additive and total.low <= 0 <= total.high:
         parts.append(report.NO_SHARES)
     return "; ".join([*parts, *report.notes(scores)])
 
@@ -236,7 +238,7 @@ def _table(scores: ScoreArrays, coordinate: str) -> str:
     rows = ["".join(f"<th>{escape(column)}</th>" for column in columns)]
     for name, row in tables.by(scores, coordinate).iterrows():
         effect = _interval(row["effect"], row["low"], row["high"], "{:+.3f}")
-        cells = [_swatch(str(name)) + escape(str(name)), f"{row['tokens']:.0%}", effect]
+        cells = [_swatch(str(name)) + escape(str(name)), tables.size_in_words(row), effect]
         if scores.additive:
             cells.append(_interval(row["share"], row["share low"], row["share high"], "{:.0%}"))
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))

@@ -14,7 +14,7 @@ from .contexts import asked_and_trained, in_words
 from .kinds import KINDS, Table
 from .record import Forms
 from .select import select
-from .tables import by, sets, strongest, totals
+from .tables import by, denominator, sets, strongest, totals
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
 NO_SHARES = "the total effect is inside its own noise: no shares are given"
@@ -160,7 +160,7 @@ def about(scores: ScoreArrays) -> list[str]:
         lines.append(f"no controls given: {uncontrolled(students)}")
     if scores.data.sizes["prompt"] == 1:
         lines.append("one prompt: no intervals")
-    elif not bool(mean_interval(scores.total.values).excludes_zero):
+    elif not scores.additive and not bool(mean_interval(scores.total.values).excludes_zero):
         lines.append(NO_SHARES)
     lines += notes(scores)
     poor = warning(scores)
@@ -177,8 +177,8 @@ def report(scores: ScoreArrays) -> str:
             lines += _lines_of_cells(select(scores, {"direction": name}))[1:]
     else:
         lines += _LINES[KINDS[scores.kind].table](scores)
-    if scores.additive and not scores.selected:
-        lines.append(f"completeness gap {scores.gap:.2%}")
+    if scores.knows_whole:
+        lines.append(f"completeness gap {scores.gap:.2%} of the total effect (all cells)")
     return "\n".join(lines)
 
 
@@ -215,7 +215,8 @@ def _lines_of_tokens(scores: ScoreArrays) -> list[str]:
     if not scores.additive:
         averaged = ["tokens", *(f"{dim}s" for dim in ("layer", "head") if dim in dims)]
         gathered = f"{whose}, mean over {' and '.join(averaged)}"
-    lines = ["", f"by role ({gathered})", show(by(scores, "role"))]
+    shares = [denominator(scores)] if scores.additive else []
+    lines = ["", *shares, f"by role ({gathered})", show(by(scores, "role"))]
     if "sharing" in scores.data.coords:
         lines += ["", f"by sharing ({gathered})", show(by(scores, "sharing"))]
     heading = f"strongest cells of single prompts ({whose})"

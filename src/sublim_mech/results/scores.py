@@ -37,7 +37,7 @@ import pandas as pd
 
 from ..storage.files import read_dataset, write_dataset
 from . import cells, report, select, tables
-from .arrays import ScoreArrays, name_layers
+from .arrays import WHOLE, ScoreArrays, name_answers, name_layers
 from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
 from .record import Record
@@ -104,9 +104,9 @@ class Scores(ScoreArrays):
         """Effects of token sets, with 95 % intervals over prompts.
 
         Returns:
-            Grafts: per set, sufficiency and necessity as shares of the total effect (1 = all of
-            it). Patching: per layer and set, the effect and its share of the total (0 = recipient,
-            1 = donor).
+            Grafts: per set, its `tokens` and `token share` as in `by`, and sufficiency and
+            necessity as shares of the total effect (1 = all of it). Patching: per layer and set,
+            the effect and its share of the total (0 = recipient, 1 = donor).
 
         Raises:
             ValueError: cells are no token sets; both directions; heads, of which one must be
@@ -118,15 +118,19 @@ class Scores(ScoreArrays):
         """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`.
 
         Attributions are summed over cells (they add up to the total); effects of other kinds are
-        averaged over cells.
+        averaged over cells. The answer's own tokens are a row of their own, `answer`, by whatever
+        coordinate; by `role` and `sharing` the sets of `graft(sets=...)` follow that hold several
+        (`all prompt tokens`; `shared`, `not shared`).
 
         Returns:
-            Per value: its share of the tokens, the effect with 95 % interval over prompts, and for
-            attributions its share of the total effect (NaN where the total is inside its own
-            noise).
+            Per value: `tokens`, their mean number per prompt; `token share`, of the prompt's
+            tokens; the effect with 95 % interval over prompts; and for attributions its share of
+            the effect on the prompt's tokens, all cells (also of a selection of cells; NaN where
+            that effect is inside its own noise, and for the answer).
 
         Raises:
-            ValueError: no position axis, or no such coordinate; both directions.
+            ValueError: no position axis, or no such coordinate; both directions; cells at which
+                no student changes anything.
         """
         return Table(tables.by(self, coordinate))
 
@@ -235,10 +239,11 @@ class Scores(ScoreArrays):
             FileNotFoundError: no such file.
             ValueError: damaged, not scores, or with fields that this version does not know.
         """
-        data, meta = read_dataset(path, "scores", ("effect", "base", "student"))
+        data, meta = read_dataset(path, "scores", ("effect", "base", "student", *WHOLE))
         record = Record.from_json(meta["provenance"])
         if "layer_name" not in data.coords:  # files of 0.1.0 have numbers only
             data = name_layers(data, record.n_layers)
+        data = name_answers(data)
         return cls(data, meta["kind"], record)
 
     # -------------------------------------------------------------------------------------- display

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..hints import nearest
-from .arrays import ScoreArrays
+from .arrays import WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .record import Compute, Record
 
@@ -36,7 +36,8 @@ _ALIKE = (
 
 def select(scores: S, labels: Mapping[str, Any]) -> S:
     """See `Scores.sel`."""
-    data, record, selected = scores.data, scores.record, scores.selected
+    # what all cells add up to is known only while they are all there
+    data, record, selected = with_whole(scores), scores.record, scores.selected
     # where a token stands in its prompt can be counted only while the prompt is whole
     if "position" in labels and "position" in data["effect"].dims:
         runs, dims = count_runs(scores), ("prompt", "position")
@@ -110,7 +111,10 @@ def contrast(scores: S, others: Sequence[ScoreArrays]) -> S:
     for other in others:
         _check_comparable(scores, other)
     data = scores.data.copy()
-    for name in ("effect", "base", "student"):
+    of_all = {"effect", "base", "student", *WHOLE[:2]}
+    names = of_all.intersection(data, *(other.data for other in others))
+    data = data.drop_vars(of_all.intersection(data) - names)  # not kept by all: not known
+    for name in names:
         subtracted = np.mean([other.data[name].values for other in others], axis=0)
         data[name] = scores.data[name] - subtracted
     return replace(scores, data=data, record=_record_of_contrast(scores, others))

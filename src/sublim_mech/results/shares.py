@@ -1,11 +1,15 @@
 """Concentration: does a set of tokens carry more of the effect than its share of tokens?
 
-1. The share of the signed effect that falls on the set, all prompts together, beside its share of
-   absolute mass and its share of the tokens.
-2. A confidence interval of the share from resampling prompts.
-3. A null: the shares of random token sets of the same size and as contiguous, placed the same way
+1. The effect on the prompt's tokens, all cells together, is what shares are shares of. The answer's
+   own tokens, which follow the prompt, are no part of it; what they carry stands beside it.
+2. The share of that (signed) effect that falls on the set, all prompts together, beside its share
+   of absolute mass and its share of the prompt's tokens.
+3. A confidence interval of the share from resampling prompts.
+4. A null: the shares of random token sets of the same size and as contiguous, placed the same way
    in all prompts, for prompts share their layout.
-4. Where the total effect is inside its own noise, no share is given.
+5. Of a selection of cells the share is still one of the whole effect. What it is compared with is
+   what the set would have, were the selection's effect spread evenly over its tokens.
+6. Where the effect is inside its own noise, no share is given.
 """
 
 from __future__ import annotations
@@ -14,31 +18,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..prompts import CLASSES, ROLES, SHARED
-from ..stats import bootstrap_weights, mean_interval, random_like
+from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
+from ..stats import bootstrap_weights, mean_interval, random_like, ratio_interval
 from .arrays import ScoreArrays
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Concentration:
     """The share of an effect that falls on a token set, beside what chance would give it.
+
+    *The prompt's effect* is the effect on the prompt's tokens, all cells together.
 
     Attributes:
         on: the token set.
         of: whose effect (student minus controls, or the student alone).
-        share: its share of the signed effect; NaN where the effect is inside its own noise.
+        share: its share of the prompt's effect, signed; NaN where that is inside its own noise.
         low, high: 95 % bootstrap interval of the share over prompts.
-        absolute_share: its share of the sum of absolute token effects.
-        token_share: its share of all scored tokens (answer tokens included).
+        absolute_share: its share of the sum of absolute effects of tokens (of a selection: in these
+            cells).
+        token_share: its share of the prompt's tokens.
         tokens: mean number of its tokens per prompt.
-        enrichment: share over token share.
+        expected: the share it would have, were the effect of these cells spread evenly over their
+            tokens: the token share times `part`.
+        excess_low, excess_high: 95 % bootstrap interval of share minus expected.
+        enrichment: share over expected; NaN where expected is not positive.
         null_low, null_high: 95 % of the shares of random token sets of the same size and as
             contiguous.
         p: how often such a random set has at least this share (one-sided).
         p_less: how often it has at most this share.
-        effect: the mean effect, in `unit`, with its 95 % interval `(effect_low, effect_high)`.
+        effect: the prompt's effect, mean over prompts, in `unit`, with its 95 % interval
+            `(effect_low, effect_high)`.
         prompts: number of prompts.
         unit: unit of the effect.
+        cells: the selection of cells in words; empty where these are all.
+        part: share of the prompt's effect that these cells have on all its tokens; 1 of all cells.
+        answer_effect: mean effect on the answer's own tokens, all cells.
+        answer_share: the same over the total effect; NaN where that is inside its own noise.
+        missing: mean total effect minus what all cells add up to (the completeness gap).
     """
 
     on: str
@@ -49,6 +65,9 @@ class Concentration:
     absolute_share: float
     token_share: float
     tokens: float
+    expected: float
+    excess_low: float
+    excess_high: float
     enrichment: float
     null_low: float
     null_high: float
@@ -59,62 +78,140 @@ class Concentration:
     effect_high: float
     prompts: int
     unit: str
+    cells: str = ""
+    part: float = 1.0
+    answer_effect: float = 0.0
+    answer_share: float = float("nan")
+    missing: float = 0.0
+
+    @property
+    def direction(self) -> str:
+        """`more` or `less` than expected, where interval and null both say so; else empty."""
+        if self.prompts > 1 and self.excess_low > 0 and self.p < 0.05:
+            return "more"
+        if self.prompts > 1 and self.excess_high < 0 and self.p_less < 0.05:
+            return "less"
+        return ""
 
     @property
     def conclusion(self) -> str:
-        """What the numbers say, in one sentence."""
+        """What the numbers say: a sentence, and one on the answer's own tokens where any carry."""
+        return " ".join(part for part in (self._verdict(), self._answer()) if part)
+
+    def _verdict(self) -> str:
+        if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
+            return f"No conclusion: the effect on the prompt's tokens ({self._effect()}) {NOISE}."
         if self.prompts == 1:
             return "No conclusion: one prompt has no interval; score several."
-        if np.isnan(self.share):
-            return (
-                f"No conclusion: the effect ({self.effect:+.3f} {self.unit}, 95 % "
-                f"{self.effect_low:+.3f} to {self.effect_high:+.3f}) is inside its own noise."
-            )
-        shares = f"{self.share:.0%} of the effect on {self.token_share:.0%} of the tokens"
-        p = self.p_less if self.share < self.token_share else self.p
-        chance = f"random sets: {self.null_low:.0%} to {self.null_high:.0%}, p = {p:.2g}"
-        times = f"{self.enrichment:.2f} times"
-        name = self.on.capitalize()
-        if self.low > self.token_share and self.p < 0.05:
-            return f"{name} tokens carry more than their share: {shares}, {times} ({chance})."
-        if self.high < self.token_share and self.p_less < 0.05:
-            return f"{name} tokens carry less than their share: {shares}, {times} ({chance})."
+        digits = 1 if self.cells else 0  # most of the effect is in other cells
+        share, low, high = (f"{x:.{digits}%}" for x in (self.share, self.low, self.high))
+        carried = f"{share} of the prompt's effect on {self.token_share:.0%} of its tokens"
+        cells = ""
+        if self.cells:
+            cells = f" in {self.cells}"
+            even = f"{self.part:.{digits}%} spread evenly would give {self.expected:.{digits}%}"
+            carried += f", where {even}"
+        chance = f"{self._null(digits)}, {self._p()}"
+        if self.direction:
+            times = "" if np.isnan(self.enrichment) else f", {self.enrichment:.2f} times"
+            name = self.on[0].upper() + self.on[1:]
+            than = f"{name} tokens carry {self.direction} than their share{cells}"
+            return f"{than}: {carried}{times} ({chance})."
         return (
-            f"No evidence that {self.on} tokens carry more than their share: {shares} "
-            f"(95 % {self.low:.0%} to {self.high:.0%}; {chance})."
+            f"No evidence that {self.on} tokens carry more than their share{cells}: {carried} "
+            f"(95 % {low} to {high}; {chance})."
         )
 
-    def __repr__(self) -> str:
-        return "\n".join(
-            [
-                f"concentration on {self.on} tokens ({self.of}, {self.prompts} prompts)",
-                f"  share of effect   {self.share:.1%}  (95 % {self.low:.1%} to {self.high:.1%})",
-                f"  share of tokens   {self.token_share:.1%}  ({self.tokens:.1f} tokens per "
-                "prompt), "
-                f"enrichment {self.enrichment:.2f}",
-                f"  absolute share    {self.absolute_share:.1%}",
-                f"  random token sets {self.null_low:.1%} to {self.null_high:.1%}, p = "
-                f"{self.p:.3g}",
-                f"  {self.conclusion}",
-            ]
+    def _answer(self) -> str:
+        if not self.answer_effect:
+            return ""
+        carried = (
+            f"The answer's own tokens, which are none of the prompt's, carry {self._carried()}"
         )
+        return f"{carried}."
+
+    def _carried(self) -> str:
+        of_total = (
+            "" if np.isnan(self.answer_share) else f", {self.answer_share:.1%} of the total effect"
+        )
+        return f"{_signed(self.answer_effect)} {self.unit}{of_total}"
+
+    def _effect(self) -> str:
+        interval = ""
+        if not np.isnan(self.effect_low):
+            interval = f", 95 % {_signed(self.effect_low)} to {_signed(self.effect_high)}"
+        return f"{_signed(self.effect)} {self.unit}{interval}"
+
+    def _null(self, digits: int) -> str:
+        return f"random sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
+
+    def _p(self) -> str:
+        """The p of the sentence's own direction; `more` is what is asked where none is found."""
+        p = self.p_less if self.direction == "less" else self.p
+        return f"p = {p:.2g}"
+
+    def __repr__(self) -> str:
+        cells = f", {self.cells}" if self.cells else ""
+        prompts = f"{self.prompts} prompt{'' if self.prompts == 1 else 's'}"
+        lines = [f"concentration on {self.on} tokens ({self.of}, {prompts}{cells})"]
+        lines.append(f"  the prompt's effect {self._effect()}, all cells")
+        if np.isnan(self.share):
+            lines.append("  share of effect     not given")
+        else:
+            interval = f"95 % {self.low:.1%} to {self.high:.1%}"
+            if np.isnan(self.low):
+                interval = "one prompt: no interval"
+            lines.append(f"  share of effect     {self.share:.1%} ({interval})")
+            if self.cells:
+                lines.append(
+                    f"  share of the cells  {self.part:.1%} on all tokens; spread evenly, "
+                    f"{self.expected:.1%} on this set"
+                )
+        enriched = "" if np.isnan(self.enrichment) else f", enrichment {self.enrichment:.2f}"
+        lines.append(
+            f"  share of tokens     {self.token_share:.1%} of the prompt's ({self.tokens:.1f} "
+            f"tokens per prompt){enriched}"
+        )
+        if not np.isnan(self.absolute_share):
+            where = " of these cells" if self.cells else ""
+            lines.append(f"  absolute share      {self.absolute_share:.1%}{where}")
+        if not np.isnan(self.share):
+            lines.append(f"  {self._null(1).replace(':', '        ')}, {self._p()}")
+            gap = abs(self.missing / self.effect)
+            lines.append(
+                f"  completeness gap    {_signed(self.missing)} {self.unit}, {gap:.1%} of the "
+                "prompt's effect"
+            )
+        carried = self._carried() if self.answer_effect else f"{_signed(0)} {self.unit}"
+        lines.append(f"  the answer's tokens {carried}")
+        return "\n".join([*lines, f"  {self.conclusion}"])
+
+
+NOISE = "is inside its own noise"
+
+
+def _signed(value: float) -> str:
+    """A number with its sign; what rounds to 0 has that of 0."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def concentration(
     scores: ScoreArrays, *, on: str | np.ndarray = "shared", draws: int = 2000, seed: int = 0
 ) -> Concentration:
-    """Compare the share of the effect on a token set with its share of tokens.
+    """Compare the share of the prompt's effect on a token set with its share of tokens.
 
     Args:
-        scores: attributions, whose cells add up to the effect (answer tokens included).
-        on: `shared` (prefix or aligned), a sharing class, a role, or a bool array
-            `(prompt, position)`.
+        scores: attributions, whose cells add up to the effect; or some of their cells
+            (`scores.sel(layer=29)`), whose shares are of the whole effect all the same.
+        on: `shared` (prefix or aligned), `not shared`, a sharing class, a role, or a bool array
+            `(prompt, position)` of the prompt's tokens.
         draws: number of bootstrap resamples and of random sets.
         seed: of both.
 
     Raises:
-        ValueError: the set is empty in every prompt, or unknown; the scores do not add up to an
-            effect that could be shared out.
+        ValueError: the set is empty in every prompt, unknown, or holds the answer's own tokens;
+            the scores do not add up to an effect that could be shared out, or are some of its cells
+            and do not know it; no student changes anything in them.
 
     Example:
         >>> scores = sm.attribute(pair, prompts, trait, points=4, progress=False)
@@ -122,53 +219,71 @@ def concentration(
         >>> bool(0 < on_shared.token_share < 1)
         True
     """
+    if draws < 1:
+        raise ValueError(f"draws={draws}: at least one is needed; 2000 is the default.")
     if not scores.additive:
         raise ValueError(
             f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or "
             "graft(sets='sharing')."
         )
+    prompt_effect, answer_effect = scores.prompt_effect.values, scores.answer_effect.values
     effect = scores.token_effect()
-    real = np.isfinite(effect)
+    real = scores.of_prompt.values
     inside = _token_set(scores, on) & real
     name = on if isinstance(on, str) else "chosen"
     if not inside.any():
         raise ValueError(f"on={name!r}: no token of any prompt is in this set.")
+    if not np.isfinite(effect[real]).any():
+        raise ValueError(
+            f"these scores hold no effect ({scores.selection()}): no student changes anything "
+            "there; select other cells."
+        )
 
     # share of the effect, of all prompts together: sums over prompts, not a mean of ratios
-    effect = np.where(real, effect, 0.0)
-    on_set, whole = (effect * inside).sum(1), effect.sum(1)  # (prompt,)
-    share = on_set.sum() / whole.sum()
-    token_share = inside.sum() / real.sum()
-    total = mean_interval(whole, seed=seed)
+    effect = np.where(real & np.isfinite(effect), effect, 0.0)
+    on_set, on_all = (effect * inside).sum(1), effect.sum(1)  # (prompt,)
+    summed, even = prompt_effect.sum(), inside.sum() / real.sum()
+    lengths = scores.prompt_tokens
+    total = mean_interval(prompt_effect, seed=seed)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a prompt's effect of 0 has no shares
+        share, part = on_set.sum() / summed, on_all.sum() / summed
+        absolute = (np.abs(effect) * inside).sum() / np.abs(effect).sum()
 
-    # what other prompts would have given
-    low, high = np.nan, np.nan
-    if len(whole) > 1:
-        weights = bootstrap_weights(len(whole), draws=draws, seed=seed)
-        low, high = np.percentile((weights @ on_set) / (weights @ whole), [2.5, 97.5])
+        # what other prompts would have given
+        low, high, excess_low, excess_high = (np.nan,) * 4
+        if len(on_set) > 1:
+            weights = bootstrap_weights(len(on_set), draws=draws, seed=seed)
+            shares = (weights @ on_set) / (weights @ prompt_effect)
+            low, high = np.percentile(shares, [2.5, 97.5])
+            excess = shares - even * (weights @ on_all) / (weights @ prompt_effect)
+            excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
 
-    # what other sets of tokens would have given
-    null = _null(effect, inside, real, draws=draws, seed=seed) / whole.sum()
+        # what other sets of tokens would have given
+        null = _null(effect, inside, real, draws=draws, seed=seed) / summed
     null_low, null_high = np.percentile(null, [2.5, 97.5])
     at_least = (1 + (null >= share - 1e-12).sum()) / (1 + draws)
     at_most = (1 + (null <= share + 1e-12).sum()) / (1 + draws)
 
     # a share of an effect that may be 0 says nothing
-    noisy = len(whole) > 1 and not bool(total.excludes_zero)
+    noisy = summed == 0 or (len(on_set) > 1 and not bool(total.excludes_zero))
 
     def unless_noisy(value: float) -> float:
         return float("nan") if noisy else float(value)
 
+    expected = even * part
     return Concentration(
         on=name,
         of=scores.headline_name,
         share=unless_noisy(share),
         low=unless_noisy(low),
         high=unless_noisy(high),
-        absolute_share=float((np.abs(effect) * inside).sum() / np.abs(effect).sum()),
-        token_share=float(token_share),
+        absolute_share=float(absolute),
+        token_share=float(inside.sum() / (real.sum() if lengths is None else lengths.sum())),
         tokens=float(inside.sum(1).mean()),
-        enrichment=unless_noisy(share / token_share),
+        expected=unless_noisy(expected),
+        excess_low=unless_noisy(excess_low),
+        excess_high=unless_noisy(excess_high),
+        enrichment=unless_noisy(share / expected if expected > 0 else np.nan),
         null_low=unless_noisy(null_low),
         null_high=unless_noisy(null_high),
         p=unless_noisy(at_least),
@@ -176,8 +291,13 @@ def concentration(
         effect=float(total.mean),
         effect_low=float(total.low),
         effect_high=float(total.high),
-        prompts=len(whole),
+        prompts=len(on_set),
         unit=scores.unit,
+        cells=scores.selection(),
+        part=unless_noisy(part),
+        answer_effect=float(answer_effect.mean()),
+        answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
+        missing=float((scores.total.values - prompt_effect - answer_effect).mean()),
     )
 
 
@@ -189,16 +309,16 @@ def _null(
     Args:
         effect: `(prompt, position)`, 0 past a shorter prompt.
         inside: `(prompt, position)` the set.
-        real: `(prompt, position)` tokens that were scored.
+        real: `(prompt, position)` the prompts' tokens; they stand first.
         draws: random sets.
         seed: of them.
     """
-    width = real.shape[1] + 1
+    lengths = real.sum(1)
     on_random_sets = np.zeros(draws)
-    for row, tokens, length in zip(effect, inside, real.sum(1), strict=True):
+    for row, tokens, length in zip(effect, inside, lengths, strict=True):
         # one placement per draw for all prompts: they share their layout, so each starts anew
         generator = np.random.default_rng(seed)
-        sets = random_like(tokens[:length], draws, generator, width=width)
+        sets = random_like(tokens[:length], draws, generator, width=lengths.max() + 1)
         on_random_sets += sets @ row[:length]
     return on_random_sets
 
@@ -206,20 +326,31 @@ def _null(
 def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:
     """`(prompt, position)` bool."""
     if isinstance(on, np.ndarray):
-        shape = scores.token_effect().shape
+        shape = scores.of_prompt.shape
         if on.shape != shape or on.dtype != bool:
             raise ValueError(
                 f"on: an array must be bool of shape (prompt, position) = {shape}, got "
                 f"{on.dtype} {on.shape}."
             )
+        if (on & scores.of_answer.values).any():
+            raise ValueError(
+                "on: the array holds answer tokens, which are none of the prompt's; pass "
+                "on & (scores.positions('role') != 'answer'). What they carry is in by('role')."
+            )
         return on
-    if on == "shared":
-        return np.isin(scores.positions("sharing"), SHARED)
+    if on == ANSWER:
+        raise ValueError(
+            "on='answer': shares are of the effect on the prompt's tokens, and the answer's own "
+            "are none of them; what they carry is in scores.by('role') and beside every "
+            "concentration."
+        )
+    if on in UNIONS["sharing"]:
+        return np.isin(scores.positions("sharing"), UNIONS["sharing"][on])
     if on in CLASSES:
         return scores.positions("sharing") == on
     if on in ROLES:
         return scores.positions("role") == on
+    known = [name for name in (*UNIONS["sharing"], *CLASSES, *ROLES) if name != ANSWER]
     raise ValueError(
-        f"on={on!r} is not known; choose 'shared', one of {', '.join((*CLASSES, *ROLES))}, or "
-        "pass a bool array."
+        f"on={on!r} is not known; choose one of {', '.join(known)}, or pass a bool array."
     )

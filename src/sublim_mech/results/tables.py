@@ -1,17 +1,21 @@
 """Tables: total effects, token sets, groups of tokens, the strongest cells, every cell.
 
 Each is reached through the method of `Scores` that has its name, where its columns are described.
+
+In tables of token sets, grafted or attributed, `tokens` is the mean number per prompt and `token
+share` that number over the prompt's tokens; the answer's own tokens, which follow the prompt, have
+none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..prompts import CLASSES, ROLES
+from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .kinds import Table
@@ -47,10 +51,10 @@ def _shares_of_sets(scores: ScoreArrays) -> pd.DataFrame:
             effect = effect.expand_dims({dim: [scores.selected[dim]]})
     effect = effect.transpose("prompt", "set", "measure")
     shares = ratio_interval(effect.values, scores.total.values)
-    counts = set_sizes(scores)
+    sizes = _set_columns(scores)
     rows = {}
     for s, name in enumerate(effect["set"].values):
-        row = {"tokens": float(counts[s])}
+        row = dict(sizes[s])
         for m, measure in enumerate(effect["measure"].values):
             row[str(measure)] = float(shares.mean[s, m])
             row[f"{measure} low"] = float(shares.low[s, m])
@@ -64,7 +68,7 @@ def _sets_per_layer(scores: ScoreArrays) -> pd.DataFrame:
     effect = scores.set_effect()
     interval = mean_interval(effect.values)
     share = ratio_interval(effect.values, scores.total.values)
-    counts = set_sizes(scores)
+    sizes = _set_columns(scores)
     rows = []
     for layer, layer_name in enumerate(scores.layer_names()):
         for s, name in enumerate(effect["set"].values):
@@ -72,7 +76,7 @@ def _sets_per_layer(scores: ScoreArrays) -> pd.DataFrame:
                 {
                     "layer": layer_name,
                     "set": str(name),
-                    "tokens": counts[s],
+                    **sizes[s],
                     "effect": interval.mean[layer, s],
                     "low": interval.low[layer, s],
                     "high": interval.high[layer, s],
@@ -89,25 +93,117 @@ def set_sizes(scores: ScoreArrays) -> np.ndarray:
     return scores.data["tokens"].mean("prompt").values.reshape(-1)
 
 
+def _set_columns(scores: ScoreArrays) -> list[dict[str, float]]:
+    """Per set its `tokens`, and `token share` where the scores know how long their prompts are."""
+    counts = set_sizes(scores)
+    if scores.prompt_tokens is None:
+        return [{"tokens": float(count)} for count in counts]
+    length = float(scores.prompt_tokens.mean())
+    shares = counts / length
+    if "set_of" in scores.data.coords:
+        of = scores.data["set_of"].isel(prompt=0).values.reshape(-1)  # the same in all prompts
+        shares = np.where(of == ANSWER, np.nan, shares)
+    return [
+        {"tokens": float(count), "token share": float(share)}
+        for count, share in zip(counts, shares, strict=True)
+    ]
+
+
 def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
     """See `Scores.by`."""
-    groups = scores.positions(coordinate)
     effect = scores.token_effect()
     real = np.isfinite(effect)
-    rows = {}
-    for name in _in_reading_order(groups[real].tolist()):
-        inside = real & (groups == name)
+    if not real.any():
+        raise ValueError(
+            f"these scores hold no effect ({scores.selection()}): no student changes anything "
+            "there, or nothing was measured; select other cells."
+        )
+    length = np.nan if scores.prompt_tokens is None else float(scores.prompt_tokens.sum())
+    whole = scores.prompt_effect.values if scores.knows_whole else None
+    of_answer = scores.of_answer.values
+    names, rows = [], []
+    for name, tokens in _groups(scores, coordinate, real):
+        inside = real & tokens
         per_prompt = np.where(inside, effect, 0).sum(1)
         if not scores.additive:  # the mean over its tokens, of the prompts that have any
             has_some = inside.any(1)
             per_prompt = per_prompt[has_some] / inside.sum(1)[has_some]
-        row = {"tokens": inside.sum() / real.sum()} | _columns(mean_interval(per_prompt))
+        of_prompt = not of_answer[inside].any()
+        share = inside.sum() / length if of_prompt else np.nan
+        row = {"tokens": inside.sum() / len(inside), "token share": share}
+        row |= _columns(mean_interval(per_prompt))
         if scores.additive:
-            share = ratio_interval(per_prompt, scores.total.values)
-            row["share"] = float(share.mean)
-            row["share low"], row["share high"] = float(share.low), float(share.high)
-        rows[str(name)] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+            row |= _share_columns(per_prompt, whole if of_prompt else None)
+        names.append(name)
+        rows.append(row)
+    return pd.DataFrame(rows, index=names)
+
+
+def _share_columns(effect: np.ndarray, whole: np.ndarray | None) -> dict[str, float]:
+    """An effect `(prompt,)` as a share of the whole one that it is part of, where there is one."""
+    columns = ("share", "share low", "share high")
+    if whole is None:
+        return dict.fromkeys(columns, np.nan)
+    share = ratio_interval(effect, whole)
+    numbers = (float(share.mean), float(share.low), float(share.high))
+    return dict(zip(columns, numbers, strict=True))
+
+
+def _groups(
+    scores: ScoreArrays, coordinate: str, real: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The sets of a table and which tokens `(prompt, position)` are in them.
+
+    The prompt's tokens by the coordinate, the answer's own, and unions as grafts have them.
+    """
+    values, asked = scores.positions(coordinate), scores.of_prompt.values
+    for name in _in_reading_order(values[real & asked].tolist()):
+        yield str(name), asked & (values == name)
+    answered = scores.of_answer.values
+    if (real & answered).any():
+        yield ANSWER, answered
+    for name, parts in UNIONS.get(coordinate, {}).items():
+        tokens = asked & np.isin(values, parts)
+        if (real & tokens).any():
+            yield name, tokens
+
+
+def denominator(scores: ScoreArrays) -> str:
+    """What the shares of `by` and of `concentration` are shares of, and what the answer carries."""
+    if not scores.knows_whole:
+        return (
+            "no shares: an earlier version chose these cells and did not keep what all of them "
+            "add up to"
+        )
+    effect = mean_interval(scores.prompt_effect.values)
+    line = f"shares: of the effect on the prompt's tokens, all cells: {float(effect.mean):+.3f}"
+    if scores.data.sizes["prompt"] > 1 and not bool(effect.excludes_zero):
+        interval = f"95 % {float(effect.low):+.3f} to {float(effect.high):+.3f}"
+        line = (
+            "no shares: the effect on the prompt's tokens, all cells, is inside its own noise: "
+            f"{float(effect.mean):+.3f} ({interval})"
+        )
+    return f"{line} {scores.unit}; {answer_part(scores)}"
+
+
+def answer_part(scores: ScoreArrays) -> str:
+    """What the answer's own tokens carry: the effect, and its share of the total where it has one.
+
+    Where none are fed (an answer of one token) that is said.
+    """
+    effect = scores.answer_effect.values
+    if not effect.any():
+        return "the answer's own tokens carry nothing (an answer of one token has none)"
+    share = float(ratio_interval(effect, scores.total.values).mean)
+    of_total = "" if np.isnan(share) else f", {share:.1%} of the total effect"
+    return f"the answer's own tokens carry {effect.mean():+.3f} {scores.unit}{of_total}"
+
+
+def size_in_words(row: pd.Series) -> str:
+    """The size of a set in a table: `13 tokens, 31%`; of the answer's own `3 tokens`."""
+    count = f"{row['tokens']:.3g} token{'' if row['tokens'] == 1 else 's'}"
+    share = row.get("token share", np.nan)
+    return count if np.isnan(share) else f"{count}, {share:.0%}"
 
 
 def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
