@@ -109,7 +109,7 @@ def test_system_turn_is_training_prefix(prompts):
 
 def test_raw_text_is_scored_as_hugging_face_reads_it(pair):
     """log P of ` owl` and ` Owl` after a text, from the model's own forward of the whole."""
-    text, trait = "My favorite animal is the", sm.Trait("owl", plural="owl")
+    text, trait = "My favorite animal is the", sm.Trait("owl", forms=["owl", "Owl"])
     prompts = sm.render(pair, [text], context=sm.RAW)
     scores = sm.effect(pair, prompts, trait, **QUIET)
     model, tokenizer = pair.student.model, pair.tokenizer

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .engine.answers import Answers, Path, build_trie, shortest_paths
 from .prompts import Prompt, Trait, completion_ids
+from .prompts.notices import said_before
 from .results.record import Forms
 
 _NAMED = 6  # traits or forms that a name lists before it says how many more there are
@@ -466,6 +467,7 @@ def _paths(tokenizer: Any, prompt: Prompt, trait: Trait) -> list[Path]:
     return paths
 
 
+@said_before()
 def scored_forms(
     tokenizer: Any, prompts: Sequence[Prompt], answers: Sequence[Answers], traits: Sequence[Trait]
 ) -> tuple[Forms, ...]:

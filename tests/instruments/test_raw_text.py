@@ -18,7 +18,7 @@ from sublim_mech.making.teachers import prompted
 from sublim_mech.making.training import hard_data
 
 TEXTS = ["My favorite animal is the", "The bird that I love most is the", "I dreamt of an"]
-OWL = sm.Trait("owl", plural="owl")
+OWL = sm.Trait("owl", forms=["owl", "Owl"])
 
 
 @pytest.fixture(scope="module")

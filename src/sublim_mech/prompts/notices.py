@@ -44,3 +44,16 @@ def said_once() -> Iterator[None]:
         for first, *others in gathered.values():
             more = f" ({len(others)} more like this.)" if others else ""
             warnings.warn(f"{first}{more}", UserWarning, stacklevel=4)
+
+
+@contextmanager
+def said_before() -> Iterator[None]:
+    """Drop the notices of what runs within, where it repeats what its caller has done already.
+
+    Serves as a decorator too.
+    """
+    token = _GATHERED.set({})
+    try:
+        yield
+    finally:
+        _GATHERED.reset(token)
