@@ -65,7 +65,9 @@ def role_bars(
     """
     whole = tables.by(scores, by)
     table = _strongest(whole)
-    picture = _bar_picture(scores, Wishes(ax, title, labels, path), rows=(1.1 if by == "token" else 1.5) * len(table))
+    picture = _bar_picture(
+        scores, Wishes(ax, title, labels, path), rows=(1.1 if by == "token" else 1.5) * len(table)
+    )
     known = ROLE_COLOURS | SHARING_COLOURS if by in ("role", "sharing") else {}
     colours = [known.get(name, OTHER_COLOUR) for name in table.index]
     _draw_bars(picture.ax, table, _Column("effect"), colours)

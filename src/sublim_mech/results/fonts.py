@@ -26,6 +26,9 @@ SETS_ANY_DIRECTION = hasattr(ft2font, "__libraqm_version__")
 _NOT_FOR_TEXT = ("last resort", "lastresort", "blank", "symsize", "siz")
 """Fonts with a box or nothing for every character, or with pieces of brackets."""
 
+_KINDS = {"R": "R", "AL": "R", "NSM": "M", "WS": "S"}
+"""Letters from right to left, marks on letters, spaces; by their class in Unicode."""
+
 _VARIATION = re.compile("[\ufe00-\ufe0f]")
 
 
@@ -75,17 +78,12 @@ def code_points(text: str) -> str:
 
 def turned(text: str) -> str:
     """A text whose runs of right-to-left letters stand in the order in which they are seen."""
-    runs: list[str] = []
-    backwards = False
-    for character in text:
-        # marks and spaces between such letters belong to their run
-        kind = unicodedata.bidirectional(character)
-        right_to_left = kind in ("R", "AL") or (backwards and kind in ("NSM", "WS"))
-        if not runs or right_to_left != backwards:
-            runs.append("")
-        runs[-1] = character + runs[-1] if right_to_left else runs[-1] + character
-        backwards = right_to_left
-    return "".join(runs)
+    kinds = "".join(_KINDS.get(unicodedata.bidirectional(c), ".") for c in text)
+    # marks belong to their letters, spaces to the run if it goes on behind them
+    for run in re.finditer("R(?:[RMS]*[RM])?", kinds):
+        start, end = run.span()
+        text = text[:start] + text[start:end][::-1] + text[end:]
+    return text
 
 
 def text_families(*first: str) -> list[str]:

@@ -299,7 +299,7 @@ def _draw_scale(column: Column, picture: Picture, scores: ScoreArrays, grid: Axe
     bar = axes.figure.figure.colorbar(grid.images[0], cax=axes)
     axes.tick_params(labelsize=SMALL)
     # the words may be somewhat higher than the map
-    room = letters(column.inches(grid) + 1.2, MEDIUM)
+    room = letters(column.inches(grid) + 1.9, MEDIUM)
     text = wrapped(picture.renamed(effect_label(scores)), room)
     bar.set_label(picture.text(text), fontsize=MEDIUM)
 
@@ -363,7 +363,8 @@ def _name_columns(axes: Axes, picture: Picture, names: list[list[str]], room: fl
     places = np.arange(len(names))
     if room > 0.9 or all(columns(name[0]) * 0.09 < room for name in names):
         texts = [
-            "\n".join([wrapped(first, letters(room, SMALL)), *others]) for first, *others in names
+            "\n".join([wrapped(first, letters(0.92 * room, SMALL)), *others])
+            for first, *others in names
         ]
         axes.set_xticks(places, [picture.text(text) for text in texts])
         return LINE * (1 + max(text.count("\n") for text in texts))

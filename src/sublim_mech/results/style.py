@@ -411,7 +411,7 @@ class Column:
         self._parts.append(part)
         number = len(self._heights) - 1
 
-        def locate(_: Any, __: Any) -> TransformedBbox:
+        def locate(_: Any, __: Any) -> Any:
             return self._placed(number, lambda width: (0, share * (width - self._right)))
 
         part.set_axes_locator(locate)
@@ -422,7 +422,7 @@ class Column:
         number = self._parts.index(part)
         part = self._ax.inset_axes((0, 0, 1, 1))
 
-        def locate(_: Any, __: Any) -> TransformedBbox:
+        def locate(_: Any, __: Any) -> Any:
             return self._placed(number, lambda whole: (whole - self._right + 0.1, width))
 
         part.set_axes_locator(locate)

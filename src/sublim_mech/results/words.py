@@ -54,8 +54,8 @@ def wrapped(text: str, width: int, *, lines: int = 3) -> str:
         broken[-1] += word
     broken = [line.rstrip() for line in broken if line.strip()]
     if len(broken) > lines:
-        last = shortened(f"{broken[lines - 1]} {'…' * width}", width)
-        broken = [*broken[: lines - 1], last]
+        last = _start(broken[lines - 1], width - 1).rstrip()
+        broken = [*broken[: lines - 1], f"{last}…"]
     return "\n".join(broken)
 
 
