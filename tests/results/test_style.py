@@ -8,8 +8,15 @@ import pytest
 from matplotlib.colors import to_rgba
 from synthetic import attribution
 
+from sublim_mech.prompts import SHARED
 from sublim_mech.results import style
-from sublim_mech.results.colours import NOISE_COLOUR, half_range
+from sublim_mech.results.colours import (
+    COMPARED_COLOURS,
+    NOISE_COLOUR,
+    ROLE_COLOURS,
+    SHARING_COLOURS,
+    half_range,
+)
 
 
 def image_of(values, noise=None):
@@ -141,3 +148,12 @@ def test_suffix_names_the_format(tmp_path):
     with pytest.raises(ValueError, match="xyz"):
         style.write(figure, tmp_path / "figure.xyz")
     assert not (tmp_path / "figure.xyz").exists()
+
+
+def test_every_class_has_a_colour_of_its_own():
+    for colours in (SHARING_COLOURS, ROLE_COLOURS, dict(enumerate(COMPARED_COLOURS))):
+        assert len(set(colours.values())) == len(colours)
+    # answer tokens are no class of prompt tokens; their role and their class look alike
+    assert SHARING_COLOURS["answer"] == ROLE_COLOURS["answer"]
+    # roles stand above what training shares
+    assert not set(ROLE_COLOURS.values()) & {SHARING_COLOURS[name] for name in SHARED}
