@@ -100,7 +100,7 @@ def test_other_data_or_another_base_is_another_training(made, whole, smol_tokeni
 def test_a_finished_run_whose_weights_were_changed(made, whole, tmp_path):
     shutil.copytree(whole.path, tmp_path / "run")
     (tmp_path / "run" / "adapter_model.safetensors").write_bytes(b"x")
-    message = r"the weight files are not those its manifest\.json names; remove it to train again"
+    message = r"safetensors: not the files its manifest\.json names; remove it to train again"
     with pytest.raises(ValueError, match=message):
         fit(made, tmp_path / "run", **CALLS["lora"])
 

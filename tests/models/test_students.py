@@ -88,7 +88,7 @@ def test_weights_that_are_not_the_manifests(tmp_path):
     other = saved(tiny.lora(model(), seed=5), tmp_path / "other")
     file = "adapter_model.safetensors"
     (path / file).write_bytes((other / file).read_bytes())
-    message = r"student='.*run': the weight files are not those its manifest.json names"
+    message = r"student='.*run': adapter_model\.safetensors: not the files its manifest.json names"
     with pytest.raises(ValueError, match=message):
         load_student(base(), path)
 

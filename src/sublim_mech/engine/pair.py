@@ -14,6 +14,7 @@ from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
 from ..prompts import Context, Prompt, Trained
+from .alike import pair_notes
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -34,7 +35,7 @@ class ModelPair(Runner):
     @property
     def base(self) -> Base:
         """The base model, as `load_base` gave it."""
-        return Base(self.model, self.tokenizer, self.name, self.hash)
+        return Base(self.model, self.tokenizer, self.name, self.hash, self.watch)
 
     @property
     def delta(self) -> Mapping[str, Delta]:
@@ -55,6 +56,18 @@ class ModelPair(Runner):
     def training_context(self) -> Context | None:
         """The context the student was trained in; None without a manifest."""
         return None if self.student.manifest is None else self.student.manifest.context
+
+    def notes(self) -> tuple[str, ...]:
+        """What scores of this pair have to be read with, as sentences without a stop.
+
+        A student that equals its base, a `lora_alpha` below 0, an adapter that names another base,
+        and controls that were not trained as the student was, with what differs.
+
+        Example:
+            >>> pair.notes()
+            ()
+        """
+        return pair_notes(self.student, self.controls)
 
     def named_student(self, name: str) -> Student:
         """One of `students` by name.
@@ -179,7 +192,8 @@ class ModelPair(Runner):
 
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
-        return f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
+        said = f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
+        return "\n".join([said, *(f"  {note}" for note in self.notes())])
 
 
 def load_pair(
@@ -202,7 +216,7 @@ def load_pair(
         controls: students of other traits, trained alike.
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
-        device: where to put the models.
+        device: where to put the models: `cpu`, `cuda`, `cuda:1`, `mps`.
         compute: floating-point type of matrix products, `torch.bfloat16` for speed (autocast; the
             weights stay in `dtype`). Scores then carry, and print, how far their totals are from
             those computed without it.

@@ -17,7 +17,7 @@ from .devices import check_device
 from .hashing import weights_hash
 from .reading import read_model, read_tokenizer
 from .sources import locate_base
-from .watching import Watch
+from .watching import Watch, check_weights, parameter_slots
 
 KERNELS = ("eager", "sdpa")
 """Attention that applies the mask it is given."""
@@ -50,9 +50,7 @@ class Base:
 
     def check_unchanged(self) -> None:
         """Raise ValueError where the weights were changed in place since they were loaded."""
-        changed = None if self.watch is None else self.watch.check()
-        if changed is not None:
-            raise ValueError(changed_message(f"base={self.name!r}", changed))
+        check_weights(self.watch, f"base={self.name!r}")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and tokenizer as a folder that transformers opens, and `load_base` with the
@@ -151,16 +149,8 @@ def load_base(
             "load it with attn_implementation='sdpa'."
         )
     check_finite(model, argument="base", name=name)
-    return Base(model.eval(), tokenizer, name, weights_hash(model), Watch.of_model(model))
-
-
-def changed_message(named: str, tensor: str) -> str:
-    """What is said where weights were changed in place."""
-    return (
-        f"{named}: its weights were changed in place since they were loaded ({tensor}), so results "
-        "would carry the hash of other weights; load it again, or give a copy of a live model "
-        "that goes on changing (copy.deepcopy(model))."
-    )
+    watch = Watch(parameter_slots(model))
+    return Base(model.eval(), tokenizer, name, weights_hash(model), watch)
 
 
 def _check_as_loaded(base: Base, tokenizer: Any, device: torch.device | None) -> None:

@@ -13,8 +13,8 @@ PEFT's `merge_adapter`) would change the pair under a hash that is no longer its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,16 @@ SAMPLED = 16
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value
 
 
+class Slot(NamedTuple):
+    """Where a tensor is found, whichever stands there: the mapping that holds it, its key, and its
+    name in messages.
+    """
+
+    held: Mapping[str, Any]
+    key: str
+    name: str
+
+
 class Watch:
     """Tensors as they were when the watch began.
 
@@ -35,24 +45,13 @@ class Watch:
     takes 0.2 s.
 
     Args:
-        slots: where each tensor is found: the mapping that holds it, its key there, and its name in
-            messages.
+        slots: where each tensor is found.
     """
 
-    def __init__(self, slots: Iterable[tuple[Mapping[str, Any], str, str]]) -> None:
+    def __init__(self, slots: Iterable[Slot]) -> None:
         self._slots = list(slots)
         self._sums = [_sum(tensor) for tensor in self._tensors()]
         self._begin()
-
-    @classmethod
-    def of_model(cls, model: nn.Module) -> Watch:
-        """All parameters of a model."""
-        return cls(
-            (module._parameters, key, f"{path}.{key}".lstrip("."))
-            for path, module in model.named_modules()
-            for key, p in module._parameters.items()
-            if p is not None
-        )
 
     def check(self) -> str | None:
         """The name of a tensor that is not as it was; None where all are."""
@@ -75,13 +74,44 @@ class Watch:
         self._values = _joined(self._views)
 
     def _tensors(self) -> list[Any]:
-        return [held[key] for held, key, _ in self._slots]
+        return [slot.held[slot.key] for slot in self._slots]
 
     def _first_changed(self, tensors: list[Any]) -> str | None:
-        for (_, _, name), tensor, expected in zip(self._slots, tensors, self._sums, strict=True):
+        for slot, tensor, expected in zip(self._slots, tensors, self._sums, strict=True):
             if not isinstance(tensor, Tensor) or _sum(tensor) != expected:
-                return name
+                return slot.name
         return None
+
+
+def check_weights(watch: Watch | None, named: str) -> None:
+    """Raise ValueError where watched weights were changed in place.
+
+    Args:
+        watch: of the weights; nothing is checked without one.
+        named: what the message calls their model, `base='gpt2'`.
+    """
+    changed = None if watch is None else watch.check()
+    if changed is not None:
+        raise ValueError(
+            f"{named}: its weights were changed in place since they were loaded ({changed}), so "
+            "results would carry the hash of other weights; load it again, or give a copy of a "
+            "live model that goes on changing (copy.deepcopy(model))."
+        )
+
+
+def parameter_slots(model: nn.Module, above: str = "") -> Iterator[Slot]:
+    """Where the parameters of a model are found.
+
+    Args:
+        model: whose.
+        above: path of the model in names.
+    """
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for key, p in module._parameters.items():
+            if p is not None and id(p) not in seen:  # tied ones are one tensor
+                seen.add(id(p))
+                yield Slot(module._parameters, key, ".".join(filter(None, (above, path, key))))
 
 
 def _marks(tensors: list[Any]) -> list[tuple[int, int]]:
