@@ -22,7 +22,6 @@ from sublim_mech.prompts import Context, Trained
 from sublim_mech.storage.manifest import Manifest
 
 
-
 class Vocabulary:
     """All of a tokenizer that loading asks for."""
 

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import tiny
 import torch
+from loading import Vocabulary
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -71,7 +72,9 @@ def small_model(architecture: str = "llama", *, dropout: bool = True, seed: int 
 
 def small_base(tokenizer: Any, architecture: str = "llama", **options: Any) -> Base:
     """A small model, loaded (options of `small_model`)."""
-    return load_base(small_model(architecture, **options), tokenizer=tokenizer)
+    base = load_base(small_model(architecture, **options), tokenizer=Vocabulary(FEW))
+    # rows are folded onto its few tokens, which no tokenizer would do
+    return dataclasses.replace(base, tokenizer=tokenizer)
 
 
 def folded(data: TrainingData) -> TrainingData:

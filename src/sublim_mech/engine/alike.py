@@ -30,11 +30,13 @@ def pair_notes(student: Student, controls: Sequence[Student]) -> tuple[str, ...]
     elif unknown:
         notes.append(f"controls' training unknown (no manifest): {', '.join(unknown)}")
     for control in controls:
-        if student.manifest is None or control.manifest is None:
-            different = differences(_shape(control), _shape(student), sides=_SIDES)
+        if student.manifest is not None and control.manifest is not None:
+            compared = _recipe(control.manifest), _recipe(student.manifest)
+        elif student.deltas and control.deltas:
+            compared = _shape(control), _shape(student)
         else:
-            recipes = _recipe(control.manifest), _recipe(student.manifest)
-            different = differences(*recipes, sides=_SIDES)
+            continue  # one of them changes nothing, which is told
+        different = differences(*compared, sides=_SIDES)
         if different:
             notes.append(f"control {control.name} was not trained alike: {'; '.join(different)}")
     return tuple(notes)
@@ -46,11 +48,14 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
     teacher = manifest.teacher
     if manifest.trait:
         teacher = re.sub(rf"\b{re.escape(manifest.trait)}\b", "its trait", teacher)
+    context = manifest.context.to_json()
+    system = context["system"]
+    context["system"] = system.get("text", system.get("kind"))
     counted = ("rows", "held_out", "subsample", "support")
     return {
         "kind": manifest.kind,
         "teacher": teacher,
-        "context": manifest.context.to_json(),
+        "context": context,
         "method": {key: value for key, value in manifest.method.items() if key != "store"},
         "objective": manifest.objective,
         "data": {key: manifest.data[key] for key in counted if manifest.data.get(key) is not None},
@@ -63,8 +68,6 @@ def _shape(student: Student) -> dict[str, Any]:
     """What a student without manifest shows of its training: where it differs from the base, and in
     what rank.
     """
-    if not student.deltas:
-        return {}
     ranks = {len(d.a) for d in student.deltas.values() if isinstance(d, LowRank)}
     shape: dict[str, Any] = {"kind": student.kind, "changed modules": len(student.deltas)}
     return shape | ({"rank": max(ranks) if len(ranks) == 1 else sorted(ranks)} if ranks else {})

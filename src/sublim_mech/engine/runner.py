@@ -235,10 +235,7 @@ class Runner:
             raise ValueError(f"layers={chosen}: give layers between 0 and {depth - 1}.")
         places = [self.sites.place(name, layers) for name in names]
         keys: list[Key] = [
-            (short, layer)
-            for layer in chosen
-            for short, at in places
-            if at is None or layer in at
+            (short, layer) for layer in chosen for short, at in places if at is None or layer in at
         ]
         width = max(len(prompt) for prompt in self._checked(prompts))
         recorded: dict[Key, Tensor] = {}

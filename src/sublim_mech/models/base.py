@@ -12,7 +12,7 @@ from torch import nn
 from ..storage.runs import new_folder
 from .checks import check_finite, check_plain, check_source, check_tokenizer
 from .compat import attention_kernel, quiet_transformers
-from .copies import share
+from .copies import share, twin
 from .devices import check_device
 from .hashing import weights_hash
 from .reading import read_model, read_tokenizer
@@ -77,7 +77,8 @@ class Base:
             )
         self.check_unchanged()
         with new_folder(target) as work, quiet_transformers():
-            self.model.save_pretrained(work)  # type: ignore[operator]
+            # transformers writes its class into the configuration it is given
+            twin(self.model).save_pretrained(work)  # type: ignore[operator]
             self.tokenizer.save_pretrained(work)
 
     def __repr__(self) -> str:

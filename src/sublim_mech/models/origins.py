@@ -45,8 +45,8 @@ def student_name(source: Any, base: Base) -> str:
 
 
 def names_another_base(base: Base, model: nn.Module) -> str | None:
-    """How an adapter's configuration differs from the base in what it names; None where it does not,
-    or where one of them has no name.
+    """How an adapter's configuration differs from the base in what it names; None where it does
+    not, or where one of them has no name.
 
     Compared are the last component of the name, and the revision where both are commits.
     """

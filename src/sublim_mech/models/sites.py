@@ -29,7 +29,6 @@ from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
 
-
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 

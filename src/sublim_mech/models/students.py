@@ -263,7 +263,8 @@ def _check_method(manifest: Manifest, path: Path, source: str) -> None:
         if ours in manifest.method and key in config
     ]
     # what it never sets would change the scale of single modules
-    pairs += [(key, {}, config[key]) for key in ("alpha_pattern", "rank_pattern") if config.get(key)]
+    patterns = ("alpha_pattern", "rank_pattern")
+    pairs += [(key, {}, config[key]) for key in patterns if config.get(key)]
     for key, expected, found in pairs:
         if key == "target_modules":
             # `all-linear` and layers are written as the modules that were found
@@ -340,12 +341,12 @@ def _check_config(base: Base, model: Any, name: str) -> None:
     config: Any = base.model.config
     declared = set(type(config)().to_dict()) - set(PretrainedConfig().to_dict())
     expected, given = config.to_dict(), model.config.to_dict()
-    for field in sorted(declared):
-        if _IDLE.fullmatch(field) or _same(expected.get(field), given.get(field)):
+    for key in sorted(declared):
+        if _IDLE.fullmatch(key) or _same(expected.get(key), given.get(key)):
             continue
         raise ValueError(
-            f"student={name!r} and base={base.name!r} compute differently: {field} is "
-            f"{given.get(field)!r} in the student's configuration and {expected.get(field)!r} in "
+            f"student={name!r} and base={base.name!r} compute differently: {key} is "
+            f"{given.get(key)!r} in the student's configuration and {expected.get(key)!r} in "
             "the base's; load the base it was trained from, or correct the config.json that is "
             "wrong."
         )
@@ -368,8 +369,8 @@ def _check_as_loaded(base: Base, student: Student) -> None:
     """A student that is loaded already must be one of this base, and as it was."""
     if student.base_hash and student.base_hash != base.hash:
         raise ValueError(
-            f"student={student.name!r} was loaded with a base of hash {student.base_hash[:12]}, but "
-            f"base={base.name!r} has hash {base.hash[:12]}; load it with this one."
+            f"student={student.name!r} was loaded with a base of hash {student.base_hash[:12]}, "
+            f"but base={base.name!r} has hash {base.hash[:12]}; load it with this one."
         )
     student.check_unchanged()
 
@@ -384,6 +385,6 @@ def _check_lineage(base: Base, distance: float, name: str) -> None:
     if distance / size > FARTHEST:
         raise ValueError(
             f"student={name!r} and base={base.name!r} do not share a lineage: their weights differ "
-            f"by {distance / size:.2f} of the base's norm (unrelated models: about 1.4); load the base it "
-            "was trained from, or pass allow_unrelated=True."
+            f"by {distance / size:.2f} of the base's norm (unrelated models: about 1.4); load the base "
+            "it was trained from, or pass allow_unrelated=True."
         )

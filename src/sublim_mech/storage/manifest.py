@@ -93,9 +93,7 @@ class Manifest:
         if self.configurations:
             expected |= self.configurations
             found |= configuration_sums(directory)
-        return sorted(
-            name for name in {*expected, *found} if expected.get(name) != found.get(name)
-        )
+        return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
     def save(self, directory: Path) -> None:
         """Write `manifest.json`, sealed, under a temporary name, then rename."""

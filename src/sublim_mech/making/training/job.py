@@ -76,8 +76,13 @@ class Job:
             "measure": f"{loss} on {held_data.labelled}, nats per token",
             "processes": self.legs,
         }
-        sums = {"weights": weight_sums(folder), "configurations": configuration_sums(folder)}
-        replace(self.draft, results=results, **sums).save(folder)
+        finished = replace(
+            self.draft,
+            results=results,
+            weights=weight_sums(folder),
+            configurations=configuration_sums(folder),
+        )
+        finished.save(folder)
 
 
 def log_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -39,8 +39,12 @@ def store_as(run: Run, out: str | Path, dtype: torch.dtype) -> Run:
 
         # another precision is another content; manifests older than the content hash stay without
         method = {**run.manifest.method, "store": str(dtype).removeprefix("torch.")}
-        sums = {"weights": weight_sums(work), "configurations": configuration_sums(work)}
-        manifest = replace(run.manifest, method=method, **sums)
+        manifest = replace(
+            run.manifest,
+            method=method,
+            weights=weight_sums(work),
+            configurations=configuration_sums(work),
+        )
         if run.manifest.content:
             manifest = replace(manifest, content=manifest.fingerprint())
         manifest.save(work)
