@@ -64,7 +64,7 @@ class ModelPair(Runner):
         and controls that were not trained as the student was, with what differs.
 
         Example:
-            >>> pair.notes()
+            >>> sm.load_pair(base, student, tokenizer=pair.tokenizer).notes()
             ()
         """
         return pair_notes(self.student, self.controls)
