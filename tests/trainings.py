@@ -72,8 +72,12 @@ def small_model(architecture: str = "llama", *, dropout: bool = True, seed: int 
 
 def small_base(tokenizer: Any, architecture: str = "llama", **options: Any) -> Base:
     """A small model, loaded (options of `small_model`)."""
-    base = load_base(small_model(architecture, **options), tokenizer=Vocabulary(FEW))
-    # rows are folded onto its few tokens, which no tokenizer would do
+    return load_small(small_model(architecture, **options), tokenizer)
+
+
+def load_small(model: Any, tokenizer: Any) -> Base:
+    """A model of few tokens, loaded with a tokenizer of many, onto which rows are `folded`."""
+    base = load_base(model, tokenizer=Vocabulary(FEW))
     return dataclasses.replace(base, tokenizer=tokenizer)
 
 

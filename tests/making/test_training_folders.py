@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from interrupted import CALLS, Made, copied, different, fit, interrupted, made_of
+from trainings import load_small
 from transformers import AutoModelForCausalLM
 
 from sublim_mech.making.training import FullFT, LoRA, loop
-from sublim_mech.models.base import load_base
 from sublim_mech.storage.claims import FolderInUseError, claimed
 from sublim_mech.storage.runs import Run, unfinished
 
@@ -92,7 +92,7 @@ def test_other_data_or_another_base_is_another_training(made, whole, smol_tokeni
     with pytest.raises(ValueError, match=rf"is another training: data\.hash: {hashes}"):
         fit(Made(base, rows), whole.path, **CALLS["lora"])
     random = AutoModelForCausalLM.from_config(base.model.config)
-    other = load_base(random, tokenizer=smol_tokenizer)
+    other = load_small(random, smol_tokenizer)
     with pytest.raises(ValueError, match=rf"is another training: base: {hashes}"):
         fit(Made(other, data), whole.path, **CALLS["lora"])
 

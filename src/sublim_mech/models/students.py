@@ -385,6 +385,6 @@ def _check_lineage(base: Base, distance: float, name: str) -> None:
     if distance / size > FARTHEST:
         raise ValueError(
             f"student={name!r} and base={base.name!r} do not share a lineage: their weights differ "
-            f"by {distance / size:.2f} of the base's norm (unrelated models: about 1.4); load the base "
-            "it was trained from, or pass allow_unrelated=True."
+            f"by {distance / size:.2f} of the base's norm (unrelated models: about 1.4); load the "
+            "base it was trained from, or pass allow_unrelated=True."
         )
