@@ -273,8 +273,8 @@ def _check_method(manifest: Manifest, path: Path, source: str) -> None:
             expected, found = sorted(expected), sorted(found)
         if expected != found:
             raise ValueError(
-                f"student={source!r}: adapter_config.json was edited: {key} is {found!r}, the "
-                f"manifest says {expected!r}; copy the folder again."
+                f"student={source!r}: adapter_config.json or manifest.json was edited: {key} is "
+                f"{found!r} in one and {expected!r} in the other; copy the folder again."
             )
 
 
