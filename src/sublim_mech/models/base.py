@@ -53,6 +53,7 @@ class Base:
         """Raise ValueError where the weights were changed in place since they were loaded."""
         check_weights(self.watch, f"base={self.name!r}")
 
+    @checked
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and tokenizer as a folder that transformers opens, and `load_base` with the
         same hash.
