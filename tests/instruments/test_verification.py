@@ -1,6 +1,7 @@
 """The self-test passes on sound pairs and names what is wrong with others."""
 
 import contextlib
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from pairs import make_pair, shared_pair
 import sublim_mech as sm
 from sublim_mech.__main__ import main
 from sublim_mech.engine import forward as engine
-from sublim_mech.instruments import patching
+from sublim_mech.instruments import patching, verification
 from sublim_mech.models.deltas import LowRank
 
 CHECKS = [
@@ -68,6 +69,14 @@ def test_a_lost_edit_fails_the_planted_checks(smol_tokenizer, monkeypatch):
     pair = make_pair("gpt2", "lora", smol_tokenizer)
     lose_edits(monkeypatch)
     assert failed(sm.verify(pair)) == {"planted layer"}
+
+
+def test_an_error_that_is_no_number_fails(smol_tokenizer, monkeypatch):
+    """Also where it is not the first of those that a check takes the largest of."""
+    pair = make_pair("llama", "lora", smol_tokenizer)
+    errors = itertools.cycle([0.0, float("nan")])
+    monkeypatch.setattr(verification, "_distance", lambda x, y: next(errors))
+    assert failed(sm.verify(pair)) >= {"gates 0 and 1", "causality", "self-patch", "branches"}
 
 
 def test_a_hook_left_behind_fails_clean_up(smol_tokenizer, monkeypatch):

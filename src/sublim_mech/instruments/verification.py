@@ -234,7 +234,7 @@ def _gates(setting: _Setting) -> Check:
     off = setting.run(Gates(student, closed)).logits
     on = setting.run(Gates(student, closed + 1)).logits
     base, whole_student = setting.run().logits, setting.run(Gates(student)).logits
-    error = max(_distance(off, base), _distance(on, whole_student))
+    error = _largest([_distance(off, base), _distance(on, whole_student)])
     detail = "base and student, a gate per token and module"
     return Check("gates 0 and 1", error, setting.tolerance, detail)
 
@@ -247,7 +247,7 @@ def _causality(setting: _Setting) -> Check:
     late = setting.run(Gates(setting.planted, gates), record=keys).activations
     errors = [_distance(plain[key][:, :FIRST_OPEN], late[key][:, :FIRST_OPEN]) for key in keys]
     detail = f"residual streams before token {FIRST_OPEN}, gates open from there on"
-    return Check("causality", max(errors), 0.0, detail)
+    return Check("causality", _largest(errors), 0.0, detail)
 
 
 def _self_patch(setting: _Setting) -> Check:
@@ -259,7 +259,7 @@ def _self_patch(setting: _Setting) -> Check:
         edits = {key: _put_back(clean.activations[key]) for key in keys}
         errors.append(_distance(setting.run(student, edits=edits).logits, clean.logits))
     sites = ", ".join(setting.pair.sites.sites)
-    return Check("self-patch", max(errors), 0.0, f"all layers, sites {sites}")
+    return Check("self-patch", _largest(errors), 0.0, f"all layers, sites {sites}")
 
 
 def _branches(setting: _Setting) -> Check:
@@ -273,7 +273,7 @@ def _branches(setting: _Setting) -> Check:
             logits = trunk.branch(layer, slot, rows=1, gates=gates)
         errors.append(_distance(logits, trunk.done.logits))
     detail = "runs that start at a later layer and token, whole runs"
-    return Check("branches", max(errors), setting.tolerance, detail)
+    return Check("branches", _largest(errors), setting.tolerance, detail)
 
 
 def _planted_layer(setting: _Setting) -> Check:
@@ -282,9 +282,9 @@ def _planted_layer(setting: _Setting) -> Check:
     before = _patch(setting, "resid_pre", setting.layers[: setting.layer + 1], single_slots)
     after = _patch(setting, "resid_post", setting.layers[setting.layer :], whole_row)
     total = after.student - after.base
-    error = max(np.abs(before.effect).max(), np.abs(after.effect - total).max())
+    error = _largest([np.abs(before.effect).max(), np.abs(after.effect - total).max()])
     detail = f"LoRA on layer {setting.layer} alone: no effect before it, all of it after it"
-    return Check("planted layer", float(error), setting.tolerance, detail)
+    return Check("planted layer", error, setting.tolerance, detail)
 
 
 def _patch(setting: _Setting, site: str, layers: Sequence[int], cells: Sequence[Cell]) -> Patched:
@@ -314,7 +314,7 @@ def _completeness(setting: _Setting) -> Check:
         gap = abs(cells.sum(axes) - total)
         # a student like its base has no magnitude to divide by
         magnitude = abs(cells).sum(axes).clip(min=setting.tolerance)
-        error = float((gap / magnitude).max())
+        error = float((gap / magnitude).max(skipna=False))
         if error <= LARGEST_GAP:
             break
     detail = f"graft IG, {points} points: gap over the sum of the cells' magnitudes"
@@ -347,6 +347,11 @@ def _left_behind(module: torch.nn.Module) -> int:
 
 def _put_back(activation: Tensor) -> Edit:
     return lambda _: activation
+
+
+def _largest(errors: Sequence[float]) -> float:
+    """The largest of some errors; NaN where one is, which Python's `max` may pass over."""
+    return float(np.max(errors))
 
 
 def _distance(x: Tensor, y: Tensor) -> float:
