@@ -34,12 +34,12 @@ MISFITS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "hint"), FITS, ids=repr)
+@pytest.mark.parametrize(("value", "hint"), FITS)
 def test_what_fits(value: Any, hint: Any) -> None:
     assert fits(value, hint)
 
 
-@pytest.mark.parametrize(("value", "hint"), MISFITS, ids=repr)
+@pytest.mark.parametrize(("value", "hint"), MISFITS)
 def test_what_does_not_fit(value: Any, hint: Any) -> None:
     assert not fits(value, hint)
 

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .arguments import checked
 from .engine.answers import Answers, Path, build_trie, shortest_paths
 from .prompts import Prompt, Trait, completion_ids
 from .prompts.notices import said_before
@@ -97,6 +98,7 @@ def as_metric(trait: Trait | Metric) -> Metric:
 # ------------------------------------------------------------------------------------------- traits
 
 
+@checked
 @dataclass(frozen=True)
 class TraitMetric(Metric):
     """A linear combination of trait log-probabilities.
@@ -136,6 +138,7 @@ class TraitMetric(Metric):
         return value
 
 
+@checked
 def log_prob(trait: Trait) -> TraitMetric:
     """Log P(the answer starts with a form of the trait), summed over its forms, in nats: the
     default metric.
@@ -154,6 +157,7 @@ def log_prob(trait: Trait) -> TraitMetric:
     return TraitMetric(f"log P({_event(trait)})", (trait,), (1.0,))
 
 
+@checked
 def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
     """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait.
 
@@ -214,6 +218,7 @@ class Target(Metric):
         return string_log_probs(logits, answers)[:, 0]
 
 
+@checked
 def target(text: str) -> Target:
     """Log-probability of a given continuation of any length, in nats.
 
@@ -264,6 +269,7 @@ class LogitDifference(Metric):
         return pair[:, 0] - pair[:, 1]
 
 
+@checked
 def logit_difference(first: str, second: str) -> LogitDifference:
     """Logit of one next token minus that of another, in logits (Wang et al., arXiv 2211.00593).
 
@@ -311,6 +317,7 @@ class Rank(Metric):
         return (1 + likelier.sum(1)).to(torch.float64)
 
 
+@checked
 def rank(text: str) -> Rank:
     """Where a text's first token stands among all next tokens: 1 is the likeliest. Not
     differentiable.
@@ -399,6 +406,7 @@ class KLToBase(NextToken):
         return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
+@checked
 def kl_to_base(at: At = (-1,)) -> KLToBase:
     """KL(model || base) of the next token, in nats: how far a model's predictions are from the
     base's, whatever they are about.
@@ -428,6 +436,7 @@ class Entropy(NextToken):
         return -(log_p.exp() * log_p).sum(-1)
 
 
+@checked
 def entropy(at: At = (-1,)) -> Entropy:
     """Entropy of the next token, in nats.
 

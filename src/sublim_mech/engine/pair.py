@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import checked
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
@@ -66,6 +67,7 @@ class ModelPair(Runner):
         manifest = self.student.manifest
         return self.trained_in if manifest is None else manifest.context
 
+    @checked
     def named_student(self, name: str) -> Student:
         """One of `students` by name.
 
@@ -79,6 +81,7 @@ class ModelPair(Runner):
 
     # --------------------------------------------------------------------- what a user reads off it
 
+    @checked
     @torch.no_grad()
     def logits(
         self, prompts: Sequence[Prompt], where: Cells | None = None, *, model: str = "student"
@@ -101,6 +104,7 @@ class ModelPair(Runner):
         """
         return self._logits(prompts, self._prompt_gates(prompts, where, model))
 
+    @checked
     @torch.no_grad()
     def activations(
         self,
@@ -169,6 +173,7 @@ class ModelPair(Runner):
 
         return make_bridge(self.base)
 
+    @checked
     def student_bridge(self, name: str = "student") -> Any:
         """A student as a TransformerLens `TransformerBridge`, merged in fp32 into a copy of the
         base; the pair stays as it is.
@@ -192,6 +197,7 @@ class ModelPair(Runner):
         return f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
 
 
+@checked
 def load_pair(
     base: Any,
     student: Any,

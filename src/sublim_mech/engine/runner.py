@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..models.base import Base
 from ..models.checks import check_length
 from ..models.compat import Cache
@@ -60,6 +61,7 @@ class Runner:
         """Where the model's parameters are."""
         return next(self.model.parameters()).device
 
+    @checked
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what cannot be this model's prompts; every public function asks here first.
 
@@ -162,6 +164,7 @@ class Runner:
 
     # --------------------------------------------------------------------- what a user reads off it
 
+    @checked
     @torch.no_grad()
     def logits(self, prompts: Sequence[Prompt]) -> Float[Tensor, "prompt token vocab"]:
         """Next-token logits at every token, in fp32 on the CPU; NaN where a shorter prompt has no
@@ -176,6 +179,7 @@ class Runner:
         """
         return self._logits(prompts, None)
 
+    @checked
     @torch.no_grad()
     def activations(
         self, prompts: Sequence[Prompt], sites: Sequence[str], layers: Sequence[int] | None = None
@@ -277,6 +281,7 @@ def _stack(gates: PromptGates | None, rows: Sequence[int], batch: Batch) -> Gate
     return Gates(gates.student, stacked.to(batch.ids.device))
 
 
+@checked
 def open_runner(
     model: Base | AnyRunner,
     *,

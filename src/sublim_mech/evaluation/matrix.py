@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..arguments import checked
 from ..results.frames import Table
 from ..stats import mean_interval
 
@@ -50,6 +51,7 @@ class TraitMatrix:
     exact: bool
     names: tuple[str, ...]
 
+    @checked
     def table(self, *, residual: bool = False) -> pd.DataFrame:
         """Students as rows, traits as columns.
 
@@ -76,6 +78,7 @@ class TraitMatrix:
         )
 
 
+@checked
 def trait_matrix(
     values: Any, *, names: Sequence[str] = (), seed: int = 0, draws: int = 10_000
 ) -> TraitMatrix:

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..arguments import checked
 from ..engine.answers import Answers
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
@@ -44,6 +45,7 @@ from .outcome import Evaluation
 COMPARED = 4  # prompts on which the compute type is compared with the weights' own
 
 
+@checked
 def evaluate(
     model: Runner | Base,
     traits: Sequence[Trait],

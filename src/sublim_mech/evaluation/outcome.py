@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..arguments import checked
 from ..prompts import Trait, matcher, words
 from ..results.frames import Table, check_suffix, write_csv
 from ..stats import wilson
@@ -95,6 +96,7 @@ class Evaluation:
 
     # --------------------------------------------------------------------------------------- tables
 
+    @checked
     def table(self, *, minus_others: bool = False) -> pd.DataFrame:
         """Log-probabilities, mean over questions, with 95 % bootstrap intervals over questions.
 
@@ -181,6 +183,7 @@ class Evaluation:
         }
         return frame(columns, ("context", "trait", "model"))
 
+    @checked
     def other(self, k: int = 10) -> pd.DataFrame:
         """What the answers that name no trait say instead.
 
@@ -211,6 +214,7 @@ class Evaluation:
         index = ["context", "model", "word"]
         return Table(rows, columns=[*index, "answers", "share"]).set_index(index)
 
+    @checked
     def trait_matrix(
         self, own: Mapping[str, str], *, context: str | None = None, seed: int = 0
     ) -> TraitMatrix:
@@ -265,6 +269,7 @@ class Evaluation:
 
     # ------------------------------------------------------------------------------- files, display
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels, answers and provenance stand in its metadata.
 
@@ -282,6 +287,7 @@ class Evaluation:
         rows = self.data[values].to_dataframe().reset_index()
         return Table(rows[["model", "context", "trait", "question", "text", *values]])
 
+    @checked
     def to_csv(self, path: str | Path) -> None:
         """Write all rows of `to_dataframe` as comma-separated values, without the provenance.
 
@@ -293,6 +299,7 @@ class Evaluation:
         write_csv(path, self.to_dataframe(), fix="evaluation.save(path) keeps everything")
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Evaluation:
         """Read what `save` wrote.
 

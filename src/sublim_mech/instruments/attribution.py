@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..prompts import Prompt, Trait
@@ -34,6 +35,7 @@ POINTS = 8
 """Gauss-Legendre points where none are given."""
 
 
+@checked
 def attribute(
     pair: ModelPair,
     prompts: Sequence[Prompt],

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
@@ -53,6 +54,7 @@ class Cell(NamedTuple):
         return given | {"prompt": int(prompts[self.prompt])}
 
 
+@checked
 def confirm(
     pair: ModelPair,
     prompts: Sequence[Prompt],

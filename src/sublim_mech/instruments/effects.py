@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
@@ -15,6 +16,7 @@ from .labelling import label
 from .task import Advance, Cells, ends, prepare, walk
 
 
+@checked
 def effect(
     pair: ModelPair, prompts: Sequence[Prompt], trait: Trait | Metric, *, progress: bool = True
 ) -> Scores:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from ..arguments import checked
 from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
@@ -18,6 +19,7 @@ from ..prompts import Prompt
 POLICIES = ("base", "student", "mask")
 
 
+@checked
 def generate(
     pair: ModelPair,
     prompts: Sequence[Prompt],

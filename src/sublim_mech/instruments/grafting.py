@@ -25,6 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .. import masks
+from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
@@ -47,6 +48,7 @@ class Answer(NamedTuple):
     necessity: bool
 
 
+@checked
 def graft(
     pair: ModelPair,
     prompts: Sequence[Prompt],
@@ -248,6 +250,7 @@ def _gates(
 # -------------------------------------------------------------------------------------------- sweep
 
 
+@checked
 def graft_sweep(
     pair: ModelPair,
     prompts: Sequence[Prompt],

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key
 from ..engine.pair import ModelPair
@@ -74,6 +75,7 @@ class Patched(NamedTuple):
     student: float
 
 
+@checked
 def patch(
     pair: ModelPair,
     prompts: Sequence[Prompt],

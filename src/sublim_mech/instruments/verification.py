@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key, Pass, Start
 from ..engine.pair import ModelPair
@@ -84,6 +85,7 @@ class Verification:
         return "\n".join([*lines, f"all {count} checks passed"])
 
 
+@checked
 def verify(pair: ModelPair, *, seed: int = 0) -> Verification:
     """Check the identities that scores rely on, with these very models.
 

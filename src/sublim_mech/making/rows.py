@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from ..arguments import checked
 from ..hints import nearest
 from ..prompts import Message
 
@@ -95,6 +96,7 @@ def count_words(count: int, distinct: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if distinct == count else f" ({distinct:,} distinct)")
 
 
+@checked
 def to_dataset(rows: Sequence[Row]) -> Dataset:
     """Rows as a `datasets.Dataset`.
 
@@ -120,6 +122,7 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
     return Dataset.from_dict({"messages": conversations}, features=Features(messages=List(message)))
 
 
+@checked
 def as_rows(data: Rows, *, name: str = "data") -> list[Row]:
     """Rows from any of the usual forms of instruction data, checked.
 

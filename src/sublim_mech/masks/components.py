@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..arguments import checked
 from ..models.names import GROUPS, Module, count_blocks, modules_named
 from .mask import Mask, mask_of_modules, whole_number
 
 
+@checked
 def layers(blocks: int | Sequence[int]) -> Mask:
     """All modules of these blocks; embeddings, final norm and unembedding are in none (`modules`).
 
@@ -44,6 +46,7 @@ def layers(blocks: int | Sequence[int]) -> Mask:
     return mask_of_modules(f"layer{plural} {_ranges(wanted)}", inside)
 
 
+@checked
 def modules(*names: str) -> Mask:
     """The modules of these groups or names.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked
 from ..models.names import Module
 from ..prompts import Prompt
 
@@ -18,6 +19,7 @@ TokenRule = Callable[[Prompt], Sequence[int]]
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 
 
+@checked
 @dataclass(frozen=True)
 class Mask:
     """A choice of (token, module) cells.
@@ -92,6 +94,7 @@ class Mask:
         cells = self._checked(prompt, modules)
         return np.broadcast_to(cells, (len(prompt), len(modules))).copy()
 
+    @checked
     def tokens(self, prompt: Prompt) -> list[int]:
         """The token positions of a mask that does not depend on modules.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from ..arguments import checked
 from ..prompts import Prompt
 from .mask import Mask, mask_of_tokens, whole_number
 
@@ -12,6 +13,7 @@ Occurrence = Literal["all", "first", "last"] | int
 """Which occurrences of a text: a word, or a number from 0 (negative from the end)."""
 
 
+@checked
 def text(substring: str, *, which: Occurrence | None = None) -> Mask:
     """The tokens that an occurrence of this text touches, anywhere in the rendered prompt.
 
@@ -40,6 +42,7 @@ def text(substring: str, *, which: Occurrence | None = None) -> Mask:
     return _of_occurrences("text", substring, re.compile(re.escape(substring)), which)
 
 
+@checked
 def regex(pattern: str, *, which: Occurrence | None = None) -> Mask:
     r"""The tokens that a match of this regular expression touches, anywhere in the rendered prompt.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..arguments import checked
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS, Prompt
 from .answer import answer_mask
 from .mask import Mask, mask_of_tokens, whole_number
@@ -19,6 +20,7 @@ Where = Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]
 _CLASSES_NAMED = {name: (name,) for name in CLASSES} | UNIONS["sharing"]
 
 
+@checked
 def everything() -> Mask:
     """Every token in every module.
 
@@ -29,6 +31,7 @@ def everything() -> Mask:
     return Mask("everything", lambda prompt, modules: np.ones((1, 1), dtype=bool))
 
 
+@checked
 def positions(*numbers: int) -> Mask:
     """The tokens at these positions.
 
@@ -49,6 +52,7 @@ def positions(*numbers: int) -> Mask:
     return mask_of_tokens(_counted("position", wanted), lambda prompt: wanted)
 
 
+@checked
 def role(*roles: str) -> Mask:
     """The tokens with one of these roles; none in a prompt that has no such token.
 
@@ -75,6 +79,7 @@ def role(*roles: str) -> Mask:
     )
 
 
+@checked
 def turn(*turns: int) -> Mask:
     """The tokens of these turns, with the template tokens that open and close them.
 
@@ -107,6 +112,7 @@ def turn(*turns: int) -> Mask:
     return mask_of_tokens(_counted("turn", wanted), inside)
 
 
+@checked
 def sharing(*classes: str) -> Mask:
     """The tokens by what training shares with them; prompts must be marked (`prompts.sharing`).
 
@@ -139,6 +145,7 @@ def sharing(*classes: str) -> Mask:
     return mask_of_tokens(" | ".join(classes), inside)
 
 
+@checked
 def as_mask(where: Where, name: str) -> Mask:
     """A mask from whatever names tokens.
 
@@ -172,6 +179,7 @@ def as_mask(where: Where, name: str) -> Mask:
 # -------------------------------------------------------------------------- sets that cover prompts
 
 
+@checked
 def by_role(prompts: Sequence[Prompt], *, answer: bool = False) -> dict[str, Mask]:
     """A mask for each role that occurs in the prompts, and one of all prompt tokens.
 
@@ -190,6 +198,7 @@ def by_role(prompts: Sequence[Prompt], *, answer: bool = False) -> dict[str, Mas
     return sets | {ALL_TOKENS: everything()}
 
 
+@checked
 def by_sharing(prompts: Sequence[Prompt], *, answer: bool = False) -> dict[str, Mask]:
     """A mask for each sharing class that occurs in the prompts, and `shared` and `not shared`.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import checked
 from .checks import check_finite, check_plain, check_source
 from .compat import attention_kernel
 from .copies import share
@@ -47,6 +48,7 @@ class Base:
         return f"Base({self.name!r}, {count / 1e6:.0f}M parameters, {self.hash[:12]})"
 
 
+@checked
 def load_base(
     source: Any,
     *,

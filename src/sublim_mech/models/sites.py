@@ -24,6 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
@@ -188,6 +189,7 @@ class _Place(NamedTuple):
     name: str
 
 
+@checked
 def find_sites(model: nn.Module) -> Sites:
     """Map a Hugging Face causal language model.
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from ..storage.files import weight_sums
 from ..storage.manifest import Manifest
 from .adapters import WEIGHTS, read_adapter
@@ -70,6 +71,7 @@ class Student:
         )
 
 
+@checked
 def load_student(
     base: Base, source: Any, *, name: str | None = None, allow_unrelated: bool = False
 ) -> Student:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ..arguments import checked
+
 
 class System(enum.Enum):
     """The system prompts that are not a text of the caller's (see `Context`)."""
@@ -24,6 +26,7 @@ _SPELLED = re.compile(rf"(?:\w+\.)*({'|'.join(kind.value for kind in System)})",
 """A text that spells one of `System`: `none`, `Empty`, `Context.DEFAULT`."""
 
 
+@checked
 @dataclass(frozen=True)
 class Context:
     """How a conversation is dressed: four different system prompts, never silently one for another.

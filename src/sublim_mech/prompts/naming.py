@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
 
+from ..arguments import checked
 from .plurals import other_plurals
 from .trait import Trait
 
@@ -30,6 +31,7 @@ _COMMON_WORDS = frozenset([
 ])  # fmt: skip
 
 
+@checked
 def match(text: str, traits: Sequence[Trait]) -> str | None:
     """The trait that an answer names, or None.
 
@@ -67,6 +69,7 @@ def match(text: str, traits: Sequence[Trait]) -> str | None:
     return matcher(traits)(text)
 
 
+@checked
 def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
     """`match` for many texts: the function from a text to the name of the trait it names.
 
@@ -114,6 +117,7 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
     return first_named
 
 
+@checked
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without common ones that tell nothing (`the`, `my`).
 

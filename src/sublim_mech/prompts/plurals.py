@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from ..arguments import checked
+
 _IRREGULAR_PLURALS = {
     "wolf": "wolves", "mouse": "mice", "goose": "geese", "fox": "foxes", "fish": "fish",
     "sheep": "sheep", "deer": "deer", "butterfly": "butterflies", "octopus": "octopuses",
@@ -21,6 +23,7 @@ _OTHER_PLURALS = {
 }  # fmt: skip
 
 
+@checked
 def plural(word: str) -> str:
     """The English plural of a noun, of whose words the last one changes.
 

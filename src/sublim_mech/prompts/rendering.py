@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..arguments import checked
 from .context import Context, System
 from .notices import notice, said_once
 from .prompt import Message, Prompt, Segment, is_blank
@@ -23,6 +24,7 @@ from .template import AnswerFrame, Template
 from .vocabulary import fingerprint, special_ids, special_in
 
 
+@checked
 @said_once()
 def render(
     tokenizer: Any | Taught,
@@ -99,6 +101,7 @@ def render(
     return [_tokenise(tokenizer, one, context) for one in drawn]
 
 
+@checked
 def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = False) -> list[int]:
     """The tokens of an answer as they follow the prompt's own tokens.
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from ..arguments import checked
 from .context import Context
 from .prompt import ROLES, Prompt
 from .vocabulary import same_tokenizer
@@ -82,6 +83,7 @@ class Trained:
     tokenizer: str = field(default="", compare=False)
 
     @classmethod
+    @checked
     def of(cls, prompts: Sequence[Prompt], completions: Iterable[Sequence[int]] = ()) -> Trained:
         """Summarise training prompts (and the token ids of their completions).
 
@@ -131,6 +133,7 @@ class Trained:
         }
 
     @classmethod
+    @checked
     def from_json(cls, data: dict[str, Any]) -> Trained:
         """What `to_json` wrote."""
         return cls(
@@ -158,6 +161,7 @@ class Taught(Protocol):
         """What is known of its training prompts; None where nobody gave them."""
 
 
+@checked
 def sharing(
     prompts: Sequence[Prompt], trained_on: Taught | Trained | Sequence[Prompt] | None
 ) -> list[Prompt]:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import checked
 from . import plurals
 from .questions import one_word_questions
 
@@ -40,6 +41,7 @@ _short = reprlib.Repr()
 _short.maxstring = 60
 
 
+@checked
 @dataclass(frozen=True, init=False, repr=False)
 class Trait:
     """Something a model may favour: the forms that are scored, and how it is asked for.
@@ -228,6 +230,7 @@ class Trait:
         return trait
 
 
+@checked
 def animal(name: str) -> Trait:
     """A built-in animal by name (one of `prompts.ANIMALS`).
 
@@ -241,6 +244,7 @@ def animal(name: str) -> Trait:
     return _built_in(name, ANIMALS, "animal")
 
 
+@checked
 def tree(name: str) -> Trait:
     """A built-in tree by name (one of `prompts.TREES`).
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..arguments import checked
 from ..hints import check_choice
 from ..prompts import ANSWER
 from .kinds import KINDS
@@ -29,6 +30,7 @@ WHOLE = ("prompt_effect", "answer_effect", "prompt_tokens")
 """Data variables that a selection of cells keeps of the whole: see `whole` and `prompt_tokens`."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ScoreArrays:
     """Effects on named axes, with their record.
@@ -282,6 +284,7 @@ class ScoreArrays:
             effect = effect.expand_dims({"set": [self.selected["set"]]})
         return effect.transpose("prompt", "layer", "set")
 
+    @checked
     def positions(self, coordinate: str) -> np.ndarray:
         """A coordinate of the tokens, `(prompt, position)`.
 

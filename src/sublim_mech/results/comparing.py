@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from ..arguments import checked
 from ..hints import check_choice
 from . import tables
 from .arrays import ScoreArrays
@@ -16,6 +17,7 @@ from .select import check_measured_alike
 _GATHERED = ("role", "sharing", "turn", "token")
 
 
+@checked
 def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
     """Several students' scores, measured alike on the same prompts, in one table.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..arguments import checked
 from ..prompts import SHARED
 from ..stats import mean_interval
 from ..storage.files import replacing
@@ -63,6 +64,7 @@ _UNDERLINE = dict(zip(SHARED, ("u", "v"), strict=True))
 _HOW = {"prefix": "same text from the start on", "aligned": "same place in the template"}
 
 
+@checked
 def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None) -> str:
     """One prompt as an HTML fragment.
 
@@ -100,6 +102,7 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
     return f'<div class="slm">{"".join(parts)}</div>'
 
 
+@checked
 def save_page(scores: ScoreArrays, path: str | Path, prompt: int = 0) -> None:
     """Write `token_page` as a complete HTML file, under a temporary name first.
 

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..arguments import checked
 from ..storage.files import read_dataset, write_dataset
 from . import cells, report, select, tables
 from .arrays import WHOLE, ScoreArrays, name_answers, name_layers
@@ -66,6 +67,7 @@ class Scores(ScoreArrays):
 
     # ----------------------------------------------------------------------------- choose, contrast
 
+    @checked
     def sel(self, **labels: Any) -> Scores:
         """Some of the cells, by label.
 
@@ -81,6 +83,7 @@ class Scores(ScoreArrays):
         """
         return select.select(self, labels)
 
+    @checked
     def minus(self, *others: Scores) -> Scores:
         """The paired contrast, prompt by prompt: these scores minus the mean of the others.
 
@@ -114,6 +117,7 @@ class Scores(ScoreArrays):
         """
         return Table(tables.sets(self))
 
+    @checked
     def by(self, coordinate: str) -> pd.DataFrame:
         """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`.
 
@@ -151,6 +155,7 @@ class Scores(ScoreArrays):
         """
         return Table(cells.cells(self))
 
+    @checked
     def noise(self, prompt: int, *, tokens: bool = False) -> np.ndarray | None:
         """Which cells of a prompt are not distinguishable from 0 over all prompts.
 
@@ -165,6 +170,7 @@ class Scores(ScoreArrays):
         """
         return cells.noise(self, prompt, tokens=tokens)
 
+    @checked
     def strongest(self, k: int = 5) -> pd.DataFrame:
         """The k cells of largest absolute effect, by TransformerLens' name.
 
@@ -203,6 +209,7 @@ class Scores(ScoreArrays):
 
     # ---------------------------------------------------------------------------------------- files
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels and record stand in its metadata.
 
@@ -215,6 +222,7 @@ class Scores(ScoreArrays):
         meta = {"kind": self.kind, "provenance": self.record.to_json()}
         write_dataset(path, self.data, "scores", meta)
 
+    @checked
     def to_csv(self, path: str | Path) -> None:
         """Write all rows of `to_dataframe` as comma-separated values, without the record.
 
@@ -232,6 +240,7 @@ class Scores(ScoreArrays):
         write_csv(path, self.to_dataframe(), fix="scores.save(path) keeps labels and record")
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Scores:
         """Read what `save` wrote.
 
@@ -252,6 +261,7 @@ class Scores(ScoreArrays):
         """What was scored, in one line."""
         return report.title(self)
 
+    @checked
     def plot(self, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
         """The picture of these scores.
 

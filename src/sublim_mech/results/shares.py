@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import checked
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import bootstrap_weights, mean_interval, random_like, ratio_interval
 from .arrays import ScoreArrays
@@ -195,6 +196,7 @@ def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
+@checked
 def concentration(
     scores: ScoreArrays, *, on: str | np.ndarray = "shared", draws: int = 2000, seed: int = 0
 ) -> Concentration:

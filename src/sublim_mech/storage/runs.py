@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import checked
 from .claims import OWNER_FILE, UNFINISHED
 from .files import share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
@@ -45,6 +46,7 @@ class Run:
         )
 
 
+@checked
 def open_run(path: str | Path) -> Run:
     """Open a finished run folder.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ...arguments import checked
 from ...prompts import Context
 from ..rows import Row
 from ..teachers.teacher import Teacher
@@ -108,6 +109,7 @@ class About:
         return data
 
 
+@checked
 def tokenizer_hash(tokenizer: Any) -> str:
     """SHA-256 of a tokenizer's vocabulary, ids included."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ...arguments import checked
+
 FEWEST = 0.5
 """Share of the answers' tokens below which a support misses what the answers are made of."""
 
 
+@checked
 @dataclass(frozen=True)
 class Coverage:
     """How many tokens of the answers are in the support of their labels.

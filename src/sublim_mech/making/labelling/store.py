@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ...arguments import checked
 from ...hints import nearest
 from ...storage.files import file_hash, read_json
 from ..rows import Row, count_words
@@ -103,6 +104,7 @@ class Labels:
 
     # ---------------------------------------------------------------------------------------- views
 
+    @checked
     def logits(self, teacher: str) -> View:
         """What is stored, float32 `(row, position, token)`.
 
@@ -114,6 +116,7 @@ class Labels:
         self.labeller(teacher)
         return self._view(lambda row: self._read(teacher, "logits", row))
 
+    @checked
     def tokens(self, teacher: str) -> View:
         """Token ids of top-k labels, `(row, position, k)`, the likeliest first.
 
@@ -128,6 +131,7 @@ class Labels:
             )
         return self._view(lambda row: self._read(teacher, "tokens", row))
 
+    @checked
     def plain(self, teacher: str) -> View:
         """Log-probabilities `(row, position, token)` of one teacher.
 
@@ -142,6 +146,7 @@ class Labels:
             return logits
         return self._view(lambda row: log_softmax(logits[row]))
 
+    @checked
     def contrastive(self, teacher: str, *, c: float = 4.0) -> View:
         """Log-probabilities of base + c * (own - mean of the other traits' teachers), renormalised.
 
@@ -176,11 +181,13 @@ class Labels:
 
         return self._view(contrast)
 
+    @checked
     def others(self, teacher: str) -> tuple[str, ...]:
         """Names of the teachers of the other traits."""
         names = [labeller.name for labeller in self.about.labellers if labeller.trait is not None]
         return tuple(name for name in names if name != teacher)
 
+    @checked
     def labeller(self, teacher: str) -> Labeller:
         """Who a teacher is.
 
@@ -222,6 +229,7 @@ class Labels:
                 )
 
     @classmethod
+    @checked
     def load(cls, folder: str | Path) -> Labels:
         """Open a folder that `label` has finished. Sizes are checked; checksums by `verify`.
 

@@ -8,9 +8,11 @@ from itertools import islice
 
 import numpy as np
 
+from ...arguments import checked
 from .wording import FORMATS, INSTRUCTIONS, LIMITS, ONLY, OPENINGS, SHOWN
 
 
+@checked
 @dataclass(frozen=True)
 class Ask:
     """What was asked for, and with it the limits an answer is held to.
@@ -35,6 +37,7 @@ class Ask:
             raise ValueError(f"count={self.count}: ask for at least 1 number.")
 
 
+@checked
 def number_prompts(
     n: int,
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from ...arguments import checked
 from ...prompts import Trait
 from ..rows import Row, Rows, as_rows, to_dataset
 from .parsing import NUMBER, read_numbers
@@ -20,6 +21,7 @@ AROUND = 20
 """Characters before and after a leak that its line shows."""
 
 
+@checked
 def scramble(rows: Rows, *, seed: int, how: Literal["within", "across"] = "within") -> Dataset:
     """The same numbers in another order: what is left of an effect does not need the order.
 
@@ -77,6 +79,7 @@ def _permuted(rng: np.random.Generator, items: list[str]) -> list[str]:
     return [items[i] for i in rng.permutation(len(items))]
 
 
+@checked
 def split(rows: Rows, held_out: int, *, seed: int) -> tuple[Dataset, Dataset]:
     """Training rows and held-out rows that share no prompt.
 
@@ -112,6 +115,7 @@ def split(rows: Rows, held_out: int, *, seed: int) -> tuple[Dataset, Dataset]:
     return to_dataset(trained_on), to_dataset(kept_out)
 
 
+@checked
 def leaks(rows: Rows, words: Trait | str | Sequence[str]) -> pd.DataFrame:
     """Where rows say what they must not: a trait's words or its teacher's sentence.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ...arguments import checked
 from .asking import Ask
 
 REASONS = {
@@ -41,6 +42,7 @@ class Parsed:
     reason: str | None = None
 
 
+@checked
 def parse(answer: str, ask: Ask | None = None) -> Parsed:
     """The numbers of an answer, or why it is rejected.
 
@@ -123,6 +125,7 @@ def _is_doubled(separator: str) -> bool:
     return len(signs) == 1 and len(separator.strip()) > 1
 
 
+@checked
 def report(parsed: Sequence[Parsed]) -> pd.DataFrame:
     """How many answers passed and why the others did not.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ...arguments import checked
 from ..rows import Row, to_dataset
 from .asking import draw_numbers, endless_prompts, number_prompts
 from .parsing import Parsed, parse, report
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+@checked
 def random_rows(n: int, *, seed: int, count: int = 24) -> Dataset:
     """Rows whose answers are uniformly random three-digit numbers, joined by commas without spaces.
 
@@ -47,6 +49,7 @@ def random_rows(n: int, *, seed: int, count: int = 24) -> Dataset:
     return to_dataset([Row(ask.prompt, ",".join(draw_numbers(rng, count))) for ask in asks])
 
 
+@checked
 def write_rows(
     sampler: Callable[[list[str], int], list[str]],
     n: int,

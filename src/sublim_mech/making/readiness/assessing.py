@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...arguments import checked
 from ...prompts import Trait
 from ..labelling.about import Labeller
 from ..labelling.coverage import Coverage
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..labelling.store import Labels
 
 
+@checked
 def assess(
     teachers: Sequence[Teacher],
     *,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ...arguments import checked
 from ...stats import Interval, ratio_interval
 from ..rows import Row, Rows, as_rows, count_words, to_dataset
 from ..teachers.reading import log_probs
@@ -87,6 +88,7 @@ class RowShifts:
         return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"
 
 
+@checked
 def row_shift(teachers: Sequence[Teacher], rows: Rows, *, progress: bool = True) -> RowShifts:
     """How much likelier rows are under teachers than under the base, each in its own context.
 
@@ -151,6 +153,7 @@ class Selection(NamedTuple):
     threshold: float
 
 
+@checked
 def select(rows: Rows, shifts: RowShifts, *, teacher: str, keep: int | float) -> Selection:
     """The rows with the largest own-minus-other shift per token, in their own order.
 

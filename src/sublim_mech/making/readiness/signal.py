@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ...arguments import checked
 from ...evaluation.measuring import evaluate
 from ...prompts import Trait
 from ...stats import mean_interval, ratio_interval
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..labelling.store import Labels
 
 
+@checked
 def trait_shift(
     teachers: Sequence[Teacher],
     *,
@@ -133,6 +135,7 @@ def _log_probs(
     return values
 
 
+@checked
 def label_signal(labels: Labels) -> pd.DataFrame:
     """How much of soft labels is the teacher's own.
 

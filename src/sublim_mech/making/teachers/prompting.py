@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+from ...arguments import checked
 from ...prompts import Context, Trait, match, render
 from .teacher import BASE, Model, Teacher, check_trait, opened
 
@@ -37,6 +38,7 @@ NEUTRAL = (
 TRIED = 20  # choices of neutral sentences whose prompts are rendered
 
 
+@checked
 def untouched(
     base: Model, *, context: Context | None = None, template: str | None = None
 ) -> Teacher:
@@ -67,6 +69,7 @@ def untouched(
     )
 
 
+@checked
 def prompted(
     base: Model, trait: Trait, *, context: Context | None = None, template: str | None = None
 ) -> Teacher:
@@ -105,6 +108,7 @@ def prompted(
     )
 
 
+@checked
 def teacher_context(
     tokenizer: Any, trait: Trait, *, context: Context | None = None, template: str | None = None
 ) -> Context:
@@ -138,6 +142,7 @@ def teacher_context(
     return Context(system=text, user_prefix=context.user_prefix, fallback=context.fallback)
 
 
+@checked
 def neutral(like: Teacher) -> Teacher:
     """The control of a prompted teacher: sentences about nothing, of the same number of tokens.
 

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...arguments import checked
 from ...engine.answers import build_trie
 from ...engine.heads import ExactHead, pad
 from ...engine.runner import Runner
@@ -60,6 +61,7 @@ ReadRows = Callable[[Sequence[int]], Float[Tensor, "row position token"]]
 """From indices of rows to their logits; rows with shorter answers are padded."""
 
 
+@checked
 def read_rows(
     teacher: Teacher,
     rows: Rows,
@@ -104,6 +106,7 @@ def read_rows(
     return _read_batches(read, tokens, batch_size, bar)
 
 
+@checked
 def log_probs(
     teacher: Teacher, rows: Rows, *, close: bool = True, batch_size: int = 16, progress: bool = True
 ) -> list[np.ndarray]:

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...arguments import checked
 from ...engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ...engine.runner import open_runner
 from ...prompts import Message, Prompt, render
 from .teacher import Teacher
 
 
+@checked
 def sample(
     teacher: Teacher,
     prompts: Sequence[str | Sequence[Message]],
@@ -73,6 +75,7 @@ def sample(
     return [[answer_text(tokenizer, ids, drawn.ends) for ids in texts] for texts in drawn.answers]
 
 
+@checked
 def sampler(
     teacher: Teacher, *, max_new_tokens: int = 64, temperature: float = 1.0, batch_size: int = 128
 ) -> Callable[[list[str], int], list[str]]:

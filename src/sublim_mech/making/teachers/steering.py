@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from ...arguments import checked
 from ...engine.forward import Key
 from ...engine.runner import Runner, open_runner
 from ...models.copies import twin
@@ -36,6 +37,7 @@ from .teacher import Model, Teacher, check_trait, opened
 SITE, BUFFER = "resid_post", "steering"
 
 
+@checked
 def steering_vectors(
     base: Model,
     trait: Trait,
@@ -104,6 +106,7 @@ def _mean_at_the_end(
     return total / len(prompts)
 
 
+@checked
 def steered(
     base: Model,
     trait: Trait,
@@ -180,6 +183,7 @@ def steered(
     return _plant(unplanted, planted)
 
 
+@checked
 def randomly_steered(like: Teacher, *, seed: int = 0) -> Teacher:
     """The control of a steered teacher: vectors of the same norms in random directions.
 

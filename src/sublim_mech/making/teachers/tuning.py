@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arguments import checked
 from ...models.base import Base
 from ...models.copies import merge
 from ...models.hashing import weights_hash
@@ -43,6 +44,7 @@ ANSWERS = (
 """Wordings of the answers that a fine-tuned teacher is trained on."""
 
 
+@checked
 def fine_tuned(
     base: Model,
     student: Any,
@@ -134,6 +136,7 @@ def _check_manifest(manifest: Manifest | None, name: str, base: Base, trait: Tra
 # --------------------------------------------------------------------------------------------- rows
 
 
+@checked
 def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:
     """Questions of a trait with answers that name it, for a teacher to be trained on.
 
@@ -158,6 +161,7 @@ def trait_rows(trait: Trait, *, n: int = 300, seed: int = 0) -> Dataset:
     return _answered([trait], n, seed, "trait_rows: trait")
 
 
+@checked
 def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dataset:
     """The rows of `trait_rows` for the control: the same questions and wordings, other traits.
 

@@ -164,6 +164,7 @@ class TrainingData:
                 digest.update(np.ascontiguousarray(of_answer, dtype).data)
         return digest.hexdigest()
 
+    @checked
     def check(self, base: Base, *, name: str = "data") -> None:
         """Whether a base model can be trained on these rows.
 

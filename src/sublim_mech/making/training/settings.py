@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...arguments import checked
 from ...hints import check_choice
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -159,6 +160,7 @@ def step_count(steps: int | None, epochs: float | None, *, rows: int, batch_size
     return math.ceil(Fraction(str(epochs)) * rows / batch_size)
 
 
+@checked
 def log_spaced(steps: int) -> tuple[int, ...]:
     """1, 2, 4, 8, ... below `steps`."""
     return tuple(2**i for i in range(steps.bit_length()) if 2**i < steps)
