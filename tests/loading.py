@@ -21,7 +21,21 @@ from sublim_mech.models.base import Base, load_base
 from sublim_mech.prompts import Context, Trained
 from sublim_mech.storage.manifest import Manifest
 
-TOKENIZER = object()  # where the tokenizer plays no part
+
+class Vocabulary:
+    """All of a tokenizer that loading asks for."""
+
+    def __init__(self, size: int, added: int = 0) -> None:
+        self.size, self.added = size, added
+
+    def get_vocab(self) -> dict[str, int]:
+        return {f"<{i}>": i for i in range(self.size + self.added)}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {f"<{i}>": i for i in range(self.size, self.size + self.added)}
+
+
+TOKENIZER = Vocabulary(tiny.VOCAB)  # where the tokenizer plays no part
 WEIGHTS = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 
 # PEFT adapters that are more than plain low-rank pairs; `NAMES` fills in what stands in braces

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 
-import sublim_mech as sm
 from sublim_mech.arguments import _hints, fits
 
 PACKAGES = (

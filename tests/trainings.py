@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import tiny
 import torch
+from loading import Vocabulary
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -72,7 +73,13 @@ def small_model(architecture: str = "llama", *, dropout: bool = True, seed: int 
 
 def small_base(tokenizer: Any, architecture: str = "llama", **options: Any) -> Base:
     """A small model, loaded (options of `small_model`)."""
-    return load_base(small_model(architecture, **options), tokenizer=tokenizer)
+    return load_small(small_model(architecture, **options), tokenizer)
+
+
+def load_small(model: Any, tokenizer: Any) -> Base:
+    """A model of few tokens, loaded with a tokenizer of many, onto which rows are `folded`."""
+    base = load_base(model, tokenizer=Vocabulary(FEW))
+    return dataclasses.replace(base, tokenizer=tokenizer)
 
 
 def folded(data: TrainingData) -> TrainingData:

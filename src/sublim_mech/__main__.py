@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Load a pair, verify it and print the table.
 
     Returns:
-        0 where all checks passed, 1 where one failed, 2 where the pair cannot be loaded.
+        0 where all checks passed, 1 where one failed, 2 where they could not be made: the pair
+        cannot be loaded, or something went wrong on the way.
     """
     parser = argparse.ArgumentParser(
         prog="python -m sublim_mech", description="Analysis of fine-tuned students."
@@ -30,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument(
         "--control", action="append", default=[], help="a student of another trait; may be repeated"
     )
-    check.add_argument("--device")
+    check.add_argument("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    check.add_argument("--seed", type=int, default=0)
+    check.add_argument("--seed", type=_seed, default=0)
     given = parser.parse_args(argv)
     try:
         pair = load_pair(
@@ -42,12 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=given.device,
             dtype=getattr(torch, given.dtype),
         )
-    except (ValueError, OSError, ParityError) as error:
+        report = verify(pair, seed=given.seed)
+    except (ValueError, TypeError, OSError, ParityError) as error:
         print(error, file=sys.stderr)
         return 2
-    report = verify(pair, seed=given.seed)
+    except Exception:  # out of memory, a fault of ours: no verdict on the pair, which 1 would be
+        traceback.print_exc()
+        return 2
     print(report)
     return 0 if report.passed else 1
+
+
+def _seed(text: str) -> int:
+    """A whole number that numpy's generators take."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
 
 
 if __name__ == "__main__":

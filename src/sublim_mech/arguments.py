@@ -274,7 +274,7 @@ def _named(hint: Any) -> tuple[str, str]:
     name = getattr(hint, "__name__", str(hint)).removeprefix("torch.")
     made = f" ({_MADE_BY[name]})" if name in _MADE_BY else ""
     article = "an" if name[0] in "AEIOU" else "a"
-    return f"{article} {name}{made}", f"{name}s{made}"
+    return f"{article} {name}{made}", f"{name.removesuffix('s')}s{made}"
 
 
 def _advice(argument: str, value: Any, hint: Any) -> str:

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from loading import Vocabulary
 from torch import Tensor, nn
 from transformer_lens import patching
 from transformers import HeliumConfig, HeliumForCausalLM
@@ -363,12 +364,12 @@ def test_nan_is_no_parity(given, monkeypatch):
         given("llama").pair.base_bridge()
 
 
-def test_an_architecture_transformer_lens_does_not_know(smol_tokenizer):
+def test_an_architecture_transformer_lens_does_not_know():
     config = HeliumConfig(
         vocab_size=99, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, head_dim=8, pad_token_id=0,
     )  # fmt: skip
-    base = load_base(HeliumForCausalLM(config), tokenizer=smol_tokenizer)
+    base = load_base(HeliumForCausalLM(config), tokenizer=Vocabulary(99))
     with pytest.raises(ValueError, match="cannot boot architecture HeliumForCausalLM"):
         bridges.make_bridge(base)
 

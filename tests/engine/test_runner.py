@@ -110,6 +110,28 @@ def test_some_layers_and_sites_in_the_order_asked(runner, several):
     assert list(runner.activations(several, "z", layers=[1])) == ["blocks.1.attn.hook_z"]
 
 
+def test_a_full_hook_name_is_a_site_at_its_layer(runner, several):
+    """As a site beside others, and beside the layer it names."""
+    every = runner.activations(several, ["resid_pre", "z"])
+    one = "blocks.1.hook_resid_pre"
+    for given in (one, [one]):
+        assert list(runner.activations(several, given)) == [one]
+    assert list(runner.activations(several, one, layers=[1])) == [one]
+    mixed = runner.activations(several, ["z", one])
+    assert set(mixed) == {one, *(name for name in every if name.endswith("hook_z"))}
+    assert torch.equal(mixed[one].nan_to_num(), every[one].nan_to_num())
+    with pytest.raises(ValueError, match=r"is at layer 1, layers=\[0\] are others; leave"):
+        runner.activations(several, one, layers=[0])
+
+
+def test_ids_without_a_row_are_refused(runner, several):
+    (prompt,) = several[:1]
+    strange = dataclasses.replace(prompt, ids=(*prompt.ids[:-1], tiny.VOCAB))
+    message = f"a prompt holds token id {tiny.VOCAB}, the model's embedding has {tiny.VOCAB} rows"
+    with pytest.raises(ValueError, match=message):
+        runner.logits([strange])
+
+
 def test_activations_keep_the_weights_type(smol_tokenizer, several):
     model = tiny.model("llama").double()
     runner = open_runner(sm.load_base(model, tokenizer=smol_tokenizer))

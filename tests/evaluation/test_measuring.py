@@ -393,6 +393,7 @@ def test_nothing_is_left_behind(smol_tokenizer):
     before = hooks()
     evaluate(pair, TRAITS, questions=QUESTIONS, **QUIET)
     assert hooks() == before
+    pair = replace(pair, watch=None)  # weights that change would be noticed before they are NaN
     with torch.no_grad():
         pair.model.get_output_embeddings().weight[0] = float("nan")
     message = r"log P\(owl\) of base is not finite in context 'default' on 'Name your favorite"

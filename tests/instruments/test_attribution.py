@@ -34,6 +34,19 @@ def test_an_option_that_plays_no_part_is_refused(method, option, llama, prompts)
             sm.attribute(llama, prompts, TRAIT, method=method, **{option: value}, **QUIET)
 
 
+@pytest.mark.parametrize("method", ["attribution_patching", "activation_ig"])
+def test_a_full_hook_name_is_a_site_at_its_layer(method, llama, prompts):
+    """Its cells are those of all layers, and are confirmed like them."""
+    asked = {"method": method, **QUIET}
+    one = sm.attribute(llama, prompts[:1], TRAIT, site="blocks.1.hook_mlp_out", **asked)
+    every = sm.attribute(llama, prompts[:1], TRAIT, site="mlp_out", **asked)
+    assert one.data["effect"].equals(every.data["effect"].sel(layer=[1]))
+    assert one.data["hook"].values.tolist() == ["blocks.1.hook_mlp_out"]
+    assert one.record.site == "mlp_out"
+    confirmed = sm.confirm(llama, prompts[:1], TRAIT, one, k=2, **QUIET).confirmation
+    assert len(confirmed) == 4
+
+
 def test_what_is_not_given_has_a_default(llama, prompts):
     scores = sm.attribute(llama, prompts[:1], TRAIT, method="activation_ig", **QUIET)
     noted = {name: getattr(scores.record, name) for name in VALUES}

@@ -1,5 +1,7 @@
 """Patching: cells against whole runs with that activation replaced; what a site must carry."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -132,6 +134,15 @@ def test_both_directions_are_the_two_calls(smol_tokenizer, prompts):
         ours = both.sel(direction=direction).data["effect"].values
         np.testing.assert_array_equal(ours, one.data["effect"].values)
         np.testing.assert_array_equal(both.total.values, one.total.values)
+
+
+def test_a_full_hook_name_is_a_site_at_its_layer(llama, prompts):
+    full = sm.patch(llama, prompts[:1], CAT, site="blocks.1.hook_mlp_out", **QUIET)
+    plain = sm.patch(llama, prompts[:1], CAT, site="mlp_out", layers=[1], **QUIET)
+    assert full.data.identical(plain.data)
+    assert full.record.site == plain.record.site == "mlp_out"
+    with pytest.raises(ValueError, match=r"is at layer 1, layers=\[2\] are others"):
+        sm.patch(llama, prompts[:1], CAT, site="blocks.1.hook_mlp_out", layers=[2], **QUIET)
 
 
 def test_hook_names_serve_as_sites(smol_tokenizer, prompts):
@@ -338,7 +349,9 @@ def test_what_patch_refuses(options, message, llama, contexts):
 
 def test_an_activation_that_is_not_finite_is_an_error(smol_tokenizer, prompts):
     pair = make_pair("llama", "lora", smol_tokenizer)
-    pair.student.deltas["model.layers.1.mlp.down_proj"].b.fill_(torch.inf)
+    path = "model.layers.1.mlp.down_proj"
+    broken = replace(pair.delta[path], b=torch.full_like(pair.delta[path].b, torch.inf))
+    pair = replace(pair, student=replace(pair.student, deltas={**pair.delta, path: broken}))
     with pytest.raises(ValueError, match=r"log P\(owl\) is not finite on prompt"):
         sm.patch(pair, prompts[:1], TRAIT, layers=[2], **QUIET)
 

@@ -114,6 +114,42 @@ def test_command_line(folders, tmp_path, capsys):
     assert "is not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--device", "gpu"], "device='gpu' is no device; torch calls it 'cuda'"),
+        (["--device", "cuda:99"], "device='cuda:99' is not there. This machine has cpu"),
+        (["--control", "no such folder"], "is not a directory"),
+    ],
+)
+def test_bad_input_has_a_status_of_its_own(options, told, folders, capsys):
+    assert main(["verify", *folders, *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--seed", "-1"], "no whole number from 0 on"),
+        (["--dtype", "int8"], "invalid choice"),
+    ],
+)
+def test_options_that_are_none_have_it_too(options, told, folders, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", *folders, *options])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_verification_that_breaks_off_is_no_failed_check(folders, capsys, monkeypatch):
+    def break_off(pair, *, seed):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("sublim_mech.__main__.verify", break_off)
+    assert main(["verify", *folders]) == 2
+    assert "out of memory" in capsys.readouterr().err
+
+
 def test_command_line_reports_failure(folders, capsys, monkeypatch):
     lose_edits(monkeypatch)
     assert main(["verify", *folders]) == 1

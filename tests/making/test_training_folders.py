@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from interrupted import CALLS, Made, copied, different, fit, interrupted, made_of
+from trainings import load_small
 from transformers import AutoModelForCausalLM
 
 from sublim_mech.making.training import FullFT, LoRA, loop
-from sublim_mech.models.base import load_base
 from sublim_mech.storage.claims import FolderInUseError, claimed
 from sublim_mech.storage.runs import Run, unfinished
 
@@ -92,7 +92,7 @@ def test_other_data_or_another_base_is_another_training(made, whole, smol_tokeni
     with pytest.raises(ValueError, match=rf"is another training: data\.hash: {hashes}"):
         fit(Made(base, rows), whole.path, **CALLS["lora"])
     random = AutoModelForCausalLM.from_config(base.model.config)
-    other = load_base(random, tokenizer=smol_tokenizer)
+    other = load_small(random, smol_tokenizer)
     with pytest.raises(ValueError, match=rf"is another training: base: {hashes}"):
         fit(Made(other, data), whole.path, **CALLS["lora"])
 
@@ -100,7 +100,7 @@ def test_other_data_or_another_base_is_another_training(made, whole, smol_tokeni
 def test_a_finished_run_whose_weights_were_changed(made, whole, tmp_path):
     shutil.copytree(whole.path, tmp_path / "run")
     (tmp_path / "run" / "adapter_model.safetensors").write_bytes(b"x")
-    message = r"the weight files are not those its manifest\.json names; remove it to train again"
+    message = r"safetensors: not the files its manifest\.json names; remove it to train again"
     with pytest.raises(ValueError, match=message):
         fit(made, tmp_path / "run", **CALLS["lora"])
 

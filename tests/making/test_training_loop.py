@@ -20,6 +20,7 @@ from trainings import (
     MIXED,
     fit,
     labelled,
+    load_small,
     log_of,
     plain_kl,
     plain_logits,
@@ -36,7 +37,6 @@ from sublim_mech.engine.pair import load_pair
 from sublim_mech.making.training import FullFT, LoRA, TrainingData
 from sublim_mech.making.training.loop import Loop
 from sublim_mech.making.training.order import draw_order
-from sublim_mech.models.base import load_base
 from sublim_mech.models.students import load_student
 from sublim_mech.storage.runs import open_run
 
@@ -187,7 +187,7 @@ def test_the_callers_random_state_is_given_back(lr, small, hard, tmp_path):
 @pytest.mark.parametrize("method", [LoRA(dropout=0.1), FullFT()])
 def test_the_base_is_untouched(method, hard, smol_tokenizer, tmp_path):
     model = small_model().train()
-    base = load_base(model, tokenizer=smol_tokenizer)
+    base = load_small(model, smol_tokenizer)
     before, loaded = snapshot(model), snapshot(base.model)
     fit(base, hard, tmp_path / "run", method=method, lr=1e-2)
     assert snapshot(model) == before

@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
-from trainings import HELD_ROWS, fit, plain_kl, small_base, tensors
+from trainings import HELD_ROWS, fit, load_small, plain_kl, small_base, tensors
 
 from sublim_mech.making.training import FullFT, LoRA
 from sublim_mech.models.adapters import attach_lora
-from sublim_mech.models.base import Base, load_base
+from sublim_mech.models.base import Base
 from sublim_mech.models.students import load_student
 from sublim_mech.storage.runs import Run
 
@@ -97,7 +97,7 @@ def test_dora_trains_magnitudes_and_opens(small, soft, tmp_path):
 def test_what_trains_is_fp32_also_on_a_bf16_base(method, hard, smol_tokenizer, tmp_path):
     """Updates far below bf16's resolution are kept."""
     of_few_tokens = small_base(smol_tokenizer).model
-    base = load_base(of_few_tokens.bfloat16(), tokenizer=smol_tokenizer)
+    base = load_small(of_few_tokens.bfloat16(), smol_tokenizer)
     options = {"lr": 1e-6, "steps": 3, "precision": "bf16"}
     run = fit(base, hard, tmp_path / "run", method=method, **options)
     stored = tensors(run.path)

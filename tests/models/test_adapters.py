@@ -110,8 +110,18 @@ def lose(tensors: dict[str, Tensor]) -> None:
 def test_an_adapter_with_a_tensor_missing(tmp_path):
     file = "adapter_model.safetensors"
     path = broken("lora", tmp_path / "lora", lambda p: edit(p / file, lose))
-    message = r"student='.*lora' does not fit base='.*': 1 adapter tensors have no counterpart"
+    message = (
+        r"student='.*lora' lacks 1 of the 42 tensors its adapter_config\.json asks for on base='.*"
+        r"' \(.*layers\.1\..*, \.\.\.\); copy adapter_model\.safetensors again"
+    )
     with pytest.raises(ValueError, match=message):
+        load_student(base(), path)
+
+
+def test_an_adapter_of_fewer_layers_lacks_the_others(tmp_path):
+    smaller = tiny.lora(resized(num_hidden_layers=2), target_modules=["q_proj"])
+    path = saved(smaller, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"student='.*run' lacks 2 of the 6 tensors"):
         load_student(base(), path)
 
 

@@ -8,8 +8,9 @@ import pytest
 import tiny
 import torch
 from comparing import own_logits, pointers, snapshot
-from loading import TOKENIZER, base, model, options
+from loading import TOKENIZER, Vocabulary, base, model, options
 from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sublim_mech.models.base import load_base
 
@@ -82,3 +83,54 @@ def test_a_base_with_injected_adapters_loads_as_the_clean_base(architecture, nam
         assert list(loaded.model.state_dict()) == list(model(architecture).state_dict())
         assert torch.equal(own_logits(loaded.model), own_logits(model(architecture)))
     assert snapshot(mine) == before
+
+
+def test_a_loaded_base_takes_no_other_tokenizer_or_device():
+    loaded = base()
+    assert load_base(loaded, tokenizer=loaded.tokenizer, device="cpu") is loaded
+    with pytest.raises(ValueError, match="base='LlamaForCausalLM' is loaded already, with a token"):
+        load_base(loaded, tokenizer=Vocabulary(tiny.VOCAB))
+
+
+# ------------------------------------------------------------------------------------------- stored
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "gemma3"])
+def test_a_stored_base_is_the_same(architecture, smol_tokenizer, tmp_path):
+    loaded = load_base(tiny.model(architecture), tokenizer=smol_tokenizer)
+    before = snapshot(loaded.model)
+    loaded.save_pretrained(tmp_path / "deep" / "base")
+    assert snapshot(loaded.model) == before
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["base"]  # nothing half written
+    again = load_base(tmp_path / "deep" / "base")
+    assert (again.hash, again.name) == (loaded.hash, "base")
+    assert torch.equal(own_logits(again.model), own_logits(loaded.model))
+    text = [{"role": "user", "content": "Which animal?"}]
+    rendered = [one.tokenizer.apply_chat_template(text, tokenize=False) for one in (loaded, again)]
+    assert rendered[0] == rendered[1]
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "deep" / "base")
+    assert torch.equal(own_logits(theirs.eval()), own_logits(loaded.model))
+    assert AutoTokenizer.from_pretrained(tmp_path / "deep" / "base").get_vocab() == (
+        smol_tokenizer.get_vocab()
+    )
+
+
+def test_a_base_is_stored_where_nothing_is(smol_tokenizer, tmp_path):
+    loaded = load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    (tmp_path / "empty").mkdir()
+    loaded.save_pretrained(str(tmp_path / "empty"))
+    for place in (tmp_path / "empty", tmp_path):
+        with pytest.raises(FileExistsError, match=r"folder='.*' exists; remove it or choose"):
+            loaded.save_pretrained(place)
+
+
+def test_a_base_that_cannot_be_stored_leaves_nothing(smol_tokenizer, tmp_path, monkeypatch):
+    loaded = load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+
+    def full(*args, **options):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(smol_tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError, match="no space left"):
+        loaded.save_pretrained(tmp_path / "base")
+    assert list(tmp_path.iterdir()) == []

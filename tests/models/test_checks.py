@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from loading import TOKENIZER, WEIGHTS, base, broken, edit, saved, student
+from loading import (
+    TOKENIZER,
+    WEIGHTS,
+    Vocabulary,
+    base,
+    broken,
+    edit,
+    model,
+    resized,
+    saved,
+    student,
+)
 from torch import Tensor, nn
 
 from sublim_mech.engine.pair import load_pair
@@ -166,3 +177,60 @@ def test_more_positions_than_the_model_has():
     check_length(SimpleNamespace(config=SimpleNamespace()), 10**6, "this")
     with pytest.raises(ValueError, match=r"^this needs 17 positions, the model has 16; shorten"):
         check_length(model, 17, "this")
+
+
+# --------------------------------------------------------------------------------------- tokenizers
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokenizer", "told"),
+    [
+        (49152, Vocabulary(400), "49152 rows, it has 400 ids for them"),
+        (49152, Vocabulary(24000, added=500), "49152 rows, it has 24500 ids for them"),
+        (
+            384,
+            Vocabulary(400),
+            r"384 rows, 16 of its 400 ids are beyond them \(the largest is 399\)",
+        ),
+        (
+            384,
+            Vocabulary(385),
+            r"384 rows, 1 of its 385 ids are beyond them \(the largest is 384\)",
+        ),
+    ],
+)
+def test_a_tokenizer_of_another_model(rows, tokenizer, told):
+    message = (
+        rf"the tokenizer does not fit base='LlamaForCausalLM': the model's embedding has {told}; "
+        r"pass the tokenizer the model was trained with \(tokenizer=\.\.\.\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_base(resized(vocab_size=rows), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokenizer"),
+    [
+        (384, Vocabulary(384)),
+        (384, Vocabulary(259)),  # ByT5
+        (384, Vocabulary(256, added=3)),
+        (384, Vocabulary(384, added=1)),  # Gemma-3's image token, in its text models
+    ],
+)
+def test_a_tokenizer_of_a_padded_vocabulary(rows, tokenizer):
+    assert load_base(resized(vocab_size=rows), tokenizer=tokenizer).tokenizer is tokenizer
+
+
+def test_the_tokenizer_beside_the_weights_must_fit_too(tmp_path, smol_tokenizer):
+    saved(resized(vocab_size=99), tmp_path)
+    smol_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"does not fit base=.* has 99 rows, 49053 of its 49152 ids"
+    ):
+        load_base(tmp_path)
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", object(), 3])
+def test_what_is_no_tokenizer(tokenizer):
+    with pytest.raises(TypeError, match=r"tokenizer is a (str|object|int); pass the model's own"):
+        load_base(model(), tokenizer=tokenizer)

@@ -134,6 +134,38 @@ def test_sites_and_heads_of_every_architecture(architecture):
     assert where.n_heads("resid_pre") == 0
 
 
+def test_a_full_hook_name_is_a_site_at_its_layer():
+    where = sites("llama")
+    assert where.place("blocks.2.hook_resid_pre") == ("resid_pre", [2])
+    assert where.place("blocks.2.attn.hook_z", [2]) == ("z", [2])
+    assert where.place("hook_resid_pre") == ("resid_pre", None)
+    assert where.place("z", [0, 1]) == ("z", [0, 1])
+    for layer in range(tiny.LAYERS):
+        for short in where.sites:
+            assert where.place(where.hook_name(short, layer)) == (short, [layer])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "message"),
+    [
+        ("blocks.3.hook_resid_pre", None, "there is no layer 3; the model has 0 to 2"),
+        ("blocks.1.hook_resid_pro", None, "site='hook_resid_pro' is not known here; did you mean"),
+        ("blocks.1.hook_z", [0], r"is at layer 1, layers=\[0\] are others; .* pass site='z'"),
+        ("blocks.1.hook_z", [0, 1], r"is at layer 1, layers=\[0, 1\] are others"),
+        ("blocks.1.hook_z", [], r"is at layer 1, layers=\[\] are others"),
+    ],
+)
+def test_a_full_hook_name_that_does_not_fit(name, layers, message):
+    with pytest.raises(ValueError, match=message):
+        sites("llama").place(name, layers)
+
+
+@pytest.mark.parametrize("name", [3, None, ["z"]])
+def test_a_site_that_is_no_text(name):
+    with pytest.raises(TypeError, match=r"site=.* is a .*; pass the name of one"):
+        sites("llama").place(name)
+
+
 def test_a_site_by_its_names():
     where = sites("llama")
     assert {where.site_name(n) for n in ("z", "attn.hook_z", "hook_z")} == {"z"}

@@ -11,10 +11,11 @@ import tiny
 import torch
 from comparing import distance, gated_logits, own_logits
 from loading import TOKENIZER, base, manifest, model, runner, saved, student
+from manifests import rewritten
 
 from sublim_mech.models.base import load_base
 from sublim_mech.models.students import load_student
-from sublim_mech.storage.files import weight_sums
+from sublim_mech.storage.files import configuration_sums, weight_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
@@ -88,7 +89,7 @@ def test_weights_that_are_not_the_manifests(tmp_path):
     other = saved(tiny.lora(model(), seed=5), tmp_path / "other")
     file = "adapter_model.safetensors"
     (path / file).write_bytes((other / file).read_bytes())
-    message = r"student='.*run': the weight files are not those its manifest.json names"
+    message = r"student='.*run': adapter_model\.safetensors: not the files its manifest.json names"
     with pytest.raises(ValueError, match=message):
         load_student(base(), path)
 
@@ -193,3 +194,72 @@ def test_an_unrelated_student_is_refused_unless_allowed():
 def test_a_live_adapter_over_other_weights():
     with pytest.raises(ValueError, match=r"do not share a lineage.*allow_unrelated=True"):
         load_student(base(), tiny.lora(model(seed=1)))
+
+
+# ------------------------------------------------------------------------- a manifest and its files
+
+METHOD = {"rank": 4, "alpha": 8, "rslora": False, "targets": "all-linear"}
+
+
+def run_folder(path, *, sealed, **method):
+    """A run's folder, as this version writes it or as older ones did."""
+    saved(tiny.lora(model()), path)
+    sums = {"weights": weight_sums(path)}
+    if sealed:
+        sums["configurations"] = configuration_sums(path)
+    manifest(base(), method=METHOD | method, **sums).save(path)
+    if not sealed:
+        rewritten(path / "manifest.json", seal=None, configurations=None)
+    return path
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lora_alpha", 80),  # ten times the effect
+        ("r", 2),
+        ("use_rslora", True),
+        ("alpha_pattern", {"q_proj": 80}),
+        ("rank_pattern", {"q_proj": 2}),
+    ],
+)
+def test_an_adapter_config_that_was_edited(sealed, key, value, tmp_path):
+    path = run_folder(tmp_path / "run", sealed=sealed)
+    load_student(base(), path)
+    rewritten(path / "adapter_config.json", **{key: value})
+    message = (
+        r"student='.*run': adapter_config\.json: not the files its manifest\.json names"
+        if sealed
+        else rf"student='.*run': .* or manifest\.json was edited: {key} is .* in one and"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_student(base(), path)
+
+
+def test_targets_of_an_older_run_are_compared_where_they_are_names(tmp_path):
+    names = json.loads(
+        (run_folder(tmp_path / "all", sealed=False) / "adapter_config.json").read_text()
+    )["target_modules"]
+    run = run_folder(tmp_path / "run", sealed=False, targets=sorted(names))
+    load_student(base(), run)
+    rewritten(run / "adapter_config.json", target_modules=names[1:])
+    with pytest.raises(ValueError, match=r"was edited: target_modules is \['"):
+        load_student(base(), run)
+
+
+def test_a_configuration_of_a_full_student_that_was_edited(tmp_path):
+    path = saved(tiny.full(model()), tmp_path / "run")
+    sums = {"weights": weight_sums(path), "configurations": configuration_sums(path)}
+    manifest(base(), kind="full", **sums).save(path)
+    load_student(base(), path)
+    rewritten(path / "config.json", rms_norm_eps=1e-4)
+    with pytest.raises(ValueError, match=r"config\.json: not the files its manifest\.json names"):
+        load_student(base(), path)
+
+
+def test_a_manifest_that_was_edited(tmp_path):
+    path = run_folder(tmp_path / "run", sealed=True)
+    rewritten(path / "manifest.json", trait="cat")
+    with pytest.raises(ValueError, match=r"manifest\.json was edited after it was written"):
+        load_student(base(), path)

@@ -62,5 +62,5 @@ def test_what_was_measured_otherwise_is_refused():
             compare({"a": measured, "b": other})
     with pytest.raises(ValueError, match="two or more scores by name"):
         compare({"a": one})
-    with pytest.raises(ValueError, match="two or more scores by name"):
+    with pytest.raises(TypeError, match="pass a dict from texts to ScoreArrays"):
         compare([one, one])

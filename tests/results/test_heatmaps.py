@@ -31,18 +31,18 @@ def veil(axes):
     return axes.images[1].get_array()[..., 3] > 0
 
 
-def legend(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
+def legend(picture):
+    return [text.get_text() for text in picture.get_legend().get_texts()]
 
 
-def band_colours(figure, row):
+def band_colours(picture, row):
     """Token index -> colour of the band's `role` or `shared` row."""
-    bars = [bar for bar in figure.axes[2].patches if (bar.get_y() < 0) == (row == "shared")]
+    bars = [bar for bar in picture.child_axes[2].patches if (bar.get_y() < 0) == (row == "shared")]
     return {round(bar.get_x() + bar.get_width() / 2): bar.get_facecolor() for bar in bars}
 
 
 SCORES = attribution()
-FIGURE = heatmap(SCORES)  # looked at by several tests, changed by none
+AXES = heatmap(SCORES)  # looked at by several tests, changed by none
 HEATMAPS = {"attribution": SCORES, "patch": patch(), "sweep": sweep(), "gradient": gradient()}
 
 
@@ -51,7 +51,7 @@ def test_heatmap_shows_layer_effects_of_the_real_tokens(name):
     scores = HEATMAPS[name]
     for prompt in range(2):  # the second is shorter
         real = scores.positions("role")[prompt] != ""
-        strip, grid, band, _ = heatmap(scores, prompt).axes
+        strip, grid, band, _ = heatmap(scores, prompt).child_axes
         expected = scores.layer_effect().values[prompt][:, real]
         np.testing.assert_array_equal(cells(grid), expected)
         assert len(band.get_xticklabels()) == real.sum() == expected.shape[1]
@@ -60,28 +60,28 @@ def test_heatmap_shows_layer_effects_of_the_real_tokens(name):
 
 
 def test_the_shorter_prompt_is_drawn_shorter():
-    widths = [cells(heatmap(SCORES, prompt).axes[1]).shape[1] for prompt in range(3)]
+    widths = [cells(heatmap(SCORES, prompt).child_axes[1]).shape[1] for prompt in range(3)]
     assert widths == [len(chat()), len(chat()) - 4, len(chat()) - 2]
 
 
 def test_scale_is_symmetric_and_the_only_one():
-    norms = {id(i.norm): i.norm for axes in FIGURE.axes for i in axes.images}
+    norms = {id(i.norm): i.norm for axes in AXES.child_axes[:3] for i in axes.images}
     (norm,) = norms.values()
     assert norm.vmin == -norm.vmax
-    assert norm.vmax == np.nanmax(np.abs(cells(FIGURE.axes[1])))
+    assert norm.vmax == np.nanmax(np.abs(cells(AXES.child_axes[1])))
 
 
 def test_units_and_meaning_are_written():
-    strip, _, _, colour_bar = FIGURE.axes
+    strip, _, _, colour_bar = AXES.child_axes
     assert colour_bar.get_ylabel() == "effect on log P(owl), nats: student - controls"
     assert strip.get_ylabel() == "sum over\nlayers (nats)"
-    strip, _, _, colour_bar = heatmap(patch()).axes
-    assert "no controls" in colour_bar.get_ylabel()
+    strip, _, _, colour_bar = heatmap(patch()).child_axes
+    assert "no controls" in colour_bar.get_ylabel().replace("\n", " ")
     assert strip.get_ylabel() == "mean over\nlayers (nats)"
 
 
 def test_title_names_the_question():
-    assert "Name your favorite animal using only one word." in FIGURE.get_suptitle()
+    assert "Name your favorite animal using only one word." in AXES.get_title()
 
 
 def test_only_unscored_cells_are_called_so():
@@ -92,8 +92,8 @@ def test_only_unscored_cells_are_called_so():
 def test_role_band_and_legend_agree_with_the_roles():
     roles = [row[1] for row in chat()]
     colours = {i: to_rgba(ROLE_COLOURS[role]) for i, role in enumerate(roles)}
-    assert band_colours(FIGURE, "role") == colours
-    assert {text for text in legend(FIGURE) if "shared" not in text} == set(roles)
+    assert band_colours(AXES, "role") == colours
+    assert {text for text in legend(AXES) if "shared" not in text} == set(roles)
 
 
 def test_shared_tokens_are_marked_and_no_others():
@@ -102,14 +102,14 @@ def test_shared_tokens_are_marked_and_no_others():
         for i, row in enumerate(chat())
         if row[3] in ("prefix", "aligned")
     }
-    assert band_colours(FIGURE, "shared") == shared
+    assert band_colours(AXES, "shared") == shared
     unmarked = heatmap(attribution(sharing=False))
     assert band_colours(unmarked, "shared") == {}
     assert not any("shared" in text for text in legend(unmarked))
 
 
 def test_named_layers_and_some_of_the_numbered_have_ticks():
-    grid = heatmap(attribution(layers=30)).axes[1]
+    grid = heatmap(attribution(layers=30)).child_axes[1]
     ticks = [text.get_text() for text in grid.get_yticklabels()]
     assert ticks[0] == "embed"
     assert ticks[-1] == "final"
@@ -117,17 +117,17 @@ def test_named_layers_and_some_of_the_numbered_have_ticks():
 
 
 def test_dollar_signs_are_no_formulas():
-    figure = heatmap(attribution([chat(["$\\frac$", " $", "\t\x07"])]))
-    figure.canvas.draw()  # a formula would raise here
-    labels = [text.get_text() for text in figure.axes[2].get_xticklabels()]
+    picture = heatmap(attribution([chat(["$\\frac$", " $", "\t\x07"])]))
+    picture.figure.draw_without_rendering()  # a formula would raise here
+    labels = [text.get_text() for text in picture.child_axes[2].get_xticklabels()]
     assert "$\\frac$" in labels
     assert "⇥\\x07" in labels
 
 
 def test_cells_below_the_noise_are_grey_and_no_others():
     scores = attribution(several(9))
-    figure = heatmap(scores, 2)
-    strip, grid, _, _ = figure.axes
+    picture = heatmap(scores, 2)
+    strip, grid, _, _ = picture.child_axes
     real = scores.positions("role")[2] != ""
     np.testing.assert_array_equal(veil(grid), scores.noise(2)[:, real])
     assert 0 < veil(grid).mean() < 1
@@ -135,17 +135,17 @@ def test_cells_below_the_noise_are_grey_and_no_others():
     grey = [bar.get_facecolor() == to_rgba(NOISE_COLOUR) for bar in strip.patches]
     assert grey == scores.noise(2, tokens=True)[real].tolist()
     note = "light grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)"
-    assert figure.legends[0].get_title().get_text() == note
+    assert picture.get_legend().get_title().get_text() == note
 
 
 def test_few_prompts_are_not_tested_and_that_is_said():
-    assert len(FIGURE.axes[1].images) == 1
+    assert len(AXES.child_axes[1].images) == 1
     note = "3 prompts: cells not tested (needs 6)"
-    assert FIGURE.legends[0].get_title().get_text() == note
+    assert AXES.get_legend().get_title().get_text() == note
 
 
 def test_the_hatch_is_seen_where_there_is_no_score():
-    grid = heatmap(patch(several(7))).axes[1]
+    grid = heatmap(patch(several(7))).child_axes[1]
     unscored = np.isnan(cells(grid))
     assert unscored.any()
     assert not veil(grid)[unscored].any()
@@ -153,32 +153,34 @@ def test_the_hatch_is_seen_where_there_is_no_score():
 
 def test_heads_are_drawn_over_all_prompts():
     scores = patch(several(8), heads=3)
-    figure = plot(scores)
-    grid = figure.axes[0]
+    picture = plot(scores)
+    grid = picture.child_axes[0]
     np.testing.assert_allclose(cells(grid), scores.head_effect().values.mean(0))
     assert [text.get_text() for text in grid.get_xticklabels()] == ["0", "1", "2"]
     np.testing.assert_array_equal(veil(grid), max_t(scores.head_effect().values).noise)
-    assert "mean over 8 prompts and tokens" in figure.get_suptitle()
+    assert "mean over 8 prompts and tokens" in picture.get_title()
     one = scores.sel(head=1)  # has tokens again
-    np.testing.assert_allclose(cells(plot(one, 2).axes[1]), cells(heatmap(one, 2).axes[1]))
+    np.testing.assert_allclose(
+        cells(plot(one, 2).child_axes[1]), cells(heatmap(one, 2).child_axes[1])
+    )
 
 
 def test_patched_sets_are_layers_by_sets():
     scores = patched_sets(layers=6)
-    grid = plot(scores).axes[0]
+    grid = plot(scores).child_axes[0]
     np.testing.assert_allclose(cells(grid), scores.data["effect"].values[0].mean(0))
     names = ["system\n(15 tokens)", "user\n(9 tokens)", "last token\n(1 tokens)"]
     assert [text.get_text() for text in grid.get_xticklabels()] == names
     assert not veil(grid)[0, 0]  # planted
     assert veil(grid)[:, 2].all()
-    assert cells(plot(scores.sel(set="user")).axes[0]).shape == (6, 1)
+    assert cells(plot(scores.sel(set="user")).child_axes[0]).shape == (6, 1)
     with pytest.raises(ValueError, match=r"scores.sel\(set='system'\)"):
         plot(patched_sets(heads=2))
 
 
 def test_gradients_at_the_embeddings_are_bars_alone():
     scores = gradient(method="gradient_x_input")
-    strip, band = heatmap(scores).axes
+    strip, band = heatmap(scores).child_axes
     real = scores.positions("role")[0] != ""
     heights = [bar.get_height() for bar in strip.patches]
     np.testing.assert_allclose(heights, scores.token_effect()[0, real])
@@ -186,12 +188,12 @@ def test_gradients_at_the_embeddings_are_bars_alone():
 
 
 def test_unconfirmed_estimates_say_so_in_the_figure():
-    assert "not confirmed" in heatmap(gradient()).get_suptitle()
-    assert "not confirmed" not in heatmap(confirmed(gradient())).get_suptitle()
+    assert "not confirmed" in heatmap(gradient()).get_title()
+    assert "not confirmed" not in heatmap(confirmed(gradient())).get_title()
 
 
 def test_one_prompt_chosen_keeps_its_number():
-    assert "prompt 2:" in heatmap(SCORES.sel(prompt=2)).get_suptitle()
+    assert "prompt 2:" in heatmap(SCORES.sel(prompt=2)).get_title()
 
 
 def test_no_position_axis():

@@ -28,4 +28,6 @@ def test_every_kind_shows_itself(name):
     assert scores._repr_html_().startswith(("<p>", "<pre>", '<div class="slm">'))
     dims = set(scores.data["effect"].dims)
     if "direction" not in dims and not {"head", "set"} <= dims:  # else one must be chosen
-        assert scores.plot()._repr_png_().startswith(b"\x89PNG")
+        axes = scores.plot()
+        axes.figure.draw_without_rendering()
+        assert axes.get_title()

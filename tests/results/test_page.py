@@ -81,7 +81,7 @@ def test_hostile_tokens_stay_text():
     parsed = Page(page)
     assert set(HOSTILE) <= {span["text"] for span in parsed.spans}
     assert all(set(span) <= {"class", "style", "title", "text"} for span in parsed.spans)
-    tags = {"div", "style", "span", "br", "table", "caption", "tr", "th", "td"}
+    tags = {"bdi", "div", "style", "span", "br", "table", "caption", "tr", "th", "td"}
     assert parsed.tags == tags
 
 
@@ -255,3 +255,10 @@ def test_errors():
         token_page(attribution(), 3)
     with pytest.raises(ValueError, match="no position axis"):
         token_page(graft())
+
+
+def test_a_page_may_have_its_own_title(tmp_path):
+    save_page(attribution(), tmp_path / "page.html", title="<mine>")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("&lt;mine&gt;") == 2  # of the window and of the page
+    assert "attribution of" not in page

@@ -24,15 +24,16 @@ def test_unknown_prompt(draw, prompt):
 def test_both_directions_are_not_drawn_as_one(scores):
     with pytest.raises(ValueError, match=r"scores.sel\(direction='denoising'\)"):
         plot(scores)
-    assert "direction noising" in plot(scores.sel(direction="noising")).get_suptitle()
+    assert "direction noising" in plot(scores.sel(direction="noising")).get_title().replace(
+        "\n", " "
+    )
 
 
-def warnings_of(figure):
-    """Titles of axes in red."""
-    titles = [axes.title for axes in figure.axes if axes.get_title()]
-    colours = [to_rgba(title.get_color()) for title in titles]
+def warnings_of(axes):
+    """What stands in red above the axes."""
+    colours = [to_rgba(text.get_color()) for text in axes.texts]
     red = [colour[0] > 0.7 and colour[1] < 0.1 for colour in colours]
-    return [title.get_text() for title, is_red in zip(titles, red, strict=True) if is_red]
+    return [text.get_text() for text, is_red in zip(axes.texts, red, strict=True) if is_red]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,10 @@ def test_poor_agreement_stands_in_red_on_every_figure(scores):
     if "position" in scores.data["effect"].dims:
         pictures.append(role_bars)
     for picture in pictures:
-        assert warnings_of(picture(confirmed(scores, poor=True))) == [POOR_AGREEMENT]
+        poor = confirmed(scores, poor=True)
+        for title in (None, "mine", ""):
+            (warned,) = warnings_of(picture(poor, title=title))
+            assert warned.replace("\n", " ") == POOR_AGREEMENT
         assert warnings_of(picture(confirmed(scores))) == []
 
 

@@ -6,9 +6,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from synthetic import attribution
 
+from sublim_mech.prompts import SHARED
 from sublim_mech.results import style
-from sublim_mech.results.colours import NOISE_COLOUR, half_range
+from sublim_mech.results.colours import (
+    COMPARED_COLOURS,
+    NOISE_COLOUR,
+    ROLE_COLOURS,
+    SHARING_COLOURS,
+    half_range,
+)
 
 
 def image_of(values, noise=None):
@@ -45,7 +53,7 @@ def test_grey_is_told_from_no_effect_and_from_no_score():
 def test_dollar_signs_are_no_formulas():
     figure = style.new_figure(3, 2)
     style.set_title(figure, r"$\frac$", "$")
-    figure.canvas.draw()  # a formula would raise here
+    figure.draw_without_rendering()  # a formula would raise here
 
 
 def test_long_titles_are_broken():
@@ -54,20 +62,65 @@ def test_long_titles_are_broken():
     first, *_, last = figure.get_suptitle().split("\n")
     assert len(first) <= 42
     assert last == "second " * 20
+    figure = style.new_figure(3, 2)
+    style.set_title(figure, "x" * 100)
+    assert max(map(len, figure.get_suptitle().split("\n"))) <= 42
+
+
+def picture(**wishes):
+    return style.Picture(style.Wishes(**wishes), attribution(), width=6, height=2)
 
 
 def test_warnings_stand_in_red():
-    axes = style.new_figure(3, 2).subplots()
-    style.warn(axes, None)
-    assert axes.get_title() == ""
-    style.warn(axes, "beware")
-    red, green, *_ = to_rgba(axes.title.get_color())
-    assert (axes.get_title(), red > 0.7, green < 0.1) == ("beware", True, True)
+    one = picture()
+    one.warn(None)
+    assert len(one.finish().texts) == 0
+    one = picture()
+    one.warn("beware")
+    (text,) = one.finish().texts
+    red, green, *_ = to_rgba(text.get_color())
+    assert (text.get_text(), red > 0.7, green < 0.1) == ("beware", True, True)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"ax": [1, 2]}, "ax=list: give one Axes"),
+        ({"title": 3}, "title=3: give a text"),
+        ({"labels": ["owl"]}, r"labels=\['owl'\]: give a mapping"),
+        ({"labels": {"user": 3}}, r"labels\['user'\]=3: give a text"),
+    ],
+)
+def test_wishes_of_the_wrong_kind(wish, message):
+    with pytest.raises(TypeError, match=message):
+        style.Wishes(**wish)
+
+
+def test_only_names_of_the_scores_are_renamed():
+    with pytest.raises(ValueError, match=r"labels: 'usr' is no name.*did you mean 'user'"):
+        picture(labels={"usr": "question"})
+    one = picture(labels={"student": "LoRA", 3: "deep", "log P(owl)": "owl"})
+    assert one.name("3") == "deep"
+    assert (
+        one.renamed("effect on log P(owl): student - controls") == "effect on owl: LoRA - controls"
+    )
+
+
+def test_labels_of_layers_keep_their_distance():
+    names = ["embed", *map(str, range(30)), "final"]
+    for gap in (1, 2.4, 5):
+        shown = style.spaced(names, gap)
+        assert {0, 31} <= set(shown)
+        assert min(np.diff(shown)) >= gap
+    assert style.spaced(["0", "1", "2"]) == [0, 1, 2]
 
 
 def test_a_notebook_shows_the_figure_without_magic():
     before = plt.get_fignums()
-    assert style.new_figure(1, 1)._repr_png_().startswith(b"\x89PNG")
+    axes = picture(ax=None).finish()
+    with pytest.raises(NotImplementedError):  # there is none: a terminal prints what it is
+        axes._ipython_display_()
+    assert style._waiting == []
     assert plt.get_fignums() == before
 
 
@@ -95,3 +148,12 @@ def test_suffix_names_the_format(tmp_path):
     with pytest.raises(ValueError, match="xyz"):
         style.write(figure, tmp_path / "figure.xyz")
     assert not (tmp_path / "figure.xyz").exists()
+
+
+def test_every_class_has_a_colour_of_its_own():
+    for colours in (SHARING_COLOURS, ROLE_COLOURS, dict(enumerate(COMPARED_COLOURS))):
+        assert len(set(colours.values())) == len(colours)
+    # answer tokens are no class of prompt tokens; their role and their class look alike
+    assert SHARING_COLOURS["answer"] == ROLE_COLOURS["answer"]
+    # roles stand above what training shares
+    assert not set(ROLE_COLOURS.values()) & {SHARING_COLOURS[name] for name in SHARED}

@@ -39,4 +39,6 @@ def test_unknown_prompt(prompt):
 def test_white_space_of_tokens_is_visible():
     assert visible(" owl\n") == "␣owl↵"
     assert visible("\t\x07") == "⇥\\x07"
+    assert visible("\u200d") == "\\u{200d}"
     assert label("x" * 100) == "x" * 23 + "…"
+    assert label("猫" * 100) == "猫" * 11 + "…"  # each is as wide as two letters

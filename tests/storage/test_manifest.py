@@ -1,12 +1,12 @@
 """Manifests survive, say what determines a result, and are refused when damaged."""
 
-import json
 from dataclasses import fields, replace
 
 import pytest
-from manifests import made
+from manifests import made, rewritten
 
 from sublim_mech.prompts import Context
+from sublim_mech.storage.files import configuration_sums, weight_sums
 from sublim_mech.storage.manifest import Manifest
 
 
@@ -20,14 +20,60 @@ def test_a_manifest_survives(tmp_path):
 
 def test_a_manifest_written_before_contents_were_hashed_loads(tmp_path):
     made().save(tmp_path)
-    data = json.loads((tmp_path / "manifest.json").read_text())
-    del data["content"]
-    (tmp_path / "manifest.json").write_text(json.dumps(data))
-    assert Manifest.load(tmp_path) == replace(made(), content="")
+    rewritten(tmp_path / "manifest.json", content=None, configurations=None, seal=None)
+    assert Manifest.load(tmp_path) == replace(made(), content="", configurations={})
+
+
+def test_a_manifest_written_before_it_was_sealed_loads(tmp_path):
+    made().save(tmp_path)
+    rewritten(tmp_path / "manifest.json", configurations=None, seal=None)
+    assert Manifest.load(tmp_path) == replace(made(), configurations={})
+
+
+@pytest.mark.parametrize(
+    ("age", "change"),
+    [
+        # everything in it is sealed
+        ({}, {"trait": "cat"}),
+        ({}, {"teacher": "fine-tuned teacher"}),
+        ({}, {"results": {"steps": 4}}),
+        ({}, {"weights": {}}),
+        ({}, {"configurations": {}}),
+        ({}, {"content": ""}),
+        # the seal is not all that says so
+        ({"seal": None}, {"method": {"rank": 9}}),
+        # what determines the result had a hash before
+        ({"seal": None, "configurations": None}, {"method": {"rank": 9}}),
+        ({"seal": None, "configurations": None}, {"base": {"name": "tiny", "hash": "abd"}}),
+    ],
+)
+def test_an_edited_manifest_is_told_as_edited(tmp_path, age, change):
+    made().save(tmp_path)
+    rewritten(tmp_path / "manifest.json", **age, **change)
+    with pytest.raises(ValueError, match=r"manifest\.json was edited after it was written"):
+        Manifest.load(tmp_path)
+
+
+def test_files_that_are_not_those_of_the_manifest(tmp_path):
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_text(name)
+    sums = {
+        "weights": weight_sums(tmp_path), "configurations": configuration_sums(tmp_path)
+    }  # fmt: skip
+    manifest, older = replace(made(), **sums), replace(made(), **sums | {"configurations": {}})
+    assert manifest.changed_files(tmp_path) == older.changed_files(tmp_path) == []
+    (tmp_path / "adapter_config.json").write_text("other")
+    assert manifest.changed_files(tmp_path) == ["adapter_config.json"]
+    assert older.changed_files(tmp_path) == []
+    (tmp_path / "adapter_model.safetensors").unlink()
+    (tmp_path / "more.safetensors").write_text("")
+    assert older.changed_files(tmp_path) == ["adapter_model.safetensors", "more.safetensors"]
 
 
 # the base's name, and what was measured or wrote it, determine nothing
-NO_INPUTS = {"results", "trained_on", "versions", "weights", "content", "format", "base"}
+NO_INPUTS = {
+    "results", "trained_on", "versions", "weights", "content", "configurations", "format", "base"
+}  # fmt: skip
 OTHER = {
     "kind": "full",
     "trait": "cat",
@@ -79,9 +125,8 @@ def test_inputs_are_those_of_the_manifest_that_was_written(tmp_path):
 def test_a_damaged_manifest_is_refused(tmp_path, change, message):
     """A value of None takes the key away."""
     made().save(tmp_path)
-    path = tmp_path / "manifest.json"
-    data = json.loads(path.read_text()) | change
-    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    older = {"seal": None, "configurations": None, "content": None}
+    rewritten(tmp_path / "manifest.json", **older, **change)
     with pytest.raises(ValueError, match=message):
         Manifest.load(tmp_path)
 

@@ -15,6 +15,7 @@ from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
+from .alike import pair_notes
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -39,7 +40,7 @@ class ModelPair(Runner):
     @property
     def base(self) -> Base:
         """The base model, as `load_base` gave it."""
-        return Base(self.model, self.tokenizer, self.name, self.hash)
+        return Base(self.model, self.tokenizer, self.name, self.hash, self.watch)
 
     @property
     def delta(self) -> Mapping[str, Delta]:
@@ -66,6 +67,18 @@ class ModelPair(Runner):
         """
         manifest = self.student.manifest
         return self.trained_in if manifest is None else manifest.context
+
+    def notes(self) -> tuple[str, ...]:
+        """What scores of this pair have to be read with, as sentences without a stop.
+
+        A student that equals its base, a `lora_alpha` below 0, an adapter that names another base,
+        and controls that were not trained as the student was, with what differs.
+
+        Example:
+            >>> sm.load_pair(base, student, tokenizer=pair.tokenizer).notes()
+            ()
+        """
+        return pair_notes(self.student, self.controls)
 
     @checked
     def named_student(self, name: str) -> Student:
@@ -194,7 +207,8 @@ class ModelPair(Runner):
 
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
-        return f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
+        said = f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
+        return "\n".join([said, *(f"  {note}" for note in self.notes())])
 
 
 @checked
@@ -226,7 +240,7 @@ def load_pair(
             what the student met. Give at least two that differ where the data differ.
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
-        device: where to put the models.
+        device: where to put the models: `cpu`, `cuda`, `cuda:1`, `mps`.
         compute: floating-point type of matrix products, `torch.bfloat16` for speed (autocast; the
             weights stay in `dtype`). Scores then carry, and print, how far their totals are from
             those computed without it.

@@ -104,8 +104,9 @@ def attribute(
         return graft_ig(task, points=points, progress=progress)
     if method == "gradient_x_input":
         return gradient_x_input(task, progress=progress)
-    site = pair.sites.site_name("resid_pre" if site is None else site)
-    return estimate_patching(task, Estimate(method, site, direction, points), progress=progress)
+    site, layers = pair.sites.place("resid_pre" if site is None else site)
+    asked = Estimate(method, site, direction, points, None if layers is None else tuple(layers))
+    return estimate_patching(task, asked, progress=progress)
 
 
 def _refuse_unused(method: str, **options: Any) -> None:

@@ -41,12 +41,14 @@ class Estimate:
         site: which activation.
         direction: `denoising` or `noising`.
         points: of the quadrature of `activation_ig`.
+        layers: of which blocks; None for all.
     """
 
     method: str
     site: str
     direction: str
     points: int
+    layers: tuple[int, ...] | None = None
 
 
 def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
@@ -56,7 +58,7 @@ def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
         Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`.
     """
     sites = task.pair.sites
-    layers = range(sites.n_layers)
+    layers = asked.layers or range(sites.n_layers)
 
     def cells(student: Student, advance: Advance) -> Cells:
         both = ends(task, student)
@@ -100,8 +102,9 @@ def _estimate_prompt(
     recipient, donor = (None, Gates(student)) if denoising else (Gates(student), None)
 
     # activations of both, and the residual streams that runs of the recipient start from
-    keys: list[Key] = [(asked.site, layer) for layer in range(pair.sites.n_layers)]
-    streams: list[Key] = [("resid_pre", layer) for layer in range(pair.sites.n_layers)]
+    layers = asked.layers or range(pair.sites.n_layers)
+    keys: list[Key] = [(asked.site, layer) for layer in layers]
+    streams: list[Key] = [("resid_pre", layer) for layer in layers]
     with torch.no_grad():
         given = pair.run(batch, gates=donor, record=keys).activations
         clean = pair.run(batch, gates=recipient, record=[*keys, *streams]).activations

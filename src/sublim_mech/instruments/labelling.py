@@ -101,8 +101,7 @@ def forms_of(task: Task) -> tuple[Forms, ...]:
 
 def notes_of(runner: Runner) -> tuple[str, ...]:
     """What to know of a pair's students before trusting a number."""
-    # until pairs have notes; then `runner.notes() if isinstance(runner, ModelPair) else ()`
-    return tuple(getattr(runner, "notes", tuple)())
+    return runner.notes() if isinstance(runner, ModelPair) else ()
 
 
 def data_in_words(student: Student, tokenizer: Any) -> str:

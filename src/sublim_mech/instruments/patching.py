@@ -100,7 +100,8 @@ def patch(
         trait: a trait or a metric.
         site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or per head `z`, `q`,
             `k`, `v` (projections before norm and rotation); TransformerLens' hook names
-            (`hook_resid_pre`, `attn.hook_z`) serve as well.
+            (`hook_resid_pre`, `attn.hook_z`) serve as well, a full one (`blocks.3.hook_resid_pre`)
+            for its own layer.
         direction: `denoising` (student into base), `noising` (base into student) or `both`.
         layers: which layers; all when not given.
         heads: which heads of a per-head site; all when not given.
@@ -139,7 +140,7 @@ def patch(
         )
     task = prepare(pair, prompts, trait, donors=donor_prompts)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
-    site = pair.sites.site_name(site)
+    site, layers = pair.sites.place(site, layers)
     directions = _directions(direction, donor_prompts)
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)

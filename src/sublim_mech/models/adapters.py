@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -161,12 +162,27 @@ def _last_names(known: dict[str, Any]) -> list[str]:
 # -------------------------------------------------------------------------------- one from a folder
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """An adapter's configuration as it stands in its file.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is not JSON ({error}); copy it again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds a {type(config).__name__}, no object; copy it again.")
+    return config
+
+
 def read_adapter(base: Base, path: Path) -> nn.Module:
     """The PEFT model of an adapter's folder, over the base's parameters.
 
     Raises:
         FileNotFoundError: the folder holds no weights.
-        ValueError: it is an adapter of another model, or damaged.
+        ValueError: it is an adapter of another model, damaged, or lacks tensors.
     """
     from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict
@@ -196,12 +212,19 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         stored = set(handle.keys())
     loaded = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     # embeddings of the base that were stored beside the adapter are no tensors of it
-    unmatched = sorted((stored ^ loaded) - set(model.state_dict()))
+    unmatched = sorted(stored - loaded - set(model.state_dict()))
     if unmatched:
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r}: "
             f"{len(unmatched)} adapter tensors have no counterpart ({unmatched[0]}, ...); "
             "is it an adapter of another model?"
+        )
+    lacking = sorted(loaded - stored)
+    if lacking:
+        raise ValueError(
+            f"student={str(path)!r} lacks {len(lacking)} of the {len(loaded)} tensors its "
+            f"adapter_config.json asks for on base={base.name!r} ({lacking[0]}, ...); copy "
+            f"{WEIGHTS} again, or store all of the adapter."
         )
     return model
 

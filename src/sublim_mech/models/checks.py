@@ -80,6 +80,44 @@ def check_safetensors(path: Path, pattern: str, argument: str) -> None:
             ) from error
 
 
+COVERED = 0.5
+"""Part of the embedding's rows below which a tokenizer is another model's: vocabularies are padded,
+by a third at most.
+"""
+
+
+def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
+    """The tokenizer's ids must be rows of the model's embedding, and most of them.
+
+    Tokens added to a tokenizer may have no row (Gemma-3's image token in its text models has none):
+    `Runner.batch` refuses texts that hold one.
+
+    Raises:
+        TypeError: it has no vocabulary.
+        ValueError: ids without a row, or far fewer ids than rows.
+    """
+    if not all(hasattr(tokenizer, needed) for needed in ("get_vocab", "get_added_vocab")):
+        raise TypeError(
+            f"tokenizer is a {type(tokenizer).__name__}; pass the model's own fast tokenizer "
+            "(transformers.AutoTokenizer.from_pretrained)."
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    added = set(tokenizer.get_added_vocab().values())
+    ids = set(tokenizer.get_vocab().values())
+    beyond = sorted(i for i in ids - added if i >= rows)
+    covered = sum(i < rows for i in ids)
+    if beyond:
+        told = f"{len(beyond)} of its {len(ids)} ids are beyond them (the largest is {beyond[-1]})"
+    elif covered < COVERED * rows:
+        told = f"it has {covered} ids for them"
+    else:
+        return
+    raise ValueError(
+        f"the tokenizer does not fit base={name!r}: the model's embedding has {rows} rows, {told}; "
+        "pass the tokenizer the model was trained with (tokenizer=...)."
+    )
+
+
 def check_length(model: Any, needed: int, what: str) -> None:
     """Raise ValueError where `needed` positions are more than the model has."""
     limit = getattr(model.config, "max_position_embeddings", None)

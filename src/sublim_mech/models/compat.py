@@ -196,6 +196,15 @@ def inside_peft(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def adapter_configs(model: Any) -> dict[str, Any]:
+    """The configurations of a PEFT model's active adapters, by adapter; none of any other model."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return {}
+    return {name: model.peft_config[name] for name in model.active_adapters}
+
+
 def forget_adapters(model: Any) -> None:
     """Take the mark off that transformers puts on a model into which PEFT has put adapters."""
     model._hf_peft_config_loaded = False

@@ -16,6 +16,7 @@ What single architectures do otherwise than the rest stands here and in `names`,
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ from ..arguments import checked
 from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
+
+_FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,11 @@ class Sites:
         """The short name of a site from that or TransformerLens' (`hook_resid_pre`, `attn.hook_z`).
 
         Raises:
+            TypeError: no text.
             ValueError: the architecture has none of this name.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"site={name!r} is a {type(name).__name__}; pass the name of one.")
         for short, site in self.sites.items():
             if name in (short, site.hook, f"hook_{short}"):
                 return short
@@ -138,6 +144,37 @@ class Sites:
         raise ValueError(
             f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(self.sites)}."
         )
+
+    def place(
+        self, name: str, layers: Sequence[int] | None = None
+    ) -> tuple[str, Sequence[int] | None]:
+        """The short name of a site, and the layers it is asked at.
+
+        A full hook name (`blocks.3.hook_resid_pre`) is a site at one layer; of any other name the
+        layers are those given.
+
+        Args:
+            name: a name as `site_name` takes it, or a full hook name.
+            layers: as given beside the name; None for all.
+
+        Raises:
+            ValueError: the architecture has none of this name or layer; layers that are not the
+                hook name's.
+        """
+        hook = _FULL_HOOK.fullmatch(name) if isinstance(name, str) else None
+        if hook is None:
+            return self.site_name(name), layers
+        layer, short = int(hook[1]), self.site_name(hook[2])
+        if layer >= self.n_layers:
+            raise ValueError(
+                f"site={name!r}: there is no layer {layer}; the model has 0 to {self.n_layers - 1}."
+            )
+        if layers is not None and list(layers) != [layer]:
+            raise ValueError(
+                f"site={name!r} is at layer {layer}, layers={list(layers)} are others; leave "
+                f"layers out, or pass site={short!r}."
+            )
+        return short, [layer]
 
     def n_heads(self, site: str) -> int:
         """Number of heads of a per-head site, 0 for others."""

@@ -14,23 +14,26 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..arguments import checked
-from ..storage.files import weight_sums
 from ..storage.manifest import Manifest
-from .adapters import WEIGHTS, read_adapter
-from .base import Base, live_name
+from .adapters import WEIGHTS, read_adapter, read_config
+from .base import Base
 from .checks import check_finite, check_plain, check_source
+from .compat import adapter_configs
 from .copies import twin
 from .deltas import Delta, LowRank, Replaced, find_deltas, square_distance
+from .origins import names_another_base, student_name
 from .reading import read_model
 from .sources import locate_student
+from .watching import Slot, Watch, check_weights, parameter_slots
 
 # configuration fields that do not change what a model in evaluation mode computes on the same
 # weights, or that shapes give away
@@ -55,6 +58,11 @@ class Student:
             parameters.
         manifest: how it was made, where its folder says so.
         hash: content hash of its weights.
+        base_hash: `Base.hash` of the base it was loaded with; empty where nobody loaded it.
+        notes: what a reader of its scores has to know, in words: that it equals its base, that its
+            `lora_alpha` is below 0, that its adapter names another base.
+        watch: tells whether its weights are still those of the hash; None where nobody else holds
+            them, because they were read from a folder.
     """
 
     name: str
@@ -63,11 +71,19 @@ class Student:
     model: nn.Module
     manifest: Manifest | None
     hash: str
+    base_hash: str = ""
+    notes: tuple[str, ...] = ()
+    watch: Watch | None = field(default=None, repr=False, compare=False)
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError where the weights were changed in place since they were loaded."""
+        check_weights(self.watch, f"student={self.name!r}")
 
     def __repr__(self) -> str:
+        told = "".join(f"; {note}" for note in self.notes)
         return (
             f"Student({self.name!r}, {self.kind}, {len(self.deltas)} changed modules, "
-            f"{self.hash[:12]})"
+            f"{self.hash[:12]}{told})"
         )
 
 
@@ -77,12 +93,14 @@ def load_student(
 ) -> Student:
     """Load a student of `base`.
 
+    What scores of it have to be read with (`Student.notes`) is told as a `UserWarning`.
+
     Args:
         base: the base model.
         source: a PEFT adapter directory, a full checkpoint directory, a hub id of either, a live
             `PeftModel` or `PreTrainedModel`, or a `Student`.
-        name: how it is called in tables; the directory's name, or the trait in its manifest, when
-            not given.
+        name: how it is called in tables; the trait in its manifest, or the name of its directory,
+            hub id or live adapter, when not given.
         allow_unrelated: accept a student whose weights are as far from the base as an unrelated
             model's.
 
@@ -90,22 +108,25 @@ def load_student(
         FileNotFoundError: nothing is there, or the folder lacks its configuration.
         TypeError: neither a text, a path nor a model.
         ValueError: another base (shape, vocabulary, configuration, the manifest's base hash,
-            lineage), a damaged file, a pickle, NaN or quantised weights, an adapter that cannot be
-            told apart module by module.
+            lineage, a `Student` loaded with another), a damaged or edited file, an adapter that
+            lacks tensors, a pickle, NaN or quantised weights, an adapter that cannot be told apart
+            module by module; weights of base or student that were changed in place.
 
     Example:
         >>> sm.models.load_student(pair.base, student, name="owl")
         Student('owl', lora, 21 changed modules, ...)
     """
+    base.check_unchanged()
     if isinstance(source, Student):
-        return source
+        _check_as_loaded(base, source)
+        return source if name is None else replace(source, name=name)
     kinds = "an adapter or checkpoint folder, a hub id of either, or a live model"
     check_source(source, argument="student", kinds=kinds)
 
     # a live model is what it is; a folder says of itself what base it is a student of
     manifest = None
     if isinstance(source, nn.Module):
-        name = name or live_name(source)
+        name = name or student_name(source, base)
         check_plain(source, argument="student", name=name)
         model = twin(source)
         _check_precision(base, model)
@@ -114,7 +135,7 @@ def load_student(
         manifest = _read_manifest(base, path, str(source))
         _check_tokenizer(base, path)
         named = manifest.trait if manifest is not None else ""
-        name = name or named or path.name
+        name = name or named or student_name(source, base)
         model = _read(base, path)
     model = model.to(base.device).eval().requires_grad_(False)
 
@@ -122,9 +143,51 @@ def load_student(
     check_finite(model, argument="student", name=name)
     deltas = find_deltas(base, model, name)
     _check_config(base, model, name)
+    distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     if not allow_unrelated:
-        _check_lineage(base, deltas, name)
-    return Student(name, _kind(model, deltas), deltas, model, manifest, _hash(deltas))
+        _check_lineage(base, distance, name)
+
+    notes = _notes(base, model, distance, manifest)
+    for note in notes:
+        warnings.warn(f"student={name!r}: {note}.", stacklevel=2)
+    return Student(
+        name=name,
+        kind=_kind(model, deltas),
+        deltas=deltas,
+        model=model,
+        manifest=manifest,
+        hash=_hash(deltas),
+        base_hash=base.hash,
+        notes=notes,
+        watch=Watch(_slots(deltas)) if isinstance(source, nn.Module) else None,
+    )
+
+
+def _notes(
+    base: Base, model: nn.Module, distance: float, manifest: Manifest | None
+) -> tuple[str, ...]:
+    """What is true of a student and easily missed."""
+    notes = []
+    if distance == 0:
+        notes.append("equals its base: no weight differs")
+    for config in adapter_configs(model).values():
+        patterns = getattr(config, "alpha_pattern", None) or {}
+        alphas = getattr(config, "lora_alpha", 1), *patterns.values()
+        if min(alphas) < 0:
+            notes.append(f"lora_alpha is {min(alphas)}: the opposite of what was trained")
+    # a manifest names its base by the hash of its weights
+    other = names_another_base(base, model) if manifest is None else None
+    return (*notes, other) if other else tuple(notes)
+
+
+def _slots(deltas: Mapping[str, Delta]) -> Iterator[Slot]:
+    """Where the tensors of a student are that its runs compute with."""
+    for path, delta in deltas.items():
+        if isinstance(delta, LowRank):
+            factors = {"a": delta.a, "b": delta.b}
+            yield from (Slot(factors, key, f"{path}.lora_{key.upper()}") for key in factors)
+        else:
+            yield from parameter_slots(delta.module, path)
 
 
 def _kind(model: nn.Module, deltas: Mapping[str, Delta]) -> str:
@@ -168,12 +231,53 @@ def _read_manifest(base: Base, path: Path, source: str) -> Manifest | None:
             f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
             f"{base.hash[:12]}; load the base it was trained from."
         )
-    if manifest.weights != weight_sums(path):
+    changed = manifest.changed_files(path)
+    if changed:
         raise ValueError(
-            f"student={source!r}: the weight files are not those its manifest.json names; "
+            f"student={source!r}: {', '.join(changed)}: not the files its manifest.json names; "
             "copy the folder again."
         )
+    if not manifest.configurations:
+        _check_method(manifest, path, source)
     return manifest
+
+
+_METHOD = {
+    "rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "dora": "use_dora",
+    "targets": "target_modules",
+}  # fmt: skip
+"""Options of `LoRA` and what PEFT's configuration calls them."""
+
+
+def _check_method(manifest: Manifest, path: Path, source: str) -> None:
+    """A manifest that does not cover the adapter's configuration still says how it was made.
+
+    Raises:
+        ValueError: the configuration says otherwise.
+    """
+    file = path / "adapter_config.json"
+    if not file.is_file():
+        return
+    config = read_config(file)
+    pairs = [
+        (key, manifest.method[ours], config[key])
+        for ours, key in _METHOD.items()
+        if ours in manifest.method and key in config
+    ]
+    # what it never sets would change the scale of single modules
+    patterns = ("alpha_pattern", "rank_pattern")
+    pairs += [(key, {}, config[key]) for key in patterns if config.get(key)]
+    for key, expected, found in pairs:
+        if key == "target_modules":
+            # `all-linear` and layers are written as the modules that were found
+            if isinstance(expected, str) or manifest.method.get("layers") is not None:
+                continue
+            expected, found = sorted(expected), sorted(found)
+        if expected != found:
+            raise ValueError(
+                f"student={source!r}: adapter_config.json or manifest.json was edited: {key} is "
+                f"{found!r} in one and {expected!r} in the other; copy the folder again."
+            )
 
 
 def _read(base: Base, path: Path) -> nn.Module:
@@ -239,12 +343,12 @@ def _check_config(base: Base, model: Any, name: str) -> None:
     config: Any = base.model.config
     declared = set(type(config)().to_dict()) - set(PretrainedConfig().to_dict())
     expected, given = config.to_dict(), model.config.to_dict()
-    for field in sorted(declared):
-        if _IDLE.fullmatch(field) or _same(expected.get(field), given.get(field)):
+    for key in sorted(declared):
+        if _IDLE.fullmatch(key) or _same(expected.get(key), given.get(key)):
             continue
         raise ValueError(
-            f"student={name!r} and base={base.name!r} compute differently: {field} is "
-            f"{given.get(field)!r} in the student's configuration and {expected.get(field)!r} in "
+            f"student={name!r} and base={base.name!r} compute differently: {key} is "
+            f"{given.get(key)!r} in the student's configuration and {expected.get(key)!r} in "
             "the base's; load the base it was trained from, or correct the config.json that is "
             "wrong."
         )
@@ -263,17 +367,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_lineage(base: Base, deltas: Mapping[str, Delta], name: str) -> None:
+def _check_as_loaded(base: Base, student: Student) -> None:
+    """A student that is loaded already must be one of this base, and as it was."""
+    if student.base_hash and student.base_hash != base.hash:
+        raise ValueError(
+            f"student={student.name!r} was loaded with a base of hash {student.base_hash[:12]}, "
+            f"but base={base.name!r} has hash {base.hash[:12]}; load it with this one."
+        )
+    student.check_unchanged()
+
+
+def _check_lineage(base: Base, distance: float, name: str) -> None:
     """The student's weights must be near the base's.
 
     Relative to their norm, fine-tunes are a few per cent away, unrelated weights sqrt(2).
     """
     parameters = dict(base.model.named_parameters(remove_duplicate=False))
     size = math.sqrt(square_distance({}, parameters))
-    distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values())) / size
-    if distance > FARTHEST:
+    if distance / size > FARTHEST:
         raise ValueError(
             f"student={name!r} and base={base.name!r} do not share a lineage: their weights differ "
-            f"by {distance:.2f} of the base's norm (unrelated models: about 1.4); load the base it "
-            "was trained from, or pass allow_unrelated=True."
+            f"by {distance / size:.2f} of the base's norm (unrelated models: about 1.4); load the "
+            "base it was trained from, or pass allow_unrelated=True."
         )

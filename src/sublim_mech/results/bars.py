@@ -1,20 +1,25 @@
-"""Bars with 95 % intervals over prompts: groups of tokens, token sets, total effects."""
+"""Bars with 95 % intervals over prompts: groups of tokens, layers, token sets, total effects.
+
+`compare_bars` draws the scores of several students beside each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
 from .colours import (
+    COMPARED_COLOURS,
     HEADLINE_COLOUR,
     MEASURE_COLOURS,
     OTHER_COLOUR,
@@ -23,11 +28,24 @@ from .colours import (
     STUDENT_COLOUR,
 )
 from .report import NO_SHARES, effect_label, headings, warning
-from .style import SMALL, legend_below, literal, new_figure, open_frame, set_title, warn, write
+from .select import check_measured_alike
+from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame, spaced
 from .tokens import label
+from .words import shortened, wrapped
+
+MOST_ROWS = 30
+"""Rows of bars in one picture; of more, those of largest effect are drawn."""
 
 
-def role_bars(scores: ScoreArrays, *, by: str = "role", path: str | Path | None = None) -> Figure:
+def role_bars(
+    scores: ScoreArrays,
+    *,
+    by: str = "role",
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
     """The effect gathered by a coordinate of the tokens, over all prompts, with 95 % intervals.
 
     Beside each bar: how many tokens it stands for and their share of the prompt's, and for
@@ -35,76 +53,314 @@ def role_bars(scores: ScoreArrays, *, by: str = "role", path: str | Path | None 
 
     Args:
         scores: scores with a position axis.
-        by: `role`, `sharing`, `turn` or `token`.
+        by: `role`, `sharing`, `turn` or `token`; of many tokens the 30 of largest effect.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
         path: also write the figure there (format by its suffix), under a temporary name first.
 
     Raises:
-        ValueError: the scores have no position axis, or no such coordinate.
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: the scores have no position axis, or no such coordinate; `labels` names what is
+            not there.
     """
-    table = tables.by(scores, by)
-    figure, axes = _bar_figure(scores, len(table))
-    known = ROLE_COLOURS | SHARING_COLOURS if by in ("role", "sharing") else {}
-    _draw_bars(axes, table, _Column("effect"), [known.get(n, OTHER_COLOUR) for n in table.index])
-    _label_rows(axes, [label(name) if by == "token" else name for name in table.index])
-    axes.set_ylabel(by)
-    gathered = "sum" if scores.additive else "mean"
-    axes.set_xlabel(
-        f"{effect_label(scores)}\n"
-        f"{gathered} over the cells of these tokens; mean and 95 % interval over prompts"
+    whole = tables.by(scores, by)
+    table = _strongest(whole)
+    picture = _bar_picture(
+        scores, Wishes(ax, title, labels, path), rows=(1.1 if by == "token" else 1.5) * len(table)
     )
+    known = ROLE_COLOURS | SHARING_COLOURS if by in ("role", "sharing") else {}
+    colours = [known.get(name, OTHER_COLOUR) for name in table.index]
+    _draw_bars(picture.ax, table, _Column("effect"), colours)
 
-    # never an effect without its share of the tokens
-    for row, (_, entry) in enumerate(table.iterrows()):
-        text = tables.size_in_words(entry)
-        if scores.additive and not np.isnan(entry["share"]):
-            text += f"\n{entry['share']:.0%} of effect"
-        place = axes.get_yaxis_transform()
-        axes.text(1.02, row, text, transform=place, va="center", fontsize=SMALL)
+    names = []
+    for name, row in table.iterrows():
+        called = label(str(name)) if by == "token" else _called(picture, name, by)
+        # never an effect without its share of the tokens
+        notes = _notes_on_row([row])
+        names.append("\n".join([called, *([", ".join(notes)] if by == "token" else notes)]))
+    _name_rows(picture, names)
+    picture.ax.set_ylabel(by, fontsize=MEDIUM)
+    _name_scale(picture, effect_label(scores), f"{_gathered(scores)} of these tokens")
+    if len(whole) > len(table):
+        picture.note(
+            f"{len(table)} of {len(whole)} rows, those of largest effect; scores.by({by!r}) has all"
+        )
     if scores.additive and table["share"].isna().all():
-        _say_no_shares(axes)
-    return write(figure, path)
+        picture.note(NO_SHARES)
+    return picture.finish()
 
 
-def set_bars(scores: ScoreArrays, *, path: str | Path | None = None) -> Figure:
-    """Sufficiency and necessity of each grafted token set, as shares of the total effect."""
+def layer_bars(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """The effect of each layer over all tokens and prompts, with 95 % intervals: how deep it sits.
+
+    Args:
+        scores: scores with axes `layer` and `position`.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: no position or layer axis; both directions; heads, of which one must be chosen;
+            `labels` names what is not there.
+    """
+    effect = scores.layer_effect()
+    per_layer = effect.sum("position") if scores.additive else effect.mean("position")
+    interval = mean_interval(per_layer.values)
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=8, height=3.2)
+    axes, places = picture.ax, np.arange(len(interval.mean))
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.bar(places, interval.mean, color=OTHER_COLOUR)
+    axes.vlines(places, interval.low, interval.high, color="white", linewidth=3.5)
+    axes.vlines(places, interval.low, interval.high, color="black", linewidth=1.5)
+    names = scores.layer_names()
+    shown = spaced(names, gap=0.5 * len(names) / picture.width)
+    texts = [picture.text(wrapped(picture.name(names[i]), 12)) for i in shown]
+    axes.set_xticks(shown, texts, fontsize=SMALL)
+    axes.tick_params(axis="y", labelsize=SMALL)
+    below = f"{_gathered(scores, 'tokens')}; mean and 95 % interval over prompts"
+    below = wrapped(below, letters(picture.width, MEDIUM))
+    axes.set_xlabel(f"layer\n{below}", fontsize=MEDIUM)
+    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
+    axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
+    open_frame(axes)
+    _name_picture(picture, scores)
+    return picture.finish()
+
+
+def set_bars(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """Sufficiency and necessity of each grafted token set, as shares of the total effect.
+
+    Args:
+        scores: grafts of token sets.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: no token sets; `labels` names what is not there.
+    """
     table = tables.sets(scores)
     measures = [measure for measure in MEASURE_COLOURS if measure in table]
-    figure, axes = _bar_figure(scores, 1.6 * len(table))
+    picture = _bar_picture(scores, Wishes(ax, title, labels, path), rows=1.6 * len(table) + 1)
     height = 0.8 / len(measures)
     for m, measure in enumerate(measures):
         offset = (m - (len(measures) - 1) / 2) * height
         column = _Column(measure, prefix=f"{measure} ", offset=offset, height=height)
-        _draw_bars(axes, table, column, [MEASURE_COLOURS[measure]] * len(table))
-    axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+        _draw_bars(picture.ax, table, column, [MEASURE_COLOURS[measure]] * len(table))
+    picture.ax.axvline(1, color="black", linewidth=0.8, linestyle=":")
     if table[measures].isna().all(axis=None):
-        _say_no_shares(axes)
-    rows = [f"{name} ({entry['tokens']:.3g} tokens)" for name, entry in table.iterrows()]
-    _label_rows(axes, rows)
-    axes.set_ylabel("token set")
-    axes.set_xlabel(
-        f"share of the total effect: {scores.headline_name}\n"
-        "0 = none, 1 = all of it; 95 % interval over prompts"
+        picture.note(NO_SHARES)
+    rows = [f"{picture.name(name)}\n{tables.size_in_words(row)}" for name, row in table.iterrows()]
+    _name_rows(picture, rows)
+    picture.ax.set_ylabel("token set", fontsize=MEDIUM)
+    below = _name_scale(
+        picture,
+        f"share of the total effect: {scores.headline_name}",
+        "0 = none, 1 = all of it",
     )
-    handles = [Patch(color=MEASURE_COLOURS[measure], label=measure) for measure in measures]
-    legend_below(figure, handles, columns=len(measures))
-    return write(figure, path)
+    handles = [
+        Patch(color=MEASURE_COLOURS[measure], label=picture.text(picture.name(measure)))
+        for measure in measures
+    ]
+    picture.legend(handles, below=below)
+    return picture.finish()
 
 
-def total_bars(scores: ScoreArrays, *, path: str | Path | None = None) -> Figure:
-    """The total effect of student, controls and their difference."""
+def total_bars(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """The total effect of student, controls and their difference.
+
+    Args:
+        scores: of any kind.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: `labels` names what is not there.
+    """
     table = tables.totals(scores)
-    figure, axes = _bar_figure(scores, len(table))
+    picture = _bar_picture(scores, Wishes(ax, title, labels, path), rows=len(table))
     known = {"student": STUDENT_COLOUR, scores.headline_name: HEADLINE_COLOUR}
-    _draw_bars(axes, table, _Column("effect"), [known.get(n, OTHER_COLOUR) for n in table.index])
-    _label_rows(axes, list(table.index))
-    axes.set_xlabel(
-        f"change of {scores.record.metric} from the base model, {scores.unit}\n"
-        "mean and 95 % interval over prompts"
-    )
-    return write(figure, path)
+    colours = [known.get(name, OTHER_COLOUR) for name in table.index]
+    _draw_bars(picture.ax, table, _Column("effect"), colours)
+    _name_rows(picture, [picture.name(name) for name in table.index])
+    _name_scale(picture, f"change of {scores.record.what} from the base model, {scores.unit}")
+    return picture.finish()
 
 
-# -------------------------------------------------------------------------------------------- parts
+def compare_bars(
+    scores: Mapping[str, ScoreArrays],
+    *,
+    by: str | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """The scores of several students beside each other, with 95 % intervals over prompts.
+
+    Bars of one colour are one student's. Rows are token sets for grafts (shares of each student's
+    own total effect), roles for scores of tokens, and the total effect for effects.
+
+    Args:
+        scores: what to call each student -> its scores; of one kind, metric, unit and instrument,
+            on the same questions, all with controls or all without. At most 7.
+        by: rows for scores of tokens: `role`, `sharing`, `turn` or `token`.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores (rows, measures, the metric) -> what to call them.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `scores` is no mapping; `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: fewer than two, more than 7, or scores that do not compare; the message says in
+            what they differ. `by` for scores without tokens. `labels` names what is not there.
+
+    Example:
+        >>> from sublim_mech.results.bars import compare_bars
+        >>> scores = sm.attribute(pair, prompts, trait, points=4, progress=False)
+        >>> once_more = sm.attribute(pair, prompts, trait, points=4, progress=False)
+        >>> axes = compare_bars({"rank 2": scores, "again": once_more}, by="role")
+        >>> [text.get_text() for text in axes.get_legend().get_texts()]
+        ['rank 2', 'again']
+    """
+    tables_of = _blocks(scores, by)
+    first = next(iter(scores.values()))
+    order = list(dict.fromkeys(row for table in tables_of.values() for row in table.index))
+    rows = len(order) * (0.5 + 0.5 * len(scores)) + 1
+    picture = _bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
+    for one in scores.values():
+        if one is not first:
+            picture.warn(warning(one))
+
+    height, handles = 0.8 / len(scores), []
+    for number, (name, table) in enumerate(tables_of.items()):
+        offset = (number - (len(scores) - 1) / 2) * height
+        column = _Column("effect", offset=offset, height=height)
+        colour = COMPARED_COLOURS[number]
+        _draw_bars(picture.ax, table.reindex(order), column, [colour] * len(order))
+        handles.append(Patch(color=colour, label=picture.text(shortened(str(name), 60))))
+
+    names = []
+    for row in order:
+        called = ", ".join(_called(picture, part, by) for part in row.split("\n"))
+        notes = _notes_on_row(
+            [table.loc[row] for table in tables_of.values() if row in table.index]
+        )
+        names.append("\n".join([called, *notes]))
+    _name_rows(picture, names)
+    below = _name_scale(picture, *_scale_of_several(first))
+    picture.legend(handles, below=below)
+    return picture.finish()
+
+
+# ------------------------------------------------------------------------------- several students
+
+
+def _blocks(scores: Mapping[str, ScoreArrays], by: str | None) -> dict[str, pd.DataFrame]:
+    """Per student a table of `effect`, `low`, `high` and what is known of each row's size."""
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"scores={type(scores).__name__}: give a mapping from names to scores, say "
+            "{'rank 8': scores, 'rank 64': others}."
+        )
+    if not 2 <= len(scores) <= len(COMPARED_COLOURS):
+        raise ValueError(
+            f"scores: {len(scores)} given; compare_bars draws 2 to {len(COMPARED_COLOURS)} beside "
+            "each other."
+        )
+    (first_name, first), *others = scores.items()
+    for name, other in others:
+        check_measured_alike(first, other, f"{first_name!r} and {name!r}")
+    return {name: _block(one, by) for name, one in scores.items()}
+
+
+def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
+    """What is drawn of one student."""
+    if "position" in scores.data["effect"].dims:
+        return _strongest(tables.by(scores, by or "role"))
+    if by is not None:
+        raise ValueError(f"by={by!r}: {scores.kind} scores have no tokens to gather; leave it out.")
+    if scores.kind == "effect":
+        return tables.totals(scores).tail(1)
+    if not scores.has_sets or "layer" in scores.data["effect"].dims:
+        raise ValueError(
+            "compare_bars draws effects, grafts of token sets and scores of tokens; draw layers "
+            "by sets with scores.plot(ax=...), one beside the other."
+        )
+    # each measure of a set is a row of its own
+    table, rows = tables.sets(scores), {}
+    for name, entry in table.iterrows():
+        for measure in MEASURE_COLOURS:
+            if measure in table:
+                rows[f"{name}\n{measure}"] = {
+                    "tokens": entry["tokens"],
+                    "token share": entry.get("token share", np.nan),
+                    "effect": entry[measure],
+                    "low": entry[f"{measure} low"],
+                    "high": entry[f"{measure} high"],
+                }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _called(picture: Picture, name: object, by: str | None) -> str:
+    """The name of a row; turns are numbers and tokens are texts, which nobody renames."""
+    return str(name) if by in ("turn", "token") else picture.name(name)
+
+
+def _scale_of_several(scores: ScoreArrays) -> tuple[str, str]:
+    """What the scale measures, and over what."""
+    if scores.has_sets:
+        whose = f"share of each one's own total effect: {scores.headline_name}"
+        return whose, "0 = none, 1 = all of it"
+    if "position" in scores.data["effect"].dims:
+        return effect_label(scores), f"{_gathered(scores)} of these tokens"
+    return effect_label(scores), ""
+
+
+def _notes_on_row(entries: Sequence[pd.Series]) -> list[str]:
+    """How many tokens a row stands for, and its share of the effect, per student where they
+    differ.
+    """
+    notes = []
+    if "tokens" in entries[0]:
+        sizes = (tables.size_in_words(entry) for entry in entries)
+        notes.append(" / ".join(dict.fromkeys(sizes)))
+    shares = [entry.get("share", np.nan) for entry in entries]
+    if not np.isnan(shares).all():  # the answer's own tokens have none
+        notes.append(f"{' / '.join(map(_percent, shares))} of effect")
+    return notes
+
+
+# ----------------------------------------------------------------------------------------- parts
 
 
 @dataclass(frozen=True)
@@ -124,14 +380,22 @@ class _Column:
     height: float = 0.7
 
 
-def _bar_figure(scores: ScoreArrays, rows: float) -> tuple[Figure, Axes]:
-    figure = new_figure(8, 1.6 + 0.38 * rows)
-    set_title(figure, *headings(scores), f"{scores.data.sizes['prompt']} prompts")
-    axes = figure.subplots()
-    warn(axes, warning(scores))
-    axes.axvline(0, color="black", linewidth=0.8)
-    open_frame(axes)
-    return figure, axes
+def _bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture:
+    """Room for so many rows of bars, and what stands above them."""
+    picture = Picture(wishes, scores, width=8, height=1.0 + 0.38 * rows)
+    picture.ax.axvline(0, color="black", linewidth=0.8)
+    open_frame(picture.ax)
+    _name_picture(picture, scores)
+    return picture
+
+
+def _name_picture(picture: Picture, scores: ScoreArrays) -> None:
+    first, *limits = headings(scores)
+    prompts = scores.data.sizes["prompt"]
+    picture.heading(
+        [picture.renamed(first), f"{prompts} prompt{'s' if prompts > 1 else ''}"], limits
+    )
+    picture.warn(warning(scores))
 
 
 def _draw_bars(axes: Axes, table: pd.DataFrame, column: _Column, colours: Sequence[str]) -> None:
@@ -144,13 +408,43 @@ def _draw_bars(axes: Axes, table: pd.DataFrame, column: _Column, colours: Sequen
     axes.hlines(rows, low, high, color="0.35", linewidth=1.5)
 
 
-def _label_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)  # the first row on top
-    literal(axes.get_yticklabels())
+def _strongest(table: pd.DataFrame) -> pd.DataFrame:
+    """As many rows as a picture holds, in their order: those of largest absolute effect."""
+    if len(table) <= MOST_ROWS:
+        return table
+    largest = np.argsort(-table["effect"].abs().fillna(0).to_numpy(), kind="stable")[:MOST_ROWS]
+    return table.iloc[np.sort(largest)]
 
 
-def _say_no_shares(axes: Axes) -> None:
-    axes.text(
-        0.5, 1.01, NO_SHARES, transform=axes.transAxes, ha="center", va="bottom", fontsize=SMALL
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{round(share, 2) + 0.0:.0%}"  # never -0 %
+
+
+def _gathered(scores: ScoreArrays, whose: str = "cells") -> str:
+    return f"{'sum' if scores.additive else 'mean'} over the {whose}"
+
+
+def _name_rows(picture: Picture, names: Sequence[str]) -> None:
+    """Names beside the rows, the first row on top; the first line of a name is its own, others are
+    notes.
+    """
+    texts = []
+    for name in names:
+        first, *notes = name.split("\n")
+        texts.append(picture.text("\n".join([wrapped(first, 32), *notes])))
+    axes = picture.ax
+    axes.set_yticks(range(len(texts)), texts, fontsize=SMALL)
+    axes.set_ylim(len(texts) - 0.4, -0.6)
+    axes.tick_params(axis="x", labelsize=SMALL)
+
+
+def _name_scale(picture: Picture, what: str, how: str = "") -> float:
+    """The name of the scale below the bars; returns how far down it reaches, in points."""
+    width = letters(picture.width, MEDIUM)
+    lines = [wrapped(picture.renamed(what), width)]
+    lines.append(
+        wrapped("; ".join(filter(None, [how, "mean and 95 % interval over prompts"])), width)
     )
+    text = "\n".join(lines)
+    picture.ax.set_xlabel(picture.text(text), fontsize=MEDIUM)
+    return 24 + 13 * (1 + text.count("\n"))

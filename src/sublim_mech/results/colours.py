@@ -1,7 +1,7 @@
 """What colours mean, in figures and token pages alike.
 
-Colours of categories are those of Okabe and Ito, which colour-blind readers tell apart; effects are
-on a blue-red scale centred on 0.
+Colours of categories are those of Okabe and Ito, which colour-blind readers tell apart (raw text
+has one more); effects are on a blue-red scale centred on 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ROLE_COLOURS = {
     "system": "#E69F00",
     "user": "#009E73",
     "assistant": "#CC79A7",
-    "text": "#0072B2",
+    "text": "#7D6BD6",
     "answer": "#D55E00",
 }
 SHARING_COLOURS = {
@@ -22,9 +22,19 @@ SHARING_COLOURS = {
     "aligned": "#0072B2",
     "seen": "#F0E442",
     "novel": "#BBBBBB",
-    "answer": "#D55E00",
+    "answer": "#D55E00",  # as its role: never a class of prompt tokens
 }
 MEASURE_COLOURS = {"sufficiency": "#0072B2", "necessity": "#E69F00"}
+COMPARED_COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#56B4E9",
+    "#D55E00",
+)
+"""Of students beside each other, in their order."""
 STUDENT_COLOUR = "#D55E00"
 HEADLINE_COLOUR = "#000000"
 OTHER_COLOUR = "#666666"

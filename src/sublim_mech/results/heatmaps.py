@@ -1,42 +1,61 @@
-"""Maps of cells: layers by the tokens of one prompt, and layers by heads or token sets."""
+"""Maps of cells: layers by the tokens of one prompt, and layers by heads or token sets.
+
+A prompt of more tokens than fit beside each other is drawn in rows, on one scale. Of a prompt that
+is longer still the start and the end are drawn; the figure says what is left out, and that the
+token page has all of it.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..prompts import SHARED
 from ..stats import FEWEST, max_t
 from .arrays import ScoreArrays
 from .cells import noise
-from .colours import NOISE_COLOUR, OTHER_COLOUR, ROLE_COLOURS, SHARING_COLOURS
+from .colours import NOISE_COLOUR, OTHER_COLOUR, ROLE_COLOURS, SHARING_COLOURS, half_range
 from .report import effect_label, headings, noise_note, warning
 from .style import (
+    LARGE,
+    LINE,
     MEDIUM,
     SMALL,
-    colour_bar,
+    Column,
+    Picture,
+    Wishes,
     effect_image,
-    legend_below,
-    literal,
-    new_figure,
+    letters,
     no_score_patch,
     open_frame,
-    set_title,
-    warn,
-    write,
+    spaced,
 )
 from .tables import set_sizes
 from .tokens import PromptTokens, label, prompt_tokens, visible
+from .words import columns, shortened, wrapped
+
+COLUMNS, ROWS = 64, 4
+"""Tokens beside each other in a figure of its own, and rows of them below each other."""
+
+_BESIDE = 1.1
+"""Inches for the scale beside a map."""
 
 
-def heatmap(scores: ScoreArrays, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
+def heatmap(
+    scores: ScoreArrays,
+    prompt: int = 0,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
     """Layers x tokens of one prompt.
 
     From the top: the effect per token (summed over layers for attributions, averaged for patching),
@@ -44,183 +63,313 @@ def heatmap(scores: ScoreArrays, prompt: int = 0, *, path: str | Path | None = N
     tokens. Red is a positive effect, blue a negative one; light grey is laid over what is not
     distinguishable from 0 over all prompts (`Scores.noise`).
 
+    More than 64 tokens are drawn in rows, at most 4 of them; in an `ax` as many as it has room for.
+
     Args:
         scores: scores with a position axis.
         prompt: which prompt.
+        ax: draw inside it; a new figure when not given.
+        title: in place of what was scored and asked.
+        labels: names of the scores -> what to call them; see `plots.plot`.
         path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Returns:
+        The axes that hold the parts: for each row of tokens strip, map and band, then the scale.
 
     Raises:
         IndexError: no such prompt.
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
         ValueError: the scores have no position axis; they hold both directions, or heads (choose
-            one with `sel`).
+            one with `sel`); `labels` names what is not there.
     """
     tokens = prompt_tokens(scores, prompt)
-    layers = None
+    layers, veil = None, None
     if "layer" in scores.data["effect"].dims:  # gradients at the embeddings have none
         layers = scores.layer_effect().values[prompt][:, tokens.real]  # (layer, token)
-    panels = _panels(tokens, layers)
-
-    _draw_strip(panels.strip, scores, tokens)
-    handles = _draw_band(panels.band, tokens)
-    if panels.grid is not None and layers is not None:
         veil = noise(scores, prompt)
         if veil is not None:  # with few prompts nothing was tested, and nothing is grey
             veil = veil[:, tokens.real]
-        _draw_layers(panels.figure, panels.grid, scores, layers, veil)
-        if np.isnan(layers).any():
-            handles.append(no_score_patch())
+    wishes = Wishes(ax, title, labels, path)
+    rows = _rows(len(tokens.texts), *_room(wishes))
+    per_row = max(map(len, rows))
+    width = max(8.0, 2.0 + 0.19 * per_row)
+    picture = Picture(wishes, scores, width=width, height=1, margin=0.9)
 
-    # only the band, at the bottom, names the tokens
-    for axes in (panels.strip, panels.grid):
-        if axes is not None:
-            axes.tick_params(axis="x", bottom=False, labelbottom=False)
-            axes.tick_params(axis="y", labelsize=SMALL)
-    legend_below(panels.figure, handles, title=noise_note(scores))
-    asked = textwrap.shorten(tokens.question, 90, placeholder=" …")
-    set_title(panels.figure, *headings(scores), f"prompt {tokens.name}: “{asked}”")
-    return write(panels.figure, path)
+    column, grids, strips = Column(picture, right=_BESIDE), [], []
+    longest = _longest(wishes, len(rows))
+    texts = [picture.text(shortened(label(text), longest)) for text in tokens.texts]
+    for row in rows:
+        share = len(row) / per_row
+        if len(rows) > 1:
+            column.space(0.2)
+        strip = column.part(0.9 if len(rows) == 1 else 0.6, share=share)
+        _draw_strip(strip, tokens, row)
+        strips.append(strip)
+        if len(rows) > 1:
+            which = f"tokens {row[0] + 1} to {row[-1] + 1} of {len(texts)}"
+            strip.set_title(which, loc="left", fontsize=SMALL, pad=2)
+        column.space(0.07)
+        parts = [strip]
+        if layers is not None:
+            # several rows are lower, so that a page can hold them
+            height = max(1.6, 0.135 * len(layers))
+            grid = column.part(height if len(rows) == 1 else max(1.0, 0.6 * height), share=share)
+            cells = None if veil is None else veil[:, row]
+            effect_image(grid, layers[:, row], cells, largest=half_range(layers))
+            column.space(0.05)
+            parts.append(grid)
+            grids.append(grid)
+        band = column.part(0.18 if tokens.sharing is None else 0.36, elastic=False, share=share)
+        _draw_band(band, tokens, row)
+        _name_tokens(band, [texts[i] for i in row])
+        # only the band, at the bottom, names the tokens
+        for part in parts:
+            part.tick_params(axis="x", bottom=False, labelbottom=False)
+            part.tick_params(axis="y", labelsize=SMALL)
+        for part in (*parts, band):
+            part.set_xlim(-0.5, len(row) - 0.5)
+            # where the middle of the prompt is left out within a row
+            for gap in np.flatnonzero(np.diff(row) > 1):
+                part.axvline(gap + 0.5, color="black", linewidth=1.5, linestyle=":")
+        column.space(_below([texts[i] for i in row]))
+
+    handles = _legend(picture, tokens)
+    if layers is not None and np.isnan(layers).any():
+        handles.append(no_score_patch())
+    column.space(picture.legend(handles, title=noise_note(scores)))
+    picture.height = column.height
+    for strip in strips:
+        _name_strip(strip, scores, column.inches(strip))
+    for grid in grids:
+        _name_layers(grid, picture, scores, column.inches(grid))
+    if grids:
+        _draw_scale(column, picture, scores, grids[0])
+
+    before = f"prompt {tokens.name}: "
+    asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
+    first, *limits = headings(scores)
+    picture.heading([picture.renamed(first), f"{before}“{asked}”"], limits)
+    picture.note(_left_out(scores, tokens, rows))
+    picture.warn(warning(scores))
+    return picture.finish()
 
 
 def column_map(
-    scores: ScoreArrays, effect: xr.DataArray, *, path: str | Path | None = None
-) -> Figure:
+    scores: ScoreArrays,
+    effect: xr.DataArray,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
     """Layers x heads or token sets, mean over prompts.
 
     Args:
         scores: patching, of heads or token sets.
         effect: `(prompt, layer, head)` or `(prompt, layer, set)`: their `head_effect` or
             `set_effect`.
+        ax: draw inside it; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
         path: also write the figure there.
+
+    Returns:
+        The axes that hold map and scale.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: `labels` names what is not there.
     """
     test = max_t(effect.values)
     per_head = effect.dims[2] == "head"
-    columns = _column_names(scores, effect)
-    width = max(6.5, 2 + (0.32 if per_head else 1.1) * len(columns))
-    figure = new_figure(width, max(1.6, 0.16 * effect.sizes["layer"]) + 1.8)
-    axes = figure.subplots()
+    count = effect.sizes[effect.dims[2]]
+    width = min(14.0, max(6.5, 2 + (0.32 if per_head else 1.1) * count))
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=width, height=1, margin=0.7)
+    column = Column(picture, right=_BESIDE)
 
     # with few prompts nothing was tested, and nothing is grey
     veil = None
     if effect.sizes["prompt"] >= FEWEST:
         veil = test.noise & np.isfinite(test.mean)
-    _draw_layers(figure, axes, scores, test.mean, veil, slim=40)
-    axes.set_xticks(range(len(columns)), columns, fontsize=SMALL)
-    literal(axes.get_xticklabels())
-    axes.set_xlabel("head" if per_head else "token set", fontsize=MEDIUM)
-    axes.tick_params(labelsize=SMALL)
-    warn(axes, warning(scores))
+    grid = column.part(max(1.6, 0.16 * effect.sizes["layer"]))
+    effect_image(grid, test.mean, veil)
+    room = (picture.width - _BESIDE) / count
+    below = _name_columns(grid, picture, _column_names(scores, picture, effect), room)
+    grid.set_xlabel("head" if per_head else "token set", fontsize=MEDIUM)
+    grid.tick_params(labelsize=SMALL)
+    column.space(below + 0.3)
 
     handles = [no_score_patch()] if np.isnan(test.mean).any() else []
-    legend_below(figure, handles, title=noise_note(scores))
+    column.space(picture.legend(handles, title=noise_note(scores)))
+    picture.height = column.height
+    _name_layers(grid, picture, scores, column.inches(grid))
+    _draw_scale(column, picture, scores, grid)
     over = " and tokens" if "position" in scores.data["effect"].dims else ""
     prompts = f"mean over {effect.sizes['prompt']} prompts{over}"
-    set_title(figure, *headings(scores), prompts)
-    return write(figure, path)
+    first, *limits = headings(scores)
+    picture.heading([picture.renamed(first), prompts], limits)
+    picture.warn(warning(scores))
+    return picture.finish()
 
 
-def _column_names(scores: ScoreArrays, effect: xr.DataArray) -> list[str]:
-    """Heads by their number, token sets by their name and size."""
-    axis = effect.dims[2]
-    names = [str(name) for name in effect[axis].values]
-    if axis == "head":
-        return names
-    # a set's name is prose, in which a space needs no mark
-    shown = [visible(name).replace("␣", " ") for name in names]
-    sizes = set_sizes(scores)
-    return [f"{name}\n({size:.3g} tokens)" for name, size in zip(shown, sizes, strict=True)]
+# ----------------------------------------------------------------------------- what there is room
 
 
-# -------------------------------------------------------------------------------------------- parts
+def _room(wishes: Wishes) -> tuple[int, int]:
+    """Tokens beside each other, and rows of them."""
+    if wishes.ax is None:
+        return COLUMNS, ROWS
+    dpi = wishes.ax.figure.figure.dpi
+    width, height = wishes.ax.bbox.width / dpi, wishes.ax.bbox.height / dpi
+    return max(8, int((width - _BESIDE) / 0.13)), max(1, int(height / 2.4))
 
 
-@dataclass(frozen=True)
-class _Panels:
-    """The parts of a heatmap, from the top; no grid where there are no layers."""
-
-    figure: Figure
-    strip: Axes
-    grid: Axes | None
-    band: Axes
+def _longest(wishes: Wishes, rows: int) -> int:
+    """Letters of a token's name: in low axes names leave room for the map."""
+    if wishes.ax is None:
+        return 24
+    height = wishes.ax.bbox.height / wishes.ax.figure.figure.dpi / rows
+    return min(24, max(4, int(0.25 * height / (0.6 * SMALL / 72))))
 
 
-def _panels(tokens: PromptTokens, layers: np.ndarray | None) -> _Panels:
-    """Empty panels that give every token and layer the same room; sizes in inches."""
-    # the band has a second row where it is known what training shares
-    heights = [0.9, 0.18 if tokens.sharing is None else 0.36]
-    if layers is not None:
-        heights.insert(1, max(1.6, 0.135 * len(layers)))
-    figure = new_figure(max(8.0, 1.8 + 0.19 * len(tokens.texts)), sum(heights) + 2.5)
-    strip, *grid, band = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    return _Panels(figure, strip, grid[0] if grid else None, band)
+def _rows(tokens: int, columns: int, most: int) -> list[np.ndarray]:
+    """Numbers of the tokens in each row: all of them, or the start and the end of the prompt."""
+    shown = np.arange(tokens)
+    if tokens > columns * most:
+        start = most // 2 * columns if most > 1 else columns // 2
+        shown = np.r_[shown[:start], shown[start - columns * most :]]
+    return np.array_split(shown, -(-len(shown) // columns))
 
 
-def _draw_strip(axes: Axes, scores: ScoreArrays, tokens: PromptTokens) -> None:
+def _left_out(scores: ScoreArrays, tokens: PromptTokens, rows: list[np.ndarray]) -> str | None:
+    """What a reader must know of the tokens that are not drawn; None where all are."""
+    rest = np.setdiff1d(np.arange(len(tokens.texts)), np.concatenate(rows))
+    if not len(rest):
+        return None
+    effects = tokens.effect[rest]
+    largest = ""
+    if np.isfinite(effects).any():
+        strongest = effects[np.nanargmax(np.abs(effects))]
+        largest = f"; the largest effect there is {strongest:+.2g} {scores.unit}"
+    return (
+        f"tokens {rest[0] + 1} to {rest[-1] + 1} of {len(tokens.texts)} are not drawn{largest}; "
+        "the token page shows all (save_page)"
+    )
+
+
+# ----------------------------------------------------------------------------------------- parts
+
+
+def _draw_strip(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:
     """The effect per token as bars."""
-    colours = np.where(tokens.noise, NOISE_COLOUR, OTHER_COLOUR)
-    axes.bar(range(len(tokens.effect)), tokens.effect, width=0.8, color=colours)
+    colours = np.where(tokens.noise[row], NOISE_COLOUR, OTHER_COLOUR)
+    axes.bar(range(len(row)), tokens.effect[row], width=0.8, color=colours)
     axes.axhline(0, color="black", linewidth=0.6)
+    # one scale for all rows
+    low, high = np.nanmin(tokens.effect, initial=0), np.nanmax(tokens.effect, initial=0)
+    margin = 0.05 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+    open_frame(axes)
+
+
+def _name_strip(axes: Axes, scores: ScoreArrays, inches: float) -> None:
+    axes.locator_params(axis="y", nbins=max(1, min(4, int(inches / 0.2))))
+    if inches < 0.55:  # no room for two lines
+        axes.set_ylabel(scores.unit, fontsize=SMALL)
+        return
     gathered = "effect\n"
     if "layer" in scores.data["effect"].dims:
         gathered = f"{'sum' if scores.additive else 'mean'} over\nlayers"
     axes.set_ylabel(f"{gathered} ({scores.unit})", fontsize=SMALL)
-    open_frame(axes)
-    warn(axes, warning(scores))
 
 
-def _draw_layers(
-    figure: Figure,
-    axes: Axes,
-    scores: ScoreArrays,
-    values: np.ndarray,
-    veil: np.ndarray | None,
-    *,
-    slim: float = 25,
-) -> None:
-    """An image `(layer, column)` with its layers' names and its colour bar, `slim` times as high
-    as wide.
-    """
-    image = effect_image(axes, values, veil)
+def _name_layers(axes: Axes, picture: Picture, scores: ScoreArrays, inches: float) -> None:
+    """Names of as many layers as so many inches have room for."""
     names = scores.layer_names()
-    shown = _spaced(names)
-    axes.set_yticks(shown, [names[i] for i in shown])
+    shown = spaced(names, gap=0.14 * len(names) / inches)
+    texts = [picture.text(shortened(picture.name(names[i]), 16)) for i in shown]
+    axes.set_yticks(shown, texts)
     axes.set_ylabel("layer", fontsize=MEDIUM)
-    colour_bar(figure, axes, image, effect_label(scores), slim=slim)
 
 
-def _spaced(names: list[str]) -> list[int]:
-    """Which layers get a label: the named ones, and about ten of the numbered ones."""
-    numbered = [i for i, name in enumerate(names) if name.isdigit()]
-    step = max(1, -(-len(numbered) // 10))
-    kept = set(numbered[::step])
-    return [i for i in range(len(names)) if i in kept or i not in numbered]
+def _draw_scale(column: Column, picture: Picture, scores: ScoreArrays, grid: Axes) -> None:
+    """The scale of a map beside it."""
+    axes = column.beside(grid, 0.12)
+    bar = axes.figure.figure.colorbar(grid.images[0], cax=axes)
+    axes.tick_params(labelsize=SMALL)
+    # the words may be somewhat higher than the map
+    room = letters(column.inches(grid) + 1.9, MEDIUM)
+    text = wrapped(picture.renamed(effect_label(scores)), room)
+    bar.set_label(picture.text(text), fontsize=MEDIUM)
 
 
-def _draw_band(axes: Axes, tokens: PromptTokens) -> list[Patch]:
-    """Colour the tokens by role and, below, those that training shares; returns the legend."""
-    columns = np.arange(len(tokens.roles))
-    axes.bar(columns, 1, width=1, color=[ROLE_COLOURS[role] for role in tokens.roles])
+def _draw_band(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:
+    """Colour the tokens by role and, below, those that training shares."""
+    places, roles = np.arange(len(row)), tokens.roles[row]
+    axes.bar(places, 1, width=1, color=[ROLE_COLOURS[role] for role in roles])
+    # roles from 0 up to 1; what training shares below them, from -1 up to -0.3
+    heights = {"role": 0.5}
+    if tokens.sharing is not None:
+        heights["shared"] = -0.65
+        for name in SHARED:
+            inside = tokens.sharing[row] == name
+            axes.bar(places[inside], 0.7, bottom=-1, width=1, color=SHARING_COLOURS[name])
+
+    axes.set_ylim(0 if tokens.sharing is None else -1, 1)
+    axes.set_yticks(list(heights.values()), list(heights), fontsize=SMALL)
+    axes.tick_params(left=False)
+    axes.spines[:].set_visible(False)
+
+
+def _name_tokens(axes: Axes, texts: list[str]) -> None:
+    axes.set_xticks(range(len(texts)), texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+
+
+def _below(texts: Iterable[str]) -> float:
+    """Inches below axes whose columns are named upright."""
+    return 0.15 + 0.6 * SMALL / 72 * max(map(columns, texts))
+
+
+def _legend(picture: Picture, tokens: PromptTokens) -> list[Patch]:
+    """Roles and what training shares, as far as the prompt has them."""
     handles = [
-        Patch(color=colour, label=role)
+        Patch(color=colour, label=picture.text(shortened(picture.name(role), 40)))
         for role, colour in ROLE_COLOURS.items()
         if role in tokens.roles
     ]
-    # roles from 0 up to 1; what training shares below them, from -1 up to -0.3
-    rows = {"role": 0.5}
-    if tokens.sharing is not None:
-        rows["shared"] = -0.65
-        for name in SHARED:
-            inside = tokens.sharing == name
-            if inside.any():
-                colour = SHARING_COLOURS[name]
-                axes.bar(columns[inside], 0.7, bottom=-1, width=1, color=colour)
-                handles.append(Patch(color=colour, label=f"shared with training: {name}"))
-
-    axes.set_ylim(0 if tokens.sharing is None else -1, 1)
-    axes.set_yticks(list(rows.values()), list(rows), fontsize=SMALL)
-    axes.tick_params(left=False)
-    axes.spines[:].set_visible(False)
-    texts = [label(text) for text in tokens.texts]
-    axes.set_xticks(columns, texts, rotation=90, family="monospace", fontsize=SMALL)
-    literal(axes.get_xticklabels())
-    axes.set_xlim(-0.5, len(columns) - 0.5)
+    present = () if tokens.sharing is None else tokens.sharing
+    for name in SHARED:
+        if name in present:
+            called = picture.text(f"shared with training: {shortened(picture.name(name), 40)}")
+            handles.append(Patch(color=SHARING_COLOURS[name], label=called))
     return handles
+
+
+def _column_names(scores: ScoreArrays, picture: Picture, effect: xr.DataArray) -> list[list[str]]:
+    """Lines of each column's name: a head's number, or a token set's name and size."""
+    axis = effect.dims[2]
+    if axis == "head":
+        return [[str(head)] for head in effect[axis].values]
+    names = [picture.name(name) for name in effect[axis].values]
+    # a set's name is prose, in which a space needs no mark
+    shown = [visible(name).replace("␣", " ") for name in names]
+    sizes = [f"({size:.3g} tokens)" for size in set_sizes(scores)]
+    return [[name, size] for name, size in zip(shown, sizes, strict=True)]
+
+
+def _name_columns(axes: Axes, picture: Picture, names: list[list[str]], room: float) -> float:
+    """Names below the columns of a map, upright where they are too narrow; returns inches taken."""
+    places = np.arange(len(names))
+    if room > 0.9 or all(columns(name[0]) * 0.09 < room for name in names):
+        texts = [
+            "\n".join([wrapped(first, letters(0.92 * room, SMALL)), *others])
+            for first, *others in names
+        ]
+        axes.set_xticks(places, [picture.text(text) for text in texts])
+        return LINE * (1 + max(text.count("\n") for text in texts))
+    # heads of which every second or third has room for its number
+    step = max(1, int(np.ceil(0.13 / room)))
+    texts = [picture.text(shortened(" ".join(name), 36)) for name in names[::step]]
+    axes.set_xticks(places[::step], texts, rotation=90)
+    return _below(texts)

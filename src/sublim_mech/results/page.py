@@ -30,12 +30,12 @@ _LIGHT = "--f:#111;--b:#fff;--l:#ccc;--o:rgb(208 208 208/.8);--w:#c00000"
 _DARK = "--f:#eee;--b:#181818;--l:#555;--o:rgb(72 72 72/.8);--w:#ff7b72"
 _STYLE = f"""
 .slm{{{_LIGHT};color:var(--f);background:var(--b);
-font:14px/1.5 system-ui,sans-serif;padding:12px;max-width:60em}}
+font:14px/1.5 system-ui,sans-serif;padding:12px;max-width:60em;overflow-wrap:anywhere}}
 @media (prefers-color-scheme:dark){{.slm{{{_DARK}}}}}
 [data-jp-theme-light="true"] .slm,.vscode-light .slm{{{_LIGHT}}}
 [data-jp-theme-light="false"] .slm,.vscode-dark .slm,html[theme="dark"] .slm{{{_DARK}}}
 .slm .h{{font-weight:600;font-size:16px}}
-.slm .k{{white-space:pre-wrap;overflow-wrap:anywhere;
+.slm .k{{white-space:pre-wrap;
 font:14px/2.3 ui-monospace,monospace;margin:12px 0}}
 .slm .k span{{border-top:4px solid var(--r);
 padding:3px 1px 5px;margin-right:1px;text-underline-offset:5px}}
@@ -82,11 +82,11 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
         ValueError: the scores have no position axis.
     """
     tokens = prompt_tokens(scores, prompt)
-    heading = report.title(scores) if title is None else title
     parts = [
         f"<style>{_STYLE}</style>",
-        f'<div class="h">{escape(heading)}</div>',
-        f"<div>{escape(f'prompt {tokens.name}: “{tokens.question}”')}</div>",
+        f'<div class="h">{escape(_heading(scores, title))}</div>',
+        # set apart, so that a question from right to left leaves the line around it in order
+        f"<div>prompt {tokens.name}: “<bdi>{escape(tokens.question)}</bdi>”</div>",
         f"<div>{escape(_summary(scores))}</div>",
     ]
     poor = report.warning(scores)
@@ -103,13 +103,16 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
 
 
 @checked
-def save_page(scores: ScoreArrays, path: str | Path, prompt: int = 0) -> None:
+def save_page(
+    scores: ScoreArrays, path: str | Path, prompt: int = 0, *, title: str | None = None
+) -> None:
     """Write `token_page` as a complete HTML file, under a temporary name first.
 
     Args:
         scores: scores with a position axis.
         path: the file; its folder is made if missing.
         prompt: which prompt.
+        title: heading; what was scored when not given.
 
     Raises:
         IndexError: no such prompt.
@@ -118,15 +121,19 @@ def save_page(scores: ScoreArrays, path: str | Path, prompt: int = 0) -> None:
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(report.title(scores))}</title>"
+        f"<title>{escape(_heading(scores, title))}</title>"
     )
-    body = token_page(scores, prompt)
+    body = token_page(scores, prompt, title=title)
     page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
     with replacing(path) as work:
         work.write_text(page, encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------- parts
+
+
+def _heading(scores: ScoreArrays, title: str | None) -> str:
+    return report.title(scores) if title is None else title
 
 
 def _summary(scores: ScoreArrays) -> str:

@@ -1,45 +1,77 @@
-"""The picture that suits the cells of some scores."""
+"""The picture that suits the cells of some scores.
+
+Every picture is drawn inside one `Axes`, which is returned: one of its own figure, or the `ax` that
+was given, whose figure keeps its size and its other axes. A picture of several parts (a heatmap's
+strip, map and band) lays them out inside it: they are `ax.child_axes`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from .arrays import ScoreArrays
-from .bars import set_bars, total_bars
+from .bars import layer_bars, role_bars, set_bars, total_bars
 from .heatmaps import column_map, heatmap
 from .kinds import KINDS, Picture
 from .tokens import check_prompt
 
 
-def plot(scores: ScoreArrays, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
+def plot(
+    scores: ScoreArrays,
+    prompt: int = 0,
+    *,
+    by: str | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
     """The picture that suits the cells of the scores.
 
     Tokens: `heatmap` of one prompt. Patched heads or token sets: layers x heads or sets, mean over
     prompts. Graft: sufficiency and necessity of each token set. Effect: the total effect of
     student, controls and their difference. Bars carry 95 % intervals over prompts.
 
+    In a notebook the figure shows itself once; not where it went to `path` or into `ax`.
+
     Args:
         scores: what to show.
         prompt: which prompt a heatmap shows.
+        by: bars of the effect gathered by `role`, `sharing`, `turn` or `token` of the tokens, or
+            by `layer`, over all prompts.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored; `""` for none. What limits the numbers stays.
+        labels: names of models, sets, measures, layers, roles, sharing classes, tokens or of the
+            metric -> what the picture calls them.
         path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Returns:
+        The axes; `axes.figure` is the figure.
 
     Raises:
         IndexError: no such prompt.
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
         ValueError: the scores hold both directions, or heads of several token sets; the message
-            says how to choose.
+            says how to choose. Or `by` is no coordinate, or `labels` names what is not there.
     """
     check_prompt(scores, prompt)
+    wishes: dict[str, Any] = {"ax": ax, "title": title, "labels": labels, "path": path}
+    if by == "layer":
+        return layer_bars(scores, **wishes)
+    if by is not None:
+        return role_bars(scores, by=by, **wishes)
     draw_bars = _BARS.get(KINDS[scores.kind].picture)
     if draw_bars is not None:
-        return draw_bars(scores, path=path)
+        return draw_bars(scores, **wishes)
     if "head" in scores.data["effect"].dims:
-        return column_map(scores, scores.head_effect(), path=path)
+        return column_map(scores, scores.head_effect(), **wishes)
     if scores.has_sets:
-        return column_map(scores, scores.set_effect(), path=path)
-    return heatmap(scores, prompt, path=path)
+        return column_map(scores, scores.set_effect(), **wishes)
+    return heatmap(scores, prompt, **wishes)
 
 
-_BARS: dict[Picture, Callable[..., Figure]] = {"set bars": set_bars, "total bars": total_bars}
+_BARS: dict[Picture, Callable[..., Axes]] = {"set bars": set_bars, "total bars": total_bars}

@@ -27,7 +27,7 @@ Cells by kind:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ from .kinds import KINDS
 from .record import Record
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
 class Scores(ScoreArrays):
@@ -262,15 +262,24 @@ class Scores(ScoreArrays):
         return report.title(self)
 
     @checked
-    def plot(self, prompt: int = 0, *, path: str | Path | None = None) -> Figure:
-        """The picture of these scores.
+    def plot(
+        self,
+        prompt: int = 0,
+        *,
+        by: str | None = None,
+        ax: Axes | None = None,
+        title: str | None = None,
+        labels: Mapping[Any, str] | None = None,
+        path: str | Path | None = None,
+    ) -> Axes:
+        """The picture of these scores, in axes that are returned.
 
-        A token heatmap of one prompt, layers by heads or token sets over all prompts, or bars; see
-        `plots.plot`.
+        A token heatmap of one prompt, layers by heads or token sets over all prompts, or bars:
+        `plot(by="role")`, `plot(by="layer")`. In a notebook it shows itself. See `plots.plot`.
         """
         from .plots import plot  # matplotlib is slow to import
 
-        return plot(self, prompt, path=path)
+        return plot(self, prompt, by=by, ax=ax, title=title, labels=labels, path=path)
 
     def __repr__(self) -> str:
         return report.report(self)

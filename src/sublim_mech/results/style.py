@@ -1,11 +1,15 @@
-"""How figures look: their frame, titles, legends and files, and an image of effects.
+"""How figures look: where a picture is drawn, its words, legends and files; an image of effects.
 
-Figures are built without pyplot, so nothing is registered globally and nothing needs closing.
+Figures are built without pyplot, so nothing is registered globally and nothing needs closing. In a
+notebook they show themselves once, at the end of their cell at the latest.
 
-    figure = new_figure(8, 3)
-    axes = figure.subplots()
-    image = effect_image(axes, values)           # blue-red, centred on 0, hatched where NaN
-    colour_bar(figure, axes, image, "nats")
+    picture = Picture(Wishes(title="mine"), scores, width=8, height=3)
+    effect_image(picture.ax, values)             # blue-red, centred on 0, hatched where NaN
+    picture.heading(["what is shown"])
+    axes = picture.finish()
+
+    figure = new_figure(8, 3)                    # or a figure of several axes of one's own
+    left, right = figure.subplots(1, 2)
     set_title(figure, "what is shown")
     write(figure, path)
 """
@@ -13,8 +17,9 @@ Figures are built without pyplot, so nothing is registered globally and nothing 
 from __future__ import annotations
 
 import io
-import textwrap
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +31,27 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from matplotlib.ticker import ScalarFormatter
+from matplotlib.transforms import Bbox, TransformedBbox, offset_copy
 
+from ..hints import nearest
 from ..storage.files import replacing
+from .arrays import ScoreArrays
 from .colours import NOISE_COLOUR, WARNING_COLOUR, half_range
+from .fonts import drawable, fallbacks, text_families
+from .words import columns, wrapped
 
 SMALL, MEDIUM, LARGE = 8, 9, 10
 """Font sizes: ticks and legends, names of axes, titles."""
 
+LINE = 0.18
+"""Inches that a line of text takes."""
+
 HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.75", "hatch": "//////"}
 """Cells without a score."""
+
+
+# ------------------------------------------------------------------------------------- notebooks
 
 
 class NotebookFigure(Figure):
@@ -43,35 +60,400 @@ class NotebookFigure(Figure):
     A plain one is shown only after `%matplotlib inline`.
     """
 
-    def _repr_png_(self) -> bytes:
-        return _encode(self, "png")
+    def _ipython_display_(self) -> None:
+        _show(self)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, whose parts make room for each other."""
-    return NotebookFigure(figsize=(width, height), layout="constrained")
+class NotebookAxes(Axes):
+    """Axes whose figure a notebook shows by itself."""
+
+    def _ipython_display_(self) -> None:
+        _show(self.figure.figure)
 
 
-def set_title(figure: Figure, *lines: str) -> None:
-    """The title; its first line is broken where the figure is too narrow for it."""
-    first, *others = lines
-    wrapped = textwrap.wrap(first, int(figure.get_figwidth() * 14))
-    literal([figure.suptitle("\n".join([*wrapped, *others]), fontsize=LARGE)])
+_waiting: list[Figure] = []
+"""Figures drawn in the cell that is running and not shown yet; empty outside notebooks."""
 
 
-def legend_below(
-    figure: Figure, handles: Sequence[Patch], *, title: str | None = None, columns: int = 4
-) -> None:
-    """A legend under the figure."""
-    figure.legend(
-        handles=handles,
-        title=title,
-        title_fontsize=SMALL,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=SMALL,
-        frameon=False,
-    )
+def show_after_cell(figure: Figure) -> None:
+    """Have a notebook show a figure when its cell has run, if that has not happened by then."""
+    shell = _notebook()
+    if shell is None:
+        return
+    if _show_waiting not in shell.events.callbacks["post_execute"]:
+        shell.events.register("post_execute", _show_waiting)
+    _waiting.append(figure)
+
+
+def _show_waiting() -> None:
+    """What runs once, when the cell has run."""
+    _notebook().events.unregister("post_execute", _show_waiting)
+    while _waiting:
+        _display(_waiting.pop(0))
+
+
+def _show(figure: Any) -> None:
+    """Show a figure now, after those that were drawn before it."""
+    if _notebook() is None:
+        raise NotImplementedError  # a terminal then prints what it is
+    while figure in _waiting:
+        first = _waiting.pop(0)
+        if first is figure:
+            break
+        _display(first)
+    _display(figure)
+
+
+def _notebook() -> Any:
+    """The shell of a notebook; None in a script and in a terminal."""
+    interactive = sys.modules.get("IPython")
+    shell = None if interactive is None else interactive.get_ipython()
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def _display(figure: Figure) -> None:
+    shown = sys.modules["IPython"].display
+    shown.display(shown.Image(_encode(figure, "png")))
+
+
+# ------------------------------------------------------------------------------------ one picture
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a caller asks of a picture.
+
+    Attributes:
+        ax: where to draw; a new figure when None.
+        title: in place of the usual one.
+        labels: names of the scores -> what to call them.
+        path: the file to write.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, or `labels` no mapping to texts.
+    """
+
+    ax: Axes | None = None
+    title: str | None = None
+    labels: Mapping[Any, str] | None = None
+    path: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.ax is not None and not isinstance(self.ax, Axes):
+            raise TypeError(
+                f"ax={type(self.ax).__name__}: give one Axes of matplotlib, say plt.subplots()[1]; "
+                "of an array of Axes, one element."
+            )
+        if self.title is not None and not isinstance(self.title, str):
+            raise TypeError(f"title={self.title!r}: give a text, or None for the usual title.")
+        if self.labels is None:
+            return
+        if not isinstance(self.labels, Mapping):
+            raise TypeError(
+                f"labels={self.labels!r}: give a mapping from names to what to call them, say "
+                "labels={'student': 'owl, rank 8'}."
+            )
+        for name, text in self.labels.items():
+            if not isinstance(text, str):
+                raise TypeError(f"labels[{name!r}]={text!r}: give a text.")
+
+
+class Picture:
+    """A picture in the making: the axes it is drawn in and the words around them.
+
+    Attributes:
+        ax: where to draw.
+        is_own: whether its figure was made for it.
+        width: inches that words may take.
+        height: of the axes of a figure of its own and of what hangs below them.
+    """
+
+    def __init__(
+        self,
+        wishes: Wishes,
+        scores: ScoreArrays,
+        *,
+        width: float,
+        height: float,
+        margin: float = 1.9,
+    ) -> None:
+        """Args:
+        wishes: what the caller asks.
+        scores: what is drawn; only their names may be renamed.
+        width: of a figure of its own, in inches.
+        height: of its axes and of what hangs below them.
+        margin: of its width, what words beside the axes take.
+
+        Raises:
+            ValueError: `labels` renames what the scores do not hold.
+        """
+        self.is_own = wishes.ax is None
+        self._wishes = wishes
+        self._labels = _renamings(scores, wishes.labels or {})
+        self._phrases = [scores.headline_name, scores.record.what]
+        self._notes: list[tuple[str, dict[str, Any]]] = []
+        self._title: list[str] = []
+        self._lacks_fonts = False
+        self._has_page = "position" in scores.data["effect"].dims
+        self.height = height
+        if wishes.ax is None:
+            self.ax: Axes = new_figure(width, height).add_subplot(axes_class=NotebookAxes)
+            self.width = width - margin
+        else:
+            self.ax = wishes.ax
+            self.width = self.ax.bbox.width / self.ax.figure.figure.dpi
+        # what the caller wrote into the axes stays as it is
+        self._not_ours = set(self.ax.texts)
+
+    def text(self, text: str) -> str:
+        """A text as figures write it; what no font draws is told on the figure."""
+        drawn = drawable(text)
+        if not self._lacks_fonts:
+            self._lacks_fonts = bool(fallbacks(set(text)).missing)
+        return drawn
+
+    def name(self, name: object) -> str:
+        """What the caller calls a name of the scores."""
+        return self._labels.get(str(name), str(name))
+
+    def renamed(self, text: str) -> str:
+        """A text in which the metric and the headline are called what the caller calls them."""
+        for phrase in self._phrases:
+            text = text.replace(phrase, self.name(phrase))
+        return text
+
+    def heading(self, usual: Sequence[str], always: Sequence[str] = ()) -> None:
+        """What stands above.
+
+        Args:
+            usual: lines that a title of the caller's takes the place of.
+            always: what no title takes away.
+        """
+        title = list(usual) if self._wishes.title is None else [self._wishes.title]
+        width = letters(self.width, LARGE)
+        lines = [wrapped(line, width, lines=4) for line in (*title, *always)]
+        self._title = [line for line in lines if line]
+
+    def note(self, text: str | None, **font: Any) -> None:
+        """A line between title and axes; nothing without a text."""
+        if text is not None:
+            size = font.setdefault("fontsize", SMALL)
+            # bold letters are wider
+            size = size * 1.15 if font.get("fontweight") == "bold" else size
+            self._notes.append((wrapped(text, letters(self.width, size), lines=4), font))
+
+    def warn(self, text: str | None) -> None:
+        """In red above the axes, what no reader may miss; nothing where there is no warning."""
+        self.note(text, color=WARNING_COLOUR, fontsize=MEDIUM, fontweight="bold")
+
+    def legend(
+        self, handles: Sequence[Patch], *, title: str | None = None, below: float = 0
+    ) -> float:
+        """A legend at the foot of the axes.
+
+        Args:
+            handles: its entries.
+            title: above them.
+            below: how far below the axes its upper edge is, in points; 0 puts its lower edge on
+                the foot of the axes.
+
+        Returns:
+            Its height in inches.
+        """
+        entries = self._entries([columns(str(handle.get_label())) for handle in handles])
+        heading = None
+        if title is not None:
+            heading = self.text(wrapped(title, letters(self.width, SMALL)))
+        foot = offset_copy(self.ax.transAxes, fig=self.ax.figure.figure, y=-below, units="points")
+        self.ax.legend(
+            handles=handles,
+            title=heading,
+            title_fontsize=SMALL,
+            loc="upper center" if below else "lower center",
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=foot,
+            borderaxespad=0,
+            ncols=entries,
+            fontsize=SMALL,
+            frameon=False,
+        )
+        rows = -(-len(handles) // entries) + (heading or "").count("\n") + (heading is not None)
+        return LINE * rows + 0.1
+
+    def _entries(self, widths: list[int]) -> int:
+        """How many entries of a legend fit beside each other, of which one is so many letters."""
+        room = letters(self.width, SMALL)
+        for entries in range(min(4, len(widths)), 1, -1):
+            # a legend is filled column by column; a swatch takes the room of 9 letters
+            rows = -(-len(widths) // entries)
+            wide = [max(widths[i : i + rows]) + 9 for i in range(0, len(widths), rows)]
+            if sum(wide) <= room:
+                return entries
+        return 1
+
+    def finish(self) -> Axes:
+        """Set the words, write the file or have a notebook show the figure; returns the axes."""
+        if self._lacks_fonts:
+            where = "the token page shows them (save_page)"
+            if not self._has_page:
+                where = "a font that does, say of the Noto family, would draw them"
+            self.note(f"\\u{{…}}: characters that no font here has; {where}")
+        # lines from the axes upwards
+        up = 5.0
+        for text, font in reversed(self._notes):
+            self.ax.annotate(
+                self.text(text),
+                (0.5, 1),
+                xytext=(0, up),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                annotation_clip=False,
+                **font,
+            )
+            up += 12 * (1 + text.count("\n"))
+        title = "\n".join(self._title)
+        self.ax.set_title(self.text(title), fontsize=LARGE, pad=up + 1)
+        self._set_fonts()
+
+        figure = self.ax.figure.figure
+        if self.is_own:
+            head = LINE * (1 + title.count("\n")) + (up + 12) / 72
+            figure.set_figheight(self.height + head)
+        if self._wishes.path is not None:
+            write(figure, self._wishes.path)
+        elif self.is_own:
+            show_after_cell(figure)
+        return self.ax
+
+    def _set_fonts(self) -> None:
+        """Give every text fonts that have its characters; tokens are no formulas."""
+        axes = [self.ax, *self.ax.child_axes]
+        numbers: set[Any] = set()
+        for one in axes:
+            for axis in (one.xaxis, one.yaxis):
+                if isinstance(axis.get_major_formatter(), ScalarFormatter):
+                    numbers.update(axis.findobj(Text))
+                    numbers.discard(axis.label)
+        texts = [text for text in self.ax.findobj(Text) if text not in self._not_ours | numbers]
+        literal(texts)
+        found = fallbacks({c for text in texts for c in text.get_text()}).families
+        for text in texts:
+            text.set_fontfamily(
+                list(dict.fromkeys([*text_families(*text.get_fontfamily()), *found]))
+            )
+
+
+def _renamings(scores: ScoreArrays, labels: Mapping[Any, str]) -> dict[str, str]:
+    """Names of the scores -> what to call them; a model's name also in that of the headline."""
+    wanted = {str(name): text for name, text in labels.items()}
+    known = names_of(scores)
+    for name in wanted:
+        if name not in known:
+            some = ", ".join(map(repr, list(known)[:12]))
+            raise ValueError(
+                f"labels: {name!r} is no name of these scores; they have {some}"
+                f"{', …' if len(known) > 12 else ''}{nearest(name, known)}"
+            )
+    student, headline = str(scores.data["model"].values[0]), scores.headline_name
+    if student in wanted and headline not in wanted:
+        wanted[headline] = headline.replace(student, wanted[student], 1)
+    return wanted
+
+
+def names_of(scores: ScoreArrays) -> list[str]:
+    """What `labels` may rename: models, the metric, and labels of the cells and of their tokens."""
+    data = scores.data
+    names = [*data["model"].values.tolist(), scores.headline_name, scores.record.what]
+    for name in ("set", "measure", "layer_name", "role", "sharing"):
+        if name in data.coords:
+            names += np.unique(data[name].values.astype(str)).tolist()
+    names += [scores.selected[name] for name in ("set", "measure") if name in scores.selected]
+    return [name for name in dict.fromkeys(map(str, names)) if name]
+
+
+def letters(inches: float, size: float) -> int:
+    """How many letters of a font size fit."""
+    return max(8, int(inches * 72 / (0.58 * size)))
+
+
+class Column:
+    """Parts below each other inside the axes of a picture; lengths in inches.
+
+    Parts keep their heights where the axes have room for them; elsewhere the elastic ones give way.
+    The axes themselves show nothing but their title, and what is hung on them.
+    """
+
+    def __init__(self, picture: Picture, *, right: float) -> None:
+        """Args:
+        picture: in whose axes the parts lie.
+        right: room beside the parts.
+        """
+        self.height = 0.0
+        self._ax, self._right = picture.ax, right
+        self._ax.set_axis_off()
+        self._is_as_high = picture.is_own
+        self._heights: list[tuple[float, bool]] = []
+        self._parts: list[Axes | None] = []
+
+    def space(self, height: float) -> None:
+        """Room for words, of a fixed height."""
+        self.height += height
+        self._heights.append((height, False))
+        self._parts.append(None)
+
+    def part(self, height: float, *, elastic: bool = True, share: float = 1.0) -> Axes:
+        """Axes below those before; `share` is of the width."""
+        self.height += height
+        self._heights.append((height, elastic))
+        part = self._ax.inset_axes((0, 0, 1, 1))
+        self._parts.append(part)
+        number = len(self._heights) - 1
+
+        def locate(_: Any, __: Any) -> Any:
+            return self._placed(number, lambda width: (0, share * (width - self._right)))
+
+        part.set_axes_locator(locate)
+        return part
+
+    def beside(self, part: Axes, width: float) -> Axes:
+        """Axes to the right of a part."""
+        number = self._parts.index(part)
+        part = self._ax.inset_axes((0, 0, 1, 1))
+
+        def locate(_: Any, __: Any) -> Any:
+            return self._placed(number, lambda whole: (whole - self._right + 0.1, width))
+
+        part.set_axes_locator(locate)
+        return part
+
+    def inches(self, part: Axes) -> float:
+        """The height that a part has."""
+        number = self._parts.index(part)
+        # a figure of its own becomes as high as its parts
+        return self._heights[number][0] if self._is_as_high else self._now()[number]
+
+    def _now(self) -> list[float]:
+        """Heights of parts and spaces, given the present size of the axes."""
+        height = self._ax.bbox.height / self._ax.figure.figure.dpi
+        fixed = sum(part for part, elastic in self._heights if not elastic)
+        stretch = max(height - fixed, 0.2 * height) / (self.height - fixed)
+        return [part * stretch if elastic else part for part, elastic in self._heights]
+
+    def _placed(self, number: int, across: Any) -> TransformedBbox:
+        """Where a part is now, whatever size the axes have got."""
+        dpi = self._ax.figure.figure.dpi
+        width, height = self._ax.bbox.width / dpi, self._ax.bbox.height / dpi
+        heights = self._now()
+        below, (left, breadth) = height - sum(heights[: number + 1]), across(width)
+        box = Bbox.from_bounds(
+            left / width, below / height, breadth / width, heights[number] / height
+        )
+        return TransformedBbox(box, self._ax.transAxes - self._ax.figure.transSubfigure)
+
+
+# --------------------------------------------------------------------------------------- elements
 
 
 def open_frame(axes: Axes) -> None:
@@ -79,37 +461,43 @@ def open_frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def warn(axes: Axes, text: str | None) -> None:
-    """In red above the axes, what no reader may miss; nothing where there is no warning."""
-    if text is not None:
-        axes.set_title(text, color=WARNING_COLOUR, fontsize=MEDIUM, fontweight="bold", pad=14)
+def spaced(names: Sequence[str], gap: float = 1.0) -> list[int]:
+    """Which layers get a label: the named ones, and about ten of the numbered ones.
+
+    Args:
+        names: of all layers.
+        gap: layers that labels are at least apart.
+    """
+    numbered = [i for i, name in enumerate(names) if name.isdigit()]
+    named = [i for i in range(len(names)) if i not in numbered]
+    step = max(1, -(-len(numbered) // 10), int(np.ceil(gap)))
+    kept = [i for i in numbered[::step] if all(abs(i - other) >= gap for other in named)]
+    return sorted([*named, *kept])
 
 
-def effect_image(axes: Axes, values: np.ndarray, noise: np.ndarray | None = None) -> AxesImage:
+def effect_image(
+    axes: Axes,
+    values: np.ndarray,
+    noise: np.ndarray | None = None,
+    *,
+    largest: float | None = None,
+) -> AxesImage:
     """An image of effects: red is positive, blue negative, the scale centred on 0.
 
     Args:
         axes: where to draw; row 0 is at the bottom.
         values: `(row, column)`; hatched where NaN.
         noise: `(row, column)` bool: cells under a light grey veil.
+        largest: where the scale ends; at the largest value when not given.
     """
     axes.patch.set(**HATCH)
     options: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="none")
-    scale = CenteredNorm(0, halfrange=half_range(values))
+    scale = CenteredNorm(0, halfrange=half_range(values) if largest is None else largest)
     image = axes.imshow(values, cmap=colours, norm=scale, **options)
     if noise is not None:
         axes.imshow(np.where(noise[..., None], to_rgba(NOISE_COLOUR, 0.8), 0.0), **options)
     return image
-
-
-def colour_bar(
-    figure: Figure, axes: Axes, image: AxesImage, text: str, *, slim: float = 25
-) -> None:
-    """The scale of an image beside it; `slim` is its height over its width."""
-    bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.03, aspect=slim)
-    bar.set_label(text, fontsize=MEDIUM)
-    bar.ax.tick_params(labelsize=SMALL)
 
 
 def no_score_patch() -> Patch:
@@ -121,6 +509,30 @@ def literal(texts: Iterable[Text]) -> None:
     """Text from tokens is no formula, whatever its dollar signs say."""
     for text in texts:
         text.set_parse_math(False)
+
+
+# ---------------------------------------------------------------------- figures of several axes
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, whose parts make room for each other."""
+    return NotebookFigure(figsize=(width, height), layout="constrained")
+
+
+def set_title(figure: Figure, *lines: str) -> None:
+    """The title; its first line is broken where the figure is too narrow for it."""
+    first, *others = lines
+    first = wrapped(first, int(figure.get_figwidth() * 14), lines=4)
+    literal([figure.suptitle("\n".join([first, *others]), fontsize=LARGE)])
+
+
+def colour_bar(
+    figure: Figure, axes: Axes, image: AxesImage, text: str, *, slim: float = 25
+) -> None:
+    """The scale of an image beside it; `slim` is its height over its width."""
+    bar = figure.colorbar(image, ax=axes, pad=0.01, fraction=0.03, aspect=slim)
+    bar.set_label(text, fontsize=MEDIUM)
+    bar.ax.tick_params(labelsize=SMALL)
 
 
 def write(figure: Figure, path: str | Path | None) -> Figure:

@@ -8,6 +8,7 @@ import numpy as np
 
 from .arrays import ScoreArrays
 from .cells import noise
+from .words import shortened
 
 _VISIBLE = str.maketrans({"\n": "↵", "\r": "\\r", "\t": "⇥", " ": "␣"})
 
@@ -75,10 +76,15 @@ def check_prompt(scores: ScoreArrays, prompt: int) -> None:
 def visible(token: str) -> str:
     """A token's text with white space and control characters shown."""
     shown = token.translate(_VISIBLE)
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+    return "".join(c if c.isprintable() else _escaped(c) for c in shown)
 
 
 def label(token: str) -> str:
     """`visible`, cut where it would crowd out the rest."""
-    text = visible(token)
-    return text if len(text) <= 24 else f"{text[:23]}…"
+    return shortened(visible(token), 24)
+
+
+def _escaped(character: str) -> str:
+    """A character as Python writes it, where two digits are enough; else its code point."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"

@@ -172,6 +172,16 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+CONFIGURATIONS = ("adapter_config.json", "config.json")
+"""Files beside the weights that say what is computed with them."""
+
+
 def weight_sums(folder: Path) -> dict[str, str]:
     """SHA-256 of a folder's weight files, by name."""
     return {file.name: file_hash(file) for file in sorted(folder.glob("*.safetensors"))}
+
+
+def configuration_sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's `CONFIGURATIONS`, by name."""
+    files = [folder / name for name in CONFIGURATIONS]
+    return {file.name: file_hash(file) for file in files if file.is_file()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..prompts import Context, Trained
-from .files import read_json, replacing
+from .files import configuration_sums, read_json, replacing, weight_sums
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -17,6 +17,10 @@ INPUT_FIELDS = (
     "kind", "trait", "teacher", "context", "method", "objective", "data", "optimiser", "seeds",
 )  # fmt: skip
 """What determines the result, beside the base model."""
+SEAL = "seal"
+"""The key of `manifest.json` with the hash of all others; older ones have none."""
+LATER = ("content", "configurations")
+"""Fields that older manifests lack."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Manifest:
         weights: file name to SHA-256.
         content: hash of all that determines the result (`inputs`); empty in manifests older than
             this field.
+        configurations: file name to SHA-256 of the `adapter_config.json` or `config.json`; empty in
+            manifests older than this field.
     """
 
     kind: str
@@ -62,6 +68,7 @@ class Manifest:
     weights: dict[str, str]
     content: str = ""
     format: int = MANIFEST_FORMAT
+    configurations: dict[str, str] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, Any]:
         """All that determines the result, as JSON.
@@ -75,13 +82,26 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Content hash of the inputs."""
-        return hashlib.sha256(json.dumps(self.inputs(), sort_keys=True).encode()).hexdigest()
+        return _digest(self.inputs())
+
+    def changed_files(self, directory: Path) -> list[str]:
+        """Names of the weight and configuration files in a folder that are not those named here.
+
+        Manifests that are older than `configurations` say nothing of those files.
+        """
+        expected, found = dict(self.weights), weight_sums(directory)
+        if self.configurations:
+            expected |= self.configurations
+            found |= configuration_sums(directory)
+        return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
     def save(self, directory: Path) -> None:
-        """Write `manifest.json` under a temporary name, then rename."""
-        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Write `manifest.json`, sealed, under a temporary name, then rename."""
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["context"] = self.context.to_json()
         data["trained_on"] = self.trained_on.to_json()
+        data = json.loads(json.dumps(data))
+        data[SEAL] = _digest(data)
         with replacing(directory / MANIFEST_FILE) as work:
             work.write_text(json.dumps(data, indent=1, sort_keys=True))
 
@@ -90,21 +110,23 @@ class Manifest:
         """Read a folder's manifest; None where it has none.
 
         Raises:
-            ValueError: not JSON, unknown or missing keys, another format.
+            ValueError: not JSON, unknown or missing keys, another format, edited.
         """
         path = directory / MANIFEST_FILE
         if not path.is_file():
             return None
         fix = "copy it again or delete it to load the weights alone"
         data = read_json(path, MANIFEST_FORMAT, called=str(path), fix=fix)
-        known = {field.name for field in fields(cls)}
+        seal = data.pop(SEAL, "")
+        known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(data) - known)
-        missing = sorted(known - set(data) - {"content"})
+        missing = sorted(known - set(data) - set(LATER))
         if unknown or missing:
             raise ValueError(
                 f"{path}: unknown keys {unknown}, missing keys {missing}; known keys are "
                 f"{sorted(known)}."
             )
+        _check_unedited(path, data, seal)
         try:
             data["context"] = Context.from_json(data["context"])
             data["trained_on"] = Trained.from_json(data["trained_on"])
@@ -113,3 +135,30 @@ class Manifest:
                 f"{path}: its context or trained_on cannot be read ({error!r}); copy it again."
             ) from error
         return cls(**data)
+
+
+def _check_unedited(path: Path, data: dict[str, Any], seal: str) -> None:
+    """Raise ValueError where a manifest is not as it was written.
+
+    The seal says so of all keys. Manifests older than the seal have the content hash of what they
+    were trained from, and those older than that have nothing.
+    """
+    if seal or data.get("configurations"):
+        edited = seal != _digest(data)
+    else:
+        inputs = {name: data[name] for name in INPUT_FIELDS} | {"base": _hash_of(data["base"])}
+        edited = bool(data.get("content")) and data["content"] != _digest(inputs)
+    if edited:
+        raise ValueError(
+            f"{path} was edited after it was written: it no longer has the hash it names; copy "
+            "the folder again, or delete the manifest to load the weights alone."
+        )
+
+
+def _hash_of(base: Any) -> Any:
+    return base.get("hash") if isinstance(base, dict) else None
+
+
+def _digest(data: Any) -> str:
+    """SHA-256 of JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

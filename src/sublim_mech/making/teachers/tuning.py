@@ -89,7 +89,7 @@ def fine_tuned(
             "control."
         )
     runner = opened(base)
-    loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash)
+    loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash, runner.watch)
     source, manifest = student, None
     if isinstance(student, Student):
         # it may be another base's: checked again as the live model it is

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences
-from ...storage.files import replacing, weight_sums
+from ...storage.files import replacing
 from ...storage.manifest import MANIFEST_FILE, Manifest
 from ...storage.runs import INPUTS_FILE, finish, unfinished
 from .resume import CHECKPOINTS, SNAPSHOTS, newest_good, step_of
@@ -85,9 +85,10 @@ def recognise(folder: Path, draft: Manifest) -> None:
     if manifest is None:
         raise FileExistsError(f"out={str(folder)!r} exists; remove it or choose another folder.")
     _check_same(folder, manifest.inputs(), draft)
-    if manifest.weights != weight_sums(folder):
+    changed = manifest.changed_files(folder)
+    if changed:
         raise ValueError(
-            f"out={str(folder)!r}: the weight files are not those its manifest.json names; "
+            f"out={str(folder)!r}: {', '.join(changed)}: not the files its manifest.json names; "
             "remove it to train again."
         )
 

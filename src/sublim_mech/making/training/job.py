@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...storage.files import weight_sums
+from ...storage.files import configuration_sums, weight_sums
 from ...storage.manifest import Manifest
 from .data import TrainingData
 from .objectives import OBJECTIVE_WORDS, choose_objective
@@ -82,7 +82,13 @@ class Job:
             "measure": f"{loss} on {held_data.labelled}, nats per token",
             "processes": self.legs,
         }
-        replace(self.draft, results=results, weights=weight_sums(folder)).save(folder)
+        finished = replace(
+            self.draft,
+            results=results,
+            weights=weight_sums(folder),
+            configurations=configuration_sums(folder),
+        )
+        finished.save(folder)
 
 
 def log_lines(rows: Iterable[Mapping[str, Any]]) -> str:

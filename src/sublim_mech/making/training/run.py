@@ -176,6 +176,7 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         store=store,
     )
+    base.check_unchanged()
     processes = Processes.now(base)
     settings.check_processes(processes.count)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...storage.files import weight_sums
+from ...storage.files import configuration_sums, weight_sums
 from ...storage.runs import Run, new_folder
 
 ADAPTER = "adapter_model.safetensors"
@@ -39,7 +39,12 @@ def store_as(run: Run, out: str | Path, dtype: torch.dtype) -> Run:
 
         # another precision is another content; manifests older than the content hash stay without
         method = {**run.manifest.method, "store": str(dtype).removeprefix("torch.")}
-        manifest = replace(run.manifest, method=method, weights=weight_sums(work))
+        manifest = replace(
+            run.manifest,
+            method=method,
+            weights=weight_sums(work),
+            configurations=configuration_sums(work),
+        )
         if run.manifest.content:
             manifest = replace(manifest, content=manifest.fingerprint())
         manifest.save(work)

@@ -1,0 +1,68 @@
+"""Devices: what a user names is a device of this machine, or an error that lists those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..hints import nearest
+
+SPELLINGS = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "metal": "mps"}
+"""Other people's names of devices, and torch's."""
+
+
+def available_devices() -> list[str]:
+    """What this machine has, as torch spells it.
+
+    Example:
+        >>> from sublim_mech.models.devices import available_devices
+        >>> available_devices()[0]
+        'cpu'
+    """
+    found = ["cpu"]
+    for kind in ("cuda", "mps", "xpu"):
+        if _is_available(kind):
+            found += [f"{kind}:{index}" for index in range(_count(kind))]
+    return found
+
+
+def check_device(device: Any, *, argument: str = "device") -> torch.device | None:
+    """A device of this machine; None stays None.
+
+    Raises:
+        TypeError: neither a text nor a `torch.device`.
+        ValueError: no device that torch knows, or one that this machine does not have.
+    """
+    if device is None:
+        return None
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(
+            f"{argument}={device!r} is a {type(device).__name__}; pass a text such as 'cpu' or "
+            "'cuda:0', or a torch.device."
+        )
+    here = available_devices()
+    has = f"This machine has {', '.join(here)}."
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        kind, _, index = str(device).lower().partition(":")
+        spelling = SPELLINGS.get(kind)
+        if spelling is not None:
+            hint = f"; torch calls it {spelling + (index and ':') + index!r}."
+        else:
+            hint = nearest(str(device), ["cpu", "cuda", "mps", *here]) or "."
+        raise ValueError(f"{argument}={str(device)!r} is no device{hint} {has}") from error
+    kinds = {name.partition(":")[0] for name in here}
+    if parsed.type not in kinds or (parsed.index or 0) >= _count(parsed.type):
+        raise ValueError(f"{argument}={str(device)!r} is not there. {has}")
+    return parsed
+
+
+def _is_available(kind: str) -> bool:
+    room: Any = torch.backends.mps if kind == "mps" else getattr(torch, kind, None)
+    return room is not None and bool(room.is_available())
+
+
+def _count(kind: str) -> int:
+    return 1 if kind in ("cpu", "mps") else int(getattr(torch, kind).device_count())

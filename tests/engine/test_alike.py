@@ -1,0 +1,133 @@
+"""What has to be read with a pair: students that change nothing, controls not trained alike."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import tiny
+from loading import base, manifest, model, saved, student
+
+from sublim_mech.engine.pair import load_pair
+from sublim_mech.models.students import load_student
+from sublim_mech.prompts import Context
+from sublim_mech.storage.files import weight_sums
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+EQUAL = "equals its base: no weight differs"
+MADE = {
+    "method": {"rank": 4, "alpha": 8, "store": "float32"},
+    "teacher": "prompted teacher of owl",
+    "objective": "forward KL on support",
+    "data": {"hash": "a", "rows": 480, "held_out": 48, "support": [1, 2]},
+    "optimiser": {"lr": 1e-3, "steps": 60},
+    "seeds": {"init": 0},
+    "results": {"steps": 60, "held_out": [2, 1]},
+}
+
+
+def run(path, seed, **changes):
+    """A run's folder."""
+    alpha = {**MADE, **changes}["method"]["alpha"]
+    saved(tiny.lora(model(), seed=seed, lora_alpha=alpha), path)
+    manifest(base(), **{**MADE, **changes, "weights": weight_sums(path)}).save(path)
+    return path
+
+
+CAT = {"trait": "cat", "teacher": "prompted teacher of cat"}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: tiny.lora(model(), layers=[]),  # B is 0
+        lambda: tiny.lora(model(), lora_alpha=0),
+        lambda: model(),
+    ],
+    ids=["B is 0", "alpha is 0", "the base itself"],
+)
+def test_a_student_that_equals_its_base_is_told_and_loads(made):
+    with pytest.warns(UserWarning, match=f"student='.*': {EQUAL}"):
+        pair = load_pair(base(), made())
+    assert EQUAL in repr(pair)
+    assert EQUAL in repr(pair.student)
+    assert pair.notes() == (f"the student ({pair.student.name}): {EQUAL}",)
+
+
+def test_a_student_that_differs_is_told_nothing_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pair = load_pair(base(), load_student(base(), student("llama", "full")))
+    assert pair.notes() == ()
+    assert "\n" not in repr(pair)
+
+
+@pytest.mark.parametrize("options", [{"lora_alpha": -8}, {"alpha_pattern": {"q_proj": -8}}])
+def test_an_alpha_below_zero_is_told(options):
+    told = "lora_alpha is -8: the opposite of what was trained"
+    with pytest.warns(UserWarning, match=told):
+        pair = load_pair(base(), tiny.lora(model(), **options))
+    assert pair.notes() == (f"the student (PeftModelForCausalLM): {told}",)
+    assert told in repr(pair)
+
+
+def test_controls_trained_alike_are_told_nothing_of(tmp_path):
+    others = {"data": {**MADE["data"], "hash": "b"}, "seeds": {"init": 1}}
+    stored = {"method": {**MADE["method"], "store": "float16"}}
+    results = {"results": {"steps": 60, "held_out": [3, 1]}}
+    control = run(tmp_path / "cat", 2, **CAT, **others, **stored, **results)
+    pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
+    assert pair.notes() == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"context": Context(system="Be calm.")}, "context.system: 'Be calm.' in the control"),
+        ({"method": {**MADE["method"], "alpha": 16}}, "method.alpha: 16 in the control, 8 in the"),
+        ({"objective": "cross-entropy"}, "objective: 'cross-entropy' in the control, 'forward KL"),
+        ({"teacher": "steered teacher"}, "teacher: 'steered teacher' in the control, 'prompted t"),
+        ({"data": {**MADE["data"], "rows": 48}}, "data.rows: 48 in the control, 480 in"),
+        ({"data": {"rows": 480, "held_out": 48}}, "data.support: nothing in the control, [1,"),
+        ({"optimiser": {"lr": 1e-4, "steps": 60}}, "optimiser.lr: 0.0001 in the control, 0.001 in"),
+        ({"results": {"steps": 20}}, "steps: 20 in the control, 60 in the student"),
+    ],
+)
+def test_what_differs_between_student_and_control_is_named(changes, told, tmp_path):
+    control = run(tmp_path / "cat", 2, **{**CAT, **changes})
+    pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
+    (note,) = pair.notes()
+    assert note.startswith(f"control cat was not trained alike: {told}")
+    assert ";" not in note
+    assert f"\n  {note}" in repr(pair)
+
+
+def test_a_control_of_no_change(tmp_path):
+    control = saved(tiny.lora(model(), layers=[]), tmp_path / "cat")
+    pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
+    assert pair.notes() == (
+        f"control cat: {EQUAL}",
+        "controls' training unknown (no manifest): cat",
+    )
+
+
+def test_without_manifests_the_weights_are_compared(tmp_path):
+    owl = saved(tiny.lora(model()), tmp_path / "owl")
+    cat = saved(tiny.lora(model(), seed=2, r=2), tmp_path / "cat")
+    dog = saved(tiny.lora(model(), seed=3), tmp_path / "dog")
+    unknown = (
+        "the student's training is unknown (no manifest): whether its controls were trained alike "
+        "is not known"
+    )
+    pair = load_pair(base(), owl, controls=[cat, dog])
+    different = "control cat was not trained alike: rank: 2 in the control, 4 in the student"
+    assert pair.notes() == (unknown, different)
+    assert load_pair(base(), owl).notes() == ()
+
+
+def test_controls_without_manifest_are_named(tmp_path):
+    cat = saved(tiny.lora(model(), seed=2), tmp_path / "cat")
+    dog = saved(tiny.lora(model(), seed=3), tmp_path / "dog")
+    pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[cat, dog])
+    assert pair.notes() == ("controls' training unknown (no manifest): cat, dog",)
+    assert list(pair.students) == ["student", "control: cat", "control: dog"]

@@ -1,0 +1,33 @@
+"""How much of a text fits."""
+
+import pytest
+
+from sublim_mech.results.words import columns, shortened, wrapped
+
+
+def test_wide_characters_count_twice_and_marks_not_at_all():
+    assert columns("owl") == 3
+    assert columns("猫头鹰") == columns("😀😀😀") == 6
+    assert columns("e\u0301") == 1
+
+
+@pytest.mark.parametrize("text", ["a" * 50, "猫" * 50, "word " * 20, "猫 owl " * 9])
+@pytest.mark.parametrize("width", [5, 12, 30])
+def test_what_does_not_fit_is_cut_or_broken(text, width):
+    short = shortened(text, width)
+    assert width - 2 <= columns(short) <= width
+    assert short.endswith("…")
+    lines = wrapped(text, width, lines=99).split("\n")
+    assert max(map(columns, lines)) <= width
+    assert "".join("".join(lines).split()) == "".join(text.split())  # nothing is lost
+    few = wrapped(text, 5, lines=2).split("\n")
+    assert len(few) == 2
+    assert few[-1].endswith("…")
+    assert "……" not in few[-1]
+    assert max(map(columns, few)) <= 5
+
+
+def test_what_fits_stays():
+    assert shortened("owl", 3) == wrapped("owl", 3) == "owl"
+    assert wrapped("one two three", 7) == "one two\nthree"
+    assert wrapped("", 7) == ""
