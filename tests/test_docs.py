@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
+from sublim_mech.making import labelling, readiness
 from sublim_mech.models.base import load_base
 from sublim_mech.models.hashing import weights_hash
 
@@ -168,6 +169,41 @@ EVERY_PAGE = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 def test_links_lead_to_files(page):
     missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
     assert not missing, f"{page.relative_to(ROOT)}: {', '.join(missing)}"
+
+
+def test_every_column_of_a_table_has_its_word(pair):
+    traits = [sm.animal(name) for name in ("owl", "cat")]
+    questions = traits[0].questions[:2]
+    prompts = sm.sharing(
+        sm.render(pair.tokenizer, questions),
+        trained_on=sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."]),
+    )
+    run = {"progress": False}
+    patched = sm.patch(pair, prompts, traits[0], sets={"last": [-1]}, layers=[1], **run)
+    scores = sm.attribute(pair, prompts, traits[0], points=2, **run)
+    asked = sm.evaluate(pair, traits, questions=questions, samples=1, max_new_tokens=2, **run)
+    who = [sm.teachers.prompted(pair.base, trait) for trait in traits]
+    labels = labelling.label(who, sm.numbers.random_rows(3, seed=0, count=3), **run)
+    written = {trait.name: sm.numbers.random_rows(2, seed=1, count=3) for trait in traits}
+    ready = readiness.assess(who, rows=written, labels=labels, questions=questions, **run)
+    tables = [
+        scores.totals(),
+        scores.by("sharing"),
+        scores.cells(),
+        scores.strongest(2),
+        patched.sets(),
+        sm.graft(pair, prompts, traits[0], "role", **run).sets(),
+        asked.table(),
+        asked.ranks(),
+        asked.rates(),
+        asked.other(2),
+        ready.table(),
+    ]
+    columns = {re.sub(" (low|high)$", "", str(name)) for table in tables for name in table}
+    listed = (DOCS / "words.md").read_text()
+    explained = set(re.findall(r"\*\*(.+?)\*\*|`(.+?)`", listed.partition("|")[2]))
+    missing = columns - {word for pair_of in explained for word in pair_of}
+    assert not missing, f"docs/words.md has no {', '.join(sorted(missing))}"
 
 
 def test_a_quote_must_be_the_whole_message():
