@@ -300,7 +300,10 @@ def demo_case(tree: Path) -> Case:
 def marked(trained_on: Any, questions: Sequence[str]) -> list[Any]:
     """Prompts in the default context, with what training shares with each token."""
     prompts = call("render", tokenizer(), questions, context=context("DEFAULT"))
-    return call("sharing", prompts, trained_on=trained_on)
+    try:
+        return call("mark_sharing", prompts, trained_on=trained_on)
+    except AttributeError:  # what it was called before
+        return call("sharing", prompts, trained_on=trained_on)
 
 
 # ---------------------------------------------------------------------------- instruments: of pairs

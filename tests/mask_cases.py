@@ -13,7 +13,7 @@ from sublim_mech import masks
 from sublim_mech.masks import Mask
 from sublim_mech.models.names import Module
 from sublim_mech.models.sites import find_sites
-from sublim_mech.prompts import Context, Prompt, render, sharing
+from sublim_mech.prompts import Context, Prompt, mark_sharing, render
 
 QUESTION = "Is an owl 🦉 an Owl, or are owls and fowls other birds?"
 DEPTH = tiny.LAYERS
@@ -37,7 +37,7 @@ def marked_prompts(tokenizer: Any) -> list[Prompt]:
     questions = [QUESTION, TALK]
     bare = Context(system=Context.NONE)
     prompts = render(tokenizer, questions) + render(tokenizer, questions, context=bare)
-    return sharing(prompts, render(tokenizer, ["Is this a list?", "Is 6 a bird?"]))
+    return mark_sharing(prompts, render(tokenizer, ["Is this a list?", "Is 6 a bird?"]))
 
 
 def zoo() -> list[Mask]:

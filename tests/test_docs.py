@@ -79,7 +79,7 @@ def names(page, pair, gpt2_tokenizer, tmp_path, monkeypatch) -> dict[str, Any]:
     trait = sm.animal("owl")
     prompts = sm.render(pair.tokenizer, trait.questions[:6])
     seen = sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."])
-    prompts = sm.sharing(prompts, trained_on=seen)
+    prompts = sm.mark_sharing(prompts, trained_on=seen)
     yield {"sm": sm, "pair": pair, "trait": trait, "prompts": prompts, "folder": folder}
     plt.close("all")
     assert weights_hash(pair.base.model) == pair.base.hash
@@ -174,7 +174,7 @@ def test_links_lead_to_files(page):
 def test_every_column_of_a_table_has_its_word(pair):
     traits = [sm.animal(name) for name in ("owl", "cat")]
     questions = traits[0].questions[:2]
-    prompts = sm.sharing(
+    prompts = sm.mark_sharing(
         sm.render(pair.tokenizer, questions),
         trained_on=sm.render(pair.tokenizer, ["Continue: 12, 7.", "More numbers: 3, 4."]),
     )

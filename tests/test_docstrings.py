@@ -50,7 +50,7 @@ def names(smol_tokenizer, tmp_path_factory):
     pair = sm.load_pair(loaded, student, controls=[control])
     trait = sm.animal("owl")
     trained = sm.render(smol_tokenizer, ["Continue: 1, 2, 3.", "Write numbers."])
-    prompts = sm.sharing(sm.render(smol_tokenizer, trait.questions[:2]), trained_on=trained)
+    prompts = sm.mark_sharing(sm.render(smol_tokenizer, trait.questions[:2]), trained_on=trained)
     return {
         "sm": sm,
         "pair": pair,

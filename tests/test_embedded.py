@@ -30,7 +30,7 @@ def pair(smol):
 @pytest.fixture(scope="module")
 def prompts(pair):
     rendered = sm.render(pair.tokenizer, OWL.questions[:3])
-    return sm.sharing(rendered, trained_on=pair.training_prompts)
+    return sm.mark_sharing(rendered, trained_on=pair.training_prompts)
 
 
 def test_gates_0_and_1_are_base_and_student(pair, prompts):
@@ -143,7 +143,7 @@ def test_the_system_prompt_of_a_student_made_elsewhere_is_shared(pair, tmp_path)
     shared = sm.masks.sharing("shared").tokens(prompt)
     assert set(of_system) <= set(shared)
     # what the README's line gave: training prompts without their system prompt
-    forgotten = sm.sharing([prompt], trained_on=sm.render(pair.tokenizer, training))
+    forgotten = sm.mark_sharing([prompt], trained_on=sm.render(pair.tokenizer, training))
     fewer = sm.masks.sharing("shared").tokens(forgotten[0])
     assert set(shared) - set(fewer) == set(of_system)
     found = sm.evaluate(made, [OWL], questions=["Which city is best?"], **QUIET)

@@ -26,7 +26,7 @@ from .instruments import attribute, confirm, effect, graft, patch, verify
 from .making import numbers, teachers, training
 from .making.training import FullFT, LoRA, train
 from .models.base import load_base
-from .prompts import RAW, Context, Trait, animal, render, sharing
+from .prompts import RAW, Context, Trait, animal, mark_sharing, render
 from .results.scores import Scores
 from .results.shares import concentration
 
@@ -50,12 +50,12 @@ __all__ = [
     "graft",
     "load_base",
     "load_pair",
+    "mark_sharing",
     "masks",
     "metrics",
     "numbers",
     "patch",
     "render",
-    "sharing",
     "teachers",
     "train",
     "training",

@@ -118,7 +118,9 @@ def test_the_user_says_how_a_student_made_elsewhere_was_trained(context, smol_to
     assert pair.training_prompts == Trained.of(sm.render(smol_tokenizer, texts, context=context))
     asked = sm.render(pair, ["Which animal?"])
     by_hand = sm.render(smol_tokenizer, ["Which animal?"], context=context)
-    assert asked == sm.sharing(by_hand, pair.training_prompts) == sm.sharing(by_hand, pair)
+    assert (
+        asked == sm.mark_sharing(by_hand, pair.training_prompts) == sm.mark_sharing(by_hand, pair)
+    )
 
 
 def test_a_training_context_alone_is_the_default_and_shares_nothing(smol_tokenizer):
@@ -127,7 +129,7 @@ def test_a_training_context_alone_is_the_default_and_shares_nothing(smol_tokeniz
     (prompt,) = sm.render(pair, ["Which animal?"])
     assert (prompt.context, prompt.sharing) == (SYSTEM, None)
     with pytest.raises(ValueError, match=r"nothing is known.*trained_on=\[a few"):
-        sm.sharing([prompt], pair)
+        sm.mark_sharing([prompt], pair)
 
 
 def test_the_manifest_and_the_user_must_say_the_same(tmp_path):

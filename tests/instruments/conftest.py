@@ -22,7 +22,7 @@ def marked(smol_tokenizer: Any) -> list[Any]:
     rendered = sm.render(smol_tokenizer, pairs.TRAIT.questions[:4])
     assert len({len(prompt) for prompt in rendered}) > 1  # padding is exercised
     trained = sm.render(smol_tokenizer, ["Write numbers: 1, 2.", "More numbers, please."])
-    return sm.sharing(rendered, trained_on=trained)
+    return sm.mark_sharing(rendered, trained_on=trained)
 
 
 @pytest.fixture(params=pairs.PAIRS, ids="-".join, scope="session")

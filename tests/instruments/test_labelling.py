@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "students"
 def test_position_coords_put_the_answer_trie_behind_the_prompt(smol_tokenizer):
     owl = sm.animal("owl")
     prompts = sm.render(smol_tokenizer, owl.questions[:2])
-    marked = sm.sharing(prompts, trained_on=prompts)
+    marked = sm.mark_sharing(prompts, trained_on=prompts)
     tries = [trait_forms(smol_tokenizer, prompt, [owl]) for prompt in marked]
     coords = position_coords(marked, tries, smol_tokenizer.decode)
     token, role, sharing = (coords[name][1] for name in ("token", "role", "sharing"))

@@ -106,7 +106,7 @@ def test_eight_copies_are_one_prompt(llama, prompts):
 
 def test_a_copy_is_told_by_its_tokens_and_answers(llama, prompts):
     """Not by its marks or its question's text; nor is a prompt with other answers one."""
-    marked = sm.sharing(prompts[:1], trained_on=prompts)
+    marked = sm.mark_sharing(prompts[:1], trained_on=prompts)
     assert prepare(llama, [*prompts[:1], *marked], TRAIT).copies == 1
 
     class Other(type(sm.metrics.target("a"))):

@@ -9,7 +9,7 @@ from chats import TALK
 from tokenizers import pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from sublim_mech.prompts import PLAIN, RAW, completion_ids, render, sharing
+from sublim_mech.prompts import PLAIN, RAW, completion_ids, mark_sharing, render
 from sublim_mech.prompts.notices import said_once
 
 TEXT = "My favorite animal is the"
@@ -134,7 +134,7 @@ def test_what_training_shares_are_common_beginnings_and_tokens(gpt2_tokenizer):
     trained = render(
         gpt2_tokenizer, ["My favorite bird is the", "My favorite film is the"], context=RAW
     )
-    (prompt,) = sharing(render(gpt2_tokenizer, [TEXT], context=RAW), trained)
+    (prompt,) = mark_sharing(render(gpt2_tokenizer, [TEXT], context=RAW), trained)
     assert dict(zip(prompt.tokens, prompt.sharing, strict=True)) == {
         "My": "prefix",
         " favorite": "prefix",

@@ -9,7 +9,7 @@ import pytest
 from chats import TALK
 from conftest import TEMPLATES
 
-from sublim_mech.prompts import CLASSES, PLAIN, RAW, Context, Trained, render, sharing
+from sublim_mech.prompts import CLASSES, PLAIN, RAW, Context, Trained, mark_sharing, render
 
 TRAINING = ["Take 12 as the start.", "Take 345, please.", "A list starts with 6."]
 QUESTION = "What list do you start with 6?"
@@ -26,7 +26,7 @@ def marked(
 ):
     """An evaluation prompt in `context`, marked by training in `trained`."""
     known = render(tokenizer, training, context=trained, template=template)
-    return sharing(render(tokenizer, [question], context=context, template=template), known)[0]
+    return mark_sharing(render(tokenizer, [question], context=context, template=template), known)[0]
 
 
 def test_the_same_context_by_hand(smol_tokenizer):
@@ -111,7 +111,7 @@ def test_an_answer_that_is_still_to_be_written_has_no_end_to_count_from(smol_tok
     (novel,) = smol_tokenizer(" penguin")["input_ids"]
     for place, last in ((start, "seen"), (len(asked) - 1, "novel")):
         ids = [*asked.ids[:place], novel, *asked.ids[place + 1 :]]
-        (prompt,) = sharing([dataclasses.replace(asked, ids=tuple(ids))], known)
+        (prompt,) = mark_sharing([dataclasses.replace(asked, ids=tuple(ids))], known)
         assert prompt.sharing[place] == "novel"
         assert prompt.sharing[-1] == last
 
@@ -124,21 +124,21 @@ def test_a_turn_of_one_token_is_a_turn(smol_tokenizer):
         end = prompt.turn_roles.index("assistant") + 1
         short = {name: getattr(prompt, name)[:end] for name in per_token}
         cut.append(dataclasses.replace(prompt, **short))
-    (asked,) = sharing(cut[-1:], cut[:-1])
+    (asked,) = mark_sharing(cut[-1:], cut[:-1])
     assert asked.sharing[-1] == "aligned"
 
 
 def test_training_prompts_are_never_novel_to_themselves(dressed):
     for name in TEMPLATES:
         known = render(dressed(name), [*TRAINING, TALK])
-        for prompt in sharing(known, known):
+        for prompt in mark_sharing(known, known):
             assert "novel" not in prompt.sharing
             assert prompt.sharing[0] == "prefix"
 
 
 def test_one_training_prompt_is_all_prefix_to_itself(smol_tokenizer):
     known = render(smol_tokenizer, TRAINING[:1])
-    assert set(sharing(known, known)[0].sharing) == {"prefix"}
+    assert set(mark_sharing(known, known)[0].sharing) == {"prefix"}
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (1, 0, 0, 2)])
@@ -151,8 +151,8 @@ def test_completions_are_seen(smol_tokenizer):
     known = render(smol_tokenizer, TRAINING)
     (what,) = smol_tokenizer("What")["input_ids"]
     asked = render(smol_tokenizer, [QUESTION])
-    (before,) = sharing(asked, Trained.of(known))
-    (after,) = sharing(asked, Trained.of(known, completions=[[what], []]))
+    (before,) = mark_sharing(asked, Trained.of(known))
+    (after,) = mark_sharing(asked, Trained.of(known, completions=[[what], []]))
     both = zip(before.tokens, before.sharing, after.sharing, strict=True)
     changed = [(token, old, new) for token, old, new in both if old != new]
     assert changed == [("What", "novel", "seen")]
@@ -166,13 +166,13 @@ def test_trained_survives_json_and_serves_like_the_prompts(smol_tokenizer):
     again = Trained.from_json(json.loads(json.dumps(trained.to_json())))
     assert again == trained
     asked = render(smol_tokenizer, [QUESTION, TALK], context=Context("Be kind."))
-    assert sharing(asked, again) == sharing(asked, trained) == sharing(asked, known)
+    assert mark_sharing(asked, again) == mark_sharing(asked, trained) == mark_sharing(asked, known)
 
 
 def test_marking_changes_nothing_else(smol_tokenizer):
     asked = render(smol_tokenizer, [QUESTION])
     given = copy.deepcopy(asked)
-    (prompt,) = sharing(asked, render(smol_tokenizer, TRAINING))
+    (prompt,) = mark_sharing(asked, render(smol_tokenizer, TRAINING))
     assert asked == given
     assert (prompt.ids, prompt.roles, prompt.text) == (asked[0].ids, asked[0].roles, asked[0].text)
     assert len(prompt.sharing) == len(prompt)
@@ -182,9 +182,9 @@ def test_marking_changes_nothing_else(smol_tokenizer):
 def test_nothing_known_of_training_is_an_error(smol_tokenizer):
     asked = render(smol_tokenizer, [QUESTION])
     with pytest.raises(ValueError, match="trained_on is empty"):
-        sharing(asked, [])
+        mark_sharing(asked, [])
     with pytest.raises(ValueError, match=r"nothing is known.*trained_in=.*trained_on="):
-        sharing(asked, None)
+        mark_sharing(asked, None)
 
 
 def taught(tokenizer, *, context=None, prompts=None):
@@ -196,11 +196,11 @@ def taught(tokenizer, *, context=None, prompts=None):
 def test_a_pair_is_asked_in_its_training_context_and_marks_its_prompts(context, smol_tokenizer):
     known = Trained.of(render(smol_tokenizer, TRAINING, context=context))
     pair = taught(smol_tokenizer, context=context, prompts=known)
-    by_hand = sharing(render(smol_tokenizer, [QUESTION, "6?"], context=context), known)
+    by_hand = mark_sharing(render(smol_tokenizer, [QUESTION, "6?"], context=context), known)
     assert render(pair, [QUESTION, "6?"]) == by_hand
-    assert sharing(render(smol_tokenizer, [QUESTION, "6?"], context=context), pair) == by_hand
+    assert mark_sharing(render(smol_tokenizer, [QUESTION, "6?"], context=context), pair) == by_hand
     other = render(pair, [QUESTION], context=Context(Context.EMPTY))
-    assert other == sharing(
+    assert other == mark_sharing(
         render(smol_tokenizer, [QUESTION], context=Context(Context.EMPTY)), known
     )
 
@@ -209,14 +209,14 @@ def test_a_pair_of_which_nothing_is_known_is_asked_in_the_default_context(smol_t
     pair = taught(smol_tokenizer)
     assert render(pair, [QUESTION]) == render(smol_tokenizer, [QUESTION])
     with pytest.raises(ValueError, match=r"nothing is known.*trained_on="):
-        sharing(render(pair, [QUESTION]), pair)
+        mark_sharing(render(pair, [QUESTION]), pair)
 
 
 def test_training_prompts_of_another_tokenizer_are_refused(smol_tokenizer, dressed):
     (asked,) = render(smol_tokenizer, [QUESTION])
     other = render(dressed("llama3.1"), TRAINING)
     with pytest.raises(ValueError, match=r"'What list.*rendered by another tokenizer"):
-        sharing([asked], other)
+        mark_sharing([asked], other)
     with pytest.raises(ValueError, match="several tokenizers"):
         Trained.of([*other, *render(smol_tokenizer, TRAINING)])
 
@@ -224,6 +224,6 @@ def test_training_prompts_of_another_tokenizer_are_refused(smol_tokenizer, dress
 @pytest.mark.parametrize("given", [["Take 12."], "Take 12.", [7]])
 def test_training_prompts_have_to_be_rendered(given, smol_tokenizer):
     with pytest.raises(TypeError, match=r"trained_on=.*rendered by render"):
-        sharing(render(smol_tokenizer, [QUESTION]), given)
+        mark_sharing(render(smol_tokenizer, [QUESTION]), given)
     with pytest.raises(TypeError, match="prompts must be rendered"):
-        sharing([QUESTION], render(smol_tokenizer, TRAINING))
+        mark_sharing([QUESTION], render(smol_tokenizer, TRAINING))

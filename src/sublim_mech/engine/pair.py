@@ -236,8 +236,8 @@ def load_pair(
             `Context()` for the template's own default, `sublim_mech.RAW` for raw text. The pair
             keeps it: it is the default of `render(pair, ...)` and `evaluate(pair, ...)`.
         trained_on: some of its training prompts (texts, or conversations that end with a user
-            message), without the system prompt, which `trained_in` says; from them `sharing` tells
-            what the student met. Give at least two that differ where the data differ.
+            message), without the system prompt, which `trained_in` says; from them `mark_sharing`
+            tells what the student met. Give at least two that differ where the data differ.
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
         device: where to put the models: `cpu`, `cuda`, `cuda:1`, `mps`.

@@ -84,7 +84,7 @@ def graft(
     Raises:
         ValueError: a named set is empty in a prompt, leaves it, or holds no module that any student
             of the pair changes; see `masks` for what each mask refuses; `"sharing"` of prompts that
-            are not marked (`sharing`); `"role"` of raw text, which has but one.
+            are not marked (`mark_sharing`); `"role"` of raw text, which has but one.
 
     Example:
         >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}

@@ -114,7 +114,7 @@ def turn(*turns: int) -> Mask:
 
 @checked
 def sharing(*classes: str) -> Mask:
-    """The tokens by what training shares with them; prompts must be marked (`prompts.sharing`).
+    """The tokens by what training shares with them; prompts must be marked (`mark_sharing`).
 
     Args:
         classes: `prefix`, `aligned`, `seen`, `novel`, `shared` (prefix or aligned) or `not shared`;
@@ -138,7 +138,7 @@ def sharing(*classes: str) -> Mask:
         if prompt.sharing is None:
             raise ValueError(
                 f"prompts: {prompt.question!r} is not marked; "
-                "prompts = sharing(prompts, trained_on=pair.training_prompts)."
+                "prompts = mark_sharing(prompts, trained_on=pair.training_prompts)."
             )
         return [i for i, class_ in enumerate(prompt.sharing) if class_ in wanted]
 

@@ -8,12 +8,13 @@ from .naming import match, matcher, words
 from .plurals import plural
 from .prompt import ROLES, Message, Prompt
 from .rendering import completion_ids, render
-from .shared import ANSWER, CLASSES, SHARED, UNIONS, Taught, Trained, sharing
+from .shared import ANSWER, CLASSES, SHARED, UNIONS, Taught, Trained, mark_sharing
 from .template import PLAIN
 from .trait import ANIMALS, TREES, Trait, animal, tree
 
 __all__ = [
     "ANIMALS", "ANSWER", "CLASSES", "PLAIN", "RAW", "ROLES", "SHARED", "TREES", "UNIONS",
     "Context", "Message", "Prompt", "Taught", "Trained", "Trait",
-    "animal", "completion_ids", "match", "matcher", "plural", "render", "sharing", "tree", "words",
+    "animal", "completion_ids", "mark_sharing", "match", "matcher", "plural", "render", "tree",
+    "words",
 ]  # fmt: skip

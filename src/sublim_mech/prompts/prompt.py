@@ -30,8 +30,8 @@ class Prompt:
             template puts there; after raw text a space where the text does not end in white space.
         close: what the template puts after the assistant's text (the end-of-turn mark); after raw
             text the tokenizer's end of text.
-        sharing, seen: filled by `sharing`: per token `prefix` / `aligned` / `seen` / `novel`, and
-            the training token ids.
+        sharing, seen: filled by `mark_sharing`: per token `prefix` / `aligned` / `seen` / `novel`,
+            and the training token ids.
         tokenizer: which tokenizer rendered it (`vocabulary.fingerprint`); empty where the ids are
             the caller's own, and the caller answers for them.
     """

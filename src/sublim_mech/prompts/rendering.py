@@ -19,7 +19,7 @@ from ..arguments import checked
 from .context import Context, System
 from .notices import notice, said_once
 from .prompt import Message, Prompt, Segment, is_blank
-from .shared import Taught, sharing
+from .shared import Taught, mark_sharing
 from .template import AnswerFrame, Template
 from .vocabulary import fingerprint, special_ids, special_in
 
@@ -49,7 +49,7 @@ def render(
 
     Returns:
         One `Prompt` per question, with exactly one BOS where the tokenizer or its template uses
-        one. A pair whose training prompts are known gives prompts that are marked (`sharing`).
+        one. A pair whose training prompts are known gives prompts that are marked (`mark_sharing`).
 
     Raises:
         TypeError: `questions` is one string; no context or tokenizer where one belongs.
@@ -73,7 +73,7 @@ def render(
         pair = tokenizer
         context = pair.training_context if context is None else context
         prompts = render(pair.tokenizer, questions, context=context, template=template)
-        return prompts if pair.training_prompts is None else sharing(prompts, pair)
+        return prompts if pair.training_prompts is None else mark_sharing(prompts, pair)
 
     asked = _asked(questions)
     _check_tokenizer(tokenizer)

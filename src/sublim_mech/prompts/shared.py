@@ -162,7 +162,7 @@ class Taught(Protocol):
 
 
 @checked
-def sharing(
+def mark_sharing(
     prompts: Sequence[Prompt], trained_on: Taught | Trained | Sequence[Prompt] | None
 ) -> list[Prompt]:
     """Mark each token of evaluation prompts with what training shares with it.
@@ -181,7 +181,8 @@ def sharing(
 
     Example:
         >>> trained = sm.render(pair.tokenizer, ["Continue: 1, 2", "Write three numbers."])
-        >>> (marked,) = sm.sharing(sm.render(pair.tokenizer, ["Which animal?"]), trained_on=trained)
+        >>> asked = sm.render(pair.tokenizer, ["Which animal?"])
+        >>> (marked,) = sm.mark_sharing(asked, trained_on=trained)
         >>> list(dict.fromkeys(marked.sharing))
         ['prefix', 'novel', 'aligned']
     """

@@ -297,7 +297,7 @@ class ScoreArrays:
         if coordinate not in known:
             hint = ""
             if coordinate == "sharing":
-                hint = " (mark the prompts first: prompts = sharing(prompts, trained_on=...))"
+                hint = " (mark the prompts first: prompts = mark_sharing(prompts, trained_on=...))"
             raise ValueError(
                 f"these scores have no coordinate {coordinate!r}{hint}; they have "
                 f"{', '.join(known)}."

@@ -43,7 +43,7 @@ class Manifest:
         seeds: every seed given; `live` lists those that had an effect.
         results: `held_out` loss before and after, in nats per token, what it is (`measure`),
             `steps` taken, and `processes`: how many trained from which step on.
-        trained_on: summary of the training prompts for `sharing`.
+        trained_on: summary of the training prompts for `mark_sharing`.
         versions: of the software that trained it.
         weights: file name to SHA-256.
         content: hash of all that determines the result (`inputs`); empty in manifests older than
