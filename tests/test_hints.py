@@ -1,10 +1,12 @@
 """Wrong names are refused with the nearest right ones."""
 
 import re
+import warnings
 
 import pytest
 
-from sublim_mech.hints import check_choice, nearest, strict
+from sublim_mech.hints import check_choice, nearest
+from sublim_mech.prompts import Trait
 
 
 def test_near_names_are_offered_nearest_first():
@@ -40,32 +42,9 @@ def test_a_choice_that_does_not_exist_is_refused(value, message):
         check_choice("schedule", value, ("linear", "cosine"))
 
 
-def test_a_strict_function_is_the_same_function():
-    def fit(rows, *, steps=1):
-        """Fit."""
-        return rows * steps
-
-    strictly = strict(fit)
-    assert strictly(2, steps=3) == 6
-    assert (strictly.__name__, strictly.__doc__) == ("fit", "Fit.")
-
-
-def test_an_unknown_option_is_refused_with_the_nearest_and_all():
-    def fit(rows, *, steps=1, seed=0):
-        return rows, steps, seed
-
-    message = "fit has no option 'step'; did you mean 'steps'? Its options are rows, steps, seed."
-    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        strict(fit)(1, step=3)
-    message = "train(...) has no option 'zzz'. Its options are rows, steps, seed."
-    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        strict(fit, "train(...)")(1, zzz=3)
-
-
-def test_a_constructor_says_nothing_of_self():
-    class Method:
-        def __init__(self, rank=8):
-            self.rank = rank
-
-    with pytest.raises(TypeError, match=r"Its options are rank\.$"):
-        strict(Method.__init__, "Method")(object(), rnak=4)
+def test_a_warning_names_the_line_of_the_users_own():
+    """However deep in the package it is given, also through context managers and decorators."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        Trait("owl", forms=["owl", "o\u200bwl"])
+    assert [warning.filename for warning in said] == [__file__]

@@ -29,7 +29,7 @@ WITH_METHODS = (
 """Classes whose methods a user calls."""
 
 RECORDS = (
-    "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation", "Kind", "Labels",
+    "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation", "Kind", "Labels",
     "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError", "FolderInUseError",
     "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows", "RowShifts", "Run",
     "Runner", "Scores", "Sites", "Student", "Teacher", "Trained", "TrainingData", "TraitMatrix",
@@ -37,7 +37,9 @@ RECORDS = (
 )  # fmt: skip
 """Classes that functions make and users read."""
 
-PARTS = ("as_metric", "trait_forms", "strings", "string_log_probs", "by_trait")
+PARTS = (
+    "as_metric", "scored_forms", "trait_forms", "strings", "string_log_probs", "by_trait",
+)  # fmt: skip
 """What metrics are made of: called for every prompt and form."""
 
 HOT = ("batch", "run", "rows", "chunks", "check_length", "prompt_gates")

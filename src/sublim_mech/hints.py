@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_INSIDE = (__name__.partition(".")[0], "contextlib", "jaxtyping")
+"""Modules whose frames are none of the user's: this package and what wraps its functions."""
 
 ELSEWHERE = {
     "learning_rate": ("lr",),
@@ -47,6 +45,14 @@ ELSEWHERE = {
 """What options are called here, by their names in transformers, TRL and PEFT."""
 
 
+def outside() -> int:
+    """The `stacklevel` at which a warning names the line of the user's own that led to it."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near.
 
@@ -76,27 +82,3 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(
             f"{argument}={value!r} is none of {', '.join(choices)}{nearest(str(value), choices)}"
         )
-
-
-def strict(function: Callable[P, R], name: str = "") -> Callable[P, R]:
-    """The same function; an unknown keyword is a TypeError that offers the nearest ones.
-
-    Args:
-        function: takes options by keyword.
-        name: what errors call it; its own name when not given.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.name != "self"]
-
-    @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for key in kwargs:
-            if key not in known:
-                called = name or getattr(function, "__name__", "")
-                raise TypeError(
-                    f"{called} has no option {key!r}{nearest(key, known) or '.'} "
-                    f"Its options are {', '.join(known)}."
-                )
-        return function(*args, **kwargs)
-
-    return checked

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.pair import ModelPair
+from ..hints import outside
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -146,7 +147,7 @@ def confirm(
             "same sign "
             f"{confirmation.sign:.0%} of {2 * k} cells): use the exact instrument (patch, "
             "graft).",
-            stacklevel=2,
+            stacklevel=outside(),
         )
     return replace(scores, record=replace(scores.record, confirmation=confirmation))
 

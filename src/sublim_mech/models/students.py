@@ -23,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from ..arguments import checked
+from ..hints import outside
 from ..storage.manifest import Manifest
 from .adapters import WEIGHTS, read_adapter, read_config
 from .base import Base
@@ -149,7 +150,7 @@ def load_student(
 
     notes = _notes(base, model, distance, manifest)
     for note in notes:
-        warnings.warn(f"student={name!r}: {note}.", stacklevel=2)
+        warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(
         name=name,
         kind=_kind(model, deltas),

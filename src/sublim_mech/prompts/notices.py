@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from ..hints import outside
+
 _Gathered = dict[str, dict[str, None]]  # kind -> texts, each once and in order
 
 _GATHERED: ContextVar[_Gathered | None] = ContextVar("notices", default=None)
@@ -21,7 +23,7 @@ def notice(kind: str, text: str) -> None:
     """
     gathered = _GATHERED.get()
     if gathered is None:
-        warnings.warn(text, UserWarning, stacklevel=4)  # who called what tells
+        warnings.warn(text, UserWarning, stacklevel=outside())  # who called what tells
     else:
         gathered.setdefault(kind, {})[text] = None
 
@@ -43,7 +45,7 @@ def said_once() -> Iterator[None]:
         _GATHERED.reset(token)
         for first, *others in gathered.values():
             more = f" ({len(others)} more like this.)" if others else ""
-            warnings.warn(f"{first}{more}", UserWarning, stacklevel=4)
+            warnings.warn(f"{first}{more}", UserWarning, stacklevel=outside())
 
 
 @contextmanager

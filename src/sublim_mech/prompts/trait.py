@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import checked
+from ..hints import outside
 from . import plurals
 from .questions import one_word_questions
 
@@ -322,7 +323,7 @@ def _warn_of_invisible(name: str, form: str) -> None:
         warnings.warn(
             f"trait {name!r}: the form {form!r} has invisible characters ({codes}) and is scored "
             "with them, as other tokens than the form without; leave them out if not meant.",
-            stacklevel=3,
+            stacklevel=outside(),
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...arguments import checked
 from ...engine.heads import support_ids
+from ...hints import outside
 from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
@@ -279,7 +280,7 @@ def soft_data(
         warnings.warn(
             f"soft_data: {coverage.words()}: a student of them learns next to nothing of what the "
             "answers say.",
-            stacklevel=3,
+            stacklevel=outside(),
         )
     return _within(data, max_length, truncate=truncate)
 

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...hints import outside
 from ...storage.files import file_hash
 from ...storage.runs import new_folder
 
@@ -139,7 +140,9 @@ def newest_good(folder: Path) -> Path | None:
             damaged.append(str(error))
             continue
         if damaged:
-            warnings.warn(f"{'; '.join(damaged)}: training goes on from {path}.", stacklevel=2)
+            warnings.warn(
+                f"{'; '.join(damaged)}: training goes on from {path}.", stacklevel=outside()
+            )
         return path
     if damaged:
         raise ValueError(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ...arguments import checked
+from ...hints import outside
 from ...models.base import Base
 from ...models.checks import check_finite
 from ...prompts import Trained
@@ -229,7 +230,7 @@ def train(
             f"out={str(target)!r}: after {run.manifest.results['steps']} steps the student's "
             "weights are still those of its base: it is no student. Look at the learning rates "
             f"in log.jsonl, at the gradients there, and at what the data teach.",
-            stacklevel=3,
+            stacklevel=outside(),
         )
     return run
 
