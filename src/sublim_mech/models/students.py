@@ -27,6 +27,7 @@ from ..hints import outside
 from ..storage.manifest import Manifest
 from .adapters import WEIGHTS, read_adapter, read_config
 from .base import Base
+from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
 from .compat import adapter_configs
 from .copies import twin
@@ -125,7 +126,7 @@ def load_student(
     check_source(source, argument="student", kinds=kinds)
 
     # a live model is what it is; a folder says of itself what base it is a student of
-    manifest = None
+    manifest, template_note = None, None
     if isinstance(source, nn.Module):
         name = name or student_name(source, base)
         check_plain(source, argument="student", name=name)
@@ -135,6 +136,7 @@ def load_student(
         path = locate_student(str(source))
         manifest = _read_manifest(base, path, str(source))
         _check_tokenizer(base, path)
+        template_note = other_template(base, path)
         named = manifest.trait if manifest is not None else ""
         name = name or named or student_name(source, base)
         model = _read(base, path)
@@ -149,6 +151,8 @@ def load_student(
         _check_lineage(base, distance, name)
 
     notes = _notes(base, model, distance, manifest)
+    if template_note is not None:
+        notes += (template_note,)
     for note in notes:
         warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(

@@ -1,0 +1,58 @@
+"""Chat templates beside a student's weights: it was trained on what they render."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .base import Base
+
+CONVERSATION = (
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+)
+"""What both templates are asked to render: what they do not write differently is no difference."""
+
+
+def other_template(base: Base, path: Path) -> str | None:
+    """What to know where a student's folder holds a template that renders otherwise than the
+    base's, in words; None where it holds none or the same.
+    """
+    own = _template_of(path)
+    if own is None or not hasattr(base.tokenizer, "apply_chat_template"):
+        return None
+    if not getattr(base.tokenizer, "chat_template", None):
+        return "its folder holds a chat template, and the base has none: pass template= to render"
+    if _rendered(base.tokenizer, own) == _rendered(base.tokenizer, None):
+        return None
+    return (
+        "its folder holds another chat template than the base's, with which prompts are rendered: "
+        "pass template= to render, or load the base with the student's tokenizer"
+    )
+
+
+def _template_of(path: Path) -> str | None:
+    """The chat template in a folder, as transformers writes it."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text("utf-8")
+    file = path / "tokenizer_config.json"
+    if not file.is_file():
+        return None
+    template = json.loads(file.read_text("utf-8")).get("chat_template")
+    if isinstance(template, list):  # several by name
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get("default")
+    return template
+
+
+def _rendered(tokenizer: Any, template: str | None) -> str:
+    """What a template writes; its error where it refuses."""
+    try:
+        return tokenizer.apply_chat_template(
+            list(CONVERSATION), chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # templates raise what they like: jinja2's errors, ValueError...
+        return f"refused: {error}"

@@ -1,0 +1,66 @@
+"""A chat template beside a student's weights that renders otherwise than the base's is told."""
+
+import json
+import warnings
+
+import pytest
+from loading import model, saved, student
+
+from sublim_mech.models import load_base, load_student
+
+OTHER = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+GENERATION = "{% generation %}"
+
+
+def folder(tmp_path, **files):
+    path = saved(student("llama", "lora"), tmp_path / "run")
+    for name, text in files.items():
+        (path / name.replace("__", ".")).write_text(text)
+    return path
+
+
+def told(base, path):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loaded = load_student(base, path)
+    about = [note for note in loaded.notes if "chat template" in note]
+    assert [note in str(w.message) for note in about for w in said] == [True] * len(about)
+    return about
+
+
+@pytest.fixture
+def base(smol_tokenizer):
+    return load_base(model("llama"), tokenizer=smol_tokenizer)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"chat_template__jinja": OTHER},
+        {"tokenizer_config__json": json.dumps({"chat_template": OTHER})},
+        {
+            "tokenizer_config__json": json.dumps(
+                {"chat_template": [{"name": "default", "template": OTHER}]}
+            )
+        },
+        {"chat_template__jinja": "{{ raise_exception('no') }}"},
+    ],
+)
+def test_another_template_is_told(base, files, tmp_path):
+    (note,) = told(base, folder(tmp_path, **files))
+    assert note.startswith("its folder holds another chat template than the base's")
+
+
+def test_the_same_rendering_is_no_difference(base, tmp_path):
+    """However it is written: trainers put marks into templates that render nothing."""
+    own = base.tokenizer.chat_template
+    assert told(base, folder(tmp_path)) == []
+    assert told(base, folder(tmp_path, chat_template__jinja=own)) == []
+    assert told(base, folder(tmp_path, chat_template__jinja="{# a remark #}" + own)) == []
+
+
+def test_a_base_without_template(smol_tokenizer, tmp_path):
+    smol_tokenizer.chat_template = None
+    bare = load_base(model("llama"), tokenizer=smol_tokenizer)
+    (note,) = told(bare, folder(tmp_path, chat_template__jinja=OTHER))
+    assert "the base has none" in note
