@@ -10,6 +10,7 @@ _SYSTEM = {
     "default": "default system prompt",
     "empty": "empty system turn",
     "none": "no system block",
+    "raw": "raw text (answers follow a space, or the text's own white space)",
 }
 _LONGEST = 60  # letters of a system prompt that are shown
 
