@@ -15,7 +15,7 @@ from reference_pages import DOCS, LISTS, directives, entries, find, public
 
 import sublim_mech as sm
 
-NO_REFERENCE = {"sublim_mech.__main__", "sublim_mech.hints"}
+NO_REFERENCE = {f"sublim_mech.{name}" for name in ("__main__", "arguments", "hints", "threads")}
 OUTSIDE = {"readme.md", "contributing.md", "changelog.md"}  # pages of files outside docs/
 
 

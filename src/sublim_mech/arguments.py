@@ -44,6 +44,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
 """What a kind is called, one and several."""
 
 _MADE_BY = {
+    "Axes": "matplotlib's plt.subplots()[1]",
     "Base": "sublim_mech.load_base(...)",
     "Context": "sublim_mech.Context(...)",
     "Mask": "sublim_mech.masks.role('system')",
@@ -255,8 +256,8 @@ def _named(hint: Any) -> tuple[str, str]:
     if origin is Literal:
         choices = " or ".join(map(repr, inner))
         return choices, choices
-    if origin is typing.Annotated:
-        return _named(inner[0])
+    if origin is typing.Annotated:  # with the word for it where it has one
+        return (inner[1], inner[1]) if isinstance(inner[1], str) else _named(inner[0])
     if origin is Callable:
         return "a function", "functions"
     if origin is type:
@@ -284,6 +285,9 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
             return f"; one alone is a list too: {argument}=[{_shown(value)}]"
+        takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
+        if takes_named and not _is_sequence(value) and fits(value, inner[1]):
+            return f"; by name: {argument}={{'name': {_shown(value)}}}"
         if argument.startswith("*") and _is_sequence(value) and fits(list(value), Sequence[option]):  # type: ignore[valid-type]
             return f"; unpack it: *{_shown(value)}"
         if inspect.isclass(value) and _is_subclass(value, option):

@@ -375,5 +375,5 @@ def test_a_prompt_with_another_donor_is_no_copy(llama, prompts, smol_tokenizer):
     # a donor that serves two recipients is taken for both
     both = sm.patch(llama, prompts, TRAIT, donor_prompts=[calm, calm], **asked)
     assert both.data.sizes["prompt"] == 2
-    with pytest.raises(TypeError, match="prompts must be rendered"):
+    with pytest.raises(TypeError, match="pass a list of Prompts"):
         sm.patch(llama, prompts[:1], TRAIT, donor_prompts=["Which animal?"], **asked)

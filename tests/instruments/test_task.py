@@ -55,8 +55,8 @@ def test_a_task_knows_the_slots_of_its_prompts(task, prompts):
         (lambda pair, p: ([], TRAIT), "prompts is empty; render at least one question"),
         (lambda pair, p: (p, "owl"), "trait='owl': pass a Trait"),
         (lambda pair, p: (p, type(sm.metrics.entropy())), "pass a Trait"),
-        (lambda pair, p: (["Which animal?"], TRAIT), "prompts must be rendered"),
-        (lambda pair, p: (p[0], TRAIT), "prompts is one prompt"),
+        (lambda pair, p: (["Which animal?"], TRAIT), "pass a list of Prompts"),
+        (lambda pair, p: (p[0], TRAIT), "one alone is a list too"),
         (lambda pair, p: ([replace(p[0], tokenizer="x")], TRAIT), "by another tokenizer"),
         (
             lambda pair, p: (sm.render(pair.tokenizer, ["long " * 400]), TRAIT),

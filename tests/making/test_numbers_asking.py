@@ -78,11 +78,16 @@ def test_a_seed_gives_its_prompts_the_first_of_them_first_and_none_twice(monkeyp
     assert len({ask.prompt for ask in few}) == 96
 
 
-@pytest.mark.parametrize("formats", [[], "commas", ["commas", "tabs"]])
+@pytest.mark.parametrize("formats", [[], ["commas", "tabs"], np.array(["tabs"])])
 def test_formats_must_be_known_ones(formats):
     known = "commas, spaces, semicolons, lines, brackets"
-    with pytest.raises(ValueError, match=rf"formats=.* pass a list of one or more of {known}"):
+    with pytest.raises(ValueError, match=rf"formats=.* pass one or more of {known}"):
         number_prompts(1, seed=0, formats=formats)
+
+
+def test_one_format_is_a_list_too():
+    with pytest.raises(TypeError, match=r"formats='commas'\): pass a list.*formats=\['commas'\]"):
+        number_prompts(1, seed=0, formats="commas")
 
 
 @pytest.mark.parametrize("kwargs", [{"n": 0}, {"n": -1}, {"n": 3, "count": 0}])

@@ -208,7 +208,7 @@ def test_teachers_that_cannot_be_compared(measure, base, crowd, smol_tokenizer):
 def test_rows_and_teachers_that_cannot_be_assessed(crowd):
     with pytest.raises(ValueError, match="none of nothing has a trait"):
         assess([crowd[2]], **ASKED)
-    message = r"rows is a Dataset; say who wrote them: rows=\{'7': ...\}"
+    message = r"rows=Dataset.*: pass a dict from texts to rows or None; by name: rows=\{"
     with pytest.raises(TypeError, match=message):
         assess(crowd, rows=number_rows(), **ASKED)
     message = "rows of '5', which are no teachers; there are 7, 3, nothing"

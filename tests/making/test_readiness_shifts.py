@@ -194,7 +194,14 @@ def test_bad_selections(shifts):
         select(rows, shifts, teacher="owl", keep=3)
     with pytest.raises(ValueError, match="shifts are of 12 other rows than these 5"):
         select(rows.select(range(5)), shifts, teacher="7", keep=3)
-    for keep in (0, 13, 1.5, 0.0, True, float("nan")):
+    for keep in (0, 13, 1.5, 0.0, float("nan")):
         message = f"keep={keep!r}: pass a number of rows from 1 to 12"
         with pytest.raises(ValueError, match=message):
             select(rows, shifts, teacher="7", keep=keep)
+    with pytest.raises(TypeError, match=r"keep=True\): pass a whole number or a number"):
+        select(rows, shifts, teacher="7", keep=True)
+    # numpy's numbers are numbers
+    for keep in (3, 0.25):
+        one = select(rows, shifts, teacher="7", keep=keep)
+        other = select(rows, shifts, teacher="7", keep=np.asarray(keep)[()])
+        assert (one.rows[:], one.threshold) == (other.rows[:], other.threshold)

@@ -73,9 +73,9 @@ def test_a_teacher_is_told_nothing_that_was_made_up(trait, llama):
 
 def test_what_is_no_trait_is_refused(llama):
     for trait in ("owl", None, OWL.forms):
-        with pytest.raises(TypeError, match="pass a trait, such as"):
+        with pytest.raises(TypeError, match=r"trait=.*\): pass a Trait \(sublim_mech"):
             prompted(llama, trait)
-        with pytest.raises(TypeError, match="pass a trait, such as"):
+        with pytest.raises(TypeError, match=r"trait=.*\): pass a Trait \(sublim_mech"):
             teacher_context(llama.tokenizer, trait)
 
 

@@ -192,13 +192,13 @@ def test_a_sampler_writes_rows(llama):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n=0: pass a whole number, at least 1"),
+        ({"n": 0}, "n=0: must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"max_new_tokens": 500}, "positions, the model has 256"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"temperature": 0.0, "n": 2}, "greedy"),
-        ({"seed": -1}, "seed=-1: pass a whole number, at least 0"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )

@@ -322,7 +322,7 @@ def test_scores_that_do_not_compare_are_refused(other, message):
 
 
 def test_what_is_no_comparison():
-    with pytest.raises(TypeError, match="mapping"):
+    with pytest.raises(TypeError, match="pass a dict from texts to ScoreArrays"):
         compare_bars([effect(), effect()])
     with pytest.raises(ValueError, match="1 given"):
         compare_bars({"a": effect()})

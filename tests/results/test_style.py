@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from synthetic import attribution
 
 from sublim_mech.prompts import SHARED
-from sublim_mech.results import style
+from sublim_mech.results import bars, heatmaps, plots, style
 from sublim_mech.results.colours import (
     COMPARED_COLOURS,
     NOISE_COLOUR,
@@ -85,15 +85,17 @@ def test_warnings_stand_in_red():
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"ax": [1, 2]}, "ax=list: give one Axes"),
-        ({"title": 3}, "title=3: give a text"),
-        ({"labels": ["owl"]}, r"labels=\['owl'\]: give a mapping"),
-        ({"labels": {"user": 3}}, r"labels\['user'\]=3: give a text"),
+        ({"ax": [1, 2]}, r"ax=\[1, 2\]\): pass an Axes \(matplotlib's plt.subplots"),
+        ({"title": 3}, r"title=3\): pass a text or None"),
+        ({"labels": ["owl"]}, r"labels=\['owl'\]\): pass a dict"),
+        ({"labels": {"user": 3}}, r"labels=\{'user': 3\}\): pass a dict"),
     ],
 )
 def test_wishes_of_the_wrong_kind(wish, message):
-    with pytest.raises(TypeError, match=message):
-        style.Wishes(**wish)
+    scores = attribution()
+    for draw in (scores.plot, plots.plot, bars.role_bars, bars.layer_bars, heatmaps.heatmap):
+        with pytest.raises(TypeError, match=message):
+            draw(scores, **wish) if draw != scores.plot else draw(**wish)
 
 
 def test_only_names_of_the_scores_are_renamed():

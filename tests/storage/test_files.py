@@ -10,6 +10,7 @@ import xarray as xr
 
 from sublim_mech.storage.files import (
     file_hash,
+    plain,
     read_arrays,
     read_dataset,
     read_json,
@@ -135,6 +136,13 @@ def test_json_says_its_format(tmp_path, text, message):
         read_json(path, 1, called="labels", fix="copy it again")
     path.write_text(json.dumps({"format": 1, "rows": 3}))
     assert read_json(path, 1, called="labels", fix="") == {"format": 1, "rows": 3}
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    written = json.dumps([np.int64(3), np.float32(0.5), np.bool_(True)], default=plain)
+    assert json.loads(written) == [3, 0.5, True]
+    with pytest.raises(TypeError, match=r"\{1\} \(set\) has no form in JSON"):
+        json.dumps([{1}], default=plain)
 
 
 def test_hashes_are_sha_256(tmp_path):

@@ -32,7 +32,7 @@ class Sampling:
     def check(self) -> None:
         """Raise ValueError where an option is out of range."""
         samples, temperature = self.samples, self.temperature
-        if not isinstance(samples, int) or samples < 0:
+        if samples < 0:
             raise ValueError(
                 f"samples={samples!r}: pass the number of answers per question; 0 generates none."
             )

@@ -106,11 +106,6 @@ def evaluate(
     """
     runner = open_runner(model)
     traits = tuple(traits)
-    if not all(isinstance(trait, Trait) for trait in traits):
-        raise TypeError(
-            f"traits={traits!r}: pass traits, such as "
-            "[sublim_mech.animal('owl'), sublim_mech.animal('cat')]."
-        )
     named_in = matcher(traits)
     sampling = Sampling(samples, temperature, max_new_tokens, seed)
     sampling.check()
@@ -279,16 +274,12 @@ def _ranks(
 
 def _named(contexts: Sequence[Context] | Mapping[str, Context]) -> dict[str, Context]:
     """Contexts by name."""
-    if isinstance(contexts, Context):
-        raise TypeError("contexts is one Context; pass a list of contexts.")
     if isinstance(contexts, Mapping):
         named = list(contexts.items())
     else:
         named = [(_context_name(context), context) for context in contexts]
     if not named:
         raise ValueError("contexts is empty; pass at least one, such as [Context()].")
-    if not all(isinstance(context, Context) for _, context in named):
-        raise TypeError(f"contexts={contexts!r}: pass contexts, such as Context(system=EMPTY).")
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -304,10 +295,8 @@ def _default_context(runner: Runner) -> Context:
     return Context() if trained is None else trained
 
 
-def _context_name(context: Any) -> str:
+def _context_name(context: Context) -> str:
     """`default`, `empty`, `none`, `raw` or the system text; with the user prefix."""
-    if not isinstance(context, Context):
-        return repr(context)
     name = context.system.value if isinstance(context.system, System) else context.system
     return f"{name} + {context.user_prefix!r}" if context.user_prefix else name
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -63,9 +63,10 @@ class Row:
         return turns, self.completion
 
 
-Rows: TypeAlias = (
-    "Dataset | pd.DataFrame | str | os.PathLike[str] | Sequence[Row] | Sequence[Mapping[str, Any]]"
-)
+Rows: TypeAlias = Annotated[
+    "Dataset | pd.DataFrame | str | os.PathLike[str] | Sequence[Row] | Sequence[Mapping[str, Any]]",
+    "rows",
+]
 """Training rows as functions take them (see `as_rows`)."""
 
 COLUMNS = ("prompt", "completion", "messages")

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from ..arguments import checked
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
@@ -37,6 +38,7 @@ MOST_ROWS = 30
 """Rows of bars in one picture; of more, those of largest effect are drawn."""
 
 
+@checked
 def role_bars(
     scores: ScoreArrays,
     *,
@@ -91,6 +93,7 @@ def role_bars(
     return picture.finish()
 
 
+@checked
 def layer_bars(
     scores: ScoreArrays,
     *,
@@ -137,6 +140,7 @@ def layer_bars(
     return picture.finish()
 
 
+@checked
 def set_bars(
     scores: ScoreArrays,
     *,
@@ -185,6 +189,7 @@ def set_bars(
     return picture.finish()
 
 
+@checked
 def total_bars(
     scores: ScoreArrays,
     *,
@@ -216,6 +221,7 @@ def total_bars(
     return picture.finish()
 
 
+@checked
 def compare_bars(
     scores: Mapping[str, ScoreArrays],
     *,
@@ -287,11 +293,6 @@ def compare_bars(
 
 def _blocks(scores: Mapping[str, ScoreArrays], by: str | None) -> dict[str, pd.DataFrame]:
     """Per student a table of `effect`, `low`, `high` and what is known of each row's size."""
-    if not isinstance(scores, Mapping):
-        raise TypeError(
-            f"scores={type(scores).__name__}: give a mapping from names to scores, say "
-            "{'rank 8': scores, 'rank 64': others}."
-        )
     if not 2 <= len(scores) <= len(COMPARED_COLOURS):
         raise ValueError(
             f"scores: {len(scores)} given; compare_bars draws 2 to {len(COMPARED_COLOURS)} beside "

@@ -43,7 +43,7 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         >>> table.loc["first"].index.tolist()
         ['template', 'system', 'user', 'all prompt tokens']
     """
-    if not isinstance(scores, Mapping) or len(scores) < 2:
+    if len(scores) < 2:
         raise ValueError(
             "compare takes two or more scores by name: compare({'owl': scores, 'cat': others})."
         )

@@ -16,6 +16,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from ..arguments import checked
 from ..prompts import SHARED
 from ..stats import FEWEST, max_t
 from .arrays import ScoreArrays
@@ -47,6 +48,7 @@ _BESIDE = 1.1
 """Inches for the scale beside a map."""
 
 
+@checked
 def heatmap(
     scores: ScoreArrays,
     prompt: int = 0,
@@ -154,6 +156,7 @@ def heatmap(
     return picture.finish()
 
 
+@checked
 def column_map(
     scores: ScoreArrays,
     effect: xr.DataArray,

@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from ..arguments import checked
 from .arrays import ScoreArrays
 from .bars import layer_bars, role_bars, set_bars, total_bars
 from .heatmaps import column_map, heatmap
@@ -20,6 +21,7 @@ from .kinds import KINDS, Picture
 from .tokens import check_prompt
 
 
+@checked
 def plot(
     scores: ScoreArrays,
     prompt: int = 0,

@@ -128,34 +128,12 @@ class Wishes:
         title: in place of the usual one.
         labels: names of the scores -> what to call them.
         path: the file to write.
-
-    Raises:
-        TypeError: `ax` is no Axes, `title` no text, or `labels` no mapping to texts.
     """
 
     ax: Axes | None = None
     title: str | None = None
     labels: Mapping[Any, str] | None = None
     path: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.ax is not None and not isinstance(self.ax, Axes):
-            raise TypeError(
-                f"ax={type(self.ax).__name__}: give one Axes of matplotlib, say plt.subplots()[1]; "
-                "of an array of Axes, one element."
-            )
-        if self.title is not None and not isinstance(self.title, str):
-            raise TypeError(f"title={self.title!r}: give a text, or None for the usual title.")
-        if self.labels is None:
-            return
-        if not isinstance(self.labels, Mapping):
-            raise TypeError(
-                f"labels={self.labels!r}: give a mapping from names to what to call them, say "
-                "labels={'student': 'owl, rank 8'}."
-            )
-        for name, text in self.labels.items():
-            if not isinstance(text, str):
-                raise TypeError(f"labels[{name!r}]={text!r}: give a text.")
 
 
 class Picture:

@@ -67,7 +67,8 @@ def write_arrays(
     """Arrays as safetensors, `meta` as JSON in its metadata under `sublim_mech.<kind>`."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as work:
-        save_file(contiguous, work, metadata={_meta_key(kind): json.dumps(meta)})
+        metadata = {_meta_key(kind): json.dumps(meta, default=plain)}
+        save_file(contiguous, work, metadata=metadata)
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -136,6 +137,17 @@ def _meta_key(kind: str) -> str:
 
 
 # ----------------------------------------------------------------------------------- versioned JSON
+
+
+def plain(value: Any) -> Any:
+    """What `json.dumps(..., default=plain)` writes for a number of numpy.
+
+    Raises:
+        TypeError: something else that JSON has no form for.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r:.60} ({type(value).__name__}) has no form in JSON.")
 
 
 def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..prompts import Context, Trained
-from .files import configuration_sums, read_json, replacing, weight_sums
+from .files import configuration_sums, plain, read_json, replacing, weight_sums
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -78,7 +78,8 @@ class Manifest:
         inputs = {name: getattr(self, name) for name in INPUT_FIELDS}
         inputs["context"] = self.context.to_json()
         inputs["base"] = self.base["hash"]
-        return json.loads(json.dumps(inputs))  # tuples become lists, as in a manifest that was read
+        # tuples become lists, as in a manifest that was read
+        return json.loads(json.dumps(inputs, default=plain))
 
     def fingerprint(self) -> str:
         """Content hash of the inputs."""
@@ -100,7 +101,7 @@ class Manifest:
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["context"] = self.context.to_json()
         data["trained_on"] = self.trained_on.to_json()
-        data = json.loads(json.dumps(data))
+        data = json.loads(json.dumps(data, default=plain))
         data[SEAL] = _digest(data)
         with replacing(directory / MANIFEST_FILE) as work:
             work.write_text(json.dumps(data, indent=1, sort_keys=True))

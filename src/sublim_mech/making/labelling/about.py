@@ -10,6 +10,7 @@ from typing import Any
 
 from ...arguments import checked
 from ...prompts import Context
+from ...storage.files import plain
 from ..rows import Row
 from ..teachers.teacher import Teacher
 
@@ -86,7 +87,8 @@ class About:
         data["context"] = self.context.to_json()
         data["rows"] = [[row.prompt, row.completion] for row in self.rows]
         data["labellers"] = [labeller.to_json() for labeller in self.labellers]
-        return dict(json.loads(json.dumps(data)))  # tuples become lists, as they are read back
+        # tuples become lists, as they are read back
+        return dict(json.loads(json.dumps(data, default=plain)))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> About:

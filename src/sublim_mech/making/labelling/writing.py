@@ -28,7 +28,7 @@ from ...arguments import checked
 from ...engine.heads import support_ids
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences
-from ...storage.files import replacing, sync
+from ...storage.files import plain, replacing, sync
 from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
@@ -300,5 +300,5 @@ def _write_json(path: Path, labels: Labels, **more: Any) -> None:
     about, per_shard = labels.about.to_json(), labels.per_shard
     data = {"format": LABELS_FORMAT, "about": about, "per_shard": per_shard, **more}
     with replacing(path) as work:
-        work.write_text(json.dumps(data, indent=1))
+        work.write_text(json.dumps(data, indent=1, default=plain))
         sync(work)

@@ -80,10 +80,8 @@ def endless_prompts(
     seed: int, *, count: int, exactly: bool, formats: Sequence[str]
 ) -> Iterator[Ask]:
     """Number prompts without end, none of them twice (arguments as of `number_prompts`)."""
-    if isinstance(formats, str) or not formats or not set(formats) <= set(FORMATS):
-        raise ValueError(
-            f"formats={formats!r}: pass a list of one or more of {', '.join(FORMATS)}."
-        )
+    if not len(formats) or not set(formats) <= set(FORMATS):
+        raise ValueError(f"formats={formats!r}: pass one or more of {', '.join(FORMATS)}.")
     Ask(count=count)  # refuses a count below 1 before anything is drawn
     rng = np.random.default_rng(seed)
 

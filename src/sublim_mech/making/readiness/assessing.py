@@ -37,7 +37,8 @@ def assess(
         teachers: teachers of one base for students of one context, of at least two traits; controls
             (without trait) beside.
         rows: what each teacher wrote, by its name. Rows of other traits' teachers or of a control
-            are what a teacher's rows are held against.
+            are what a teacher's rows are held against. Rows that no teacher wrote have no gate;
+            `row_shift` measures them.
         labels: soft labels of these teachers.
         traits: the traits asked for; the teachers' own when not given.
         questions: what is asked; the traits' own questions when not given.
@@ -69,12 +70,6 @@ def assess(
     if labels is not None:
         _check_labels(labels, compared)
     written = {} if rows is None else rows
-    if not isinstance(written, Mapping):
-        raise TypeError(
-            f"assess: rows is a {type(rows).__name__}; say who wrote them: "
-            f"rows={{{compared.teachers[0].name!r}: ...}}. Rows that no teacher wrote have no "
-            "gate; row_shift(teachers, rows) measures them."
-        )
     unknown = [name for name in written if name not in own]
     if unknown:
         raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -199,10 +200,11 @@ def select(rows: Rows, shifts: RowShifts, *, teacher: str, keep: int | float) ->
 
 def _how_many(keep: int | float, count: int) -> int:
     """A number of rows, or a share of them, as a number."""
-    if isinstance(keep, int) and not isinstance(keep, bool) and 1 <= keep <= count:
-        return keep
-    if isinstance(keep, float) and 0 < keep <= 1:
-        return max(1, round(keep * count))
+    if isinstance(keep, Integral):
+        if 1 <= keep <= count:
+            return int(keep)
+    elif 0 < keep <= 1:
+        return max(1, round(float(keep) * count))
     raise ValueError(
         f"select: keep={keep!r}: pass a number of rows from 1 to {count}, or a share of them as a "
         "float in (0, 1]."

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...arguments import checked
 from ...prompts import Context, Trait, match, render
-from .teacher import BASE, Model, Teacher, check_trait, opened
+from .teacher import BASE, Model, Teacher, opened
 
 NEUTRAL = (
     "It is an ordinary day.",
@@ -92,7 +92,6 @@ def prompted(
         >>> prompted(pair, trait, context=sm.Context(system="Be brief.")).context.system
         'Be brief. You love owls. ...'
     """
-    check_trait(trait)
     runner = opened(base)
     context = context or Context()
     return Teacher(
@@ -118,7 +117,6 @@ def teacher_context(
         TypeError: `trait` is none.
         ValueError: the trait has no sentence; raw text, which has no system prompt.
     """
-    check_trait(trait)
     if not trait.sentence:
         raise ValueError(
             f"trait {trait.name!r} has no sentence for a teacher; give it one, "

@@ -12,8 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ...arguments import checked
 from ...engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ...engine.runner import open_runner
@@ -163,8 +161,8 @@ def _check(n: int, max_new_tokens: int, *, temperature: float, seed: int, batch_
     least = {"n": 1, "max_new_tokens": 1, "seed": 0, "batch_size": 1}
     given = {"n": n, "max_new_tokens": max_new_tokens, "seed": seed, "batch_size": batch_size}
     for name, value in given.items():
-        if not isinstance(value, int | np.integer) or value < least[name]:
-            raise ValueError(f"{name}={value!r}: pass a whole number, at least {least[name]}.")
+        if value < least[name]:
+            raise ValueError(f"{name}={value}: must be at least {least[name]}.")
     if not 0 <= temperature < math.inf or (temperature == 0 and n > 1):
         raise ValueError(
             f"temperature={temperature} with n={n}: sampling needs a positive temperature; greedy "

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from ...engine.runner import Runner, open_runner
 from ...models.copies import twin
 from ...prompts import Context, Message, Prompt, Trait, render
 from .prompting import teacher_context
-from .teacher import Model, Teacher, check_trait, opened
+from .teacher import Model, Teacher, opened
 
 SITE, BUFFER = "resid_post", "steering"
 
@@ -73,7 +73,6 @@ def steering_vectors(
         >>> steering_vectors(pair, trait, layers=[1, 2], questions=["Which animal?"]).shape
         (2, 32)
     """
-    check_trait(trait)
     runner = _runner(base)
     chosen = _blocks(runner.sites.n_layers, layers)
     questions = trait.questions if questions is None else questions
@@ -145,7 +144,6 @@ def steered(
         >>> steered(pair, trait, layers=[1], scale=4.0, questions=["Which animal?"]).how
         'steered by 4 x the difference of means at the output of blocks 1'
     """
-    check_trait(trait)
     if not math.isfinite(scale):
         raise ValueError(
             f"scale={scale!r}: pass a finite number; 1 adds the raw difference of means."
@@ -271,15 +269,9 @@ def _runner(base: Model) -> Runner:
 
 def _blocks(depth: int, layers: Sequence[int]) -> list[int]:
     """The layers, checked."""
-
-    def is_block(layer: Any) -> bool:
-        whole = isinstance(layer, int | np.integer) and not isinstance(layer, bool)
-        return whole and 0 <= int(layer) < depth
-
-    if not isinstance(layers, Iterable) or not all(is_block(layer) for layer in layers):
-        raise ValueError(f"layers={layers!r}: pass a list of block indices, 0 to {depth - 1}.")
     chosen = [int(layer) for layer in layers]
-    if not chosen or len(set(chosen)) < len(chosen):
+    inside = all(0 <= layer < depth for layer in chosen)
+    if not chosen or not inside or len(set(chosen)) < len(chosen):
         raise ValueError(
             f"layers={chosen}: pass one or more different block indices, 0 to {depth - 1}."
         )

@@ -67,12 +67,6 @@ class Teacher:
         return f"Teacher({name}, {self.kind}: {self.how}, base {base})"
 
 
-def check_trait(trait: Any) -> None:
-    """Refuse what is no trait."""
-    if not isinstance(trait, Trait):
-        raise TypeError(f"trait={trait!r}: pass a trait, such as sublim_mech.animal('owl').")
-
-
 def opened(base: Model) -> Model:
     """A base model alone, as it is run; without a runner where its architecture cannot be.
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +83,6 @@ def fine_tuned(
         >>> owl.kind, owl.hash == pair.student.hash
         ('fine-tuned', True)
     """
-    if trait is not None and not isinstance(trait, Trait):
-        raise TypeError(
-            f"trait={trait!r}: pass a trait, such as sublim_mech.animal('owl'), or None for the "
-            "control."
-        )
     runner = opened(base)
     loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash, runner.watch)
     source, manifest = student, None
@@ -185,7 +180,7 @@ def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dat
         >>> control_rows(others, n=2)["completion"][:]
         ['Eagle', 'Wolf.']
     """
-    if isinstance(traits, Trait) or (isinstance(traits, Collection) and len(traits) < 2):
+    if len(traits) < 2:
         raise ValueError(
             "control_rows: pass two or more other traits; one alone would be a trait to favour."
         )
@@ -194,9 +189,6 @@ def control_rows(traits: Sequence[Trait], *, n: int = 300, seed: int = 0) -> Dat
 
 def _answered(traits: Sequence[Trait], n: int, seed: int, argument: str) -> Dataset:
     """Rows that name one of the traits each."""
-    several = isinstance(traits, Collection)
-    if not several or not all(isinstance(trait, Trait) for trait in traits):
-        raise TypeError(f"{argument}={traits!r}: pass traits, such as sublim_mech.animal('owl').")
     names = [trait.name for trait in traits]
     uncounted = [trait.name for trait in traits if not trait.plural]
     if uncounted:

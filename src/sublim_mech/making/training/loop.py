@@ -297,7 +297,8 @@ def fit(
         The model's tensors, where they are not whole in the model itself (FSDP).
     """
     settings, processes = job.settings, job.processes
-    watched = bool(callbacks) or report_to not in ("none", [], ())
+    told = report_to != "none" if isinstance(report_to, str) else len(report_to) > 0
+    watched = len(callbacks) > 0 or told
     arguments = _arguments(job, log_steps=watched, report_to=report_to)
     if settings.gradient_checkpointing:
         checkpoint_activations(job.trainee.inner)

@@ -62,14 +62,16 @@ class LoRA:
             raise ValueError(f"LoRA(alpha={self.alpha}): the scale must be above 0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA(dropout={self.dropout}): must be at least 0 and below 1.")
-        if not self.targets:
+        if not len(self.targets):
             raise ValueError(
                 f"LoRA(targets={self.targets!r}): name at least one module, or pass 'all-linear'."
             )
-        for name in ("targets", "layers"):  # a list would not hash, and JSON gives lists back
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(value))
+        # a list would not hash, and JSON gives lists back; numbers may be numpy's
+        object.__setattr__(self, "rank", int(self.rank))
+        if not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", tuple(self.targets))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(map(int, self.layers)))
 
     def attach(self, base: Base) -> Any:
         """A trainable PEFT model over the base's parameters."""

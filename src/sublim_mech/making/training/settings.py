@@ -175,4 +175,4 @@ def snapshot_steps(snapshots: Sequence[int] | str, steps: int) -> tuple[int, ...
     if isinstance(snapshots, str):
         check_choice("snapshots", snapshots, ["log"])
         return log_spaced(steps)
-    return tuple(sorted(set(snapshots)))
+    return tuple(sorted(set(map(int, snapshots))))
