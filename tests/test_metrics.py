@@ -368,7 +368,7 @@ def test_blank_texts_are_refused(make):
             make(blank)
     with pytest.raises(ValueError, match=r"logit_difference\(''\)"):
         logit_difference("yes", "")
-    with pytest.raises(ValueError, match=r"target\(7\): pass a text"):
+    with pytest.raises(TypeError, match=r"target\(text=7\): pass a text"):
         target(7)
 
 

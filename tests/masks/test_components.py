@@ -142,13 +142,17 @@ def test_a_last_part_of_several_names_is_refused(owl):
             ValueError,
             "layers(-1): blocks count from 0; what lies outside them is modules('embeddings')",
         ),
-        (lambda: masks.layers("3"), TypeError, "layers: '3' is not a whole number"),
+        (
+            lambda: masks.layers("3"),
+            TypeError,
+            "a list of whole numbers; without quotes: blocks=3.",
+        ),
         (
             lambda: masks.modules(),
             ValueError,
             "modules() is empty; give at least one of attention, mlp, norms, embeddings, head",
         ),
-        (lambda: masks.modules(["mlp"]), TypeError, "modules(['mlp']): pass names"),
+        (lambda: masks.modules(["mlp"]), TypeError, "pass a text; unpack it: *['mlp']."),
     ],
 )
 def test_wrong_arguments_are_named(make, error, message):
