@@ -489,6 +489,14 @@ def test_a_trait_is_its_default_metric():
         TraitMetric("mixed", (OWL, WOLF), (1.0,))
 
 
+def test_traits_and_weights_in_lists_that_may_change_afterwards():
+    traits, weights = [OWL, WOLF], [1.0, -1.0]
+    metric = TraitMetric("mixed", traits, weights)
+    traits.pop()
+    assert metric == TraitMetric("mixed", (OWL, WOLF), (1.0, -1.0))
+    assert hash(metric) == hash(TraitMetric("mixed", (OWL, WOLF), (1.0, -1.0)))
+
+
 def test_what_metrics_say_of_themselves():
     known = [log_prob(OWL), own_minus_others(OWL, [WOLF]), target("owl"), kl_to_base(), entropy()]
     known += [logit_difference("yes", "no"), rank("owl")]

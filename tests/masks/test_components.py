@@ -126,6 +126,13 @@ def test_an_unknown_module_is_an_error_with_its_neighbours(owl, name, message):
         masks.modules("mlp", name)(owl, network("llama"))
 
 
+@pytest.mark.parametrize("blocks", [{2, 0}, np.array([2, 0]), iter([2, 0]), (2, 0, 2)])
+def test_blocks_in_whatever_they_are_kept(owl, blocks):
+    assert_same(masks.layers(blocks), masks.layers([0, 2]), owl, network("llama"))
+    with pytest.raises(TypeError, match=r"0\.5 is not a whole number"):
+        masks.layers(iter([0.5]))
+
+
 def test_a_last_part_of_several_names_is_refused(owl):
     modules = [Module("a", 0, "attn.out"), Module("b", 0, "mlp.out")]
     message = r"modules\('out'\) may be any of attn.out, mlp.out; give the whole name"

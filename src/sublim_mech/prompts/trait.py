@@ -220,6 +220,7 @@ class Trait:
         return {"forms": list(self.forms), "plural": self.plural}
 
     @classmethod
+    @checked
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Trait:
         """A trait of a stored name with the forms that `to_json` gave.
 
