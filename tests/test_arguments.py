@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pytest
 import torch
 
 from sublim_mech.arguments import checked, fits, in_words
+
+
+@runtime_checkable
+class Sized(Protocol):
+    def size(self) -> int: ...
+
 
 FITS = [
     (3, int), (np.int64(3), int), (3, float), (0.5, float), (np.float32(1), float),
@@ -20,6 +26,7 @@ FITS = [
     (np.arange(3), Sequence[int]), ([], Sequence[str]), (["a", ["b"]], Sequence[str | list[str]]),
     ((1, "a"), tuple[int, str]), ((1, 2, 3), tuple[int, ...]), ({"a": 1}, Mapping[str, float]),
     (len, Callable[[Any], int]), ("x", Literal["a", "b"]), (torch.float32, torch.dtype),
+    (np.str_("a"), Literal["a"]),
     ({1, 2}, Iterable[int]), (iter("ab"), Iterable[int]),
 ]  # fmt: skip
 
@@ -30,7 +37,8 @@ MISFITS = [
     (np.array(["a"]), Sequence[int]), ([1, 2], tuple[int, ...]), ((1,), tuple[int, str]),
     ({"a": "b"}, Mapping[str, float]), ({1: 1.0}, Mapping[str, float]), ([1], Mapping[str, int]),
     (3, Callable[[Any], int]), (3, Literal["a", "b"]), ("float32", torch.dtype),
-    ("ab", Iterable[str]), (None, int), ([None], Sequence[int] | None),
+    ("ab", Iterable[str]), (None, int), ([None], Sequence[int] | None), ({"a": 1}, Iterable[str]),
+    (np.array(1), Iterable[int]), (Sized, Sized),
 ]  # fmt: skip
 
 
@@ -63,6 +71,11 @@ class Method:
     rank: int = 8
     targets: tuple[str, ...] = ()
 
+    @classmethod
+    @checked
+    def read(cls, text: str) -> Method:
+        return cls(int(text))
+
 
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -81,6 +94,14 @@ class Method:
             "example(lr='1e-4'): pass a number; without quotes: lr=1e-4.",
         ),
         (lambda: example(None, points=8.0), "example(points=8.0): pass a whole number: points=8."),
+        (
+            lambda: example(None, 2.0),
+            "example(*numbers=2.0): pass a whole number: 2.",
+        ),
+        (
+            lambda: Method.read(3),
+            "Method.read(text=3): pass a text.",
+        ),
         (
             lambda: example(None, 1, "two"),
             "example(*numbers='two'): pass a whole number.",
@@ -141,6 +162,9 @@ def test_a_value_whose_repr_fails_is_still_named() -> None:
 
 
 def test_words() -> None:
+    assert in_words(Annotated[dict[str, Any], "{...}"] | Sequence[Any]) == (
+        "{...} or a list of anything"
+    )
     assert in_words(Mapping[str, Sequence[int]] | Literal["role"]) == (
         "a dict from texts to lists of whole numbers or 'role'"
     )

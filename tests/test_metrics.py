@@ -368,7 +368,7 @@ def test_blank_texts_are_refused(make):
             make(blank)
     with pytest.raises(ValueError, match=r"logit_difference\(''\)"):
         logit_difference("yes", "")
-    with pytest.raises(ValueError, match=r"target\(7\): pass a text"):
+    with pytest.raises(TypeError, match=r"target\(text=7\): pass a text"):
         target(7)
 
 
@@ -487,6 +487,14 @@ def test_a_trait_is_its_default_metric():
         own_minus_others(OWL, [])
     with pytest.raises(ValueError, match="2 traits and 1 weights; give one weight per trait"):
         TraitMetric("mixed", (OWL, WOLF), (1.0,))
+
+
+def test_traits_and_weights_in_lists_that_may_change_afterwards():
+    traits, weights = [OWL, WOLF], [1.0, -1.0]
+    metric = TraitMetric("mixed", traits, weights)
+    traits.pop()
+    assert metric == TraitMetric("mixed", (OWL, WOLF), (1.0, -1.0))
+    assert hash(metric) == hash(TraitMetric("mixed", (OWL, WOLF), (1.0, -1.0)))
 
 
 def test_what_metrics_say_of_themselves():

@@ -24,7 +24,7 @@ PACKAGES = (
 
 WITH_METHODS = (
     "Scores", "Evaluation", "TraitMatrix", "ModelPair", "Runner", "Base", "Labels", "Mask",
-    "TrainingData",
+    "TrainingData", "Trait",
 )  # fmt: skip
 """Classes whose methods a user calls."""
 
@@ -153,7 +153,9 @@ def test_wrong_kinds_are_refused(called: str, argument: str) -> None:
     thing = PUBLIC[called]
     function = builder(thing)
     hints, parameters = _hints(function), inspect.signature(function).parameters
-    name = called.rpartition(".")[2]
+    parts = called.split(".")
+    # a class method is called of its class
+    name = ".".join(parts[-2:]) if "cls" in parameters else parts[-1]
     for wrong in WRONG:
         if fits(wrong, hints[argument]):
             continue

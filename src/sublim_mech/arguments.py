@@ -40,20 +40,26 @@ _WORDS: dict[Any, tuple[str, str]] = {
     str: ("a text", "texts"),
     Path: ("a path", "paths"),
     np.ndarray: ("a numpy array", "numpy arrays"),
+    Any: ("anything", "anything"),
 }
 """What a kind is called, one and several."""
 
 _MADE_BY = {
     "Axes": "matplotlib's plt.subplots()[1]",
     "Base": "sublim_mech.load_base(...)",
-    "Context": "sublim_mech.Context(...)",
+    "Context": "sublim_mech.Context(system='...'), sublim_mech.RAW",
     "Mask": "sublim_mech.masks.role('system')",
+    "Metric": "sublim_mech.metrics.log_prob(trait)",
     "ModelPair": "sublim_mech.load_pair(...)",
     "Prompt": "sublim_mech.render(pair, questions)",
     "Scores": "sublim_mech.attribute(...)",
+    "System": "Context.DEFAULT, Context.EMPTY, Context.NONE",
+    "Taught": "sublim_mech.load_pair(...)",
     "Teacher": "sublim_mech.teachers.prompted(...)",
+    "Trained": "pair.training_prompts",
     "Trait": "sublim_mech.animal('owl')",
     "TrainingData": "sublim_mech.training.hard_data(...)",
+    "device": "torch.device('cuda:0')",
     "dtype": "torch.float32",
 }
 """Where the objects of a class come from."""
@@ -72,8 +78,10 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
         setattr(function, "__init__", builder)  # noqa: B010  mypy holds methods for constant
         return function  # type: ignore[return-value]
 
-    called = name or function.__name__
     signature = inspect.signature(function)
+    called = name or function.__name__
+    if "cls" in signature.parameters and not name:
+        called = ".".join(function.__qualname__.split(".")[-2:])  # as it is called, of its class
     parameters = [p for p in signature.parameters if p not in ("self", "cls")]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
@@ -144,7 +152,8 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, option) for option in inner)
     if origin is Literal:
         # which of the choices is the function's own question, with the nearest ones in its answer
-        return any(type(value) is type(choice) for choice in inner)
+        kinds = {type(choice) for choice in inner}
+        return type(value) in kinds or (str in kinds and isinstance(value, str))
     if origin is typing.Annotated:
         return fits(value, inner[0])
     if hint is bool:
@@ -194,11 +203,20 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _is_iterable(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+    """What has elements; of a mapping it is not clear which are meant."""
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    try:
+        iter(value)
+    except TypeError:  # such as an array of no dimension, whose class has elements
+        return False
+    return True
 
 
 def _is_instance(value: Any, kind: Any) -> bool:
     """`isinstance`; True where a kind cannot be asked."""
+    if inspect.isclass(value) and getattr(kind, "_is_protocol", False):
+        return False  # it has the methods, its instances can be used
     try:
         return isinstance(value, kind)
     except TypeError:
@@ -256,8 +274,9 @@ def _named(hint: Any) -> tuple[str, str]:
     if origin is Literal:
         choices = " or ".join(map(repr, inner))
         return choices, choices
-    if origin is typing.Annotated:  # with the word for it where it has one
-        return (inner[1], inner[1]) if isinstance(inner[1], str) else _named(inner[0])
+    if origin is typing.Annotated:
+        words = [note for note in inner[1:] if isinstance(note, str)]
+        return (words[0], words[0]) if words else _named(inner[0])
     if origin is Callable:
         return "a function", "functions"
     if origin is type:
@@ -280,6 +299,7 @@ def _named(hint: Any) -> tuple[str, str]:
 
 def _advice(argument: str, value: Any, hint: Any) -> str:
     """What to change, where the mistake is one of the usual ones."""
+    name = "" if argument.startswith("*") else f"{argument}="
     for option in _options(hint):
         origin, inner = get_origin(option), get_args(option)
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
@@ -291,11 +311,11 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         if argument.startswith("*") and _is_sequence(value) and fits(list(value), Sequence[option]):  # type: ignore[valid-type]
             return f"; unpack it: *{_shown(value)}"
         if inspect.isclass(value) and _is_subclass(value, option):
-            return f"; call it: {argument}={value.__name__}(...)"
+            return f"; call it: {name}{value.__name__}(...)"
         if option in (int, float) and isinstance(value, str) and _is_number(value, option):
-            return f"; without quotes: {argument}={value}"
+            return f"; without quotes: {name}{value}"
         if option is int and isinstance(value, float) and value.is_integer():
-            return f": {argument}={int(value)}"
+            return f": {name}{int(value)}"
     return ""
 
 
@@ -321,7 +341,8 @@ def _first_misfit(value: Any, hint: Any) -> int | None:
         return None
     for option in _options(hint):
         origin, inner = get_origin(option), get_args(option)
-        if origin in (*_SEQUENCES, list) or (origin is tuple and inner[-1:] == (Ellipsis,)):
+        several = origin in (*_SEQUENCES, list, Iterable)
+        if several or (origin is tuple and inner[-1:] == (Ellipsis,)):
             for place, element in enumerate(value):
                 if not fits(element, inner[0]):
                     return place

@@ -86,13 +86,10 @@ class Metric(Protocol):
         ...
 
 
+@checked
 def as_metric(trait: Trait | Metric) -> Metric:
     """The metric itself, or the default metric of a trait."""
-    if isinstance(trait, Trait):
-        return log_prob(trait)
-    if isinstance(trait, Metric) and not isinstance(trait, type):
-        return trait
-    raise TypeError(f"trait={trait!r}: pass a Trait (sublim_mech.animal('owl')) or a Metric.")
+    return log_prob(trait) if isinstance(trait, Trait) else trait
 
 
 # ------------------------------------------------------------------------------------------- traits
@@ -105,17 +102,20 @@ class TraitMetric(Metric):
 
     Attributes:
         name: how it is printed.
-        traits: the traits whose log-probability (summed over forms) is taken.
-        weights: one per trait.
+        traits: the traits whose log-probability (summed over forms) is taken; kept as a tuple.
+        weights: one per trait; kept as a tuple.
         unit: unit of the value.
     """
 
     name: str
-    traits: tuple[Trait, ...]
-    weights: tuple[float, ...]
+    traits: Sequence[Trait]
+    weights: Sequence[float]
     unit: str = "nats"
 
     def __post_init__(self) -> None:
+        # the caller's list may change afterwards
+        object.__setattr__(self, "traits", tuple(self.traits))
+        object.__setattr__(self, "weights", tuple(self.weights))
         if not self.traits or len(self.traits) != len(self.weights):
             raise ValueError(
                 f"TraitMetric: {len(self.traits)} traits and {len(self.weights)} weights; give one "
@@ -167,7 +167,7 @@ def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
         >>> metric.name, metric.weights
         ('log P(owl) - mean log P(cat, wolf)', (1.0, -0.5, -0.5))
     """
-    if not others:
+    if len(others) == 0:
         raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
     weights = (1.0, *(-1.0 / len(others) for _ in others))
     mean = "mean " if len(others) > 1 else ""
@@ -575,5 +575,5 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _check_text(function: str, text: str) -> None:
-    if not isinstance(text, str) or not text.strip():
+    if not text.strip():
         raise ValueError(f"{function}({text!r}): pass a text that is not blank.")

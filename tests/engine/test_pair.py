@@ -146,7 +146,10 @@ def test_the_manifest_and_the_user_must_say_the_same(tmp_path):
     ("given", "message"),
     [
         ({"trained_in": "You are calm."}, r"trained_in='You are calm\.'.*Context\(system="),
-        ({"trained_in": SYSTEM, "trained_on": "1, 2"}, r"trained_on='1, 2': pass a list"),
+        (
+            {"trained_in": SYSTEM, "trained_on": "1, 2"},
+            r"trained_on='1, 2'\): pass a list of texts",
+        ),
         ({"trained_in": SYSTEM, "trained_on": []}, r"trained_on=\[\]: pass a list"),
         (
             {"trained_on": ["1, 2"]},

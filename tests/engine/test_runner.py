@@ -182,9 +182,12 @@ def test_prompts_of_another_tokenizer_are_refused(runner, several, dressed, gpt2
 
 @pytest.mark.parametrize("wrong", [["text"], [7]])
 def test_prompts_are_a_list_of_rendered_ones(wrong, runner, several):
-    with pytest.raises(TypeError, match="prompts must be rendered"):
+    message = (
+        r"logits\(prompts=.*: pass a list of Prompts \(sublim_mech\.render\(pair, questions\)\)"
+    )
+    with pytest.raises(TypeError, match=message):
         runner.logits(wrong)
-    with pytest.raises(TypeError, match="prompts is one prompt; pass a list"):
+    with pytest.raises(TypeError, match=f"{message}; one alone is a list too"):
         runner.logits(several[0])
 
 

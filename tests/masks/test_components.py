@@ -126,6 +126,13 @@ def test_an_unknown_module_is_an_error_with_its_neighbours(owl, name, message):
         masks.modules("mlp", name)(owl, network("llama"))
 
 
+@pytest.mark.parametrize("blocks", [{2, 0}, np.array([2, 0]), iter([2, 0]), (2, 0, 2)])
+def test_blocks_in_whatever_they_are_kept(owl, blocks):
+    assert_same(masks.layers(blocks), masks.layers([0, 2]), owl, network("llama"))
+    with pytest.raises(TypeError, match=r"0\.5 is not a whole number"):
+        masks.layers(iter([0.5]))
+
+
 def test_a_last_part_of_several_names_is_refused(owl):
     modules = [Module("a", 0, "attn.out"), Module("b", 0, "mlp.out")]
     message = r"modules\('out'\) may be any of attn.out, mlp.out; give the whole name"
@@ -142,13 +149,17 @@ def test_a_last_part_of_several_names_is_refused(owl):
             ValueError,
             "layers(-1): blocks count from 0; what lies outside them is modules('embeddings')",
         ),
-        (lambda: masks.layers("3"), TypeError, "layers: '3' is not a whole number"),
+        (
+            lambda: masks.layers("3"),
+            TypeError,
+            "a list of whole numbers; without quotes: blocks=3.",
+        ),
         (
             lambda: masks.modules(),
             ValueError,
             "modules() is empty; give at least one of attention, mlp, norms, embeddings, head",
         ),
-        (lambda: masks.modules(["mlp"]), TypeError, "modules(['mlp']): pass names"),
+        (lambda: masks.modules(["mlp"]), TypeError, "pass a text; unpack it: *['mlp']."),
     ],
 )
 def test_wrong_arguments_are_named(make, error, message):

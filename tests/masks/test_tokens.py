@@ -69,7 +69,7 @@ def test_sharing_classes_and_their_unions(owl):
     assert_same(shared, masks.sharing("prefix") | masks.sharing("aligned"), owl, modules)
     assert_same(not_shared, masks.sharing("seen", "novel"), owl, modules)
     assert_same(not_shared, ~shared, owl, modules)
-    message = r"is not marked; prompts = sharing\(prompts, trained_on=pair.training_prompts\)"
+    message = r"is not marked; prompts = mark_sharing\(prompts, trained_on=pair.training_prompts\)"
     with pytest.raises(ValueError, match=message):
         masks.sharing("seen").tokens(replace(owl, sharing=None))
 
@@ -110,14 +110,18 @@ def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer)
         (
             lambda: masks.positions([1, 2]),
             TypeError,
-            "positions: [1, 2] is not a whole number; unpack it with *",
+            "positions(*numbers=[1, 2]): pass a whole number; unpack it: *[1, 2].",
         ),
         (
             lambda: masks.positions(1.0),
             TypeError,
-            "positions: 1.0 is not a whole number; pass an int",
+            "positions(*numbers=1.0): pass a whole number: 1.",
         ),
-        (lambda: masks.positions(True), TypeError, "positions: True is not a whole number"),
+        (
+            lambda: masks.positions(True),
+            TypeError,
+            "positions(*numbers=True): pass a whole number.",
+        ),
         (
             lambda: masks.role(),
             ValueError,
@@ -142,7 +146,7 @@ def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer)
             "give sharing('answer') alone",
         ),
         (lambda: masks.turn(), ValueError, "turn() is empty"),
-        (lambda: masks.turn("user"), TypeError, "turn: 'user' is not a whole number"),
+        (lambda: masks.turn("user"), TypeError, "turn(*turns='user'): pass a whole number."),
         (lambda: masks.sharing(), ValueError, "sharing() is empty"),
         (
             lambda: masks.sharing("new"),
@@ -152,9 +156,10 @@ def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer)
         (
             lambda: masks.as_mask("system", "it"),
             TypeError,
-            "'it': 'system' is no mask; pass one (masks.role('system'))",
+            "as_mask(where='system'): pass a Mask (sublim_mech.masks.role('system')) or a function "
+            "or a list of whole numbers.",
         ),
-        (lambda: masks.as_mask(3, "it"), TypeError, "'it': 3 is no mask"),
+        (lambda: masks.as_mask(3, "it"), TypeError, "as_mask(where=3): pass a Mask"),
     ],
 )
 def test_wrong_arguments_are_named(make, error, message):

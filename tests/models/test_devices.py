@@ -65,7 +65,5 @@ def test_a_card_beyond_the_last(two_cards):
 
 @pytest.mark.parametrize("device", [0, True, 1.5, ["cpu"]])
 def test_what_names_no_device(device):
-    with pytest.raises(TypeError, match=r"device=.* is a .*; pass a text such as 'cpu'"):
+    with pytest.raises(TypeError, match=r"device=.*: pass a text or a device \(torch\.device\('"):
         load_base(model(), tokenizer=TOKENIZER, device=device)
-    with pytest.raises(TypeError, match="where=0 is a int"):
-        check_device(0, argument="where")

@@ -162,7 +162,7 @@ def test_a_full_hook_name_that_does_not_fit(name, layers, message):
 
 @pytest.mark.parametrize("name", [3, None, ["z"]])
 def test_a_site_that_is_no_text(name):
-    with pytest.raises(TypeError, match=r"site=.* is a .*; pass the name of one"):
+    with pytest.raises(TypeError, match=r"place\(name=.*\): pass a text"):
         sites("llama").place(name)
 
 

@@ -101,7 +101,7 @@ def test_training_does_not_start_from_a_base_that_changed(tmp_path, smol_tokeniz
     data = sm.training.hard_data(smol_tokenizer, sm.numbers.random_rows(4, seed=0, count=3))
     merged(mine)
     with pytest.raises(ValueError, match=CHANGED):
-        sm.train(base, data, out=tmp_path / "run", steps=1, held_out=1, progress=False)
+        sm.train(base, data, out=tmp_path / "run", steps=6, held_out=1, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

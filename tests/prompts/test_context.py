@@ -68,7 +68,9 @@ def test_raw_text_has_no_turns_to_dress(given):
 
 
 def test_contexts_are_checked():
-    with pytest.raises(TypeError, match="DEFAULT, EMPTY, NONE or a text"):
+    with pytest.raises(
+        TypeError, match=r"Context\.DEFAULT, Context\.EMPTY, Context\.NONE\) or a text"
+    ):
         Context(system=None)
     with pytest.raises(TypeError, match=r"user_prefix=None.*a text"):
         Context(user_prefix=None)

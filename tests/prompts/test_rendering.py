@@ -4,6 +4,7 @@ import copy
 import re
 import warnings
 
+import numpy as np
 import pytest
 from chats import QUESTION, TALK, check, text_of, user
 from conftest import TEMPLATES
@@ -226,10 +227,28 @@ def test_blank_messages_are_refused(place, smol_tokenizer):
 # ------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("question", [7, None, ["text"], [{"role": "user"}], {"role": "user"}])
+@pytest.mark.parametrize("question", [7, None, ["text"], {"role": "user"}])
 def test_a_question_is_a_text_or_a_conversation(question, smol_tokenizer):
-    with pytest.raises(TypeError, match="neither a text nor a conversation"):
-        render(smol_tokenizer, [question])
+    message = (
+        r"questions=.*, element 1 is .*: pass a list of texts or lists of \{'role': \.\.\., 'co"
+    )
+    for questions in (["text", question], iter(["text", question])):
+        with pytest.raises(TypeError, match=message):
+            render(smol_tokenizer, questions)
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"role": "user", "content": None}])
+def test_a_message_has_a_role_and_a_content(message, smol_tokenizer):
+    with pytest.raises(TypeError, match="needs a 'role' and a 'content', both texts"):
+        render(smol_tokenizer, [[message]])
+
+
+def test_questions_in_whatever_they_are_kept(smol_tokenizer):
+    """An array, a generator, the messages of a data set with further fields."""
+    asked = render(smol_tokenizer, [QUESTION])
+    talk = [{"role": "user", "content": QUESTION, "thinking": None}]
+    for questions in (np.array([QUESTION]), (q for q in [QUESTION]), [talk]):
+        assert render(smol_tokenizer, questions) == asked
 
 
 @pytest.mark.parametrize("questions", [7, {"role": "user", "content": "x"}])
@@ -240,7 +259,7 @@ def test_questions_are_a_list(questions, smol_tokenizer):
 
 @pytest.mark.parametrize("context", ["text", 7, Context.NONE])
 def test_a_context_is_a_context(context, smol_tokenizer):
-    with pytest.raises(TypeError, match=r"context=.*pass a context, such as"):
+    with pytest.raises(TypeError, match=r"context=.*\(system='\.\.\.'\), sublim_mech\.RAW\)"):
         render(smol_tokenizer, [QUESTION], context=context)
 
 

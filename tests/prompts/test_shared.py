@@ -223,7 +223,7 @@ def test_training_prompts_of_another_tokenizer_are_refused(smol_tokenizer, dress
 
 @pytest.mark.parametrize("given", [["Take 12."], "Take 12.", [7]])
 def test_training_prompts_have_to_be_rendered(given, smol_tokenizer):
-    with pytest.raises(TypeError, match=r"trained_on=.*rendered by render"):
+    with pytest.raises(TypeError, match=r"trained_on=.*or a list of Prompts \(sublim_mech\.render"):
         mark_sharing(render(smol_tokenizer, [QUESTION]), given)
-    with pytest.raises(TypeError, match="prompts must be rendered"):
+    with pytest.raises(TypeError, match=r"prompts=.* is .*: pass a list of Prompts"):
         mark_sharing([QUESTION], render(smol_tokenizer, TRAINING))

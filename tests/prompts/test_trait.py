@@ -114,20 +114,26 @@ def test_an_invisible_character_in_a_form_is_told(form, code):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Trait(7), "name holds 7; pass a text"),
-        (lambda: Trait(None), "name holds None; pass a text"),
-        (lambda: Trait(["owl"]), r"name holds \['owl'\]; pass a text"),
+        (lambda: Trait(7), r"Trait\(name=7\): pass a text\.$"),
+        (lambda: Trait(None), r"Trait\(name=None\): pass a text\.$"),
+        (lambda: Trait(["owl"]), r"Trait\(name=\['owl'\]\): pass a text"),
         (lambda: Trait("owl", forms=7), r"forms=7\): pass a text or a list of texts"),
         (lambda: Trait("owl", forms={"owl", "Owl"}), "pass a text or a list of texts"),
         (lambda: Trait("owl", forms={"owl": 1}), "pass a text or a list of texts"),
         (lambda: Trait("owl", forms=b"owl"), "pass a text or a list of texts"),
-        (lambda: Trait("owl", forms=["owl", 7]), "forms holds 7; pass a text"),
-        (lambda: Trait("owl", category=7), "category holds 7; pass a text"),
-        (lambda: Trait("owl", sentence=["I"]), r"sentence holds \['I'\]; pass a text"),
-        (lambda: Trait("owl", questions=[["Which?"]]), r"questions holds \['Which\?'\]"),
-        (lambda: Trait.noun("owl", plural=7), "plural holds 7; pass a text"),
-        (lambda: Trait.noun("owl", sentence=None), "sentence holds None; pass a text"),
-        (lambda: Trait.noun(None), "name holds None; pass a text"),
+        (
+            lambda: Trait("owl", forms=["owl", 7]),
+            r"Trait\(forms=\[\.\.\.\], element 1 is 7\): pass a text or a",
+        ),
+        (lambda: Trait("owl", category=7), r"Trait\(category=7\): pass a text"),
+        (lambda: Trait("owl", sentence=["I"]), r"Trait\(sentence=\['I'\]\): pass a text"),
+        (
+            lambda: Trait("owl", questions=[["Which?"]]),
+            r"element 0 is \['Which\?'\]\): pass a text",
+        ),
+        (lambda: Trait.noun("owl", plural=7), r"Trait\.noun\(plural=7\): pass a text"),
+        (lambda: Trait.noun("owl", sentence=None), r"Trait\.noun\(sentence=None\): pass a text"),
+        (lambda: Trait.noun(None), r"Trait\.noun\(name=None\): pass a text"),
     ],
 )
 def test_what_is_no_text_is_refused(make, message):

@@ -122,7 +122,7 @@ class ModelPair(Runner):
     def activations(
         self,
         prompts: Sequence[Prompt],
-        sites: Sequence[str],
+        sites: str | Sequence[str],
         layers: Sequence[int] | None = None,
         where: Cells | None = None,
         *,
@@ -133,7 +133,7 @@ class ModelPair(Runner):
 
         Args:
             prompts: rendered prompts.
-            sites: which activations.
+            sites: which activations, one or several.
             layers: of which blocks; all when not given.
             where: a mask of the cells at which the student computes; everywhere when not given.
             model: whose weights are grafted, one of `students`; `base` for the base alone.
@@ -252,8 +252,8 @@ def load_pair(
     Raises:
         ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
         TypeError: `trained_in` is no context, `trained_on` no list.
-        ValueError, FileNotFoundError: see `load_base` and `load_student`; `trained_on` without
-            `trained_in`; the student's manifest says something else than these two.
+        ValueError, FileNotFoundError: see `load_base` and `load_student`; `trained_on` empty or
+            without `trained_in`; the student's manifest says something else than these two.
 
     Example:
         >>> calm = sm.Context(system="You are calm.")
@@ -294,17 +294,16 @@ def _check_controls(student: Student, controls: Sequence[Student]) -> None:
         )
 
 
-def _check_training(trained_in: Any, trained_on: Any) -> None:
-    """Refuse what cannot be a training context, or prompts whose context nobody said."""
-    if trained_in is not None and not isinstance(trained_in, Context):
-        raise TypeError(
-            f"trained_in={trained_in!r}: pass a context, such as Context(system='...') or RAW."
-        )
+def _check_training(
+    trained_in: Context | None, trained_on: Sequence[str | Sequence[Message]] | None
+) -> None:
+    """Refuse no training prompts, or prompts whose context nobody said."""
     if trained_on is None:
         return
-    if isinstance(trained_on, str) or not isinstance(trained_on, Sequence) or not trained_on:
-        raise TypeError(
-            f"trained_on={trained_on!r}: pass a list of training prompts, texts or conversations."
+    if len(trained_on) == 0:
+        raise ValueError(
+            "trained_on=[]: pass a list of training prompts, texts or conversations, or leave it "
+            "out."
         )
     if trained_in is None:
         raise ValueError(

@@ -72,14 +72,8 @@ class Runner:
             TypeError: prompts that are not rendered, or one of them instead of a list.
             ValueError: no prompts; prompts that another tokenizer rendered.
         """
-        if isinstance(prompts, Prompt):
-            raise TypeError("prompts is one prompt; pass a list of prompts.")
-        if not prompts:
+        if len(prompts) == 0:
             raise ValueError("prompts is empty; render at least one question.")
-        if not all(isinstance(prompt, Prompt) for prompt in prompts):
-            raise TypeError(
-                "prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions)."
-            )
         own = fingerprint(self.tokenizer)
         for prompt in prompts:
             if not same_tokenizer(prompt.tokenizer, own):
@@ -208,14 +202,18 @@ class Runner:
     @checked
     @torch.no_grad()
     def activations(
-        self, prompts: Sequence[Prompt], sites: Sequence[str], layers: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        sites: str | Sequence[str],
+        layers: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """Activations of prompts by TransformerLens' hook names, as `run_with_cache` has them.
 
         Args:
             prompts: rendered prompts.
-            sites: which activations: `resid_pre`, `mlp_out`, `z`, ..., or `hook_resid_pre`,
-                `attn.hook_z`; a full hook name (`blocks.3.hook_resid_pre`) at its own layer.
+            sites: which activations, one or several: `resid_pre`, `mlp_out`, `z`, ..., or
+                `hook_resid_pre`, `attn.hook_z`; a full hook name (`blocks.3.hook_resid_pre`) at its
+                own layer.
             layers: of which blocks; all when not given.
 
         Returns:
@@ -253,7 +251,7 @@ class Runner:
     def _activations(
         self,
         prompts: Sequence[Prompt],
-        sites: Sequence[str],
+        sites: str | Sequence[str],
         layers: Sequence[int] | None,
         gates: PromptGates | None,
     ) -> dict[str, Tensor]:

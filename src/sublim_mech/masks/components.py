@@ -10,7 +10,7 @@ from .mask import Mask, mask_of_modules, whole_number
 
 
 @checked
-def layers(blocks: int | Sequence[int]) -> Mask:
+def layers(blocks: int | Iterable[int]) -> Mask:
     """All modules of these blocks; embeddings, final norm and unembedding are in none (`modules`).
 
     Args:
@@ -75,9 +75,6 @@ def modules(*names: str) -> Mask:
             f"modules() is empty; give at least one of {', '.join(GROUPS)}, or names such "
             "as attn.q."
         )
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"modules({name!r}): pass names, modules('attention', 'mlp.out').")
 
     def inside(of_model: Sequence[Module]) -> list[bool]:
         chosen = {module.path for name in names for module in modules_named(name, of_model)}

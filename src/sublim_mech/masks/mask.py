@@ -163,9 +163,7 @@ def whole_number(value: object, argument: str) -> int:
             return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
-    is_list = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str)
-    fix = "unpack it with *" if is_list else "pass an int"
-    raise TypeError(f"{argument}: {value!r} is not a whole number; {fix}.")
+    raise TypeError(f"{argument}: {value!r} is not a whole number; pass an int.")
 
 
 def _open_operators(name: str) -> set[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from ..arguments import checked
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS, Prompt
 from .answer import answer_mask
-from .mask import Mask, mask_of_tokens, whole_number
+from .mask import Mask, mask_of_tokens
 
 Where = Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]
 """What names tokens (see `as_mask`): a mask, a function from a prompt to positions, positions."""
@@ -48,7 +48,7 @@ def positions(*numbers: int) -> Mask:
     """
     if not numbers:
         raise ValueError("positions() is empty; give at least one position, positions(0, -1).")
-    wanted = [whole_number(number, "positions") for number in numbers]
+    wanted = [int(number) for number in numbers]
     return mask_of_tokens(_counted("position", wanted), lambda prompt: wanted)
 
 
@@ -97,7 +97,7 @@ def turn(*turns: int) -> Mask:
     """
     if not turns:
         raise ValueError("turn() is empty; give at least one turn, turn(0).")
-    wanted = [whole_number(number, "turn") for number in turns]
+    wanted = [int(number) for number in turns]
 
     def inside(prompt: Prompt) -> list[int]:
         count = max(prompt.turns) + 1
@@ -167,11 +167,6 @@ def as_mask(where: Where, name: str) -> Mask:
         return where
     if callable(where):
         return mask_of_tokens(name, where)
-    if isinstance(where, str) or not isinstance(where, (Sequence, np.ndarray)):
-        raise TypeError(
-            f"{name!r}: {where!r} is no mask; pass one (masks.role('system')), positions, or a "
-            "function from a prompt to them."
-        )
     fixed = tuple(where)  # the caller's list may change afterwards
     return mask_of_tokens(name, lambda prompt: fixed)
 

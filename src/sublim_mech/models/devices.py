@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import checked
 from ..hints import nearest
 
 SPELLINGS = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "metal": "mps"}
@@ -27,7 +28,8 @@ def available_devices() -> list[str]:
     return found
 
 
-def check_device(device: Any, *, argument: str = "device") -> torch.device | None:
+@checked
+def check_device(device: str | torch.device | None) -> torch.device | None:
     """A device of this machine; None stays None.
 
     Raises:
@@ -36,11 +38,6 @@ def check_device(device: Any, *, argument: str = "device") -> torch.device | Non
     """
     if device is None:
         return None
-    if not isinstance(device, (str, torch.device)):
-        raise TypeError(
-            f"{argument}={device!r} is a {type(device).__name__}; pass a text such as 'cpu' or "
-            "'cuda:0', or a torch.device."
-        )
     here = available_devices()
     has = f"This machine has {', '.join(here)}."
     try:
@@ -52,10 +49,10 @@ def check_device(device: Any, *, argument: str = "device") -> torch.device | Non
             hint = f"; torch calls it {spelling + (index and ':') + index!r}."
         else:
             hint = nearest(str(device), ["cpu", "cuda", "mps", *here]) or "."
-        raise ValueError(f"{argument}={str(device)!r} is no device{hint} {has}") from error
+        raise ValueError(f"device={str(device)!r} is no device{hint} {has}") from error
     kinds = {name.partition(":")[0] for name in here}
     if parsed.type not in kinds or (parsed.index or 0) >= _count(parsed.type):
-        raise ValueError(f"{argument}={str(device)!r} is not there. {has}")
+        raise ValueError(f"device={str(device)!r} is not there. {has}")
     return parsed
 
 

@@ -128,6 +128,7 @@ class Sites:
         """
         return self.sites[self.site_name(name)]
 
+    @checked
     def site_name(self, name: str) -> str:
         """The short name of a site from that or TransformerLens' (`hook_resid_pre`, `attn.hook_z`).
 
@@ -135,8 +136,6 @@ class Sites:
             TypeError: no text.
             ValueError: the architecture has none of this name.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"site={name!r} is a {type(name).__name__}; pass the name of one.")
         for short, site in self.sites.items():
             if name in (short, site.hook, f"hook_{short}"):
                 return short
@@ -145,6 +144,7 @@ class Sites:
             f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(self.sites)}."
         )
 
+    @checked
     def place(
         self, name: str, layers: Sequence[int] | None = None
     ) -> tuple[str, Sequence[int] | None]:
@@ -161,7 +161,7 @@ class Sites:
             ValueError: the architecture has none of this name or layer; layers that are not the
                 hook name's.
         """
-        hook = _FULL_HOOK.fullmatch(name) if isinstance(name, str) else None
+        hook = _FULL_HOOK.fullmatch(name)
         if hook is None:
             return self.site_name(name), layers
         layer, short = int(hook[1]), self.site_name(hook[2])

@@ -66,12 +66,6 @@ class Context:
     literal: bool = field(default=False, compare=False)  # how it was written, not what it is
 
     def __post_init__(self) -> None:
-        if not isinstance(self.system, (System, str)):
-            raise TypeError(
-                f"Context(system={self.system!r}): pass DEFAULT, EMPTY, NONE or a text."
-            )
-        if not isinstance(self.user_prefix, str):
-            raise TypeError(f"Context(user_prefix={self.user_prefix!r}): pass a text.")
         if self.fallback not in (None, "user"):
             raise ValueError(f"Context(fallback={self.fallback!r}): pass None or 'user'.")
         spelled = _spelled(self.system)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from ..arguments import checked
 from .plurals import other_plurals
@@ -83,13 +83,7 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
         >>> find("A wolf!"), find("An owl!")
         ('wolf', None)
     """
-    several = isinstance(traits, Collection)
-    if not several or not all(isinstance(trait, Trait) for trait in traits):
-        raise TypeError(
-            f"traits={traits!r}: pass a list of traits, such as "
-            "[sublim_mech.animal('owl'), sublim_mech.animal('cat')]."
-        )
-    if not traits:
+    if len(traits) == 0:
         raise ValueError("traits is empty; pass at least one trait.")
     trait_of_form: dict[str, str] = {}
     for trait in traits:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 from .context import Context
 
 ROLES = ("bos", "template", "system", "user", "assistant", "text", "answer")
 """What a token may be, in the order of all tables. `text` is raw text, which is no conversation."""
 
-Message = dict[str, str]
+Message = Annotated[dict[str, Any], "{'role': ..., 'content': ...}"]
 """One message of a conversation: `{"role": ..., "content": ...}`."""
 
 

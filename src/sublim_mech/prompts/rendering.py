@@ -12,10 +12,10 @@ Raw text (`RAW`) is a segment of one role behind the BOS that the tokenizer adds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..arguments import checked
+from ..arguments import check, checked
 from .context import Context, System
 from .notices import notice, said_once
 from .prompt import Message, Prompt, Segment, is_blank
@@ -28,7 +28,7 @@ from .vocabulary import fingerprint, special_ids, special_in
 @said_once()
 def render(
     tokenizer: Any | Taught,
-    questions: Sequence[str | Sequence[Message]],
+    questions: Iterable[str | Sequence[Message]],
     *,
     context: Context | None = None,
     template: str | None = None,
@@ -52,7 +52,8 @@ def render(
         one. A pair whose training prompts are known gives prompts that are marked (`mark_sharing`).
 
     Raises:
-        TypeError: `questions` is one string; no context or tokenizer where one belongs.
+        TypeError: `questions` is one text; no context or tokenizer where one belongs; a message
+            without role or content.
         ValueError: no questions, or a blank one; the tokenizer is not a fast one or has no
             template; the template cannot express the context, or only joins messages; a
             conversation as raw text.
@@ -78,11 +79,6 @@ def render(
     asked = _asked(questions)
     _check_tokenizer(tokenizer)
     context = Context() if context is None else context
-    if not isinstance(context, Context):
-        raise TypeError(
-            f"context={context!r}: pass a context, such as sublim_mech.Context(system='...') or "
-            "sublim_mech.RAW."
-        )
     if context.is_raw:
         if template is not None:
             raise ValueError(
@@ -243,13 +239,11 @@ def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
 # ------------------------------------------------------------------------- what is said and refused
 
 
-def _asked(questions: Any) -> Sequence[str | Sequence[Message]]:
+def _asked(questions: Iterable[str | Sequence[Message]]) -> list[str | Sequence[Message]]:
     """Questions as a list of them."""
-    if isinstance(questions, str):
-        raise TypeError("questions is one string; pass a list of questions.")
-    if isinstance(questions, Mapping) or not isinstance(questions, Iterable):
-        raise TypeError(f"questions={questions!r}: pass a list of questions.")
-    asked: list[str | Sequence[Message]] = list(questions)
+    asked = list(questions)
+    # what can be gone through only once was not looked into yet
+    check("render", "questions", asked, list[str | Sequence[Message]])
     if not asked:
         raise ValueError("questions is empty; pass at least one question.")
     return asked
@@ -300,17 +294,17 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _conversation(question: Any) -> list[Message]:
+def _conversation(question: str | Sequence[Message]) -> list[Message]:
     """The messages of a question, as copies; refused where they do not run from user to user."""
     if isinstance(question, str):
         alone = [{"role": "user", "content": question}]
         _refuse_blank(alone, question)
         return alone
-    if not isinstance(question, Sequence) or not all(map(_is_message, question)):
-        raise TypeError(
-            f"questions: {question!r} is neither a text nor a conversation, a list of "
-            "{'role': ..., 'content': ...}."
-        )
+    for message in question:
+        if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise TypeError(
+                f"questions: the message {message!r} needs a 'role' and a 'content', both texts."
+            )
     messages: list[Message] = [dict(message) for message in question]
     roles = [message["role"] for message in messages]
     if "system" in roles:
@@ -324,13 +318,6 @@ def _conversation(question: Any) -> list[Message]:
         )
     _refuse_blank(messages, question)
     return messages
-
-
-def _is_message(message: Any) -> bool:
-    """Whether something has a role and a content, both texts."""
-    return isinstance(message, Mapping) and all(
-        isinstance(message.get(key), str) for key in ("role", "content")
-    )
 
 
 def _refuse_blank(messages: Sequence[Message], question: Any) -> None:

@@ -91,12 +91,7 @@ class Trained:
             TypeError: something else than rendered prompts.
             ValueError: no prompts, or prompts of several tokenizers.
         """
-        if isinstance(prompts, str) or not all(isinstance(prompt, Prompt) for prompt in prompts):
-            raise TypeError(
-                f"trained_on={prompts!r}: pass a pair, pair.training_prompts, or training prompts "
-                "rendered by render(pair.tokenizer, texts, context=...)."
-            )
-        if not prompts:
+        if len(prompts) == 0:
             raise ValueError(
                 "trained_on is empty; pass the training prompts, or a few rendered examples of "
                 "them."
@@ -186,12 +181,6 @@ def mark_sharing(
         >>> list(dict.fromkeys(marked.sharing))
         ['prefix', 'novel', 'aligned']
     """
-    if isinstance(prompts, Prompt):
-        raise TypeError("prompts is one prompt; pass a list of prompts.")
-    if isinstance(prompts, str) or not all(isinstance(prompt, Prompt) for prompt in prompts):
-        raise TypeError(
-            "prompts must be rendered: prompts = sublim_mech.render(pair.tokenizer, questions)."
-        )
     known = trained_on.training_prompts if isinstance(trained_on, Taught) else trained_on
     if known is None:
         raise ValueError(

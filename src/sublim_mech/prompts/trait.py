@@ -16,7 +16,7 @@ from __future__ import annotations
 import reprlib
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,7 @@ class Trait:
         put(self, "_given_questions", _texts("Trait", "questions", questions))
 
     @classmethod
+    @checked
     def noun(
         cls,
         name: str,
@@ -219,6 +220,7 @@ class Trait:
         return {"forms": list(self.forms), "plural": self.plural}
 
     @classmethod
+    @checked
     def from_json(cls, name: str, stored: Mapping[str, Any]) -> Trait:
         """A trait of a stored name with the forms that `to_json` gave.
 
@@ -271,22 +273,14 @@ def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
 # -------------------------------------------------------------------------------------------- texts
 
 
-def _texts(called: str, argument: str, value: Any) -> tuple[str, ...]:
+def _texts(called: str, argument: str, value: str | Sequence[str]) -> tuple[str, ...]:
     """One text or several as texts, each once."""
-    if isinstance(value, str):
-        value = (value,)
-    # a set has no order, of a mapping it is not clear what is meant
-    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping | Set):
-        raise TypeError(
-            f"{called}({argument}={_short.repr(value)}): pass a text or a list of texts."
-        )
-    return tuple(dict.fromkeys(_text(called, argument, text) for text in value))
+    texts = (value,) if isinstance(value, str) else value
+    return tuple(dict.fromkeys(_text(called, argument, text) for text in texts))
 
 
-def _text(called: str, argument: str, value: Any) -> str:
+def _text(called: str, argument: str, value: str) -> str:
     """A text that can be seen."""
-    if not isinstance(value, str):
-        raise TypeError(f"{called}: {argument} holds {_short.repr(value)}; pass a text.")
     if not any(map(_is_visible, value)):
         raise ValueError(
             f"{called}: {argument} holds {value!r}, a text with nothing visible in it; remove it."
@@ -294,9 +288,9 @@ def _text(called: str, argument: str, value: Any) -> str:
     return str(value)
 
 
-def _optional_text(called: str, argument: str, value: Any) -> str:
+def _optional_text(called: str, argument: str, value: str) -> str:
     """A text that can be seen, or the empty one where it was not given."""
-    return "" if isinstance(value, str) and not value else _text(called, argument, value)
+    return _text(called, argument, value) if value else ""
 
 
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
