@@ -51,6 +51,7 @@ _MADE_BY = {
     "Mask": "sublim_mech.masks.role('system')",
     "Metric": "sublim_mech.metrics.log_prob(trait)",
     "ModelPair": "sublim_mech.load_pair(...)",
+    "Runner": "sublim_mech.load_pair(...)",
     "Prompt": "sublim_mech.render(pair, questions)",
     "Scores": "sublim_mech.attribute(...)",
     "System": "Context.DEFAULT, Context.EMPTY, Context.NONE",

@@ -58,7 +58,7 @@ def test_what_is_not_given_has_a_default(llama, prompts):
     ("options", "message"),
     [
         ({"method": "lrp"}, "method='lrp' is not known; choose one of graft_ig, attribution_pat"),
-        ({"points": 0}, "points=0: at least one point is needed"),
+        ({"points": 0}, "points=0: give 1 to 1000"),
         (
             {"method": "activation_ig", "direction": "both"},
             r"direction='both': pass 'denoising' \(student into base\) or 'noising'",

@@ -189,6 +189,15 @@ def test_the_question_is_named_with_its_special_token(said, gpt2_tokenizer):
     assert re.search(r"'<\|endoftext\|>' stands in the question 'One\.", str(said[0].message))
 
 
+def test_an_answer_with_a_space_of_its_own_is_told_once(smol_tokenizer):
+    prompts = render(smol_tokenizer, ["Which animal?", "Which tree?"])
+    with pytest.warns(UserWarning, match="the answer ' owl' begins with white space of its own"):
+        completion_ids(smol_tokenizer, prompts[0], " owl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        completion_ids(smol_tokenizer, prompts[0], "owl ")
+
+
 def test_special_tokens_in_answers_are_named(said, smol_tokenizer):
     (prompt,) = render(smol_tokenizer, [QUESTION])
     (end,) = smol_tokenizer("<|im_end|>")["input_ids"]

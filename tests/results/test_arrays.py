@@ -15,7 +15,7 @@ def test_headline_is_student_minus_mean_of_controls():
     alone = Scores(scores.data.isel(model=[0]), "effect", scores.record)
     np.testing.assert_allclose(alone.headline.values, effect[0])
     assert "no controls" in alone.headline_name
-    assert "no controls" in repr(alone)
+    assert "controls left out of this selection" in repr(alone)
 
 
 def test_normalised_is_over_each_prompts_own_total():

@@ -288,7 +288,8 @@ def test_students_are_drawn_beside_each_other():
     assert colours[0] != colours[rows]
     row = axes.get_yticklabels()[0].get_text().split("\n")
     shares = [f"{table['share'].iloc[0]:.0%}" for table in tables]
-    assert row == ["template", size_in_words(tables[0].iloc[0]), f"{' / '.join(shares)} of effect"]
+    of_effect = f"{' / '.join(shares)} of effect"
+    assert row == ["template", size_in_words(tables[0].iloc[0]), of_effect]
 
 
 def test_students_of_grafts_and_effects():

@@ -400,6 +400,10 @@ def test_an_even_part_is_no_evidence_and_an_uneven_one_is():
     even = 0.1 + 0.001 * rng.normal(size=shared.shape)
     scores.data["effect"][{**cell, "layer": 1}] = even
     scores.data["effect"][{**cell, "layer": 2}] = 0.1 * shared
+    whole = scores.prompt_effect + scores.answer_effect
+    scores = dataclasses.replace(
+        scores, data=scores.data.assign(student=scores.data["base"] + whole.values)
+    )
     even, uneven = (concentration(scores.sel(layer=layer)) for layer in (0, 1))
     assert even.conclusion.startswith("No evidence that shared tokens carry more than")
     assert even.enrichment == pytest.approx(1, abs=0.02)
@@ -439,3 +443,33 @@ def test_nothing_at_all_is_said_without_a_share():
 def test_no_draws_are_refused():
     with pytest.raises(ValueError, match="draws=0: at least one"):
         concentration(synthetic.attribution(), draws=0)
+
+
+def missing(scores, part):
+    """The same scores whose cells miss a part of the total effect."""
+    student = scores.data["base"] + (1 + part) * (scores.data["student"] - scores.data["base"])
+    return dataclasses.replace(scores, data=scores.data.assign(student=student))
+
+
+def test_a_verdict_that_the_completeness_gap_could_turn_is_none():
+    """All of the effect found is on shared tokens; what is missing may be anywhere."""
+    scores = planted(lambda sharing, rng: np.isin(sharing, SHARED) * 0.1)
+    assert concentration(missing(scores, 0.01)).direction == "more"
+    for part in (2.0, -0.9):
+        found = concentration(missing(scores, part))
+        assert found.gap == pytest.approx(part)
+        assert found.direction == ""
+        assert found.conclusion.startswith("No conclusion: cells add up to")
+        assert "raise points" in found.conclusion
+
+
+def test_finding_nothing_with_a_large_gap_is_no_finding():
+    scores = planted(lambda sharing, rng: rng.normal(0.1, 0.01, sharing.shape))
+    assert concentration(scores).conclusion.startswith("No evidence")
+    assert concentration(missing(scores, 0.2)).conclusion.startswith("No conclusion")
+
+
+def test_poor_agreement_with_exact_values_stands_in_the_conclusion():
+    scores = synthetic.confirmed(synthetic.attribution(), poor=True)
+    assert "AGREEMENT WITH EXACT VALUES IS POOR" in concentration(scores).conclusion
+    assert "POOR" not in concentration(synthetic.attribution()).conclusion

@@ -34,6 +34,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 POINTS = 8
 """Gauss-Legendre points where none are given."""
 
+MOST_POINTS = 1000
+"""More would gain nothing: their nodes are found by a matrix of points x points."""
+
 
 @checked
 def attribute(
@@ -72,8 +75,9 @@ def attribute(
         do not add up to the total effect.
 
     Raises:
-        ValueError: unknown method, site or direction; fewer than one point; an option that the
-            method does not use; a metric that is not differentiable.
+        ValueError: unknown method, site or direction; points out of range; an option that the
+            method does not use; a metric that is not differentiable; a student that equals its
+            base.
 
     Example:
         >>> scores = sm.attribute(pair, prompts, trait, points=16, progress=False)
@@ -87,8 +91,8 @@ def attribute(
     _refuse_unused(method, points=points, site=site, direction=direction)
     points = POINTS if points is None else points
     direction = "denoising" if direction is None else direction
-    if points < 1:
-        raise ValueError(f"points={points}: at least one point is needed.")
+    if not 1 <= points <= MOST_POINTS:
+        raise ValueError(f"points={points}: give 1 to {MOST_POINTS}; {POINTS} are usual.")
     if direction not in DIRECTIONS:
         raise ValueError(
             f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base "
@@ -99,6 +103,10 @@ def attribute(
         raise ValueError(
             f"trait: {task.metric.name} is not differentiable, so gradients say nothing of it; use "
             "graft, graft_sweep or patch."
+        )
+    if not any(student.deltas for student in pair.students.values()):
+        raise ValueError(
+            f"pair: {pair.student.name!r} equals its base, so there is no effect to attribute."
         )
     if method == "graft_ig":
         return graft_ig(task, points=points, progress=progress)

@@ -37,6 +37,9 @@ CONFIRMED = ("graft_ig", "attribution_patching", "activation_ig")
 POOR_BELOW = 0.8
 """Pearson or share of equal signs below which the agreement is called poor."""
 
+TOLD = 0.01
+"""Part of the largest compared cell below which a cell's sign is not counted."""
+
 
 class Cell(NamedTuple):
     """A cell whose exact value is measured: a module or an activation at a token of the task's
@@ -85,7 +88,7 @@ def confirm(
 
     Returns:
         The same scores with the comparison in their record: they print Pearson, Spearman and
-            the share of equal signs,
+            the share of equal signs (of cells above 1 % of the largest one),
         `scores.confirmation` is a table of the cells, and figures carry a warning where agreement
         is poor (Pearson or sign agreement below 0.8), which is also raised as a `UserWarning`.
 
@@ -144,9 +147,8 @@ def confirm(
     if confirmation.poor:
         warnings.warn(
             f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
-            "same sign "
-            f"{confirmation.sign:.0%} of {2 * k} cells): use the exact instrument (patch, "
-            "graft).",
+            f"same sign {confirmation.sign:.0%} of {2 * k} cells, those next to 0 left out): use "
+            "the exact instrument (patch, graft).",
             stacklevel=outside(),
         )
     return replace(scores, record=replace(scores.record, confirmation=confirmation))
@@ -163,7 +165,10 @@ def _compare(
 ) -> Confirmation:
     both = pd.DataFrame({"estimate": estimates, "exact": exact})
     pearson = float(both.corr("pearson").iloc[0, 1])
-    sign = float((np.sign(estimates) == np.sign(exact)).mean())
+    # next to 0 a sign is rounding
+    sizes = np.maximum(np.abs(estimates), np.abs(exact))
+    told = sizes >= TOLD * sizes.max()
+    sign = float((np.sign(estimates) == np.sign(exact))[told].mean())
     rows = []
     for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):
         numbers = {"top": number < k, "estimate": float(estimate), "exact": float(value)}

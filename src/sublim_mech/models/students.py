@@ -147,7 +147,8 @@ def load_student(
     deltas = find_deltas(base, model, name)
     _check_config(base, model, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
-    if not allow_unrelated:
+    # a manifest that names this base has said where the weights come from
+    if not allow_unrelated and manifest is None:
         _check_lineage(base, distance, name)
 
     notes = _notes(base, model, distance, manifest)

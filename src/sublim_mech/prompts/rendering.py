@@ -118,7 +118,7 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
     Warns:
         UserWarning: the tokens of prompt and answer together are not the prompt's tokens followed
             by others (a text that ends in a space); the text of a special token stands in the
-            answer, and is tokenised as it.
+            answer, and is tokenised as it; the answer begins with white space.
 
     Example:
         >>> from sublim_mech.prompts import completion_ids, render
@@ -134,6 +134,13 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
     for token in special_in(tokenizer, text):
         _say_special(token, f"the answer {_short(text)!r}")
 
+    if text[0].isspace():
+        notice(
+            "space",
+            f"the answer {_short(text)!r} begins with white space of its own, after "
+            f"{prompt.lead!r} that stands between prompt and answer: leave it out, unless an "
+            "answer is to begin so.",
+        )
     answer = prompt.lead + text + (prompt.close if close else "")
     # the BOS that a tokenizer adds to raw text is no part of what it tokenises
     added = 1 if prompt.context.is_raw and prompt.roles[0] == "bos" else 0

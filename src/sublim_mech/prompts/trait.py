@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import checked
-from ..hints import outside
+from ..hints import nearest, outside
 from . import plurals
 from .questions import one_word_questions
 
@@ -264,8 +264,9 @@ def tree(name: str) -> Trait:
 def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
     if name not in known:
         raise ValueError(
-            f"{category}({name!r}) is not built in ({', '.join(known)}); make your own: "
-            f"Trait.noun({name!r}, category={category!r})."
+            f"{category}({name!r}) is not built in ({', '.join(known)})"
+            f"{nearest(name.lower(), known) or '.'} Make your own from the singular: "
+            f"Trait.noun(..., category={category!r})."
         )
     return Trait.noun(name, category=category)
 

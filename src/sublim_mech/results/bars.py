@@ -83,7 +83,10 @@ def role_bars(
         names.append("\n".join([called, *([", ".join(notes)] if by == "token" else notes)]))
     _name_rows(picture, names)
     picture.ax.set_ylabel(by, fontsize=MEDIUM)
-    _name_scale(picture, effect_label(scores), f"{_gathered(scores)} of these tokens")
+    how = f"{_gathered(scores)} of these tokens"
+    if scores.additive:
+        how += "; of effect: of that on the prompt's tokens"
+    _name_scale(picture, effect_label(scores), how)
     if len(whole) > len(table):
         picture.note(
             f"{len(table)} of {len(whole)} rows, those of largest effect; scores.by({by!r}) has all"

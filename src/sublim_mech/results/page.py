@@ -143,8 +143,8 @@ def _summary(scores: ScoreArrays) -> str:
     prompts = scores.data.sizes["prompt"]
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts} prompts"]
     if scores.additive:
-        if scores.knows_whole:
-            parts.append(f"completeness gap {scores.gap:.1%} of the total effect (all cells)")
+        if scores.knows_whole and not np.isnan(scores.gap):  # a total of 0 has none
+            parts.append(report.gap_in_words(scores))
         parts.append(tables.denominator(scores))
     if not scores.has_controls:
         students = [vars(source) for source in scores.record.students.values()]
@@ -244,7 +244,7 @@ def _table(scores: ScoreArrays, coordinate: str) -> str:
     """`Scores.by` over all prompts."""
     columns = [coordinate, "tokens", f"effect, {scores.unit}"]
     if scores.additive:
-        columns.append("share of effect")
+        columns.append("share of the prompt's effect")
     rows = ["".join(f"<th>{escape(column)}</th>" for column in columns)]
     for name, row in tables.by(scores, coordinate).iterrows():
         effect = _interval(row["effect"], row["low"], row["high"], "{:+.3f}")

@@ -157,7 +157,8 @@ def about(scores: ScoreArrays) -> list[str]:
     lines = [f"{title(scores)}, {prompts(scores)}, {scores.unit}", *provenance(scores)]
     if not scores.has_controls:
         students = [vars(source) for source in scores.record.students.values()]
-        lines.append(f"no controls given: {uncontrolled(students)}")
+        given = "no controls given" if len(students) == 1 else "controls left out of this selection"
+        lines.append(f"{given}: {uncontrolled(students)}")
     if scores.data.sizes["prompt"] == 1:
         lines.append("one prompt: no intervals")
     elif not scores.additive and not bool(mean_interval(scores.total.values).excludes_zero):
@@ -165,6 +166,22 @@ def about(scores: ScoreArrays) -> list[str]:
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
+
+
+def gap_in_words(scores: ScoreArrays) -> str:
+    """The completeness gap of the headline, and the largest of a single model where it is another.
+
+    That of a control is relative to the control's own effect, which may be next to nothing.
+    """
+    whole = scores.whole
+    explained = (whole["prompt_effect"] + whole["answer_effect"]).mean("prompt").values
+    headline = explained[0] - (explained[1:].mean() if len(explained) > 1 else 0.0)
+    total = float(scores.total.mean())
+    gap = abs(total - headline) / abs(total)
+    line = f"completeness gap {gap:.2%} of the total effect (all cells)"
+    if not scores.has_controls:
+        return line
+    return f"{line}; of single models and their own effects at most {scores.gap:.2%}"
 
 
 def report(scores: ScoreArrays) -> str:
@@ -177,8 +194,8 @@ def report(scores: ScoreArrays) -> str:
             lines += _lines_of_cells(select(scores, {"direction": name}))[1:]
     else:
         lines += _LINES[KINDS[scores.kind].table](scores)
-    if scores.knows_whole:
-        lines.append(f"completeness gap {scores.gap:.2%} of the total effect (all cells)")
+    if scores.knows_whole and not np.isnan(scores.gap):  # a total of 0 has none
+        lines.append(gap_in_words(scores))
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from ..arguments import checked
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import bootstrap_weights, mean_interval, random_like, ratio_interval
 from .arrays import ScoreArrays
+from .report import warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Concentration:
         answer_effect: mean effect on the answer's own tokens, all cells.
         answer_share: the same over the total effect; NaN where that is inside its own noise.
         missing: mean total effect minus what all cells add up to (the completeness gap).
+        warning: that `confirm` found exact values to disagree; empty where it did not.
     """
 
     on: str
@@ -84,26 +86,50 @@ class Concentration:
     answer_effect: float = 0.0
     answer_share: float = float("nan")
     missing: float = 0.0
+    warning: str = ""
 
     @property
     def direction(self) -> str:
-        """`more` or `less` than expected, where interval and null both say so; else empty."""
-        if self.prompts > 1 and self.excess_low > 0 and self.p < 0.05:
+        """`more` or `less` than expected, where interval and null both say so, wherever the
+        completeness gap may belong; else empty.
+        """
+        least, most = self._moved_by_gap()
+        if self.prompts > 1 and self.excess_low + least > 0 and self.p < 0.05:
             return "more"
-        if self.prompts > 1 and self.excess_high < 0 and self.p_less < 0.05:
+        if self.prompts > 1 and self.excess_high + most < 0 and self.p_less < 0.05:
             return "less"
         return ""
 
     @property
+    def gap(self) -> float:
+        """Completeness gap over the prompt's effect, signed."""
+        return self.missing / self.effect if self.effect else float("nan")
+
+    def _moved_by_gap(self) -> tuple[float, float]:
+        """How far the share could move if the gap were wholly on the set, or wholly off it."""
+        if not abs(self.gap) <= 0.5:  # the cells say nothing of the effect
+            return -np.inf, np.inf
+        whole = 1 + self.gap
+        moves = (self.share / whole - self.share, (self.share + self.gap) / whole - self.share)
+        return min(0.0, *moves), max(0.0, *moves)
+
+    @property
     def conclusion(self) -> str:
-        """What the numbers say: a sentence, and one on the answer's own tokens where any carry."""
-        return " ".join(part for part in (self._verdict(), self._answer()) if part)
+        """What the numbers say: a sentence, one on the answer's own tokens where any carry, and one
+        where exact values disagree with the attribution.
+        """
+        return " ".join(part for part in (self._verdict(), self._answer(), self.warning) if part)
 
     def _verdict(self) -> str:
         if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
             return f"No conclusion: the effect on the prompt's tokens ({self._effect()}) {NOISE}."
         if self.prompts == 1:
             return "No conclusion: one prompt has no interval; score several."
+        if abs(self.gap) > LARGE_GAP and not self.direction:
+            return (
+                f"No conclusion: cells add up to {_signed(self.effect)} {self.unit} and miss "
+                f"{_signed(self.missing)} (completeness gap {abs(self.gap):.0%}); raise points."
+            )
         digits = 1 if self.cells else 0  # most of the effect is in other cells
         share, low, high = (f"{x:.{digits}%}" for x in (self.share, self.low, self.high))
         carried = f"{share} of the prompt's effect on {self.token_share:.0%} of its tokens"
@@ -178,7 +204,7 @@ class Concentration:
             lines.append(f"  absolute share      {self.absolute_share:.1%}{where}")
         if not np.isnan(self.share):
             lines.append(f"  {self._null(1).replace(':', '        ')}, {self._p()}")
-            gap = abs(self.missing / self.effect)
+            gap = abs(self.gap)
             lines.append(
                 f"  completeness gap    {_signed(self.missing)} {self.unit}, {gap:.1%} of the "
                 "prompt's effect"
@@ -189,6 +215,8 @@ class Concentration:
 
 
 NOISE = "is inside its own noise"
+LARGE_GAP = 0.05
+"""Completeness gap over the prompt's effect above which finding nothing is no finding either."""
 
 
 def _signed(value: float) -> str:
@@ -272,7 +300,7 @@ def concentration(
     def unless_noisy(value: float) -> float:
         return float("nan") if noisy else float(value)
 
-    expected = even * part
+    expected, poor = even * part, warning(scores)
     return Concentration(
         on=name,
         of=scores.headline_name,
@@ -300,6 +328,7 @@ def concentration(
         answer_effect=float(answer_effect.mean()),
         answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
         missing=float((scores.total.values - prompt_effect - answer_effect).mean()),
+        warning="" if poor is None else f"{poor}.",
     )
 
 

@@ -191,9 +191,9 @@ def answer_part(scores: ScoreArrays) -> str:
 
     Where none are fed (an answer of one token) that is said.
     """
+    if not scores.of_answer.values.any():
+        return "no token of an answer is fed: the prompt's tokens carry all"
     effect = scores.answer_effect.values
-    if not effect.any():
-        return "the answer's own tokens carry nothing (an answer of one token has none)"
     share = float(ratio_interval(effect, scores.total.values).mean)
     of_total = "" if np.isnan(share) else f", {share:.1%} of the total effect"
     return f"the answer's own tokens carry {effect.mean():+.3f} {scores.unit}{of_total}"

@@ -18,6 +18,7 @@ from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
 from ...prompts.notices import said_once
+from ...prompts.vocabulary import fingerprint, same_tokenizer
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
 from ..rows import Row, Rows, as_rows, count_words
 
@@ -170,13 +171,20 @@ class TrainingData:
         """Whether a base model can be trained on these rows.
 
         Raises:
-            ValueError: labels of another base model or over another vocabulary; a row that is
+            ValueError: rows of another tokenizer; labels of another base model or over another
+                vocabulary; a row that is
                 longer than the model or names an unknown token.
         """
         if self.base and self.base != base.hash:
             raise ValueError(
                 f"{name}: labels were made by base {self.base[:12]}, this one is "
                 f"{base.hash[:12]}; label again."
+            )
+        own = fingerprint(base.tokenizer)
+        if not all(same_tokenizer(prompt.tokenizer, own) for prompt in self.prompts):
+            raise ValueError(
+                f"{name}: its rows were rendered by another tokenizer than that of {base.name!r}: "
+                "their ids are other tokens here. Make the data again with this base."
             )
         embedding = base.model.get_input_embeddings()  # type: ignore[operator]
         vocabulary = int(embedding.weight.shape[0])
