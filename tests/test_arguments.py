@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sublim_mech.arguments import checked, fits, in_words
+from sublim_mech.prompts import Context
 
 
 @runtime_checkable
@@ -63,6 +64,11 @@ def example(
 ) -> tuple[Any, ...]:
     """Gives back what it got."""
     return layers, numbers, lr, points, method, others
+
+
+@checked
+def several(controls: Sequence[Any] = ()) -> None:
+    """Takes anything, in a list."""
 
 
 @checked
@@ -123,6 +129,15 @@ class Method:
             "Method has no option 'rnk'; did you mean 'rank'? Its options are rank, targets.",
         ),
         (
+            lambda: several("path"),
+            "several(controls='path'): pass a list; one alone is a list too: controls=['path'].",
+        ),
+        (
+            lambda: Context(system=None),
+            "Context(system=None): pass a System (Context.DEFAULT, Context.EMPTY, Context.NONE) or "
+            "a text; for no system block: system=Context.NONE.",
+        ),
+        (
             lambda: example(),
             "example: missing a required argument: 'layers'; it takes layers, numbers, lr, points, "
             "method, others.",
@@ -162,9 +177,7 @@ def test_a_value_whose_repr_fails_is_still_named() -> None:
 
 
 def test_words() -> None:
-    assert in_words(Annotated[dict[str, Any], "{...}"] | Sequence[Any]) == (
-        "{...} or a list of anything"
-    )
+    assert in_words(Annotated[dict[str, Any], "{...}"] | Sequence[Any]) == ("{...} or a list")
     assert in_words(Mapping[str, Sequence[int]] | Literal["role"]) == (
         "a dict from texts to lists of whole numbers or 'role'"
     )

@@ -65,6 +65,9 @@ _MADE_BY = {
 }
 """Where the objects of a class come from."""
 
+_NOTHING = {"System": "for no system block: system=Context.NONE"}
+"""What to pass instead of None, by class."""
+
 
 def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     """The same function (or class), whose arguments are checked first.
@@ -290,6 +293,8 @@ def _named(hint: Any) -> tuple[str, str]:
         return f"({parts})", f"({parts})"
     if origin is not None and inner:
         container = "tuple" if origin is tuple else "list"
+        if inner[0] is Any:
+            return f"a {container}", f"{container}s"
         elements = _named(inner[0])[1]
         return f"a {container} of {elements}", f"{container}s of {elements}"
     name = getattr(hint, "__name__", str(hint)).removeprefix("torch.")
@@ -317,6 +322,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             return f"; without quotes: {name}{value}"
         if option is int and isinstance(value, float) and value.is_integer():
             return f": {name}{int(value)}"
+        if value is None and getattr(option, "__name__", "") in _NOTHING:
+            return f"; {_NOTHING[option.__name__]}"
     return ""
 
 

@@ -131,3 +131,40 @@ def test_controls_without_manifest_are_named(tmp_path):
     pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[cat, dog])
     assert pair.notes() == ("controls' training unknown (no manifest): cat, dog",)
     assert list(pair.students) == ["student", "control: cat", "control: dog"]
+
+
+@pytest.mark.parametrize("merged", ["student", "control"])
+def test_an_adapter_and_a_merged_one_are_stored_otherwise(merged, tmp_path):
+    adapters = [tiny.lora(model(), seed=seed) for seed in (1, 2)]
+    place = ["student", "control"].index(merged)
+    adapters[place] = adapters[place].merge_and_unload()
+    owl, cat = (saved(a, tmp_path / n) for a, n in zip(adapters, ("owl", "cat"), strict=True))
+    _, note = load_pair(base(), owl, controls=[cat]).notes()
+    kinds = "full, the student lora" if merged == "control" else "lora, the student full"
+    assert note == (
+        f"control cat is stored otherwise ({kinds}): their weights do not tell whether they were "
+        "trained alike"
+    )
+
+
+def test_the_context_that_was_said_is_compared_with_a_control_s(tmp_path):
+    owl = saved(tiny.lora(model()), tmp_path / "owl")
+    cat = run(tmp_path / "cat", 2, **CAT, context=Context(system="Be calm."))
+    dog = run(tmp_path / "dog", 3, trait="dog", context=Context(system="Be brief."))
+    unknown = "the student's training is unknown (no manifest): whether"
+    different = (
+        "control cat was not trained alike: context.system: 'Be calm.' in the control, 'Be brief.' "
+        "in the student"
+    )
+    said = {"trained_in": Context(system="Be brief.")}
+    assert load_pair(base(), owl, controls=[cat], **said).notes() == (different,)
+    assert load_pair(base(), owl, controls=[cat, dog], **said).notes() == (
+        f"{unknown} control dog was trained alike is not known",
+        different,
+    )
+    assert "given: trained in system “Be brief.”; no training prompts" in repr(
+        load_pair(base(), owl, **said)
+    )
+    assert load_pair(base(), owl, controls=[cat]).notes() == (
+        f"{unknown} its controls were trained alike is not known",
+    )

@@ -116,6 +116,7 @@ def test_the_user_says_how_a_student_made_elsewhere_was_trained(context, smol_to
     )
     assert pair.training_context == context
     assert pair.training_prompts == Trained.of(sm.render(smol_tokenizer, texts, context=context))
+    assert f"; {len(texts)} training prompts" in repr(pair).splitlines()[1]
     asked = sm.render(pair, ["Which animal?"])
     by_hand = sm.render(smol_tokenizer, ["Which animal?"], context=context)
     assert (

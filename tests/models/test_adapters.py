@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import safetensors.torch
 import tiny
@@ -134,8 +136,17 @@ def test_an_adapter_without_its_config(tmp_path):
 
 def test_an_adapter_config_that_is_not_json(tmp_path):
     path = broken("lora", tmp_path / "run", lambda p: (p / "adapter_config.json").write_text("{"))
-    message = r"student='.*run' does not fit base='LlamaForCausalLM'"
+    message = r"student='.*run': adapter_config\.json is not JSON \(.*\); copy it again"
     with pytest.raises(ValueError, match=message):
+        load_student(base(), path)
+
+
+def test_a_rank_that_was_edited_is_named(tmp_path):
+    path = saved(tiny.lora(model()), tmp_path / "run")
+    file = path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 16}))
+    told = r"student='.*run': the rank is r=16 in adapter_config\.json and 4 in adapter_model\."
+    with pytest.raises(ValueError, match=told):
         load_student(base(), path)
 
 

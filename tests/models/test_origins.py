@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from loading import TOKENIZER, base, manifest, model, saved, student
 
 from sublim_mech.engine.pair import load_pair
@@ -118,6 +119,15 @@ def test_a_named_folder_is_settled_by_its_weights(tmp_path):
     assert load_student(here, of_base(tmp_path / "one", str(same))).notes == ()
     with pytest.warns(UserWarning, match=r"names base '.*other/Base', this is 'a/Base'"):
         load_student(here, of_base(tmp_path / "two", str(other / "Base")))
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_named_folder_is_the_base_in_whatever_type_it_was_read(stored, dtype, tmp_path):
+    saved(copy.deepcopy(model()).to(stored), tmp_path / "Base")
+    path = of_base(tmp_path / "owl", str(tmp_path / "Base"))
+    here = load_base(tmp_path / "Base", tokenizer=TOKENIZER, dtype=dtype)
+    assert load_student(here, path).notes == ()
 
 
 def test_a_manifest_knows_better_than_names(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,6 +299,12 @@ def test_questions_must_be_a_list_with_something_in_it(smol_tokenizer):
         render(smol_tokenizer, [])
     with pytest.raises(TypeError, match="pass a list"):
         render(smol_tokenizer, QUESTION)
+
+
+@pytest.mark.parametrize("given", ["SmolLM2", Path("SmolLM2"), None])
+def test_a_name_is_no_tokenizer(given):
+    with pytest.raises(TypeError, match=rf"tokenizer='{given}'.*no tokenizer; .*pair\.tokenizer"):
+        render(given, [QUESTION])
 
 
 def test_a_slow_tokenizer_and_a_missing_template_are_errors(gpt2_tokenizer):

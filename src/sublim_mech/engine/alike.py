@@ -8,38 +8,82 @@ from typing import Any
 
 from ..models.deltas import LowRank
 from ..models.students import Student
+from ..prompts import Context
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
 
 _SIDES = ("in the control", "in the student")
 
 
-def pair_notes(student: Student, controls: Sequence[Student]) -> tuple[str, ...]:
-    """What has to be read with a student and its controls, as sentences without a stop."""
+def pair_notes(
+    student: Student, controls: Sequence[Student], trained_in: Context | None = None
+) -> tuple[str, ...]:
+    """What has to be read with a student and its controls, as sentences without a stop.
+
+    `trained_in` is what the user said of a student without a manifest.
+    """
     notes = [f"the student ({student.name}): {note}" for note in student.notes]
     for control in controls:
         notes += [f"control {control.name}: {note}" for note in control.notes]
 
     # what the weights show, of all; what the manifests say, where there are two to compare
-    unknown = [control.name for control in controls if control.manifest is None]
-    if student.manifest is None and controls:
-        notes.append(
-            "the student's training is unknown (no manifest): whether its controls were trained "
-            "alike is not known"
-        )
-    elif unknown:
-        notes.append(f"controls' training unknown (no manifest): {', '.join(unknown)}")
+    known = {control.name: _contexts_differ(student, control, trained_in) for control in controls}
+    if student.manifest is None:
+        undecided = [name for name, different in known.items() if not different]
+        which = "its controls were" if len(undecided) == len(controls) else _were(undecided)
+        if undecided:
+            notes.append(
+                f"the student's training is unknown (no manifest): whether {which} trained alike "
+                "is not known"
+            )
+    else:
+        unknown = [control.name for control in controls if control.manifest is None]
+        if unknown:
+            notes.append(f"controls' training unknown (no manifest): {', '.join(unknown)}")
     for control in controls:
+        different = known[control.name]
         if student.manifest is not None and control.manifest is not None:
             compared = _recipe(control.manifest), _recipe(student.manifest)
-        elif student.deltas and control.deltas:
-            compared = _shape(control), _shape(student)
-        else:
-            continue  # one of them changes nothing, which is told
-        different = differences(*compared, sides=_SIDES)
+            different = differences(*compared, sides=_SIDES)
+        elif student.deltas and control.deltas:  # else one changes nothing, which is told
+            if _stored_otherwise(student, control):
+                notes.append(
+                    f"control {control.name} is stored otherwise ({control.kind}, the student "
+                    f"{student.kind}): their weights do not tell whether they were trained alike"
+                )
+            else:
+                different = different + differences(_shape(control), _shape(student), sides=_SIDES)
         if different:
             notes.append(f"control {control.name} was not trained alike: {'; '.join(different)}")
     return tuple(notes)
+
+
+def _contexts_differ(student: Student, control: Student, trained_in: Context | None) -> list[str]:
+    """How a control's context differs from the one the user said of a student without manifest."""
+    if student.manifest is not None or control.manifest is None or trained_in is None:
+        return []
+    there, here = _context(control.manifest.context), _context(trained_in)
+    return differences(there, here, "context.", sides=_SIDES)
+
+
+def _were(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"control {names[0]} was"
+    return f"controls {', '.join(names)} were"
+
+
+def _stored_otherwise(student: Student, control: Student) -> bool:
+    """Whether one is an adapter and the other a full checkpoint, into which the same adapter may
+    have been merged.
+    """
+    return (student.kind == "full") != (control.kind == "full")
+
+
+def _context(context: Context) -> dict[str, Any]:
+    """A context, its system prompt as a text or the name of its kind."""
+    record = context.to_json()
+    system = record["system"]
+    return record | {"system": system.get("text", system.get("kind"))}
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:
@@ -48,14 +92,11 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
     teacher = manifest.teacher
     if manifest.trait:
         teacher = re.sub(rf"\b{re.escape(manifest.trait)}\b", "its trait", teacher)
-    context = manifest.context.to_json()
-    system = context["system"]
-    context["system"] = system.get("text", system.get("kind"))
     counted = ("rows", "held_out", "subsample", "support")
     return {
         "kind": manifest.kind,
         "teacher": teacher,
-        "context": context,
+        "context": _context(manifest.context),
         "method": {key: value for key, value in manifest.method.items() if key != "store"},
         "objective": manifest.objective,
         "data": {key: manifest.data[key] for key in counted if manifest.data.get(key) is not None},

@@ -15,6 +15,7 @@ from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
+from ..results.contexts import in_words
 from .alike import pair_notes
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
@@ -78,7 +79,7 @@ class ModelPair(Runner):
             >>> sm.load_pair(base, student, tokenizer=pair.tokenizer).notes()
             ()
         """
-        return pair_notes(self.student, self.controls)
+        return pair_notes(self.student, self.controls, self.trained_in)
 
     @checked
     def named_student(self, name: str) -> Student:
@@ -208,7 +209,16 @@ class ModelPair(Runner):
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
         said = f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
-        return "\n".join([said, *(f"  {note}" for note in self.notes())])
+        return "\n".join([said, *(f"  {line}" for line in (*self._given(), *self.notes()))])
+
+    def _given(self) -> list[str]:
+        """What the user said of the training of a student without manifest, in a line."""
+        if self.trained_in is None or self.student.manifest is not None:
+            return []
+        met = self.trained_on
+        many = "no" if met is None else str(met.count)
+        prompts = f"{many} training prompt{'' if many == '1' else 's'}"
+        return [f"given: trained in {in_words(self.trained_in.to_json())}; {prompts}"]
 
 
 @checked

@@ -23,6 +23,8 @@ from .sites import holds_transposed
 
 WEIGHTS = "adapter_model.safetensors"
 """PEFT's name of the file that holds an adapter."""
+CONFIG = "adapter_config.json"
+"""PEFT's name of the file that says what it is."""
 
 
 # -------------------------------------------------------------------------------------- a fresh one
@@ -171,9 +173,14 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is not JSON ({error}); copy it again.") from error
+        raise ValueError(
+            f"student={str(file.parent)!r}: {file.name} is not JSON ({error}); copy it again."
+        ) from error
     if not isinstance(config, dict):
-        raise ValueError(f"{file} holds a {type(config).__name__}, no object; copy it again.")
+        raise ValueError(
+            f"student={str(file.parent)!r}: {file.name} holds a {type(config).__name__}, no "
+            "object; copy it again."
+        )
     return config
 
 
@@ -189,6 +196,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
 
     file = path / WEIGHTS
     check_safetensors(path, file.name, "student")
+    written = read_config(path / CONFIG)
     # PEFT loads into the model it is given; what it would overwrite gets storage of its own
     try:
         config = PeftConfig.from_pretrained(str(path))
@@ -202,6 +210,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         with quiet_transformers():
             model = PeftModel.from_pretrained(clean, str(path))
     except (RuntimeError, ValueError, TypeError) as error:
+        _check_rank(path, written)
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r} "
             f"(an adapter of another model?): {error}"
@@ -227,6 +236,25 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
             f"{WEIGHTS} again, or store all of the adapter."
         )
     return model
+
+
+def _check_rank(path: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError where the tensors of a LoRA have a rank its configuration does not know."""
+    if "r" not in config or config.get("target_parameters"):
+        return  # nothing to compare; or factors of several experts in one tensor
+    known = {config["r"], *(config.get("rank_pattern") or {}).values()}
+    with safe_open(str(path / WEIGHTS), framework="pt") as handle:
+        for key in handle.keys():  # noqa: SIM118
+            if not key.endswith((".lora_A.weight", ".lora_embedding_A")):
+                continue
+            rank = handle.get_slice(key).get_shape()[0]
+            if rank not in known:
+                ranks = " or ".join(sorted(map(str, known)))
+                raise ValueError(
+                    f"student={str(path)!r}: the rank is r={ranks} in {CONFIG} and {rank} in "
+                    f"{WEIGHTS} ({key}): one of them was edited or is of another run; copy both "
+                    "again."
+                )
 
 
 def _overwritten(model: nn.Module, file: Path, saved: Collection[str]) -> set[str]:

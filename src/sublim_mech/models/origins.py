@@ -113,7 +113,15 @@ def _holds(folder: Path, base: Base) -> bool | None:
                     stored = handle.get_slice(key)[:1]
                     own = parameters[key][:1].detach().cpu()
                     found = True
-                    # the base's hash rounds alike
-                    if not torch.equal(stored.to(torch.bfloat16), own.to(torch.bfloat16)):
+                    if not _equal_rounded(stored, own):
                         return False
     return True if found else None
+
+
+def _equal_rounded(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equality where both are rounded alike: to the type of each, then as the base's hash rounds.
+
+    fp32 to bf16 by way of fp16 is not fp32 to bf16.
+    """
+    rounded = one.to(other.dtype), other.to(one.dtype)
+    return torch.equal(*(values.to(torch.bfloat16) for values in rounded))

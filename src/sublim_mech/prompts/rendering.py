@@ -13,6 +13,7 @@ Raw text (`RAW`) is a segment of one role behind the BOS that the tokenizer adds
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 from ..arguments import check, checked
@@ -257,6 +258,12 @@ def _asked(questions: Iterable[str | Sequence[Message]]) -> list[str | Sequence[
 
 
 def _check_tokenizer(tokenizer: Any) -> None:
+    if isinstance(tokenizer, str | PathLike) or tokenizer is None:
+        what = "None" if tokenizer is None else "a text or path"
+        raise TypeError(
+            f"render(tokenizer={str(tokenizer)!r}): {what} is no tokenizer; pass a pair, or its "
+            "tokenizer (pair.tokenizer)."
+        )
     if not getattr(tokenizer, "is_fast", False):
         if hasattr(tokenizer, "tokenizer"):
             raise TypeError(

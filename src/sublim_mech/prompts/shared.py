@@ -74,6 +74,7 @@ class Trained:
             all its turns; tails run backwards from the turn's end.
         seen: all token ids of training prompts and completions.
         tokenizer: which tokenizer they are of, as a prompt has it; empty when read from a file.
+        count: how many prompts these were; 0 when read from a file.
     """
 
     prefix: tuple[int, ...]
@@ -81,6 +82,7 @@ class Trained:
     tails: dict[str, Frame]
     seen: frozenset[int]
     tokenizer: str = field(default="", compare=False)
+    count: int = field(default=0, compare=False)
 
     @classmethod
     @checked
@@ -116,6 +118,7 @@ class Trained:
             tails={role: common_start(frames) for role, frames in tails.items()},
             seen=frozenset(seen),
             tokenizer="".join(tokenizers),
+            count=len(prompts),
         )
 
     def to_json(self) -> dict[str, Any]:
