@@ -80,6 +80,13 @@ def test_controls_trained_alike_are_told_nothing_of(tmp_path):
     assert pair.notes() == ()
 
 
+def test_a_control_of_the_students_own_trait_is_told(tmp_path):
+    control = load_student(base(), run(tmp_path / "again", 2), name="owl again")
+    pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
+    (note,) = pair.notes()
+    assert note.startswith("control owl again has the student's own trait")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -41,6 +41,11 @@ def pair_notes(
         if unknown:
             notes.append(f"controls' training unknown (no manifest): {', '.join(unknown)}")
     for control in controls:
+        if _same_trait(student, control):
+            notes.append(
+                f"control {control.name} has the student's own trait, so that their difference "
+                "says nothing of it"
+            )
         different = known[control.name]
         if student.manifest is not None and control.manifest is not None:
             compared = _recipe(control.manifest), _recipe(student.manifest)
@@ -64,6 +69,13 @@ def _contexts_differ(student: Student, control: Student, trained_in: Context | N
         return []
     there, here = _context(control.manifest.context), _context(trained_in)
     return differences(there, here, "context.", sides=_SIDES)
+
+
+def _same_trait(student: Student, control: Student) -> bool:
+    """Whether manifests say that both were given one trait."""
+    if student.manifest is None or control.manifest is None:
+        return False
+    return student.manifest.trait == control.manifest.trait != ""
 
 
 def _were(names: Sequence[str]) -> str:
