@@ -471,7 +471,7 @@ def test_a_context_that_the_template_cannot_express_needs_a_named_fallback(smol_
 
 
 def test_something_else_than_a_pair_or_a_base():
-    message = r"evaluate\(model=LlamaForCausalLM.*: pass a Runner or a Base"
+    message = r"evaluate\(model=LlamaForCausalLM.*: pass a Runner .* or a Base"
     with pytest.raises(TypeError, match=message):
         evaluate(tiny.model("llama"), TRAITS)
 

@@ -53,7 +53,7 @@ def test_a_task_knows_the_slots_of_its_prompts(task, prompts):
     ("asked", "message"),
     [
         (lambda pair, p: ([], TRAIT), "prompts is empty; render at least one question"),
-        (lambda pair, p: (p, "owl"), "trait='owl': pass a Trait"),
+        (lambda pair, p: (p, "owl"), r"trait='owl'\): pass a Trait"),
         (lambda pair, p: (p, type(sm.metrics.entropy())), "pass a Trait"),
         (lambda pair, p: (["Which animal?"], TRAIT), "pass a list of Prompts"),
         (lambda pair, p: (p[0], TRAIT), "one alone is a list too"),

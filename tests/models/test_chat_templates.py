@@ -1,5 +1,6 @@
 """A chat template beside a student's weights that renders otherwise than the base's is told."""
 
+import copy
 import json
 import warnings
 
@@ -60,7 +61,8 @@ def test_the_same_rendering_is_no_difference(base, tmp_path):
 
 
 def test_a_base_without_template(smol_tokenizer, tmp_path):
-    smol_tokenizer.chat_template = None
-    bare = load_base(model("llama"), tokenizer=smol_tokenizer)
+    tokenizer = copy.deepcopy(smol_tokenizer)  # the fixture is everybody's
+    tokenizer.chat_template = None
+    bare = load_base(model("llama"), tokenizer=tokenizer)
     (note,) = told(bare, folder(tmp_path, chat_template__jinja=OTHER))
     assert "the base has none" in note

@@ -176,8 +176,16 @@ def test_every_built_in_is_a_noun_of_its_category_and_all_differ():
 
 @pytest.mark.parametrize(("make", "name"), [(animal, "axolotl"), (tree, "baobab"), (animal, "oak")])
 def test_an_unknown_name_is_an_error_that_says_how_to_make_ones_own(make, name):
-    with pytest.raises(ValueError, match=rf"{name}.*Trait.noun\('{name}'"):
+    with pytest.raises(
+        ValueError, match=rf"{name}.*Trait.noun\(\.\.\., category='{make.__name__}'"
+    ):
         make(name)
+
+
+@pytest.mark.parametrize("name", ["owls", "Owl"])
+def test_the_built_in_name_that_is_near_is_offered(name):
+    with pytest.raises(ValueError, match="did you mean 'owl'"):
+        animal(name)
 
 
 # ---------------------------------------------------------------------------------------- questions
