@@ -14,7 +14,7 @@ from .mask import Mask, mask_of_tokens
 Where = Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]
 """What names tokens (see `as_mask`): a mask, a function from a prompt to positions, positions."""
 
-(ALL_TOKENS,) = UNIONS["role"]
+ALL_TOKENS = next(iter(UNIONS["role"]))
 """What `by_role` calls the set of everything."""
 
 _CLASSES_NAMED = {name: (name,) for name in CLASSES} | UNIONS["sharing"]
