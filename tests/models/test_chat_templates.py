@@ -66,3 +66,9 @@ def test_a_base_without_template(smol_tokenizer, tmp_path):
     bare = load_base(model("llama"), tokenizer=tokenizer)
     (note,) = told(bare, folder(tmp_path, chat_template__jinja=OTHER))
     assert "the base has none" in note
+
+
+def test_a_damaged_file_is_named(base, tmp_path):
+    path = folder(tmp_path, tokenizer_config__json="{broken")
+    with pytest.raises(ValueError, match=r"student='.*run': tokenizer_config\.json is not JSON"):
+        load_student(base, path)

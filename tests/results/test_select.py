@@ -87,6 +87,8 @@ def test_what_was_chosen_is_said_and_has_the_gap_of_the_whole():
     text += f"effects at most {whole.gap:.2%}"
     assert text in repr(whole)
     assert text in repr(whole.sel(layer=[1, 2]))
+    whole.data["student"][1] = whole.data["student"][0]  # a control that is the student
+    assert "completeness gap" not in repr(whole)  # of a headline of 0 there is none
     expected = whole.headline.sel(layer=[1, 2], module="attn.q").values
     np.testing.assert_array_equal(scores.layer_effect().values, expected)
     with pytest.raises(ValueError, match="position 5 selected; a list of labels keeps the axis"):

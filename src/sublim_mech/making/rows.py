@@ -23,6 +23,7 @@ import pandas as pd
 from ..arguments import checked
 from ..hints import nearest
 from ..prompts import Message
+from ..prompts.prompt import is_blank
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -266,13 +267,13 @@ def _row(record: Any, where: str) -> Row:
 
     _check_text(prompt, f"{where}, prompt", or_messages=True)
     _check_text(completion, f"{where}, completion")
-    if _is_blank(completion):
+    if is_blank(completion):
         raise ValueError(
             f"{where}, completion is blank ({completion!r:.20}); give the row an answer, or leave "
             "it out."
         )
     if isinstance(prompt, str):
-        if _is_blank(prompt):
+        if is_blank(prompt):
             raise ValueError(
                 f"{where}, prompt is blank ({prompt!r:.20}); give the row a prompt, or leave it "
                 "out."
@@ -289,11 +290,6 @@ def _check_text(value: Any, where: str, *, or_messages: bool = False) -> None:
         raise TypeError(f"{where} is {value!r:.60} ({type(value).__name__}); pass text.")
 
 
-def _is_blank(text: str) -> bool:
-    """Whether nothing of a text is to be seen."""
-    return not any(letter.isprintable() and not letter.isspace() for letter in text)
-
-
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:
     """Messages with role and content alone, each text."""
     is_list = isinstance(messages, list | tuple)
@@ -306,7 +302,7 @@ def _messages(messages: Any, where: str) -> tuple[Message, ...]:
             raise TypeError(
                 f"{where}[{i}] is {dict(message)!r:.80}; a message has role and content, both text."
             )
-        if _is_blank(message["content"]):
+        if is_blank(message["content"]):
             raise ValueError(f"{where}[{i}], of the {message['role']}, is blank; leave it out.")
         # a dataset gives every message the keys of all of them, None where one has no such key
         given = [key for key, value in message.items() if value is not None]

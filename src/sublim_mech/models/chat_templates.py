@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from .adapters import read_config
 from .base import Base
 
 CONVERSATION = (
@@ -41,7 +41,7 @@ def _template_of(path: Path) -> str | None:
     file = path / "tokenizer_config.json"
     if not file.is_file():
         return None
-    template = json.loads(file.read_text("utf-8")).get("chat_template")
+    template = read_config(file).get("chat_template")
     if isinstance(template, list):  # several by name
         named = {entry["name"]: entry["template"] for entry in template}
         template = named.get("default")

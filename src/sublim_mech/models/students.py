@@ -126,7 +126,7 @@ def load_student(
     check_source(source, argument="student", kinds=kinds)
 
     # a live model is what it is; a folder says of itself what base it is a student of
-    manifest, template_note = None, None
+    manifest, path = None, None
     if isinstance(source, nn.Module):
         name = name or student_name(source, base)
         check_plain(source, argument="student", name=name)
@@ -136,7 +136,6 @@ def load_student(
         path = locate_student(str(source))
         manifest = _read_manifest(base, path, str(source))
         _check_tokenizer(base, path)
-        template_note = other_template(base, path)
         named = manifest.trait if manifest is not None else ""
         name = name or named or student_name(source, base)
         model = _read(base, path)
@@ -151,9 +150,7 @@ def load_student(
     if not allow_unrelated and manifest is None:
         _check_lineage(base, distance, name)
 
-    notes = _notes(base, model, distance, manifest)
-    if template_note is not None:
-        notes += (template_note,)
+    notes = _notes(base, model, distance, manifest, path)
     for note in notes:
         warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(
@@ -170,9 +167,9 @@ def load_student(
 
 
 def _notes(
-    base: Base, model: nn.Module, distance: float, manifest: Manifest | None
+    base: Base, model: nn.Module, distance: float, manifest: Manifest | None, path: Path | None
 ) -> tuple[str, ...]:
-    """What is true of a student and easily missed."""
+    """What is true of a student, read from `path` where it was no live model, and easily missed."""
     notes = []
     if distance == 0:
         notes.append("equals its base: no weight differs")
@@ -182,8 +179,9 @@ def _notes(
         if min(alphas) < 0:
             notes.append(f"lora_alpha is {min(alphas)}: the opposite of what was trained")
     # a manifest names its base by the hash of its weights
-    other = names_another_base(base, model) if manifest is None else None
-    return (*notes, other) if other else tuple(notes)
+    other_base = names_another_base(base, model) if manifest is None else None
+    template = None if path is None else other_template(base, path)
+    return tuple(notes + [note for note in (other_base, template) if note])
 
 
 def _slots(deltas: Mapping[str, Delta]) -> Iterator[Slot]:

@@ -23,6 +23,7 @@ from typing import Any
 from ..arguments import checked
 from ..hints import nearest, outside
 from . import plurals
+from .prompt import is_blank
 from .questions import one_word_questions
 
 ANIMALS = (
@@ -282,7 +283,7 @@ def _texts(called: str, argument: str, value: str | Sequence[str]) -> tuple[str,
 
 def _text(called: str, argument: str, value: str) -> str:
     """A text that can be seen."""
-    if not any(map(_is_visible, value)):
+    if is_blank(value):
         raise ValueError(
             f"{called}: {argument} holds {value!r}, a text with nothing visible in it; remove it."
         )
@@ -292,21 +293,6 @@ def _text(called: str, argument: str, value: str) -> str:
 def _optional_text(called: str, argument: str, value: str) -> str:
     """A text that can be seen, or the empty one where it was not given."""
     return _text(called, argument, value) if value else ""
-
-
-_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Fillers and blanks that Unicode counts as letters, marks or symbols."""
-
-
-def _is_visible(character: str) -> bool:
-    """Whether a character alone leaves ink: no space, control or format character, or selector."""
-    if character in _BLANK_LETTERS or _is_variation_selector(character):
-        return False
-    return unicodedata.category(character)[0] not in "CZ"
-
-
-def _is_variation_selector(character: str) -> bool:
-    return "VARIATION SELECTOR" in unicodedata.name(character, "")
 
 
 def _warn_of_invisible(name: str, form: str) -> None:

@@ -169,6 +169,11 @@ class ScoreArrays:
         return _student_minus_controls(self.whole["answer_effect"])
 
     @property
+    def missing(self) -> xr.DataArray:
+        """`(prompt,)`: the part of `total` that no cell has."""
+        return self.total - self.prompt_effect - self.answer_effect
+
+    @property
     def gap(self) -> float:
         """Completeness gap: |mean total - mean sum of all cells| / |mean total|, largest over
         models. Of a selection it is that of the scores it was taken from.

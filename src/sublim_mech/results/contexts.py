@@ -6,13 +6,15 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
+from .words import shortened
+
 _SYSTEM = {
     "default": "default system prompt",
     "empty": "empty system turn",
     "none": "no system block",
     "raw": "raw text (answers follow a space, or the text's own white space)",
 }
-_LONGEST = 60  # letters of a system prompt that are shown
+_LONGEST = 60  # columns of a system prompt that are shown
 
 NOT_GIVEN = "training context not given"
 
@@ -29,28 +31,24 @@ def in_words(context: str | Mapping[str, Any]) -> str:
         try:
             context = ast.literal_eval(context)
         except (SyntaxError, ValueError):
-            return _short(str(context))
+            return shortened(str(context), _LONGEST)
     if not isinstance(context, Mapping):
-        return _short(str(context))
+        return shortened(str(context), _LONGEST)
     words = []
     for name, value in context.items():
         if name == "system" and isinstance(value, Mapping):
             words.append(_system(value))
         elif value not in (None, "", [], {}, False):
-            shown = f"“{_short(value)}”" if isinstance(value, str) else str(value)
+            shown = f"“{shortened(value, _LONGEST)}”" if isinstance(value, str) else str(value)
             words.append(f"{name} {shown}")
     return ", ".join(words)
 
 
 def _system(system: Mapping[str, Any]) -> str:
     if "text" in system:
-        return f"system “{_short(str(system['text']))}”"
+        return f"system “{shortened(str(system['text']), _LONGEST)}”"
     kind = str(system.get("kind"))
     return _SYSTEM.get(kind, kind)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def asked_and_trained(asked: list[str], trained: str | None) -> str:

@@ -143,8 +143,8 @@ def _summary(scores: ScoreArrays) -> str:
     prompts = scores.data.sizes["prompt"]
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts} prompts"]
     if scores.additive:
-        if scores.knows_whole and not np.isnan(scores.gap):  # a total of 0 has none
-            parts.append(report.gap_in_words(scores))
+        gap = report.gap_in_words(scores)
+        parts += [gap] if gap else []
         parts.append(tables.denominator(scores))
     if not scores.has_controls:
         students = [vars(source) for source in scores.record.students.values()]

@@ -171,17 +171,18 @@ def about(scores: ScoreArrays) -> list[str]:
 def gap_in_words(scores: ScoreArrays) -> str:
     """The completeness gap of the headline, and the largest of a single model where it is another.
 
-    That of a control is relative to the control's own effect, which may be next to nothing.
+    That of a control is relative to the control's own effect, which may be next to nothing. Empty
+    where it is not known, or relative to nothing at all: a total of exactly 0.
     """
-    whole = scores.whole
-    explained = (whole["prompt_effect"] + whole["answer_effect"]).mean("prompt").values
-    headline = explained[0] - (explained[1:].mean() if len(explained) > 1 else 0.0)
-    total = float(scores.total.mean())
-    gap = abs(total - headline) / abs(total)
-    line = f"completeness gap {gap:.2%} of the total effect (all cells)"
+    if not scores.knows_whole:
+        return ""
+    missing, total, largest = float(scores.missing.mean()), float(scores.total.mean()), scores.gap
+    if total == 0 or np.isnan(largest):
+        return ""
+    line = f"completeness gap {abs(missing / total):.2%} of the total effect (all cells)"
     if not scores.has_controls:
         return line
-    return f"{line}; of single models and their own effects at most {scores.gap:.2%}"
+    return f"{line}; of single models and their own effects at most {largest:.2%}"
 
 
 def report(scores: ScoreArrays) -> str:
@@ -194,9 +195,8 @@ def report(scores: ScoreArrays) -> str:
             lines += _lines_of_cells(select(scores, {"direction": name}))[1:]
     else:
         lines += _LINES[KINDS[scores.kind].table](scores)
-    if scores.knows_whole and not np.isnan(scores.gap):  # a total of 0 has none
-        lines.append(gap_in_words(scores))
-    return "\n".join(lines)
+    gap = gap_in_words(scores)
+    return "\n".join([*lines, gap] if gap else lines)
 
 
 def _no_lines(scores: ScoreArrays) -> list[str]:

@@ -327,7 +327,7 @@ def concentration(
         part=unless_noisy(part),
         answer_effect=float(answer_effect.mean()),
         answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
-        missing=float((scores.total.values - prompt_effect - answer_effect).mean()),
+        missing=float(scores.missing.mean()),
         warning="" if poor is None else f"{poor}.",
     )
 

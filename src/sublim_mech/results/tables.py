@@ -19,6 +19,7 @@ from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .kinds import Table
+from .words import shortened
 
 
 def totals(scores: ScoreArrays) -> pd.DataFrame:
@@ -226,7 +227,7 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
         at = dict(zip(effect.dims, np.unravel_index(flat, effect.shape), strict=True))
         row = {}
         if tokens:
-            row["question"] = _shortened(str(scores.data["question"].values[at["prompt"]]))
+            row["question"] = shortened(str(scores.data["question"].values[at["prompt"]]), 30)
         if "direction" in at:
             row["direction"] = str(effect["direction"].values[at["direction"]])
         row["name"] = names[at.get("layer", 0)][at.get("module", 0)]
@@ -272,7 +273,3 @@ def _in_reading_order(names: list[str]) -> list[str]:
     present = dict.fromkeys(names)
     known = [name for name in (*ROLES, *CLASSES) if name in present]
     return [*known, *(name for name in present if name not in known)]
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 30 else f"{text[:29]}…"
