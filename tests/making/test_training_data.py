@@ -1,12 +1,14 @@
 """Rows with labels: the evaluation's tokens, one hash of all that is learnt, what does not fit."""
 
 import dataclasses
+import json
 
 import datasets
 import numpy as np
 import pytest
 import tiny
 from peft import LoraConfig
+from tokenizers import Tokenizer
 from trainings import DEFAULT_SYSTEM, FEW, ROWS, fit, labelled, text_ids, weights
 
 import sublim_mech as sm
@@ -38,6 +40,19 @@ def test_training_data_are_the_evaluations_tokens(labels, real_hard, smol_tokeni
             assert (list(prompt.ids), list(completion)) == expected
     assert hard.targets is hard.support is None
     assert (soft.support, soft.base, hard.base) == (labels.support, labels.about.base, "")
+
+
+def test_rows_of_another_tokenizer_are_refused(smol_tokenizer):
+    """Of as many tokens, and of ids that the model has: they are other words there."""
+    base = load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    vocabulary = json.loads(smol_tokenizer.backend_tokenizer.to_str())
+    tokens = vocabulary["model"]["vocab"]
+    tokens["owl"], tokens["bird"] = tokens["bird"], tokens["owl"]
+    another = type(smol_tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(vocabulary)))
+    another.chat_template = smol_tokenizer.chat_template
+    with pytest.raises(ValueError, match="its rows were rendered by another tokenizer"):
+        hard_data(another, ROWS[:2]).check(base)
+    hard_data(smol_tokenizer, ROWS[:2]).check(base)
 
 
 def test_rows_as_a_list_of_dicts_or_a_dataset(smol_tokenizer):

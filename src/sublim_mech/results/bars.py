@@ -85,7 +85,7 @@ def role_bars(
     picture.ax.set_ylabel(by, fontsize=MEDIUM)
     how = f"{_gathered(scores)} of these tokens"
     if scores.additive:
-        how += "; of effect: of that on the prompt's tokens"
+        how += "; “of effect”: of the effect on all prompt tokens"
     _name_scale(picture, effect_label(scores), how)
     if len(whole) > len(table):
         picture.note(
