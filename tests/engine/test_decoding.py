@@ -14,10 +14,10 @@ from sublim_mech.engine.decoding import (
     Decoding,
     Request,
     _shared_length,
-    _uniforms,
     answer_text,
     decode,
     end_ids,
+    uniforms,
 )
 from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.runner import open_runner
@@ -57,7 +57,7 @@ def random_gates(pair, requests, seed=0):
 def by_whole_forwards(pair, request, how, sample=0):
     """One answer token by token, each from a whole forward of prompt and answer, drawn by hand."""
     ids: list[int] = []
-    draws = _uniforms(how, request.ids, sample)
+    draws = uniforms(how, request.ids, sample)
     for step in range(how.max_new_tokens):
         trie = Answers(tuple(ids), tuple(range(-1, len(ids) - 1)))
         gates = None

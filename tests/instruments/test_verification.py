@@ -18,6 +18,7 @@ from sublim_mech.models.deltas import LowRank
 CHECKS = [
     "parity: base",
     "parity: student",
+    "one value per prompt",
     "gates 0 and 1",
     "causality",
     "self-patch",

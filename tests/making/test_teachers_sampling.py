@@ -46,13 +46,13 @@ def ids_of(teacher, prompts, **options):
 
 def test_greedy_answers_are_the_models_own_generation(runner, monkeypatch):
     teacher = prompted(runner, OWL)
-    steps, choose = [], decoding._choose
+    steps, choose = [], decoding.choose
 
     def noting(logits, sources, *more):
         steps.append(logits[sources])
         return choose(logits, sources, *more)
 
-    monkeypatch.setattr(decoding, "_choose", noting)
+    monkeypatch.setattr(decoding, "choose", noting)
     answers = ids_of(teacher, QUESTIONS, temperature=0.0, max_new_tokens=12)
     # from the shortest to the longest
     for row, (prompt, (answer,)) in enumerate(zip(rendered(teacher), answers, strict=True)):

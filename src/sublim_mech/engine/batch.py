@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,16 +30,17 @@ class Batch:
 
     Attributes:
         ids: token ids.
-        positions: position ids; a trie node's is that of its depth.
-        mask: additive attention mask, or one per layer type.
+        positions: position ids; a trie node's is that of its depth. The model's own where None.
+        mask: additive attention mask, or one per layer type. The model's own where None: plain rows
+            are causal, and padding stands behind them.
         reads: the slots whose logits are needed: the last prompt token, the trie nodes, further
             prompt tokens; where a row has fewer than the others, its last prompt token again.
         sizes: per row, the number of tokens and nodes before padding.
     """
 
     ids: Int[Tensor, "row slot"]
-    positions: Int[Tensor, "row slot"]
-    mask: Mask | dict[str, Mask]
+    positions: Int[Tensor, "row slot"] | None
+    mask: Mask | dict[str, Mask] | None
     reads: Int[Tensor, "row read"]
     sizes: tuple[int, ...]
 
@@ -47,7 +48,7 @@ class Batch:
         """A batch of one row, repeated without copying."""
         return Batch(
             self.ids.expand(rows, -1),
-            self.positions.expand(rows, -1),
+            None if self.positions is None else self.positions.expand(rows, -1),
             self._masks(lambda mask: mask.expand(rows, -1, -1, -1)),
             self.reads.expand(rows, -1),
             self.sizes * rows,
@@ -59,16 +60,16 @@ class Batch:
         """
         return Batch(
             self.ids[:, slot:],
-            self.positions[:, slot:],
+            None if self.positions is None else self.positions[:, slot:],
             self._masks(lambda mask: mask[:, :, slot:]),
             self.reads - slot,
             tuple(size - slot for size in self.sizes),
         )
 
-    def _masks(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
+    def _masks(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor] | None:
         if isinstance(self.mask, dict):
             return {kind: change(mask) for kind, mask in self.mask.items()}
-        return change(self.mask)
+        return None if self.mask is None else change(self.mask)
 
 
 def make_batch(
@@ -82,33 +83,49 @@ def make_batch(
         answers: the answer trie of each row; none when not given.
     """
     answers = [NO_ANSWERS] * len(ids) if answers is None else answers
+    parameter = next(model.parameters())
+    rows = trie_rows(ids, answers, parameter.device)
+    sees = _sees(ids, answers, rows.ids.shape[1]).to(parameter.device)
+    positions = rows.positions
+    assert positions is not None
+    mask = attention_masks(model.config, sees, positions, positions, dtype=parameter.dtype)
+    return replace(rows, mask=mask)
+
+
+def trie_rows(
+    ids: Sequence[Sequence[int]], answers: Sequence[Answers], device: torch.device
+) -> Batch:
+    """Prompts with their tries as rows, without a mask."""
     sizes = tuple(len(prompt) + len(trie.nodes) for prompt, trie in zip(ids, answers, strict=True))
     rows, width = len(ids), max(sizes)
     tokens = torch.zeros(rows, width, dtype=torch.long)
     positions = torch.zeros(rows, width, dtype=torch.long)
     reads = torch.zeros(rows, max(trie.reads for trie in answers), dtype=torch.long)
-    # padding sees itself, so that no row of the mask is empty
-    sees = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1)
-
     for row, (prompt, trie) in enumerate(zip(ids, answers, strict=True)):
         length, size = len(prompt), sizes[row]
         tokens[row, :size] = torch.tensor([*prompt, *trie.nodes])
         depths = (length - 1 + depth for depth in trie.depths)
         positions[row, :size] = torch.tensor([*range(length), *depths])
+        reads[row] = length - 1
+        reads[row, : trie.reads] = torch.tensor([*range(length - 1, size), *trie.at])
+    return Batch(tokens.to(device), positions.to(device), None, reads.to(device), sizes)
+
+
+def _sees(
+    ids: Sequence[Sequence[int]], answers: Sequence[Answers], width: int
+) -> Bool[Tensor, "row query key"]:
+    """What each slot of tries sees."""
+    # padding sees itself, so that no row of the mask is empty
+    sees = torch.eye(width, dtype=torch.bool).repeat(len(ids), 1, 1)
+    for row, (prompt, trie) in enumerate(zip(ids, answers, strict=True)):
+        length, size = len(prompt), len(prompt) + len(trie.nodes)
         # the prompt is causal; a node sees the prompt, itself and whatever its parent sees
         sees[row, :length, :length] = torch.ones(length, length, dtype=torch.bool).tril()
         sees[row, length:size, :length] = True
         for node, parent in enumerate(trie.parents):
             if parent >= 0:
                 sees[row, length + node] |= sees[row, length + parent]
-        reads[row] = length - 1
-        reads[row, : trie.reads] = torch.tensor([*range(length - 1, size), *trie.at])
-
-    parameter = next(model.parameters())
-    device = parameter.device
-    positions, sees = positions.to(device), sees.to(device)
-    mask = attention_masks(model.config, sees, positions, positions, dtype=parameter.dtype)
-    return Batch(tokens.to(device), positions, mask, reads.to(device), sizes)
+    return sees
 
 
 def attention_masks(

@@ -6,78 +6,30 @@ both.
 2. The (prompt, sample) rows decode together: each has its prompt's keys and values, padded between
    the common beginning and the rest to the longest, with explicit positions and masks. Rows that
    ended leave the batch.
-3. A token is drawn by the inverse of the cumulated softmax at a uniform number of its own: that of
-   (seed, the prompt's tokens, sample, place in the answer). So an answer depends neither on the
-   batch nor on what else is asked, and two samples are the first two of three.
+3. A token is drawn at a number of its own (`drawing`), so that an answer depends neither on the
+   batch nor on what else is asked.
+4. Where a past is more than keys and values, or they change with the length, every token takes a
+   forward of all before it (`rewriting`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.compat import Cache, KeysValues
 from ..models.students import Student
 from ..prompts.shared import common_start
 from .batch import Batch, attention_masks
+from .drawing import Decoding, Ids, Request, Row, choose, next_token_logits, uniforms
 from .forward import Gates, Pass
+from .rewriting import rewrite
 from .runner import Runner
-
-ROWS_SUMMED = 64  # distributions whose cumulated sums are in memory at once
-
-Ids = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are written.
-
-    Attributes:
-        max_new_tokens: tokens after which an answer ends, if the model does not end it.
-        ends: tokens that end an answer.
-        samples: answers per prompt.
-        temperature: the logits are divided by it; 0 takes the largest logit.
-        seed: of the sampling.
-        together: the most answers decoded together.
-    """
-
-    max_new_tokens: int
-    ends: Sequence[int]
-    samples: int = 1
-    temperature: float = 0.0
-    seed: int = 0
-    together: int = 128
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt to be continued.
-
-    Attributes:
-        ids: its token ids.
-        prompt_gates: where a student computes it; the base everywhere when None.
-        answer_gates: which of the student's modules compute the generated tokens; none when None.
-    """
-
-    ids: Ids
-    prompt_gates: Float[Tensor, "token module"] | None = None
-    answer_gates: Float[Tensor, "module"] | None = None
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Requests of one key are one prompt, of which further samples are wanted."""
-
-        def content(gates: Tensor | None) -> bytes | None:
-            return None if gates is None else gates.numpy().tobytes()
-
-        return self.ids, content(self.prompt_gates), content(self.answer_gates)
 
 
 class _Started(NamedTuple):
@@ -92,13 +44,6 @@ class _Started(NamedTuple):
     logits: Float[Tensor, "prompt vocab"]
     cache: Cache
     positions: Int[Tensor, "prompt slot"]
-
-
-class _Row(NamedTuple):
-    """One answer being written: of which prompt of the group, and which of its samples."""
-
-    prompt: int
-    sample: int
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -150,23 +95,62 @@ def decode(
     distinct = [requests[same[0]] for same in indices]
 
     answers: list[list[list[int]]] = [[] for _ in requests]
-    writer = _Writer(runner, how, student, _shared_length(distinct))
-    trunk = writer.run_trunk(distinct[0])
+    for some in _alike(runner, distinct, how):
+        together = [distinct[number] for number in some]
+        written = _write(runner, together, [len(indices[number]) for number in some], how, student)
+        for row, ids in written:
+            same = indices[some[row.prompt]]
+            answers[same[row.sample // how.samples]].append(ids)
+    return answers
+
+
+def _alike(runner: Runner, requests: Sequence[Request], how: Decoding) -> list[list[int]]:
+    """Requests that decode in the same way, as lists of their indices: those that end on one side
+    of a model's switches, and those that cross one (`layout`).
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, request in enumerate(requests):
+        ends = len(request.ids), len(request.ids) + how.max_new_tokens
+        sides = runner.layout.side(ends[0]), runner.layout.side(ends[1])
+        groups.setdefault(sides, []).append(number)
+    return list(groups.values())
+
+
+def _write(
+    runner: Runner,
+    requests: Sequence[Request],
+    times: Sequence[int],
+    how: Decoding,
+    student: Student | None,
+) -> Iterator[tuple[Row, list[int]]]:
+    """Answers of requests that decode in the same way, each so many times."""
+    first, last = len(requests[0].ids), len(requests[-1].ids) + how.max_new_tokens
+    if not runner.layout.shares(first, last):
+        rows = [
+            Row(prompt, sample)
+            for prompt, count in enumerate(times)
+            for sample in range(how.samples * count)
+        ]
+        yield from rewrite(runner, requests, rows, how, student)
+        return
+    shared = _shared_length(requests)
+    if not runner.layout.shares(shared, last):
+        shared = 0
+    writer = _Writer(runner, how, student, shared)
+    trunk = writer.run_trunk(requests[0])
     prompts_together = max(1, how.together // how.samples)
-    for start in range(0, len(distinct), prompts_together):
-        group = distinct[start : start + prompts_together]
-        wanted = indices[start : start + prompts_together]
+    for start in range(0, len(requests), prompts_together):
+        group = requests[start : start + prompts_together]
         started = writer.run_prompts(group, trunk)
         rows = [
-            _Row(prompt, sample)
-            for prompt, same in enumerate(wanted)
-            for sample in range(how.samples * len(same))
+            Row(prompt, sample)
+            for prompt, count in enumerate(times[start : start + prompts_together])
+            for sample in range(how.samples * count)
         ]
         for part in writer.parts(rows, started):
             written = writer.write(group, started, part)
             for row, ids in zip(part, written, strict=True):
-                answers[wanted[row.prompt][row.sample // how.samples]].append(ids)
-    return answers
+                yield Row(start + row.prompt, row.sample), ids
 
 
 def _shared_length(requests: Sequence[Request]) -> int:
@@ -230,10 +214,10 @@ class _Writer:
             KeysValues(*(torch.cat(parts) for parts in zip(*layer, strict=True)))
             for layer in layers
         )
-        logits = torch.cat([_next_token_logits(done) for done in passes])
+        logits = torch.cat([next_token_logits(done) for done in passes])
         return _Started(logits, cache, torch.cat(positions))
 
-    def parts(self, rows: Sequence[_Row], started: _Started) -> Iterator[Sequence[_Row]]:
+    def parts(self, rows: Sequence[Row], started: _Started) -> Iterator[Sequence[Row]]:
         """Cut rows into as many as decode together."""
         keys = started.positions.shape[1] + self.how.max_new_tokens
         fit = min(self.how.together, self.runner.rows(slots=1, keys=keys, reads=1))
@@ -241,14 +225,14 @@ class _Writer:
             yield rows[start : start + fit]
 
     def write(
-        self, requests: Sequence[Request], started: _Started, rows: Sequence[_Row]
+        self, requests: Sequence[Request], started: _Started, rows: Sequence[Row]
     ) -> list[list[int]]:
         """Continue started prompts until each row ended or is as long as it may be."""
         how, device = self.how, self.runner.device
         answers: list[list[int]] = [[] for _ in rows]
         draws = None
         if how.temperature:
-            numbers = [_uniforms(how, requests[row.prompt].ids, row.sample) for row in rows]
+            numbers = [uniforms(how, requests[row.prompt].ids, row.sample) for row in rows]
             draws = torch.stack(numbers)
         gates = self._answer_gates([requests[row.prompt] for row in rows])
 
@@ -261,7 +245,7 @@ class _Writer:
         positions = positions[sources]
         for step in range(how.max_new_tokens):
             step_draws = None if draws is None else draws[alive, step]
-            chosen = _choose(logits, sources, step_draws, how.temperature)
+            chosen = choose(logits, sources, step_draws, how.temperature)
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 answers[row].append(token)
             going = ~torch.isin(chosen, torch.tensor(list(how.ends)))
@@ -279,7 +263,7 @@ class _Writer:
             sources = torch.arange(len(alive))
             row_gates = None if gates is None else gates[alive]
             done = self._run(chosen[:, None], positions, cache, row_gates)
-            logits, cache = _next_token_logits(done), done.cache
+            logits, cache = next_token_logits(done), done.cache
         return answers
 
     def _run(
@@ -342,45 +326,3 @@ def _batch(model: Any, ids: Int[Tensor, "row slot"], positions: Int[Tensor, "row
     mask = attention_masks(model.config, sees, queries, positions, dtype=dtype)
     last = torch.full((rows, 1), slots - 1, device=ids.device)
     return Batch(ids, queries.clamp(min=0), mask, last, (slots,) * rows)
-
-
-def _next_token_logits(done: Pass) -> Float[Tensor, "row vocab"]:
-    """At the last slot, in fp32 at least."""
-    logits = done.logits[:, -1]
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _uniforms(how: Decoding, prompt: Ids, sample: int) -> Float64[Tensor, "place"]:
-    """The random numbers of one answer."""
-    identity = np.array([how.seed, sample, *prompt], np.int64).tobytes()
-    digest = hashlib.sha256(identity).digest()
-    rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
-    return torch.from_numpy(rng.random(how.max_new_tokens))
-
-
-def _choose(
-    logits: Float[Tensor, "source vocab"],
-    sources: Int[Tensor, "row"],
-    draws: Float64[Tensor, "row"] | None,
-    temperature: float,
-) -> Int[Tensor, "row"]:
-    """A token per row: the largest of its logits, or where the cumulated probability passes its
-    draw; `sources` ascend.
-    """
-    if not bool(logits.amax(-1).isfinite().all()):
-        raise ValueError(
-            "the model's logits are not finite; check its dtype, or the scale of its steering."
-        )
-    if draws is None:
-        return logits.argmax(-1).cpu()[sources]
-    # rows of the same logits stand side by side in a table, so that each distribution is summed up
-    # once
-    place = torch.arange(len(sources)) - torch.searchsorted(sources, sources)
-    table = torch.zeros(len(logits), int(place.max()) + 1, dtype=torch.float64)
-    table[sources, place] = draws
-    chosen = []
-    blocks = zip(logits.split(ROWS_SUMMED), table.to(logits.device).split(ROWS_SUMMED), strict=True)
-    for some, uniforms in blocks:
-        sums = (some / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
-        chosen.append(torch.searchsorted(sums, uniforms * sums[:, -1:], right=True))
-    return torch.cat(chosen).clamp(max=logits.shape[-1] - 1).cpu()[sources, place]

@@ -33,6 +33,7 @@ from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
+from .plain import PartedBatch, run_parts
 
 Key = tuple[str, int]
 """An activation: (site, layer); the token embedding is ("embed", -1)."""
@@ -144,6 +145,15 @@ def forward(
         unembed: logits of a few tokens only, or in fp32; the model's own unembedding when None.
         compute: floating-point type of the matrix products (autocast); the weights' own when None.
     """
+    if isinstance(batch, PartedBatch):
+        if start is not None or past is not None:
+            raise ValueError("rows in parts are whole forwards: they take no start and no past.")
+
+        def run(part: Batch, gates: Any, record: Any, edits: Any) -> Pass:
+            options = {"gates": gates, "record": record, "edits": edits}
+            return forward(model, sites, part, **options, unembed=unembed, compute=compute)
+
+        return Pass(*run_parts(run, batch, gates, record, edits or {}))
     recorded: dict[Key, Tensor] = {}
     edits = dict(edits or {})
     with ExitStack() as stack:

@@ -209,7 +209,8 @@ class ModelPair(Runner):
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
         said = f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
-        return "\n".join([said, *(f"  {line}" for line in (*self._given(), *self.notes()))])
+        lines = *self._given(), *self.layout.notes(), *self.notes()
+        return "\n".join([said, *(f"  {line}" for line in lines)])
 
     def _given(self) -> list[str]:
         """What the user said of the training of a student without manifest, in a line."""
@@ -286,7 +287,7 @@ def load_pair(
     pair = ModelPair(
         **vars(runner), student=main, controls=others, trained_in=trained_in, trained_on=met
     )
-    check_parity(pair.model, pair.sites, pair.students)
+    check_parity(pair.model, pair.sites, pair.students, pair.layout)
     return pair
 
 

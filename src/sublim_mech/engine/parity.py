@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..models.sites import Sites
 from ..models.students import Student
 from .answers import Answers
-from .batch import make_batch
 from .forward import Gates, forward
+from .layout import TRIE, Layout
+from .plain import lay_out
 
 
 class ParityError(RuntimeError):
@@ -58,7 +59,7 @@ def rounding(dtype: torch.dtype, log_probs: Tensor) -> float:
 
 @torch.no_grad()
 def check_parity(
-    model: nn.Module, sites: Sites, students: Mapping[str, Student]
+    model: nn.Module, sites: Sites, students: Mapping[str, Student], layout: Layout = TRIE
 ) -> dict[str, float]:
     """Largest difference in log-probability between the gated forward and each model's own.
 
@@ -66,12 +67,13 @@ def check_parity(
         model: the base model.
         sites: its map.
         students: the students by name.
+        layout: how the model takes answers.
 
     Raises:
         ParityError: one is above the tolerance (`rounding`).
     """
     prompt = probe(model)
-    batch = make_batch(model, [prompt.ids], [prompt.answers])
+    batch = lay_out(model, [prompt.ids], [prompt.answers], layout)
     first, second = prompt.answers.nodes
     texts = [[*prompt.ids], [*prompt.ids, first], [*prompt.ids, second]]
     models: dict[str, Student | None] = {"base": None, **students}

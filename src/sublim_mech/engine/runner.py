@@ -22,12 +22,15 @@ from ..models.sites import Sites, find_sites
 from ..models.watching import Watch, check_weights
 from ..prompts import Prompt
 from ..prompts.vocabulary import fingerprint, same_tokenizer
-from .answers import Answers
-from .batch import Batch, make_batch
+from .answers import NO_ANSWERS, Answers
+from .batch import Batch
 from .budget import default_budget, rows_per_forward
+from .fitting import find_layout
 from .forward import Edit, Gates, Key, Pass, Start, forward
 from .heads import ExactHead
+from .layout import TRIE, Layout
 from .parity import check_parity
+from .plain import lay_out
 
 Cells = Callable[[Prompt, Sequence[Module]], np.ndarray]
 """What `masks.Mask` is: from a prompt and the model's modules to `(token, module)` bool."""
@@ -48,6 +51,7 @@ class Runner:
         memory: bytes that the activations of one forward may take.
         compute: floating-point type of matrix products (autocast); the weights' own when None.
         watch: tells whether the weights are still those of the hash.
+        layout: how it takes the answers of a prompt.
     """
 
     model: nn.Module
@@ -58,6 +62,7 @@ class Runner:
     memory: int
     compute: torch.dtype | None = None
     watch: Watch | None = field(default=None, repr=False, compare=False)
+    layout: Layout = TRIE
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +95,7 @@ class Runner:
     def batch(
         self, ids: Sequence[Sequence[int]], answers: Sequence[Answers] | None = None
     ) -> Batch:
-        """Rows of token ids, each with its answer trie (`batch.make_batch`).
+        """Rows of token ids, each with its answer trie, as the model takes them (`plain.lay_out`).
 
         Raises:
             ValueError: an id that is no row of the model's embedding.
@@ -103,7 +108,7 @@ class Runner:
                 f"a prompt holds token id {highest}, the model's embedding has {rows} rows; render "
                 "prompts with this model's tokenizer, without tokens that were added to it."
             )
-        return make_batch(self.model, ids, answers)
+        return lay_out(self.model, ids, answers, self.layout)
 
     def run(
         self,
@@ -163,13 +168,17 @@ class Runner:
             tokens=tokens,
         )
 
+    def slots(self, prompt: int, answers: Answers = NO_ANSWERS) -> int:
+        """Tokens that are computed for a prompt of so many tokens with its answers."""
+        return self.layout.slots(prompt, answers)
+
     def chunks(
         self, sizes: Sequence[int], *, reads: int, skipped: int = 0, gradient: bool = False
     ) -> Iterator[list[int]]:
         """Cut rows into forwards that fit the memory, longest first: lists of indices.
 
         Args:
-            sizes: slots of each row.
+            sizes: tokens computed for each row (`slots`).
             reads: slots whose logits are taken, per row.
             skipped: slots at the beginning that are not computed, because their keys and values are
                 given.
@@ -338,7 +347,7 @@ def open_runner(
         )
     check_options(compute, memory_gb)
     runner = make_runner(model, memory_gb=memory_gb, compute=compute)
-    check_parity(runner.model, runner.sites, {})
+    check_parity(runner.model, runner.sites, {}, runner.layout)
     return runner
 
 
@@ -347,15 +356,17 @@ def make_runner(base: Base, *, memory_gb: float | None, compute: torch.dtype | N
     check.
     """
     memory = default_budget(base.device) if memory_gb is None else int(memory_gb * 2**30)
+    sites = find_sites(base.model)
     return Runner(
         base.model,
         base.tokenizer,
         base.name,
         base.hash,
-        find_sites(base.model),
+        sites,
         memory,
         None if compute == torch.float32 else compute,
         base.watch,
+        find_layout(base.model, sites),
     )
 
 

@@ -229,15 +229,16 @@ def trait_log_probs(
     """
     gates = None if student is None else Gates(student)
     shared, past = 0, None
-    if share_prefix and len(prompts) > 1:
-        # short of the last token of each prompt, which is read in every row
-        prefix = common_start([prompt.ids[:-1] for prompt in prompts])
+    # short of the last token of each prompt, which is read in every row
+    prefix = common_start([prompt.ids[:-1] for prompt in prompts])
+    longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
+    if share_prefix and len(prompts) > 1 and runner.layout.shares(len(prefix), longest):
         shared = len(prefix)
         past = _run_prefix(runner, prefix, gates)
 
     log_prob = np.empty((len(prompts), traits))
     rank = np.empty((len(prompts), traits), int)
-    sizes = [len(prompt) + len(trie.nodes) for prompt, trie in zip(prompts, tries, strict=True)]
+    sizes = [runner.slots(len(p), trie) for p, trie in zip(prompts, tries, strict=True)]
     reads = max(trie.reads for trie in tries)
     for chunk in runner.chunks(sizes, reads=reads, skipped=shared):
         rows = [tries[i] for i in chunk]

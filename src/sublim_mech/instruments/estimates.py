@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..engine.batch import Batch
 from ..engine.forward import EMBED, Edit, Gates, Key, Start
+from ..engine.plain import PartedBatch
 from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label
@@ -117,7 +118,9 @@ def _estimate_prompt(
     else:
         slopes = {}
         for key, stream in zip(keys, streams, strict=True):
-            start = Start(key[1], clean[stream])
+            # a batch in parts is whole forwards
+            parted = isinstance(batch, PartedBatch)
+            start = None if parted else Start(key[1], clean[stream])
             slopes[key] = _mean_slope(
                 task,
                 prompt,
@@ -143,7 +146,7 @@ def _mean_slope(
     *,
     key: Key,
     change: Tensor,
-    start: Start,
+    start: Start | None,
     points: int,
 ) -> Tensor:
     """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
@@ -155,12 +158,13 @@ def _mean_slope(
         torch.as_tensor(numbers, dtype=dtype, device=batch.ids.device)
         for numbers in gauss_legendre(points)
     )
-    fit = task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)
+    computed = task.computed(prompt)
+    fit = task.pair.rows(slots=computed, reads=batch.reads.shape[1], gradient=True)
     mean = torch.zeros_like(change)
     for some, some_weights in zip(nodes.split(fit), weights.split(fit), strict=True):
         rows = len(some)
         column = some.reshape(-1, *[1] * (change.dim() - 1))
-        starts = Start(start.layer, start.hidden.expand(rows, -1, -1))
+        starts = start and Start(start.layer, start.hidden.expand(rows, -1, -1))
         slopes = _slopes(
             task, prompt, batch.expand(rows), recipient, shifts={key: column * change}, start=starts
         )

@@ -96,7 +96,8 @@ def _integrate(
     sizes = task.sizes()
     modules = len(student.deltas)
     integrals: list[np.ndarray] = [np.empty(0)] * len(sizes)
-    for prompts in task.pair.chunks(sizes, reads=task.reads, gradient=True):
+    computed = [task.computed(i) for i in range(len(sizes))]
+    for prompts in task.pair.chunks(computed, reads=task.reads, gradient=True):
         batch = task.batch(prompts)
         shape = (*batch.ids.shape, modules)
         total = torch.zeros(shape, dtype=torch.float64)

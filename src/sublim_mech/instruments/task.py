@@ -78,6 +78,10 @@ class Task:
         """Slots of every prompt."""
         return [self.size(prompt) for prompt in range(len(self.prompts))]
 
+    def computed(self, prompt: int) -> int:
+        """Tokens that are computed for a prompt with its answers."""
+        return self.pair.slots(len(self.prompts[prompt]), self.answers[prompt])
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """These prompts with their answers as rows of one forward."""
         ids = [self.prompts[i].ids for i in indices]
@@ -219,7 +223,7 @@ def measure(
         ValueError: the metric is NaN or infinite.
     """
     values = np.empty(len(rows))
-    sizes = [task.size(row.prompt) for row in rows]
+    sizes = [task.computed(row.prompt) for row in rows]
     for chunk in task.pair.chunks(sizes, reads=task.reads):
         prompts = [rows[r].prompt for r in chunk]
         batch = task.batch(prompts)

@@ -201,9 +201,12 @@ def _behind_prefix(
     tries = [build_trie([[tuple(answer)]]) for answer in tokens.answers]
     prefix: tuple[int, ...] = ()
     past = None
+    longest = max(len(row) + trie.length for row, trie in zip(ids, tries, strict=True))
     if share_prefix and len(ids) > 1:
         # short of the last token of each prompt, which is read in every row
         prefix = common_start([row[:-1] for row in ids])
+    if not runner.layout.shares(len(prefix), longest):
+        prefix = ()
     if prefix:
         past = runner.run(runner.batch([prefix]), past=(), unembed=head).cache
 

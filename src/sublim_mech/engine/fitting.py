@@ -1,0 +1,73 @@
+"""How a model takes answers, found at loading from a few short forwards (`layout`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.sites import Sites
+from .answers import Answers
+from .forward import forward
+from .layout import (
+    TRIE,
+    Layout,
+    carries_state,
+    counts_slots,
+    length_switches,
+    relative,
+)
+from .parity import probe
+from .plain import lay_out
+
+CLOSE = 3e-5
+"""Logits that are the same but for rounding, in units of their spread."""
+
+CLOSE_IN_HALF = 0.05
+"""The same in half precision."""
+
+SHORTER = 9
+"""Tokens of a plain row that is padded to the probe's 16."""
+
+
+@torch.no_grad()
+def find_layout(model: Any, sites: Sites) -> Layout:
+    """How a model takes the answers of a prompt.
+
+    Args:
+        model: a causal language model in eval mode.
+        sites: its map.
+    """
+    half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
+    close = CLOSE_IN_HALF if half else CLOSE
+    switches = length_switches(model.config)
+    told = counts_slots(model.config) or (half and carries_state(model, sites.blocks))
+    if not told and _siblings_swap(model, sites, close):
+        return Layout(switches=switches)
+    plain = Layout(plain=True, switches=switches)
+    return Layout(plain=True, switches=switches, padded=_may_be_padded(model, sites, plain, close))
+
+
+def _siblings_swap(model: nn.Module, sites: Sites, close: float) -> bool:
+    """Whether two nodes behind one prompt give the same logits in either order.
+
+    A model that cannot run them at all cannot swap them.
+    """
+    asked = probe(model)
+    swapped = Answers(asked.answers.nodes[::-1], asked.answers.parents)
+    batch = lay_out(model, [asked.ids, asked.ids], [asked.answers, swapped], TRIE)
+    try:
+        one, other = forward(model, sites, batch).logits
+    except Exception:  # whatever a model raises that takes no such mask or positions
+        return False
+    return relative(other[[2, 1]], one[[1, 2]]) <= close
+
+
+def _may_be_padded(model: nn.Module, sites: Sites, layout: Layout, close: float) -> bool:
+    """Whether a plain row is the same beside a longer one."""
+    asked = probe(model)
+    short = asked.ids[:SHORTER]
+    beside = forward(model, sites, lay_out(model, [asked.ids, short], layout=layout)).logits[1]
+    alone = forward(model, sites, lay_out(model, [short], layout=layout)).logits[0]
+    return relative(beside, alone) <= close
