@@ -100,12 +100,19 @@ def call_model(
     """
     if mask is not None:
         options["attention_mask"] = mask
-    if positions is not None:
+    inner: Any = type(inside_peft(model))
+    if positions is not None and _takes(inner.forward, "position_ids"):
         options["position_ids"] = positions
     if cache is not None:
-        inner: Any = type(inside_peft(model))
         options[_cache_argument(inner.forward)] = cache
     return model(input_ids=ids, use_cache=cache is not None, **options)
+
+
+@functools.cache
+def _takes(forward: Any, name: str) -> bool:
+    """Whether a model's forward knows an argument, by name or by taking all."""
+    known = inspect.signature(forward).parameters
+    return name in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
 @functools.cache
@@ -321,9 +328,14 @@ def lens_components(model: nn.Module) -> dict[str, Any]:
     config: Any = copy.deepcopy(model.config)
     try:
         bridge = build_bridge_config_from_hf(config, architecture, "sublim_mech", torch.float32)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
-        return adapter.component_mapping or {}
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        ArchitectureAdapterFactory.discover_entry_points()
+        adapter = ArchitectureAdapterFactory._adapters[architecture]
+        # the map is wanted, not the libraries that read images
+        bare = type(adapter.__name__, (adapter,), {"required_libraries": []})
+        return bare(bridge).component_mapping or {}
+    except (
+        ValueError, KeyError, AttributeError, NotImplementedError, ImportError,
+    ) as error:  # fmt: skip
         decoders = ("ForCausalLM", "LMHeadModel")
         known = ", ".join(name for name in SUPPORTED_ARCHITECTURES if name.endswith(decoders))
         raise ValueError(

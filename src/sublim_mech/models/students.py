@@ -36,6 +36,7 @@ from .origins import names_another_base, student_name
 from .reading import read_model
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
+from .wrappers import told, without_asides
 
 # configuration fields that do not change what a model in evaluation mode computes on the same
 # weights, or that shapes give away
@@ -143,7 +144,7 @@ def load_student(
 
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
-    deltas = find_deltas(base, model, name)
+    deltas, left_out = without_asides(base.model, find_deltas(base, model, name))
     _check_config(base, model, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from
@@ -151,6 +152,7 @@ def load_student(
         _check_lineage(base, distance, name)
 
     notes = _notes(base, model, distance, manifest, path)
+    notes += tuple(filter(None, [told(left_out)]))
     for note in notes:
         warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(
