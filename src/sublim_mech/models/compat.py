@@ -133,6 +133,27 @@ def attention_kernel(model: Any) -> str:
     return getattr(model.config, "_attn_implementation", None) or "eager"
 
 
+def auto_class(source: str) -> Any:
+    """The `AutoModel...` class that reads a checkpoint: of causal language models, or of models
+    that wrap one.
+
+    Args:
+        source: a folder or a hub id.
+
+    Raises:
+        OSError, ValueError: it has no configuration that transformers can read.
+    """
+    import transformers
+
+    kind = type(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False))
+    for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+        wrapping = getattr(transformers, name, None)
+        causal = transformers.AutoModelForCausalLM._model_mapping
+        if wrapping is not None and kind not in causal and kind in wrapping._model_mapping:
+            return wrapping
+    return transformers.AutoModelForCausalLM
+
+
 def is_stateful(model: Any) -> bool:
     """Whether a model keeps more of the past than keys and values (Mamba and its like)."""
     return bool(getattr(model, "_is_stateful", False))

@@ -31,6 +31,7 @@ from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
 from .observing import Observed, observe
+from .refusals import refused
 from .wrappers import asides
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -276,7 +277,8 @@ def find_sites(model: nn.Module) -> Sites:
     places[head] = _Place(n_layers, "unembed")
 
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
-    observed = observe(model)
+    with refused(model, "its own forward on a plain text"):
+        observed = observe(model)
     aside = asides(model)
     modules = {}
     for path, module in model.named_modules():
@@ -426,12 +428,12 @@ def _width(model: nn.Module, root: str, site: Site) -> int:
     if weight is None:
         return 0
     rows, columns = weight.shape[::-1] if holds_transposed(module) else weight.shape
-    return int(getattr(module, *(("out_features", rows) if site.side == "out" else ("in_features", columns))))
+    if site.side == "out":
+        return int(getattr(module, "out_features", rows))
+    return int(getattr(module, "in_features", columns))
 
 
-def _split_columns(
-    adapter: Any, first: nn.Module, paths: Mapping[str, str]
-) -> dict[str, Tensor]:
+def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> dict[str, Tensor]:
     """Which outputs of a fused projection are q, k and v; nothing where nobody knows.
 
     TransformerLens splits one whose weights are their own row numbers.
@@ -462,9 +464,10 @@ def _interleaved(attention: Any, numbers: Tensor) -> tuple[Tensor, ...] | None:
     """
     kind = type(attention).__name__
     if kind.startswith("Falcon") and getattr(attention, "new_decoder_architecture", False):
-        groups = rearrange(numbers, "(kv part d) -> kv part d", kv=attention.num_kv_heads, d=attention.head_dim)
+        count = attention.num_kv_heads
     elif kind == "GPTBigCodeAttention" and not attention.multi_query:
-        groups = rearrange(numbers, "(kv part d) -> kv part d", kv=attention.num_heads, d=attention.head_dim)
+        count = attention.num_heads
     else:
         return None
+    groups = rearrange(numbers, "(kv part d) -> kv part d", kv=count, d=attention.head_dim)
     return groups[:, :-2].flatten(), groups[:, -2].flatten(), groups[:, -1].flatten()
