@@ -329,21 +329,15 @@ def _clean_up(setting: _Setting) -> Check:
         raise KeyboardInterrupt
 
     # a run that starts late swaps the forwards of the blocks before it: they must come back too
+    site = "mlp_out" if "mlp_out" in setting.pair.sites.sites else "resid_post"
     hidden = setting.run(record=[("resid_pre", last)]).activations["resid_pre", last]
-    where = (next(reversed(_stream_sites(setting.pair))), last)
     with contextlib.suppress(KeyboardInterrupt):
         start = Start(last, hidden)
-        setting.run(Gates(setting.planted), edits={where: explode}, start=start)
+        setting.run(Gates(setting.planted), edits={(site, last): explode}, start=start)
     left = sum(_left_behind(module) for module in setting.pair.model.modules())
     error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"
     return Check("clean-up", error, 0.0, detail)
-
-
-def _stream_sites(pair: ModelPair) -> list[str]:
-    """Sites inside a block that this architecture has, what is added last at the end."""
-    inside = ("resid_mid", "attn_out", "mlp_out")
-    return ["resid_post", *[name for name in inside if name in pair.sites.sites]]
 
 
 def _left_behind(module: torch.nn.Module) -> int:

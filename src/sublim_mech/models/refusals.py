@@ -1,4 +1,4 @@
-"""An architecture that cannot be run as it has to be is refused in a sentence, not in a traceback."""
+"""An architecture that cannot be run as it has to be is refused in a sentence, no traceback."""
 
 from __future__ import annotations
 

@@ -270,9 +270,9 @@ def find_sites(model: nn.Module) -> Sites:
         if name != "blocks" and isinstance(component.name, str) and component.name:
             before = "embed" in name or name.endswith("_in")
             places[component.name] = _Place(-1 if before else n_layers, name)
-    inside = _component_paths(block)
+    below = _component_paths(block)
     for layer, root in enumerate(blocks):
-        for name, path in inside.items():
+        for name, path in below.items():
             places[f"{root}.{path}"] = _Place(layer, name)
     places[head] = _Place(n_layers, "unembed")
 
@@ -287,7 +287,7 @@ def find_sites(model: nn.Module) -> Sites:
             modules[path] = Module(path, place.layer, place.name, observed.axes.get(path, 1))
 
     # an activation is one that every block has
-    found = _find_streams(block, inside) | _find_heads(block, inside, model, blocks)
+    found = _find_streams(block, below) | _find_heads(block, below, model, blocks)
     sites = {
         name: replace(site, written=_is_written(site, blocks, observed))
         for name, site in found.items()
