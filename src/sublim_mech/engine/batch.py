@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..models.names import attention_windows
+from ..models.names import attention_windows, within
 from .answers import NO_ANSWERS, Answers
 
 Mask = Float[Tensor, "row 1 query key"]
@@ -153,9 +153,9 @@ def attention_masks(
         hidden = hidden.masked_fill(~visible, torch.finfo(dtype).min)
         return rearrange(hidden, "row query key -> row 1 query key")
 
-    distance = queries[:, :, None] - keys[:, None, :]
+    between = queries[:, :, None], keys[:, None, :]
     masks = {
-        kind: additive(sees if window is None else sees & (distance < window))
+        kind: additive(sees if window is None else sees & within(window, *between))
         for kind, window in attention_windows(config).items()
     }
     if None in masks:  # a model that takes one mask for all its layers has no type of layer

@@ -310,7 +310,8 @@ def _skip(model: nn.Module, sites: Sites, layer: int) -> Iterator[None]:
     """Blocks before `layer` hand their input on."""
     blocks = [model.get_submodule(path) for path in sites.blocks[:layer]]
     for block in blocks:
-        block.forward = lambda hidden_states, *args, **kwargs: hidden_states  # hooks still run
+        # hooks still run
+        block.forward = lambda hidden, *args, **kwargs: sites.handed_on(hidden)
     try:
         yield
     finally:

@@ -365,10 +365,11 @@ def _clean_up(setting: _Setting) -> Check:
         raise KeyboardInterrupt
 
     # a run that starts late swaps the forwards of the blocks before it: they must come back too
+    site = "mlp_out" if "mlp_out" in setting.pair.sites.sites else "resid_post"
     hidden = setting.run(record=[("resid_pre", last)]).activations["resid_pre", last]
     with contextlib.suppress(KeyboardInterrupt):
         start = None if setting.pair.layout.plain else Start(last, hidden)
-        setting.run(Gates(setting.planted), edits={("mlp_out", last): explode}, start=start)
+        setting.run(Gates(setting.planted), edits={(site, last): explode}, start=start)
     left = sum(_left_behind(module) for module in setting.pair.model.modules())
     error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"

@@ -18,8 +18,10 @@ from .base import Base
 from .checks import check_safetensors
 from .compat import base_name, quiet_transformers
 from .copies import share, twin
+from .keys import Fit, fit_adapter
 from .names import block_of
 from .sites import holds_transposed
+from .wrappers import asides
 
 WEIGHTS = "adapter_model.safetensors"
 """PEFT's name of the file that holds an adapter."""
@@ -72,8 +74,9 @@ def attach_lora(
                 f"rank {most} at most; lower the rank, or leave it out of targets."
             )
 
-    # PEFT takes no layers beside `all-linear` or an expression, so it is given the paths
-    if layers is not None:
+    # PEFT takes no layers beside `all-linear` or an expression, and goes into vision towers too, so
+    # it is given the paths
+    if layers is not None or asides(model):
         names: str | list[str] = list(chosen)
     else:
         names = targets if isinstance(targets, str) else list(targets)
@@ -98,10 +101,12 @@ def _matched(
     model: Any, targets: str | Sequence[str], layers: Sequence[int] | None
 ) -> dict[str, Any]:
     """The modules an adapter goes to, by path."""
+    aside = asides(model)
     known = {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding) or holds_transposed(module)
+        if path not in aside
+        and (isinstance(module, nn.Linear | nn.Embedding) or holds_transposed(module))
     }
     if targets == "all-linear":
         head = model.get_output_embeddings()
@@ -201,14 +206,17 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
     try:
         config = PeftConfig.from_pretrained(str(path))
         clean = share(base.model)
+        fit = fit_adapter(clean, _stored(file), config)
         if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):
             saved = getattr(config, "modules_to_save", None) or ()
-            clean = twin(clean, copied=_overwritten(clean, file, saved))
+            clean = twin(clean, copied=_overwritten(clean, file, saved, fit))
         else:
             # PiSSA, OLoRA and their like take their start out of the base's weights
             clean = copy.deepcopy(clean)
         with quiet_transformers():
-            model = PeftModel.from_pretrained(clean, str(path))
+            # a configuration whose modules have other names here is given as it was changed
+            changed: dict[str, Any] = {"config": config} if fit else {}
+            model = PeftModel.from_pretrained(clean, str(path), **changed, **fit.options)
     except (RuntimeError, ValueError, TypeError) as error:
         _check_rank(path, written)
         raise ValueError(
@@ -217,8 +225,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         ) from error
 
     # what is stored and what was loaded must be the same tensors; PEFT passes over the rest
-    with safe_open(str(file), framework="pt") as handle:
-        stored = set(handle.keys())
+    stored = {fit.name(key) for key in _stored(file)} - set(fit.left_out)
     loaded = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     # embeddings of the base that were stored beside the adapter are no tensors of it
     unmatched = sorted(stored - loaded - set(model.state_dict()))
@@ -257,7 +264,13 @@ def _check_rank(path: Path, config: dict[str, Any]) -> None:
                 )
 
 
-def _overwritten(model: nn.Module, file: Path, saved: Collection[str]) -> set[str]:
+def _stored(file: Path) -> list[str]:
+    """The names of the tensors in a file."""
+    with safe_open(str(file), framework="pt") as handle:
+        return list(handle.keys())
+
+
+def _overwritten(model: nn.Module, file: Path, saved: Collection[str], fit: Fit) -> set[str]:
     """The model's parameters that PEFT will load other values into: biases, embeddings.
 
     Those of `modules_to_save` it copies itself.
@@ -266,7 +279,7 @@ def _overwritten(model: nn.Module, file: Path, saved: Collection[str]) -> set[st
     overwritten: set[str] = set()
     with safe_open(str(file), framework="pt") as handle:
         for key in handle.keys():  # noqa: SIM118
-            name = base_name(key)
+            name = base_name(fit.name(key))
             if name not in parameters or any(f".{module}." in f".{name}" for module in saved):
                 continue
             own, stored = parameters[name], handle.get_tensor(key)

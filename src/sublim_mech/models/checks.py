@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .names import length_limit
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Endings of files that run code when they are opened."""
 
@@ -120,7 +122,7 @@ def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
 
 def check_length(model: Any, needed: int, what: str) -> None:
     """Raise ValueError where `needed` positions are more than the model has."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = length_limit(model.config)
     if limit is not None and needed > limit:
         raise ValueError(f"{what} needs {needed} positions, the model has {limit}; shorten it.")
 

@@ -100,12 +100,19 @@ def call_model(
     """
     if mask is not None:
         options["attention_mask"] = mask
-    if positions is not None:
+    inner: Any = type(inside_peft(model))
+    if positions is not None and _takes(inner.forward, "position_ids"):
         options["position_ids"] = positions
     if cache is not None:
-        inner: Any = type(inside_peft(model))
         options[_cache_argument(inner.forward)] = cache
     return model(input_ids=ids, use_cache=cache is not None, **options)
+
+
+@functools.cache
+def _takes(forward: Any, name: str) -> bool:
+    """Whether a model's forward knows an argument, by name or by taking all."""
+    known = inspect.signature(forward).parameters
+    return name in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
 @functools.cache
@@ -124,6 +131,27 @@ def _cache_argument(forward: Any) -> str:
 def attention_kernel(model: Any) -> str:
     """The kernel a model's attention runs on: `eager`, `sdpa`, `flash_attention_2`, ..."""
     return getattr(model.config, "_attn_implementation", None) or "eager"
+
+
+def auto_class(source: str) -> Any:
+    """The `AutoModel...` class that reads a checkpoint: of causal language models, or of models
+    that wrap one.
+
+    Args:
+        source: a folder or a hub id.
+
+    Raises:
+        OSError, ValueError: it has no configuration that transformers can read.
+    """
+    import transformers
+
+    kind = type(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False))
+    for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+        wrapping = getattr(transformers, name, None)
+        causal = transformers.AutoModelForCausalLM._model_mapping
+        if wrapping is not None and kind not in causal and kind in wrapping._model_mapping:
+            return wrapping
+    return transformers.AutoModelForCausalLM
 
 
 def is_stateful(model: Any) -> bool:
@@ -321,9 +349,14 @@ def lens_components(model: nn.Module) -> dict[str, Any]:
     config: Any = copy.deepcopy(model.config)
     try:
         bridge = build_bridge_config_from_hf(config, architecture, "sublim_mech", torch.float32)
-        adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
-        return adapter.component_mapping or {}
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        ArchitectureAdapterFactory.discover_entry_points()
+        adapter = ArchitectureAdapterFactory._adapters[architecture]
+        # the map is wanted, not the libraries that read images
+        bare = type(adapter.__name__, (adapter,), {"required_libraries": []})
+        return bare(bridge).component_mapping or {}
+    except (
+        ValueError, KeyError, AttributeError, NotImplementedError, ImportError,
+    ) as error:  # fmt: skip
         decoders = ("ForCausalLM", "LMHeadModel")
         known = ", ".join(name for name in SUPPORTED_ARCHITECTURES if name.endswith(decoders))
         raise ValueError(

@@ -13,7 +13,7 @@ Together with `sites` this is all that the library knows about single architectu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,30 +188,115 @@ class Dimensions:
 
     @classmethod
     def of(cls, config: Any) -> Dimensions:
-        """As a transformers configuration says; architectures name the same thing differently."""
-        width, heads = config.hidden_size, config.num_attention_heads
-        inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
+        """As a transformers configuration says; architectures name the same thing differently.
+
+        Of a model that wraps a text model, the text model's.
+
+        Raises:
+            ValueError: it says no width or number of heads.
+        """
+        config = text_config(config)
+        width, heads = _number(config, *_WIDTH), _number(config, *_HEADS) or 1
+        layers, vocabulary = _number(config, *_LAYERS), _number(config, "vocab_size")
+        if not width or not layers or not vocabulary:
+            raise ValueError(
+                f"architecture {type(config).__name__}: its configuration says no width, number of "
+                "layers or vocabulary under a name that is known here."
+            )
         return cls(
-            layers=config.num_hidden_layers,
+            layers=layers,
             width=width,
             heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            d_head=int(getattr(config, "head_dim", None) or width // heads),
-            inner=inner or 4 * width,
-            vocabulary=config.vocab_size,
+            kv_heads=_number(config, *_KV_HEADS) or heads,
+            d_head=_number(config, "head_dim") or width // heads,
+            inner=_number(config, *_INNER) or 4 * width,
+            vocabulary=vocabulary,
         )
 
 
-def attention_windows(config: Any) -> dict[str | None, int | None]:
-    """How many tokens back each type of attention layer sees, its own included; None is all.
+_WIDTH = ("hidden_size", "n_embd", "d_model")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_KV_HEADS = ("num_key_value_heads",)
+_INNER = ("intermediate_size", "ffn_dim", "n_inner")
+_LENGTH = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that says what its text model is: its own, or that of the text
+    model inside a wrapper (`Gemma3Config.text_config`).
+    """
+    part = getattr(config, "get_text_config", None)
+    return config if part is None else part(decoder=True)
+
+
+def is_wrapper(config: Any) -> bool:
+    """Whether a configuration is that of a model around a text model."""
+    return text_config(config) is not config
+
+
+def length_limit(config: Any) -> int | None:
+    """Positions a model has; None where its configuration says none."""
+    return _number(text_config(config), *_LENGTH)
+
+
+def _number(config: Any, *names: str) -> int | None:
+    """The first of these fields that is there; the largest, where layers differ in it."""
+    for name in names:
+        value = _fields(config, name)
+        if value:
+            return int(max(value))
+    return None
+
+
+def _fields(config: Any, name: str) -> list[int]:
+    """A field's values, over layers; none where it is not there or empty."""
+    layers = getattr(config, "per_layer_config", None)
+    # a field that differs by layer cannot be read from the whole (Gemma-4's `head_dim`)
+    parts = list(layers.values() if isinstance(layers, Mapping) else layers or [])
+    given = [getattr(part, name, None) for part in parts] or [getattr(config, name, None)]
+    flat = [one for value in given for one in (value if isinstance(value, list) else [value])]
+    return [one for one in flat if one]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Attention within chunks of so many tokens, which see nothing of the chunks before."""
+
+    tokens: int
+
+
+Window = int | Chunk | None
+"""How far back a token sees: so many tokens, its own included; its chunk; everything (None)."""
+
+
+def attention_windows(config: Any) -> dict[str | None, Window]:
+    """How far back each type of attention layer sees.
 
     The keys are the layer types under which the model takes one mask each. A single key None says
     that it takes one mask for all layers.
     """
+    config = text_config(config)
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
-    if window is None or (kinds and "sliding_attention" not in kinds):
-        return {None: None}
     if not kinds:
         return {None: window}
-    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+    reach: dict[str, Window] = {}
+    if window is not None:
+        reach["sliding_attention"] = window
+    if getattr(config, "attention_chunk_size", None) is not None:
+        reach["chunked_attention"] = Chunk(config.attention_chunk_size)
+    if not kinds & set(reach):
+        return {None: None}
+    return {kind: reach.get(kind) for kind in kinds}
+
+
+def within(window: Window, queries: Any, keys: Any) -> Any:
+    """Whether keys at these positions are near enough to be seen by queries at those, without
+    regard to order; arrays or tensors.
+    """
+    if isinstance(window, Chunk):
+        return queries // window.tokens == keys // window.tokens
+    if window is None:
+        return queries == queries
+    return queries - keys < window

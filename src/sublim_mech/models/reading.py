@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .checks import check_plain, check_safetensors, refuse_quantised
-from .compat import quiet_transformers
+from .compat import auto_class, quiet_transformers
 
 
 def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.Module:
@@ -26,8 +26,6 @@ def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.M
         FileNotFoundError: nothing is there, or it cannot be reached.
         ValueError: pickles only, a damaged file, missing or quantised weights.
     """
-    from transformers import AutoModelForCausalLM
-
     name = str(source)
     path = Path(source)
     if path.is_dir():
@@ -38,7 +36,7 @@ def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.M
             refuse_quantised(config.get("quantization_config"), argument=argument, name=name)
     with quiet_transformers():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto_class(name).from_pretrained(
                 name,
                 dtype=dtype,
                 use_safetensors=True,

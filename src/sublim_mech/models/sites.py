@@ -18,7 +18,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,9 @@ from ..arguments import checked
 from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
+from .observing import Observed, observe
+from .refusals import refused
+from .wrappers import asides
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -41,15 +45,17 @@ class Site:
         path: path relative to the block; empty for the block itself.
         side: `in` or `out`.
         hook: TransformerLens' hook name without `blocks.{layer}.`.
-        d_head: width of a head where the activation is per head, else 0.
+        heads: number of heads where the activation is per head, else 0.
         columns: which columns of a fused projection are this activation; None for all.
+        written: whether the model writes into this tensor afterwards; then it is copied.
     """
 
     path: str
     side: str
     hook: str
-    d_head: int = 0
+    heads: int = 0
     columns: Tensor | None = None
+    written: bool = False
 
     def get(self, tensor: Tensor, shape: Sequence[int] | None = None) -> Tensor:
         """The activation in a module's tensor.
@@ -66,17 +72,19 @@ class Site:
             tensor = tensor.reshape(*shape, -1)
         if self.columns is not None:
             tensor = tensor[..., self.columns.to(tensor.device)]
-        if not self.d_head:
+        if self.written:
+            tensor = tensor.clone()
+        if not self.heads:
             return tensor
-        return rearrange(tensor, "... (head d_head) -> ... head d_head", d_head=self.d_head)
+        return rearrange(tensor, "... (head d_head) -> ... head d_head", head=self.heads)
 
     def put(self, tensor: Tensor, value: Tensor) -> Tensor:
         """The module's tensor with the activation replaced; rows and slots stay as it has them."""
-        if self.d_head:
+        if self.heads:
             value = rearrange(value, "... head d_head -> ... (head d_head)")
         value = value.reshape(*tensor.shape[:-1], -1)
         if self.columns is None:
-            return value
+            return value.clone() if self.written else value
         return tensor.index_copy(-1, self.columns.to(tensor.device), value.to(tensor.dtype))
 
 
@@ -91,6 +99,7 @@ class Sites:
         heads: number of heads of the per-head activations.
         embed: path of the token embedding.
         head: path of the unembedding.
+        given: how many values a block gives; 0 where it gives its residual stream by itself.
     """
 
     blocks: tuple[str, ...]
@@ -99,6 +108,11 @@ class Sites:
     heads: dict[str, int]
     embed: str
     head: str
+    given: int = 0
+
+    def handed_on(self, hidden: Tensor) -> Any:
+        """What a block gives that hands its residual stream on as it is."""
+        return (hidden, *[None] * (self.given - 1)) if self.given else hidden
 
     @property
     def n_layers(self) -> int:
@@ -253,31 +267,51 @@ def find_sites(model: nn.Module) -> Sites:
     # what TransformerLens names: outside the blocks, inside them, and always the unembedding
     places: dict[str, _Place] = {}
     for name, component in components.items():
-        if name != "blocks" and component.name:
+        if name != "blocks" and isinstance(component.name, str) and component.name:
             before = "embed" in name or name.endswith("_in")
             places[component.name] = _Place(-1 if before else n_layers, name)
-    inside = _component_paths(block)
+    below = _component_paths(block)
     for layer, root in enumerate(blocks):
-        for name, path in inside.items():
+        for name, path in below.items():
             places[f"{root}.{path}"] = _Place(layer, name)
     places[head] = _Place(n_layers, "unembed")
 
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
-    axes = _token_axes(model)
+    with refused(model, "its own forward on a plain text"):
+        observed = observe(model)
+    aside = asides(model)
     modules = {}
     for path, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        if path not in aside and next(module.parameters(recurse=False), None) is not None:
             place = _place_of(path, places, blocks)
-            modules[path] = Module(path, place.layer, place.name, axes.get(path, 1))
+            modules[path] = Module(path, place.layer, place.name, observed.axes.get(path, 1))
 
-    # activations are looked for in the first block; all blocks are alike
-    size = Dimensions.of(model.config)
-    sites = _find_streams(block, inside) | _find_heads(
-        block, inside, model.get_submodule(blocks[0]), size.d_head
-    )
-    counts = {"z": size.heads, "q": size.heads, "k": size.kv_heads, "v": size.kv_heads}
-    heads = {name: count for name, count in counts.items() if name in sites}
-    return Sites(blocks, modules, sites, heads, embed, head)
+    # an activation is one that every block has
+    found = _find_streams(block, below) | _find_heads(block, below, model, blocks)
+    sites = {
+        name: replace(site, written=_is_written(site, blocks, observed))
+        for name, site in found.items()
+        if all(_has(model, root, site) for root in blocks)
+    }
+    heads = {name: site.heads for name, site in sites.items() if site.heads}
+    return Sites(blocks, modules, sites, heads, embed, head, observed.lengths.get(blocks[0], 0))
+
+
+def _has(model: nn.Module, root: str, site: Site) -> bool:
+    """Whether a block has the module whose input or output a site is."""
+    with suppress(AttributeError):
+        model.get_submodule(_below(root, site.path))
+        return True
+    return False
+
+
+def _is_written(site: Site, blocks: Sequence[str], observed: Observed) -> bool:
+    """Whether the model writes into the tensor of a site after it has been computed."""
+    return any((_below(root, site.path), site.side) in observed.written for root in blocks)
+
+
+def _below(root: str, path: str) -> str:
+    return f"{root}.{path}" if path else root
 
 
 def _path_of(model: nn.Module, wanted: nn.Module) -> str:
@@ -291,6 +325,8 @@ def _component_paths(component: Any) -> dict[str, str]:
     def walk(node: Any, name: str, path: str) -> None:
         for key, child in (node.submodules or {}).items():
             name_below = f"{name}.{key}".strip(".")
+            if child.name is not None and not isinstance(child.name, str):
+                continue  # one of several places, none of which is its own
             path_below = f"{path}.{child.name}".strip(".") if child.name else path
             paths[name_below] = path_below
             walk(child, name_below, path_below)
@@ -317,31 +353,6 @@ def _place_of(path: str, places: Mapping[str, _Place], blocks: Sequence[str]) ->
     return _Place(-1, path)
 
 
-@torch.no_grad()
-def _token_axes(model: Any) -> dict[str, int]:
-    """The axis of tokens in each module's output, from one forward of a length no axis has."""
-    size = Dimensions.of(model.config)
-    taken = (size.heads, size.kv_heads, size.d_head, size.width)
-    length = next(n for n in range(5, 100) if n not in taken)
-    axes: dict[str, int] = {}
-
-    def note(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and length in output.shape[1:-1]:
-                axes[path] = 1 + output.shape[1:-1].index(length)
-
-        return hook
-
-    handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
-    try:
-        ids = torch.arange(length, device=next(model.parameters()).device)[None]
-        compat.call_model(model, ids=ids, mask=torch.ones_like(ids))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return axes
-
-
 def _find_streams(block: Any, paths: Mapping[str, str]) -> dict[str, Site]:
     """Residual stream and what is added to it, by TransformerLens' aliases.
 
@@ -350,8 +361,8 @@ def _find_streams(block: Any, paths: Mapping[str, str]) -> dict[str, Site]:
     sites: dict[str, Site] = {}
     for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post"):
         target = block.hook_aliases.get(f"hook_{name}")
-        if target is None:
-            continue
+        if not isinstance(target, str):
+            continue  # none, or another one in every layer
         owner, _, end = target.rpartition(".")
         if end in ("hook_in", "hook_out") and (not owner or owner in paths):
             sites[name] = Site(paths.get(owner, ""), end.removeprefix("hook_"), f"hook_{name}")
@@ -359,39 +370,104 @@ def _find_streams(block: Any, paths: Mapping[str, str]) -> dict[str, Site]:
 
 
 def _find_heads(
-    block: Any, paths: Mapping[str, str], first: nn.Module, d_head: int
+    block: Any, paths: Mapping[str, str], model: nn.Module, blocks: Sequence[str]
 ) -> dict[str, Site]:
     """Per-head activations of the attention.
 
     z is the input of the output projection; q, k and v are the outputs of theirs, before norm and
-    rotation.
+    rotation. One whose number of heads differs by layer is left out.
     """
+    n_heads = Dimensions.of(model.config).heads
     sites: dict[str, Site] = {}
     if "attn.o" in paths:
-        sites["z"] = Site(paths["attn.o"], "in", "attn.hook_z", d_head)
+        sites["z"] = Site(paths["attn.o"], "in", "attn.hook_z", n_heads)
+    own = [name for name in "qkv" if f"attn.{name}" in paths]
     if "attn.qkv" in paths:
-        columns = _split_columns(block.submodules["attn"], first, paths)
-        for name, part in zip("qkv", columns, strict=True):
-            sites[name] = Site(paths["attn.qkv"], "out", f"attn.hook_{name}", d_head, part)
-        return sites
-    for name in "qkv":
-        if f"attn.{name}" in paths:
-            sites[name] = Site(paths[f"attn.{name}"], "out", f"attn.hook_{name}", d_head)
-    return sites
+        fused = paths["attn.qkv"]
+        columns = _split_columns(block.submodules["attn"], model.get_submodule(blocks[0]), paths)
+        for name, part in columns.items():
+            sites[name] = Site(fused, "out", f"attn.hook_{name}", n_heads, part)
+    else:
+        for name in own:
+            sites[name] = Site(paths[f"attn.{name}"], "out", f"attn.hook_{name}", n_heads)
+    counts = {name: _head_counts(model, blocks, sites, name) for name in sites}
+    return {
+        name: replace(sites[name], heads=found.pop())
+        for name, found in counts.items()
+        if len(found) == 1 and 0 not in found
+    }
 
 
-def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> list[Tensor]:
-    """Which outputs of a fused projection are q, k and v.
+def _head_counts(
+    model: nn.Module, blocks: Sequence[str], sites: Mapping[str, Site], name: str
+) -> set[int]:
+    """The numbers of heads that a per-head activation has, over layers; 0 where it is not whole.
+
+    Keys and values have heads as wide as the queries'.
+    """
+    counts = set()
+    for root in blocks:
+        wide = _width(model, root, sites[name])
+        if name in "kv" and "q" in sites:
+            head = _width(model, root, sites["q"]) / sites["q"].heads
+            count = wide / head if head else 0
+        else:
+            count = sites[name].heads if wide % sites[name].heads == 0 else 0
+        counts.add(int(count) if count == int(count) and wide else 0)
+    return counts
+
+
+def _width(model: nn.Module, root: str, site: Site) -> int:
+    """Columns of an activation in a block; 0 where the block has none."""
+    if site.columns is not None:
+        return len(site.columns)
+    if not _has(model, root, site):
+        return 0
+    module: Any = model.get_submodule(_below(root, site.path))
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return 0
+    rows, columns = weight.shape[::-1] if holds_transposed(module) else weight.shape
+    if site.side == "out":
+        return int(getattr(module, "out_features", rows))
+    return int(getattr(module, "in_features", columns))
+
+
+def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> dict[str, Tensor]:
+    """Which outputs of a fused projection are q, k and v; nothing where nobody knows.
 
     TransformerLens splits one whose weights are their own row numbers.
     """
     attention = copy.deepcopy(first.get_submodule(paths["attn"])).float()
     fused: Any = attention.get_submodule(paths["attn.qkv"].removeprefix(f"{paths['attn']}."))
-    if holds_transposed(fused):
-        numbers = torch.arange(fused.weight.shape[1], dtype=torch.float32)
+    transposed = holds_transposed(fused)
+    numbers = torch.arange(fused.weight.shape[1 if transposed else 0])
+    split = _interleaved(attention, numbers)
+    if split is None:
+        rows = numbers.float() if transposed else numbers.float()[:, None]
+        fused.weight = nn.Parameter(rows.expand(fused.weight.shape).clone(), requires_grad=False)
+        try:
+            parts = adapter.split_qkv_matrix(attention)
+        except (RuntimeError, AssertionError, ValueError):
+            return {}
+        split = tuple(part.weight.detach()[:, 0].round().long().cpu() for part in parts)
+    whole = torch.cat(split).sort().values
+    # columns that are missing or counted twice are somebody else's
+    return dict(zip("qkv", split, strict=True)) if torch.equal(whole, numbers) else {}
+
+
+def _interleaved(attention: Any, numbers: Tensor) -> tuple[Tensor, ...] | None:
+    """The columns of fused projections that TransformerLens splits otherwise than the model does.
+
+    Falcon's newer layout has the queries of a group, then its key and its value; GPT-BigCode
+    without multi-query attention has query, key and value of one head after another.
+    """
+    kind = type(attention).__name__
+    if kind.startswith("Falcon") and getattr(attention, "new_decoder_architecture", False):
+        count = attention.num_kv_heads
+    elif kind == "GPTBigCodeAttention" and not attention.multi_query:
+        count = attention.num_heads
     else:
-        numbers = torch.arange(fused.weight.shape[0], dtype=torch.float32)[:, None]
-    numbered = numbers.expand(fused.weight.shape).clone()
-    fused.weight = nn.Parameter(numbered, requires_grad=False)
-    parts = adapter.split_qkv_matrix(attention)
-    return [part.weight.detach()[:, 0].round().long().cpu() for part in parts]
+        return None
+    groups = rearrange(numbers, "(kv part d) -> kv part d", kv=count, d=attention.head_dim)
+    return groups[:, :-2].flatten(), groups[:, -2].flatten(), groups[:, -1].flatten()

@@ -32,10 +32,13 @@ from .checks import check_finite, check_plain, check_source
 from .compat import adapter_configs
 from .copies import twin
 from .deltas import Delta, LowRank, Replaced, find_deltas, square_distance
+from .keys import fitted, left_out_of
+from .names import text_config
 from .origins import names_another_base, student_name
 from .reading import read_model
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
+from .wrappers import told, without_asides
 
 # configuration fields that do not change what a model in evaluation mode computes on the same
 # weights, or that shapes give away
@@ -140,17 +143,22 @@ def load_student(
         name = name or named or student_name(source, base)
         model = _read(base, path)
     model = model.to(base.device).eval().requires_grad_(False)
+    own_config: Any = model.config
+    model = fitted(base, model, name)
 
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
-    deltas = find_deltas(base, model, name)
-    _check_config(base, model, name)
+    deltas, left_out = without_asides(base.model, find_deltas(base, model, name))
+    _check_config(base, own_config, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from
     if not allow_unrelated and manifest is None:
         _check_lineage(base, distance, name)
 
     notes = _notes(base, model, distance, manifest, path)
+    if path is not None:
+        left_out += left_out_of(base.model, path)
+    notes += tuple(filter(None, [told(left_out)]))
     for note in notes:
         warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(
@@ -336,7 +344,7 @@ def _check_tokenizer(base: Base, path: Path) -> None:
         )
 
 
-def _check_config(base: Base, model: Any, name: str) -> None:
+def _check_config(base: Base, own: Any, name: str) -> None:
     """Equal weights compute alike only under an equal configuration.
 
     Rotary base, norm epsilon, activation, window, ...: what the architecture's configuration
@@ -344,11 +352,17 @@ def _check_config(base: Base, model: Any, name: str) -> None:
     """
     from transformers import PretrainedConfig
 
-    config: Any = base.model.config
+    config: Any = text_config(base.model.config)
+    own = text_config(own)
     declared = set(type(config)().to_dict()) - set(PretrainedConfig().to_dict())
-    expected, given = config.to_dict(), model.config.to_dict()
+    expected, given = config.to_dict(), own.to_dict()
+    if type(own) is not type(config):  # of a wrapper and of a text model: what both declare
+        declared &= set(given)
     for key in sorted(declared):
-        if _IDLE.fullmatch(key) or _same(expected.get(key), given.get(key)):
+        pair = expected.get(key), given.get(key)
+        if type(own) is not type(config):
+            pair = _in_common(*pair)
+        if _IDLE.fullmatch(key) or _same(*pair):
             continue
         raise ValueError(
             f"student={name!r} and base={base.name!r} compute differently: {key} is "
@@ -356,6 +370,13 @@ def _check_config(base: Base, model: Any, name: str) -> None:
             "the base's; load the base it was trained from, or correct the config.json that is "
             "wrong."
         )
+
+
+def _in_common(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two values; of two dictionaries, what both have."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {key: a[key] for key in a if key in b}, {key: b[key] for key in b if key in a}
+    return a, b
 
 
 def _same(a: Any, b: Any) -> bool:

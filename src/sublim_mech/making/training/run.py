@@ -18,6 +18,7 @@ from ...arguments import checked
 from ...hints import outside
 from ...models.base import Base
 from ...models.checks import check_finite
+from ...models.names import text_config
 from ...prompts import Trained
 from ...storage.manifest import Manifest
 from ...storage.runs import Run, check_place, finish, open_run, unfinished
@@ -291,7 +292,7 @@ def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[s
 
     A full fine-tune has nothing to initialise, but the model may have dropout of its own.
     """
-    config: dict[str, Any] = base.model.config.to_dict()  # type: ignore[union-attr, operator]
+    config: dict[str, Any] = text_config(base.model.config).to_dict()
     rates = [
         value
         for name, value in config.items()

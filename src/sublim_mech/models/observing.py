@@ -1,0 +1,69 @@
+"""What one short forward shows of a model's modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import compat
+from .names import Dimensions
+
+
+class _Seen(NamedTuple):
+    """A tensor that went into or out of a module, and how often it had been written to by then."""
+
+    end: tuple[str, str]
+    tensor: Tensor
+    version: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What modules do with tensors.
+
+    Attributes:
+        axes: the axis of tokens in each module's output, by path.
+        lengths: how many values a module gives, by path; 0 where it gives a tensor by itself.
+        written: inputs and outputs, (path, `in` or `out`), that the model writes into afterwards
+            (Falcon adds the attention's output to the MLP's in place).
+    """
+
+    axes: dict[str, int]
+    lengths: dict[str, int]
+    written: frozenset[tuple[str, str]]
+
+
+@torch.no_grad()
+def observe(model: Any) -> Observed:
+    """Run a text of a length that no other axis has, and look at every module."""
+    size = Dimensions.of(model.config)
+    taken = (size.heads, size.kv_heads, size.d_head, size.width)
+    length = next(n for n in range(5, 100) if n not in taken)
+    axes: dict[str, int] = {}
+    lengths: dict[str, int] = {}
+    seen: list[_Seen] = []
+
+    def note(path: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and length in output.shape[1:-1]:
+                axes[path] = 1 + output.shape[1:-1].index(length)
+            lengths[path] = len(output) if isinstance(output, tuple) else 0
+            ends = {"in": args, "out": output if isinstance(output, tuple) else (output,)}
+            for side, tensors in ends.items():
+                if tensors and isinstance(tensors[0], Tensor):
+                    seen.append(_Seen((path, side), tensors[0], tensors[0]._version))
+
+        return hook
+
+    handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
+    try:
+        ids = torch.arange(length, device=next(model.parameters()).device)[None]
+        compat.call_model(model, ids=ids, mask=torch.ones_like(ids))
+    finally:
+        for handle in handles:
+            handle.remove()
+    written = frozenset(end for end, tensor, version in seen if tensor._version != version)
+    return Observed(axes, lengths, written)
