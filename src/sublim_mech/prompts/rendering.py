@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from ..arguments import check, checked
 from .context import Context, System
 from .notices import notice, said_once
-from .prompt import Message, Prompt, Segment, is_blank
+from .blank import is_blank
+from .prompt import Message, Prompt, Segment
 from .shared import Taught, mark_sharing
 from .template import AnswerFrame, Template
 from .vocabulary import fingerprint, special_ids, special_in
