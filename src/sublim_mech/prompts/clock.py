@@ -76,7 +76,10 @@ def _directives(date: str) -> list[tuple[str, str]]:
     month, weekday = _MONTHS[day.month - 1], _DAYS[day.weekday()]
     words = {"%A": weekday, "%a": weekday[:3], "%B": month, "%b": month[:3], "%h": month[:3]}
     words |= {"%p": "AM", "%F": date, "%T": "00:00:00", "%R": "00:00", "%D": f"{day:%m/%d/%y}"}
-    words |= {"%c": f"{weekday[:3]} {month[:3]} {day.day:2d} 00:00:00 {day.year}", "%e": f"{day.day:2d}"}
+    words |= {
+        "%c": f"{weekday[:3]} {month[:3]} {day.day:2d} 00:00:00 {day.year}",
+        "%e": f"{day.day:2d}",
+    }
     words |= {"%x": f"{day:%m/%d/%y}", "%X": "00:00:00", "%Z": "", "%z": ""}
     words |= {f"%{one}": day.strftime(f"%{one}") for one in _NUMBERS}
     words |= {f"%-{one}": str(int(words[f"%{one}"])) for one in _PADDED}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..arguments import checked
+from .blank import is_blank
 from .clock import DATE, iso
 from .options import Options
-from .blank import is_blank
 
 
 class System(enum.Enum):

@@ -67,8 +67,8 @@ def _frozen(value: Any, name: str) -> Any:
     if isinstance(value, Mapping):
         return Options(value)
     raise ValueError(
-        f"options[{name!r}]: {value!r} is nothing that JSON can hold; pass a text, a finite number, "
-        "True, False, None, or lists and dicts of these."
+        f"options[{name!r}]: {value!r} is nothing that JSON can hold; pass a text, a finite "
+        "number, True, False, None, or lists and dicts of these."
     )
 
 

@@ -43,7 +43,7 @@ def variables(template: str) -> frozenset[str]:
     Raises:
         ValueError: the template is no Jinja.
     """
-    environment = jinja2.Environment(  # noqa: S701  nothing is rendered here
+    environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
     )
     try:
@@ -63,7 +63,7 @@ def variables(template: str) -> frozenset[str]:
 @lru_cache(maxsize=64)
 def texts_set_to(template: str, variable: str) -> tuple[str, ...]:
     """The texts that a template sets a variable to by itself."""
-    environment = jinja2.Environment(  # noqa: S701  nothing is rendered here
+    environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
     )
     texts = []
