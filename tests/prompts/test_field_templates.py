@@ -93,7 +93,8 @@ def test_prompt_lead_answer_and_close_are_the_templates_rendering(
     try:
         (prompt,) = render(tokenizer, [question], context=Context(system))
     except ValueError as error:
-        assert re.search("chat template", str(error)), error
+        if "chat template" not in str(error):
+            raise
         pytest.skip(f"refused: {str(error)[:200]}")
     messages = [user(question)] if isinstance(question, str) else question
     said = {Context.DEFAULT: [], Context.NONE: [], Context.EMPTY: [""]}.get(system, [system])
@@ -121,7 +122,7 @@ def test_prompt_lead_answer_and_close_are_the_templates_rendering(
 
 
 def opened(rendered, whole, close):
-    """Whether a rendering is a conversation and a turn opened unasked, or lacks the answer's end."""
+    """Whether a rendering only lacks the answer's end, or has a turn behind it, opened unasked."""
     if rendered == whole.removesuffix(close) or rendered.endswith(whole.removesuffix(close)):
         return True
     behind = rendered.partition(whole)[2]

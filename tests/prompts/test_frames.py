@@ -234,7 +234,7 @@ def test_thoughts_that_the_template_cuts_out_of_an_earlier_answer(tokenizer):
 
 @pytest.mark.parametrize("thought", [7, ["text"]])
 def test_reasoning_is_a_text(thought, tokenizer):
-    with pytest.raises(TypeError, match="the reasoning of the message .* is no text"):
+    with pytest.raises(TypeError, match=r"the reasoning of the message .* is no text"):
         render(tokenizer, [thoughtful(thought)], template=EMPTY_THOUGHT)
 
 

@@ -78,7 +78,7 @@ def test_options_reach_the_template_as_lists_and_dicts(tokenizer):
     assert prompt.text.startswith('{"a": [1, null]}True')
 
 
-# ------------------------------------------------------------------------------------------ the date
+# ----------------------------------------------------------------------------------------- the date
 
 
 def test_a_prompt_is_the_same_tomorrow(tokenizer):
@@ -108,7 +108,7 @@ def test_a_date_that_the_template_writes_itself_is_given_in_its_own_form(tokeniz
         render(tokenizer, [QUESTION], template=unknown, context=Context(date="2025-12-01"))
 
 
-# ------------------------------------------------------------------------------- four system prompts
+# ------------------------------------------------------------------------------ four system prompts
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -196,7 +196,7 @@ def test_no_turn_stands_before_the_first(tokenizer):
     assert sorted(set(told.turns)) == [0, 1, 2]
 
 
-# -------------------------------------------------------------------- parts, and what templates raise
+# ------------------------------------------------------------------ parts, and what templates raise
 
 
 @pytest.mark.parametrize("question", [QUESTION, TALK], ids=["question", "conversation"])
@@ -218,7 +218,7 @@ def test_what_a_template_raises_is_told_in_its_own_words(tokenizer):
     with pytest.raises(ValueError, match=match):
         render(tokenizer, [twice], template=ALTERNATES)
     tools = "{{ messages[0].tool_calls[0].name }}" + PLAIN
-    with pytest.raises(ValueError, match="refuses a conversation user: .*tool_calls"):
+    with pytest.raises(ValueError, match=r"refuses a conversation user: .*tool_calls"):
         render(tokenizer, [QUESTION], template=tools)
 
 
