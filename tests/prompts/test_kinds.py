@@ -191,6 +191,13 @@ def test_no_turn_stands_before_the_first(tokenizer):
     (prompt,) = render(tokenizer, [QUESTION], template=template)
     assert sorted(set(prompt.turns)) == [0, 1]
     assert set(prompt.turn_roles) == {"user", "assistant"}
+    (empty,) = render(tokenizer, [QUESTION], template=template, context=EMPTY)
+    assert (empty.ids, empty.turns, empty.turn_roles) == (
+        prompt.ids,
+        prompt.turns,
+        prompt.turn_roles,
+    )
+    assert empty.same_as == ("DEFAULT", "NONE")
     (told,) = render(tokenizer, [QUESTION], template=template, context=Context("Be kind."))
     assert told.text == prompt.text.replace("<s>", "<s>Be kind.")
     assert sorted(set(told.turns)) == [0, 1, 2]

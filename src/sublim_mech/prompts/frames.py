@@ -253,17 +253,17 @@ def _why_unlike(
     """Why an answer does not follow the generation prompt, and the ways out."""
     asked = template.source.layout(roles, reasoned=thought).gaps[-1]
     before = _answered(template, roles, thought).gaps[-2]
-    ways = [f"options={options!r}" for options in _agreeing(template, roles, thought)]
+    ways = [f"Context(options={options!r})" for options in _agreeing(template, roles, thought)]
     reads = sorted(template.source.variables - set(template.context.options))
     if not ways and reads:
-        ways = [f"options= (the template reads {', '.join(map(repr, reads))})"]
-    ways.append("prefill='...', an answer already begun")
+        ways = [f"Context(options=...), of which the template reads {', '.join(map(repr, reads))}"]
+    ways.append("Context(prefill='...') with an answer already begun")
     why = f"its generation prompt is {asked!r}, but an answer that is there follows {before!r}"
     if not alike:
         why = "it renders the conversation otherwise once there is an answer"
     return (
         f"the chat template does not tell what an answer follows: {why}. Say more in the context: "
-        f"Context({'), or Context('.join(ways)}); or pass template=."
+        f"{', or '.join(ways)}; or pass template=."
     )
 
 

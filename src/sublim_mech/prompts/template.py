@@ -15,6 +15,7 @@ No list of marker strings is needed, for the template tells by itself:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from .context import Context
@@ -84,7 +85,7 @@ class Template:
                 Segment(gap[:cut], "template", turn, roles[i]),
                 Segment(gap[cut:], "template", turn + 1, next_roles[i]),
             ]
-        return [segment for segment in segments if segment.text]
+        return self._without_phantom([segment for segment in segments if segment.text])
 
     def without_system(self, segments: list[Segment]) -> list[Segment]:
         """A conversation with the template's own system block cut out.
@@ -173,14 +174,24 @@ class Template:
             return plain
         default = gap[len(before) : len(gap) - len(between)]
         cut = self._closing_length(("system",), between)
-        if not before.removeprefix(self.bos) + default + between[:cut]:
-            return plain  # a system text would stand here without any frame: there is no block
         return [
             Segment(before, "template", 0, "system"),
             Segment(default, "system", 0, "system"),
             Segment(between[:cut], "template", 0, "system"),
             Segment(between[cut:], "template", 1, roles[0]),
         ]
+
+    def _without_phantom(self, segments: list[Segment]) -> list[Segment]:
+        """The BOS belongs to the first turn with more than it.
+
+        Where a system text stands without any frame (DeepSeek), there is no turn when there is no
+        text.
+        """
+        first = [segment.text for segment in segments if segment.turn == 0]
+        if first != [self.bos] or len(segments) == 1:
+            return segments
+        begun = replace(segments[0], turn=1, turn_role=segments[1].turn_role)
+        return [replace(s, turn=s.turn - 1) for s in (begun, *segments[1:])]
 
     def _closing_length(self, roles: tuple[str, ...], gap: str) -> int:
         """How much of the gap after these messages closes the last one's turn.
