@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 from chats import QUESTION, TALK, check, text_of, user
-from kinds import (
+from template_kinds import (
     ALWAYS_OPENS,
     CHANNEL,
     EMPTY_THOUGHT,

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from chats import QUESTION, TALK, check, text_of, user
-from kinds import (
+from template_kinds import (
     ALTERNATES,
     CHANNEL,
     DATED,

@@ -47,10 +47,10 @@ def dress(
     if not empty:
         fallbacks = ["user"]
     if context.fallback not in fallbacks:
-        names = " or ".join(f"fallback={name!r}" for name in fallbacks)
+        names = " or ".join(map(repr, fallbacks))
         raise ValueError(
             f"Context(system={context.system!r}): the chat template {reason or skipped}; use "
-            f"DEFAULT or NONE, or name the fallback: Context(..., {names})."
+            f"DEFAULT or NONE, or name the fallback: Context(..., fallback={names})."
         )
     if empty:
         return (

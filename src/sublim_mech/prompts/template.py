@@ -20,6 +20,7 @@ from typing import Any
 
 from .context import Context
 from .prompt import Message, Segment
+from .shared import common_start
 from .source import Layout, RefusedError, Source, reasoning
 from .vocabulary import special_in
 
@@ -164,8 +165,14 @@ class Template:
 
     def _opening(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         """The gap before the first content, with the system block that may stand in it."""
-        plain = [Segment(gap, "template", 0, roles[0])]
-        if roles[0] == "system" or self.why_no_system_turn(empty=True) is not None:
+        if roles[0] == "system":
+            return [Segment(gap, "template", 0, "system")]
+        end = self._block_end(gap)
+        plain = [
+            Segment(gap[:end], "template", 0, "system"),
+            Segment(gap[end:], "template", int(end > 0), roles[0]),
+        ]
+        if self.why_no_system_turn(empty=True) is not None:
             return plain
         before, between, _ = self.source.layout(("system", "user")).gaps
         room_for_both = len(gap) >= len(before) + len(between)
@@ -204,17 +211,37 @@ class Template:
             return 0  # it refuses a conversation that ends here: the gap opens the next turn
         return len(closing) if gap.startswith(closing) else 0
 
+    def _block_end(self, opening: str) -> int:
+        """Where a block of the template's own ends that stands before the first turn, 0 for none.
+
+        It is a turn, opened by the special token that opens the others (gpt-oss, Cohere-2).
+        """
+        try:
+            later = self.source.layout(("user", "assistant", "user")).gaps[2]
+        except ValueError:
+            return 0
+        body = opening.removeprefix(self.bos)
+        first, then = self._pieces(body), self._pieces(later)
+        if not first or special_in(self.tokenizer, first[0]) != first[:1]:
+            return 0
+        shared = list(common_start([tuple(first[::-1]), tuple(then[::-1])]))[::-1]
+        if first[0] not in shared:
+            return 0
+        turn = "".join(shared[shared.index(first[0]) :])
+        block = body.removesuffix(turn)
+        has_text = any(special_in(self.tokenizer, one) != [one] for one in self._pieces(block))
+        return len(opening) - len(turn) if has_text else 0
+
     def _leads_in(self, opening: str, later: str) -> bool:
         """Whether an opening is that of a later turn behind special tokens that only lead in.
 
         GLM begins with `[gMASK]<sop>`, which is no BOS and no system block either.
         """
         first, then = self._pieces(opening), self._pieces(later)
-        while first and then and first[-1] == then[-1]:
-            first.pop()
-            then.pop()
+        shared = len(common_start([tuple(first[::-1]), tuple(then[::-1])]))
+        first = first[: len(first) - shared]
         lead_in = "".join(first)
-        if not lead_in or not all(special_in(self.tokenizer, piece) == [piece] for piece in first):
+        if not lead_in or any(special_in(self.tokenizer, piece) != [piece] for piece in first):
             return False
         try:
             before_system = self.source.layout(("system", "user")).gaps[0]
