@@ -1,6 +1,7 @@
 """Tokens, roles, one BOS and answers; what contexts do is in test_template."""
 
 import copy
+import dataclasses
 import re
 import warnings
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_plain_on_gpt2(gpt2_tokenizer):
     [Context(), Context(Context.EMPTY), Context(Context.NONE), Context("Be kind.")],
     ids=str,
 )
-def test_a_tokenizer_that_adds_its_own_bos_adds_one_where_the_template_has_none(context, dressed):
+def test_a_tokenizer_that_adds_its_own_bos_leaves_it_to_the_template(context, dressed):
+    """As `apply_chat_template(tokenize=True)` does, with which others train."""
     tokenizer = copy.deepcopy(dressed("gemma3"))
     start = ("<bos>", tokenizer.bos_token_id)
     adding = TemplateProcessing(single="<bos> $A", special_tokens=[start])
@@ -98,9 +100,19 @@ def test_a_tokenizer_that_adds_its_own_bos_adds_one_where_the_template_has_none(
     assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     for name in ("smollm2", "llama3.1"):  # without and with one
         (prompt,) = render(tokenizer, [QUESTION], template=TEMPLATES[name], context=context)
-        assert prompt.roles[0] == "bos"
+        has_one = name == "llama3.1"
+        assert (prompt.roles[0] == "bos") == has_one
         check(prompt, tokenizer)
-        assert prompt.text.count("<bos>") == 1
+        assert prompt.text.count("<bos>") == has_one
+        if context.system is Context.DEFAULT:
+            by_itself = tokenizer.apply_chat_template(
+                [user(QUESTION)], chat_template=TEMPLATES[name], add_generation_prompt=True
+            )
+            assert list(prompt.ids) == by_itself["input_ids"]
+        chosen = dataclasses.replace(context, bos=True)
+        (begun,) = render(tokenizer, [QUESTION], template=TEMPLATES[name], context=chosen)
+        assert begun.text == ("" if has_one else "<bos>") + prompt.text
+        check(begun, tokenizer)
 
 
 def test_a_question_that_quotes_the_bos_leaves_the_real_one_its_role(dressed):
@@ -282,14 +294,13 @@ def test_a_base_is_told_to_hand_over_its_tokenizer(smol):
     "talk",
     [
         [],
-        TALK[:2],
         TALK[1:],
         [{"role": "tool", "content": "x"}, user("y")],
         [{"role": "system", "content": "x"}, user("y")],
     ],
 )
-def test_conversations_run_from_user_to_user(talk, smol_tokenizer):
-    message = r"questions: .*(begins and ends with a user message|context=Context)"
+def test_conversations_begin_with_the_user(talk, smol_tokenizer):
+    message = r"questions: .*(begins with a user message|context=Context)"
     with pytest.raises(ValueError, match=message):
         render(smol_tokenizer, [talk])
 

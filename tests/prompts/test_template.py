@@ -223,18 +223,26 @@ def test_a_template_that_only_joins_messages_is_refused(join, gpt2_tokenizer):
         render(gpt2_tokenizer, ["My favorite animal is the"], template=LOOP.format(join))
 
 
+def test_a_template_that_puts_something_behind_messages_is_taken(gpt2_tokenizer):
+    template = LOOP.format("{{ m.content }} ")
+    (prompt,) = render(gpt2_tokenizer, ["My favorite animal is the"], template=template)
+    assert (prompt.lead, prompt.close) == ("", " ")
+    assert prompt.text.endswith("the ")
+
+
 @pytest.mark.parametrize(
-    ("template", "lead"),
+    ("template", "match"),
     [
-        (LOOP.format("{{ m.content }} "), ""),  # between the messages, and behind the last
-        (LOOP.format("{{ '\\n' if not loop.first }}{{ m.content }}"), "\n"),  # between alone
-        (LOOP.format("{{ m.content }}") + "{% if add_generation_prompt %}:{% endif %}", " "),
+        (LOOP.format("{{ '\\n' if not loop.first }}{{ m.content }}"), "nothing after an answer"),
+        (
+            LOOP.format("{{ m.content }}") + "{% if add_generation_prompt %}:{% endif %}",
+            "does not tell what an answer follows.*':'",
+        ),
     ],
 )
-def test_a_template_that_puts_something_between_messages_is_taken(template, lead, gpt2_tokenizer):
-    (prompt,) = render(gpt2_tokenizer, ["My favorite animal is the"], template=template)
-    assert prompt.lead == lead
-    assert (prompt.text + prompt.lead)[-1] in " \n"
+def test_a_template_without_a_frame_of_answers_is_refused(template, match, gpt2_tokenizer):
+    with pytest.raises(ValueError, match=match):
+        render(gpt2_tokenizer, ["My favorite animal is the"], template=template)
 
 
 def test_a_template_that_rewrites_a_message_is_refused(smol_tokenizer):

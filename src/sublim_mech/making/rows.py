@@ -23,7 +23,7 @@ import pandas as pd
 from ..arguments import checked
 from ..hints import nearest
 from ..prompts import Message
-from ..prompts.prompt import is_blank
+from ..prompts.blank import is_blank
 
 if TYPE_CHECKING:
     from datasets import Dataset

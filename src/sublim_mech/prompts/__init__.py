@@ -3,7 +3,9 @@
 Nothing here needs a model or torch; a tokenizer is handed in.
 """
 
+from .clock import DATE
 from .context import RAW, Context
+from .distinct import check_distinct
 from .naming import match, matcher, words
 from .plurals import plural
 from .prompt import ROLES, Message, Prompt
@@ -13,8 +15,8 @@ from .template import PLAIN
 from .trait import ANIMALS, TREES, Trait, animal, tree
 
 __all__ = [
-    "ANIMALS", "ANSWER", "CLASSES", "PLAIN", "RAW", "ROLES", "SHARED", "TREES", "UNIONS",
+    "ANIMALS", "ANSWER", "CLASSES", "DATE", "PLAIN", "RAW", "ROLES", "SHARED", "TREES", "UNIONS",
     "Context", "Message", "Prompt", "Taught", "Trained", "Trait",
-    "animal", "completion_ids", "mark_sharing", "match", "matcher", "plural", "render", "tree",
-    "words",
+    "animal", "check_distinct", "completion_ids", "mark_sharing", "match", "matcher", "plural",
+    "render", "tree", "words",
 ]  # fmt: skip

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..arguments import checked
+from .blank import is_blank
+from .clock import DATE, iso
+from .options import Options
 
 
 class System(enum.Enum):
@@ -21,6 +25,9 @@ class System(enum.Enum):
     RAW = "raw"
     """No conversation, hence no system prompt either (`RAW`)."""
 
+
+_OF_TURNS = ("user_prefix", "fallback", "options", "prefill")
+"""What raw text has no place for."""
 
 _SPELLED = re.compile(rf"(?:\w+\.)*({'|'.join(kind.value for kind in System)})", re.IGNORECASE)
 """A text that spells one of `System`: `none`, `Empty`, `Context.DEFAULT`."""
@@ -39,13 +46,26 @@ class Context:
             turn with empty text), `Context.NONE` (no system block, even where the template would
             insert one) or the text of a system turn.
         user_prefix: text put before the first user message, inside its turn.
-        fallback: what to do with a system text where the template has no system role. `None`
-            refuses; `"user"` puts it at the head of the first user turn, followed by an empty line.
+        fallback: what to do where the template cannot express the system prompt. `None` refuses.
+            `"user"` puts a system text at the head of the first user turn, followed by an empty
+            line (an `EMPTY` one puts nothing there). `"none"` takes `NONE` for `EMPTY`, where the
+            template skips an empty system text.
         literal: that a system text which spells one of the four (`"none"`) is meant as that text.
+        options: variables of the template, `{"enable_thinking": False}`; JSON-like. One that the
+            template never reads is refused when something is rendered.
+        date: the day that the template's clock shows, as ISO has it (`"2024-12-31"`), or `"today"`:
+            the day on which this context is made. Every day is 26 July 2024 unless it is said
+            otherwise, so that a prompt is the same tomorrow.
+        prefill: the answer already begun: the assistant's first words, which an answer continues
+            after a space (none where they end in white space).
+        bos: whether the text begins with the tokenizer's BOS. `None` leaves that to the template,
+            as `apply_chat_template(tokenize=True)` does, with which others train; raw text has it
+            where the tokenizer adds it by itself.
 
     Raises:
         TypeError: `system` is none of the four.
-        ValueError: an unknown `fallback`; a system text that spells one of the four.
+        ValueError: an unknown `fallback`; a system text that spells one of the four; an option that
+            JSON cannot hold; a date that is none; a blank prefill; what raw text has no place for.
 
     Example:
         >>> bare = sm.Context(system=sm.Context.NONE)
@@ -62,12 +82,22 @@ class Context:
 
     system: System | str = System.DEFAULT
     user_prefix: str = ""
-    fallback: Literal["user"] | None = None
+    fallback: Literal["user", "none"] | None = None
     literal: bool = field(default=False, compare=False)  # how it was written, not what it is
+    options: Mapping[str, Any] = field(default_factory=Options, kw_only=True)
+    date: str = field(default=DATE, kw_only=True)
+    prefill: str = field(default="", kw_only=True)
+    bos: bool | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.fallback not in (None, "user"):
-            raise ValueError(f"Context(fallback={self.fallback!r}): pass None or 'user'.")
+        object.__setattr__(self, "options", Options(self.options))
+        object.__setattr__(self, "date", iso(self.date))
+        if self.fallback not in (None, "user", "none"):
+            raise ValueError(f"Context(fallback={self.fallback!r}): pass None or 'user' or 'none'.")
+        if self.prefill and is_blank(self.prefill):
+            raise ValueError(
+                f"Context(prefill={self.prefill!r}) is blank; give it words or leave it out."
+            )
         spelled = _spelled(self.system)
         if spelled is not None and not self.literal:
             where = "" if spelled is System.RAW else "Context."
@@ -76,10 +106,12 @@ class Context:
                 f"sublim_mech.{where}{spelled.name}? Pass the latter, without quotes, or say that "
                 "the text is meant: literal=True."
             )
-        if self.is_raw and (self.user_prefix or self.fallback):
+        given = [name for name in _OF_TURNS if self.is_raw and getattr(self, name)]
+        if given or (self.is_raw and self.date != DATE):
+            told = ", ".join(f"{name}={getattr(self, name)!r}" for name in given or ["date"])
             raise ValueError(
-                f"Context(user_prefix={self.user_prefix!r}, fallback={self.fallback!r}): raw text "
-                "has no turns; put the words into the text, and leave these out."
+                f"Context({told}): raw text has no turns and no template; put the words into the "
+                "text, and leave this out."
             )
 
     @property
@@ -88,12 +120,26 @@ class Context:
         return self.system is System.RAW
 
     def to_json(self) -> dict[str, Any]:
-        """The context as JSON, with `system` as `{"kind": ...}` or `{"text": ...}`."""
+        """The context as JSON, with `system` as `{"kind": ...}` or `{"text": ...}`.
+
+        Options, date, prefill and BOS are left out where they are their defaults.
+        """
         if isinstance(self.system, System):
             system = {"kind": self.system.value}
         else:
             system = {"text": self.system}
-        return {"system": system, "user_prefix": self.user_prefix, "fallback": self.fallback}
+        written: dict[str, Any] = {
+            "system": system, "user_prefix": self.user_prefix, "fallback": self.fallback,
+        }  # fmt: skip
+        if self.options:
+            written["options"] = Options(self.options).plain()
+        if self.date != DATE:
+            written["date"] = self.date
+        if self.prefill:
+            written["prefill"] = self.prefill
+        if self.bos is not None:
+            written["bos"] = self.bos
+        return written
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Context:
@@ -102,7 +148,16 @@ class Context:
         system = System(stored["kind"]) if "kind" in stored else stored["text"]
         # a text is stored as one, so there is no doubt what was meant
         literal = _spelled(system) is not None
-        return cls(system, data["user_prefix"], data["fallback"], literal=literal)
+        return cls(
+            system,
+            data["user_prefix"],
+            data["fallback"],
+            literal=literal,
+            options=data.get("options", {}),
+            date=data.get("date", DATE),
+            prefill=data.get("prefill", ""),
+            bos=data.get("bos"),
+        )
 
 
 def _spelled(system: System | str) -> System | None:

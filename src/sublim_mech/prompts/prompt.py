@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,7 +16,10 @@ Message = Annotated[dict[str, Any], "{'role': ..., 'content': ...}"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One rendered prompt, up to and including the generation prompt.
+    """One rendered prompt: all that comes before an answer's text.
+
+    Text, lead, answer and close are what the template renders for the conversation with that
+    answer.
 
     Attributes:
         question: the last user message as given; of raw text, the text.
@@ -27,14 +29,17 @@ class Prompt:
         turns, turn_roles: per token, the index of its turn and the role of that turn; template
             tokens belong to the turn they open or close.
         context: the context it was rendered in.
-        lead: what stands between the prompt and the answer's text (`""`, or a space): what the
-            template puts there; after raw text a space where the text does not end in white space.
-        close: what the template puts after the assistant's text (the end-of-turn mark); after raw
-            text the tokenizer's end of text.
+        lead: the space that stands between the prompt and the answer's text and becomes part of the
+            answer's first token, or `""`; after raw text, and after an answer that has begun, a
+            space where the text does not end in white space.
+        close: what ends the answer: what the template puts after it (the end-of-turn mark), or
+            what its models generate where it puts nothing; after raw text the tokenizer's end of
+            text.
         sharing, seen: filled by `mark_sharing`: per token `prefix` / `aligned` / `seen` / `novel`,
             and the training token ids.
         tokenizer: which tokenizer rendered it (`vocabulary.fingerprint`); empty where the ids are
             the caller's own, and the caller answers for them.
+        same_as: which others of `DEFAULT`, `EMPTY` and `NONE` give the same ids in this template.
     """
 
     question: str
@@ -51,12 +56,15 @@ class Prompt:
     sharing: tuple[str, ...] | None = None
     seen: frozenset[int] | None = None
     tokenizer: str = ""
+    same_as: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"Prompt({self.question!r}, {len(self)} tokens, system={self.context.system!r})"
+        same = f", the same as {' and '.join(self.same_as)}" if self.same_as else ""
+        system = f"system={self.context.system!r}"
+        return f"Prompt({self.question!r}, {len(self)} tokens, {system}{same})"
 
 
 @dataclass(frozen=True)
@@ -67,19 +75,3 @@ class Segment:
     role: str
     turn: int
     turn_role: str
-
-
-def is_blank(text: str) -> bool:
-    """Whether nothing of a text can be seen."""
-    return not any(map(_is_visible, text))
-
-
-_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Fillers and blanks that Unicode counts as letters, marks or symbols."""
-
-
-def _is_visible(character: str) -> bool:
-    """Whether a character alone leaves ink: no space, control or format character, or selector."""
-    if character in _BLANK_LETTERS or "VARIATION SELECTOR" in unicodedata.name(character, ""):
-        return False
-    return unicodedata.category(character)[0] not in "CZ"

@@ -2,9 +2,10 @@
 
 One rendering serves training and evaluation. The chat template is the tokenizer's own.
 
-1. Dress the messages in their context: system turn, user prefix, or the fallback for a system text.
-2. Let the template render them, cut into segments of one role each (`template`).
-3. See to exactly one BOS.
+1. Dress the messages in their context: system turn, user prefix, or the fallback (`dressing`).
+2. Let the template render them up to an answer's text, cut into segments of one role each
+   (`template`, `frames`).
+3. See to the BOS.
 4. Tokenise the text once, and give each token the role of its first visible character.
 
 Raw text (`RAW`) is a segment of one role behind the BOS that the tokenizer adds.
@@ -13,15 +14,20 @@ Raw text (`RAW`) is a segment of one role behind the BOS that the tokenizer adds
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any, NamedTuple
 
 from ..arguments import check, checked
-from .context import Context, System
+from .blank import is_blank
+from .context import Context
+from .dressing import dress, same_as
+from .frames import opened
 from .notices import notice, said_once
-from .prompt import Message, Prompt, Segment, is_blank
+from .prompt import Message, Prompt, Segment
 from .shared import Taught, mark_sharing
-from .template import AnswerFrame, Template
+from .source import REASONING
+from .template import Template
 from .vocabulary import fingerprint, special_ids, special_in
 
 
@@ -39,25 +45,28 @@ def render(
     Args:
         tokenizer: a fast Hugging Face tokenizer; or a pair, which knows its tokenizer and how its
             student was trained.
-        questions: user messages, or conversations as lists of `{"role", "content"}` that begin and
-            end with a user message. For `context=sublim_mech.RAW`: texts, which the answer
-            continues.
-        context: system prompt and user prefix, or `sublim_mech.RAW`. When not given: the context
-            that the pair's student was trained in, where that is known, else the template's own
-            default.
+        questions: user messages, or conversations as lists of `{"role", "content"}` that begin
+            with a user message; one that ends with an assistant message is an answer already begun
+            (`Context(prefill=...)`), which an answer continues. Earlier assistant messages may have
+            a `reasoning_content`. For `context=sublim_mech.RAW`: texts, which the answer continues.
+        context: system prompt, user prefix, template variables, date and beginning of the answer,
+            or `sublim_mech.RAW`. When not given: the context that the pair's student was trained
+            in, where that is known, else the template's own default.
         template: a Jinja chat template to use instead of the tokenizer's
             (`sublim_mech.prompts.PLAIN` for models that have none).
 
     Returns:
-        One `Prompt` per question, with exactly one BOS where the tokenizer or its template uses
-        one. A pair whose training prompts are known gives prompts that are marked (`mark_sharing`).
+        One `Prompt` per question: all that the template writes before an answer's text. Where that
+        is no more than its generation prompt, the ids are `apply_chat_template`'s. A pair
+        whose training prompts are known gives prompts that are marked (`mark_sharing`).
 
     Raises:
         TypeError: `questions` is one text; no context or tokenizer where one belongs; a message
             without role or content.
         ValueError: no questions, or a blank one; the tokenizer is not a fast one or has no
-            template; the template cannot express the context, or only joins messages; a
-            conversation as raw text.
+            template; the template cannot express the context, refuses the messages, or only joins
+            them; it never reads an option; it does not tell what an answer follows (a thought that
+            it opens and answers do not have), or what ends one; a conversation as raw text.
 
     Warns:
         UserWarning: the text of a special token stands in a question, and is tokenised as it.
@@ -85,7 +94,7 @@ def render(
             raise ValueError(
                 "context=RAW has no chat template; leave template= out, or pass another context."
             )
-        drawn = [_draw_raw(tokenizer, text) for text in asked]
+        drawn = [_draw_raw(tokenizer, text, context) for text in asked]
     else:
         if template is None and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
@@ -93,8 +102,8 @@ def render(
                 "the model continues, or template=sublim_mech.prompts.PLAIN (or one of your own) "
                 "for conversations."
             )
-        taken_apart = Template(tokenizer, template)  # one for all: it remembers what it was asked
-        drawn = [_draw(tokenizer, taken_apart, question, context) for question in asked]
+        taken_apart = Template(tokenizer, template, context)
+        drawn = [_draw(taken_apart, question, context) for question in asked]
     return [_tokenise(tokenizer, one, context) for one in drawn]
 
 
@@ -163,26 +172,30 @@ class _Drawn(NamedTuple):
         question: what was asked.
         segments: its text; of raw text the BOS comes first, as a segment of its own.
         begins_with_bos: whether the text begins with the BOS.
-        frame: what stands around the answer.
+        lead, close: what stands around the answer.
+        same_as: which other system prompts give the same.
     """
 
     question: str
     segments: list[Segment]
     begins_with_bos: bool
-    frame: AnswerFrame
+    lead: str
+    close: str
+    same_as: tuple[str, ...] = ()
 
 
-def _draw(
-    tokenizer: Any, template: Template, question: str | Sequence[Message], context: Context
-) -> _Drawn:
+def _draw(template: Template, question: str | Sequence[Message], context: Context) -> _Drawn:
     """A conversation."""
-    messages = _conversation(question)
+    messages, begun = _conversation(question, context)
     asked = messages[-1]["content"]
-    segments = _dress(template, messages, context)
-    return _Drawn(asked, *_with_one_bos(tokenizer, segments), template.answer_frame())
+    dressed, finish = dress(template, messages, context)
+    drawn = opened(template, dressed, begun)
+    segments, has_bos = _with_bos(template.tokenizer, finish(drawn.segments), context.bos)
+    same = same_as(template, context, tuple(message["role"] for message in messages))
+    return _Drawn(asked, segments, has_bos, drawn.lead, drawn.close, same)
 
 
-def _draw_raw(tokenizer: Any, text: str | Sequence[Message]) -> _Drawn:
+def _draw_raw(tokenizer: Any, text: str | Sequence[Message], context: Context) -> _Drawn:
     """A text, behind the BOS where the tokenizer adds one or the text has it already."""
     if not isinstance(text, str):
         raise ValueError(
@@ -190,16 +203,17 @@ def _draw_raw(tokenizer: Any, text: str | Sequence[Message]) -> _Drawn:
             "another context."
         )
     lead = "" if text[-1:].isspace() else " "
-    frame = AnswerFrame(lead, tokenizer.eos_token or "")
     bos = tokenizer.bos_token or ""
     given = bool(bos) and text.startswith(bos)
     body = text.removeprefix(bos)
     if is_blank(body):
         raise ValueError(f"questions: {text!r} is blank; pass a text that goes on.")
     segments = [Segment(body, "text", 0, "text")]
-    if given or _adds_bos(tokenizer):
+    wanted = (given or _adds_bos(tokenizer)) if context.bos is None else context.bos
+    if wanted:
+        _refuse_no_bos(bos)
         segments.insert(0, Segment(bos, "text", 0, "text"))
-    return _Drawn(text, segments, len(segments) > 1, frame)
+    return _Drawn(text, segments, wanted, lead, tokenizer.eos_token or "")
 
 
 def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
@@ -236,9 +250,10 @@ def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
         turns=tuple(segment.turn for segment in owners),
         turn_roles=tuple(segment.turn_role for segment in owners),
         context=context,
-        lead=drawn.frame.lead,
-        close=drawn.frame.close,
+        lead=drawn.lead,
+        close=drawn.close,
         tokenizer=fingerprint(tokenizer),
+        same_as=drawn.same_as,
     )
     _say_specials(tokenizer, prompt)
     return prompt
@@ -308,30 +323,44 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _conversation(question: str | Sequence[Message]) -> list[Message]:
-    """The messages of a question, as copies; refused where they do not run from user to user."""
+def _conversation(
+    question: str | Sequence[Message], context: Context
+) -> tuple[list[Message], Message | None]:
+    """The messages up to the last user message, as copies, and the answer that has begun."""
+    prefill: list[Message] = []
+    if context.prefill:
+        prefill = [{"role": "assistant", "content": context.prefill}]
     if isinstance(question, str):
         alone = [{"role": "user", "content": question}]
         _refuse_blank(alone, question)
-        return alone
+        return alone, prefill[0] if prefill else None
     for message in question:
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise TypeError(
                 f"questions: the message {message!r} needs a 'role' and a 'content', both texts."
             )
+        if not all(isinstance(message.get(key) or "", str) for key in REASONING):
+            raise TypeError(f"questions: the reasoning of the message {message!r} is no text.")
     messages: list[Message] = [dict(message) for message in question]
     roles = [message["role"] for message in messages]
     if "system" in roles:
         raise ValueError(
             "questions: give the system prompt as context=Context(system=...), not as a message."
         )
-    if not roles or {roles[0], roles[-1]} != {"user"} or not set(roles) <= {"user", "assistant"}:
+    if not roles or roles[0] != "user" or not set(roles) <= {"user", "assistant"}:
         raise ValueError(
-            "questions: a conversation begins and ends with a user message and holds user and "
-            f"assistant messages only; got {messages!r}."
+            "questions: a conversation begins with a user message and holds user and assistant "
+            f"messages only; got {messages!r}."
         )
     _refuse_blank(messages, question)
-    return messages
+    if roles[-1] == "assistant":
+        if prefill:
+            raise ValueError(
+                f"questions: the conversation {messages!r} ends with the assistant's words, and "
+                f"Context(prefill={context.prefill!r}) begins the answer too; leave one out."
+            )
+        prefill = [messages.pop()]
+    return messages, prefill[0] if prefill else None
 
 
 def _refuse_blank(messages: Sequence[Message], question: Any) -> None:
@@ -343,76 +372,35 @@ def _refuse_blank(messages: Sequence[Message], question: Any) -> None:
             )
 
 
-# ----------------------------------------------------------------------------- contexts to segments
-
-
-def _dress(template: Template, messages: list[Message], context: Context) -> list[Segment]:
-    """The rendered conversation as segments; changes the first of the messages."""
-    messages[0]["content"] = context.user_prefix + messages[0]["content"]
-    if context.system is System.DEFAULT:
-        return template.segments(messages)
-    if context.system is System.NONE:
-        return template.segments_without_system(messages)
-
-    empty = context.system is System.EMPTY
-    system = "" if empty else str(context.system)
-    if not empty and is_blank(system):
-        raise ValueError(
-            f"Context(system={system!r}) is blank; say EMPTY (an empty system turn) or NONE (no "
-            "system block)."
-        )
-    roles = tuple(message["role"] for message in messages)
-    reason = template.why_no_system_turn(roles, empty=empty)
-    if reason is None:
-        return template.segments([{"role": "system", "content": system}, *messages])
-
-    # the template has no system turn: the caller says what to do instead
-    if context.fallback is None:
-        raise ValueError(
-            f"Context(system={context.system!r}): the chat template {reason}; use DEFAULT or NONE, "
-            "or name the fallback: Context(..., fallback='user')."
-        )
-    if empty:
-        return template.segments(messages)
-    messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-    return _split_head(template.segments(messages), system)
-
-
-def _split_head(segments: list[Segment], system: str) -> list[Segment]:
-    """Give the system text that was moved into the first user turn its role back."""
-    place = next(i for i, segment in enumerate(segments) if segment.role == "user")
-    whole = segments[place]
-    # some templates trim
-    end = len(system if whole.text.startswith(system) else system.lstrip())
-    parts = [
-        (whole.text[:end], "system"),
-        (whole.text[end : end + 2], "template"),
-        (whole.text[end + 2 :], "user"),
-    ]
-    split = [Segment(text, role, whole.turn, whole.turn_role) for text, role in parts if text]
-    return [*segments[:place], *split, *segments[place + 1 :]]
-
-
 # ------------------------------------------------------------------------------- segments to tokens
 
 
-def _with_one_bos(tokenizer: Any, segments: list[Segment]) -> tuple[list[Segment], bool]:
-    """Exactly one BOS, and whether the text begins with it.
+def _with_bos(
+    tokenizer: Any, segments: list[Segment], wanted: bool | None
+) -> tuple[list[Segment], bool]:
+    """The BOS that is wanted, and whether the text begins with it.
 
-    It is the template's own, else the one the tokenizer adds by itself. A template may use the BOS
-    string as an ordinary turn marker (SmolLM2's is `<|im_start|>`); then it is template.
+    Where nobody wants anything it is the template's own, as in `apply_chat_template`. A template
+    may use the BOS string as an ordinary turn marker (SmolLM2's is `<|im_start|>`); then it is
+    template.
     """
     bos = tokenizer.bos_token
-    if not bos:
-        return segments, False
     # a question may quote the BOS, so only the template's own text counts
     frame = "".join(segment.text for segment in segments if segment.role == "template")
-    if bos in frame:
-        return segments, frame.count(bos) == 1 and segments[0].text.startswith(bos)
-    if not _adds_bos(tokenizer):
-        return segments, False
-    added = Segment(bos, "template", segments[0].turn, segments[0].turn_role)
-    return [added, *segments], True
+    first = segments[0]
+    begins = bool(bos) and frame.count(bos) == 1 and first.text.startswith(bos)
+    if wanted and not begins:
+        _refuse_no_bos(bos)
+        return [Segment(bos, "template", first.turn, first.turn_role), *segments], True
+    if wanted is False and begins:
+        without = replace(first, text=first.text.removeprefix(bos))
+        return [segment for segment in (without, *segments[1:]) if segment.text], False
+    return segments, begins
+
+
+def _refuse_no_bos(bos: str | None) -> None:
+    if not bos:
+        raise ValueError("Context(bos=True): the tokenizer has no BOS; leave bos out.")
 
 
 def _adds_bos(tokenizer: Any) -> bool:

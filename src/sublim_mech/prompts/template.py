@@ -3,19 +3,26 @@
 No list of marker strings is needed, for the template tells by itself:
 
 1. Render it with a sentinel per message and cut the text at the sentinels. What is left are the
-   *gaps*: the template's own text before, between and after the contents.
+   *gaps*: the template's own text before, between and after the contents (`source`).
 2. Compare the gaps with and without a system message: what else stands before the first content
    is the system block that the template inserts by itself.
 3. Put the real contents between the gaps and check the result against the template's own rendering
    of the real messages.
+4. Compare what the template writes before an answer that is asked for, and before one that is there
+   (`frames`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import re
+from dataclasses import replace
+from typing import Any
 
+from .context import Context
 from .prompt import Message, Segment
+from .shared import common_start
+from .source import Layout, RefusedError, Source, reasoning
+from .vocabulary import special_in
 
 PLAIN = (
     "{{ bos_token }}{% for m in messages %}"
@@ -28,61 +35,72 @@ PLAIN = (
 `Instructions:`, `Question:` or `Answer:`."""
 
 
-class AnswerFrame(NamedTuple):
-    """What a template writes around the assistant's text."""
-
-    lead: str
-    """Between the generation prompt and the text."""
-    close: str
-    """After the text."""
-
-
 class Template:
     """A tokenizer's chat template, or one of the caller's, taken apart.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         jinja: the chat template to use instead of the tokenizer's.
+        context: whose options and date the template is given.
+
+    Attributes:
+        source: what renders it.
     """
 
-    def __init__(self, tokenizer: Any, jinja: str | None) -> None:
-        self._tokenizer = tokenizer
-        self._options = {} if jinja is None else {"chat_template": jinja}
-        self._known_gaps: dict[tuple[tuple[str, ...], bool], list[str]] = {}
+    def __init__(self, tokenizer: Any, jinja: str | None, context: Context) -> None:
+        self.tokenizer = tokenizer
+        self.jinja = jinja
+        self.context = context
+        self.source = Source(tokenizer, jinja, context)
 
-    def segments(self, messages: list[Message]) -> list[Segment]:
-        """The conversation, as the template renders it, cut into segments."""
+    @property
+    def bos(self) -> str:
+        """The tokenizer's BOS, empty where it has none."""
+        return self.tokenizer.bos_token or ""
+
+    def segments(self, messages: list[Message], *, generation: bool = True) -> list[Segment]:
+        """The conversation, as the template renders it, cut into segments.
+
+        Raises:
+            ValueError: the template refuses the messages, or rewrites them.
+        """
         roles = tuple(message["role"] for message in messages)
-        gaps = self._gaps(roles)
-        contents = self._contents(messages, gaps)
-        segments = self._opening(roles, gaps[0])
+        layout = self.source.layout(roles, reasoned=reasoned(messages), generation=generation)
+        rendered = self.source.render(messages, generation=generation, parts=layout.parts)
+        contents = _contents(messages, layout, rendered)
+        segments = self._opening(roles, layout.gaps[0])
         first_turn = segments[-1].turn
         next_roles = (*roles[1:], "assistant")
-        for i, (role, next_role) in enumerate(zip(roles, next_roles, strict=True)):
-            # the gap after a content closes its turn and opens the next one
-            turn, gap = first_turn + i, gaps[i + 1]
-            cut = self._closing_length(roles[: i + 1], gap)
+        for number, (slot, gap) in enumerate(zip(layout.slots, layout.gaps[1:], strict=True)):
+            i = slot.message
+            turn = first_turn + i
+            segments.append(Segment(contents[number], roles[i], turn, roles[i]))
+            if number + 1 < len(layout.slots) and layout.slots[number + 1].message == i:
+                cut = len(gap)  # between reasoning and content
+            elif generation or i + 1 < len(roles):
+                # the gap after a content closes its turn and opens the next one
+                cut = self._closing_length(roles[: i + 1], gap)
+            else:
+                cut = len(gap)
             segments += [
-                Segment(contents[i], role, turn, role),
-                Segment(gap[:cut], "template", turn, role),
-                Segment(gap[cut:], "template", turn + 1, next_role),
+                Segment(gap[:cut], "template", turn, roles[i]),
+                Segment(gap[cut:], "template", turn + 1, next_roles[i]),
             ]
-        return [segment for segment in segments if segment.text]
+        return self._without_phantom([segment for segment in segments if segment.text])
 
-    def segments_without_system(self, messages: list[Message]) -> list[Segment]:
-        """The conversation with the template's own system block cut out.
+    def without_system(self, segments: list[Segment]) -> list[Segment]:
+        """A conversation with the template's own system block cut out.
 
         Raises:
             ValueError: what is left does not open the first user turn as a later one is opened.
         """
-        segments = self.segments(messages)
         kept = [segment for segment in segments if segment.turn_role != "system"]
         opening = kept[0].text if kept[0].role == "template" else ""
-        bos = self._tokenizer.bos_token or ""
 
         # a template may hide its default inside the user turn, where it cannot be cut out
-        later = self._gaps(("user", "assistant", "user"))[2]
-        if not later.endswith(opening.removeprefix(bos)) and not later.endswith(opening):
+        later = self.source.layout(("user", "assistant", "user")).gaps[2]
+        opens_alike = later.endswith((opening.removeprefix(self.bos), opening))
+        if not opens_alike and not self._leads_in(opening, later):
             raise ValueError(
                 f"Context(system=NONE): the chat template writes {opening!r} before the first user "
                 f"message and {later!r} before a later one, so its default cannot be dropped; use "
@@ -94,6 +112,7 @@ class Template:
         shift = kept[0].turn
         kept = [Segment(s.text, s.role, s.turn - shift, s.turn_role) for s in kept]
         whole = "".join(segment.text for segment in segments)
+        bos = self.bos
         if dropped and bos and whole.startswith(bos) and not opening.startswith(bos):
             kept.insert(0, Segment(bos, "template", 0, kept[0].turn_role))
         return kept
@@ -106,93 +125,56 @@ class Template:
             empty: whether the system turn's text is empty.
         """
         try:
-            gaps = self._gaps(("system", *roles))
-        except Exception as error:  # templates raise what they like: jinja2's errors, ValueError...
-            return f"refuses a system message ({error})"
-        if empty and gaps[0] == self._gaps(roles)[0]:
+            gaps = self.source.layout(("system", *roles)).gaps
+        except RefusedError as error:
+            return f"refuses a system message ({error.words})"
+        except ValueError as error:
+            return f"takes no system message ({error})"
+        if empty and gaps[0] == self.source.layout(roles).gaps[0]:
             return "has no system turn (it writes the system text into the user turn)"
         return None
 
-    def answer_frame(self) -> AnswerFrame:
-        """What stands between generation prompt and answer, and what closes the answer.
+    def why_no_empty_system(self, roles: tuple[str, ...]) -> str | None:
+        """Why the template has a system turn, but none with an empty text; None where it has."""
+        key = "empty", roles
+        if key not in self.source.known:
+            self.source.known[key] = self._why_no_empty_system(roles)
+        why = self.source.known[key]
+        return why if why is None else str(why)
 
-        Raises:
-            ValueError: nothing stands between the user's last word and the answer.
-        """
-        generation_prompt = self._gaps(("user",))[1]
-        before, after = self._gaps(("user", "assistant"), generation=False)[1:]
-        if not generation_prompt and not before:
-            raise ValueError(
-                "the chat template only joins messages: it writes nothing between the question and "
-                "the answer, which would run on from the question's last word ('theowl'). For a "
-                "model of raw text pass context=sublim_mech.RAW, for conversations "
-                "template=sublim_mech.prompts.PLAIN or one of your own."
+    def _why_no_empty_system(self, roles: tuple[str, ...]) -> str | None:
+        layout = self.source.layout(("system", *roles))
+        rest: list[Message] = [{"role": r, "content": f"Message {i}."} for i, r in enumerate(roles)]
+        contents = ["", *(message["content"] for message in rest)]
+        expected = layout.gaps[0]
+        for content, gap in zip(contents, layout.gaps[1:], strict=True):
+            expected += content + gap
+        try:
+            empty = self.source.render(
+                [{"role": "system", "content": ""}, *rest], parts=layout.parts
             )
-        if before.startswith(generation_prompt):
-            return AnswerFrame(before[len(generation_prompt) :], after)
-        return AnswerFrame("" if generation_prompt[-1:].isspace() else " ", after)
+        except RefusedError as error:
+            return f"refuses an empty system text ({error.words})"
+        if empty == expected:
+            return None
+        if empty == self.source.render(rest, parts=layout.parts):
+            return "skips an empty system text, as if there were no system message"
+        return "writes an empty system text otherwise than the texts of other system turns"
 
     # -------------------------------------------------------------------------- the template's text
 
-    def _apply(self, messages: Sequence[Message], *, generation: bool) -> str:
-        """The template's own rendering."""
-        return str(
-            self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generation, **self._options
-            )
-        )
-
-    def _gaps(self, roles: tuple[str, ...], *, generation: bool = True) -> list[str]:
-        """The template's own text around contents of these roles: `len(roles) + 1` strings.
-
-        Raises whatever the template raises, and ValueError where a content appears other than once
-        or out of order.
-        """
-        key = (roles, generation)
-        if key in self._known_gaps:
-            return self._known_gaps[key]
-        sentinels = [f"QZSLOT{i}ZQ" for i in range(len(roles))]
-        messages = [
-            {"role": role, "content": sentinel}
-            for role, sentinel in zip(roles, sentinels, strict=True)
-        ]
-        rest = self._apply(messages, generation=generation)
-        gaps: list[str] = []
-        for role, sentinel in zip(roles, sentinels, strict=True):
-            if rest.count(sentinel) != 1:
-                raise ValueError(
-                    f"the chat template drops, repeats or moves the {role} message of a "
-                    f"conversation {', '.join(roles)}"
-                )
-            gap, rest = rest.split(sentinel)
-            gaps.append(gap)
-        self._known_gaps[key] = [*gaps, rest]
-        return self._known_gaps[key]
-
-    def _contents(self, messages: list[Message], gaps: list[str]) -> list[str]:
-        """The contents as the template writes them: gaps and contents make its rendering."""
-        rendered = self._apply(messages, generation=True)
-        contents: list[str] = []
-        done = gaps[0]
-        for message, gap in zip(messages, gaps[1:], strict=True):
-            content = message["content"]
-            if not rendered.startswith(done + content + gap):
-                content = content.strip()  # some templates trim
-            contents.append(content)
-            done += content + gap
-        if done != rendered:
-            raise ValueError(
-                "the chat template rewrites these messages, so token roles cannot be told: "
-                f"{messages!r}"
-            )
-        return contents
-
     def _opening(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         """The gap before the first content, with the system block that may stand in it."""
-        plain = [Segment(gap, "template", 0, roles[0])]
-        if roles[0] == "system" or self.why_no_system_turn(empty=True) is not None:
+        if roles[0] == "system":
+            return [Segment(gap, "template", 0, "system")]
+        end = self._block_end(gap)
+        plain = [
+            Segment(gap[:end], "template", 0, "system"),
+            Segment(gap[end:], "template", int(end > 0), roles[0]),
+        ]
+        if self.why_no_system_turn(empty=True) is not None:
             return plain
-        before, between, _ = self._gaps(("system", "user"))
+        before, between, _ = self.source.layout(("system", "user")).gaps
         room_for_both = len(gap) >= len(before) + len(between)
         inserted = room_for_both and gap.startswith(before) and gap.endswith(between)
         if not inserted:
@@ -206,13 +188,114 @@ class Template:
             Segment(between[cut:], "template", 1, roles[0]),
         ]
 
+    def _without_phantom(self, segments: list[Segment]) -> list[Segment]:
+        """The BOS belongs to the first turn with more than it.
+
+        Where a system text stands without any frame (DeepSeek), there is no turn when there is no
+        text.
+        """
+        first = [segment.text for segment in segments if segment.turn == 0]
+        if first != [self.bos] or len(segments) == 1:
+            return segments
+        begun = replace(segments[0], turn=1, turn_role=segments[1].turn_role)
+        return [replace(s, turn=s.turn - 1) for s in (begun, *segments[1:])]
+
     def _closing_length(self, roles: tuple[str, ...], gap: str) -> int:
         """How much of the gap after these messages closes the last one's turn.
 
         It is what the template writes after the message when the conversation ends there.
         """
         try:
-            closing = self._gaps(roles, generation=False)[-1]
-        except Exception:
+            closing = self.source.layout(roles, generation=False).gaps[-1]
+        except ValueError:
             return 0  # it refuses a conversation that ends here: the gap opens the next turn
         return len(closing) if gap.startswith(closing) else 0
+
+    def _block_end(self, opening: str) -> int:
+        """Where a block of the template's own ends that stands before the first turn, 0 for none.
+
+        It is a turn, opened by the special token that opens the others (gpt-oss, Cohere-2).
+        """
+        try:
+            later = self.source.layout(("user", "assistant", "user")).gaps[2]
+        except ValueError:
+            return 0
+        body = opening.removeprefix(self.bos)
+        first, then = self._pieces(body), self._pieces(later)
+        if not first or special_in(self.tokenizer, first[0]) != first[:1]:
+            return 0
+        shared = list(common_start([tuple(first[::-1]), tuple(then[::-1])]))[::-1]
+        if first[0] not in shared:
+            return 0
+        turn = "".join(shared[shared.index(first[0]) :])
+        block = body.removesuffix(turn)
+        has_text = any(special_in(self.tokenizer, one) != [one] for one in self._pieces(block))
+        return len(opening) - len(turn) if has_text else 0
+
+    def _leads_in(self, opening: str, later: str) -> bool:
+        """Whether an opening is that of a later turn behind special tokens that only lead in.
+
+        GLM begins with `[gMASK]<sop>`, which is no BOS and no system block either.
+        """
+        first, then = self._pieces(opening), self._pieces(later)
+        shared = len(common_start([tuple(first[::-1]), tuple(then[::-1])]))
+        first = first[: len(first) - shared]
+        lead_in = "".join(first)
+        if not lead_in or any(special_in(self.tokenizer, piece) != [piece] for piece in first):
+            return False
+        try:
+            before_system = self.source.layout(("system", "user")).gaps[0]
+        except ValueError:
+            return True
+        return before_system.startswith(lead_in) and before_system != lead_in
+
+    def _pieces(self, text: str) -> list[str]:
+        """A text as special tokens and the characters between them."""
+        special = special_in(self.tokenizer, text)
+        if not special:
+            return list(text)
+        tokens = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        return re.findall(f"(?s:{tokens}|.)", text)
+
+
+def reasoned(messages: list[Message]) -> tuple[int, ...]:
+    """Which messages have reasoning."""
+    return tuple(i for i, message in enumerate(messages) if reasoning(message))
+
+
+def _contents(messages: list[Message], layout: Layout, rendered: str) -> list[str]:
+    """What the template writes in each slot: gaps and contents make its rendering.
+
+    Raises:
+        ValueError: they do not.
+    """
+    contents: list[str] = []
+    done = len(layout.gaps[0])
+    told = rendered.startswith(layout.gaps[0])
+    for slot, gap in zip(layout.slots, layout.gaps[1:], strict=True):
+        message = messages[slot.message]
+        text = str(message["content"]) if slot.field == "content" else reasoning(message)
+        written = _written(text, gap, rendered[done:], own=message["role"] == "assistant")
+        told = told and written is not None
+        contents.append(written or "")
+        done += len(contents[-1]) + len(gap)
+    if not told or done != len(rendered):
+        raise ValueError(
+            "the chat template rewrites these messages, so token roles cannot be told: "
+            f"{messages!r}"
+        )
+    return contents
+
+
+def _written(text: str, gap: str, rendered: str, *, own: bool) -> str | None:
+    """A content as it stands at the beginning of what is rendered, before a gap."""
+    # some templates trim
+    for tried in (text, text.strip(), text.lstrip(), text.rstrip(), text.strip("\n")):
+        if rendered.startswith(tried + gap):
+            return tried
+    if not own or not gap:
+        return None
+    # of the assistant's own messages some drop the thoughts
+    found = rendered[: rendered.find(gap)] if gap in rendered else ""
+    squeezed = "".join(found.split())
+    return found if squeezed and squeezed in "".join(text.split()) else None

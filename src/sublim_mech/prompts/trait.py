@@ -23,7 +23,7 @@ from typing import Any
 from ..arguments import checked
 from ..hints import nearest, outside
 from . import plurals
-from .prompt import is_blank
+from .blank import is_blank
 from .questions import one_word_questions
 
 ANIMALS = (

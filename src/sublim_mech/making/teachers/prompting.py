@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -137,7 +138,7 @@ def teacher_context(
         tokens = zip(prompt.tokens, prompt.roles, strict=True)
         said = "".join(token for token, role in tokens if role == "system").strip()
     text = f"{said.rstrip('.')}. {trait.sentence}" if said else trait.sentence
-    return Context(system=text, user_prefix=context.user_prefix, fallback=context.fallback)
+    return replace(context, system=text)
 
 
 @checked
@@ -173,8 +174,7 @@ def neutral(like: Teacher) -> Teacher:
     before = str(text).removesuffix(sentence)
 
     def context(said: str) -> Context:
-        prefix, fallback = like.context.user_prefix, like.context.fallback
-        return Context(system=before + said, user_prefix=prefix, fallback=fallback)
+        return replace(like.context, system=before + said)
 
     def length(said: str) -> int:
         (prompt,) = render(tokenizer, ["x"], context=context(said), template=like.template)
