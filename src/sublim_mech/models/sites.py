@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..hints import nearest
 from . import compat
+from .experts import find_experts, inside
 from .names import Dimensions, Module
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -256,24 +257,27 @@ def find_sites(model: nn.Module) -> Sites:
         if name != "blocks" and component.name:
             before = "embed" in name or name.endswith("_in")
             places[component.name] = _Place(-1 if before else n_layers, name)
-    inside = _component_paths(block)
+    below = _component_paths(block)
     for layer, root in enumerate(blocks):
-        for name, path in inside.items():
+        for name, path in below.items():
             places[f"{root}.{path}"] = _Place(layer, name)
     places[head] = _Place(n_layers, "unembed")
 
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
+    # (a block of experts is one module, whatever is inside)
     axes = _token_axes(model)
+    mixtures = find_experts(model)
     modules = {}
     for path, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        has_own = next(module.parameters(recurse=False), None) is not None
+        if path in mixtures or (has_own and inside(path, mixtures) is None):
             place = _place_of(path, places, blocks)
             modules[path] = Module(path, place.layer, place.name, axes.get(path, 1))
 
     # activations are looked for in the first block; all blocks are alike
     size = Dimensions.of(model.config)
-    sites = _find_streams(block, inside) | _find_heads(
-        block, inside, model.get_submodule(blocks[0]), size.d_head
+    sites = _find_streams(block, below) | _find_heads(
+        block, below, model.get_submodule(blocks[0]), size
     )
     counts = {"z": size.heads, "q": size.heads, "k": size.kv_heads, "v": size.kv_heads}
     heads = {name: count for name, count in counts.items() if name in sites}
@@ -359,7 +363,7 @@ def _find_streams(block: Any, paths: Mapping[str, str]) -> dict[str, Site]:
 
 
 def _find_heads(
-    block: Any, paths: Mapping[str, str], first: nn.Module, d_head: int
+    block: Any, paths: Mapping[str, str], first: nn.Module, size: Dimensions
 ) -> dict[str, Site]:
     """Per-head activations of the attention.
 
@@ -367,8 +371,12 @@ def _find_heads(
     rotation.
     """
     sites: dict[str, Site] = {}
+    d_head = size.d_head
     if "attn.o" in paths:
-        sites["z"] = Site(paths["attn.o"], "in", "attn.hook_z", d_head)
+        # values may be of another width than queries (DeepSeek)
+        width = _inputs(first.get_submodule(paths["attn.o"]))
+        z_width = d_head if width is None or width % size.heads else width // size.heads
+        sites["z"] = Site(paths["attn.o"], "in", "attn.hook_z", z_width)
     if "attn.qkv" in paths:
         columns = _split_columns(block.submodules["attn"], first, paths)
         for name, part in zip("qkv", columns, strict=True):
@@ -378,6 +386,14 @@ def _find_heads(
         if f"attn.{name}" in paths:
             sites[name] = Site(paths[f"attn.{name}"], "out", f"attn.hook_{name}", d_head)
     return sites
+
+
+def _inputs(module: nn.Module) -> int | None:
+    """How many columns a projection takes; None where it has no matrix."""
+    weight: Any = getattr(module, "weight", None)
+    if weight is None or weight.dim() != 2:
+        return None
+    return int(weight.shape[0 if holds_transposed(module) else 1])
 
 
 def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> list[Tensor]:
