@@ -33,6 +33,7 @@ from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
+from .latents import Latents
 from .plain import PartedBatch, run_parts
 
 Key = tuple[str, int]
@@ -156,12 +157,13 @@ def forward(
         return Pass(*run_parts(run, batch, gates, record, edits or {}))
     recorded: dict[Key, Tensor] = {}
     edits = dict(edits or {})
+    latents = Latents.of(sites, past)
     with ExitStack() as stack:
         # a module's gate comes before edits of its output, so that what is patched in is not
         # changed again
         if gates is not None:
             gates.check(batch)
-            for hook, module in _gate_hooks(model, sites, batch, gates):
+            for hook, module in _gate_hooks(model, sites, batch, gates, latents):
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
         # a pass that starts later takes its residual stream as an edit, on top of which the
@@ -183,22 +185,22 @@ def forward(
 
         if compute is not None:
             stack.enter_context(torch.autocast(batch.ids.device.type, compute))
-        cache = None if past is None else make_cache(past, len(batch.sizes))
+        cache = None if latents.past is None else make_cache(latents.past, len(batch.sizes))
         output = call_model(
             model, ids=batch.ids, mask=batch.mask, positions=batch.positions, cache=cache
         )
-    return Pass(output.logits, recorded, () if cache is None else read_cache(cache))
+    return Pass(output.logits, recorded, () if cache is None else latents.kept(read_cache(cache)))
 
 
 # -------------------------------------------------------------------------------------------- gates
 
 
 def _gate_hooks(
-    model: nn.Module, sites: Sites, batch: Batch, gates: Gates
-) -> Iterator[tuple[Callable[..., Tensor], nn.Module]]:
+    model: nn.Module, sites: Sites, batch: Batch, gates: Gates, latents: Latents
+) -> Iterator[tuple[Callable[..., Any], nn.Module]]:
     """A hook for every module whose gate is open somewhere, and the module."""
     for number, (path, delta) in enumerate(gates.student.deltas.items()):
-        gate = gates.of(number)
+        gate = latents.over_all_slots(path, gates.of(number), batch.ids)
         if gate is None:
             continue
         if path == sites.head and isinstance(gate, Tensor):
@@ -207,12 +209,15 @@ def _gate_hooks(
         yield _gate_hook(sites.modules[path], delta, gate), model.get_submodule(path)
 
 
-def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..., Tensor]:
+def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..., Any]:
     """Add the gated difference of one module to its output."""
 
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> Tensor:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if isinstance(output, tuple):  # a block of experts may give its router's logits beside it
+            return (mixed(output[0], args, kwargs), *output[1:])
+        return mixed(output, args, kwargs)
+
+    def mixed(output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         change = delta(output, *args, **kwargs)
         if isinstance(gate, float):
             return torch.add(output, change, alpha=gate)

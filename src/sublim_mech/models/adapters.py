@@ -18,6 +18,7 @@ from .base import Base
 from .checks import check_safetensors
 from .compat import base_name, quiet_transformers
 from .copies import share, twin
+from .experts import check_adapted, split_targets
 from .keys import Fit, fit_adapter
 from .names import block_of
 from .sites import holds_transposed
@@ -50,23 +51,33 @@ def attach_lora(
         rank: rank of each update.
         alpha: scale, divided by rank, or by its square root with `rslora`.
         targets: `all-linear`, module names (the end of a module's path), or one regular expression
-            over whole paths.
+            over whole paths. Among names, those of a mixture's stacked parameters
+            (`experts.down_proj`) give each expert an update of its own.
         dropout: dropout on the adapter's input.
         rslora: rank-stabilised scale (arXiv 2312.03732).
         layers: indices of the blocks that get an adapter.
         dora: weight-decomposed adaptation (arXiv 2402.09353).
 
     Raises:
-        ValueError: a target or a layer that matches no module; a rank above what a matrix can have.
+        ValueError: a target or a layer that matches no module; a rank above what a matrix can have;
+            dropout or DoRA on experts.
     """
     from peft import LoraConfig, get_peft_model
 
     model = share(base.model)
+    targets, stacked = split_targets(model, targets)
+    if stacked and (dropout or dora):
+        raise ValueError(
+            f"LoRA(dropout={dropout}, dora={dora}): PEFT adapts the experts of a mixture "
+            f"({next(iter(stacked))}, ...) without either; leave them out."
+        )
     chosen = _matched(model, targets, layers)
+    experts = _of_layers(stacked, layers)
 
     # PEFT would train a rank that no update of the matrix can have
-    for path, module in chosen.items():
-        rows, columns = module.weight.shape
+    shapes = {path: module.weight.shape for path, module in chosen.items()}
+    for path, shape in {**shapes, **{path: p.shape for path, p in experts.items()}}.items():
+        rows, columns = shape[-2:]
         most = min(rows, columns)
         if rank > most:
             raise ValueError(
@@ -88,10 +99,16 @@ def attach_lora(
         use_dora=dora,
         task_type="CAUSAL_LM",
         target_modules=names,
-        fan_in_fan_out=all(map(holds_transposed, chosen.values())),
+        target_parameters=list(experts) or None,
+        fan_in_fan_out=bool(chosen) and all(map(holds_transposed, chosen.values())),
     )
-    with quiet_transformers():
-        model = get_peft_model(model, config)
+    try:
+        with quiet_transformers():
+            model = get_peft_model(model, config)
+    except ValueError as error:  # which modules it adapts, PEFT decides where it knows a mixture
+        raise ValueError(f"LoRA(targets={targets!r}): PEFT refuses: {error}") from error
+    if targets != "all-linear":
+        check_adapted(model, {*chosen, *(path.rpartition(".")[0] for path in experts)})
     # not the folder it happens to be cached in
     model.peft_config["default"].base_model_name_or_path = base.name
     return model
@@ -119,16 +136,20 @@ def _matched(
         chosen = _matching(known, targets)
     else:
         chosen = _called(known, targets)
-    if layers is None:
-        return chosen
     blocks = {block for path in known if (block := block_of(path)) is not None}
-    for layer in layers:
+    for layer in layers or ():
         if layer not in blocks:
             raise ValueError(
                 f"LoRA(layers=...): there is no layer {layer}; "
                 f"the model has 0 to {max(blocks, default=0)}."
             )
-    return {path: module for path, module in chosen.items() if block_of(path) in layers}
+    return _of_layers(chosen, layers)
+
+
+def _of_layers(chosen: dict[str, Any], layers: Sequence[int] | None) -> dict[str, Any]:
+    if layers is None:
+        return chosen
+    return {path: found for path, found in chosen.items() if block_of(path) in layers}
 
 
 def _matching(known: dict[str, Any], pattern: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ So no delta copies a weight, and none is rounded by merging.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,8 +104,8 @@ def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
         ValueError: another shape or vocabulary, or an adapter that is no change of weights.
     """
     _check_comparable(base, model, name)
-    base_modules = dict(_walk(base.model))
-    student_modules = dict(_walk(compat.inside_peft(model)))
+    base_modules = dict(walk(base.model))
+    student_modules = dict(walk(compat.inside_peft(model)))
     deltas: dict[str, Delta] = {}
     for path in {**base_modules, **student_modules}:
         expected, shapes = _shapes(base_modules.get(path)), _shapes(student_modules.get(path))
@@ -152,7 +153,7 @@ def _vocabulary(model: Any) -> int:
     return model.get_input_embeddings().weight.shape[0]
 
 
-def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+def walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     """(path, module) of every module with parameters of its own, as the model computes.
 
     PEFT's wrapper of a module stands for the module and what is inside it.
@@ -164,7 +165,7 @@ def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     if _parameters(module):
         yield path, module
     for key, child in module.named_children():
-        yield from _walk(child, f"{path}.{key}".lstrip("."))
+        yield from walk(child, f"{path}.{key}".lstrip("."))
 
 
 def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -217,3 +218,17 @@ def square_distance(base: Mapping[str, Tensor], student: Mapping[str, Tensor]) -
             for old, new in zip(pieces(original), pieces(changed), strict=True):
                 total += float((new.float() - old.float()).square().sum())
     return total
+
+
+def deltas_hash(deltas: Mapping[str, Delta]) -> str:
+    """SHA-256 of a student's differences, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path, delta in sorted(deltas.items()):
+        digest.update(path.encode())
+        if isinstance(delta, Replaced):
+            digest.update(delta.hash.encode())
+        else:
+            digest.update(f"{delta.scale:.9g}".encode())
+            for factor in (delta.a, delta.b):
+                digest.update(factor.detach().float().contiguous().cpu().numpy().data)
+    return digest.hexdigest()

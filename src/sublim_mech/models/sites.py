@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..hints import nearest
 from . import compat
+from .experts import find_experts, inside
 from .names import Dimensions, Module
 from .observing import Observed, observe
 from .refusals import refused
@@ -280,9 +281,13 @@ def find_sites(model: nn.Module) -> Sites:
     with refused(model, "its own forward on a plain text"):
         observed = observe(model)
     aside = asides(model)
+    # a block of experts is one module, whatever is inside
+    mixtures = find_experts(model)
     modules = {}
     for path, module in model.named_modules():
-        if path not in aside and next(module.parameters(recurse=False), None) is not None:
+        if path in aside or inside(path, mixtures) not in (None, path):
+            continue
+        if path in mixtures or next(module.parameters(recurse=False), None) is not None:
             place = _place_of(path, places, blocks)
             modules[path] = Module(path, place.layer, place.name, observed.axes.get(path, 1))
 

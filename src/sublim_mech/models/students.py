@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import warnings
@@ -31,7 +30,8 @@ from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
 from .compat import adapter_configs
 from .copies import twin
-from .deltas import Delta, LowRank, Replaced, find_deltas, square_distance
+from .deltas import Delta, LowRank, deltas_hash, find_deltas, square_distance
+from .experts import gather
 from .keys import fitted, left_out_of
 from .names import text_config
 from .origins import names_another_base, student_name
@@ -148,7 +148,8 @@ def load_student(
 
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
-    deltas, left_out = without_asides(base.model, find_deltas(base, model, name))
+    changed = gather(base.model, model, find_deltas(base, model, name))
+    deltas, left_out = without_asides(base.model, changed)
     _check_config(base, own_config, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from
@@ -167,7 +168,7 @@ def load_student(
         deltas=deltas,
         model=model,
         manifest=manifest,
-        hash=_hash(deltas),
+        hash=deltas_hash(deltas),
         base_hash=base.hash,
         notes=notes,
         watch=Watch(_slots(deltas)) if isinstance(source, nn.Module) else None,
@@ -210,19 +211,6 @@ def _kind(model: nn.Module, deltas: Mapping[str, Delta]) -> str:
     if all(low_rank):
         return "lora"
     return "mixed" if any(low_rank) else "full"
-
-
-def _hash(deltas: Mapping[str, Delta]) -> str:
-    digest = hashlib.sha256()
-    for path, delta in sorted(deltas.items()):
-        digest.update(path.encode())
-        if isinstance(delta, Replaced):
-            digest.update(delta.hash.encode())
-        else:
-            digest.update(f"{delta.scale:.9g}".encode())
-            for factor in (delta.a, delta.b):
-                digest.update(factor.detach().float().contiguous().cpu().numpy().data)
-    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------ reading

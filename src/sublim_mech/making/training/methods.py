@@ -29,7 +29,9 @@ class LoRA:
         rank: rank of each update.
         alpha: scale; the update is multiplied by alpha / rank, or alpha / sqrt(rank) with `rslora`.
         targets: `all-linear` (all projections, not the unembedding), names of modules, or one
-            regular expression over module paths.
+            regular expression over module paths. Among names, `experts.gate_up_proj` and
+            `experts.down_proj` are the stacked matrices of a mixture's experts; whether
+            `all-linear` has them too is PEFT's to say, by architecture.
         dropout: dropout on the adapter's input.
         rslora: rank-stabilised scale (Kalajdzievski, arXiv 2312.03732).
         layers: indices of the blocks that get an adapter; None for all.
