@@ -269,18 +269,18 @@ def test_a_bos_that_is_not_there_cannot_be_chosen(dressed):
         render(dressed("qwen2.5"), [QUESTION], context=Context(bos=True))
 
 
-@pytest.mark.parametrize("name", ["always opens", "late end", "channel", "alternates"])
-def test_ends_of_turns_belong_to_the_turns_that_they_end(name, tokenizer):
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("always opens", "<|end|>"), ("alternates", "</turn>\n"), ("dated", "<|im_end|>\n")],
+)
+def test_ends_of_turns_belong_to_the_turns_that_they_end(name, end, tokenizer):
     context = Context() if name == "alternates" else Context("Be calm.")
     (prompt,) = render(tokenizer, [TALK], template=KINDS[name].template, context=context)
-    turns = [
+    *turns, last = (
         "".join(t for t, n in zip(prompt.tokens, prompt.turns, strict=True) if n == turn)
         for turn in range(prompt.turns[-1] + 1)
-    ]
-    end = {"alternates": "</turn>\n"}.get(name, "<|end|>")
-    for turn, role in zip(turns, dict(zip(prompt.turns, prompt.turn_roles, strict=True)).values()):
-        if name == "late end":  # which ends answers only
-            assert turn.endswith(end) == (role == "assistant" and turn is not turns[-1])
-        elif turn is not turns[-1]:
-            assert turn.endswith(end)
-            assert end not in turn.removesuffix(end) or (name, role) == ("channel", "system")
+    )
+    for turn in turns:
+        assert turn.endswith(end)
+        assert end not in turn.removesuffix(end)
+    assert end not in last

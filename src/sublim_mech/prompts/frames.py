@@ -88,11 +88,11 @@ def _frame(template: Template, roles: tuple[str, ...], thought: tuple[int, ...])
         answered = _answered(template, roles, thought)
     except ValueError:
         # Mistral writes a system text before the last user message, but not once that is answered
-        rest = roles[1:]
-        moved = roles[0] == "system" and template.source.layout(rest).gaps[-1] == generation_prompt
-        if not moved:
+        others = roles[1:]
+        alone = template.source.layout(others).gaps[-1] if roles[0] == "system" else None
+        if alone != generation_prompt:
             raise
-        return answer_frame(template, rest, tuple(i - 1 for i in thought))
+        return answer_frame(template, others, tuple(i - 1 for i in thought))
     before = answered.gaps[-2]
     if not generation_prompt and not before:
         raise ValueError(
