@@ -165,6 +165,12 @@ class Template:
 
     def _opening(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         """The gap before the first content, with the system block that may stand in it."""
+        key = "opening", roles[0], gap
+        if key not in self.source.known:
+            self.source.known[key] = tuple(self._opened(roles, gap))
+        return list(self.source.known[key])
+
+    def _opened(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         if roles[0] == "system":
             return [Segment(gap, "template", 0, "system")]
         end = self._block_end(gap)
