@@ -113,6 +113,12 @@ def test_all_of_a_context_survives_json(context):
     assert dataclasses.replace(context) == context
 
 
+def test_a_context_shows_what_is_not_at_its_default():
+    shown = "Context(system=<System.DEFAULT: 'default'>, user_prefix='', fallback=None, "
+    assert repr(Context()) == f"{shown}literal=False)"
+    assert repr(Context(date="2025-01-31", bos=False)).endswith("date='2025-01-31', bos=False)")
+
+
 def test_what_is_at_its_default_is_not_written_so_that_hashes_stay():
     assert list(Context(date="2024-07-26").to_json()) == ["system", "user_prefix", "fallback"]
     assert FULL.to_json() == {

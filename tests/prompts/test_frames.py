@@ -172,6 +172,7 @@ def test_an_answer_that_has_begun_is_continued_as_text(name, tokenizer):
     assert (same.ids, same.roles, same.lead) == (prompt.ids, prompt.roles, prompt.lead)
 
 
+@pytest.mark.filterwarnings("ignore:'<think>' stands in:UserWarning")  # of the thought's own
 def test_a_prefill_follows_an_empty_thought_or_brings_its_own(tokenizer):
     bare, own = (
         render(tokenizer, [QUESTION], template=EMPTY_THOUGHT, context=Context(prefill=begun))[0]
@@ -266,3 +267,20 @@ def test_raw_text_has_the_bos_that_is_chosen(bos, tokenizer):
 def test_a_bos_that_is_not_there_cannot_be_chosen(dressed):
     with pytest.raises(ValueError, match=r"Context\(bos=True\): the tokenizer has no BOS"):
         render(dressed("qwen2.5"), [QUESTION], context=Context(bos=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("always opens", "<|end|>"), ("alternates", "</turn>\n"), ("dated", "<|im_end|>\n")],
+)
+def test_ends_of_turns_belong_to_the_turns_that_they_end(name, end, tokenizer):
+    context = Context() if name == "alternates" else Context("Be calm.")
+    (prompt,) = render(tokenizer, [TALK], template=KINDS[name].template, context=context)
+    *turns, last = (
+        "".join(t for t, n in zip(prompt.tokens, prompt.turns, strict=True) if n == turn)
+        for turn in range(prompt.turns[-1] + 1)
+    )
+    for turn in turns:
+        assert turn.endswith(end)
+        assert end not in turn.removesuffix(end)
+    assert end not in last

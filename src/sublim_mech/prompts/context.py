@@ -114,6 +114,14 @@ class Context:
                 "text, and leave this out."
             )
 
+    def __repr__(self) -> str:
+        """What was always there, and what else is not at its default."""
+        told = {name: getattr(self, name) for name in ("system", "user_prefix", "fallback")}
+        told |= {"literal": self.literal}
+        others = {"options": Options(), "date": DATE, "prefill": "", "bos": None}
+        told |= {n: getattr(self, n) for n, usual in others.items() if getattr(self, n) != usual}
+        return f"Context({', '.join(f'{name}={value!r}' for name, value in told.items())})"
+
     @property
     def is_raw(self) -> bool:
         """Whether it is raw text (`RAW`), not a conversation."""

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from .options import Options
 from .prompt import Message, Segment
-from .shared import common_start
 from .source import Layout, RefusedError
 from .template import Template, reasoned
 from .vocabulary import special_in
@@ -84,8 +83,17 @@ def answer_frame(
 
 def _frame(template: Template, roles: tuple[str, ...], thought: tuple[int, ...]) -> Frame:
     asked = template.source.layout(roles, reasoned=thought)
-    answered = _answered(template, roles, thought)
-    generation_prompt, before = asked.gaps[-1], answered.gaps[-2]
+    generation_prompt = asked.gaps[-1]
+    try:
+        answered = _answered(template, roles, thought)
+    except ValueError:
+        # Mistral writes a system text before the last user message, but not once that is answered
+        others = roles[1:]
+        alone = template.source.layout(others).gaps[-1] if roles[0] == "system" else None
+        if alone != generation_prompt:
+            raise
+        return answer_frame(template, others, tuple(i - 1 for i in thought))
+    before = answered.gaps[-2]
     if not generation_prompt and not before:
         raise ValueError(
             "the chat template only joins messages: it writes nothing between the question and "
@@ -130,7 +138,7 @@ def _close(template: Template, roles: tuple[str, ...], thought: tuple[int, ...],
         thought: which of them have reasoning.
         after: what the template writes after the answer.
     """
-    if after and not _always_opens(template, roles, thought):
+    if after and not template.always_opens(roles, thought):
         return after
     try:
         layout = template.source.layout((*roles, "assistant", "user"), reasoned=thought)
@@ -141,7 +149,14 @@ def _close(template: Template, roles: tuple[str, ...], thought: tuple[int, ...],
         ) from error
     following = layout.gaps[-2]
     if after:
-        return _before_turn(template, roles, after, following)
+        end = template.end_of_turn(roles, after, following)
+        if not end:
+            raise ValueError(
+                f"the chat template writes {after!r} after an answer and {following!r} before "
+                "another question, so what ends an answer cannot be told; pass template= with an "
+                "end of turn."
+            )
+        return end
     special = special_in(template.tokenizer, following)
     if not special:
         raise ValueError(
@@ -151,40 +166,6 @@ def _close(template: Template, roles: tuple[str, ...], thought: tuple[int, ...],
         )
     first = min(special, key=following.index)
     return following[: following.index(first) + len(first)]
-
-
-def _always_opens(template: Template, roles: tuple[str, ...], thought: tuple[int, ...]) -> bool:
-    """Whether the template writes its generation prompt unasked."""
-    try:
-        unasked = template.source.layout(roles, reasoned=thought, generation=False).gaps
-    except ValueError:
-        return False
-    asked = template.source.layout(roles, reasoned=thought).gaps
-    return asked[-1] != "" and unasked == asked
-
-
-def _before_turn(template: Template, roles: tuple[str, ...], after: str, following: str) -> str:
-    """An end of turn without the assistant's turn that is opened behind it.
-
-    Args:
-        template: the template.
-        roles: of the messages before the answer.
-        after: the end of turn and the opened turn.
-        following: the same end of turn, and a user's turn.
-    """
-    common = "".join(common_start([tuple(after), tuple(following)]))
-    if common == after:
-        return after  # nothing is opened behind an answer
-    # both turns may be opened alike: that part is how the whole conversation's first turn opens
-    opening = template.source.layout(roles).gaps[0].removeprefix(template.bos)
-    cuts = (n for n in range(1, len(common) + 1) if opening.startswith(common[n:]))
-    cut = next(cuts, 0)
-    if not cut:
-        raise ValueError(
-            f"the chat template writes {after!r} after an answer and {following!r} before another "
-            "question, so what ends an answer cannot be told; pass template= with an end of turn."
-        )
-    return common[:cut]
 
 
 # ----------------------------------------------------------------------------- an answer that began

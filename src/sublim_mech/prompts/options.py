@@ -39,7 +39,10 @@ class Options(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Options):
             return self._json == other._json
-        return NotImplemented
+        try:
+            return self == Options(other) if isinstance(other, Mapping) else NotImplemented
+        except ValueError:
+            return False
 
     def __hash__(self) -> int:
         return hash(self._json)

@@ -78,7 +78,7 @@ class Source:
         self._tokenizer = tokenizer
         text = str(tokenizer.get_chat_template(jinja))
         reads = variables(text)
-        self.variables = reads - {CLOCK}
+        self.variables = reads - {CLOCK} - set(tokenizer.special_tokens_map)
         self._given = _given(text, self.variables, context, has_clock=CLOCK in reads)
         self._text = (stopped_clock(context.date) if CLOCK in reads else "") + text
         special = sorted((name, str(one)) for name, one in tokenizer.special_tokens_map.items())

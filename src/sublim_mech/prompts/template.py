@@ -165,6 +165,12 @@ class Template:
 
     def _opening(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         """The gap before the first content, with the system block that may stand in it."""
+        key = "opening", roles[0], gap
+        if key not in self.source.known:
+            self.source.known[key] = tuple(self._opened(roles, gap))
+        return list(self.source.known[key])
+
+    def _opened(self, roles: tuple[str, ...], gap: str) -> list[Segment]:
         if roles[0] == "system":
             return [Segment(gap, "template", 0, "system")]
         end = self._block_end(gap)
@@ -207,9 +213,47 @@ class Template:
         """
         try:
             closing = self.source.layout(roles, generation=False).gaps[-1]
+            if self.always_opens(roles):
+                other = gap
+                if gap == closing:
+                    other = self.source.layout(("user", "assistant", "user")).gaps[2]
+                closing = self.end_of_turn(roles, closing, other) or closing
         except ValueError:
             return 0  # it refuses a conversation that ends here: the gap opens the next turn
         return len(closing) if gap.startswith(closing) else 0
+
+    def always_opens(self, roles: tuple[str, ...], thought: tuple[int, ...] = ()) -> bool:
+        """Whether the template writes its generation prompt unasked.
+
+        Args:
+            roles: of the messages.
+            thought: which of them have reasoning.
+        """
+        try:
+            unasked = self.source.layout(roles, reasoned=thought, generation=False).gaps
+        except ValueError:
+            return False
+        asked = self.source.layout(roles, reasoned=thought).gaps
+        return asked[-1] != "" and unasked == asked
+
+    def end_of_turn(self, roles: tuple[str, ...], after: str, following: str) -> str:
+        """An end of turn without the assistant's turn that is opened behind it unasked.
+
+        Args:
+            roles: of the messages.
+            after: the end of turn and the opened turn.
+            following: the same end of turn, and another's turn.
+
+        Returns:
+            Empty where it cannot be told.
+        """
+        common = "".join(common_start([tuple(after), tuple(following)]))
+        if common == after:
+            return after  # nothing is opened behind it
+        # both turns may be opened alike: that part is how the whole conversation's first turn opens
+        opening = self.source.layout(roles).gaps[0].removeprefix(self.bos)
+        cuts = (n for n in range(1, len(common) + 1) if opening.startswith(common[n:]))
+        return common[: next(cuts, 0)]
 
     def _block_end(self, opening: str) -> int:
         """Where a block of the template's own ends that stands before the first turn, 0 for none.

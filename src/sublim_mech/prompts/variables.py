@@ -18,11 +18,13 @@ OWNED = frozenset(
         "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template",
         "conversation", "tokenize", "padding", "truncation", "max_length", "return_tensors",
         "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
-        "sanitize_control_tokens", "raise_exception", "self", CLOCK, *jinja2.Environment().globals,
+        "sanitize_control_tokens", "raise_exception", "self", CLOCK,
+        "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token",
+        *jinja2.Environment().globals,
     }
 )  # fmt: skip
-"""Names in templates, and arguments of `apply_chat_template`, that are no variables of a caller's;
-neither are the special tokens (`bos_token`)."""
+"""Names in templates, and arguments of `apply_chat_template`, that are no variables of a
+caller's."""
 
 
 class _Generation(ext.Extension):
@@ -56,8 +58,7 @@ def variables(template: str) -> frozenset[str]:
         first.setdefault(name.name, name.ctx)
     # what is set in one branch and read in another is the template's own
     asked = {name for name in undeclared if first.get(name) == "load"}
-    own = OWNED - {CLOCK}
-    return frozenset(name for name in asked if name not in own and not name.endswith("_token"))
+    return frozenset(asked - (OWNED - {CLOCK}))
 
 
 @lru_cache(maxsize=64)
