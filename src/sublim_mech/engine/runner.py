@@ -24,7 +24,7 @@ from ..prompts import Prompt
 from ..prompts.vocabulary import fingerprint, same_tokenizer
 from .answers import Answers
 from .batch import Batch, make_batch
-from .budget import default_budget, rows_per_forward
+from .budget import default_budget, recomputes, rows_per_forward
 from .forward import Edit, Gates, Key, Pass, Start, forward
 from .heads import ExactHead
 from .parity import check_parity
@@ -139,6 +139,7 @@ class Runner:
             past=past,
             unembed=unembed,
             compute=self.compute,
+            recompute=past is None and torch.is_grad_enabled() and self._recomputes(batch),
         )
 
     # ---------------------------------------------------------------------------------------- sizes
@@ -161,6 +162,13 @@ class Runner:
             reads=reads,
             gradient=gradient,
             tokens=tokens,
+        )
+
+    def _recomputes(self, batch: Batch) -> bool:
+        """Whether a backward pass of these rows computes its blocks again (`budget.recomputes`)."""
+        rows, slots = batch.ids.shape
+        return recomputes(
+            self.model, self.memory, rows=rows, slots=slots, reads=batch.reads.shape[1]
         )
 
     def chunks(

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.answers import Answers
+from ..engine.beginnings import may_share
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
@@ -229,9 +230,10 @@ def trait_log_probs(
     """
     gates = None if student is None else Gates(student)
     shared, past = 0, None
-    if share_prefix and len(prompts) > 1:
-        # short of the last token of each prompt, which is read in every row
-        prefix = common_start([prompt.ids[:-1] for prompt in prompts])
+    # short of the last token of each prompt, which is read in every row
+    prefix = common_start([prompt.ids[:-1] for prompt in prompts])
+    longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
+    if share_prefix and len(prompts) > 1 and may_share(runner, len(prefix), longest):
         shared = len(prefix)
         past = _run_prefix(runner, prefix, gates)
 

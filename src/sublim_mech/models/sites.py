@@ -29,6 +29,7 @@ from ..arguments import checked
 from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
+from .weightless import on_shapes, plain_mask
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -263,7 +264,7 @@ def find_sites(model: nn.Module) -> Sites:
     places[head] = _Place(n_layers, "unembed")
 
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
-    axes = _token_axes(model)
+    axes = on_shapes(_token_axes, model)
     modules = {}
     for path, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -334,8 +335,11 @@ def _token_axes(model: Any) -> dict[str, int]:
 
     handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
     try:
-        ids = torch.arange(length, device=next(model.parameters()).device)[None]
-        compat.call_model(model, ids=ids, mask=torch.ones_like(ids))
+        parameter = next(model.parameters())
+        ids = torch.arange(length, device=parameter.device)[None]
+        positions = ids if ids.is_meta else None
+        mask = plain_mask(ids, parameter.dtype)
+        compat.call_model(model, ids=ids, mask=mask, positions=positions)
     finally:
         for handle in handles:
             handle.remove()
