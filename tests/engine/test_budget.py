@@ -1,10 +1,17 @@
 """Budgets: how many rows a forward has, and that nothing but the time depends on it."""
 
 import pytest
+import tiny
 import torch
 
 from sublim_mech.engine import budget
-from sublim_mech.engine.budget import default_budget, row_bytes, rows_per_forward
+from sublim_mech.engine.budget import (
+    default_budget,
+    least_bytes,
+    recomputes,
+    row_bytes,
+    rows_per_forward,
+)
 
 SIZES = {"slots": 40, "keys": 40, "reads": 4}
 
@@ -32,12 +39,61 @@ def test_a_cpu_has_its_own_number_of_tokens(llama):
     assert rows_per_forward(llama.model, many, **SIZES) == budget.TOKENS_PER_FORWARD_ON_CPU // 40
 
 
-def test_a_row_that_does_not_fit_is_an_error_with_what_it_needs(llama):
-    need = row_bytes(llama.model, **SIZES, gradient=True)
-    message = r"is too small: one row of 40 tokens needs about .* GB with gradients"
+LONG = {"slots": 200, "keys": 200, "reads": 4}
+
+
+def test_a_row_that_does_not_fit_runs_the_leanest_way(llama, recwarn):
+    """Torch's attention keeps no scores, and a backward pass can compute its blocks again."""
+    assert budget.keeps_no_scores(llama.model)
+    wide = row_bytes(llama.model, **LONG, gradient=True)
+    plain = least_bytes(llama.model, **LONG, gradient=True)
+    again = least_bytes(llama.model, **LONG, gradient=True, recompute=True)
+    assert again < plain < wide
+    for memory in (wide, wide - 1, plain - 1, again):
+        assert rows_per_forward(llama.model, memory, **LONG, gradient=True) == 1
+    run = {"rows": 1, "slots": 200, "reads": 4}
+    assert [recomputes(llama.model, m, **run) for m in (wide, plain, plain - 1)] == [0, 0, 1]
+    assert not recwarn.list  # all of it within the budget
+
+
+def test_a_row_beyond_the_budget_takes_what_is_free_and_says_so(llama, monkeypatch):
+    need = least_bytes(llama.model, **LONG, gradient=True, recompute=True)
+    monkeypatch.setattr(budget, "free_memory", lambda device: need)
+    message = r"^one row of 200 tokens needs about .* GB with gradients, more than memory_gb="
+    with pytest.warns(UserWarning, match=message):
+        assert rows_per_forward(llama.model, need - 1, **LONG, gradient=True) == 1
+
+
+def test_a_row_that_the_machine_cannot_hold_is_an_error_with_what_it_needs(llama, monkeypatch):
+    need = least_bytes(llama.model, **LONG, gradient=True, recompute=True)
+    monkeypatch.setattr(budget, "free_memory", lambda device: need - 1)
+    message = r"is too small: one row of 200 tokens needs about .* GB with gradients, and the mach"
     with pytest.raises(ValueError, match=message):
-        rows_per_forward(llama.model, need - 1, **SIZES, gradient=True)
-    assert rows_per_forward(llama.model, need, **SIZES, gradient=True) == 1
+        rows_per_forward(llama.model, need - 1, **LONG, gradient=True)
+
+
+def test_what_is_recomputed_depends_on_the_budget_alone(llama, monkeypatch):
+    run = {"rows": 2, "slots": 200, "reads": 4}
+    need = 2 * least_bytes(llama.model, **LONG, gradient=True)
+    for free in (0, 10**15):
+        monkeypatch.setattr(budget, "free_memory", lambda device, free=free: free)
+        assert [recomputes(llama.model, m, **run) for m in (need, need - 1)] == [False, True]
+
+
+@pytest.mark.parametrize(("architecture", "fused"), [("llama", True), ("gemma2", False)])
+def test_attention_that_keeps_scores_is_told_by_its_kernel(architecture, fused):
+    """Soft caps are computed by the plain way, which keeps them."""
+    model = tiny.model(architecture)
+    assert budget.keeps_no_scores(model) == fused
+    more = least_bytes(model, **LONG) - least_bytes(model, slots=200, keys=200, reads=0)
+    assert more < row_bytes(model, **LONG)
+
+
+def test_heads_whose_keys_and_values_differ_in_width_keep_scores(monkeypatch):
+    model = tiny.model("llama")
+    monkeypatch.setattr(model.config, "v_head_dim", 12, raising=False)
+    monkeypatch.setattr(model.config, "qk_head_dim", 16, raising=False)
+    assert not budget.keeps_no_scores(model)
 
 
 def test_the_default_is_a_share_of_the_machine(monkeypatch):

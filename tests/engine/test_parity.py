@@ -108,3 +108,30 @@ def test_tolerances_by_type_and_size():
     assert rounding(torch.float32, torch.tensor([-3.0, -40.0])) == pytest.approx(2e-4)
     assert rounding(torch.bfloat16, torch.tensor([-3.0])) == 0.1
     assert rounding(torch.float16, torch.tensor([-50.0])) == pytest.approx(1.0)
+
+
+def test_loading_runs_few_forwards(monkeypatch):
+    """One of each model's own and a gated one per student: a large model's weights are read so
+    often.
+    """
+    runs = []
+    plain = nn.Embedding.forward
+
+    def noted(self: nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        if not self.weight.is_meta:
+            runs.append(tuple(ids.shape))
+        return plain(self, ids)
+
+    monkeypatch.setattr(nn.Embedding, "forward", noted)
+    controls = [tiny.lora(model(), seed=seed) for seed in (2, 3)]
+    load_pair(model(), tiny.lora(model()), controls=controls[:1], tokenizer=TOKENIZER)
+    assert len(runs) == 3 + 2
+    assert max(rows * slots for rows, slots in runs) <= 2 * 18
+
+
+def test_the_base_is_checked_behind_closed_gates_of_the_student():
+    sound = load_student(base(), student("llama", "lora"))
+    errors = check_parity(runner().model, runner().sites, {"a": sound, "b": sound})
+    alone = check_parity(runner().model, runner().sites, {})
+    assert errors["a"] == pytest.approx(errors["b"], abs=1e-6)
+    assert errors["base"] == pytest.approx(alone["base"], abs=1e-6)

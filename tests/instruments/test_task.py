@@ -327,10 +327,14 @@ def test_memory_decides_batches_and_nothing_else(smol_tokenizer, prompts):
     ):
         ours, other = run(narrow).data["effect"].values, run(wide).data["effect"].values
         np.testing.assert_allclose(ours, other, atol=5e-6)
-    broke = sm.load_pair(base, student, tokenizer=smol_tokenizer, memory_gb=1e-4)
-    message = r"memory_gb=0.0001 is too small: one row of \d+ tokens needs about"
-    with pytest.raises(ValueError, match=message):
-        sm.effect(broke, prompts, TRAIT, **QUIET)
+    # one row cannot be cut: it takes what is free, and says so
+    least = sm.load_pair(base, student, tokenizer=smol_tokenizer, memory_gb=1e-4)
+    message = r"^one row of \d+ tokens needs about .* GB, more than memory_gb=0.0001; it runs"
+    with pytest.warns(UserWarning, match=message) as told:
+        ours = sm.effect(least, prompts, TRAIT, **QUIET).data["effect"].values
+    assert len(told) == 1
+    wanted = sm.effect(wide, prompts, TRAIT, **QUIET).data["effect"].values
+    np.testing.assert_allclose(ours, wanted, atol=5e-6)
 
 
 def test_bfloat16_compute_says_how_far_off_it_is(smol_tokenizer, prompts):

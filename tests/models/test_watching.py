@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import tiny
@@ -178,3 +179,16 @@ def test_tensors_without_version():
     assert watch.check() is None
     tensors["a"] += 1
     assert watch.check() == "a"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8])
+@pytest.mark.parametrize(("shape", "offset"), [((4, 6), 0), ((3, 5), 0), ((2, 4), 1), ((1,), 0)])
+def test_any_changed_value_is_noticed_whatever_fills_a_wide_word(dtype, shape, offset):
+    """Values are summed as words of 8 bytes where they fill them."""
+    count = math.prod(shape)
+    tensor = torch.arange(count + offset).to(dtype)[offset:].view(shape)
+    for place in range(count):
+        watch = Watch([Slot({"p": tensor}, "p", "p")])
+        tensor.view(-1)[place] += 1
+        assert watch.check() == "p"
+        tensor.view(-1)[place] -= 1

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,9 +36,12 @@ from .batch import Batch
 from .heads import ExactHead
 from .latents import Latents
 from .plain import PartedBatch, run_parts
+from .recomputing import recomputed
 
 Key = tuple[str, int]
 """An activation: (site, layer); the token embedding is ("embed", -1)."""
+
+_Hook = tuple[Callable[..., Tensor], nn.Module]  # a gate's, and on which module
 
 Edit = Callable[[Tensor], Tensor]
 """A change of an activation `(row, slot, d_model)` or `(row, slot, head, d_head)`."""
@@ -130,6 +134,7 @@ def forward(
     past: Cache | None = None,
     unembed: ExactHead | None = None,
     compute: torch.dtype | None = None,
+    recompute: bool = False,
 ) -> Pass:
     """One gated pass.
 
@@ -145,16 +150,18 @@ def forward(
             row; pass `()` to have the pass's own returned.
         unembed: logits of a few tokens only, or in fp32; the model's own unembedding when None.
         compute: floating-point type of the matrix products (autocast); the weights' own when None.
+        recompute: keep no activations for a backward pass, which computes each block again.
     """
     if isinstance(batch, PartedBatch):
         if start is not None or past is not None:
             raise ValueError("rows in parts are whole forwards: they take no start and no past.")
 
         def run(part: Batch, gates: Any, record: Any, edits: Any) -> Pass:
-            options = {"gates": gates, "record": record, "edits": edits}
+            options = {"gates": gates, "record": record, "edits": edits, "recompute": recompute}
             return forward(model, sites, part, **options, unembed=unembed, compute=compute)
 
         return Pass(*run_parts(run, batch, gates, record, edits or {}))
+    hooks: list[_Hook] = []
     recorded: dict[Key, Tensor] = {}
     edits = dict(edits or {})
     latents = Latents.of(sites, past)
@@ -163,7 +170,8 @@ def forward(
         # changed again
         if gates is not None:
             gates.check(batch)
-            for hook, module in _gate_hooks(model, sites, batch, gates, latents):
+            hooks += _gate_hooks(model, sites, batch, gates, latents)
+            for hook, module in hooks:
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
         # a pass that starts later takes its residual stream as an edit, on top of which the
@@ -176,6 +184,10 @@ def forward(
             keep = recorded if key in record else None
             touch = _Touch(key, edits.get(key), keep, batch.ids.shape)
             stack.enter_context(_at(model, sites, touch))
+        if recompute:
+            first = 0 if start is None else start.layer
+            again = partial(_hooked_again, model, sites, hooks, edits, batch.ids.shape)
+            stack.enter_context(recomputed(model, sites.blocks[first:], again))
 
         # the unembedding sees the read slots only
         head = model.get_submodule(sites.head)
@@ -197,7 +209,7 @@ def forward(
 
 def _gate_hooks(
     model: nn.Module, sites: Sites, batch: Batch, gates: Gates, latents: Latents
-) -> Iterator[tuple[Callable[..., Any], nn.Module]]:
+) -> Iterator[_Hook]:
     """A hook for every module whose gate is open somewhere, and the module."""
     for number, (path, delta) in enumerate(gates.student.deltas.items()):
         gate = latents.over_all_slots(path, gates.of(number), batch.ids)
@@ -291,6 +303,28 @@ def _reader(reads: Int[Tensor, "row read"]) -> Callable[..., Any]:
         return hidden.gather(1, reads[..., None].expand(-1, -1, hidden.shape[-1])), *rest
 
     return take
+
+
+@contextmanager
+def _hooked_again(
+    model: nn.Module,
+    sites: Sites,
+    hooks: Sequence[_Hook],
+    edits: Mapping[Key, Edit],
+    shape: torch.Size,
+    path: str,
+) -> Iterator[None]:
+    """The gates and edits inside a block as in the pass that computed it, which is over."""
+    block = model.get_submodule(path)
+    inside = {id(module) for module in block.modules() if module is not block}
+    with ExitStack() as stack:
+        for hook, module in hooks:
+            if id(module) in inside:
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        for key, edit in edits.items():
+            if key != EMBED and sites.blocks[key[1]] == path and sites.site(key[0]).path:
+                stack.enter_context(_at(model, sites, _Touch(key, edit, None, shape)))
+        yield
 
 
 # ---------------------------------------------------------------------------------------- branching

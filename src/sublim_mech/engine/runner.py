@@ -24,7 +24,7 @@ from ..prompts import Prompt
 from ..prompts.vocabulary import fingerprint, same_tokenizer
 from .answers import NO_ANSWERS, Answers
 from .batch import Batch
-from .budget import default_budget, rows_per_forward
+from .budget import default_budget, recomputes, rows_per_forward
 from .fitting import find_layout
 from .forward import Edit, Gates, Key, Pass, Start, forward
 from .heads import ExactHead
@@ -144,6 +144,7 @@ class Runner:
             past=past,
             unembed=unembed,
             compute=self.compute,
+            recompute=past is None and torch.is_grad_enabled() and self._recomputes(batch),
         )
 
     # ---------------------------------------------------------------------------------------- sizes
@@ -171,6 +172,13 @@ class Runner:
     def slots(self, prompt: int, answers: Answers = NO_ANSWERS) -> int:
         """Tokens that are computed for a prompt of so many tokens with its answers."""
         return self.layout.slots(prompt, answers)
+
+    def _recomputes(self, batch: Batch) -> bool:
+        """Whether a backward pass of these rows computes its blocks again (`budget.recomputes`)."""
+        rows, slots = batch.ids.shape
+        return recomputes(
+            self.model, self.memory, rows=rows, slots=slots, reads=batch.reads.shape[1]
+        )
 
     def chunks(
         self, sizes: Sequence[int], *, reads: int, skipped: int = 0, gradient: bool = False

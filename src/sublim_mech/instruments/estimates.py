@@ -99,6 +99,7 @@ def _estimate_prompt(
     """One prompt: `(layer, [head,] slot)`."""
     pair = task.pair
     batch = task.batch([prompt])
+    task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # it fits
     denoising = asked.direction == "denoising"
     recipient, donor = (None, Gates(student)) if denoising else (Gates(student), None)
 
@@ -210,6 +211,7 @@ def gradient_x_input(task: Task, *, progress: bool) -> Scores:
         effects = []
         for i in range(len(task.prompts)):
             batch = task.batch([i])
+            task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # fits
             of_base = _embedding_products(task, i, batch, None)
             of_student = _embedding_products(task, i, batch, Gates(student))
             effects.append(of_student - of_base)

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from ..engine.answers import Answers
 from ..engine.batch import Batch
+from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..metrics import Metric, as_metric
@@ -223,35 +224,18 @@ def measure(
         ValueError: the metric is NaN or infinite.
     """
     values = np.empty(len(rows))
-    sizes = [task.computed(row.prompt) for row in rows]
-    for chunk in task.pair.chunks(sizes, reads=task.reads):
+    run = [Row(task.prompts[i].ids, task.answers[i], gates) for i, gates in rows]
+    for chunk, shared, past in forwards(task.pair, student, run, reads=task.reads):
         prompts = [rows[r].prompt for r in chunk]
         batch = task.batch(prompts)
-        gates = _stack([rows[r].gates for r in chunk], batch.ids.shape).to(batch.ids.device)
-        done = task.pair.run(batch, gates=Gates(student, gates))
+        gates = stack_gates([rows[r].gates for r in chunk], batch.ids.shape)
+        gates = gates[:, shared:].to(batch.ids.device)
+        behind = batch.after(shared) if shared else batch
+        done = task.pair.run(behind, gates=Gates(student, gates), past=past)
         values[chunk] = task.numbers(prompts, done.logits)
         advance(len(chunk))
     task.check_finite(values, [row.prompt for row in rows])
     return values
-
-
-def _stack(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:
-    """Gates of several rows as one `(row, slot)` or `(row, slot, module)` tensor.
-
-    Padding behind gates per slot is closed. A number opens or closes its whole row, padding too,
-    which no token sees.
-    """
-    by_module = [gate for gate in gates if isinstance(gate, Tensor) and gate.dim() == 2]
-    modules = by_module[0].shape[1:] if by_module else torch.Size()
-    stacked = torch.zeros(*shape, *modules)
-    for row, gate in enumerate(gates):
-        if isinstance(gate, float):
-            stacked[row] = gate
-        elif by_module and gate.dim() == 1:
-            stacked[row, : len(gate)] = gate[:, None]
-        else:
-            stacked[row, : len(gate)] = gate
-    return stacked
 
 
 class Ends(NamedTuple):
@@ -303,6 +287,7 @@ class Measured:
     compute: Compute | None = None
 
 
+@said_once()
 def walk(
     task: Task,
     cells: Callable[[Student, Advance], Cells],

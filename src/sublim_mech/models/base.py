@@ -15,7 +15,7 @@ from .checks import check_finite, check_plain, check_source, check_tokenizer
 from .compat import attention_kernel, quiet_transformers
 from .copies import share, twin
 from .devices import check_device
-from .hashing import weights_hash
+from .hashing import hashing
 from .reading import read_model, read_tokenizer
 from .sources import locate_base
 from .watching import Watch, check_weights, parameter_slots
@@ -152,9 +152,10 @@ def load_base(
             f"base={name!r} uses {kernel} attention, which ignores the mask of the answer trie; "
             "load it with attn_implementation='sdpa'."
         )
-    check_finite(model, argument="base", name=name)
-    watch = Watch(parameter_slots(model))
-    return Base(model.eval(), tokenizer, name, weights_hash(model), watch)
+    with hashing(model) as digest:
+        check_finite(model, argument="base", name=name)
+        watch = Watch(parameter_slots(model))
+        return Base(model.eval(), tokenizer, name, digest.result(), watch)
 
 
 def _check_as_loaded(base: Base, tokenizer: Any, device: torch.device | None) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +24,17 @@ def weights_hash(model: nn.Module) -> str:
         for piece in pieces(p):
             digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def hashing(model: nn.Module) -> Iterator[Future[str]]:
+    """The `weights_hash` of a model is computed beside what is done within: one digest takes one
+    processor, however many there are.
+
+    The weights must not change meanwhile.
+    """
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(weights_hash, model)
 
 
 def pieces(p: Tensor) -> tuple[Tensor, ...]:

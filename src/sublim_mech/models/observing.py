@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import compat
 from .names import Dimensions
+from .weightless import plain_mask
 
 
 class _Seen(NamedTuple):
@@ -60,8 +61,11 @@ def observe(model: Any) -> Observed:
 
     handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
     try:
-        ids = torch.arange(length, device=next(model.parameters()).device)[None]
-        compat.call_model(model, ids=ids, mask=torch.ones_like(ids))
+        parameter = next(model.parameters())
+        ids = torch.arange(length, device=parameter.device)[None]
+        positions = ids if ids.is_meta else None
+        mask = plain_mask(ids, parameter.dtype)
+        compat.call_model(model, ids=ids, mask=mask, positions=positions)
     finally:
         for handle in handles:
             handle.remove()

@@ -33,6 +33,7 @@ from .experts import find_experts, inside
 from .names import Dimensions, Module
 from .observing import Observed, observe
 from .refusals import refused
+from .weightless import on_shapes
 from .wrappers import asides
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -279,7 +280,7 @@ def find_sites(model: nn.Module) -> Sites:
 
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
     with refused(model, "its own forward on a plain text"):
-        observed = observe(model)
+        observed = on_shapes(observe, model)
     aside = asides(model)
     # a block of experts is one module, whatever is inside
     mixtures = find_experts(model)
