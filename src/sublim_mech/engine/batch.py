@@ -35,6 +35,8 @@ class Batch:
         reads: the slots whose logits are needed: the last prompt token, the trie nodes, further
             prompt tokens; where a row has fewer than the others, its last prompt token again.
         sizes: per row, the number of tokens and nodes before padding.
+        prompts: per row, the token ids of its whole prompt, also where the batch begins later: by
+            them an aLoRA is invoked. Position ids count its tokens.
     """
 
     ids: Int[Tensor, "row slot"]
@@ -42,6 +44,7 @@ class Batch:
     mask: Mask | dict[str, Mask]
     reads: Int[Tensor, "row read"]
     sizes: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...] = ()
 
     def expand(self, rows: int) -> Batch:
         """A batch of one row, repeated without copying."""
@@ -51,6 +54,7 @@ class Batch:
             self._masks(lambda mask: mask.expand(rows, -1, -1, -1)),
             self.reads.expand(rows, -1),
             self.sizes * rows,
+            self.prompts * rows,
         )
 
     def after(self, slot: int) -> Batch:
@@ -63,6 +67,7 @@ class Batch:
             self._masks(lambda mask: mask[:, :, slot:]),
             self.reads - slot,
             tuple(size - slot for size in self.sizes),
+            self.prompts,
         )
 
     def _masks(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
@@ -108,7 +113,8 @@ def make_batch(
     device = parameter.device
     positions, sees = positions.to(device), sees.to(device)
     mask = attention_masks(model.config, sees, positions, positions, dtype=parameter.dtype)
-    return Batch(tokens.to(device), positions, mask, reads.to(device), sizes)
+    prompts = tuple(map(tuple, ids))
+    return Batch(tokens.to(device), positions, mask, reads.to(device), sizes, prompts)
 
 
 def attention_masks(

@@ -33,6 +33,7 @@ from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
+from .invocation import acting, waits
 
 Key = tuple[str, int]
 """An activation: (site, layer); the token embedding is ("embed", -1)."""
@@ -187,10 +188,16 @@ def _gate_hooks(
     model: nn.Module, sites: Sites, batch: Batch, gates: Gates
 ) -> Iterator[tuple[Callable[..., Tensor], nn.Module]]:
     """A hook for every module whose gate is open somewhere, and the module."""
+    acts: dict[tuple[int, ...], Tensor] = {}
     for number, (path, delta) in enumerate(gates.student.deltas.items()):
         gate = gates.of(number)
         if gate is None:
             continue
+        invocation = waits(delta)
+        if invocation:
+            if invocation not in acts:
+                acts[invocation] = acting(batch, invocation)
+            gate = gate * acts[invocation]
         if path == sites.head and isinstance(gate, Tensor):
             # the unembedding has been given the read slots, so it needs the gates of those
             gate = gate.expand(batch.ids.shape).gather(1, batch.reads)

@@ -8,15 +8,16 @@ forwards are plain and one per continuation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..models.quantised import precision
 from ..models.sites import Sites
-from ..models.students import Student
+from ..models.students import Student, invocation_of
 from .answers import Answers
 from .batch import make_batch
 from .forward import Gates, forward
@@ -35,10 +36,16 @@ class Probe(NamedTuple):
     answers: Answers
 
 
-def probe(model: Any) -> Probe:
-    """The probe of a model's vocabulary: 16 tokens."""
+def probe(model: Any, invocation: Sequence[int] = ()) -> Probe:
+    """The probe of a model's vocabulary: 16 tokens.
+
+    Args:
+        model: whose vocabulary.
+        invocation: tokens that an aLoRA waits for, which stand in its middle.
+    """
     size = model.get_input_embeddings().weight.shape[0]
     ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
+    ids = (*ids[:12], *invocation, *ids[12:])
     nodes = ids[3], ids[11]
     forms = ((0, nodes[0]), (1, ids[5])), ((0, nodes[1]), (2, ids[7]))
     return Probe(ids, Answers(nodes, (-1, -1), forms, (0, 0)))
@@ -70,13 +77,14 @@ def check_parity(
     Raises:
         ParityError: one is above the tolerance (`rounding`).
     """
-    prompt = probe(model)
-    batch = make_batch(model, [prompt.ids], [prompt.answers])
-    first, second = prompt.answers.nodes
-    texts = [[*prompt.ids], [*prompt.ids, first], [*prompt.ids, second]]
     models: dict[str, Student | None] = {"base": None, **students}
     errors = {}
     for name, student in models.items():
+        # an adapter that waits for tokens must find them: as it is, and in what is gated
+        prompt = probe(model, () if student is None else invocation_of(student.deltas))
+        batch = make_batch(model, [prompt.ids], [prompt.answers])
+        first, second = prompt.answers.nodes
+        texts = [[*prompt.ids], [*prompt.ids, first], [*prompt.ids, second]]
         plain_model = model if student is None else student.model
         expected = _plain_log_probs(plain_model, texts, batch.ids.device)
         gates = None if student is None else Gates(student)
@@ -85,7 +93,7 @@ def check_parity(
 
         difference = (gated - expected).abs()
         errors[name] = float(difference.max())
-        tolerance = rounding(next(plain_model.parameters()).dtype, expected)
+        tolerance = rounding(precision(plain_model), expected)
         if not errors[name] <= tolerance:  # NaN is not
             read, token = divmod(int(difference.argmax()), gated.shape[1])
             raise ParityError(

@@ -9,6 +9,7 @@ Each check measures an error and compares it with a tolerance; the exit status i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,8 @@ from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
 from ..metrics import TraitMetric
 from ..models.deltas import LowRank
 from ..models.names import Dimensions
-from ..models.students import Student
+from ..models.quantised import is_quantised, precision, square_norm
+from ..models.students import Student, invocation_of
 from ..prompts import Context, Prompt, Trait
 from .graft_ig import graft_ig
 from .patching import Cell, Patch, Patched, patch_prompt
@@ -152,12 +154,13 @@ class _Setting:
         """Draw layer, positions and the planted student."""
         rng = np.random.default_rng(seed)
         layer = int(rng.integers(pair.sites.n_layers))
-        task = _probe_task(replace(pair, compute=None), probe(pair.model))
+        waits_for = invocation_of(pair.student.deltas)
+        task = _probe_task(replace(pair, compute=None), probe(pair.model, waits_for))
         length = len(task.prompts[0])
         positions = rng.choice(length - 1, size=SWITCHED_ON, replace=False)
         with torch.no_grad():
             log_probs = task.pair.run(task.batch([0])).logits.float().log_softmax(-1)
-        tolerance = rounding(next(pair.model.parameters()).dtype, log_probs)
+        tolerance = rounding(precision(pair.model), log_probs)
         planted = _plant(pair, layer, seed)
         return cls(task, planted, layer, tuple(sorted(positions.tolist())), tolerance)
 
@@ -205,14 +208,20 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     as the weight.
     """
     module = pair.sites.module(layer, "mlp.out")
-    weight: Any = pair.model.get_submodule(module.path).weight
+    of: Any = pair.model.get_submodule(module.path)
     width = Dimensions.of(pair.model.config).width
-    inner = weight.numel() // width  # some models keep the weight transposed
+    like = next(pair.model.parameters())
+    if is_quantised(of):
+        inner, size = of.in_features, math.sqrt(square_norm(of, like.dtype))
+    else:
+        like = of.weight
+        inner = like.numel() // width  # some models keep the weight transposed
+        size = float(like.float().norm())
     rng = torch.Generator().manual_seed(seed)
     a = torch.randn(4, inner, generator=rng)
     b = torch.randn(width, 4, generator=rng)
-    scale = 0.1 * float(weight.float().norm()) / float((b @ a).norm())
-    delta = LowRank(a.to(weight), b.to(weight), scale)
+    scale = 0.1 * size / float((b @ a).norm())
+    delta = LowRank(a.to(like), b.to(like), scale)
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
 
 

@@ -19,6 +19,8 @@ from .checks import check_safetensors
 from .compat import base_name, quiet_transformers
 from .copies import share, twin
 from .names import block_of
+from .peft_layers import why_not
+from .quantised import is_projection, is_quantised
 from .sites import holds_transposed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -64,7 +66,7 @@ def attach_lora(
 
     # PEFT would train a rank that no update of the matrix can have
     for path, module in chosen.items():
-        rows, columns = module.weight.shape
+        rows, columns = _shape(module)
         most = min(rows, columns)
         if rank > most:
             raise ValueError(
@@ -90,8 +92,22 @@ def attach_lora(
     with quiet_transformers():
         model = get_peft_model(model, config)
     # not the folder it happens to be cached in
-    model.peft_config["default"].base_model_name_or_path = base.name
+    made = model.peft_config["default"]
+    made.base_model_name_or_path = base.name
+    # PEFT keeps names as a set, which every process would write in another order
+    if isinstance(made.target_modules, set):
+        made.target_modules = sorted(made.target_modules)
     return model
+
+
+def _shape(module: Any) -> tuple[int, int]:
+    """Rows and columns of a projection or an embedding; what is packed has them beside its
+    weight.
+    """
+    if is_quantised(module):
+        return module.out_features, module.in_features
+    rows, columns = module.weight.shape
+    return rows, columns
 
 
 def _matched(
@@ -101,7 +117,9 @@ def _matched(
     known = {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding) or holds_transposed(module)
+        if isinstance(module, nn.Linear | nn.Embedding)
+        or holds_transposed(module)
+        or (is_quantised(module) and is_projection(module))
     }
     if targets == "all-linear":
         head = model.get_output_embeddings()
@@ -200,6 +218,14 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
     # PEFT loads into the model it is given; what it would overwrite gets storage of its own
     try:
         config = PeftConfig.from_pretrained(str(path))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"student={str(path)!r}: PEFT cannot read its {CONFIG}: {error}"
+        ) from error
+    reason = why_not(config)
+    if reason is not None:
+        raise ValueError(f"student={str(path)!r}: its adapter {reason}.")
+    try:
         clean = share(base.model)
         if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):
             saved = getattr(config, "modules_to_save", None) or ()
