@@ -38,6 +38,7 @@ class Kind:
         plant: whether students held to one layer are tested too.
         everywhere: whether it is made on all architectures.
         only: the architectures that have what it trains; all where empty.
+        adapter: which adapters are meant, where it has several.
     """
 
     make: Callable[[nn.Module, str, list[int] | None], Any]
@@ -46,6 +47,7 @@ class Kind:
     plant: bool = False
     everywhere: bool = False
     only: tuple[str, ...] = ()
+    adapter: tuple[str, ...] | None = None
 
     def lives_on(self, architecture: str) -> bool:
         """Whether it is tested on an architecture."""
@@ -260,8 +262,10 @@ KINDS: dict[str, Kind] = {
     "attention": Kind(lora(target_modules=paths(attention)), attention, nothing),
     "MLP": Kind(lora(target_modules=paths(mlp)), mlp, nothing),
     "fused": Kind(lora(target_modules=paths(fused)), fused, nothing, plant=True, only=tuple(FUSED)),
-    "second of two": Kind(several(["other"]), mlp, nothing),
-    "two at once": Kind(several(["default", "other"]), linears, nothing, plant=True),
+    "second of two": Kind(several(["other"]), mlp, nothing, adapter=("other",)),
+    "two at once": Kind(
+        several(["default", "other"]), linears, nothing, plant=True, adapter=("default", "other")
+    ),
     # adapters of which some or all modules are more than a pair
     "DoRA": Kind(lora(use_dora=True, **LINEAR), nothing, linears, plant=True, everywhere=True),
     "PiSSA": Kind(lora(**PISSA, target_modules=paths(attention)), nothing, attention),

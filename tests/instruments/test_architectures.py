@@ -67,7 +67,7 @@ def base_values(smol_tokenizer: Any, short_and_long: list[Any]) -> Any:
 def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenizer, short_and_long):
     entry, clean = zoo.KINDS[kind], zoo.base(architecture)
     student = entry.make(clean, architecture, None)
-    pair = sm.load_pair(base(architecture), student)
+    pair = sm.load_pair(base(architecture), student, adapter=entry.adapter)
 
     # which modules are low-rank pairs, which the student's own
     low, replaced = (
@@ -96,8 +96,9 @@ def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenize
 
 @pytest.mark.parametrize(("architecture", "kind"), PLANTED)
 def test_a_student_of_one_layer_acts_from_there_on(architecture, kind, base, short_and_long):
-    student = zoo.KINDS[kind].make(zoo.base(architecture), architecture, [zoo.PLANTED])
-    pair = sm.load_pair(base(architecture), student)
+    entry = zoo.KINDS[kind]
+    student = entry.make(zoo.base(architecture), architecture, [zoo.PLANTED])
+    pair = sm.load_pair(base(architecture), student, adapter=entry.adapter)
     prompt = short_and_long[:1]
     effect = sm.patch(pair, prompt, TRAIT, site="resid_pre", **QUIET).data["effect"].values[0, 0]
     # 0 up to the order of sums in batches of other sizes

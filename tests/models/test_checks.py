@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from loading import (
     TOKENIZER,
     WEIGHTS,
@@ -124,7 +123,10 @@ def test_pickles_are_named_and_never_opened(tmp_path):
 def test_quantised_checkpoints(tmp_path):
     path = saved(student("llama", "full"), tmp_path / "run")
     config = json.loads((path / "config.json").read_text())
-    for mark in (BNB, {"quant_method": "gptq", "bits": 4, "group_size": 128}):
+    for mark in (
+        {"quant_method": "awq", "bits": 4},
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    ):
         (path / "config.json").write_text(json.dumps({**config, "quantization_config": mark}))
         message = (
             rf"='.*run' is quantised \(quantization_config: {mark['quant_method']}\)"
@@ -138,12 +140,12 @@ def test_quantised_checkpoints(tmp_path):
 
 def test_quantised_live_models():
     marked, packed = student("llama", "full"), student("llama", "full")
-    marked.config.quantization_config = transformers.BitsAndBytesConfig(load_in_4bit=True)
     packed.model.layers[0].mlp.up_proj.weight = nn.Parameter(
         torch.zeros(48, 32, dtype=torch.uint8), requires_grad=False
     )
+    marked.config.quantization_config = {"quant_method": "awq", "bits": 4}
     for bad, message in (
-        (marked, r"is quantised \(quantization_config: bitsandbytes\)"),
+        (marked, r"is quantised \(quantization_config: awq\)"),
         (packed, r"is quantised: model\.layers\.0\.mlp\.up_proj\.weight is torch\.uint8"),
     ):
         with pytest.raises(ValueError, match=rf"^base='LlamaForCausalLM' {message}"):

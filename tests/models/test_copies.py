@@ -81,3 +81,18 @@ def test_merging_rounds_once():
     for (name, p), q in zip(merged.named_parameters(), exact.parameters(), strict=True):
         assert p.dtype == torch.bfloat16
         assert torch.equal(p, q.to(torch.bfloat16)), name
+
+
+def test_merged_weights_keep_each_its_own_type():
+    """A base need not be of one type: fp32 norms beside bf16 matrices stay so."""
+    low = copy.deepcopy(model()).bfloat16()
+    for path, module in low.named_modules():
+        if path.endswith("norm"):
+            module.float()
+    low.model.embed_tokens.float()  # the first parameter of all is none of the usual type
+    loaded = load_base(low, tokenizer=TOKENIZER)
+    made = tiny.lora(low, std=0.02, target_modules=["q_proj", "v_proj"])
+    merged = merge(loaded, load_student(loaded, made))
+    expected = {name: p.dtype for name, p in low.named_parameters()}
+    assert {name: p.dtype for name, p in merged.named_parameters()} == expected
+    assert set(expected.values()) == {torch.float32, torch.bfloat16}

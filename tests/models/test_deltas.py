@@ -62,7 +62,7 @@ def test_low_rank_deltas_are_merged_minus_base(architecture, extra):
 def test_two_active_adapters_are_the_sum_of_their_weights():
     made = zoo.several(["default", "other"])(model(), "llama")
     merged = copy.deepcopy(made).merge_and_unload()
-    deltas = load_student(base(), made).deltas
+    deltas = load_student(base(), made, adapter=["default", "other"]).deltas
     assert {d.a.shape[0] for path, d in deltas.items() if ".mlp." in path} == {4 + 3}
     for path, delta in deltas.items():
         difference = merged.get_submodule(path).weight - model().get_submodule(path).weight
@@ -70,7 +70,7 @@ def test_two_active_adapters_are_the_sum_of_their_weights():
         assert delta.norm() == pytest.approx(float(difference.detach().norm()), rel=1e-4)
 
 
-def test_the_active_adapter_is_the_student():
+def test_the_adapter_that_was_named_is_the_student():
     made = student("llama", "lora")
     alone = load_student(base(), made)
     made.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
@@ -78,9 +78,9 @@ def test_the_active_adapter_is_the_student():
         for name, p in made.named_parameters():
             if ".other." in name:
                 p.fill_(0.1)
-    assert load_student(base(), made).hash == alone.hash
-    made.set_adapter("other")
-    other = load_student(base(), made)
+    assert load_student(base(), made, adapter="default").hash == alone.hash
+    other = load_student(base(), made, adapter="other")
+    assert made.active_adapters == ["default"]  # the caller's own stays as it was
     assert other.kind == "lora"
     assert set(other.deltas) == {
         f"model.layers.{layer}.self_attn.q_proj" for layer in range(tiny.LAYERS)
@@ -270,7 +270,8 @@ def test_adapters_that_cannot_become_weights():
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     prompts = tiny.adapted(copy.deepcopy(model()), config)
     message = (
-        "student=.*: its adapter is no change of weights; pass a PeftModel with a weight adapter"
+        r"student=.*: its adapter is no change of weights \(PROMPT_TUNING\): it puts virtual "
+        "tokens before the text.*; pass a PeftModel with a weight adapter"
     )
     with pytest.raises(ValueError, match=message):
         load_student(base(), prompts)

@@ -164,7 +164,7 @@ def test_a_live_student_is_never_named_after_its_base(tmp_path):
     adapter.add_adapter("owl", adapter.peft_config["default"])
     adapter.set_adapter("owl")
     with pytest.warns(UserWarning, match="student='owl': equals its base"):  # its B is 0
-        assert load_student(named, adapter).name == "owl"
+        assert load_student(named, adapter, adapter="owl").name == "owl"
 
 
 def test_a_loaded_student_takes_another_name_and_no_other_base():

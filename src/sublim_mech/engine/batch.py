@@ -36,6 +36,8 @@ class Batch:
         reads: the slots whose logits are needed: the last prompt token, the trie nodes, further
             prompt tokens; where a row has fewer than the others, its last prompt token again.
         sizes: per row, the number of tokens and nodes before padding.
+        prompts: per row, the token ids of its whole prompt, also where the batch begins later: by
+            them an aLoRA is invoked. Position ids count its tokens.
     """
 
     ids: Int[Tensor, "row slot"]
@@ -43,6 +45,7 @@ class Batch:
     mask: Mask | dict[str, Mask] | None
     reads: Int[Tensor, "row read"]
     sizes: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...] = ()
 
     def expand(self, rows: int) -> Batch:
         """A batch of one row, repeated without copying."""
@@ -52,6 +55,7 @@ class Batch:
             self._masks(lambda mask: mask.expand(rows, -1, -1, -1)),
             self.reads.expand(rows, -1),
             self.sizes * rows,
+            self.prompts * rows,
         )
 
     def after(self, slot: int) -> Batch:
@@ -64,6 +68,7 @@ class Batch:
             self._masks(lambda mask: mask[:, :, slot:]),
             self.reads - slot,
             tuple(size - slot for size in self.sizes),
+            self.prompts,
         )
 
     def _masks(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor] | None:
@@ -108,7 +113,8 @@ def trie_rows(
         positions[row, :size] = torch.tensor([*range(length), *depths])
         reads[row] = length - 1
         reads[row, : trie.reads] = torch.tensor([*range(length - 1, size), *trie.at])
-    return Batch(tokens.to(device), positions.to(device), None, reads.to(device), sizes)
+    prompts = tuple(map(tuple, ids))
+    return Batch(tokens.to(device), positions.to(device), None, reads.to(device), sizes, prompts)
 
 
 def _sees(

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..models.compat import Cache, KeysValues
-from ..models.students import Student
+from ..models.students import Student, invocation_of
 from ..prompts.shared import common_start
 from .answers import Answers
 from .forward import Gates
@@ -79,13 +79,15 @@ def forwards(
     sizes = [runner.slots(len(row.ids), row.answers) for row in rows]
     alone: list[int] = []
     families = []
-    for family in _families(rows):
+    # an aLoRA is invoked by the whole prompt, of which a beginning is a part
+    whole = bool(invocation_of(student.deltas))
+    for family in [] if whole else _families(rows):
         beginning = _beginning(runner, rows, family)
         if beginning is None:
             alone += family
         else:
             families.append(beginning)
-    alone.sort()
+    alone = list(range(len(rows))) if whole else sorted(alone)
     for chunk in runner.chunks([sizes[i] for i in alone], reads=reads):
         yield Together([alone[i] for i in chunk])
     for beginning in families:

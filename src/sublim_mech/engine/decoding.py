@@ -15,7 +15,7 @@ both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from ..prompts.shared import common_start
 from .batch import Batch, attention_masks
 from .drawing import Decoding, Ids, Request, Row, choose, next_token_logits, uniforms
 from .forward import Gates, Pass
+from .invocation import shared_under
 from .rewriting import rewrite
 from .runner import Runner
 
@@ -133,7 +134,7 @@ def _write(
         ]
         yield from rewrite(runner, requests, rows, how, student)
         return
-    shared = _shared_length(requests)
+    shared = shared_under(student, [one.ids for one in requests], _shared_length(requests))
     if not runner.layout.shares(shared, last):
         shared = 0
     writer = _Writer(runner, how, student, shared)
@@ -191,7 +192,7 @@ class _Writer:
         gates = None
         if request.prompt_gates is not None:
             gates = request.prompt_gates[None, : self.shared]
-        return self._run(ids, torch.arange(self.shared)[None], (), gates).cache
+        return self._run([request], ids, torch.arange(self.shared)[None], (), gates).cache
 
     def run_prompts(self, requests: Sequence[Request], trunk: Cache) -> _Started:
         """Run prompts behind their common beginning, as many at a time as fit the memory."""
@@ -208,7 +209,7 @@ class _Writer:
             ids = torch.tensor(padded)[:, self.shared :]
             positions.append(torch.tensor(places))
             gates = self._prompt_gates(some, width)
-            passes.append(self._run(ids, positions[-1], trunk, gates))
+            passes.append(self._run(some, ids, positions[-1], trunk, gates))
         layers = zip(*(done.cache for done in passes), strict=True)
         cache = tuple(
             KeysValues(*(torch.cat(parts) for parts in zip(*layer, strict=True)))
@@ -262,22 +263,25 @@ class _Writer:
                 cache = tuple(KeysValues(keys[kept], values[kept]) for keys, values in cache)
             sources = torch.arange(len(alive))
             row_gates = None if gates is None else gates[alive]
-            done = self._run(chosen[:, None], positions, cache, row_gates)
+            asked = [requests[rows[row].prompt] for row in alive.tolist()]
+            done = self._run(asked, chosen[:, None], positions, cache, row_gates)
             logits, cache = next_token_logits(done), done.cache
         return answers
 
     def _run(
         self,
+        requests: Sequence[Request],
         ids: Int[Tensor, "row slot"],
         positions: Int[Tensor, "row key"],
         past: Cache,
         gates: Float[Tensor, "row slot module"] | None,
     ) -> Pass:
-        """One forward behind keys and values of one row or of as many; the positions are those of
-        both.
+        """One forward of these requests' rows behind keys and values of one row or of as many; the
+        positions are those of both.
         """
         device = self.runner.device
         batch = _batch(self.runner.model, ids.to(device), positions.to(device))
+        batch = replace(batch, prompts=tuple(request.ids for request in requests))
         if gates is None or self.student is None:
             return self.runner.run(batch, past=past)
         return self.runner.run(batch, gates=Gates(self.student, gates.to(device)), past=past)

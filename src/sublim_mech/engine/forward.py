@@ -34,6 +34,7 @@ from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
 from .heads import ExactHead
+from .invocation import acting, waits
 from .latents import Latents
 from .plain import PartedBatch, run_parts
 from .recomputing import recomputed
@@ -211,10 +212,16 @@ def _gate_hooks(
     model: nn.Module, sites: Sites, batch: Batch, gates: Gates, latents: Latents
 ) -> Iterator[_Hook]:
     """A hook for every module whose gate is open somewhere, and the module."""
+    acts: dict[tuple[int, ...], Tensor] = {}
     for number, (path, delta) in enumerate(gates.student.deltas.items()):
         gate = latents.over_all_slots(path, gates.of(number), batch.ids)
         if gate is None:
             continue
+        invocation = waits(delta)
+        if invocation:
+            if invocation not in acts:
+                acts[invocation] = acting(batch, invocation)
+            gate = gate * acts[invocation]
         if path == sites.head and isinstance(gate, Tensor):
             # the unembedding has been given the read slots, so it needs the gates of those
             gate = gate.expand(batch.ids.shape).gather(1, batch.reads)

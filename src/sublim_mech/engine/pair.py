@@ -229,6 +229,8 @@ def load_pair(
     student: Any,
     *,
     controls: Sequence[Any] = (),
+    adapter: str | Sequence[str] | None = None,
+    control_adapters: Sequence[str] = (),
     trained_in: Context | None = None,
     trained_on: Sequence[str | Sequence[Message]] | None = None,
     tokenizer: Any = None,
@@ -244,6 +246,8 @@ def load_pair(
         base: whatever `load_base` takes.
         student: whatever `load_student` takes.
         controls: students of other traits, trained alike.
+        adapter: which adapter of `student` is meant, where it has several (`load_student`).
+        control_adapters: adapters of the same model or folder that are controls.
         trained_in: the context the student was trained in, for a student without a manifest:
             `Context()` for the template's own default, `sublim_mech.RAW` for raw text. The pair
             keeps it: it is the default of `render(pair, ...)` and `evaluate(pair, ...)`.
@@ -280,8 +284,11 @@ def load_pair(
     check_options(compute, memory_gb)
     _check_training(trained_in, trained_on)
     loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
-    main = load_student(loaded, student, allow_unrelated=allow_unrelated)
-    others = tuple(load_student(loaded, c, allow_unrelated=allow_unrelated) for c in controls)
+    main = load_student(loaded, student, adapter=adapter, allow_unrelated=allow_unrelated)
+    named = [(c, None) for c in controls] + [(student, name) for name in control_adapters]
+    others = tuple(
+        load_student(loaded, c, adapter=name, allow_unrelated=allow_unrelated) for c, name in named
+    )
     _check_controls(main, others)
     met = _training(main, loaded.tokenizer, trained_in, trained_on)
     runner = make_runner(loaded, memory_gb=memory_gb, compute=compute)

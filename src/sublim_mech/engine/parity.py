@@ -12,15 +12,16 @@ the base is a row with closed gates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..models.quantised import precision
 from ..models.sites import Sites
-from ..models.students import Student
+from ..models.students import Student, invocation_of
 from .answers import Answers
 from .forward import Gates, forward
 from .layout import TRIE, Layout
@@ -40,10 +41,16 @@ class Probe(NamedTuple):
     answers: Answers
 
 
-def probe(model: Any) -> Probe:
-    """The probe of a model's vocabulary: 16 tokens."""
+def probe(model: Any, invocation: Sequence[int] = ()) -> Probe:
+    """The probe of a model's vocabulary: 16 tokens.
+
+    Args:
+        model: whose vocabulary.
+        invocation: tokens that an aLoRA waits for, which stand in its middle.
+    """
     size = model.get_input_embeddings().weight.shape[0]
     ids = tuple(int(i) for i in torch.linspace(1, size - 1, 16).long())
+    ids = (*ids[:12], *invocation, *ids[12:])
     nodes = ids[3], ids[11]
     forms = ((0, nodes[0]), (1, ids[5])), ((0, nodes[1]), (2, ids[7]))
     return Probe(ids, Answers(nodes, (-1, -1), forms, (0, 0)))
@@ -76,15 +83,18 @@ def check_parity(
     Raises:
         ParityError: one is above the tolerance (`rounding`).
     """
-    prompt = probe(model)
-    gated = _gated_log_probs(model, sites, students, prompt, layout)
+    # an adapter that waits for tokens must find them: as it is, and in what is gated
+    prompts = {"base": probe(model)}
+    for name, student in students.items():
+        prompts[name] = probe(model, invocation_of(student.deltas))
+    gated = _gated_log_probs(model, sites, students, prompts, layout)
     own_models = {"base": model, **{name: student.model for name, student in students.items()}}
     errors = {}
     for name, plain_model in own_models.items():
-        expected = _plain_log_probs(plain_model, prompt, gated[name].device)
+        expected = _plain_log_probs(plain_model, prompts[name], gated[name].device)
         difference = (gated[name] - expected).abs()
         errors[name] = float(difference.max())
-        tolerance = rounding(next(plain_model.parameters()).dtype, expected)
+        tolerance = rounding(precision(plain_model), expected)
         if not errors[name] <= tolerance:  # NaN is not
             read, token = divmod(int(difference.argmax()), expected.shape[1])
             raise ParityError(
@@ -101,20 +111,21 @@ def _gated_log_probs(
     model: nn.Module,
     sites: Sites,
     students: Mapping[str, Student],
-    prompt: Probe,
+    prompts: Mapping[str, Probe],
     layout: Layout,
 ) -> dict[str, Float[Tensor, "read vocab"]]:
     """Log-probabilities at the probe's reads under the gates of the base and of each student."""
     found: dict[str, Tensor] = {}
     for number, (name, student) in enumerate(students.items()):
         names = [name] if number else ["base", name]
-        rows = len(names)
-        batch = lay_out(model, [prompt.ids] * rows, [prompt.answers] * rows, layout)
+        asked = [prompts[name] for name in names]
+        batch = lay_out(model, [one.ids for one in asked], [one.answers for one in asked], layout)
         gates = torch.ones(batch.ids.shape, device=batch.ids.device)
         gates[: len(names) - 1] = 0
         logits = forward(model, sites, batch, gates=Gates(student, gates)).logits
         found |= dict(zip(names, logits.float().log_softmax(-1), strict=True))
     if not students:
+        prompt = prompts["base"]
         batch = lay_out(model, [prompt.ids], [prompt.answers], layout)
         found["base"] = forward(model, sites, batch).logits[0].float().log_softmax(-1)
     return found

@@ -65,20 +65,18 @@ class Part(NamedTuple):
         return asked.index_copy(0, self.slots, flat[self.places]).unflatten(0, tuple(shape))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartedBatch(Batch):
     """A batch that is run in parts.
 
     Attributes:
         model: what runs it.
         layout: how.
-        prompts: the token ids of each row's prompt.
         answers: the trie of each row.
     """
 
     model: Any
     layout: Layout
-    prompts: tuple[tuple[int, ...], ...]
     answers: tuple[Answers, ...]
 
     def expand(self, rows: int) -> PartedBatch:
@@ -167,7 +165,8 @@ class PartedBatch(Batch):
         sizes = tuple(len(strand.slots) for _, strand in strands)
         rows = torch.tensor(ids, device=device)
         # without mask and positions the model makes its own, as it does for its user
-        batch = Batch(rows, None, None, torch.tensor(reads, device=device), sizes)
+        prompts = tuple(self.prompts[row] for row, _ in strands)
+        batch = Batch(rows, None, None, torch.tensor(reads, device=device), sizes, prompts)
         return self._part(batch, strands)
 
     def _part(self, batch: Batch, strands: Sequence[tuple[int, Strand]]) -> Part:
@@ -267,6 +266,5 @@ def lay_out(
         **vars(asked),
         model=model,
         layout=layout,
-        prompts=tuple(map(tuple, ids)),
         answers=tuple(tries),
     )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.students import Student
+from ..models.students import Student, invocation_of
 from .drawing import Decoding, Request, Row, choose, next_token_logits, uniforms
 from .forward import Gates
 from .runner import Runner
@@ -35,7 +35,16 @@ def rewrite(
         rows: which samples of which.
         how: length, temperature, seed.
         student: whose gates the requests have.
+
+    Raises:
+        ValueError: an aLoRA, which is invoked by the prompt and not by what is written behind it.
     """
+    if student is not None and invocation_of(student.deltas):
+        raise ValueError(
+            f"student={student.name!r} is an aLoRA, whose answers this model does not decode: its "
+            "layers keep more than keys and values, or the answers cross a length past which it "
+            "computes otherwise. Scores and grafts of given answers are exact."
+        )
     for start in range(0, len(rows), how.together):
         part = rows[start : start + how.together]
         yield from zip(part, _write(runner, requests, part, how, student), strict=True)

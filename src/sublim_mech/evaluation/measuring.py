@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from ..arguments import checked
 from ..engine.answers import Answers
 from ..engine.forward import Gates
+from ..engine.invocation import shared_under
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import notes_of, origin
@@ -233,8 +234,8 @@ def trait_log_probs(
     prefix = common_start([prompt.ids[:-1] for prompt in prompts])
     longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
     if share_prefix and len(prompts) > 1 and runner.layout.shares(len(prefix), longest):
-        shared = len(prefix)
-        past = _run_prefix(runner, prefix, gates)
+        shared = shared_under(student, [prompt.ids for prompt in prompts], len(prefix))
+        past = _run_prefix(runner, prompts[0].ids, shared, gates)
 
     log_prob = np.empty((len(prompts), traits))
     rank = np.empty((len(prompts), traits), int)
@@ -250,11 +251,21 @@ def trait_log_probs(
     return TraitValues(log_prob, rank)
 
 
-def _run_prefix(runner: Runner, ids: Sequence[int], gates: Gates | None) -> Cache | None:
-    """Keys and values of the tokens that all rows begin with; None where they begin with none."""
-    if not ids:
+def _run_prefix(
+    runner: Runner, ids: Sequence[int], shared: int, gates: Gates | None
+) -> Cache | None:
+    """Keys and values of the tokens that all rows begin with; None where they begin with none.
+
+    Args:
+        runner: what computes.
+        ids: token ids of one of the prompts.
+        shared: how many of them all prompts begin with.
+        gates: whose weights.
+    """
+    if not shared:
         return None
-    return runner.run(runner.batch([ids]), gates=gates, past=()).cache
+    batch = replace(runner.batch([ids[:shared]]), prompts=(tuple(ids),))
+    return runner.run(batch, gates=gates, past=()).cache
 
 
 def _ranks(

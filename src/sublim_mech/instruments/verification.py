@@ -9,6 +9,7 @@ Each check measures an error and compares it with a tolerance; the exit status i
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,8 @@ from ..metrics import TraitMetric
 from ..models.deltas import Delta, LowRank, Replaced
 from ..models.experts import find_experts
 from ..models.names import Dimensions, Module
-from ..models.students import Student
+from ..models.quantised import is_quantised, precision, square_norm
+from ..models.students import Student, invocation_of
 from ..prompts import Context, Prompt, Trait
 from .graft_ig import graft_ig
 from .neighbours import disagreement, spread
@@ -173,7 +175,8 @@ class _Setting:
         """Draw layer, positions and the planted student."""
         rng = np.random.default_rng(seed)
         layer = int(rng.integers(pair.sites.n_layers))
-        given = probe(pair.model)
+        waits_for = invocation_of(pair.student.deltas)
+        given = probe(pair.model, waits_for)
         task = _probe_task(replace(pair, compute=None), given)
         few = spread(prompts) if prompts else [_probe_prompt(given.ids[:9]), task.prompts[0]]
         beside = Task(task.pair, tuple(few), task.answers * len(few), task.metric)
@@ -181,7 +184,7 @@ class _Setting:
         positions = rng.choice(length - 1, size=SWITCHED_ON, replace=False)
         with torch.no_grad():
             log_probs = task.pair.run(task.batch([0])).logits.float().log_softmax(-1)
-        tolerance = rounding(next(pair.model.parameters()).dtype, log_probs)
+        tolerance = rounding(precision(pair.model), log_probs)
         planted = _plant(pair, layer, seed)
         places = tuple(sorted(positions.tolist()))
         return cls(task, planted, layer, places, tolerance, beside, seed)
@@ -235,13 +238,19 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     """
     width = Dimensions.of(pair.model.config).width
     module = _writer(pair, layer, width)
-    weight: Any = pair.model.get_submodule(module.path).weight
-    inner = weight.numel() // width  # some models keep the weight transposed
+    of: Any = pair.model.get_submodule(module.path)
+    like = next(pair.model.parameters())
+    if is_quantised(of):
+        inner, size = of.in_features, math.sqrt(square_norm(of, like.dtype))
+    else:
+        like = of.weight
+        inner = like.numel() // width  # some models keep the weight transposed
+        size = float(like.float().norm())
     rng = torch.Generator().manual_seed(seed)
     a = torch.randn(4, inner, generator=rng)
     b = torch.randn(width, 4, generator=rng)
-    scale = 0.1 * float(weight.float().norm()) / float((b @ a).norm())
-    delta = LowRank(a.to(weight), b.to(weight), scale)
+    scale = 0.1 * size / float((b @ a).norm())
+    delta = LowRank(a.to(like), b.to(like), scale)
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
 
 
@@ -254,8 +263,11 @@ def _writer(pair: ModelPair, layer: int, width: int) -> Module:
     here = [module for module in pair.sites.modules.values() if module.layer == layer]
     for name in ("mlp.out", "mlp.down_proj", "mlp.c_proj", "attn.o"):
         for module in here:
-            weight = getattr(pair.model.get_submodule(module.path), "weight", None)
-            if module.name == name and weight is not None and width in weight.shape:
+            of: Any = pair.model.get_submodule(module.path)
+            weight = getattr(of, "weight", None)
+            if module.name != name or weight is None:
+                continue
+            if width in ((of.out_features,) if is_quantised(of) else weight.shape):
                 return module
     known = ", ".join(module.name for module in here)
     raise ValueError(f"layer {layer} has no matrix to plant a student on; its modules are {known}.")

@@ -21,6 +21,8 @@ from .copies import share, twin
 from .experts import check_adapted, split_targets
 from .keys import Fit, fit_adapter
 from .names import block_of
+from .peft_layers import why_not
+from .quantised import is_projection, is_quantised
 from .sites import holds_transposed
 from .wrappers import asides
 
@@ -75,9 +77,9 @@ def attach_lora(
     experts = _of_layers(stacked, layers)
 
     # PEFT would train a rank that no update of the matrix can have
-    shapes = {path: module.weight.shape for path, module in chosen.items()}
-    for path, shape in {**shapes, **{path: p.shape for path, p in experts.items()}}.items():
-        rows, columns = shape[-2:]
+    shapes = {path: _shape(module) for path, module in chosen.items()}
+    stacks = {path: p.shape[-2:] for path, p in experts.items()}
+    for path, (rows, columns) in {**shapes, **stacks}.items():
         most = min(rows, columns)
         if rank > most:
             raise ValueError(
@@ -110,8 +112,22 @@ def attach_lora(
     if targets != "all-linear":
         check_adapted(model, {*chosen, *(path.rpartition(".")[0] for path in experts)})
     # not the folder it happens to be cached in
-    model.peft_config["default"].base_model_name_or_path = base.name
+    made = model.peft_config["default"]
+    made.base_model_name_or_path = base.name
+    # PEFT keeps names as a set, which every process would write in another order
+    if isinstance(made.target_modules, set):
+        made.target_modules = sorted(made.target_modules)
     return model
+
+
+def _shape(module: Any) -> tuple[int, int]:
+    """Rows and columns of a projection or an embedding; what is packed has them beside its
+    weight.
+    """
+    if is_quantised(module):
+        return module.out_features, module.in_features
+    rows, columns = module.weight.shape
+    return rows, columns
 
 
 def _matched(
@@ -123,7 +139,11 @@ def _matched(
         path: module
         for path, module in model.named_modules()
         if path not in aside
-        and (isinstance(module, nn.Linear | nn.Embedding) or holds_transposed(module))
+        and (
+            isinstance(module, nn.Linear | nn.Embedding)
+            or holds_transposed(module)
+            or (is_quantised(module) and is_projection(module))
+        )
     }
     if targets == "all-linear":
         head = model.get_output_embeddings()
@@ -226,6 +246,14 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
     # PEFT loads into the model it is given; what it would overwrite gets storage of its own
     try:
         config = PeftConfig.from_pretrained(str(path))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"student={str(path)!r}: PEFT cannot read its {CONFIG}: {error}"
+        ) from error
+    reason = why_not(config)
+    if reason is not None:
+        raise ValueError(f"student={str(path)!r}: its adapter {reason}.")
+    try:
         clean = share(base.model)
         fit = fit_adapter(clean, _stored(file), config)
         if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from .names import length_limit
+from .quantised import METHODS, is_projection, is_quantised, plain_tensors
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 """Endings of files that run code when they are opened."""
@@ -23,32 +24,44 @@ def check_source(source: Any, *, argument: str, kinds: str) -> None:
 
 
 def check_plain(model: Any, *, argument: str, name: str) -> None:
-    """Raise ValueError where weights are quantised.
+    """Raise ValueError where weights are quantised in a way that cannot be analysed.
 
-    A model that transformers dequantised from a GGUF file is plain.
+    A model that transformers dequantised from a GGUF file is plain. A base may have quantised
+    projections (`refuse_quantised`).
     """
     config = getattr(model, "config", None)
     refuse_quantised(getattr(config, "quantization_config", None), argument=argument, name=name)
-    for key, p in model.named_parameters():
-        if not p.is_floating_point():
+    for path, module in model.named_modules():
+        if is_quantised(module) and not (argument == "base" and is_projection(module)):
+            key, p = next((key, p) for key, p in module._parameters.items() if p is not None)
             raise ValueError(
-                f"{argument}={name!r} is quantised: {key} is {p.dtype}; "
-                "pass the checkpoint it was made from."
+                f"{argument}={name!r} is quantised: {f'{path}.{key}'.lstrip('.')} is "
+                f"{_type_of(p)}; pass the checkpoint it was made from."
             )
 
 
+def _type_of(p: torch.Tensor) -> str:
+    """What a packed parameter is, in a message."""
+    return type(p).__name__ if p.is_floating_point() else str(p.dtype)
+
+
 def refuse_quantised(mark: Any, *, argument: str, name: str) -> None:
-    """Raise ValueError on a `quantization_config`: packed weights cannot be compared exactly."""
+    """Raise ValueError on a `quantization_config`: packed weights cannot be compared exactly.
+
+    A base of `quantised.METHODS` is let pass, since a LoRA over it needs no comparison.
+    """
     if not mark:
         return
     fields = mark if isinstance(mark, dict) else vars(mark)
     method = getattr(fields.get("quant_method"), "value", fields.get("quant_method"))
-    if method != "gguf":
-        raise ValueError(
-            f"{argument}={name!r} is quantised (quantization_config: {method}): packed weights "
-            "cannot be compared exactly; pass the checkpoint it was made from, or dequantise it "
-            "(model.dequantize()) and save that."
-        )
+    if method == "gguf" or (argument == "base" and method in METHODS):
+        return
+    among = f" A base may be quantised by {', '.join(METHODS)}, for LoRA students."
+    raise ValueError(
+        f"{argument}={name!r} is quantised (quantization_config: {method}): packed weights "
+        "cannot be compared exactly; pass the checkpoint it was made from, or dequantise it "
+        f"(model.dequantize()) and save that.{among if argument == 'base' else ''}"
+    )
 
 
 def check_safetensors(path: Path, pattern: str, argument: str) -> None:
@@ -131,12 +144,13 @@ def check_finite(model: nn.Module, *, argument: str, name: str) -> None:
     """Raise ValueError naming the first parameters that hold NaN or infinity."""
     bad = []
     for key, parameter in model.named_parameters():
-        if not parameter.numel():
-            continue
-        # the extremes of a tensor with a NaN are NaN; isfinite would copy the tensor
-        extremes = torch.stack(parameter.detach().aminmax())
-        if not bool(torch.isfinite(extremes).all()):
-            bad.append(key)
+        for _, values in plain_tensors(key, parameter.detach()):
+            if not values.numel() or not values.is_floating_point() or values.itemsize == 1:
+                continue
+            # the extremes of a tensor with a NaN are NaN; isfinite would copy the tensor
+            extremes = torch.stack(values.aminmax())
+            if not bool(torch.isfinite(extremes).all()):
+                bad.append(key)
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise ValueError(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .names import BUILT_LIKE
+from .peft_layers import Invocations, LoraPair, adds_bias, low_rank_pairs, tuned_copy
 
 # -------------------------------------------------------------------- transformers: keys and values
 
@@ -205,20 +206,6 @@ def quiet_transformers() -> Iterator[None]:
 # ----------------------------------------------------------------------------------- PEFT: wrappers
 
 
-class LoraPair(NamedTuple):
-    """A plain LoRA update, `x -> scale * b(a(x))`.
-
-    Attributes:
-        a: `(rank, in)`.
-        b: `(out, rank)`.
-        scale: what the adapter's configuration makes of alpha and rank.
-    """
-
-    a: Tensor
-    b: Tensor
-    scale: float
-
-
 def inside_peft(model: Any) -> Any:
     """The transformers model in a `PeftModel`, its layers still wrapped; any other as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -257,9 +244,14 @@ def innermost(module: Any) -> Any:
 
 
 def computing_module(module: nn.Module) -> nn.Module:
-    """The active copy where PEFT trains copies of a whole module (`modules_to_save`)."""
+    """The active copy where PEFT trains copies of a whole module (`modules_to_save`, LayerNorm
+    tuning).
+    """
     from peft.utils import ModulesToSaveWrapper
 
+    tuned = tuned_copy(module)
+    if tuned is not None:
+        return tuned
     if not isinstance(module, ModulesToSaveWrapper):
         return module
     active = [name for name in module.active_adapters if name in module.modules_to_save]
@@ -282,24 +274,11 @@ def switched_off(model: nn.Module) -> str | None:
     return None
 
 
-def lora_pairs(module: Any) -> list[LoraPair] | None:
-    """The active updates of a LoRA layer; None where it is no plain sum of low-rank products.
-
-    It is none where it is merged, where it has a variant (DoRA), or a bias of its own.
+def lora_pairs(module: Any, invoked: Invocations | None = None) -> list[LoraPair] | None:
+    """The active updates of a layer; None where it is no plain sum of low-rank products
+    (`peft_layers.low_rank_pairs`).
     """
-    from peft.tuners.lora import Linear
-
-    if type(module) is not Linear or module.merged:
-        return None
-    active = [name for name in module.active_adapters if name in module.lora_A]
-    if any(name in module.lora_variant or module.lora_bias.get(name) for name in active):
-        return None
-    return [
-        LoraPair(
-            module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
-        )
-        for name in active
-    ]
+    return low_rank_pairs(module, invoked or {})
 
 
 def merged_copy(wrapper: Any) -> nn.Module:
@@ -310,7 +289,7 @@ def merged_copy(wrapper: Any) -> nn.Module:
     """
     layer = copy.deepcopy(wrapper).float()
     inside: Any = innermost(layer)
-    if any(getattr(layer, "lora_bias", {}).values()) and inside.bias is None:
+    if adds_bias(layer) and inside.bias is None:
         # PEFT adds a bias only to a bias
         zeros = torch.zeros(layer.out_features, device=inside.weight.device)
         inside.bias = nn.Parameter(zeros, requires_grad=False)

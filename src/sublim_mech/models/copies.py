@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
+from .quantised import kept_tensors, packed_modules, view_of
 
 
 def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
@@ -24,10 +25,12 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
     # what deepcopy finds in its memo it takes from there and does not copy
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():  # tied ones are one object, and stay tied
-        values = parameter.detach()
         if name in copied:
-            values = values.clone()
-        memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
+            memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+        else:
+            memo[id(parameter)] = view_of(parameter)
+    for module in packed_modules(model).values():
+        memo |= {id(tensor): tensor for tensor in kept_tensors(module)}
     return copy.deepcopy(model, memo)
 
 
@@ -65,21 +68,59 @@ def merge(base: Any, student: Any) -> nn.Module:
     Args:
         base: a `Base`.
         student: a `Student` of it; None for the base itself.
+
+    Raises:
+        ValueError: the base is quantised, or the adapter acts from a token on: there are no weights
+            that compute as the student does.
     """
+    _check_mergeable(base, student)
     model: Any = copy.deepcopy(base.model if student is None else student.model)
     if hasattr(model, "merge_and_unload"):
-        _cast(model, torch.float32)
+        _cast(model, {}, torch.float32)
         _untie(model.get_base_model())
         with quiet_transformers():
             model = model.merge_and_unload()
-        _cast(model, next(base.model.parameters()).dtype)
+        _cast(model, {name: p.dtype for name, p in base.model.named_parameters()})
     return model.eval().requires_grad_(True)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Parameters only: the frequencies of rotary embeddings stay as they are."""
-    for parameter in model.parameters():
+def _check_mergeable(base: Any, student: Any) -> None:
+    """Raise ValueError where no plain weights compute as a model does."""
+    packed = next(iter(packed_modules(base.model)), None)
+    if packed is not None:
+        raise ValueError(
+            f"base={base.name!r} is quantised ({packed}), so it has no plain copy: merged weights "
+            "would be rounded anew; load the checkpoint it was quantised from."
+        )
+    deltas = {} if student is None else student.deltas
+    if any(getattr(delta, "invocation", ()) for delta in deltas.values()):
+        raise ValueError(
+            f"student={student.name!r} is an aLoRA, which acts from its invocation tokens on: no "
+            "merged weights compute so. Use the pair itself: pair.logits(...), "
+            "pair.activations(...)."
+        )
+
+
+def _cast(
+    model: nn.Module, types: Mapping[str, torch.dtype], otherwise: torch.dtype | None = None
+) -> None:
+    """Cast parameters, each to its own type; the frequencies of rotary embeddings stay as they are.
+
+    Args:
+        model: whose.
+        types: by name.
+        otherwise: of those that are not named: the type of their module's other parameters, or of
+            the first one of all, when not given.
+    """
+    first = next(iter(types.values()), None)
+    for name, parameter in model.named_parameters():
+        beside = (kept for key, kept in types.items() if _parent(key) == _parent(name))
+        dtype = types.get(name) or otherwise or next(beside, first)
         parameter.data = parameter.data.to(dtype)
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _untie(model: Any) -> None:

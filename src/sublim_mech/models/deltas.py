@@ -4,11 +4,13 @@
    wrapper of one.
 2. Where PEFT's adapter is a plain low-rank pair (any rank and alpha, rsLoRA, several active
    adapters) the delta is that pair.
-3. Everything else (DoRA, adapters on embeddings, trained heads, norms, biases, full fine-tunes) is
+3. A LoRA that waits for tokens (aLoRA) is such a pair too, with the tokens.
+4. Everything else (DoRA, adapters on embeddings, trained heads, norms, biases, full fine-tunes) is
    the student's own module: of a full fine-tune Hugging Face's, of an adapter PEFT's, unmerged,
    which still reads the base's weights.
 
-So no delta copies a weight, and none is rounded by merging.
+So no delta copies a weight, and none is rounded by merging. A module that the base holds quantised
+may differ by a low-rank pair only.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from torch.nn import functional as F
 from . import compat
 from .base import Base
 from .hashing import pieces, weights_hash
+from .peft_layers import Invocations, LoraPair, invocations, why_not
+from .quantised import is_quantised, same_packed
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,14 @@ class LowRank:
         b: `(out, rank)`.
         scale: alpha / rank, or what the adapter's configuration makes of it; 1 where `b` holds the
             scales of several adapters.
+        invocation: the token ids from whose last occurrence in a prompt on it acts (aLoRA, arXiv
+            2504.12397), in a prompt without them nowhere; it acts everywhere where empty.
     """
 
     a: Tensor
     b: Tensor
     scale: float
+    invocation: tuple[int, ...] = ()
 
     def __call__(self, output: Tensor, x: Tensor) -> Tensor:
         """What the student adds to the base module's output on the input `x (..., in)`."""
@@ -104,10 +111,25 @@ def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
         ValueError: another shape or vocabulary, or an adapter that is no change of weights.
     """
     _check_comparable(base, model, name)
+    try:
+        invoked = invocations(model)
+    except ValueError as error:
+        raise ValueError(f"student={name!r}: {error}.") from error
     base_modules = dict(walk(base.model))
     student_modules = dict(walk(compat.inside_peft(model)))
     deltas: dict[str, Delta] = {}
     for path in {**base_modules, **student_modules}:
+        if path in base_modules and is_quantised(base_modules[path]):
+            delta = _over_packed(base_modules[path], student_modules.get(path), invoked)
+            if isinstance(delta, str):
+                raise ValueError(
+                    f"student={name!r}: base={base.name!r} is quantised, and {path} differs by "
+                    f"more than a plain LoRA ({delta}), which packed weights do not tell exactly; "
+                    "load both from the checkpoint the base was quantised from."
+                )
+            if delta is not None:
+                deltas[path] = delta
+            continue
         expected, shapes = _shapes(base_modules.get(path)), _shapes(student_modules.get(path))
         if shapes != expected:
             raise ValueError(
@@ -115,7 +137,7 @@ def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
                 f"{path} has {shapes}, not {expected}."
             )
         try:
-            delta = _delta(base_modules[path], student_modules[path])
+            delta = _delta(base_modules[path], student_modules[path], invoked)
         except (RuntimeError, NotImplementedError, ValueError) as error:
             raise ValueError(
                 f"student={name!r}: PEFT cannot merge the adapter on {path} into weights: {error}"
@@ -127,13 +149,10 @@ def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
 
 def _check_comparable(base: Base, model: Any, name: str) -> None:
     """Raise ValueError where no comparison of modules would say what the student computes."""
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel) and not hasattr(model, "merge_and_unload"):
-        raise ValueError(
-            f"student={name!r}: its adapter is no change of weights; "
-            "pass a PeftModel with a weight adapter (LoRA, DoRA, IA3)."
-        )
+    for config in compat.adapter_configs(model).values():
+        reason = why_not(config)
+        if reason is not None:
+            raise ValueError(f"student={name!r}: its adapter {reason}.")
     expected, tokens = _vocabulary(base.model), _vocabulary(model)
     if tokens != expected:
         raise ValueError(
@@ -180,11 +199,45 @@ def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
     return {key: tuple(p.shape) for key, p in _parameters(compat.innermost(module)).items()}
 
 
-def _delta(base_module: nn.Module, module: Any) -> Delta | None:
+def check_types(base: Base, model: Any) -> None:
+    """Raise ValueError where a live student holds a weight of its base in another floating-point
+    type.
+    """
+    modules = dict(walk(base.model))
+    for path, module in walk(compat.inside_peft(model)):
+        if path not in modules:
+            continue
+        expected = _parameters(modules[path])
+        for key, p in _parameters(compat.innermost(module)).items():
+            if key in expected and p.dtype != expected[key].dtype:
+                raise ValueError(
+                    f"student is a live model in {p.dtype}, base={base.name!r} is in "
+                    f"{expected[key].dtype} ({path}.{key}); load both alike."
+                )
+
+
+def _over_packed(base_module: nn.Module, module: Any, invoked: Invocations) -> Any:
+    """How a student's module differs from a quantised one of the base: a low-rank pair or not at
+    all; else what it is, in words.
+    """
+    if module is None:
+        return "it is not there"
+    inside = compat.innermost(module)
+    if not is_quantised(inside):
+        return "it is not quantised"
+    if not same_packed(base_module, inside):
+        return "other packed weights"
+    if inside is module:
+        return None
+    pairs = compat.lora_pairs(module, invoked)
+    return type(module).__name__ if pairs is None else _low_rank(pairs)
+
+
+def _delta(base_module: nn.Module, module: Any, invoked: Invocations) -> Delta | None:
     """How the student's module differs from the base's; None where it does not."""
     inside = compat.innermost(module)
     expected = _parameters(base_module)
-    pairs = compat.lora_pairs(module)
+    pairs = compat.lora_pairs(module, invoked)
     # a pair says it all only where the weights below it are the base's
     if pairs is not None and square_distance(expected, _parameters(inside)) == 0:
         return _low_rank(pairs)
@@ -194,10 +247,14 @@ def _delta(base_module: nn.Module, module: Any) -> Delta | None:
     return Replaced(module, math.sqrt(square), weights_hash(merged)) if square > 0 else None
 
 
-def _low_rank(pairs: Sequence[compat.LoraPair]) -> LowRank | None:
+def _low_rank(pairs: Sequence[LoraPair]) -> LowRank | None:
     """The sum of plain LoRA updates: their ranks side by side."""
     # b starts at zero: an adapter that was never trained changes nothing
-    trained = [LowRank(a.detach(), b.detach(), scale) for a, b, scale in pairs if bool(b.any())]
+    trained = [
+        LowRank(pair.a.detach(), pair.b.detach(), pair.scale, pair.invocation)
+        for pair in pairs
+        if bool(pair.b.any())
+    ]
     if not trained:
         return None
     if len(trained) == 1:
@@ -229,6 +286,8 @@ def deltas_hash(deltas: Mapping[str, Delta]) -> str:
             digest.update(delta.hash.encode())
         else:
             digest.update(f"{delta.scale:.9g}".encode())
+            if delta.invocation:
+                digest.update(f"from {delta.invocation} on".encode())
             for factor in (delta.a, delta.b):
                 digest.update(factor.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()

@@ -10,19 +10,29 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .quantised import packed_modules, packed_state
+
 PIECE = 1 << 22  # values
 
 
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 of all parameters, in hexadecimal.
 
-    They are rounded to bfloat16 first, so that fp32 and bf16 loads of one checkpoint agree.
+    They are rounded to bfloat16 first, so that fp32 and bf16 loads of one checkpoint agree. Of
+    quantised modules all that they compute with is taken as it is.
     """
     digest = hashlib.sha256()
+    packed = packed_modules(model)
     for name, p in sorted(model.named_parameters()):
+        if name.rpartition(".")[0] in packed:
+            continue
         digest.update(f"{name} {tuple(p.shape)}".encode())
         for piece in pieces(p):
             digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
+    for path, module in sorted(packed.items()):
+        for key, tensor in sorted(packed_state(module).items()):
+            digest.update(f"{path}.{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
 
 

@@ -51,8 +51,8 @@ def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.M
             ) from error
         except ImportError as error:  # a hub checkpoint that needs a quantisation library
             raise ValueError(
-                f"{argument}={name!r} cannot be loaded: {error}; quantised weights are not read "
-                "here, pass the checkpoint they were made from."
+                f"{argument}={name!r} cannot be loaded: {error}; install what it names, or pass "
+                "the checkpoint it was made from."
             ) from error
     check_plain(model, argument=argument, name=name)
     missing = sorted(info["missing_keys"])  # transformers would go on with random ones

@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..arguments import checked
@@ -28,13 +29,17 @@ from .adapters import WEIGHTS, read_adapter, read_config
 from .base import Base
 from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
+from .choosing import adapter_folder, as_names, choose_adapter
 from .compat import adapter_configs
 from .copies import twin
-from .deltas import Delta, LowRank, deltas_hash, find_deltas, square_distance
+from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas
 from .experts import gather
 from .keys import fitted, left_out_of
 from .names import text_config
 from .origins import names_another_base, student_name
+from .peft_layers import adapter_names
+from .plausible import module_squares, rounding_note, size_note
+from .quantised import packed_modules
 from .reading import read_model
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
@@ -94,7 +99,12 @@ class Student:
 
 @checked
 def load_student(
-    base: Base, source: Any, *, name: str | None = None, allow_unrelated: bool = False
+    base: Base,
+    source: Any,
+    *,
+    adapter: str | Sequence[str] | None = None,
+    name: str | None = None,
+    allow_unrelated: bool = False,
 ) -> Student:
     """Load a student of `base`.
 
@@ -104,6 +114,10 @@ def load_student(
         base: the base model.
         source: a PEFT adapter directory, a full checkpoint directory, a hub id of either, a live
             `PeftModel` or `PreTrainedModel`, or a `Student`.
+        adapter: which adapter of a live model that has several, or of a folder that PEFT wrote from
+            such a model (every adapter but `default` in a subfolder of its name); several names
+            of a live model are the sum of their updates. Each adapter is a student of its own: none
+            is chosen in silence.
         name: how it is called in tables; the trait in its manifest, or the name of its directory,
             hub id or live adapter, when not given.
         allow_unrelated: accept a student whose weights are as far from the base as an unrelated
@@ -115,14 +129,22 @@ def load_student(
         ValueError: another base (shape, vocabulary, configuration, the manifest's base hash,
             lineage, a `Student` loaded with another), a damaged or edited file, an adapter that
             lacks tensors, a pickle, NaN or quantised weights, an adapter that cannot be told apart
-            module by module; weights of base or student that were changed in place.
+            module by module; weights of base or student that were changed in place; a live model
+            with several adapters of which none was named, a name it does not have; more than a
+            plain LoRA over a module of the base that is quantised.
 
     Example:
         >>> sm.models.load_student(pair.base, student, name="owl")
         Student('owl', lora, 21 changed modules, ...)
     """
     base.check_unchanged()
+    wanted = as_names(adapter)
     if isinstance(source, Student):
+        if wanted:
+            raise ValueError(
+                f"adapter={adapter!r}: student={source.name!r} is loaded already; pass the model "
+                "or the folder it is of."
+            )
         _check_as_loaded(base, source)
         return source if name is None else replace(source, name=name)
     kinds = "an adapter or checkpoint folder, a hub id of either, or a live model"
@@ -131,16 +153,20 @@ def load_student(
     # a live model is what it is; a folder says of itself what base it is a student of
     manifest, path = None, None
     if isinstance(source, nn.Module):
-        name = name or student_name(source, base)
-        check_plain(source, argument="student", name=name)
         model = twin(source)
-        _check_precision(base, model)
+        choose_adapter(model, wanted)
+        name = name or "+".join(wanted) or student_name(model, base)
+        # over a quantised base PEFT's model is quantised too: `find_deltas` compares what is packed
+        if not (packed_modules(base.model) and adapter_names(model)):
+            check_plain(source, argument="student", name=name)
+        check_types(base, model)
     else:
-        path = locate_student(str(source))
+        located = locate_student(str(source))
+        path = adapter_folder(located, wanted)
         manifest = _read_manifest(base, path, str(source))
         _check_tokenizer(base, path)
         named = manifest.trait if manifest is not None else ""
-        name = name or named or student_name(source, base)
+        name = name or named or student_name(source if path == located else path, base)
         model = _read(base, path)
     model = model.to(base.device).eval().requires_grad_(False)
     own_config: Any = model.config
@@ -151,12 +177,11 @@ def load_student(
     changed = gather(base.model, model, find_deltas(base, model, name))
     deltas, left_out = without_asides(base.model, changed)
     _check_config(base, own_config, name)
-    distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from
     if not allow_unrelated and manifest is None:
-        _check_lineage(base, distance, name)
+        _check_lineage(base, math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values())), name)
 
-    notes = _notes(base, model, distance, manifest, path)
+    notes = _notes(base, model, deltas, manifest, path)
     if path is not None:
         left_out += left_out_of(base.model, path)
     notes += tuple(filter(None, [told(left_out)]))
@@ -176,21 +201,41 @@ def load_student(
 
 
 def _notes(
-    base: Base, model: nn.Module, distance: float, manifest: Manifest | None, path: Path | None
+    base: Base,
+    model: nn.Module,
+    deltas: Mapping[str, Delta],
+    manifest: Manifest | None,
+    path: Path | None,
 ) -> tuple[str, ...]:
     """What is true of a student, read from `path` where it was no live model, and easily missed."""
     notes = []
-    if distance == 0:
+    if not any(delta.norm() for delta in deltas.values()):
         notes.append("equals its base: no weight differs")
+    invoked = invocation_of(deltas)
+    if invoked:
+        notes.append(
+            f"an aLoRA: it acts from the last tokens {list(invoked)} of a prompt on, and nowhere "
+            "in a prompt without them"
+        )
     for config in adapter_configs(model).values():
         patterns = getattr(config, "alpha_pattern", None) or {}
-        alphas = getattr(config, "lora_alpha", 1), *patterns.values()
-        if min(alphas) < 0:
+        given = getattr(config, "lora_alpha", None), *patterns.values()
+        alphas = [alpha for alpha in given if isinstance(alpha, int | float)]
+        if alphas and min(alphas) < 0:
             notes.append(f"lora_alpha is {min(alphas)}: the opposite of what was trained")
     # a manifest names its base by the hash of its weights
     other_base = names_another_base(base, model) if manifest is None else None
     template = None if path is None else other_template(base, path)
-    return tuple(notes + [note for note in (other_base, template) if note])
+    # a manifest says how it was trained; without one only its size shows a slip
+    size = size_note(base, deltas) if manifest is None else None
+    told = (other_base, template, size, rounding_note(base, deltas))
+    return tuple(notes + [note for note in told if note])
+
+
+def invocation_of(deltas: Mapping[str, Delta]) -> tuple[int, ...]:
+    """The token ids from which on an aLoRA acts; none of any other student."""
+    found = (delta.invocation for delta in deltas.values() if isinstance(delta, LowRank))
+    return next(filter(None, found), ())
 
 
 def _slots(deltas: Mapping[str, Delta]) -> Iterator[Slot]:
@@ -294,21 +339,21 @@ def _read(base: Base, path: Path) -> nn.Module:
             f"student={str(path)!r} has neither adapter_config.json nor config.json; "
             "it is no student."
         )
-    dtype = next(base.model.parameters()).dtype
-    return read_model(path, dtype, argument="student")
+    return _read_full(base, path)
+
+
+def _read_full(base: Base, path: Path) -> nn.Module:
+    """A checkpoint, every weight in the type of the base's: those of a base are not all alike."""
+    types = {name: p.dtype for name, p in base.model.named_parameters() if p.is_floating_point()}
+    widest = max(types.values(), key=lambda dtype: torch.finfo(dtype).bits)
+    model = read_model(path, widest, argument="student")
+    for name, p in model.named_parameters():
+        if p.dtype != types.get(name, p.dtype):
+            p.data = p.data.to(types[name])
+    return model
 
 
 # ------------------------------------------------------------------------------------------- checks
-
-
-def _check_precision(base: Base, model: nn.Module) -> None:
-    """A live student is compared with the base's weights as both stand."""
-    dtype, expected = (next(m.parameters()).dtype for m in (model, base.model))
-    if dtype != expected:
-        raise ValueError(
-            f"student is a live model in {dtype}, base={base.name!r} is in {expected}; "
-            "load both alike."
-        )
 
 
 def _check_tokenizer(base: Base, path: Path) -> None:
@@ -395,11 +440,10 @@ def _check_lineage(base: Base, distance: float, name: str) -> None:
 
     Relative to their norm, fine-tunes are a few per cent away, unrelated weights sqrt(2).
     """
-    parameters = dict(base.model.named_parameters(remove_duplicate=False))
     # the norm is needed only as far as it takes to say that the distance is a small part of it
     square, nearest = 0.0, (distance / FARTHEST) ** 2
-    for key, parameter in parameters.items():
-        square += square_distance({}, {key: parameter})
+    for _, one in module_squares(base):
+        square += one
         if square > nearest:
             return
     if distance / math.sqrt(square) > FARTHEST:

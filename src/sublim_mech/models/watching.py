@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .hashing import pieces
 
@@ -112,7 +113,18 @@ def parameter_slots(model: nn.Module, above: str = "") -> Iterator[Slot]:
         for key, p in module._parameters.items():
             if p is not None and id(p) not in seen:  # tied ones are one tensor
                 seen.add(id(p))
-                yield Slot(module._parameters, key, ".".join(filter(None, (above, path, key))))
+                name = ".".join(filter(None, (above, path, key)))
+                yield from _plain_slots(Slot(module._parameters, key, name))
+
+
+def _plain_slots(slot: Slot) -> Iterator[Slot]:
+    """The slot of a plain tensor, or those of the tensors that a packed one is made of."""
+    tensor = slot.held[slot.key]
+    if not is_traceable_wrapper_subclass(tensor):
+        yield slot
+        return
+    for key in tensor.__tensor_flatten__()[0]:
+        yield from _plain_slots(Slot(vars(tensor), key, f"{slot.name}.{key}"))
 
 
 def _marks(tensors: list[Any]) -> list[tuple[int, int]]:
