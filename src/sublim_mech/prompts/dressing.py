@@ -63,14 +63,19 @@ def dress(
 
 def same_as(template: Template, context: Context, roles: tuple[str, ...]) -> tuple[str, ...]:
     """Which of the other system prompts (`DEFAULT`, `EMPTY`, `NONE`) give the same prompt."""
-    own = _dressed_text(template, context, roles)
-    others = (System.DEFAULT, System.EMPTY, System.NONE)
-    return tuple(
-        kind.name
-        for kind in others
-        if kind is not context.system
-        and _dressed_text(template, replace(context, system=kind, fallback=None), roles) == own
-    )
+    key = "same", context.system, context.fallback, roles
+    known = template.source.known
+    if key not in known:
+        own = _dressed_text(template, context, roles)
+        others = {System.DEFAULT, System.EMPTY, System.NONE} - {context.system}
+        known[key] = tuple(
+            kind.name
+            for kind in System  # in this order
+            if kind in others
+            and _dressed_text(template, replace(context, system=kind, fallback=None), roles) == own
+        )
+    same: tuple[str, ...] = known[key]
+    return same
 
 
 def _dressed_text(template: Template, context: Context, roles: tuple[str, ...]) -> str | None:

@@ -291,12 +291,16 @@ def _check_tokenizer(tokenizer: Any) -> None:
         )
 
 
+_PLACES = {"system": "the system prompt of ", "assistant": "the assistant's words in "}
+"""Where special tokens stand, by role."""
+
+
 def _say_specials(tokenizer: Any, prompt: Prompt) -> None:
     """Name the special tokens that stand in what the caller wrote."""
     special = special_ids(tokenizer)
     for token_id, token, role in zip(prompt.ids, prompt.tokens, prompt.roles, strict=True):
         if token_id in special and role in ("system", "user", "assistant", "text"):
-            place = "the system prompt of " if role == "system" else ""
+            place = _PLACES.get(role, "")
             _say_special(token.strip(), f"{place}the question {_short(prompt.question)!r}")
 
 
