@@ -29,6 +29,7 @@ from ..arguments import checked
 from ..hints import nearest
 from . import compat
 from .names import Dimensions, Module
+from .quantised import is_quantised
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -385,8 +386,13 @@ def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> 
 
     TransformerLens splits one whose weights are their own row numbers.
     """
-    attention = copy.deepcopy(first.get_submodule(paths["attn"])).float()
-    fused: Any = attention.get_submodule(paths["attn.qkv"].removeprefix(f"{paths['attn']}."))
+    attention = copy.deepcopy(first.get_submodule(paths["attn"]))
+    name = paths["attn.qkv"].removeprefix(f"{paths['attn']}.")
+    fused: Any = attention.get_submodule(name)
+    if is_quantised(fused):  # packed, its rows are not to be seen
+        attention.set_submodule(name, nn.Linear(fused.in_features, fused.out_features, bias=False))
+    attention = attention.float()
+    fused = attention.get_submodule(name)
     if holds_transposed(fused):
         numbers = torch.arange(fused.weight.shape[1], dtype=torch.float32)
     else:
