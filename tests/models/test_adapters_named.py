@@ -146,7 +146,7 @@ def test_an_adapters_targets_are_written_in_one_order(tmp_path):
     assert written == targets
 
 
-# ----------------------------------------------------------------------- LayerNorm tuning, OSF, BEFT
+# ---------------------------------------------------------- LayerNorm tuning, OSF, BEFT
 
 
 @pytest.mark.parametrize("name", ["LayerNorm tuning", "OSF", "BEFT"])

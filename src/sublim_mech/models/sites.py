@@ -32,6 +32,7 @@ from . import compat
 from .experts import find_experts, inside
 from .names import Dimensions, Module
 from .observing import Observed, observe
+from .quantised import is_quantised
 from .refusals import refused
 from .weightless import on_shapes
 from .wrappers import asides
@@ -444,8 +445,13 @@ def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> 
 
     TransformerLens splits one whose weights are their own row numbers.
     """
-    attention = copy.deepcopy(first.get_submodule(paths["attn"])).float()
-    fused: Any = attention.get_submodule(paths["attn.qkv"].removeprefix(f"{paths['attn']}."))
+    attention = copy.deepcopy(first.get_submodule(paths["attn"]))
+    name = paths["attn.qkv"].removeprefix(f"{paths['attn']}.")
+    fused: Any = attention.get_submodule(name)
+    if is_quantised(fused):  # packed, its rows are not to be seen
+        attention.set_submodule(name, nn.Linear(fused.in_features, fused.out_features, bias=False))
+    attention = attention.float()
+    fused = attention.get_submodule(name)
     transposed = holds_transposed(fused)
     numbers = torch.arange(fused.weight.shape[1 if transposed else 0])
     split = _interleaved(attention, numbers)
