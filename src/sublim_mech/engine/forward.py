@@ -286,7 +286,7 @@ def _at(model: nn.Module, sites: Sites, touch: _Touch) -> Iterator[None]:
         return args, {**kwargs, "hidden_states": touched(kwargs["hidden_states"])}
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
+        if isinstance(output, (tuple, list)):
             return (touched(output[0]), *output[1:])
         return touched(output)
 

@@ -292,6 +292,8 @@ def load_pair(
     _check_controls(main, others)
     met = _training(main, loaded.tokenizer, trained_in, trained_on)
     runner = make_runner(loaded, memory_gb=memory_gb, compute=compute)
+    for one in (main, *others):
+        runner.sites.check_gated(one.name, one.deltas)
     pair = ModelPair(
         **vars(runner), student=main, controls=others, trained_in=trained_in, trained_on=met
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class Observed:
     """What modules do with tensors.
 
     Attributes:
-        axes: the axis of tokens in each module's output, by path.
+        axes: the axis of tokens in each module's output, by path; 0 where rows, tokens and what
+            stands behind them are one axis.
         lengths: how many values a module gives, by path; 0 where it gives a tensor by itself.
         written: inputs and outputs, (path, `in` or `out`), that the model writes into afterwards
             (Falcon adds the attention's output to the MLP's in place).
@@ -46,28 +48,46 @@ def observe(model: Any) -> Observed:
     axes: dict[str, int] = {}
     lengths: dict[str, int] = {}
     seen: list[_Seen] = []
+    flat: dict[str, Tensor] = {}
 
-    def note(path: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and length in output.shape[1:-1]:
-                axes[path] = 1 + output.shape[1:-1].index(length)
-            lengths[path] = len(output) if isinstance(output, tuple) else 0
-            ends = {"in": args, "out": output if isinstance(output, tuple) else (output,)}
-            for side, tensors in ends.items():
-                if tensors and isinstance(tensors[0], Tensor):
-                    seen.append(_Seen((path, side), tensors[0], tensors[0]._version))
+    def note(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and length in output.shape[1:-1]:
+            axes[path] = 1 + output.shape[1:-1].index(length)
+        elif isinstance(output, Tensor) and output.dim() == 2 and len(output) % length == 0:
+            flat[path] = output
+        lengths[path] = len(output) if isinstance(output, (tuple, list)) else 0
+        ends = {"in": args, "out": output if isinstance(output, (tuple, list)) else (output,)}
+        for side, tensors in ends.items():
+            if tensors and isinstance(tensors[0], Tensor):
+                seen.append(_Seen((path, side), tensors[0], tensors[0]._version))
 
-        return hook
+    ids = torch.arange(length, device=next(model.parameters()).device)[None]
+    _run(model, ids, note)
+    written = frozenset(end for end, tensor, version in seen if tensor._version != version)
 
-    handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
+    # tokens come first in a flat axis where another last token changes the end of it alone
+    if any(len(output) > length for output in flat.values()):
+        before = {path: output.clone() for path, output in flat.items()}
+        other = ids.clone()
+        other[0, -1] = length
+        _run(model, other, note)
+        for path, output in before.items():
+            changed = (flat[path] != output).any(-1).nonzero().flatten()
+            if len(changed) and int(changed[0]) >= len(output) - len(output) // length:
+                axes[path] = 0
+    return Observed(axes, lengths, written)
+
+
+def _run(model: Any, ids: Tensor, note: Any) -> None:
+    """One forward whose modules are shown to `note`."""
+    handles = [
+        module.register_forward_hook(functools.partial(note, path))
+        for path, module in model.named_modules()
+    ]
     try:
-        parameter = next(model.parameters())
-        ids = torch.arange(length, device=parameter.device)[None]
         positions = ids if ids.is_meta else None
-        mask = plain_mask(ids, parameter.dtype)
+        mask = plain_mask(ids, next(model.parameters()).dtype)
         compat.call_model(model, ids=ids, mask=mask, positions=positions)
     finally:
         for handle in handles:
             handle.remove()
-    written = frozenset(end for end, tensor, version in seen if tensor._version != version)
-    return Observed(axes, lengths, written)

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..arguments import checked
@@ -103,6 +103,7 @@ class Sites:
         embed: path of the token embedding.
         head: path of the unembedding.
         given: how many values a block gives; 0 where it gives its residual stream by itself.
+        idle: modules whose weights the model uses without running them, by path.
     """
 
     blocks: tuple[str, ...]
@@ -112,6 +113,21 @@ class Sites:
     embed: str
     head: str
     given: int = 0
+    idle: frozenset[str] = frozenset()
+
+    def check_gated(self, name: str, changed: Iterable[str]) -> None:
+        """Refuse a student whose differences cannot be gated.
+
+        Raises:
+            ValueError: it changes a module that never runs by itself.
+        """
+        for path in changed:
+            if path in self.idle:
+                raise ValueError(
+                    f"student={name!r} changes {path}, whose weights the model uses without "
+                    "running the module, so that it cannot be gated by token; train a student "
+                    "that leaves it as it is."
+                )
 
     def handed_on(self, hidden: Tensor) -> Any:
         """What a block gives that hands its residual stream on as it is."""
@@ -209,14 +225,19 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         module: whose output.
         gate: `(row, slot)`.
         output: `(row, slot, column)`; with other axes before the tokens' (`Module.axis`), or rows
-            and slots flattened into one axis, as OPT does before its MLP.
+            and slots flattened into one axis, as OPT does before its MLP, and heads behind them,
+            as in the norm of linear attention (axis 0).
 
     Raises:
         ValueError: the output has no axis of tokens.
     """
     if output.dim() == 2 and output.shape[0] == gate.numel():
         return rearrange(gate, "row slot -> (row slot) 1").to(output.dtype)
-    if output.dim() <= module.axis or output.shape[module.axis] != gate.shape[1]:
+    if module.axis == 0 and output.dim() == 2 and len(output) % gate.numel() == 0:
+        return repeat(gate, "row slot -> (row slot k) 1", k=len(output) // gate.numel()).to(
+            output.dtype
+        )
+    if not 0 < module.axis < output.dim() or output.shape[module.axis] != gate.shape[1]:
         raise ValueError(
             f"module {module.path} does not keep a token axis in its output "
             f"{tuple(output.shape)}; it cannot be gated."
@@ -301,7 +322,9 @@ def find_sites(model: nn.Module) -> Sites:
         if all(_has(model, root, site) for root in blocks)
     }
     heads = {name: site.heads for name, site in sites.items() if site.heads}
-    return Sites(blocks, modules, sites, heads, embed, head, observed.lengths.get(blocks[0], 0))
+    given = observed.lengths.get(blocks[0], 0)
+    idle = frozenset(path for path in modules if path not in observed.lengths)
+    return Sites(blocks, modules, sites, heads, embed, head, given, idle)
 
 
 def _has(model: nn.Module, root: str, site: Site) -> bool:

@@ -41,6 +41,7 @@ from .peft_layers import adapter_names
 from .plausible import module_squares, rounding_note, size_note
 from .quantised import packed_modules
 from .reading import read_model
+from .refusals import check_apart
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
 from .wrappers import told, without_asides
@@ -176,6 +177,7 @@ def load_student(
     check_finite(model, argument="student", name=name)
     changed = gather(base.model, model, find_deltas(base, model, name))
     deltas, left_out = without_asides(base.model, changed)
+    check_apart(name, deltas)
     _check_config(base, own_config, name)
     # a manifest that names this base has said where the weights come from
     if not allow_unrelated and manifest is None:
