@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..models.sites import Sites
+from ..models.students import Student
 from .answers import Answers
 from .forward import forward
 from .layout import (
@@ -47,6 +49,21 @@ def find_layout(model: Any, sites: Sites) -> Layout:
         return Layout(switches=switches)
     plain = Layout(plain=True, switches=switches)
     return Layout(plain=True, switches=switches, padded=_may_be_padded(model, sites, plain, close))
+
+
+def check_called(sites: Sites, students: Mapping[str, Student]) -> None:
+    """Every module that a student changes is called by the model's forward.
+
+    Raises:
+        ValueError: one is not, so that no gate could reach it.
+    """
+    for student in students.values():
+        for path in student.deltas:
+            if not sites.modules[path].axis:
+                raise ValueError(
+                    f"student={student.name!r} changes {path}, which a forward of text never "
+                    "calls, so that its part cannot be told; pass a student that leaves it alone."
+                )
 
 
 def _siblings_swap(model: nn.Module, sites: Sites, close: float) -> bool:

@@ -195,7 +195,7 @@ def forward(
 
 def _gate_hooks(
     model: nn.Module, sites: Sites, batch: Batch, gates: Gates
-) -> Iterator[tuple[Callable[..., Tensor], nn.Module]]:
+) -> Iterator[tuple[Callable[..., Any], nn.Module]]:
     """A hook for every module whose gate is open somewhere, and the module."""
     for number, (path, delta) in enumerate(gates.student.deltas.items()):
         gate = gates.of(number)
@@ -207,12 +207,15 @@ def _gate_hooks(
         yield _gate_hook(sites.modules[path], delta, gate), model.get_submodule(path)
 
 
-def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..., Tensor]:
+def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..., Any]:
     """Add the gated difference of one module to its output."""
 
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> Tensor:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if isinstance(output, tuple):  # a block of experts may give its router's logits beside it
+            return (mixed(output[0], args, kwargs), *output[1:])
+        return mixed(output, args, kwargs)
+
+    def mixed(output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         change = delta(output, *args, **kwargs)
         if isinstance(gate, float):
             return torch.add(output, change, alpha=gate)

@@ -17,6 +17,7 @@ from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..results.contexts import in_words
 from .alike import pair_notes
+from .fitting import check_called
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -287,6 +288,7 @@ def load_pair(
     pair = ModelPair(
         **vars(runner), student=main, controls=others, trained_in=trained_in, trained_on=met
     )
+    check_called(pair.sites, pair.students)
     check_parity(pair.model, pair.sites, pair.students, pair.layout)
     return pair
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from .. import masks
-from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
+from ..engine.decoding import answer_text, decode, end_ids
+from ..engine.drawing import Decoding, Request
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..instruments.generation import generate

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 
 from ..arguments import checked
-from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
+from ..engine.decoding import answer_text, decode, end_ids
+from ..engine.drawing import Decoding, Request
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student

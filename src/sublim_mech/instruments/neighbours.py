@@ -1,4 +1,4 @@
-"""One value per prompt: what a prompt measures alone, beside others, and in the model's own forward.
+"""One value per prompt: what it measures alone, beside others, and in the model's own forward.
 
 Rows of one forward share its length, its padding and whatever a model settles once per batch
 (LongRoPE its rotary factors); a prompt's numbers must not know of it.

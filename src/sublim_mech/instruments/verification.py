@@ -24,7 +24,7 @@ from ..engine.pair import ModelPair
 from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
 from ..metrics import TraitMetric
 from ..models.deltas import LowRank
-from ..models.names import Dimensions
+from ..models.names import Dimensions, Module
 from ..models.students import Student
 from ..prompts import Context, Prompt, Trait
 from .graft_ig import graft_ig
@@ -228,12 +228,12 @@ def _probe_prompt(ids: tuple[int, ...]) -> Prompt:
 
 
 def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
-    """A student that differs by a random LoRA of rank 4 on one layer's MLP output, a tenth as large
-    as the weight.
+    """A student that differs by a random LoRA of rank 4 on one layer's MLP output (that of its
+    mixer where it has no MLP), a tenth as large as the weight.
     """
-    module = pair.sites.module(layer, "mlp.out")
-    weight: Any = pair.model.get_submodule(module.path).weight
     width = Dimensions.of(pair.model.config).width
+    module = _writer(pair, layer, width)
+    weight: Any = pair.model.get_submodule(module.path).weight
     inner = weight.numel() // width  # some models keep the weight transposed
     rng = torch.Generator().manual_seed(seed)
     a = torch.randn(4, inner, generator=rng)
@@ -241,6 +241,24 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     scale = 0.1 * float(weight.float().norm()) / float((b @ a).norm())
     delta = LowRank(a.to(weight), b.to(weight), scale)
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
+
+
+def _writer(pair: ModelPair, layer: int, width: int) -> Module:
+    """The matrix of a block that writes last into the residual stream.
+
+    Raises:
+        ValueError: the block has none.
+    """
+    here = [module for module in pair.sites.modules.values() if module.layer == layer]
+    names = "mlp.out", "down_proj", "c_proj", "w2", "output_linear", "attn.o", "o_proj", "out_proj"
+    for name in names:
+        for module in here:
+            weight = getattr(pair.model.get_submodule(module.path), "weight", None)
+            ends = f".{module.name}".endswith(f".{name}")
+            if ends and weight is not None and width in weight.shape:
+                return module
+    known = ", ".join(module.name for module in here)
+    raise ValueError(f"layer {layer} has no matrix to plant a student on; its modules are {known}.")
 
 
 # ------------------------------------------------------------------------------------------- checks
@@ -286,7 +304,7 @@ def _self_patch(setting: _Setting) -> Check:
     student = Gates(setting.pair.student)
     errors = []
     for site in setting.pair.sites.sites:
-        keys: list[Key] = [(site, layer) for layer in setting.layers]
+        keys: list[Key] = [(site, layer) for layer in setting.pair.sites.layers_of(site)]
         clean = setting.run(student, record=keys)
         edits = {key: _put_back(clean.activations[key]) for key in keys}
         errors.append(_distance(setting.run(student, edits=edits).logits, clean.logits))
@@ -368,7 +386,7 @@ def _clean_up(setting: _Setting) -> Check:
     hidden = setting.run(record=[("resid_pre", last)]).activations["resid_pre", last]
     with contextlib.suppress(KeyboardInterrupt):
         start = None if setting.pair.layout.plain else Start(last, hidden)
-        setting.run(Gates(setting.planted), edits={("mlp_out", last): explode}, start=start)
+        setting.run(Gates(setting.planted), edits={("resid_post", last): explode}, start=start)
     left = sum(_left_behind(module) for module in setting.pair.model.modules())
     error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"

@@ -46,7 +46,7 @@ class Module:
         name: TransformerLens' name inside the block (`attn.q`, `mlp.out`, `ln1`), or in the whole
             model (`embed`, `ln_final`, `unembed`).
         axis: which axis of its output the tokens are on (Gemma-3's q and k norms have heads before
-            tokens).
+            tokens); 0 where the model's forward never calls it.
     """
 
     path: str
@@ -189,7 +189,8 @@ class Dimensions:
     @classmethod
     def of(cls, config: Any) -> Dimensions:
         """As a transformers configuration says; architectures name the same thing differently."""
-        width, heads = config.hidden_size, config.num_attention_heads
+        # a model without attention has no heads
+        width, heads = config.hidden_size, getattr(config, "num_attention_heads", None) or 1
         inner = getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None)
         return cls(
             layers=config.num_hidden_layers,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..hints import nearest
 from . import compat
+from .mixers import find_mixers
 from .names import Dimensions, Module
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -91,6 +92,8 @@ class Sites:
         heads: number of heads of the per-head activations.
         embed: path of the token embedding.
         head: path of the unembedding.
+        only: of activations that not every block has (a layer with state has no heads), the blocks
+            that have them.
     """
 
     blocks: tuple[str, ...]
@@ -99,6 +102,7 @@ class Sites:
     heads: dict[str, int]
     embed: str
     head: str
+    only: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -163,7 +167,8 @@ class Sites:
         """
         hook = _FULL_HOOK.fullmatch(name)
         if hook is None:
-            return self.site_name(name), layers
+            short = self.site_name(name)
+            return short, self._check_layers(short, layers)
         layer, short = int(hook[1]), self.site_name(hook[2])
         if layer >= self.n_layers:
             raise ValueError(
@@ -174,7 +179,24 @@ class Sites:
                 f"site={name!r} is at layer {layer}, layers={list(layers)} are others; leave "
                 f"layers out, or pass site={short!r}."
             )
-        return short, [layer]
+        return short, self._check_layers(short, [layer])
+
+    def layers_of(self, site: str) -> Sequence[int]:
+        """The blocks that have a site."""
+        return self.only.get(self.site_name(site), range(self.n_layers))
+
+    def _check_layers(self, site: str, layers: Sequence[int] | None) -> Sequence[int] | None:
+        """The layers a site is asked at; those that have it where none are named."""
+        has = self.only.get(site)
+        if has is None:
+            return layers
+        lacking = [layer for layer in layers or () if layer not in has]
+        if lacking:
+            raise ValueError(
+                f"site={site!r} is in layers {', '.join(map(str, has))} of this model alone, not "
+                f"in {', '.join(map(str, lacking))}."
+            )
+        return has if layers is None else layers
 
     def n_heads(self, site: str) -> int:
         """Number of heads of a per-head site, 0 for others."""
@@ -264,11 +286,12 @@ def find_sites(model: nn.Module) -> Sites:
 
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
     axes = _token_axes(model)
+    mixers = find_mixers(model)
     modules = {}
     for path, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        if next(module.parameters(recurse=False), None) is not None or path in mixers:
             place = _place_of(path, places, blocks)
-            modules[path] = Module(path, place.layer, place.name, axes.get(path, 1))
+            modules[path] = Module(path, place.layer, place.name, axes.get(path, 0))
 
     # activations are looked for in the first block; all blocks are alike
     size = Dimensions.of(model.config)
@@ -277,7 +300,28 @@ def find_sites(model: nn.Module) -> Sites:
     )
     counts = {"z": size.heads, "q": size.heads, "k": size.kv_heads, "v": size.kv_heads}
     heads = {name: count for name, count in counts.items() if name in sites}
-    return Sites(blocks, modules, sites, heads, embed, head)
+    return Sites(blocks, modules, sites, heads, embed, head, _only(model, blocks, sites))
+
+
+def _only(
+    model: nn.Module, blocks: Sequence[str], sites: Mapping[str, Site]
+) -> dict[str, tuple[int, ...]]:
+    """The layers of sites that not every block has."""
+    only = {}
+    for name, site in sites.items():
+        paths = [f"{block}.{site.path}".rstrip(".") for block in blocks]
+        has = tuple(layer for layer, path in enumerate(paths) if _is_there(model, path))
+        if len(has) < len(blocks):
+            only[name] = has
+    return only
+
+
+def _is_there(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _path_of(model: nn.Module, wanted: nn.Module) -> str:
@@ -327,6 +371,7 @@ def _token_axes(model: Any) -> dict[str, int]:
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            axes[path] = 1
             if isinstance(output, Tensor) and length in output.shape[1:-1]:
                 axes[path] = 1 + output.shape[1:-1].index(length)
 

@@ -32,6 +32,7 @@ from .checks import check_finite, check_plain, check_source
 from .compat import adapter_configs
 from .copies import twin
 from .deltas import Delta, LowRank, Replaced, find_deltas, square_distance
+from .mixers import gather_mixers
 from .origins import names_another_base, student_name
 from .reading import read_model
 from .sources import locate_student
@@ -143,7 +144,7 @@ def load_student(
 
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
-    deltas = find_deltas(base, model, name)
+    deltas = gather_mixers(base.model, model, find_deltas(base, model, name))
     _check_config(base, model, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from

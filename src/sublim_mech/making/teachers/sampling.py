@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ...arguments import checked
-from ...engine.decoding import Decoding, Request, answer_text, decode, end_ids
+from ...engine.decoding import answer_text, decode, end_ids
+from ...engine.drawing import Decoding, Request
 from ...engine.runner import open_runner
 from ...prompts import Message, Prompt, render
 from .teacher import Teacher
