@@ -97,14 +97,19 @@ def long_pair(switch: int, tokenizer: Any) -> Any:
 
 
 @torch.no_grad()
+def plain(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    """Next-token logits behind some tokens, by the model's own forward."""
+    return model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
+
+
+@torch.no_grad()
 def stepwise(model: Any, ids: Sequence[int], answers: Sequence[Sequence[int]]) -> float:
     """log P of any of some strings after a prompt; each token from a forward of what is before."""
     total = []
     for answer in answers:
         steps = 0.0
         for k, token in enumerate(answer):
-            row = torch.tensor([[*ids, *answer[:k]]])
-            logits = model(input_ids=row, use_cache=False).logits[0, -1]
+            logits = plain(model, [*ids, *answer[:k]])
             steps += float(logits.double().log_softmax(-1)[token])
         total.append(steps)
     return float(torch.tensor(total, dtype=torch.float64).logsumexp(0))
@@ -115,6 +120,5 @@ def greedy(model: Any, ids: Sequence[int], count: int) -> list[int]:
     """The likeliest tokens, each from a forward of what is before."""
     row = list(ids)
     for _ in range(count):
-        logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
-        row.append(int(logits.argmax()))
+        row.append(int(plain(model, row).argmax()))
     return row[len(ids) :]

@@ -26,8 +26,14 @@ def walked(trie: Answers, node: int) -> list[int]:
 
 @pytest.mark.parametrize(
     "layout",
-    [Layout(plain=True), Layout(plain=True, padded=False), Layout(switches=(10,))]
-    + [Layout(switches=(11,)), Layout(switches=(10, 11)), Layout(plain=True, switches=(11,))],
+    [
+        Layout(plain=True),
+        Layout(plain=True, padded=False),
+        Layout(switches=(10,)),
+        Layout(switches=(11,)),
+        Layout(switches=(10, 11)),
+        Layout(plain=True, switches=(11,)),
+    ],
 )
 @pytest.mark.parametrize("at", [(), (2, 4)])
 def test_every_read_stands_once_in_a_row_of_its_own_side(layout, at):

@@ -118,9 +118,8 @@ def test_patching_all_of_the_last_stream_gives_the_student(smol_tokenizer, promp
     sets = {"all": sm.masks.everything()}
     asked = {"site": "resid_post", "layers": [2], "sets": sets, "answer_in_sets": True, **QUIET}
     data = sm.patch(pair, prompts, TRAIT, **asked).data
-    assert np.allclose(
-        data["effect"].values.ravel(), (data["student"] - data["base"]).values.ravel(), atol=CLOSE
-    )
+    total = (data["student"] - data["base"]).values
+    assert np.allclose(data["effect"].values.ravel(), total.ravel(), atol=CLOSE)
 
 
 def test_sites_that_some_blocks_lack(smol_tokenizer, prompts):
@@ -188,9 +187,7 @@ def test_a_mixer_is_gated_as_one(architecture, smol_tokenizer, prompts):
         hooks.append(pair.model.get_submodule(path).register_forward_hook(mix, with_kwargs=True))
     try:
         with torch.no_grad():
-            expected = pair.model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[
-                0, -1
-            ]
+            expected = stateful.plain(pair.model, ids)
     finally:
         for hook in hooks:
             hook.remove()
