@@ -17,8 +17,8 @@ from sublim_mech.engine.decoding import (
     answer_text,
     decode,
     end_ids,
-    uniforms,
 )
+from sublim_mech.engine.drawing import uniforms
 from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.runner import open_runner
 

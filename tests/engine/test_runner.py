@@ -250,11 +250,19 @@ def test_what_is_no_model_is_refused():
 def test_opening_checks_parity(smol_tokenizer):
     base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
     broken = copy.deepcopy(base.model)
-    attention = broken.model.layers[0].self_attn
-    plain = attention.forward
-    attention.forward = lambda *args, **kwargs: plain(*args, **{**kwargs, "attention_mask": None})
+    # a head that scales what it gives by the number of slots it is given
+    head = broken.lm_head.forward
+    broken.lm_head.forward = lambda hidden: head(hidden) * (1 + hidden.shape[1] / 100)
     with pytest.raises(sm.engine.ParityError):
         open_runner(sm.load_base(broken, tokenizer=smol_tokenizer))
+
+
+def test_a_model_that_takes_no_mask_gets_plain_rows(smol_tokenizer):
+    deaf = tiny.model("llama")
+    attention = deaf.model.layers[0].self_attn
+    plain = attention.forward
+    attention.forward = lambda *args, **kwargs: plain(*args, **{**kwargs, "attention_mask": None})
+    assert open_runner(sm.load_base(deaf, tokenizer=smol_tokenizer)).layout.plain
 
 
 def test_half_precision_products_change_logits_a_little(smol_tokenizer, several):

@@ -118,15 +118,16 @@ class Trunk:
         on_cpu = self.batch.ids.device.type == "cpu"
         while order:
             if isinstance(self.batch, PartedBatch):
-                slot, computed = 0, self.batch.computed
+                slot, computed, tokens = 0, self.batch.computed, None
             else:
                 slot = min(first_slots[order[0]], self.first_read)
                 computed = self.size - slot
+                tokens = TOKENS_ON_CPU if on_cpu else None
             rows = self.runner.rows(
                 slots=computed,
                 keys=self.size,
                 reads=self.batch.reads.shape[1],
-                tokens=TOKENS_ON_CPU if on_cpu else None,
+                tokens=tokens,
             )
             indices, order = order[:rows], order[rows:]
             yield Branches(slot, indices)

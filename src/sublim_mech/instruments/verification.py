@@ -261,11 +261,12 @@ def _writer(pair: ModelPair, layer: int, width: int) -> Module:
         ValueError: the block has none.
     """
     here = [module for module in pair.sites.modules.values() if module.layer == layer]
-    for name in ("mlp.out", "mlp.down_proj", "mlp.c_proj", "attn.o"):
+    names = "mlp.out", "down_proj", "c_proj", "w2", "output_linear", "attn.o", "o_proj", "out_proj"
+    for name in names:
         for module in here:
             of: Any = pair.model.get_submodule(module.path)
             weight = getattr(of, "weight", None)
-            if module.name != name or weight is None:
+            if weight is None or not f".{module.name}".endswith(f".{name}"):
                 continue
             if width in ((of.out_features,) if is_quantised(of) else weight.shape):
                 return module
@@ -316,7 +317,7 @@ def _self_patch(setting: _Setting) -> Check:
     student = Gates(setting.pair.student)
     errors = []
     for site in setting.pair.sites.sites:
-        keys: list[Key] = [(site, layer) for layer in setting.layers]
+        keys: list[Key] = [(site, layer) for layer in setting.pair.sites.layers_of(site)]
         clean = setting.run(student, record=keys)
         edits = {key: _put_back(clean.activations[key]) for key in keys}
         errors.append(_distance(setting.run(student, edits=edits).logits, clean.logits))
@@ -444,11 +445,10 @@ def _clean_up(setting: _Setting) -> Check:
         raise KeyboardInterrupt
 
     # a run that starts late swaps the forwards of the blocks before it: they must come back too
-    site = "mlp_out" if "mlp_out" in setting.pair.sites.sites else "resid_post"
     hidden = setting.run(record=[("resid_pre", last)]).activations["resid_pre", last]
     with contextlib.suppress(KeyboardInterrupt):
         start = None if setting.pair.layout.plain else Start(last, hidden)
-        setting.run(Gates(setting.planted), edits={(site, last): explode}, start=start)
+        setting.run(Gates(setting.planted), edits={("resid_post", last): explode}, start=start)
     left = sum(_left_behind(module) for module in setting.pair.model.modules())
     error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"

@@ -46,7 +46,7 @@ class Module:
         name: TransformerLens' name inside the block (`attn.q`, `mlp.out`, `ln1`), or in the whole
             model (`embed`, `ln_final`, `unembed`).
         axis: which axis of its output the tokens are on (Gemma-3's q and k norms have heads before
-            tokens).
+            tokens); 0 where the model's forward never calls it.
     """
 
     path: str

@@ -19,7 +19,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ from ..arguments import checked
 from ..hints import nearest
 from . import compat
 from .experts import find_experts, inside
+from .mixers import find_mixers
 from .names import Dimensions, Module
 from .observing import Observed, observe
 from .quantised import is_quantised
@@ -104,6 +105,8 @@ class Sites:
         head: path of the unembedding.
         given: how many values a block gives; 0 where it gives its residual stream by itself.
         idle: modules whose weights the model uses without running them, by path.
+        only: of activations that not every block has (a layer with state has no heads), the blocks
+            that have them.
     """
 
     blocks: tuple[str, ...]
@@ -114,6 +117,7 @@ class Sites:
     head: str
     given: int = 0
     idle: frozenset[str] = frozenset()
+    only: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def check_gated(self, name: str, changed: Iterable[str]) -> None:
         """Refuse a student whose differences cannot be gated.
@@ -196,7 +200,8 @@ class Sites:
         """
         hook = _FULL_HOOK.fullmatch(name)
         if hook is None:
-            return self.site_name(name), layers
+            short = self.site_name(name)
+            return short, self._check_layers(short, layers)
         layer, short = int(hook[1]), self.site_name(hook[2])
         if layer >= self.n_layers:
             raise ValueError(
@@ -207,7 +212,24 @@ class Sites:
                 f"site={name!r} is at layer {layer}, layers={list(layers)} are others; leave "
                 f"layers out, or pass site={short!r}."
             )
-        return short, [layer]
+        return short, self._check_layers(short, [layer])
+
+    def layers_of(self, site: str) -> Sequence[int]:
+        """The blocks that have a site."""
+        return self.only.get(self.site_name(site), range(self.n_layers))
+
+    def _check_layers(self, site: str, layers: Sequence[int] | None) -> Sequence[int] | None:
+        """The layers a site is asked at; those that have it where none are named."""
+        has = self.only.get(site)
+        if has is None:
+            return layers
+        lacking = [layer for layer in layers or () if layer not in has]
+        if lacking:
+            raise ValueError(
+                f"site={site!r} is in layers {', '.join(map(str, has))} of this model alone, not "
+                f"in {', '.join(map(str, lacking))}."
+            )
+        return has if layers is None else layers
 
     def n_heads(self, site: str) -> int:
         """Number of heads of a per-head site, 0 for others."""
@@ -306,25 +328,31 @@ def find_sites(model: nn.Module) -> Sites:
     aside = asides(model)
     # a block of experts is one module, whatever is inside
     mixtures = find_experts(model)
+    whole = (*mixtures, *find_mixers(model))
     modules = {}
     for path, module in model.named_modules():
         if path in aside or inside(path, mixtures) not in (None, path):
             continue
-        if path in mixtures or next(module.parameters(recurse=False), None) is not None:
+        if path in whole or next(module.parameters(recurse=False), None) is not None:
             place = _place_of(path, places, blocks)
             modules[path] = Module(path, place.layer, place.name, observed.axes.get(path, 1))
 
-    # an activation is one that every block has
+    # an activation may be one that not every block has (a layer with state has no heads)
     found = _find_streams(block, below) | _find_heads(block, below, model, blocks)
     sites = {
         name: replace(site, written=_is_written(site, blocks, observed))
         for name, site in found.items()
-        if all(_has(model, root, site) for root in blocks)
+        if any(_has(model, root, site) for root in blocks)
     }
+    only = {}
+    for name, site in sites.items():
+        has = tuple(layer for layer, root in enumerate(blocks) if _has(model, root, site))
+        if len(has) < len(blocks):
+            only[name] = has
     heads = {name: site.heads for name, site in sites.items() if site.heads}
     given = observed.lengths.get(blocks[0], 0)
     idle = frozenset(path for path in modules if path not in observed.lengths)
-    return Sites(blocks, modules, sites, heads, embed, head, given, idle)
+    return Sites(blocks, modules, sites, heads, embed, head, given, idle, only)
 
 
 def _has(model: nn.Module, root: str, site: Site) -> bool:
@@ -431,12 +459,15 @@ def _find_heads(
 def _head_counts(
     model: nn.Module, blocks: Sequence[str], sites: Mapping[str, Site], name: str
 ) -> set[int]:
-    """The numbers of heads that a per-head activation has, over layers; 0 where it is not whole.
+    """The numbers of heads that a per-head activation has, over layers that have it; 0 where it is
+    not whole.
 
     Keys and values have heads as wide as the queries'.
     """
     counts = set()
     for root in blocks:
+        if not _has(model, root, sites[name]):
+            continue  # a layer with state has no heads
         wide = _width(model, root, sites[name])
         if name in "kv" and "q" in sites:
             head = _width(model, root, sites["q"]) / sites["q"].heads

@@ -35,6 +35,7 @@ from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas
 from .experts import gather
 from .keys import fitted, left_out_of
+from .mixers import gather_mixers
 from .names import text_config
 from .origins import names_another_base, student_name
 from .peft_layers import adapter_names
@@ -176,6 +177,7 @@ def load_student(
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
     changed = gather(base.model, model, find_deltas(base, model, name))
+    changed = gather_mixers(base.model, model, changed)
     deltas, left_out = without_asides(base.model, changed)
     check_apart(name, deltas)
     _check_config(base, own_config, name)

@@ -1,0 +1,108 @@
+"""Parts of blocks that are gated as one: layers with state, and others beyond projections.
+
+A short convolution, a decay rate, an attention sink are not functions of one token's input, or are
+used without a call of a module of their own; what a student changes there cannot be gated by
+itself. The part it stands in (the whole Mamba mixer, linear attention, short convolution) can:
+`y = f_base(x) + g * (f_student(x) - f_base(x))`. Where a student changes nothing but projections in
+it, as LoRA does, each of them keeps a gate of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import compat
+from .deltas import Delta, Replaced, deltas_hash
+from .experts import Mixture
+from .names import block_of
+
+
+@dataclass(frozen=True)
+class Whole(Replaced):
+    """The student's own mixer in place of the base's, with all that it changes inside.
+
+    Attributes:
+        module: the student's; PEFT's wrappers are inside it.
+        distance: Frobenius norm of the difference of all that is inside.
+        hash: content hash of what differs inside.
+    """
+
+    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the student's mixer adds to the base's on the same input; what a mixer gives beside
+        its hidden states (attention weights) is left alone.
+        """
+        given = self.module(*args, **kwargs)
+        return (given[0] if isinstance(given, tuple) else given) - output
+
+
+def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
+    """A student's differences, those in a mixer put together where they are more than projections.
+
+    Args:
+        base: the base's model.
+        student: the student's, as Hugging Face's or PEFT's own.
+        deltas: the differences by path, module by module.
+    """
+    gathered = dict(deltas)
+    for mixer in find_mixers(base):
+        inside = {
+            path: delta
+            for path, delta in deltas.items()
+            if path == mixer or path.startswith(f"{mixer}.")
+        }
+        # (a block of experts has been put together already)
+        one = isinstance(inside.get(mixer), Mixture)
+        if one or all(_is_projection(base.get_submodule(path)) for path in inside):
+            continue
+        distance = math.sqrt(sum(delta.norm() ** 2 for delta in inside.values()))
+        whole = Whole(_submodule(student, mixer), distance, deltas_hash(inside))
+        # the mixer takes the place of the first of its modules
+        first = next(iter(inside))
+        gathered = {
+            (mixer if path == first else path): (whole if path == first else delta)
+            for path, delta in gathered.items()
+            if path == first or path not in inside
+        }
+    return gathered
+
+
+def find_mixers(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the parts of blocks that have parameters beside their projections: parameters of
+    their own, or a convolution.
+
+    Args:
+        model: a Hugging Face causal language model without adapters.
+
+    Example:
+        >>> from sublim_mech.models.mixers import find_mixers
+        >>> find_mixers(pair.model)  # attention and MLP of this one are projections
+        ()
+    """
+    found: list[str] = []
+    for path, module in model.named_modules():
+        if block_of(path) is None or path.startswith(tuple(f"{known}." for known in found)):
+            continue  # outside the blocks, a block itself, or inside one that is known
+        below = list(module.children())
+        own = bool(module._parameters) and any(True for child in below for _ in child.parameters())
+        if own or any(isinstance(child, nn.Conv1d) for child in below):
+            found.append(path)
+    return tuple(found)
+
+
+def _is_projection(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _submodule(student: Any, path: str) -> nn.Module:
+    """The module at the base's path in a student's model, as it computes."""
+    module = compat.inside_peft(student)
+    for key in path.split("."):
+        module = compat.computing_module(getattr(compat.computing_module(module), key))
+    return module
