@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.names import attention_windows
+from ..models.placement import input_device
 from .answers import NO_ANSWERS, Answers
 
 Mask = Float[Tensor, "row 1 query key"]
@@ -105,7 +106,7 @@ def make_batch(
         reads[row, : trie.reads] = torch.tensor([*range(length - 1, size), *trie.at])
 
     parameter = next(model.parameters())
-    device = parameter.device
+    device = input_device(model)
     positions, sees = positions.to(device), sees.to(device)
     mask = attention_masks(model.config, sees, positions, positions, dtype=parameter.dtype)
     return Batch(tokens.to(device), positions, mask, reads.to(device), sizes)

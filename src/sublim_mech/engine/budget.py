@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from ..models.names import Dimensions
+from ..models.placement import input_device
 
 HOST_SHARE = 1 / 8  # of a machine's memory
 ACCELERATOR_SHARE = 1 / 3  # of an accelerator's
@@ -84,6 +85,6 @@ def rows_per_forward(
             "prompts."
         )
     if tokens is None:
-        on_cpu = next(model.parameters()).device.type == "cpu"
+        on_cpu = input_device(model).type == "cpu"
         tokens = TOKENS_PER_FORWARD_ON_CPU if on_cpu else TOKENS_PER_FORWARD
     return max(1, min(budget // need, tokens // slots))

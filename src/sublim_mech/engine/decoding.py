@@ -166,6 +166,7 @@ def decode(
             written = writer.write(group, started, part)
             for row, ids in zip(part, written, strict=True):
                 answers[wanted[row.prompt][row.sample // how.samples]].append(ids)
+    runner.settle(*([] if student is None else [student]))
     return answers
 
 
@@ -244,7 +245,7 @@ class _Writer:
         self, requests: Sequence[Request], started: _Started, rows: Sequence[_Row]
     ) -> list[list[int]]:
         """Continue started prompts until each row ended or is as long as it may be."""
-        how, device = self.how, self.runner.device
+        how = self.how
         answers: list[list[int]] = [[] for _ in rows]
         draws = None
         if how.temperature:
@@ -274,8 +275,10 @@ class _Writer:
             places = (next_position[alive] + step)[:, None]
             positions = torch.cat([positions[going], places], 1)
             if step == 0 or not bool(going.all()):
-                kept = sources.to(device)
-                cache = tuple(KeysValues(keys[kept], values[kept]) for keys, values in cache)
+                cache = tuple(
+                    KeysValues(*(kept[sources.to(kept.device)] for kept in layer))
+                    for layer in cache
+                )
             sources = torch.arange(len(alive))
             row_gates = None if gates is None else gates[alive]
             done = self._run(chosen[:, None], positions, cache, row_gates)

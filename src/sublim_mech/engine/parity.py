@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..models.placement import input_device
 from ..models.sites import Sites
 from ..models.students import Student
 from .answers import Answers
@@ -78,7 +79,7 @@ def check_parity(
     errors = {}
     for name, student in models.items():
         plain_model = model if student is None else student.model
-        expected = _plain_log_probs(plain_model, texts, batch.ids.device)
+        expected = _plain_log_probs(plain_model, texts).to(batch.ids.device)
         gates = None if student is None else Gates(student)
         logits = forward(model, sites, batch, gates=gates).logits
         gated = logits[0].float().log_softmax(-1)
@@ -98,10 +99,9 @@ def check_parity(
     return errors
 
 
-def _plain_log_probs(
-    model: Any, texts: list[list[int]], device: torch.device
-) -> Float[Tensor, "text vocab"]:
+def _plain_log_probs(model: Any, texts: list[list[int]]) -> Float[Tensor, "text vocab"]:
     """Next-token log-probabilities of the model's own forward, text by text."""
+    device = input_device(model)
     logits = [
         model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
         for ids in texts

@@ -20,6 +20,7 @@ from .compat import base_name, quiet_transformers
 from .copies import share, twin
 from .experts import check_adapted, split_targets
 from .names import block_of
+from .placement import check_whole, plain
 from .sites import holds_transposed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -62,6 +63,7 @@ def attach_lora(
     """
     from peft import LoraConfig, get_peft_model
 
+    check_whole(base.model, base.name)
     model = share(base.model)
     targets, stacked = split_targets(model, targets)
     if stacked and (dropout or dora):
@@ -221,7 +223,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
     # PEFT loads into the model it is given; what it would overwrite gets storage of its own
     try:
         config = PeftConfig.from_pretrained(str(path))
-        clean = share(base.model)
+        clean = share(plain(base.model))
         if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):
             saved = getattr(config, "modules_to_save", None) or ()
             clean = twin(clean, copied=_overwritten(clean, file, saved))

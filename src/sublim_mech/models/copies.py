@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
+from .placement import drop_own_methods, plain, shared_with_hooks
 
 
 def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
@@ -22,13 +23,15 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
         copied: names of parameters that get storage of their own.
     """
     # what deepcopy finds in its memo it takes from there and does not copy
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = shared_with_hooks(model)
     for name, parameter in model.named_parameters():  # tied ones are one object, and stay tied
         values = parameter.detach()
         if name in copied:
             values = values.clone()
         memo[id(parameter)] = nn.Parameter(values, requires_grad=False)
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    drop_own_methods(made)
+    return made
 
 
 def share(model: nn.Module) -> Any:
@@ -66,7 +69,7 @@ def merge(base: Any, student: Any) -> nn.Module:
         base: a `Base`.
         student: a `Student` of it; None for the base itself.
     """
-    model: Any = copy.deepcopy(base.model if student is None else student.model)
+    model: Any = copy.deepcopy(plain(base.model) if student is None else student.model)
     if hasattr(model, "merge_and_unload"):
         _cast(model, torch.float32)
         _untie(model.get_base_model())

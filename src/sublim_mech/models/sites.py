@@ -30,6 +30,7 @@ from ..hints import nearest
 from . import compat
 from .experts import find_experts, inside
 from .names import Dimensions, Module
+from .placement import input_device, plain
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -75,7 +76,7 @@ class Site:
         """The module's tensor with the activation replaced; rows and slots stay as it has them."""
         if self.d_head:
             value = rearrange(value, "... head d_head -> ... (head d_head)")
-        value = value.reshape(*tensor.shape[:-1], -1)
+        value = value.reshape(*tensor.shape[:-1], -1).to(tensor.device)
         if self.columns is None:
             return value
         return tensor.index_copy(-1, self.columns.to(tensor.device), value.to(tensor.dtype))
@@ -199,7 +200,7 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         ValueError: the output has no axis of tokens.
     """
     if output.dim() == 2 and output.shape[0] == gate.numel():
-        return rearrange(gate, "row slot -> (row slot) 1").to(output.dtype)
+        return rearrange(gate, "row slot -> (row slot) 1").to(output)
     if output.dim() <= module.axis or output.shape[module.axis] != gate.shape[1]:
         raise ValueError(
             f"module {module.path} does not keep a token axis in its output "
@@ -207,7 +208,7 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         )
     between = [1] * (module.axis - 1)
     behind = [1] * (output.dim() - module.axis - 1)
-    return gate.reshape(len(gate), *between, gate.shape[1], *behind).to(output.dtype)
+    return gate.reshape(len(gate), *between, gate.shape[1], *behind).to(output)
 
 
 def holds_transposed(module: nn.Module) -> bool:
@@ -277,7 +278,7 @@ def find_sites(model: nn.Module) -> Sites:
     # activations are looked for in the first block; all blocks are alike
     size = Dimensions.of(model.config)
     sites = _find_streams(block, below) | _find_heads(
-        block, below, model.get_submodule(blocks[0]), size
+        block, below, plain(model).get_submodule(blocks[0]), size
     )
     counts = {"z": size.heads, "q": size.heads, "k": size.kv_heads, "v": size.kv_heads}
     heads = {name: count for name, count in counts.items() if name in sites}
@@ -338,7 +339,7 @@ def _token_axes(model: Any) -> dict[str, int]:
 
     handles = [m.register_forward_hook(note(path)) for path, m in model.named_modules()]
     try:
-        ids = torch.arange(length, device=next(model.parameters()).device)[None]
+        ids = torch.arange(length, device=input_device(model))[None]
         compat.call_model(model, ids=ids, mask=torch.ones_like(ids))
     finally:
         for handle in handles:

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -30,9 +30,10 @@ from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
 from .compat import adapter_configs
 from .copies import twin
-from .deltas import Delta, LowRank, deltas_hash, find_deltas, square_distance
+from .deltas import Delta, LowRank, deltas_hash, find_deltas, placed, square_distance
 from .experts import gather
 from .origins import names_another_base, student_name
+from .placement import place_like, plain
 from .reading import read_model
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
@@ -77,9 +78,11 @@ class Student:
     notes: tuple[str, ...] = ()
     watch: Watch | None = field(default=None, repr=False, compare=False)
 
-    def check_unchanged(self) -> None:
-        """Raise ValueError where the weights were changed in place since they were loaded."""
-        check_weights(self.watch, f"student={self.name!r}")
+    def check_unchanged(self, when: Literal["now", "begin", "settle"] = "now") -> None:
+        """Raise ValueError where the weights were changed in place since they were loaded
+        (`watching.check_weights`).
+        """
+        check_weights(self.watch, f"student={self.name!r}", when=when)
 
     def __repr__(self) -> str:
         told = "".join(f"; {note}" for note in self.notes)
@@ -139,11 +142,11 @@ def load_student(
         named = manifest.trait if manifest is not None else ""
         name = name or named or student_name(source, base)
         model = _read(base, path)
-    model = model.to(base.device).eval().requires_grad_(False)
+    model = place_like(model, base.model).eval().requires_grad_(False)
 
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
-    deltas = gather(base.model, model, find_deltas(base, model, name))
+    deltas = placed(base.model, gather(base.model, model, find_deltas(base, model, name)))
     _check_config(base, model, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from
@@ -373,7 +376,7 @@ def _check_lineage(base: Base, distance: float, name: str) -> None:
 
     Relative to their norm, fine-tunes are a few per cent away, unrelated weights sqrt(2).
     """
-    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    parameters = dict(plain(base.model).named_parameters(remove_duplicate=False))
     size = math.sqrt(square_distance({}, parameters))
     if distance / size > FARTHEST:
         raise ValueError(
