@@ -10,9 +10,11 @@ import tiny
 import torch
 from loading import TOKENIZER, saved, student
 from pairs import TRAIT
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import load_pair
+from sublim_mech.models import watching
 from sublim_mech.models.base import load_base
 from sublim_mech.models.students import load_student
 from sublim_mech.models.watching import Slot, Watch, parameter_slots
@@ -192,3 +194,42 @@ def test_any_changed_value_is_noticed_whatever_fills_a_wide_word(dtype, shape, o
         tensor.view(-1)[place] += 1
         assert watch.check() == "p"
         tensor.view(-1)[place] -= 1
+
+
+# ------------------------------------------------------------------------------------ accelerators
+
+
+def test_a_pass_does_not_wait_for_a_comparison(monkeypatch, smol_tokenizer):
+    """Where devices work on their own, a check is begun with the pass and read with its results."""
+    monkeypatch.setattr(watching, "AT_ONCE", ())
+    mine = tiny.model("llama")
+    pair = load_pair(mine, student("llama", "lora"), tokenizer=smol_tokenizer)
+    prompts = sm.render(smol_tokenizer, TRAIT.questions[:1])
+    pair.logits(prompts, model="base")
+    merged(mine)
+    batch = pair.batch([[1, 2, 3]])
+    pair.run(batch)  # is not told yet
+    with pytest.raises(ValueError, match=CHANGED):
+        pair.settle()
+    for call in (
+        lambda: pair.logits(prompts, model="base"),
+        lambda: sm.effect(pair, prompts, TRAIT, progress=False),
+        lambda: pair.base.check_unchanged(),
+    ):
+        with pytest.raises(ValueError, match=CHANGED):
+            call()
+
+
+def test_a_check_reads_nothing_from_an_accelerator(monkeypatch):
+    """On fake devices whatever asks for a value is an error."""
+    parameters = {"w": torch.ones(40)}
+    watch = Watch([Slot(parameters, "w", "w")])
+    monkeypatch.setattr(watching, "_marks", lambda tensors: watch._marks)
+    with FakeTensorMode():
+        there = torch.ones(40, device="cuda")
+        watch._views = [there[::2]]
+        watch._values = watching._joined(watch._views)
+        assert watch.check() is None
+        assert watch.check() is None
+        with pytest.raises(DataDependentOutputException):
+            watch.settle()

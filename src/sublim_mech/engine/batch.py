@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..models.names import attention_windows, within
+from ..models.placement import input_device
 from .answers import NO_ANSWERS, Answers
 
 Mask = Float[Tensor, "row 1 query key"]
@@ -89,8 +90,9 @@ def make_batch(
     """
     answers = [NO_ANSWERS] * len(ids) if answers is None else answers
     parameter = next(model.parameters())
-    rows = trie_rows(ids, answers, parameter.device)
-    sees = _sees(ids, answers, rows.ids.shape[1]).to(parameter.device)
+    device = input_device(model)
+    rows = trie_rows(ids, answers, device)
+    sees = _sees(ids, answers, rows.ids.shape[1]).to(device)
     positions = rows.positions
     assert positions is not None
     mask = attention_masks(model.config, sees, positions, positions, dtype=parameter.dtype)

@@ -19,6 +19,7 @@ from torch import nn
 from ..models.base import Base
 from ..models.compat import call_model, lens_tokenizer, quiet_transformers
 from ..models.copies import merge
+from ..models.placement import input_device
 from ..models.students import Student
 from .parity import ParityError, probe, rounding
 
@@ -78,9 +79,11 @@ def _check(bridge: Any, own_model: nn.Module, name: str) -> None:
     Compared are log-probabilities at every token of a probe.
     """
     parameter = next(own_model.parameters())
-    ids = torch.tensor([probe(own_model).ids], device=parameter.device)
+    ids = torch.tensor([probe(own_model).ids], device=input_device(own_model))
     expected = call_model(own_model, ids=ids).logits[0].float().log_softmax(-1)
+    ids = ids.to(next(bridge.parameters()).device)
     given = bridge(ids, attention_mask=torch.ones_like(ids))[0].float().log_softmax(-1)
+    given = given.to(expected.device)
     error = (given - expected).abs()
     tolerance = rounding(parameter.dtype, expected)
     if not float(error.max()) <= tolerance:  # NaN is no parity

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..models.compat import attention_kernel
 from ..models.names import Dimensions
+from ..models.placement import input_device
 from ..prompts.notices import notice
 
 HOST_SHARE = 1 / 8  # of a machine's memory
@@ -129,7 +130,7 @@ def rows_per_forward(
     Raises:
         ValueError: not even one row fits what the machine has free.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     need = row_bytes(model, slots=slots, keys=keys, reads=reads, gradient=gradient)
     if need > budget:
         least = least_bytes(

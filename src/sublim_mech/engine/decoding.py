@@ -102,6 +102,7 @@ def decode(
         for row, ids in written:
             same = indices[some[row.prompt]]
             answers[same[row.sample // how.samples]].append(ids)
+    runner.settle(*([] if student is None else [student]))
     return answers
 
 
@@ -229,7 +230,7 @@ class _Writer:
         self, requests: Sequence[Request], started: _Started, rows: Sequence[Row]
     ) -> list[list[int]]:
         """Continue started prompts until each row ended or is as long as it may be."""
-        how, device = self.how, self.runner.device
+        how = self.how
         answers: list[list[int]] = [[] for _ in rows]
         draws = None
         if how.temperature:
@@ -259,8 +260,10 @@ class _Writer:
             places = (next_position[alive] + step)[:, None]
             positions = torch.cat([positions[going], places], 1)
             if step == 0 or not bool(going.all()):
-                kept = sources.to(device)
-                cache = tuple(KeysValues(keys[kept], values[kept]) for keys, values in cache)
+                cache = tuple(
+                    KeysValues(*(kept[sources.to(kept.device)] for kept in layer))
+                    for layer in cache
+                )
             sources = torch.arange(len(alive))
             row_gates = None if gates is None else gates[alive]
             asked = [requests[rows[row].prompt] for row in alive.tolist()]

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ..models.compat import Cache, call_model, make_cache, read_cache
 from ..models.deltas import Delta
 from ..models.names import Module
+from ..models.placement import forward_replaced
 from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
 from .batch import Batch
@@ -307,7 +308,8 @@ def _reader(reads: Int[Tensor, "row read"]) -> Callable[..., Any]:
 
     def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = args
-        return hidden.gather(1, reads[..., None].expand(-1, -1, hidden.shape[-1])), *rest
+        at = reads.to(hidden.device)[..., None]
+        return hidden.gather(1, at.expand(-1, -1, hidden.shape[-1])), *rest
 
     return take
 
@@ -354,12 +356,12 @@ def _then(hidden: Tensor, edit: Edit | None) -> Edit:
 @contextmanager
 def _skip(model: nn.Module, sites: Sites, layer: int) -> Iterator[None]:
     """Blocks before `layer` hand their input on."""
-    blocks = [model.get_submodule(path) for path in sites.blocks[:layer]]
-    for block in blocks:
-        # hooks still run
-        block.forward = lambda hidden, *args, **kwargs: sites.handed_on(hidden)
-    try:
+    with ExitStack() as stack:
+        for path in sites.blocks[:layer]:
+            block = model.get_submodule(path)  # whose hooks still run
+            stack.enter_context(forward_replaced(block, partial(_hand_on, sites)))
         yield
-    finally:
-        for block in blocks:
-            del block.forward
+
+
+def _hand_on(sites: Sites, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return sites.handed_on(hidden_states)

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..models.placement import device_of, forward_replaced, plain
+
 
 def support_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
     """Token ids of listed tokens.
@@ -96,11 +98,16 @@ class ExactHead:
         if self.tokens is None and type(head) is not nn.Linear:
             yield  # an unembedding that is more than a matrix (an adapter on it) has its own way
             return
-        tokens = None
+        tokens, device = None, device_of(head)
         if self.tokens is not None:
-            tokens = torch.tensor(self.tokens, device=next(head.parameters()).device)
-        head.forward = lambda hidden: exact_logits(head, hidden, tokens)
-        try:
+            tokens = torch.tensor(self.tokens, device=device)
+        # its weights may be kept elsewhere, and its input come from another device
+        values = plain(head)
+        if values is not head:
+            values = values.to(device)
+
+        def exact(hidden: Tensor) -> Tensor:
+            return exact_logits(values, hidden.to(device), tokens)
+
+        with forward_replaced(head, exact):
             yield
-        finally:
-            del head.forward

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..models.placement import input_device
 from ..models.quantised import precision
 from ..models.sites import Sites
 from ..models.students import Student, invocation_of
@@ -91,7 +92,7 @@ def check_parity(
     own_models = {"base": model, **{name: student.model for name, student in students.items()}}
     errors = {}
     for name, plain_model in own_models.items():
-        expected = _plain_log_probs(plain_model, prompts[name], gated[name].device)
+        expected = _plain_log_probs(plain_model, prompts[name]).to(gated[name].device)
         difference = (gated[name] - expected).abs()
         errors[name] = float(difference.max())
         tolerance = rounding(precision(plain_model), expected)
@@ -131,11 +132,10 @@ def _gated_log_probs(
     return found
 
 
-def _plain_log_probs(
-    model: Any, prompt: Probe, device: torch.device
-) -> Float[Tensor, "read vocab"]:
+def _plain_log_probs(model: Any, prompt: Probe) -> Float[Tensor, "read vocab"]:
     """The same by the model's own forward, behind the prompt and behind each continuation."""
     texts = [[*prompt.ids, node] for node in prompt.answers.nodes]
-    logits = model(input_ids=torch.tensor(texts, device=device), use_cache=False).logits
+    ids = torch.tensor(texts, device=input_device(model))
+    logits = model(input_ids=ids, use_cache=False).logits
     reads = torch.stack([logits[0, -2], *logits[:, -1]])
     return reads.float().log_softmax(-1)

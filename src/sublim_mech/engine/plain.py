@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..models.placement import input_device
 from .answers import NO_ANSWERS, Answers
 from .batch import Batch, make_batch, trie_rows
 from .layout import TRIE, Layout, Strand
@@ -261,7 +262,7 @@ def lay_out(
     tries = [NO_ANSWERS] * len(ids) if answers is None else list(answers)
     if layout.fits(list(map(len, ids)), tries):
         return make_batch(model, ids, tries)
-    asked = trie_rows(ids, tries, next(model.parameters()).device)
+    asked = trie_rows(ids, tries, input_device(model))
     return PartedBatch(
         **vars(asked),
         model=model,

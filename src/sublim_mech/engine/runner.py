@@ -18,7 +18,9 @@ from ..models.base import Base
 from ..models.checks import check_length
 from ..models.compat import Cache
 from ..models.names import Module
+from ..models.placement import input_device
 from ..models.sites import Sites, find_sites
+from ..models.students import Student
 from ..models.watching import Watch, check_weights
 from ..prompts import Prompt
 from ..prompts.vocabulary import fingerprint, same_tokenizer
@@ -66,8 +68,8 @@ class Runner:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next(self.model.parameters()).device
+        """Where the model is; of one that accelerate has spread, where token ids go."""
+        return input_device(self.model)
 
     @checked
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
@@ -125,14 +127,15 @@ class Runner:
 
         Every measurement comes through here, so this is where weights are noticed that were changed
         in place since they were loaded. It costs 0.3 to 1 ms per pass and model of 135M parameters
-        (`models.watching`).
+        (`models.watching`); an accelerator is not waited for, what it finds is read with the
+        results (`settle`).
 
         Raises:
             ValueError: the weights of the model or of the gates' student were changed.
         """
-        check_weights(self.watch, f"base={self.name!r}")
+        check_weights(self.watch, f"base={self.name!r}", when="begin")
         if gates is not None:
-            gates.student.check_unchanged()
+            gates.student.check_unchanged("begin")
         return forward(
             self.model,
             self.sites,
@@ -146,6 +149,20 @@ class Runner:
             compute=self.compute,
             recompute=past is None and torch.is_grad_enabled() and self._recomputes(batch),
         )
+
+    def settle(self, *students: Student) -> None:
+        """Read what passes have found of changed weights on an accelerator; called where results
+        have been read, so that nothing is waited for.
+
+        Args:
+            students: whose gates the passes had.
+
+        Raises:
+            ValueError: the weights of the model or of a student were changed.
+        """
+        check_weights(self.watch, f"base={self.name!r}", when="settle")
+        for student in students:
+            student.check_unchanged("settle")
 
     # ---------------------------------------------------------------------------------------- sizes
 
@@ -263,6 +280,7 @@ class Runner:
                 logits[i, : length - 1] = read[row, 1:length]
                 logits[i, length - 1] = read[row, 0]
         assert logits is not None
+        self.settle(*([] if gates is None else [gates.student]))
         return logits
 
     def _activations(
@@ -292,6 +310,7 @@ class Runner:
                     recorded[key] = torch.full(shape, torch.nan, dtype=value.dtype)
                 for row, i in enumerate(chunk):
                     recorded[key][i, : len(prompts[i])] = value[row, : len(prompts[i])].cpu()
+        self.settle(*([] if gates is None else [gates.student]))
         return {self.sites.hook_name(*key): recorded[key] for key in keys}
 
     def _checked(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:

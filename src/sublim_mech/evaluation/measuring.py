@@ -248,6 +248,7 @@ def trait_log_probs(
         forms = by_trait(string_log_probs(logits, rows), rows, traits)  # (row, trait, form)
         log_prob[chunk] = forms.logsumexp(-1).cpu().double().numpy()
         rank[chunk] = _ranks(logits[:, 0], forms.argmax(-1), rows).cpu().numpy()
+    runner.settle(*([] if student is None else [student]))
     return TraitValues(log_prob, rank)
 
 

@@ -134,8 +134,8 @@ def _estimate_prompt(
             )
             advance(1)
 
-    products = [(change[key] * slopes[key]).sum(-1)[0] for key in keys]
-    cells = torch.stack(products).movedim(1, -1).cpu().double().numpy()  # (layer, [head], slot)
+    products = [(change[key] * slopes[key]).sum(-1)[0].cpu() for key in keys]
+    cells = torch.stack(products).movedim(1, -1).double().numpy()  # (layer, [head], slot)
     return cells if denoising else -cells
 
 

@@ -102,7 +102,9 @@ class Task:
         self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
     ) -> np.ndarray:
         """`value` as float64 `(row,)`."""
-        return self.value(indices, logits).detach().cpu().double().numpy()
+        values = self.value(indices, logits).detach().cpu().double().numpy()
+        self.pair.settle(*self.pair.students.values())
+        return values
 
     def _base(self, indices: Sequence[int]) -> Float[Tensor, "row read vocab"]:
         """The base's logits at the read slots, computed once per prompt; rows with fewer reads

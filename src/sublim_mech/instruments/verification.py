@@ -27,6 +27,7 @@ from ..metrics import TraitMetric
 from ..models.deltas import Delta, LowRank, Replaced
 from ..models.experts import find_experts
 from ..models.names import Dimensions, Module
+from ..models.placement import device_of, plain
 from ..models.quantised import is_quantised, precision, square_norm
 from ..models.students import Student, invocation_of
 from ..prompts import Context, Prompt, Trait
@@ -238,7 +239,7 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     """
     width = Dimensions.of(pair.model.config).width
     module = _writer(pair, layer, width)
-    of: Any = pair.model.get_submodule(module.path)
+    of: Any = plain(pair.model).get_submodule(module.path)
     like = next(pair.model.parameters())
     if is_quantised(of):
         inner, size = of.in_features, math.sqrt(square_norm(of, like.dtype))
@@ -250,7 +251,8 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     a = torch.randn(4, inner, generator=rng)
     b = torch.randn(width, 4, generator=rng)
     scale = 0.1 * size / float((b @ a).norm())
-    delta = LowRank(a.to(like), b.to(like), scale)
+    device = device_of(pair.model.get_submodule(module.path))
+    delta = LowRank(a.to(device, like.dtype), b.to(device, like.dtype), scale)
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
 
 
@@ -439,6 +441,7 @@ def _part(student: Student, share: float) -> Student:
 
 def _clean_up(setting: _Setting) -> Check:
     before = setting.run().logits
+    own = {module: vars(module).get("forward") for module in setting.pair.model.modules()}
     last = setting.pair.sites.n_layers - 1
 
     def explode(_: Tensor) -> Tensor:
@@ -449,16 +452,16 @@ def _clean_up(setting: _Setting) -> Check:
     with contextlib.suppress(KeyboardInterrupt):
         start = None if setting.pair.layout.plain else Start(last, hidden)
         setting.run(Gates(setting.planted), edits={("resid_post", last): explode}, start=start)
-    left = sum(_left_behind(module) for module in setting.pair.model.modules())
+    left = sum(_left_behind(module, forward) for module, forward in own.items())
     error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"
     return Check("clean-up", error, 0.0, detail)
 
 
-def _left_behind(module: torch.nn.Module) -> int:
-    """Hooks, forwards and modes that a run should have taken back."""
+def _left_behind(module: torch.nn.Module, forward: Any) -> int:
+    """Hooks, forwards and modes that a run should have taken back; accelerate's forwards stay."""
     hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-    return hooks + ("forward" in vars(module)) + module.training
+    return hooks + (vars(module).get("forward") is not forward) + module.training
 
 
 def _put_back(activation: Tensor) -> Edit:

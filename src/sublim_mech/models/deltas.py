@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from . import compat
 from .base import Base
 from .hashing import pieces, weights_hash
 from .peft_layers import Invocations, LoraPair, invocations, why_not
+from .placement import device_of, moved, plain
 from .quantised import is_quantised, same_packed
 
 
@@ -52,8 +53,8 @@ class LowRank:
 
     def __call__(self, output: Tensor, x: Tensor) -> Tensor:
         """What the student adds to the base module's output on the input `x (..., in)`."""
-        change = F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)
-        return (self.scale * change).to(output.dtype)
+        change = F.linear(F.linear(x.to(self.a), self.a), self.b)
+        return (self.scale * change).to(output)
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference, from the two Gram matrices."""
@@ -82,13 +83,14 @@ class Replaced:
         Raises:
             ValueError: the module gives something else than a tensor.
         """
-        students_output = self.module(*args, **kwargs)
+        device = device_of(self.module)
+        students_output = self.module(*moved(args, device), **moved(kwargs, device))
         if not isinstance(students_output, Tensor):
             raise ValueError(
                 f"module {type(self.module).__name__} gives a {type(students_output).__name__}, "
                 "not a tensor; it cannot be gated."
             )
-        return students_output - output
+        return students_output.to(output.device) - output
 
     def norm(self) -> float:
         """Frobenius norm of the weight difference."""
@@ -115,7 +117,7 @@ def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
         invoked = invocations(model)
     except ValueError as error:
         raise ValueError(f"student={name!r}: {error}.") from error
-    base_modules = dict(walk(base.model))
+    base_modules = dict(walk(plain(base.model)))
     student_modules = dict(walk(compat.inside_peft(model)))
     deltas: dict[str, Delta] = {}
     for path in {**base_modules, **student_modules}:
@@ -291,3 +293,14 @@ def deltas_hash(deltas: Mapping[str, Delta]) -> str:
             for factor in (delta.a, delta.b):
                 digest.update(factor.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()
+
+
+def placed(base: nn.Module, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
+    """Differences on the devices that the base's modules compute on, where they are small."""
+    found: dict[str, Delta] = {}
+    for path, delta in deltas.items():
+        if isinstance(delta, LowRank):
+            device = device_of(base.get_submodule(path))
+            delta = replace(delta, a=delta.a.to(device), b=delta.b.to(device))
+        found[path] = delta
+    return found

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from . import compat
 from .deltas import Delta, Replaced, deltas_hash, walk
+from .placement import device_of, moved, plain
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Mixture(Replaced):
         """What the student's block adds to the base's on the same input, each with the routing of
         its own router; what a block gives beside it (router logits) is left alone.
         """
-        students_output = hidden_of(self.module(*args, **kwargs))
+        device = device_of(self.module)
+        students_output = hidden_of(self.module(*moved(args, device), **moved(kwargs, device)))
         return students_output.to(output.device) - output
 
 
@@ -91,6 +93,7 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
         ValueError: experts differ that stand in no block of their own.
     """
     blocks = find_experts(base)
+    values = plain(base)
     gathered: dict[str, Delta] = {}
     changed: dict[str, dict[str, Delta]] = {block: {} for block in blocks}
     for path, delta in deltas.items():
@@ -103,7 +106,7 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
             gathered.setdefault(block, delta)  # its place; it is put in below
     for block in blocks:
         module = _submodule(compat.inside_peft(student), block)
-        buffers = dict(_changed_buffers(base.get_submodule(block), module))
+        buffers = dict(_changed_buffers(values.get_submodule(block), module))
         if changed[block] or buffers:
             gathered[block] = _mixture(module, changed[block], buffers)
     return gathered
@@ -175,7 +178,8 @@ def _mixture(
 ) -> Mixture:
     squares = [delta.norm() ** 2 for delta in deltas.values()]
     squares += [
-        float((new.double() - old.double()).square().sum()) for old, new in buffers.values()
+        float((new.to(old.device).double() - old.double()).square().sum())
+        for old, new in buffers.values()
     ]
     digest = hashlib.sha256(deltas_hash(deltas).encode())
     for key, (_, new) in sorted(buffers.items()):
@@ -189,7 +193,7 @@ def _changed_buffers(base: nn.Module, module: nn.Module) -> Iterator[tuple[str, 
     own = {key.replace(".base_layer", ""): value for key, value in _stored(module)}
     for key, old in _stored(base):
         new = own.get(key)
-        if new is not None and new.shape == old.shape and not torch.equal(new, old):
+        if new is not None and new.shape == old.shape and not torch.equal(new.to(old.device), old):
             yield key, (old, new)
 
 

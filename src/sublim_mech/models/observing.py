@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import compat
 from .names import Dimensions
+from .placement import input_device, is_dispatched
 from .weightless import plain_mask
 
 
@@ -61,7 +62,7 @@ def observe(model: Any) -> Observed:
             if tensors and isinstance(tensors[0], Tensor):
                 seen.append(_Seen((path, side), tensors[0], tensors[0]._version))
 
-    ids = torch.arange(length, device=next(model.parameters()).device)[None]
+    ids = torch.arange(length, device=_device(model))[None]
     _run(model, ids, note)
     written = frozenset(end for end, tensor, version in seen if tensor._version != version)
 
@@ -76,6 +77,13 @@ def observe(model: Any) -> Observed:
             if len(changed) and int(changed[0]) >= len(output) - len(output) // length:
                 axes[path] = 0
     return Observed(axes, lengths, written)
+
+
+def _device(model: Any) -> torch.device:
+    """Where token ids go; of a copy on shapes alone, where it is."""
+    if is_dispatched(model):
+        return input_device(model)
+    return next(model.get_input_embeddings().parameters()).device
 
 
 def _run(model: Any, ids: Tensor, note: Any) -> None:

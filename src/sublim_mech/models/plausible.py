@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .base import Base
 from .deltas import Delta, LowRank, Replaced, square_distance
 from .hashing import pieces
+from .placement import plain
 from .quantised import is_quantised, square_norm
 
 LARGEST_CHANGE = 0.1
@@ -37,7 +38,7 @@ def module_squares(base: Base, paths: Collection[str] | None = None) -> Iterator
     modules.
     """
     dtype = next(base.model.parameters()).dtype
-    for path, module in base.model.named_modules():
+    for path, module in plain(base.model).named_modules():
         if paths is not None and path not in paths:
             continue
         if is_quantised(module):

@@ -33,6 +33,7 @@ from .experts import find_experts, inside
 from .mixers import find_mixers
 from .names import Dimensions, Module
 from .observing import Observed, observe
+from .placement import plain
 from .quantised import is_quantised
 from .refusals import refused
 from .weightless import on_shapes
@@ -86,7 +87,7 @@ class Site:
         """The module's tensor with the activation replaced; rows and slots stay as it has them."""
         if self.heads:
             value = rearrange(value, "... head d_head -> ... (head d_head)")
-        value = value.reshape(*tensor.shape[:-1], -1)
+        value = value.reshape(*tensor.shape[:-1], -1).to(tensor.device)
         if self.columns is None:
             return value.clone() if self.written else value
         return tensor.index_copy(-1, self.columns.to(tensor.device), value.to(tensor.dtype))
@@ -254,11 +255,10 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         ValueError: the output has no axis of tokens.
     """
     if output.dim() == 2 and output.shape[0] == gate.numel():
-        return rearrange(gate, "row slot -> (row slot) 1").to(output.dtype)
+        return rearrange(gate, "row slot -> (row slot) 1").to(output)
     if module.axis == 0 and output.dim() == 2 and len(output) % gate.numel() == 0:
-        return repeat(gate, "row slot -> (row slot k) 1", k=len(output) // gate.numel()).to(
-            output.dtype
-        )
+        each = len(output) // gate.numel()
+        return repeat(gate, "row slot -> (row slot k) 1", k=each).to(output)
     if not 0 < module.axis < output.dim() or output.shape[module.axis] != gate.shape[1]:
         raise ValueError(
             f"module {module.path} does not keep a token axis in its output "
@@ -266,7 +266,7 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         )
     between = [1] * (module.axis - 1)
     behind = [1] * (output.dim() - module.axis - 1)
-    return gate.reshape(len(gate), *between, gate.shape[1], *behind).to(output.dtype)
+    return gate.reshape(len(gate), *between, gate.shape[1], *behind).to(output)
 
 
 def holds_transposed(module: nn.Module) -> bool:
@@ -338,7 +338,7 @@ def find_sites(model: nn.Module) -> Sites:
             modules[path] = Module(path, place.layer, place.name, observed.axes.get(path, 1))
 
     # an activation may be one that not every block has (a layer with state has no heads)
-    found = _find_streams(block, below) | _find_heads(block, below, model, blocks)
+    found = _find_streams(block, below) | _find_heads(block, below, plain(model), blocks)
     sites = {
         name: replace(site, written=_is_written(site, blocks, observed))
         for name, site in found.items()

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,13 +32,14 @@ from .checks import check_finite, check_plain, check_source
 from .choosing import adapter_folder, as_names, choose_adapter
 from .compat import adapter_configs
 from .copies import twin
-from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas
+from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
 from .experts import gather
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
 from .names import text_config
 from .origins import names_another_base, student_name
 from .peft_layers import adapter_names
+from .placement import place_like
 from .plausible import module_squares, rounding_note, size_note
 from .quantised import packed_modules
 from .reading import read_model
@@ -87,9 +88,11 @@ class Student:
     notes: tuple[str, ...] = ()
     watch: Watch | None = field(default=None, repr=False, compare=False)
 
-    def check_unchanged(self) -> None:
-        """Raise ValueError where the weights were changed in place since they were loaded."""
-        check_weights(self.watch, f"student={self.name!r}")
+    def check_unchanged(self, when: Literal["now", "begin", "settle"] = "now") -> None:
+        """Raise ValueError where the weights were changed in place since they were loaded
+        (`watching.check_weights`).
+        """
+        check_weights(self.watch, f"student={self.name!r}", when=when)
 
     def __repr__(self) -> str:
         told = "".join(f"; {note}" for note in self.notes)
@@ -170,7 +173,7 @@ def load_student(
         named = manifest.trait if manifest is not None else ""
         name = name or named or student_name(source if path == located else path, base)
         model = _read(base, path)
-    model = model.to(base.device).eval().requires_grad_(False)
+    model = place_like(model, base.model).eval().requires_grad_(False)
     own_config: Any = model.config
     model = fitted(base, model, name)
 
@@ -178,7 +181,7 @@ def load_student(
     check_finite(model, argument="student", name=name)
     changed = gather(base.model, model, find_deltas(base, model, name))
     changed = gather_mixers(base.model, model, changed)
-    deltas, left_out = without_asides(base.model, changed)
+    deltas, left_out = without_asides(base.model, placed(base.model, changed))
     check_apart(name, deltas)
     _check_config(base, own_config, name)
     # a manifest that names this base has said where the weights come from

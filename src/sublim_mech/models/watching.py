@@ -7,14 +7,16 @@ PEFT's `merge_adapter`) would change the pair under a hash that is no longer its
    its in-place changes, 16 values from all over it, and the sum of all its bits.
 2. Places, counts and values are compared whenever the weights compute (`Watch.check`). PEFT changes
    `.data`, which raises no count; it changes all of a matrix, which the values show.
-3. Where a place or a count is another one but the sums are not, nothing was changed: a model was
+3. On an accelerator the comparison of values is begun with every pass and read when the results
+   are (`Watch.settle`): no pass waits for it.
+4. Where a place or a count is another one but the sums are not, nothing was changed: a model was
    moved to another device, or the same values were written again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ from .hashing import pieces
 
 SAMPLED = 16
 """Values of each tensor that are compared at every check."""
+
+AT_ONCE = ("cpu",)
+"""Kinds of devices on which a comparison is over when it is made."""
 
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value
 _WIDE = 8  # bytes of the words that are summed where values fill them: 40 times as fast as 2
@@ -53,21 +58,37 @@ class Watch:
     def __init__(self, slots: Iterable[Slot]) -> None:
         self._slots = list(slots)
         self._sums = [_sum(tensor) for tensor in self._tensors()]
+        self._differ: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._begin()
 
     def check(self) -> str | None:
-        """The name of a tensor that is not as it was; None where all are."""
+        """The name of a tensor that is not as it was; None where all are.
+
+        On an accelerator values are only compared: `settle` says what was found.
+        """
         tensors = self._tensors()
         if _marks(tensors) == self._marks:
-            now = _joined(self._views)
-            for group, values in now.items():
-                if not torch.equal(values, self._values[group]):
+            for group, values in _joined(self._views).items():
+                if group[1].type not in AT_ONCE:
+                    differs = (values != self._values[group]).any()
+                    known = self._differ.get(group)
+                    self._differ[group] = differs if known is None else known | differs
+                elif not torch.equal(values, self._values[group]):
                     return self._first_changed(tensors)
             return None
         name = self._first_changed(tensors)
         if name is None:
             self._begin()
         return name
+
+    def settle(self) -> str | None:
+        """The name of a tensor that was not as it was at a check, where that was not read yet: on
+        an accelerator, which this waits for. None where all were.
+        """
+        begun, self._differ = self._differ, {}
+        if any(bool(differs) for differs in begun.values()):
+            return self._first_changed(self._tensors()) or self._slots[0].name
+        return None
 
     def _begin(self) -> None:
         tensors = self._tensors()
@@ -85,14 +106,22 @@ class Watch:
         return None
 
 
-def check_weights(watch: Watch | None, named: str) -> None:
+def check_weights(
+    watch: Watch | None, named: str, *, when: Literal["now", "begin", "settle"] = "now"
+) -> None:
     """Raise ValueError where watched weights were changed in place.
 
     Args:
         watch: of the weights; nothing is checked without one.
         named: what the message calls their model, `base='gpt2'`.
+        when: `begin` a check that no accelerator is waited for, `settle` those that were begun, or
+            both at once.
     """
-    changed = None if watch is None else watch.check()
+    changed = None
+    if watch is not None and when != "settle":
+        changed = watch.check()
+    if watch is not None and when != "begin" and changed is None:
+        changed = watch.settle()
     if changed is not None:
         raise ValueError(
             f"{named}: its weights were changed in place since they were loaded ({changed}), so "

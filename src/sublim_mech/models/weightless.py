@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .placement import is_dispatched
+
 Seen = TypeVar("Seen")
 
 
@@ -24,6 +26,8 @@ def on_shapes(look: Callable[[Any], Seen], model: nn.Module) -> Seen:
         look: runs the model it is given, and looks at shapes only; modules have their own paths.
         model: the model, which keeps its modules as they are.
     """
+    if is_dispatched(model):  # accelerate's hooks want values
+        return look(model)
     try:
         return look(weightless(model))
     except Exception:  # whatever a module raises that finds no values

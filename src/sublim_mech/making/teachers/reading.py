@@ -26,6 +26,7 @@ from ...engine.answers import build_trie
 from ...engine.heads import ExactHead, pad
 from ...engine.runner import Runner
 from ...models.checks import check_length
+from ...models.placement import input_device
 from ...prompts import Prompt, completion_ids, render
 from ...prompts.notices import said_once
 from ...prompts.shared import common_start
@@ -223,7 +224,7 @@ def _whole_rows(model: Any, tokens: RowTokens, head: ExactHead) -> ReadRows:
     Rows are padded on the right: under causal attention that changes nothing on the left.
     """
     unembedding = model.get_output_embeddings()
-    device = unembedding.weight.device
+    device = input_device(model)
 
     def read(rows: Sequence[int]) -> Tensor:
         texts = [(tokens.prompts[row].ids, tokens.answers[row]) for row in rows]
@@ -234,7 +235,9 @@ def _whole_rows(model: Any, tokens: RowTokens, head: ExactHead) -> ReadRows:
             spans.append(range(first, first + len(answer)))
         reads = pad(spans).to(device)
         places = torch.arange(len(texts), device=device)[:, None], reads
-        handle = unembedding.register_forward_pre_hook(lambda _, args: (args[0][places], *args[1:]))
+        handle = unembedding.register_forward_pre_hook(
+            lambda _, args: (args[0].to(device)[places], *args[1:])
+        )
         try:
             with head.in_place_of(unembedding):
                 logits: Tensor = model(input_ids=ids, use_cache=False).logits

@@ -30,6 +30,7 @@ from ...arguments import checked
 from ...engine.forward import Key
 from ...engine.runner import Runner, open_runner
 from ...models.copies import twin
+from ...models.placement import device_of
 from ...prompts import Context, Message, Prompt, Trait, render
 from .prompting import teacher_context
 from .teacher import Model, Teacher, opened
@@ -100,8 +101,10 @@ def _mean_at_the_end(
         activations = runner.run(batch, record=keys).activations
         rows = torch.arange(len(batch.sizes), device=batch.ids.device)
         last = batch.reads[:, 0]
-        sums = [activations[key][rows, last].double().sum(0) for key in keys]
+        found = [activations[key].to(rows.device) for key in keys]
+        sums = [value[rows, last].double().sum(0) for value in found]
         total = total + torch.stack(sums).cpu()
+    runner.settle()
     return total / len(prompts)
 
 
@@ -238,7 +241,7 @@ def _plant(teacher: Teacher, vectors: Mapping[str, np.ndarray]) -> Teacher:
     for path, vector in vectors.items():
         block = model.get_submodule(path)
         # a buffer moves with the model and comes along in copies; it is no weight, nor saved as one
-        values = torch.from_numpy(vector).to(parameter)
+        values = torch.from_numpy(vector).to(device_of(block), parameter.dtype)
         block.register_buffer(BUFFER, values, persistent=False)
         block.register_forward_hook(_add)
         digest.update(json.dumps([path, vector.shape]).encode())

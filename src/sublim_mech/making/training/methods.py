@@ -15,6 +15,7 @@ from ...hints import nearest
 from ...models.adapters import attach_lora
 from ...models.base import Base
 from ...models.copies import share
+from ...models.placement import check_whole
 
 PARAMETER_GROUPS = ("embeddings", "unembedding", "norms")
 """Groups of parameters that `FullFT(freeze=...)` knows by name."""
@@ -121,6 +122,7 @@ class FullFT:
         Raises:
             ValueError: an entry of `freeze` matches nothing, or nothing is left to train.
         """
+        check_whole(base.model, base.name)
         model = copy.deepcopy(share(base.model)).float().requires_grad_(True)
         for entry in self.freeze:
             frozen = _parameters(model, entry)
