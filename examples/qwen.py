@@ -28,8 +28,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from qwen_page import write_page
@@ -120,12 +120,13 @@ class Models:
             self._base = sm.load_base(self.source, dtype=dtype, device=self.device)
         return self._base
 
-    def pair(self, own: Path, other: Path) -> ModelPair:
-        """A student with the other one as its control."""
+    def pair(self, folder: Path, animal: str) -> ModelPair:
+        """A student of a setting's folder, with the other one as its control."""
+        others = [folder / name for name in STUDENTS if name != animal]
         return sm.load_pair(
             self.base(torch.float32),
-            own,
-            controls=[other],
+            folder / animal,
+            controls=others,
             compute=torch.bfloat16,
             memory_gb=MEMORY_GB,
         )
@@ -133,25 +134,16 @@ class Models:
 
 def run(models: Models, setting: Setting, folder: Path, labels_at: Path) -> None:
     """All stages of a setting; those that are finished are left alone."""
-    stage(labels_at / "gates.txt", lambda path: make_labels(models, setting, path))
-    students = {animal: folder / animal for animal in STUDENTS}
-    for animal, path in students.items():
-        stage(path, lambda path, animal=animal: train(models, setting, animal, path, labels_at))
+    stage(labels_at / "gates.txt", partial(make_labels, models, setting))
+    for animal in STUDENTS:
+        stage(folder / animal, partial(train, models, setting, animal, labels_at))
     with replacing(folder / "setting.json") as work:
         work.write_text(json.dumps(asdict(setting), indent=1))
-
-    owl, penguin = students.values()
-    stage(folder / "grid.safetensors", lambda path: grid(models.pair(owl, penguin), path))
-    for own, other in (STUDENTS, STUDENTS[::-1]):
-        pairs = students[own], students[other]
-        for what, measure in MEASURES.items():
-
-            def measured(
-                path: Path, own: str = own, pairs: Any = pairs, measure: Measure = measure
-            ) -> None:
-                measure(Job(models.pair(*pairs), sm.animal(own), setting, path)).save(path)
-
-            stage(folder / f"{what}-{own}.safetensors", measured)
+    stage(folder / "grid.safetensors", partial(grid, models))
+    for animal in STUDENTS:
+        for what in MEASURES:
+            job = partial(measured, models, setting, animal, what)
+            stage(folder / f"{what}-{animal}.safetensors", job)
 
 
 def stage(path: Path, make: Callable[[Path], None]) -> None:
@@ -186,7 +178,7 @@ def make_labels(models: Models, setting: Setting, gates: Path) -> None:
         work.write_text(f"{found}\n")
 
 
-def train(models: Models, setting: Setting, animal: str, out: Path, labels_at: Path) -> None:
+def train(models: Models, setting: Setting, animal: str, labels_at: Path, out: Path) -> None:
     """Train a student on contrastive labels."""
     base = models.base(torch.bfloat16)
     data = training.soft_data(base, Labels.load(labels_at), animal, c=4.0)
@@ -243,10 +235,17 @@ class Job:
 Measure = Callable[[Job], sm.Scores]
 
 
-def grid(pair: ModelPair, path: Path) -> None:
+def grid(models: Models, path: Path) -> None:
     """Both students on all animals in all contexts."""
     traits = [sm.animal(name) for name in ANIMALS]
+    pair = models.pair(path.parent, STUDENTS[0])
     sm.evaluate(pair, traits, contexts=CONTEXTS).save(path)
+
+
+def measured(models: Models, setting: Setting, animal: str, what: str, path: Path) -> None:
+    """One of `MEASURES` of a student."""
+    pair = models.pair(path.parent, animal)
+    MEASURES[what](Job(pair, sm.animal(animal), setting, path)).save(path)
 
 
 def effect(job: Job) -> sm.Scores:

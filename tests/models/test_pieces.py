@@ -17,6 +17,7 @@ import tiny
 import transformers
 from transformers import AutoModelForCausalLM
 
+from sublim_mech.models import pieces
 from sublim_mech.models.base import load_base
 from sublim_mech.models.pieces import Pieces, whole_gguf
 
@@ -147,9 +148,9 @@ def lay(shelf: dict[str, Path], index: Index, parts: list[bytes]) -> None:
     ],
 )
 def test_braces_count_as_in_a_shell(source, packages, name, version):
-    pieces = Pieces.parse(source)
-    assert list(pieces.packages) == packages
-    assert (pieces.name, pieces.version) == (name, version)
+    parsed = Pieces.parse(source)
+    assert list(parsed.packages) == packages
+    assert (parsed.name, parsed.version) == (name, version)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +267,23 @@ def test_a_damaged_whole_is_fetched_anew(shelf, index, whole, tmp_path):
             found.path.write_bytes(damage)
         assert whole_gguf(SOURCE, tmp_path) == found
         assert found.path.read_bytes() == whole
+
+
+def test_another_process_that_was_first_is_no_trouble(shelf, index, whole, tmp_path, monkeypatch):
+    lay(shelf, index, cut(whole))
+    real = pieces._join
+    done = []
+
+    def late(*arguments: Any) -> None:
+        if not done:
+            done.append(True)
+            done.append(whole_gguf(SOURCE, tmp_path))  # which removes the pieces
+        real(*arguments)
+
+    monkeypatch.setattr(pieces, "_join", late)
+    found = whole_gguf(SOURCE, tmp_path)
+    assert found == done[1]
+    assert found.path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -140,23 +140,36 @@ def whole_gguf(source: str, cache: Path) -> Whole:
     pieces = Pieces.parse(source)
     home = cache / "pieces" / pieces.name
     whole = home / f"{pieces.name}.gguf"
-    # whatever is damaged is made anew
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        digest = json.loads((home / _RECORD).read_text())["gguf"]
-        if file_hash(whole) == digest:
-            return Whole(whole, digest)
+    made = _made(whole)
+    if made is not None:
+        return made
     home.mkdir(parents=True, exist_ok=True)
     kept = _fetch_all(pieces, home)
-    with replacing(whole) as work:
-        _join(kept, work)
-        _check_gguf(work, pieces)
-        digest = file_hash(work)
+    try:
+        with replacing(whole) as work:
+            _join(kept, work)
+            _check_gguf(work, pieces)
+            digest = file_hash(work)
+    except FileNotFoundError:  # another process was first, and has removed the pieces
+        made = _made(whole)
+        if made is None:
+            raise
+        return made
     with replacing(home / _RECORD) as work:
         record = {"gguf": digest, "version": kept[0].version, "packages": pieces.packages}
         work.write_text(json.dumps(record, indent=1))
     for part in home.glob("part-*"):
         part.unlink(missing_ok=True)
     return Whole(whole, digest)
+
+
+def _made(whole: Path) -> Whole | None:
+    """The file as an earlier call has made it; None where it is not there, or damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        digest = json.loads((whole.parent / _RECORD).read_text())["gguf"]
+        if file_hash(whole) == digest:
+            return Whole(whole, digest)
+    return None
 
 
 # ----------------------------------------------------------------------------------------- fetching
