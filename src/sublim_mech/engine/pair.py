@@ -17,6 +17,7 @@ from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..results.contexts import in_words
 from .alike import pair_notes
+from .closed import check_open
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -109,7 +110,8 @@ class ModelPair(Runner):
             model: whose weights are grafted, one of `students`; `base` for the base alone.
 
         Raises:
-            ValueError: no prompts, or one longer than the model; no such model.
+            ValueError: no prompts, or one longer than the model; no such model; `where` holds
+                nothing that a student of the pair changes.
 
         Example:
             >>> system = pair.logits(prompts[:1], sm.masks.role("system"))
@@ -140,7 +142,8 @@ class ModelPair(Runner):
             model: whose weights are grafted, one of `students`; `base` for the base alone.
 
         Raises:
-            ValueError: see `Runner.activations`; no such model.
+            ValueError: see `Runner.activations`; no such model; `where` holds nothing that a
+                student of the pair changes.
 
         Example:
             >>> found = pair.activations(prompts, ["resid_post"], layers=[2], model="base")
@@ -168,6 +171,8 @@ class ModelPair(Runner):
             everywhere = [torch.ones(len(prompt), len(student.deltas)) for prompt in prompts]
             return PromptGates(student, everywhere)
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
+        rows = list(zip(prompts, gates, strict=True))
+        check_open(self.sites, self.students, model, where, rows)
         return PromptGates(student, gates)
 
     # ------------------------------------------------------------------------------------ elsewhere

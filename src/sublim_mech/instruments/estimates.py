@@ -51,8 +51,16 @@ class Estimate:
     layers: tuple[int, ...] | None = None
 
 
-def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
+def estimate_patching(
+    task: Task, asked: Estimate, *, notes: Sequence[str] = (), progress: bool
+) -> Scores:
     """An estimate of patching every layer (x head) x token of a site.
+
+    Args:
+        task: what is measured.
+        asked: which estimate.
+        notes: what to know of the scores.
+        progress: show a progress bar.
 
     Returns:
         Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`.
@@ -85,6 +93,7 @@ def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
         "gradient",
         dims,
         coords=coords,
+        notes=notes,
         method=asked.method,
         site=asked.site,
         direction=asked.direction,

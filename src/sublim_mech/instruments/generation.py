@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from ..arguments import checked
+from ..engine.closed import check_open
 from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
@@ -55,7 +56,8 @@ def generate(
 
     Raises:
         ValueError: unknown policy or model; a negative temperature; greedy decoding of several
-            samples; a prompt too long; logits that are not finite.
+            samples; a prompt too long; logits that are not finite; `where` holds nothing that a
+            student of the pair changes, and the student does not write the answer either.
 
     Example:
         >>> system = sm.masks.role("system")
@@ -80,11 +82,14 @@ def generate(
         )
     pair.check_prompts(prompts)
     mask = as_mask(where, "where")
-    requests = []
+    requests, rows = [], []
     for prompt in prompts:
         pair.check_length(prompt, max_new_tokens, what=" with its answer")
         gates = pair.prompt_gates(prompt, mask, student)
+        rows.append((prompt, gates))
         requests.append(Request(prompt.ids, gates, _answer_gates(gates, student, generated)))
+    if generated != "student":  # who then at least writes the answer
+        check_open(pair.sites, pair.students, model, mask, rows)
     ends = end_ids(pair.model, pair.tokenizer)
     how = Decoding(max_new_tokens, ends, samples, temperature=temperature, seed=seed)
     answers = decode(pair, requests, how, student=student)

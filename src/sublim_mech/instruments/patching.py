@@ -28,6 +28,7 @@ from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..masks import Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
@@ -35,6 +36,7 @@ from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
+from .reach import check_reach
 from .task import Advance, Cells, Ends, Task, donors_of, prepare, still, walk
 
 DIRECTIONS = ("denoising", "noising")
@@ -123,7 +125,8 @@ def patch(
 
     Raises:
         ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
-            is empty, leaves a prompt or gives a recipient two donors; both directions with donor
+            is empty, leaves a prompt or gives a recipient two donors; layers at which no student
+            changes anything, of some of which the scores' notes tell; both directions with donor
             prompts (their recipients would differ).
 
     Example:
@@ -135,8 +138,8 @@ def patch(
     """
     if donor_prompts is not None and len(donor_prompts) != len(prompts):
         raise ValueError(
-            f"donor_prompts has {len(donor_prompts)} prompts for {len(prompts)}; give one per "
-            "prompt."
+            f"donor_prompts has {counted(len(donor_prompts), 'prompt')} for {len(prompts)}; give "
+            "one per prompt."
         )
     task = prepare(pair, prompts, trait, donors=donor_prompts)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
@@ -144,6 +147,9 @@ def patch(
     directions = _directions(direction, donor_prompts)
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
+    silent: tuple[str, ...] = ()
+    if donor_prompts is None:  # other prompts differ at every layer
+        silent = check_reach(pair, site, chosen_layers, named=layers is not None)
     named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
     plans = []
     for i in range(len(task.prompts)):
@@ -174,6 +180,7 @@ def patch(
         "patch",
         [dim for axis, dim in enumerate(dims) if axis not in dropped],
         coords=coords,
+        notes=silent,
         site=site,
         direction=direction,
         **other_contexts,
