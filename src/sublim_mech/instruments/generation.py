@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from ..arguments import checked
-from ..engine.closed import check_open
+from ..engine.closed import tell_closed
 from ..engine.decoding import Decoding, Request, answer_text, decode, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
@@ -56,8 +56,11 @@ def generate(
 
     Raises:
         ValueError: unknown policy or model; a negative temperature; greedy decoding of several
-            samples; a prompt too long; logits that are not finite; `where` holds nothing that a
-            student of the pair changes, and the student does not write the answer either.
+            samples; a prompt too long; logits that are not finite.
+
+    Warns:
+        UserWarning: `where` holds nothing that the student changes, and the student does not write
+            the answer either: the base answers.
 
     Example:
         >>> system = sm.masks.role("system")
@@ -89,7 +92,7 @@ def generate(
         rows.append((prompt, gates))
         requests.append(Request(prompt.ids, gates, _answer_gates(gates, student, generated)))
     if generated != "student":  # who then at least writes the answer
-        check_open(pair.sites, pair.students, model, mask, rows)
+        tell_closed(pair.sites, student, mask, rows)
     ends = end_ids(pair.model, pair.tokenizer)
     how = Decoding(max_new_tokens, ends, samples, temperature=temperature, seed=seed)
     answers = decode(pair, requests, how, student=student)

@@ -36,7 +36,7 @@ from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
-from .reach import check_reach
+from .reach import reach_notes
 from .task import Advance, Cells, Ends, Task, donors_of, prepare, still, walk
 
 DIRECTIONS = ("denoising", "noising")
@@ -121,12 +121,12 @@ def patch(
     Returns:
         Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the
         metric's change towards the donor; the answer trie's nodes follow the prompt's tokens.
-        `base` and `student` are measured on the prompts each of them ran on.
+        `base` and `student` are measured on the prompts each of them ran on. A note names the
+        layers at which no student changes anything before the site.
 
     Raises:
         ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
-            is empty, leaves a prompt or gives a recipient two donors; layers at which no student
-            changes anything, of some of which the scores' notes tell; both directions with donor
+            is empty, leaves a prompt or gives a recipient two donors; both directions with donor
             prompts (their recipients would differ).
 
     Example:
@@ -147,9 +147,6 @@ def patch(
     directions = _directions(direction, donor_prompts)
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
-    silent: tuple[str, ...] = ()
-    if donor_prompts is None:  # other prompts differ at every layer
-        silent = check_reach(pair, site, chosen_layers, named=layers is not None)
     named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
     plans = []
     for i in range(len(task.prompts)):
@@ -160,6 +157,9 @@ def patch(
                 donors, task, i, position_map, sets=named, with_answer=answer_in_sets
             )
         plans.append(Patch(site, chosen_layers, chosen_heads, cells))
+    silent: tuple[str, ...] = ()
+    if donor_prompts is None:  # other prompts differ at every layer
+        silent = reach_notes(pair, site, chosen_layers)
 
     def measure(student: Student, advance: Advance) -> Cells:
         return _patch_prompts(task, donors, student, plans, directions=directions, advance=advance)

@@ -28,36 +28,18 @@ def silent_layers(pair: ModelPair, site: str, layers: Sequence[int]) -> list[int
     return [at for at in layers if not any(_before(module, site, at) for module in changed)]
 
 
-def check_reach(
-    pair: ModelPair, site: str, layers: Sequence[int], *, named: bool
-) -> tuple[str, ...]:
-    """What to say of layers at which no student changes anything.
-
-    Args:
-        pair: the models.
-        site: which activation.
-        layers: at which layers.
-        named: whether the user chose the layers.
-
-    Returns:
-        A note for the scores, where it is so at some of them.
-
-    Raises:
-        ValueError: it is so at all of them.
-    """
+def reach_notes(pair: ModelPair, site: str, layers: Sequence[int]) -> tuple[str, ...]:
+    """What to say of layers at which no student changes anything, as a note for the scores."""
     silent = silent_layers(pair, site, layers)
     if not silent:
         return ()
-    why = f"no student of this pair changes anything before {site} there"
-    if len(silent) < len(layers):
-        which = f"layer{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}"
-        return (f"{which}: {why}, so that the effect is 0 whatever was learned",)
-    asked = f"layers={list(layers)}" if named else f"site={site!r}"
-    loud = [at for at in range(pair.sites.n_layers) if at not in silent_layers(pair, site, [at])]
-    fix = "graft the modules they change"
-    if loud:
-        fix = f"choose among {', '.join(map(str, loud))}"
-    raise ValueError(f"{asked}: {why}, so that all effects would be 0 whatever was learned; {fix}.")
+    at = f"layer{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}"
+    if len(silent) == len(layers) > 1:
+        at = "all of these layers"
+    return (
+        f"{at}: no student changes anything before {site} there, so that the effect is 0 whatever "
+        "was learned",
+    )
 
 
 def _before(module: Module, site: str, layer: int) -> bool:

@@ -231,6 +231,8 @@ def _check_lines(text: str, shown: str) -> None:
     except json.JSONDecodeError:
         return
     if isinstance(whole, list):
+        if not all(isinstance(row, Mapping) for row in whole):
+            return  # no rows at all, which is told of the first line
         raise ValueError(
             f"{shown} is one JSON array, not JSON Lines, which have an object per line; pass the "
             f"rows themselves: json.loads(Path(...).read_text())."

@@ -66,8 +66,8 @@ class Settings:
             raise ValueError(f"weight_decay={self.weight_decay}: must not be below 0.")
         if self.stop_at is not None and not 0 < self.stop_at < math.inf:
             raise ValueError(
-                f"stop_at={self.stop_at}: a held-out loss is above 0 and finite, so that it never "
-                "is at or below this, or always; pass a loss, or None to train to the end."
+                f"stop_at={self.stop_at}: pass a held-out loss, which is above 0, or None to train "
+                "to the end."
             )
         for name in ("init_seed", "order_seed", "subsample_seed"):
             self._at_least(name, 0)
