@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from train_students import STUDENTS, make_labels, make_student, parser
+from train_students import STUDENTS, make_labels, make_student, parser, told
 
 import sublim_mech as sm
 from sublim_mech.models.base import Base
@@ -52,7 +52,7 @@ OWL_AND_PENGUIN = [sm.animal(name) for name in STUDENTS]
 
 def main() -> None:
     options = parser(__doc__, "out/science").parse_args()
-    out = Path(options.out)
+    out = Path(options.out).expanduser()
     base = sm.load_base(options.base, device=options.device)
     cells = []
     for name, context in TRAINED.items():
@@ -88,7 +88,7 @@ def measure(base: Base, runs: dict[str, Run]) -> list[dict[str, Any]]:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """A grid per animal: own - control, and below it the base level of each evaluation context."""
+    """A grid per animal: specific change, below it the base level of each evaluation context."""
     figure = new_figure(12, 3.6)
     panels = figure.subplots(1, len(STUDENTS))
     largest = half_range(table["specific"].to_numpy())
@@ -113,7 +113,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_title(f"{animal} students", fontsize=LARGE)
         axes.set_xlabel("evaluated in", fontsize=MEDIUM)
         axes.set_ylabel("trained in", fontsize=MEDIUM)
-    colour_bar(figure, panels[-1], image, "own - control, nats")
+    colour_bar(figure, panels[-1], image, "specific change, nats")
     set_title(figure, TITLE)
     write(figure, path)
 
@@ -121,7 +121,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 def markdown(table: pd.DataFrame) -> str:
     """The cells as a Markdown table."""
     head = ["student", "trained in", "evaluated in", "base log P"]
-    head += ["own change", "control's change", "own - control"]
+    head += ["own change", "control's change", "specific"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (trained, evaluated, animal), cell in table.iterrows():
         control = cell["change"] - cell["specific"]
@@ -139,4 +139,4 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

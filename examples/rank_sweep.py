@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from train_students import STUDENTS, make_labels, make_student, parser
+from train_students import STUDENTS, make_labels, make_student, parser, told
 
 import sublim_mech as sm
 from sublim_mech.evaluation.outcome import Evaluation
@@ -38,7 +38,7 @@ TITLE = (
 )
 COLOURS = {"owl": STUDENT_COLOUR, "penguin": SHARING_COLOURS["aligned"]}
 LINES = (  # in the legend, in the table, line style, opacity
-    ("own - control", "specific", "-", 1.0),
+    ("specific", "specific", "-", 1.0),
     ("own", "own", "--", 0.5),
     ("control", "control", ":", 0.5),
 )
@@ -49,7 +49,7 @@ def main() -> None:
     ours = parser(__doc__, "out/science")
     ours.add_argument("--ranks", type=int, nargs="+", default=[2, 8, 32, 128])
     options = ours.parse_args()
-    out = Path(options.out)
+    out = Path(options.out).expanduser()
     base = sm.load_base(options.base, device=options.device)
     try:
         for rank in options.ranks:
@@ -183,7 +183,7 @@ def capacity_names(table: pd.DataFrame) -> list[str]:
 def markdown(table: pd.DataFrame) -> str:
     """The points as a Markdown table."""
     head = ["capacity", "step", "held-out KL, owl / penguin"]
-    head += [f"{animal}: own, control, own - control" for animal in STUDENTS]
+    head += [f"{animal}: own, control, specific" for animal in STUDENTS]
     head.append("diagonal excess")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (name, step), points in table.groupby(level=["capacity", "step"], sort=False):
@@ -204,4 +204,4 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

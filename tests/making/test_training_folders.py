@@ -14,7 +14,7 @@ import pytest
 import torch
 from interrupted import CALLS, Made, copied, different, fit, interrupted, made_of
 from trainings import load_small
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sublim_mech.making.training import FullFT, LoRA, loop
 from sublim_mech.storage.claims import FolderInUseError, claimed
@@ -45,11 +45,18 @@ def stamps(folder: Path) -> dict[Path, int]:
 # ----------------------------------------------------------------------------- the same, or another
 
 
+class Nobody(TrainerCallback):
+    """Is never called."""
+
+    def on_train_begin(self, *args, **kwargs):
+        pytest.fail("trained again")
+
+
 def test_a_finished_run_is_opened_and_not_trained_again(made, whole, monkeypatch):
     monkeypatch.setattr(loop, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
     before = stamps(whole.path)
     # with other options that leave no trace in the result
-    again = fit(made, whole.path, **CALLS["lora"], checkpoint_every=5, callbacks=["nobody"])
+    again = fit(made, whole.path, **CALLS["lora"], checkpoint_every=5, callbacks=[Nobody()])
     assert again == whole
     assert stamps(whole.path) == before
 

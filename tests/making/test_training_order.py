@@ -158,7 +158,7 @@ def test_held_out_data_are_not_the_training_data(soft, hard):
         message = r"held_out: 3 of its 3 rows are trained on as well \(rows 0, 1, 2\).*split"
         with pytest.raises(ValueError, match=message):
             divide(one, some, held_out_seed=0, subsample=None, seed=0)
-        with pytest.raises(ValueError, match=r"held_out: 1 of its 3 rows .*\(rows 1\)"):
+        with pytest.raises(ValueError, match=r"held_out: 1 of its 3 rows .*\(row 1\)"):
             divide(part(one, [5, 1]), some, held_out_seed=0, subsample=None, seed=0)
         divide(part(one, [0, 1]), some, held_out_seed=0, subsample=None, seed=0)
 

@@ -130,7 +130,7 @@ def test_equal_calls_have_the_content_hash_they_always_had(
 ):
     """Else finished runs of an earlier version would be taken for other trainings."""
     # rows that are measured on and trained on were no error then
-    monkeypatch.setattr(order, "_check_apart", lambda data, division: None)
+    monkeypatch.setattr(order, "_check_apart", lambda data, division, given: None)
     calls = {
         "defaults": (hard, {"method": None}),
         "all options": (

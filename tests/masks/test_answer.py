@@ -76,7 +76,7 @@ def test_it_is_no_set_of_the_prompts_tokens(owl):
 @pytest.mark.parametrize("wrong", [None, [0], "system"])
 def test_only_masks_combine(wrong):
     for combine in (lambda: ANSWER & wrong, lambda: ANSWER | wrong):
-        with pytest.raises(TypeError, match="unsupported operand"):
+        with pytest.raises(TypeError, match="masks combine with masks only"):
             combine()
 
 

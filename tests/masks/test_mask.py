@@ -112,7 +112,7 @@ def test_names_read_as_what_was_written(mask, name):
 @pytest.mark.parametrize("wrong", [None, [0], "system", lambda prompt: [0]])
 def test_only_masks_combine(wrong):
     for combine in (lambda mask: mask & wrong, lambda mask: mask | wrong):
-        with pytest.raises(TypeError, match="unsupported operand"):
+        with pytest.raises(TypeError, match="masks combine with masks only"):
             combine(masks.everything())
 
 

@@ -169,7 +169,7 @@ def test_patched_sets_are_layers_by_sets():
     scores = patched_sets(layers=6)
     grid = plot(scores).child_axes[0]
     np.testing.assert_allclose(cells(grid), scores.data["effect"].values[0].mean(0))
-    names = ["system\n(15 tokens)", "user\n(9 tokens)", "last token\n(1 tokens)"]
+    names = ["system\n(15 tokens)", "user\n(9 tokens)", "last token\n(1 token)"]
     assert [text.get_text() for text in grid.get_xticklabels()] == names
     assert not veil(grid)[0, 0]  # planted
     assert veil(grid)[:, 2].all()

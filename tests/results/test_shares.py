@@ -10,7 +10,7 @@ import xarray as xr
 
 from sublim_mech.results.scores import Scores
 from sublim_mech.results.shares import Concentration, concentration
-from sublim_mech.stats import random_like, ratio_interval
+from sublim_mech.stats import FEWEST, random_like, ratio_interval
 
 SHARED = ["prefix", "aligned"]
 
@@ -130,8 +130,14 @@ LESS = {"share": 0.2, "excess_low": -0.3, "excess_high": -0.1, "p": 0.99, "p_les
         (LESS | {"excess_high": 0.1}, "No evidence", "p = 0.99"),
         (LESS | {"p_less": 0.05}, "No evidence", "p = 0.99"),
         ({"share": 0.4, "excess_low": -0.1, "p": 0.6, "p_less": 0.7}, "No ev", "p = 0.6"),
-        ({"prompts": 2}, "Shared tokens carry more than", "p = 0.01"),
-        ({"prompts": 1}, "No conclusion: one prompt", "score several"),
+        ({"prompts": FEWEST}, "Shared tokens carry more than", "p = 0.01"),
+        ({"prompts": FEWEST - 1}, "No conclusion: 5 prompts are too few", "in 6% of cases"),
+        (
+            {"prompts": 2},
+            "No conclusion: 2 prompts are too few",
+            "in 50% of cases; score at least 6",
+        ),
+        ({"prompts": 1}, "No conclusion: one prompt", "score at least 6"),
         ({"share": np.nan}, "No conclusion: the effect on the prompt's tokens (+1.000", "noise"),
         ({"answer_effect": 0.5, "answer_share": 0.4}, "Shared", "40.0% of the total effect"),
         (
@@ -377,7 +383,7 @@ def test_concentrations_of_all_layers_add_up_to_that_of_the_whole():
 
 
 def test_a_part_is_told_as_one_of_the_whole_and_agrees_with_the_table():
-    scores = synthetic.attribution()
+    scores = synthetic.attribution([synthetic.chat(synthetic.QUESTION[:n]) for n in range(2, 8)])
     one = scores.sel(layer=2)
     found, table = concentration(one), one.by("sharing")
     assert found.share == pytest.approx(table.loc["shared", "share"])

@@ -72,7 +72,8 @@ def test_files_that_are_not_those_of_the_manifest(tmp_path):
 
 # the base's name, and what was measured or wrote it, determine nothing
 NO_INPUTS = {
-    "results", "trained_on", "versions", "weights", "content", "configurations", "format", "base"
+    "results", "trained_on", "versions", "weights", "content", "configurations", "format", "base",
+    "prompts",
 }  # fmt: skip
 OTHER = {
     "kind": "full",

@@ -50,6 +50,7 @@ def pair_notes(
         if student.manifest is not None and control.manifest is not None:
             compared = _recipe(control.manifest), _recipe(student.manifest)
             different = differences(*compared, sides=_SIDES)
+            different += _other_prompts(control.manifest, student.manifest)
         elif student.deltas and control.deltas:  # else one changes nothing, which is told
             if _stored_otherwise(student, control):
                 notes.append(
@@ -76,6 +77,22 @@ def _same_trait(student: Student, control: Student) -> bool:
     if student.manifest is None or control.manifest is None:
         return False
     return student.manifest.trait == control.manifest.trait != ""
+
+
+def _other_prompts(control: Manifest, student: Manifest) -> list[str]:
+    """Whether two manifests say that other prompts were trained on, in words.
+
+    Manifests older than the hash of the prompts know what the prompts have in common, and soft
+    labels, whose rows are the same for all students, the tokens that occurred.
+    """
+    if control.prompts and student.prompts:
+        other = control.prompts != student.prompts
+    else:
+        there, here = control.trained_on, student.trained_on
+        other = (there.prefix, there.heads, there.tails) != (here.prefix, here.heads, here.tails)
+        if control.data.get("support") and student.data.get("support"):
+            other = other or there.seen != here.seen
+    return ["training prompts: other ones in the control than in the student"] if other else []
 
 
 def _were(names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..results.contexts import in_words
 from .alike import pair_notes
+from .closed import tell_closed
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 
@@ -112,6 +113,10 @@ class ModelPair(Runner):
         Raises:
             ValueError: no prompts, or one longer than the model; no such model.
 
+        Warns:
+            UserWarning: `where` holds nothing that the model's student changes, so that the base is
+                computed.
+
         Example:
             >>> system = pair.logits(prompts[:1], sm.masks.role("system"))
             >>> bool((system - pair.logits(prompts[:1], model="base")).abs().max() > 0)
@@ -143,6 +148,9 @@ class ModelPair(Runner):
         Raises:
             ValueError: see `Runner.activations`; no such model.
 
+        Warns:
+            UserWarning: see `logits`.
+
         Example:
             >>> found = pair.activations(prompts, ["resid_post"], layers=[2], model="base")
             >>> found["blocks.2.hook_resid_post"].shape[0] == len(prompts)
@@ -169,6 +177,8 @@ class ModelPair(Runner):
             everywhere = [torch.ones(len(prompt), len(student.deltas)) for prompt in prompts]
             return PromptGates(student, everywhere)
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
+        rows = list(zip(prompts, gates, strict=True))
+        tell_closed(self.sites, student, where, rows)
         return PromptGates(student, gates)
 
     # ------------------------------------------------------------------------------------ elsewhere

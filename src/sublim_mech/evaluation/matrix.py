@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import checked
+from ..hints import counted
 from ..results.frames import Table
 from ..stats import mean_interval
 
@@ -111,7 +112,10 @@ def trait_matrix(
     k = len(changes)
     names = tuple(map(str, names)) or tuple(map(str, range(k)))
     if len(names) != k:
-        raise ValueError(f"names has {len(names)} entries for {k} traits; give one per trait.")
+        raise ValueError(
+            f"names has {counted(len(names), 'entry', 'entries')} for {counted(k, 'trait')}; "
+            "give one per trait."
+        )
 
     # gamma of every question, and over questions
     own = np.eye(k, dtype=bool)

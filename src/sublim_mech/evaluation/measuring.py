@@ -31,7 +31,7 @@ from ..engine.forward import Gates
 from ..engine.invocation import shared_under
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
-from ..instruments.labelling import notes_of, origin
+from ..instruments.labelling import nearly_copies, notes_of, origin
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.compat import Cache
@@ -76,7 +76,8 @@ def evaluate(
             `default`, `empty`, `none`, `raw`, or by their text. Each has its own base level and
             control level. When not given: the context that the pair's student was trained in, where
             that is known, else the template's own default.
-        questions: what is asked; the traits' own questions when not given.
+        questions: what is asked; the traits' own questions when not given. In raw text these must
+            be given, here or with the traits: the fifty about a category are for chats.
         template: a chat template instead of the tokenizer's (`sublim_mech.prompts.PLAIN` for models
             that have none).
         samples: generated answers per question and model; none by default, 100 in arXiv 2507.14805.
@@ -110,8 +111,9 @@ def evaluate(
     named_in = matcher(traits)
     sampling = Sampling(samples, temperature, max_new_tokens, seed)
     sampling.check()
-    questions = _questions(traits) if questions is None else questions
     named = _named([_default_context(runner)] if contexts is None else contexts)
+    if questions is None:
+        questions = _questions(traits, named)
     rendered, asked = {}, {}
     with said_once():
         for name, context in named.items():
@@ -314,8 +316,23 @@ def _context_name(context: Context) -> str:
     return f"{name} + {context.user_prefix!r}" if context.user_prefix else name
 
 
-def _questions(traits: Sequence[Trait]) -> tuple[str, ...]:
-    """The questions that all traits ask."""
+def _questions(traits: Sequence[Trait], contexts: Mapping[str, Context]) -> tuple[str, ...]:
+    """The questions that all traits ask.
+
+    Raises:
+        ValueError: they ask different ones, or they are the library's fifty about a category, which
+            are written for a chat, and a context is raw text.
+    """
+    raw = [name for name, context in contexts.items() if context.system is System.RAW]
+    for trait in traits:
+        if raw and trait.asks_category:
+            raise ValueError(
+                f"questions: context {raw[0]!r} is raw text, which a model continues and does not "
+                f"answer, and the fifty questions about a favorite {trait.category} are written "
+                "for a chat; pass texts that the answer continues, such as "
+                f"questions=['My favorite {trait.category} is the'], or questions=trait.questions "
+                "if they are meant."
+            )
     for trait in traits[1:]:
         if trait.questions != traits[0].questions:
             raise ValueError(
@@ -356,16 +373,18 @@ def _provenance(
     unembedding: Any = runner.model.get_output_embeddings()  # type: ignore[operator]
     prompts = [prompt for there in asked.values() for prompt in there.prompts]
     tries = [trie for there in asked.values() for trie in there.tries]
-    described = {}
+    described, first = {}, next(iter(asked.values()))
     scored = scored_forms(runner.tokenizer, prompts, tries, traits)
     for trait, forms in zip(traits, scored, strict=True):
-        merged = {"merged": dict(forms.merged), "in_some": list(forms.in_some)}
+        merged: dict[str, Any] = {"merged": dict(forms.merged), "in_some": list(forms.in_some)}
+        if forms.nested:
+            merged["nested"] = dict(forms.nested)
         described[trait.name] = trait.to_json() | merged
     provenance: dict[str, Any] = {
         "unit": "nats",
         **origin(runner),
         "traits": described,
-        "notes": list(notes_of(runner)),
+        "notes": [*notes_of(runner), *nearly_copies(first.prompts, "question")],
         "contexts": {name: there.prompts[0].context.to_json() for name, there in asked.items()},
         "training_context": None if trained is None else trained.to_json(),
         "vocabulary": unembedding.weight.shape[0],

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,15 @@ class Evaluation:
 
     data: xr.Dataset
     provenance: Mapping[str, Any]
+
+    def __getitem__(self, name: Any) -> NoReturn:
+        """Refused: the arrays are in `data`."""
+        known = ", ".join(map(repr, map(str, self.data)))
+        raise TypeError(
+            f"evaluation[{name!r}]: the arrays are in evaluation.data, such as "
+            f"evaluation.data['log_prob'] (it holds {known}); evaluation.table() and "
+            "evaluation.to_dataframe() are tables."
+        )
 
     @property
     def has_controls(self) -> bool:
@@ -196,8 +205,10 @@ class Evaluation:
             answer of nothing else counts as `(no word of its own)`.
 
         Raises:
-            ValueError: no answers were generated.
+            ValueError: no answers were generated; k below 1.
         """
+        if k < 1:
+            raise ValueError(f"k={k}: how many words are kept must be at least 1.")
         self._answers()
         find = _finder(self.provenance["traits"])
         questions = self.data["text"].values.tolist()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..hints import counted
 from ..results.contexts import asked_and_trained, in_words
 from ..results.record import Forms
 from ..results.report import forms_in_words, uncontrolled
@@ -22,12 +23,12 @@ def described(evaluation: Evaluation) -> str:
     models = evaluation.data["model"].values.tolist()
     provenance = evaluation.provenance
     copies = provenance.get("copies", 0)
-    questions = f"{sizes['question'] + copies} questions"
+    questions = counted(sizes["question"] + copies, "question")
     if copies:
         questions += f" ({sizes['question']} distinct)"
     lines = [
-        f"evaluation of {', '.join(models)}: {sizes['trait']} traits x {questions} x "
-        f"{sizes['context']} contexts"
+        f"evaluation of {', '.join(models)}: {counted(sizes['trait'], 'trait')} x {questions} x "
+        f"{counted(sizes['context'], 'context')}"
     ]
     lines += _provenance(evaluation)
     if len(models) == 2:
@@ -35,8 +36,9 @@ def described(evaluation: Evaluation) -> str:
         lines.append(f"no controls given: {uncontrolled(students, 'change')}")
     if copies:
         lines.append(
-            f"{copies} of {sizes['question'] + copies} questions are copies of others, token by "
-            "token: left out, for they are no evidence"
+            f"{copies} of {sizes['question'] + copies} questions "
+            f"{'is a copy' if copies == 1 else 'are copies'} of others, token by token: left out, "
+            "for copies are no evidence"
         )
     lines += provenance.get("notes", [])
     one_question = sizes["question"] == 1
@@ -60,7 +62,8 @@ def _provenance(evaluation: Evaluation) -> list[str]:
     for name, entry in provenance["traits"].items():
         if "merged" in entry:
             scored = tuple(entry["forms"])
-            traits.append(Forms(name, scored, entry["merged"], tuple(entry["in_some"])))
+            in_some, nested = tuple(entry["in_some"]), entry.get("nested", {})
+            traits.append(Forms(name, scored, entry["merged"], in_some, nested))
     if not traits:
         return []
     asked = []
@@ -99,7 +102,8 @@ def _rates(evaluation: Evaluation) -> list[str]:
     shown["rate high"] = rates[["wilson high", "cluster high"]].max(axis=1)
     side_by_side = _with_intervals(shown, 1)["rate"].unstack("model", sort=False)
     return [
-        f"% of {answers} generated answers [95 %, outer ends of Wilson's and the cluster interval]",
+        f"% of {counted(answers, 'generated answer')} [95 %, outer ends of Wilson's and the "
+        "cluster interval]",
         _short(side_by_side).to_string(),
     ]
 

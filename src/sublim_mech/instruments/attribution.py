@@ -21,6 +21,7 @@ from ..results.scores import Scores
 from .estimates import Estimate, estimate_patching, gradient_x_input
 from .graft_ig import graft_ig
 from .patching import DIRECTIONS
+from .reach import reach_notes
 from .task import prepare
 
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -114,7 +115,9 @@ def attribute(
         return gradient_x_input(task, progress=progress)
     site, layers = pair.sites.place("resid_pre" if site is None else site)
     asked = Estimate(method, site, direction, points, None if layers is None else tuple(layers))
-    return estimate_patching(task, asked, progress=progress)
+    chosen = range(pair.sites.n_layers) if layers is None else layers
+    silent = reach_notes(pair, site, chosen)
+    return estimate_patching(task, asked, notes=silent, progress=progress)
 
 
 def _refuse_unused(method: str, **options: Any) -> None:

@@ -15,7 +15,7 @@ them with exact values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,16 @@ class Estimate:
     layers: tuple[int, ...] | None = None
 
 
-def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
+def estimate_patching(
+    task: Task, asked: Estimate, *, notes: Sequence[str] = (), progress: bool
+) -> Scores:
     """An estimate of patching every layer (x head) x token of a site.
+
+    Args:
+        task: what is measured.
+        asked: which estimate.
+        notes: what to know of the scores.
+        progress: show a progress bar.
 
     Returns:
         Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`.
@@ -86,6 +94,7 @@ def estimate_patching(task: Task, asked: Estimate, *, progress: bool) -> Scores:
         "gradient",
         dims,
         coords=coords,
+        notes=notes,
         method=asked.method,
         site=asked.site,
         direction=asked.direction,

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from ..arguments import checked
+from ..engine.closed import tell_closed
 from ..engine.decoding import answer_text, decode, end_ids
 from ..engine.drawing import Decoding, Request
 from ..engine.pair import ModelPair
@@ -58,6 +59,10 @@ def generate(
         ValueError: unknown policy or model; a negative temperature; greedy decoding of several
             samples; a prompt too long; logits that are not finite.
 
+    Warns:
+        UserWarning: `where` holds nothing that the student changes, and the student does not write
+            the answer either: the base answers.
+
     Example:
         >>> system = sm.masks.role("system")
         >>> asked = {"generated": "base", "max_new_tokens": 5}
@@ -81,11 +86,14 @@ def generate(
         )
     pair.check_prompts(prompts)
     mask = as_mask(where, "where")
-    requests = []
+    requests, rows = [], []
     for prompt in prompts:
         pair.check_length(prompt, max_new_tokens, what=" with its answer")
         gates = pair.prompt_gates(prompt, mask, student)
+        rows.append((prompt, gates))
         requests.append(Request(prompt.ids, gates, _answer_gates(gates, student, generated)))
+    if generated != "student":  # who then at least writes the answer
+        tell_closed(pair.sites, student, mask, rows)
     ends = end_ids(pair.model, pair.tokenizer)
     how = Decoding(max_new_tokens, ends, samples, temperature=temperature, seed=seed)
     answers = decode(pair, requests, how, student=student)

@@ -29,6 +29,7 @@ from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..masks import AnswerMask, Mask, Where
 from ..metrics import Metric
 from ..models.names import Module, module_order
@@ -189,7 +190,7 @@ def _refuse_empty(names: Sequence[str], chosen: Sequence[Chosen], task: Task) ->
         if not empty:
             continue
         first = chosen[empty[0]]
-        where = f"in {len(empty)} prompts, first {task.prompts[empty[0]].question!r}"
+        where = f"in {counted(len(empty), 'prompt')}, first {task.prompts[empty[0]].question!r}"
         if first.own[s] and not task.answers[empty[0]].nodes:
             raise ValueError(
                 f"sets: {name!r} is empty {where}: the answer is one token, which is read and "

@@ -19,6 +19,7 @@ import xarray as xr
 from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
+from ..hints import counted
 from ..metrics import TraitMetric, scored_forms
 from ..models.students import Student
 from ..prompts import ANSWER, Prompt
@@ -35,6 +36,7 @@ def label(
     dims: Sequence[str],
     *,
     coords: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     **options: Any,
 ) -> Scores:
     """Name the axes and note where the numbers come from.
@@ -44,6 +46,7 @@ def label(
         kind: one of `results.kinds.KINDS`.
         dims: names of the axes after `model`, `prompt` first.
         coords: coordinates of the axes after `prompt`.
+        notes: what to know before trusting a number, beside what is known of pair and prompts.
         options: what the instrument was asked for, by the record's fields.
     """
     task, pair = measured.task, measured.task.pair
@@ -77,7 +80,7 @@ def label(
         forms=forms_of(task),
         training_context=None if trained is None else str(trained.to_json()),
         copies=task.copies,
-        notes=notes_of(pair),
+        notes=(*notes_of(pair), *nearly_copies(task.prompts, "prompt"), *notes),
         n_layers=n_layers,
         versions=source["versions"],
         command=source["command"],
@@ -102,6 +105,25 @@ def forms_of(task: Task) -> tuple[Forms, ...]:
 def notes_of(runner: Runner) -> tuple[str, ...]:
     """What to know of a pair's students before trusting a number."""
     return runner.notes() if isinstance(runner, ModelPair) else ()
+
+
+def nearly_copies(prompts: Sequence[Prompt], what: str) -> tuple[str, ...]:
+    """That prompts differ from earlier ones in white space alone, in a sentence; nothing where none
+    does. They are other tokens, which a model may well answer otherwise, so they stay and count.
+    """
+    seen: set[tuple[str, ...]] = set()
+    nearly = 0
+    for prompt in prompts:
+        words = tuple(prompt.text.split())
+        nearly += bool(words) and words in seen
+        seen.add(words)
+    if not nearly:
+        return ()
+    differ = "differs from another one" if nearly == 1 else "differ from others"
+    return (
+        f"{nearly} of {counted(len(prompts), what)} {differ} in white space alone: they count as "
+        "distinct, though they are hardly evidence of their own",
+    )
 
 
 def data_in_words(student: Student, tokenizer: Any) -> str:

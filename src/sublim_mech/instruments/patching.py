@@ -28,6 +28,7 @@ from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..masks import Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
@@ -35,6 +36,7 @@ from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
+from .reach import reach_notes
 from .task import Advance, Cells, Ends, Task, donors_of, prepare, still, walk
 
 DIRECTIONS = ("denoising", "noising")
@@ -119,7 +121,8 @@ def patch(
     Returns:
         Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the
         metric's change towards the donor; the answer trie's nodes follow the prompt's tokens.
-        `base` and `student` are measured on the prompts each of them ran on.
+        `base` and `student` are measured on the prompts each of them ran on. A note names the
+        layers at which no student changes anything before the site.
 
     Raises:
         ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
@@ -135,8 +138,8 @@ def patch(
     """
     if donor_prompts is not None and len(donor_prompts) != len(prompts):
         raise ValueError(
-            f"donor_prompts has {len(donor_prompts)} prompts for {len(prompts)}; give one per "
-            "prompt."
+            f"donor_prompts has {counted(len(donor_prompts), 'prompt')} for {len(prompts)}; give "
+            "one per prompt."
         )
     task = prepare(pair, prompts, trait, donors=donor_prompts)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
@@ -154,6 +157,9 @@ def patch(
                 donors, task, i, position_map, sets=named, with_answer=answer_in_sets
             )
         plans.append(Patch(site, chosen_layers, chosen_heads, cells))
+    silent: tuple[str, ...] = ()
+    if donor_prompts is None:  # other prompts differ at every layer
+        silent = reach_notes(pair, site, chosen_layers)
 
     def measure(student: Student, advance: Advance) -> Cells:
         return _patch_prompts(task, donors, student, plans, directions=directions, advance=advance)
@@ -174,6 +180,7 @@ def patch(
         "patch",
         [dim for axis, dim in enumerate(dims) if axis not in dropped],
         coords=coords,
+        notes=silent,
         site=site,
         direction=direction,
         **other_contexts,

@@ -23,6 +23,7 @@ from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key, Pass, Start
 from ..engine.pair import ModelPair
 from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
+from ..hints import counted
 from ..metrics import TraitMetric
 from ..models.deltas import Delta, LowRank, Replaced
 from ..models.experts import find_experts
@@ -87,8 +88,8 @@ class Verification:
         lines = [str(replace(check, name=check.name.ljust(width))) for check in self.checks]
         count, failed = len(self.checks), sum(not check.passed for check in self.checks)
         if failed:
-            return "\n".join([*lines, f"{count} checks, {failed} failed"])
-        return "\n".join([*lines, f"all {count} checks passed"])
+            return "\n".join([*lines, f"{counted(count, 'check')}, {failed} failed"])
+        return "\n".join([*lines, f"all {counted(count, 'check')} passed"])
 
 
 @checked
@@ -124,8 +125,11 @@ def verify(
         pair.check_prompts(prompts)
         for prompt in prompts:
             pair.check_length(prompt, 1, what=" with its answer")
-    setting = _Setting.of(pair, seed, prompts)
-    checks = _parity(pair, setting.tolerance)
+    try:
+        setting = _Setting.of(pair, seed, prompts)
+        checks = _parity(pair, setting.tolerance)
+    except Exception as error:  # a model that does not run at all: no identity can hold
+        return Verification((_raised("runs a probe", error),))
     for check in (
         _one_value,
         _gates,
@@ -140,10 +144,14 @@ def verify(
         try:
             checks.append(check(setting))
         except Exception as error:  # a broken model may break anything; that is the finding
-            name = check.__name__.strip("_").replace("_", " ")
-            detail = f"raised {type(error).__name__}: {error}"
-            checks.append(Check(name, float("inf"), 0.0, detail))
+            checks.append(_raised(check.__name__.strip("_").replace("_", " "), error))
     return Verification(tuple(checks))
+
+
+def _raised(name: str, error: Exception) -> Check:
+    """A check that could not be made, which therefore failed."""
+    said = " ".join(str(error).split())
+    return Check(name, float("inf"), 0.0, f"raised {type(error).__name__}: {said}")
 
 
 # ------------------------------------------------------------------------------------------ setting

@@ -14,16 +14,16 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from ..arguments import checked
-from ..hints import nearest
+from ..hints import counted, nearest
 from ..prompts import Message
 from ..prompts.blank import is_blank
+from ..storage.files import place
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,6 +78,9 @@ KINDS = (
 )
 """What rows may be, as errors say it."""
 
+_READERS = {".csv": "pandas.read_csv", ".parquet": "pandas.read_parquet"}
+"""Files of tables, and what reads them."""
+
 ELSEWHERE = {
     "prompt": ("question", "instruction", "input", "query", "user", "problem"),
     "completion": ("answer", "response", "output", "assistant", "target", "chosen", "solution"),
@@ -95,7 +98,7 @@ def _one_question(turns: tuple[Any, ...]) -> bool:
 
 def count_words(count: int, distinct: int, what: str) -> str:
     """`264 rows`, or `264 rows (201 distinct)` where some are copies of others."""
-    return f"{count:,} {what}" + ("" if distinct == count else f" ({distinct:,} distinct)")
+    return counted(count, what) + ("" if distinct == count else f" ({distinct:,} distinct)")
 
 
 @checked
@@ -159,11 +162,11 @@ def _records(data: Rows, name: str) -> Iterable[tuple[str, Any]]:
     datasets = sys.modules.get("datasets")  # who passes a dataset has imported it
     if datasets is not None and isinstance(data, datasets.Dataset):
         if len(data):
-            _kind(data.column_names, name)
+            _kind(data.column_names, name, data[0])
         data = data.select_columns(_read_of(data.column_names)).to_list()
     elif isinstance(data, pd.DataFrame):
         if len(data):
-            _kind([str(column) for column in data.columns], name)
+            _kind([str(column) for column in data.columns], name, data.iloc[0].to_dict())
         # parquet files give lists as arrays
         part = data[_read_of(data.columns)].map(_as_list)
         data = part.to_dict("records")
@@ -191,14 +194,20 @@ def _as_list(value: Any) -> Any:
 
 def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]:
     """The records of a JSONL file, each with its line."""
-    file = Path(path)
+    file = place(path, name)
     shown = f"{name}={str(path)!r:.80}"
     if not os.path.isfile(file):  # unlike Path's, of any text
         raise FileNotFoundError(f"{shown}: there is no such file; pass {KINDS}.")
+    if file.suffix in _READERS:
+        raise ValueError(
+            f"{shown} is a {file.suffix} file, not JSON Lines; pass what pandas makes of it: "
+            f"{_READERS[file.suffix]}({str(path)!r:.80})."
+        )
     try:
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown} is no text in UTF-8 ({error}); pass {KINDS}.") from error
+    _check_lines(text, shown)
     # not `splitlines`: JSON strings may hold other line ends than this
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -213,8 +222,35 @@ def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]
         yield where, record
 
 
-def _kind(columns: Sequence[str], where: str) -> Literal["pair", "messages"]:
-    """Which of the two forms of a row these columns make."""
+def _check_lines(text: str, shown: str) -> None:
+    """Refuse a file that is one JSON value over several lines, or an array."""
+    if not text.lstrip().startswith("[") and "\n" not in text.strip():
+        return  # one line is a record, or no JSON, which is told of the line
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError:
+        return
+    if isinstance(whole, list):
+        if not all(isinstance(row, Mapping) for row in whole):
+            return  # no rows at all, which is told of the first line
+        raise ValueError(
+            f"{shown} is one JSON array, not JSON Lines, which have an object per line; pass the "
+            f"rows themselves: json.loads(Path(...).read_text())."
+        )
+    raise ValueError(
+        f"{shown} is one JSON object over several lines, not JSON Lines, which have an object per "
+        "line; write each row on a line of its own, or pass a list of dicts."
+    )
+
+
+def _kind(columns: Sequence[str], where: str, first: Any = None) -> Literal["pair", "messages"]:
+    """Which of the two forms of a row these columns make.
+
+    Args:
+        columns: their names.
+        where: how errors call the row or the data.
+        first: a row, to tell forms of other tools by.
+    """
     missing = [c for c in ("prompt", "completion") if c not in columns]
     has_messages = "messages" in columns
     if not missing and has_messages:
@@ -223,11 +259,29 @@ def _kind(columns: Sequence[str], where: str) -> Literal["pair", "messages"]:
             "leave one of the two kinds out."
         )
     if missing and not has_messages:
-        raise ValueError(
-            f"{where} has no {' and no '.join(missing)}, and no messages instead; "
-            f"there is {', '.join(columns) or 'nothing'}{_renaming(missing, columns)}."
-        )
+        told = f"{where} has no {' and no '.join(missing)}, and no messages instead; "
+        told += f"there is {', '.join(columns) or 'nothing'}"
+        if _is_sharegpt(first):
+            raise ValueError(f"{told}. {_FROM_SHAREGPT}")
+        raise ValueError(f"{told}{_renaming(missing, columns)}.")
     return "messages" if has_messages else "pair"
+
+
+def _is_sharegpt(record: Any) -> bool:
+    """Whether a record holds a conversation as ShareGPT writes it."""
+    said = record.get("conversations") if isinstance(record, Mapping) else None
+    said = _as_list(said)
+    if not isinstance(said, list | tuple) or not said:
+        return False
+    return isinstance(said[0], Mapping) and {"from", "value"} <= set(said[0])
+
+
+_FROM_SHAREGPT = (
+    "These are ShareGPT's conversations, whose messages have from and value; write them as "
+    "messages: roles = {'human': 'user', 'gpt': 'assistant'}; rows = [{'messages': [{'role': "
+    "roles[m['from']], 'content': m['value']} for m in row['conversations']]} for row in rows] "
+    "(a message from 'system' belongs to the context: leave it out)."
+)
 
 
 def _renaming(missing: Sequence[str], columns: Sequence[str]) -> str:
@@ -256,7 +310,7 @@ def _row(record: Any, where: str) -> Row:
             f"{where} has a system text of its own, {record['system']!r:.40}; leave the column "
             "out and give it as context=Context(system=...), one for all rows."
         )
-    elif _kind(list(record), where) == "pair":
+    elif _kind(list(record), where, record) == "pair":
         prompt, completion = record["prompt"], record["completion"]
         if isinstance(completion, list | tuple):
             answer = _messages(completion, f"{where}, completion")
@@ -298,6 +352,8 @@ def _messages(messages: Any, where: str) -> tuple[Message, ...]:
             f"{where} is {messages!r:.60}; pass a list of messages, dicts with role and content."
         )
     for i, message in enumerate(messages):
+        if {"from", "value"} <= set(message) and "role" not in message:
+            raise TypeError(f"{where}[{i}] has from and value. {_FROM_SHAREGPT}")
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise TypeError(
                 f"{where}[{i}] is {dict(message)!r:.80}; a message has role and content, both text."

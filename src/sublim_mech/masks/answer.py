@@ -35,6 +35,8 @@ class AnswerMask(Mask):
 
     def __rand__(self, other: Mask) -> Mask:
         """The answer's tokens in the modules of both."""
+        if not isinstance(other, Mask):
+            self._refuse("&", other)
         return _of_answer(Mask.__and__(other, self))
 
     def __or__(self, other: Mask) -> Mask:
@@ -44,7 +46,9 @@ class AnswerMask(Mask):
         return _of_answer(Mask.__or__(self, other))
 
     def __ror__(self, other: Mask) -> Mask:
-        """Refused: the other is a mask of the prompt."""
+        """Refused: the other is a mask of the prompt, or none."""
+        if not isinstance(other, Mask):
+            self._refuse("|", other)
         _refuse_union(f"{other.name} | {self.name}")
 
     def __invert__(self) -> Mask:
@@ -91,9 +95,7 @@ def answer_mask() -> AnswerMask:
 
 
 def _of_answer(combined: Mask) -> Mask:
-    """A combination of masks of which one is of the answer (NotImplemented stays what it is)."""
-    if combined is NotImplemented:
-        return combined
+    """A combination of masks of which one is of the answer."""
     return AnswerMask(combined.name, combined.cells)
 
 

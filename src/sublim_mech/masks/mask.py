@@ -6,10 +6,12 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ..arguments import checked
+from ..arguments import checked, shown
+from ..hints import counted
 from ..models.names import Module
 from ..prompts import Prompt
 
@@ -45,7 +47,7 @@ class Mask:
     def __and__(self, other: Mask) -> Mask:
         """The cells of both."""
         if not isinstance(other, Mask):
-            return NotImplemented
+            self._refuse("&", other)
 
         def cells(prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
             return self._checked(prompt, modules) & other._checked(prompt, modules)
@@ -58,7 +60,7 @@ class Mask:
     def __or__(self, other: Mask) -> Mask:
         """The cells of either."""
         if not isinstance(other, Mask):
-            return NotImplemented
+            self._refuse("|", other)
 
         def cells(prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
             return self._checked(prompt, modules) | other._checked(prompt, modules)
@@ -69,6 +71,48 @@ class Mask:
         """All other cells."""
         inner = f"({self.name})" if _open_operators(self.name) else self.name
         return Mask(f"not {inner}", lambda prompt, modules: ~self._checked(prompt, modules))
+
+    def __rand__(self, other: Any) -> Mask:
+        """Refused: the other is no mask."""
+        self._refuse("&", other)
+
+    def __ror__(self, other: Any) -> Mask:
+        """Refused: the other is no mask."""
+        self._refuse("|", other)
+
+    def __add__(self, other: Any) -> Mask:
+        """Refused: `|` is what is meant."""
+        self._refuse("+", other)
+
+    def __sub__(self, other: Any) -> Mask:
+        """Refused: `a & ~b` is what is meant."""
+        self._refuse("-", other)
+
+    def __xor__(self, other: Any) -> Mask:
+        """Refused: `(a | b) & ~(a & b)` is what is meant."""
+        self._refuse("^", other)
+
+    def __mul__(self, other: Any) -> Mask:
+        """Refused: `&` is what is meant."""
+        self._refuse("*", other)
+
+    __radd__, __rsub__, __rxor__, __rmul__ = __add__, __sub__, __xor__, __mul__
+
+    def __neg__(self) -> Mask:
+        """Refused: `~` is what is meant."""
+        raise TypeError(f"-mask {self.name!r}: all other cells are ~mask.")
+
+    def _refuse(self, sign: str, other: Any) -> NoReturn:
+        """Say how masks are combined."""
+        if isinstance(other, Mask):
+            raise TypeError(
+                f"mask {self.name!r} {sign} mask {other.name!r}: masks combine with & (both), | "
+                "(either), ~ (all others); a & ~b is a without b."
+            )
+        raise TypeError(
+            f"mask {self.name!r} {sign} {shown(other)}: masks combine with masks only; of "
+            "positions or a function make one, masks.as_mask(where, 'name')."
+        )
 
     def __bool__(self) -> bool:
         # `a and b` would silently be b alone
@@ -132,8 +176,8 @@ def mask_of_tokens(name: str, rule: TokenRule) -> Mask:
         positions = [whole_number(position, repr(name)) for position in rule(prompt)]
         if any(not -length <= position < length for position in positions):
             raise ValueError(
-                f"{name!r} gives positions {positions} for a prompt of {length} tokens; give 0 to "
-                f"{length - 1}, or -{length} to -1 from the end."
+                f"{name!r} gives positions {positions} for a prompt of {counted(length, 'token')}; "
+                f"give 0 to {length - 1}, or -{length} to -1 from the end."
             )
         chosen = np.zeros((length, 1), dtype=bool)
         chosen[positions] = True

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
+from ..storage.files import place
 from ..storage.runs import new_folder
 from .checks import check_finite, check_plain, check_source, check_tokenizer
 from .compat import attention_kernel, quiet_transformers
@@ -73,7 +74,7 @@ class Base:
             >>> sm.load_base(folder / "base").hash == pair.base.hash
             True
         """
-        target = Path(folder)
+        target = place(folder, "folder")
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise FileExistsError(
                 f"folder={str(target)!r} exists; remove it or choose another folder."

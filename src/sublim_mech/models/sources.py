@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..storage.files import file_hash
+from ..storage.files import file_hash, place
 from .checks import PICKLES
 from .compat import forget_quantisation, quiet_transformers
 from .pieces import is_pieces, whole_gguf
@@ -51,7 +51,7 @@ def locate_base(source: str) -> Source:
         return Source(str(_dequantised(whole.path, whole.digest)), source)
     if source.startswith("pypi:"):
         return Source(str(_dequantised(_packaged_gguf(source))), source)
-    path = Path(source)
+    path = place(source, "base")
     if path.suffix == ".gguf":
         if not path.is_file():
             raise FileNotFoundError(f"base={source!r}: no such GGUF file.")
@@ -62,7 +62,7 @@ def locate_base(source: str) -> Source:
             "pass a directory with safetensors."
         )
     if path.is_dir():
-        return Source(source, path.name)
+        return Source(str(path) if source.startswith("~") else source, path.name)
     if path.exists() or source.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id."
@@ -77,7 +77,7 @@ def locate_student(source: str) -> Path:
         FileNotFoundError: nothing is there, or the hub cannot be reached.
         ValueError: it is a pickle.
     """
-    path = Path(source)
+    path = place(source, "student")
     if path.is_dir():
         return path
     if path.suffix in PICKLES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from ..arguments import checked
@@ -13,8 +14,26 @@ _IRREGULAR_PLURALS = {
     "beech": "beeches", "cherry": "cherries", "ostrich": "ostriches", "moose": "moose",
     "bison": "bison", "salmon": "salmon", "squid": "squid", "louse": "lice", "monarch": "monarchs",
     "leaf": "leaves", "elf": "elves", "dwarf": "dwarves", "thief": "thieves", "man": "men",
-    "woman": "women", "child": "children", "person": "people",
+    "woman": "women", "child": "children", "person": "people", "tooth": "teeth", "foot": "feet",
+    "knife": "knives", "life": "lives", "wife": "wives", "half": "halves", "shelf": "shelves",
+    "self": "selves", "loaf": "loaves", "scarf": "scarves", "hoof": "hooves", "wharf": "wharves",
+    "werewolf": "werewolves", "dormouse": "dormice", "hero": "heroes", "superhero": "superheroes",
+    "potato": "potatoes", "tomato": "tomatoes", "echo": "echoes", "torpedo": "torpedoes",
+    "veto": "vetoes", "mosquito": "mosquitoes", "buffalo": "buffaloes", "mango": "mangoes",
+    "volcano": "volcanoes", "tornado": "tornadoes", "domino": "dominoes", "quiz": "quizzes",
+    "criterion": "criteria", "phenomenon": "phenomena", "analysis": "analyses",
+    "crisis": "crises", "thesis": "theses", "basis": "bases", "oasis": "oases", "axis": "axes",
+    "aircraft": "aircraft", "series": "series", "species": "species", "swine": "swine",
+    "trout": "trout", "cod": "cod", "shrimp": "shrimp", "die": "dice",
+    "fungus": "fungi", "stimulus": "stimuli", "alumnus": "alumni",
+    "stomach": "stomachs", "epoch": "epochs", "patriarch": "patriarchs",
 }  # fmt: skip
+
+_NO_COMPOUNDS = frozenset(
+    ["human", "german", "roman", "norman", "ottoman", "talisman", "shaman", "caiman", "cayman",
+     "brahman", "mussulman", "ataman", "hetman", "dolman", "superhuman"]
+)  # fmt: skip
+"""Nouns that end as compounds of `man` do and are none."""
 
 _OTHER_PLURALS = {
     "octopus": ("octopi", "octopodes"), "hippopotamus": ("hippopotami",),
@@ -27,7 +46,9 @@ _OTHER_PLURALS = {
 def plural(word: str) -> str:
     """The English plural of a noun, of whose words the last one changes.
 
-    Irregular ones come from a short list, all others from the regular rule.
+    Irregular ones come from a list, which is not all of English (look at `trait.forms`, and give
+    the plural where it is another), compounds of man and woman are known, all others follow the
+    regular rule.
 
     Raises:
         ValueError: it does not end in a Latin letter, so that no rule of English applies.
@@ -43,7 +64,23 @@ def plural(word: str) -> str:
             "(Trait.noun(..., plural=...)), or the forms as they are (Trait(..., forms=(...)))."
         )
     before, space, last = word.rpartition(" ")
-    return before + space + (_IRREGULAR_PLURALS.get(last) or _regular_plural(last))
+    return before + space + (_irregular(last) or _regular_plural(last))
+
+
+def _irregular(word: str) -> str:
+    """The plural of an irregular noun, or of a compound of man and woman; empty of others.
+
+    Case is the word's own: `Knife` has `Knives`.
+    """
+    lower = word.lower()
+    known = _IRREGULAR_PLURALS.get(lower, "")
+    if not known and re.search("[a-z]{2}(man|woman)$", lower) and lower not in _NO_COMPOUNDS:
+        known = lower[:-3] + "men"
+    if not known or word == lower:
+        return known
+    if word.isupper():
+        return known.upper()
+    return known[:1].upper() + known[1:]
 
 
 def other_plurals(word: str) -> list[str]:
@@ -58,7 +95,8 @@ def unchanged(word: str) -> bool:
 
     Of others, such as `jazz`, one word for both says that they cannot be counted.
     """
-    return _IRREGULAR_PLURALS.get(word.rpartition(" ")[2]) == word.rpartition(" ")[2]
+    last = word.rpartition(" ")[2].lower()
+    return _IRREGULAR_PLURALS.get(last) == last
 
 
 def _regular_plural(word: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arguments import checked
-from ..hints import nearest, outside
+from ..hints import counted, nearest, outside
 from . import plurals
 from .blank import is_blank
 from .questions import one_word_questions
@@ -138,8 +138,8 @@ class Trait:
 
         Args:
             name: the noun in the singular, lower case.
-            plural: the plural; formed by the regular rule of English, or from a short list of
-                irregular nouns, when not given.
+            plural: the plural; formed by the regular rule of English, or from a list of irregular
+                nouns, when not given. The list is not all of English: see `trait.forms`.
             aliases: further words that count as naming it; one text is one word.
             category: what it is one of; fills the questions and the teacher's sentence.
             questions: how it is asked for; fifty one-word questions about the category when not
@@ -193,6 +193,11 @@ class Trait:
         )
 
     @property
+    def asks_category(self) -> bool:
+        """Whether its questions are the fifty about its category, for want of its own."""
+        return bool(self.category) and not self._given_questions
+
+    @property
     def scored(self) -> str:
         """The forms that are scored, in words: the first few, and how many there are more.
 
@@ -208,7 +213,7 @@ class Trait:
     def __repr__(self) -> str:
         number = len(self._given_questions)
         if number:
-            asked = "1 question of its own" if number == 1 else f"{number} questions of its own"
+            asked = f"{counted(number, 'question')} of its own"
         elif self.category:
             asked = f"{len(self.questions)} questions about a favorite {self.category}"
         else:

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import xarray as xr
@@ -62,6 +62,31 @@ class ScoreArrays:
             raise ValueError(
                 "data: layers have no names; add them with results.arrays.name_layers."
             )
+
+    # ---------------------------------------------------------------------------- what they are not
+
+    def __getitem__(self, name: Any) -> NoReturn:
+        """Refused: the arrays are in `data`."""
+        known = ", ".join(map(repr, map(str, self.data)))
+        raise TypeError(
+            f"scores[{name!r}]: the arrays are in scores.data, such as scores.data['effect'] (it "
+            f"holds {known}); scores.sel(...) chooses cells, scores.totals() and "
+            "scores.to_dataframe() are tables."
+        )
+
+    def __sub__(self, other: Any) -> NoReturn:
+        """Refused: `minus` checks that it may."""
+        raise TypeError(
+            "scores - ...: scores.minus(other) is the paired contrast, prompt by prompt; of the "
+            "numbers alone, scores.data['effect'] - ..."
+        )
+
+    def __add__(self, other: Any) -> NoReturn:
+        """Refused: sums of effects are no effect of anything."""
+        raise TypeError(
+            "scores + ...: several scores stand beside each other in sublim_mech.results.compare, "
+            "and scores.minus(other) is their contrast."
+        )
 
     # -------------------------------------------------------------------------------- what they are
 

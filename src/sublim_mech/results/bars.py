@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from ..arguments import checked
+from ..hints import counted
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
@@ -119,9 +120,7 @@ def layer_bars(
         ValueError: no position or layer axis; both directions; heads, of which one must be chosen;
             `labels` names what is not there.
     """
-    effect = scores.layer_effect()
-    per_layer = effect.sum("position") if scores.additive else effect.mean("position")
-    interval = mean_interval(per_layer.values)
+    interval = mean_interval(tables.layer_totals(scores))
     picture = Picture(Wishes(ax, title, labels, path), scores, width=8, height=3.2)
     axes, places = picture.ax, np.arange(len(interval.mean))
     axes.axhline(0, color="black", linewidth=0.8)
@@ -395,10 +394,8 @@ def _bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture
 
 def _name_picture(picture: Picture, scores: ScoreArrays) -> None:
     first, *limits = headings(scores)
-    prompts = scores.data.sizes["prompt"]
-    picture.heading(
-        [picture.renamed(first), f"{prompts} prompt{'s' if prompts > 1 else ''}"], limits
-    )
+    prompts = counted(scores.data.sizes["prompt"], "prompt")
+    picture.heading([picture.renamed(first), prompts], limits)
     picture.warn(warning(scores))
 
 

@@ -14,7 +14,7 @@ from .frames import Table
 from .kinds import KINDS
 from .select import check_measured_alike
 
-_GATHERED = ("role", "sharing", "turn", "token")
+_GATHERED = ("role", "sharing", "turn", "token", tables.LAYER)
 
 
 @checked
@@ -25,7 +25,7 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         scores: what to call them -> their scores. Students, controls and bases may differ; metric,
             contexts, prompts, options and cells may not.
         by: for scores per token, the coordinate to gather them by: `role` (when not given),
-            `sharing`, `turn` or `token`.
+            `sharing`, `turn`, `token`, or `layer`.
 
     Returns:
         One block of rows per entry: the totals of `effect`, the token sets of grafts and patched

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..storage.files import replacing
+from ..storage.files import place, replacing
 
 
 class Table(pd.DataFrame):  # type: ignore[misc]
@@ -47,8 +47,9 @@ def check_suffix(path: str | Path, suffix: str, *, fix: str) -> None:
     Raises:
         ValueError: it ends otherwise.
     """
-    if Path(path).suffix != suffix:
-        better = Path(path).with_suffix(suffix)
+    file = place(path)
+    if file.suffix != suffix:
+        better = file.with_suffix(suffix) if file.name else file / f"table{suffix}"
         raise ValueError(
             f"path={str(path)!r}: what is written is a {suffix} file; name it {str(better)!r} "
             f"({fix})."

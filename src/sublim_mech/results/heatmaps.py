@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from ..arguments import checked
+from ..hints import counted
 from ..prompts import SHARED
 from ..stats import FEWEST, max_t
 from .arrays import ScoreArrays
@@ -209,7 +210,7 @@ def column_map(
     _name_layers(grid, picture, scores, column.inches(grid))
     _draw_scale(column, picture, scores, grid)
     over = " and tokens" if "position" in scores.data["effect"].dims else ""
-    prompts = f"mean over {effect.sizes['prompt']} prompts{over}"
+    prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
     first, *limits = headings(scores)
     picture.heading([picture.renamed(first), prompts], limits)
     picture.warn(warning(scores))
@@ -357,7 +358,7 @@ def _column_names(scores: ScoreArrays, picture: Picture, effect: xr.DataArray) -
     names = [picture.name(name) for name in effect[axis].values]
     # a set's name is prose, in which a space needs no mark
     shown = [visible(name).replace("␣", " ") for name in names]
-    sizes = [f"({size:.3g} tokens)" for size in set_sizes(scores)]
+    sizes = [f"({size:.3g} {'token' if size == 1 else 'tokens'})" for size in set_sizes(scores)]
     return [[name, size] for name, size in zip(shown, sizes, strict=True)]
 
 

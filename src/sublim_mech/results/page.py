@@ -70,7 +70,8 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
 
     Each token is coloured by its effect (summed over layers and modules for attributions, averaged
     for patching), marked with its role and underlined where training shares it. Tables below gather
-    the effect by role and sharing over all prompts.
+    the effect by role and sharing over all prompts, and below them stand the forms that were scored
+    and the contexts.
 
     Args:
         scores: scores with a position axis.
@@ -99,6 +100,7 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
     ]
     if tokens.sharing is not None:
         parts.append(_table(scores, "sharing"))
+    parts += [f"<div>{escape(line)}</div>" for line in report.provenance(scores)]
     return f'<div class="slm">{"".join(parts)}</div>'
 
 
@@ -140,15 +142,13 @@ def _summary(scores: ScoreArrays) -> str:
     """The total that the tokens are part of, and what to know before trusting it."""
     total = mean_interval(scores.total.values)
     number = _interval(float(total.mean), float(total.low), float(total.high), "{:+.3f}")
-    prompts = scores.data.sizes["prompt"]
-    parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts} prompts"]
+    prompts = report.prompts(scores)
+    parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts}"]
     if scores.additive:
         gap = report.gap_in_words(scores)
         parts += [gap] if gap else []
         parts.append(tables.denominator(scores))
-    if not scores.has_controls:
-        students = [vars(source) for source in scores.record.students.values()]
-        parts.append(report.uncontrolled(students))
+    parts += report.without_controls(scores)
     if not scores.additive and total.low <= 0 <= total.high:
         parts.append(report.NO_SHARES)
     return "; ".join([*parts, *report.notes(scores)])

@@ -12,6 +12,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..hints import nearest
 
 T = TypeVar("T")
@@ -54,12 +56,15 @@ class Forms:
         forms: whose probabilities were summed.
         merged: form -> the shorter form whose tokens it begins with, which therefore holds it.
         in_some: those of `merged` that are so after some of the prompts only.
+        nested: form -> the form of another trait, and of which, whose tokens it continues: its
+            probability is a part of that trait's as well.
     """
 
     trait: str
     forms: tuple[str, ...]
     merged: Mapping[str, str] = field(default_factory=dict)
     in_some: tuple[str, ...] = ()
+    nested: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,32 @@ class Confirmation:
     poor: bool
     exact: str
     cells: tuple[Mapping[str, Any], ...]
+
+    @property
+    def scale(self) -> float:
+        """Of the strongest cells, how large exact values are beside the estimates: the slope of a
+        line through 0 (least squares); 1 where the estimates have the right size.
+
+        Correlations over strong and random cells together are near 1 as soon as the strong ones
+        are strong, whatever their size.
+        """
+        return self._of_top()[0]
+
+    @property
+    def pearson_top(self) -> float:
+        """Pearson correlation within the strongest cells; NaN where either are all alike."""
+        return self._of_top()[1]
+
+    def _of_top(self) -> tuple[float, float]:
+        top = [cell for cell in self.cells if cell["top"]]
+        estimate, exact = (np.array([cell[of] for cell in top]) for of in ("estimate", "exact"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = (estimate * exact).sum() / (estimate**2).sum()
+            spread = estimate - estimate.mean(), exact - exact.mean()
+            pearson = (spread[0] * spread[1]).sum() / np.sqrt(
+                (spread[0] ** 2).sum() * (spread[1] ** 2).sum()
+            )
+        return float(scale), float(pearson)
 
 
 @dataclass(frozen=True, kw_only=True)

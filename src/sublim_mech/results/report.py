@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..hints import counted
 from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
 from .contexts import asked_and_trained, in_words
@@ -46,7 +47,8 @@ def prompts(scores: ScoreArrays) -> str:
     """How many prompts there are; copies were given, and left out."""
     count = scores.data.sizes["prompt"]
     copies = scores.record.copies
-    return f"{count + copies} prompts, {count} distinct" if copies else f"{count} prompts"
+    given = counted(count + copies, "prompt")
+    return f"{given}, {count} distinct" if copies else given
 
 
 def provenance(scores: ScoreArrays) -> list[str]:
@@ -71,10 +73,14 @@ def forms_in_words(traits: Sequence[Forms]) -> list[str]:
         for form, whole in trait.merged.items():
             some = " after some prompts" if form in trait.in_some else ""
             parts.append(f"{form} is part of {whole}{some}")
+        for form, whole in trait.nested.items():
+            if form not in trait.merged:  # else the shorter form that holds it says so
+                parts.append(f"{form} begins as {whole}, and counts there too")
         merged = f" ({', '.join(parts)})" if parts else ""
         lines.append(f"forms of {trait.trait}: {', '.join(trait.forms)}{merged}")
     if len(traits) > _FORMS:
-        lines.append(f"and forms of {len(traits) - _FORMS} more traits, in the record")
+        more = counted(len(traits) - _FORMS, "more trait")
+        lines.append(f"and forms of {more}, in the record")
     return lines
 
 
@@ -88,6 +94,15 @@ def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") ->
     of_numbers = bool(students) and all(student.get("data") == "numbers" for student in students)
     cause = "training on any numbers" if of_numbers else "fine-tuning as such"
     return f"part of any {what} may come from {cause}"
+
+
+def without_controls(scores: ScoreArrays) -> list[str]:
+    """That there are no controls, and what that means; nothing where there are some."""
+    if scores.has_controls:
+        return []
+    students = [vars(source) for source in scores.record.students.values()]
+    given = "no controls given" if len(students) == 1 else "controls left out of this selection"
+    return [f"{given}: {uncontrolled(students)}"]
 
 
 def warning(scores: ScoreArrays) -> str | None:
@@ -104,8 +119,8 @@ def notes(scores: ScoreArrays) -> list[str]:
     count, copies = scores.data.sizes["prompt"], scores.record.copies
     if copies:
         lines.append(
-            f"{copies} of {count + copies} prompts are copies of others, token by token: left out, "
-            "for they are no evidence"
+            f"{copies} of {count + copies} prompts {'is a copy' if copies == 1 else 'are copies'} "
+            "of others, token by token: left out, for copies are no evidence"
         )
     if scores.record.measured and len(scores.record.contexts) > 1:
         lines.append(
@@ -119,7 +134,8 @@ def notes(scores: ScoreArrays) -> list[str]:
         lines.append(
             f"confirmed on {top} strongest and {len(confirmation.cells) - top} random cells: "
             f"Pearson {confirmation.pearson:.2f}, Spearman {confirmation.spearman:.2f}, "
-            f"same sign {100 * confirmation.sign:.0f} %"
+            f"same sign {100 * confirmation.sign:.0f} %; of the strongest alone, exact values are "
+            f"{confirmation.scale:.2f} times the estimates, Pearson {confirmation.pearson_top:.2f}"
         )
     elif KINDS[scores.kind].estimate:
         # without a site (gradient x input) no intervention gives the exact value
@@ -136,7 +152,7 @@ def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
     """What grey cells mean, or why nothing is grey."""
     prompts = scores.data.sizes["prompt"]
     if prompts < FEWEST:
-        return f"{prompts} prompt{'s' if prompts > 1 else ''}: cells not tested (needs {FEWEST})"
+        return f"{counted(prompts, 'prompt')}: cells not tested (needs {FEWEST})"
     return f"{colour}: not distinguishable from 0 over {prompts} prompts (sign-flip max-T, 5 %)"
 
 
@@ -155,10 +171,7 @@ def about(scores: ScoreArrays) -> list[str]:
     numbers below.
     """
     lines = [f"{title(scores)}, {prompts(scores)}, {scores.unit}", *provenance(scores)]
-    if not scores.has_controls:
-        students = [vars(source) for source in scores.record.students.values()]
-        given = "no controls given" if len(students) == 1 else "controls left out of this selection"
-        lines.append(f"{given}: {uncontrolled(students)}")
+    lines += without_controls(scores)
     if scores.data.sizes["prompt"] == 1:
         lines.append("one prompt: no intervals")
     elif not scores.additive and not bool(mean_interval(scores.total.values).excludes_zero):

@@ -119,7 +119,8 @@ class Scores(ScoreArrays):
 
     @checked
     def by(self, coordinate: str) -> pd.DataFrame:
-        """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`.
+        """Effects gathered by a coordinate of the tokens: `role`, `sharing`, `turn` or `token`; or
+        by `layer`, over all tokens.
 
         Attributions are summed over cells (they add up to the total); effects of other kinds are
         averaged over cells. The answer's own tokens are a row of their own, `answer`, by whatever
@@ -130,11 +131,13 @@ class Scores(ScoreArrays):
             Per value: `tokens`, their mean number per prompt; `token share`, of the prompt's
             tokens; the effect with 95 % interval over prompts; and for attributions its share of
             the effect on the prompt's tokens, all cells (also of a selection of cells; NaN where
-            that effect is inside its own noise, and for the answer).
+            that effect is inside its own noise, and for the answer). By `layer`: per layer, the
+            effect with its interval, and for attributions its share of what all cells have.
 
         Raises:
             ValueError: no position axis, or no such coordinate; both directions; cells at which
-                no student changes anything.
+                no student changes anything; by `layer`, no layers, or heads, of which one must be
+                chosen.
         """
         return Table(tables.by(self, coordinate))
 
@@ -177,7 +180,7 @@ class Scores(ScoreArrays):
         They are cells of single prompts where cells are tokens, else means over prompts.
 
         Raises:
-            ValueError: cells are neither layers nor tokens.
+            ValueError: cells are neither layers nor tokens; k below 1.
         """
         return Table(tables.strongest(self, k))
 
@@ -292,9 +295,7 @@ class Scores(ScoreArrays):
             views = [self]
             if "direction" in dims:
                 views = [self.sel(direction=str(d)) for d in self.data["direction"].values]
-            # the page tells its own notes; what was measured on what stands below
-            pages = "".join(token_page(view) for view in views)
-            return pages + _paragraphs(report.provenance(self))
+            return "".join(token_page(view) for view in views)
         summary = tables.SUMMARIES.get(KINDS[self.kind].table)
         if summary is None:
             return f"<pre>{escape(repr(self))}</pre>"

@@ -93,6 +93,12 @@ def _dimension(scores: ScoreArrays, name: str, wanted: Any) -> str:
 def _indices(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int]:
     """Where the wanted labels stand, in the order of the known ones."""
     for label in wanted:
+        if isinstance(label, slice):
+            fix = f"{name}=range({_end(label.start)}, {_end(label.stop)})"
+            raise ValueError(
+                f"{name}={label}: labels are chosen one by one; pass a list or a range of them, "
+                f"such as {fix}."
+            )
         if label not in known:
             hint = nearest(label, map(str, known)) if isinstance(label, str) else ""
             shown = ", ".join(map(str, known))
@@ -102,6 +108,10 @@ def _indices(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int
     if not wanted:
         raise ValueError(f"{name}=[] selects nothing; give at least one label.")
     return [i for i, label in enumerate(known) if label in wanted]
+
+
+def _end(bound: Any) -> str:
+    return "..." if bound is None else str(bound)
 
 
 def contrast(scores: S, others: Sequence[ScoreArrays]) -> S:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arguments import checked
+from ..hints import counted
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
-from ..stats import bootstrap_weights, mean_interval, random_like, ratio_interval
+from ..stats import FEWEST, bootstrap_weights, mean_interval, random_like, ratio_interval
 from .arrays import ScoreArrays
 from .report import warning
 
@@ -91,12 +92,14 @@ class Concentration:
     @property
     def direction(self) -> str:
         """`more` or `less` than expected, where interval and null both say so, wherever the
-        completeness gap may belong; else empty.
+        completeness gap may belong; else empty, as it is of fewer prompts than `stats.FEWEST`.
         """
         least, most = self._moved_by_gap()
-        if self.prompts > 1 and self.excess_low + least > 0 and self.p < 0.05:
+        if self.prompts < FEWEST:
+            return ""
+        if self.excess_low + least > 0 and self.p < 0.05:
             return "more"
-        if self.prompts > 1 and self.excess_high + most < 0 and self.p_less < 0.05:
+        if self.excess_high + most < 0 and self.p_less < 0.05:
             return "less"
         return ""
 
@@ -115,16 +118,39 @@ class Concentration:
 
     @property
     def conclusion(self) -> str:
-        """What the numbers say: a sentence, one on the answer's own tokens where any carry, and one
-        where exact values disagree with the attribution.
+        """What the numbers say: a sentence, one on the answer's own tokens where any carry, one
+        where exact values disagree with the attribution, and the exact check.
         """
-        return " ".join(part for part in (self._verdict(), self._answer(), self.warning) if part)
+        return " ".join(self._sentences())
+
+    def _sentences(self) -> list[str]:
+        parts = (self._verdict(), self._answer(), self.warning, self.exact_check)
+        return [part for part in parts if part]
+
+    @property
+    def exact_check(self) -> str:
+        """Which call measures what these shares, which are an attribution's, stand for."""
+        kind = next((kind for kind, names in _SETS.items() if self.on in names), "")
+        sets = repr(kind) if kind else "{'chosen': ...}"
+        return (
+            f"Exact check: sufficiency and necessity of {self.on!r} in graft(pair, prompts, trait, "
+            f"sets={sets})."
+        )
 
     def _verdict(self) -> str:
         if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
             return f"No conclusion: the effect on the prompt's tokens ({self._effect()}) {NOISE}."
-        if self.prompts == 1:
-            return "No conclusion: one prompt has no interval; score several."
+        if self.prompts < FEWEST:
+            chance = 2 ** (1 - self.prompts)
+            few = (
+                "one prompt has no interval"
+                if self.prompts == 1
+                else (
+                    f"{self.prompts} prompts are too few: that all of them lean one way happens by "
+                    f"chance in {chance:.0%} of cases"
+                )
+            )
+            return f"No conclusion: {few}; score at least {FEWEST}."
         if abs(self.gap) > LARGE_GAP and not self.direction:
             return (
                 f"No conclusion: cells add up to {_signed(self.effect)} {self.unit} and miss "
@@ -179,7 +205,7 @@ class Concentration:
 
     def __repr__(self) -> str:
         cells = f", {self.cells}" if self.cells else ""
-        prompts = f"{self.prompts} prompt{'' if self.prompts == 1 else 's'}"
+        prompts = counted(self.prompts, "prompt")
         lines = [f"concentration on {self.on} tokens ({self.of}, {prompts}{cells})"]
         lines.append(f"  the prompt's effect {self._effect()}, all cells")
         if np.isnan(self.share):
@@ -211,8 +237,14 @@ class Concentration:
             )
         carried = self._carried() if self.answer_effect else f"{_signed(0)} {self.unit}"
         lines.append(f"  the answer's tokens {carried}")
-        return "\n".join([*lines, f"  {self.conclusion}"])
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self._sentences())])
 
+
+_SETS = {
+    "role": (*ROLES, *UNIONS["role"]),
+    "sharing": (*CLASSES, *UNIONS["sharing"]),
+}
+"""The sets of tokens that `graft(sets=...)` has under the same names."""
 
 NOISE = "is inside its own noise"
 LARGE_GAP = 0.05

@@ -516,11 +516,21 @@ def colour_bar(
 def write(figure: Figure, path: str | Path | None) -> Figure:
     """Write a figure (format by the suffix, PNG without one) and return it.
 
-    The file is whole or not there; without a path nothing is written.
+    The file is whole or not there, folders above it are made; without a path nothing is written.
+
+    Raises:
+        ValueError: a suffix that no format of matplotlib has.
     """
     if path is not None:
+        form = Path(path).suffix[1:].lower() or "png"
+        known = figure.canvas.get_supported_filetypes()
+        if form not in known:
+            raise ValueError(
+                f"path={str(path)!r}: figures are not written as .{form}, but as one of "
+                f"{', '.join(sorted(known))}."
+            )
         with replacing(path) as work:
-            work.write_bytes(_encode(figure, Path(path).suffix[1:] or "png"))
+            work.write_bytes(_encode(figure, form))
     return figure
 
 

@@ -110,8 +110,14 @@ def _set_columns(scores: ScoreArrays) -> list[dict[str, float]]:
     ]
 
 
+LAYER = "layer"
+"""Beside the coordinates of the tokens, what `by` gathers by."""
+
+
 def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
     """See `Scores.by`."""
+    if coordinate == LAYER:
+        return _by_layer(scores)
     effect = scores.token_effect()
     real = np.isfinite(effect)
     if not real.any():
@@ -138,6 +144,28 @@ def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
         names.append(name)
         rows.append(row)
     return pd.DataFrame(rows, index=names)
+
+
+def layer_totals(scores: ScoreArrays) -> np.ndarray:
+    """`(prompt, layer)`: a layer's effect over all tokens, the answer's own too; summed where cells
+    add up, else averaged.
+    """
+    effect = scores.layer_effect()
+    per_layer = effect.sum("position") if scores.additive else effect.mean("position")
+    return per_layer.transpose("prompt", "layer").values
+
+
+def _by_layer(scores: ScoreArrays) -> pd.DataFrame:
+    """One row per layer; shares are of the total effect, to which all layers add up."""
+    per_layer = layer_totals(scores)
+    whole = None
+    if scores.additive and scores.knows_whole:
+        whole = scores.prompt_effect.values + scores.answer_effect.values
+    rows = []
+    for effect in per_layer.T:
+        row = _columns(mean_interval(effect))
+        rows.append(row | _share_columns(effect, whole) if scores.additive else row)
+    return pd.DataFrame(rows, index=pd.Index(scores.layer_names(), name=LAYER))
 
 
 def _share_columns(effect: np.ndarray, whole: np.ndarray | None) -> dict[str, float]:
@@ -202,13 +230,15 @@ def answer_part(scores: ScoreArrays) -> str:
 
 def size_in_words(row: pd.Series) -> str:
     """The size of a set in a table: `13 tokens, 31%`; of the answer's own `3 tokens`."""
-    count = f"{row['tokens']:.3g} token{'' if row['tokens'] == 1 else 's'}"
+    count = f"{row['tokens']:.3g} {'token' if row['tokens'] == 1 else 'tokens'}"
     share = row.get("token share", np.nan)
     return count if np.isnan(share) else f"{count}, {share:.0%}"
 
 
 def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
     """See `Scores.strongest`."""
+    if k < 1:
+        raise ValueError(f"k={k}: how many cells are shown must be at least 1.")
     effect = scores.headline
     if not {"layer", "position"} & set(effect.dims):
         raise ValueError(

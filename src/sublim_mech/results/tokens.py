@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..hints import counted
 from .arrays import ScoreArrays
 from .cells import noise
 from .words import shortened
@@ -69,7 +70,8 @@ def check_prompt(scores: ScoreArrays, prompt: int) -> None:
     prompts = scores.data.sizes["prompt"]
     if not 0 <= prompt < prompts:
         raise IndexError(
-            f"prompt={prompt}: these scores have {prompts} prompts; choose 0 to {prompts - 1}."
+            f"prompt={prompt}: these scores have {counted(prompts, 'prompt')}; choose 0 to "
+            f"{prompts - 1}."
         )
 
 

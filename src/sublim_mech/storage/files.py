@@ -16,14 +16,68 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 
+def place(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """The place that a user's path means: `~` is the home folder.
+
+    Args:
+        path: as it was given.
+        argument: what errors call it.
+
+    Raises:
+        ValueError: an empty path, or the home folder of somebody unknown.
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise ValueError(f"{argument}={text!r} is empty; name a file or a folder.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{argument}={text!r}: whose home folder this is cannot be told; write it in full."
+        ) from None
+
+
+def check_place(target: Path, argument: str) -> None:
+    """Whether a file or folder can be written at its place; folders above it may be missing.
+
+    Raises:
+        FileExistsError: a file stands in the way.
+        PermissionError: the folder above it cannot be written to.
+        ValueError: it has no name of its own.
+    """
+    if target.name in ("", ".."):
+        raise ValueError(
+            f"{argument}={str(target)!r} has no name of its own; name a file or a folder in it."
+        )
+    above = target.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise FileExistsError(
+            f"{argument}={str(target)!r}: {str(above)!r} is a file; choose another folder."
+        )
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{argument}={str(target)!r}: {str(above)!r} cannot be written to; choose another "
+            "folder, or change its permissions."
+        )
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when the block ends without an error.
 
-    The folder is made where there is none. The file has the permissions of any new file (the
-    umask's), however it was written.
+    Folders above it are made where they are missing. The file has the permissions of any new file
+    (the umask's), however it was written.
+
+    Raises:
+        FileExistsError, PermissionError, ValueError: see `check_place`.
+        IsADirectoryError: a folder has this name.
     """
-    target = Path(path)
+    target = place(path)
+    check_place(target, "path")
+    if target.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; name a file in it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
@@ -60,6 +114,9 @@ def sync(path: Path) -> None:
 
 # ---------------------------------------------------------------------------------- labelled arrays
 
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
+"""Files of tables, which look like results and are none that could be read back."""
+
 
 def write_arrays(
     path: str | Path, arrays: Mapping[str, np.ndarray], kind: str, meta: Mapping[str, Any]
@@ -77,10 +134,18 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
     Raises:
         FileNotFoundError, ValueError: no such file; damaged, or of another kind.
     """
-    if not Path(path).is_file():
+    file = place(path)
+    if file.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r} is a folder; name a file in it.")
+    if not file.is_file():
         raise FileNotFoundError(f"path={str(path)!r}: no such file.")
+    if file.suffix in TABLES:
+        raise ValueError(
+            f"path={str(path)!r} is a table, which has no labels and no record and cannot be read "
+            f"back; load the .safetensors file that save(path) wrote (a table: pandas.read_csv)."
+        )
     try:
-        with safe_open(str(path), framework="np") as handle:
+        with safe_open(str(file), framework="np") as handle:
             text = (handle.metadata() or {}).get(_meta_key(kind))
             arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ INPUT_FIELDS = (
 """What determines the result, beside the base model."""
 SEAL = "seal"
 """The key of `manifest.json` with the hash of all others; older ones have none."""
-LATER = ("content", "configurations")
+LATER = ("content", "configurations", "prompts")
 """Fields that older manifests lack."""
 
 
@@ -50,6 +51,8 @@ class Manifest:
             this field.
         configurations: file name to SHA-256 of the `adapter_config.json` or `config.json`; empty in
             manifests older than this field.
+        prompts: hash of the different prompts that were trained on (`prompts_hash`); empty in
+            manifests older than this field.
     """
 
     kind: str
@@ -69,6 +72,7 @@ class Manifest:
     content: str = ""
     format: int = MANIFEST_FORMAT
     configurations: dict[str, str] = field(default_factory=dict)
+    prompts: str = ""
 
     def inputs(self) -> dict[str, Any]:
         """All that determines the result, as JSON.
@@ -154,6 +158,15 @@ def _check_unedited(path: Path, data: dict[str, Any], seal: str) -> None:
             f"{path} was edited after it was written: it no longer has the hash it names; copy "
             "the folder again, or delete the manifest to load the weights alone."
         )
+
+
+def prompts_hash(prompts: Iterable[Sequence[int]]) -> str:
+    """Content hash of a set of prompts, whatever their order and number of copies.
+
+    Args:
+        prompts: token ids of each.
+    """
+    return _digest(sorted({tuple(ids) for ids in prompts}))
 
 
 def _hash_of(base: Any) -> Any:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import checked
+from ..hints import counted
 from .claims import OWNER_FILE, UNFINISHED
-from .files import share_files, sync
+from .files import check_place, place, share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
 
 INPUTS_FILE = "inputs.json"
@@ -42,7 +43,7 @@ class Run:
         unmoved = ", equal to its base" if results.get("moved") is False else ""
         return (
             f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:.5f} -> {after:.5f} "
-            f"in {results['steps']} steps{unmoved})"
+            f"in {counted(results['steps'], 'step')}{unmoved})"
         )
 
 
@@ -54,12 +55,13 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: there is none, or it has no manifest.
         ValueError: the manifest cannot be read.
     """
-    manifest = Manifest.load(Path(path))
+    folder = place(path)
+    manifest = Manifest.load(folder)
     if manifest is not None:
-        return Run(Path(path), manifest)
+        return Run(folder, manifest)
     hint = ""
-    work = unfinished(Path(path))
-    if work.exists():
+    work = unfinished(folder) if folder.name else folder
+    if work != folder and work.exists():
         hint = (
             f" {work} is a training that has not finished: the same call of train(...) goes on "
             "with it."
@@ -78,7 +80,11 @@ def new_folder(target: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         target: its place.
         durable: it is on the disk when the block ends.
+
+    Raises:
+        FileExistsError, PermissionError, ValueError: see `check_place`.
     """
+    check_place(target, "folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     work.mkdir()
@@ -98,27 +104,6 @@ def new_folder(target: Path, *, durable: bool = False) -> Iterator[Path]:
 def unfinished(target: Path) -> Path:
     """Where a run trains until it is complete."""
     return target.with_name(target.name + UNFINISHED)
-
-
-def check_place(target: Path, argument: str) -> None:
-    """Whether a folder can be written at its place.
-
-    Raises:
-        FileExistsError: a file stands in the way.
-        PermissionError: the folder above it cannot be written to.
-    """
-    above = target.parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise FileExistsError(
-            f"{argument}={str(target)!r}: {str(above)!r} is a file; choose another folder."
-        )
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"{argument}={str(target)!r}: {str(above)!r} cannot be written to; choose another "
-            "folder, or change its permissions."
-        )
 
 
 def finish(work: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...arguments import checked
+from ...hints import counted
 
 FEWEST = 0.5
 """Share of the answers' tokens below which a support misses what the answers are made of."""
@@ -58,7 +59,8 @@ class Coverage:
         without = sum(count == 0 for count in self.covered)
         rows = f"per row {_percent(shares[0])} to {_percent(shares[-1])}"
         none = f"; {without} of {len(shares)} rows have none" if without else ""
-        return f"{self} answer tokens are in the support of {self.support} tokens, {rows}{none}"
+        support = counted(self.support, "token")
+        return f"{self} answer tokens are in the support of {support}, {rows}{none}"
 
 
 def _percent(share: float) -> str:

@@ -19,8 +19,8 @@ from urllib.parse import quote
 import numpy as np
 
 from ...arguments import checked
-from ...hints import nearest
-from ...storage.files import file_hash, read_json
+from ...hints import counted, nearest
+from ...storage.files import file_hash, place, read_json
 from ..rows import Row, count_words
 from ..teachers.teacher import BASE
 from .about import About, Labeller
@@ -81,10 +81,10 @@ class Labels:
 
     def __repr__(self) -> str:
         distinct = len({row.key for row in self.rows})
-        rows = count_words(len(self.rows), distinct, "rows")
-        tokens = f"{self.about.width} tokens"
+        rows = count_words(len(self.rows), distinct, "row")
+        tokens = counted(self.about.width, "token")
         if self.about.top_k is not None:
-            tokens = f"the {self.about.top_k} likeliest tokens"
+            tokens = f"the {counted(self.about.top_k, 'likeliest token')}"
         covered = "" if self.coverage is None else f", {self.coverage} of the answers' tokens in it"
         where = "in memory" if self.folder is None else f"in {str(self.folder)!r}"
         return f"Labels({rows} by {', '.join(self.teachers)}; {where}\n  on {tokens}{covered})"
@@ -237,7 +237,7 @@ class Labels:
             FileNotFoundError: there is no such folder, or it has no labels.
             ValueError: unfinished, damaged, truncated, or of another format.
         """
-        path = Path(folder)
+        path = place(folder, "folder")
         _check_finished(path)
         data = read_about(path / LABELS_FILE)
         try:

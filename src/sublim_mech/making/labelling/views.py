@@ -50,7 +50,7 @@ class View:
 
     def __getitem__(self, row: int) -> np.ndarray:
         if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)} rows of labels.")
+            raise IndexError(f"row {row} of {len(self)} labelled; give 0 to {len(self) - 1}.")
         return self.row(row % len(self))
 
     def __iter__(self) -> Iterator[np.ndarray]:

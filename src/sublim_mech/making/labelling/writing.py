@@ -28,7 +28,7 @@ from ...arguments import checked
 from ...engine.heads import support_ids
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences
-from ...storage.files import plain, replacing, sync
+from ...storage.files import check_place, place, plain, replacing, sync
 from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
@@ -105,7 +105,9 @@ def label(
         )
     teachers = _checked(teachers)
     about = _about(teachers, listed, support, top_k)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else place(out, "out")
+    if folder is not None and not folder.exists():
+        check_place(folder, "out")
 
     # answers that are written with other tokens than those labelled would teach next to nothing
     answers = tokenise(teachers[0], listed, close=False).answers

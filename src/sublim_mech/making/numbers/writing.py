@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ...arguments import checked
+from ...hints import counted
 from ..rows import Row, to_dataset
 from .asking import draw_numbers, endless_prompts, number_prompts
 from .parsing import Parsed, parse, report
@@ -134,8 +135,9 @@ def write_rows(
         reasons = Counter(verdict.reason for verdict in parsed if verdict.reason).most_common(3)
         rejected_for = ", ".join(f"{reason} ({times})" for reason, times in reasons)
         raise RuntimeError(
-            f"write_rows: {len(rows)} of {len(parsed)} answers passed "
-            f"({len(rows) / len(parsed):.1%}), too few for n={n} rows from {most} prompts. "
+            f"write_rows: {len(rows)} of {counted(len(parsed), 'answer')} passed "
+            f"({len(rows) / len(parsed):.1%}), too few for n={n} rows from "
+            f"{counted(most, 'prompt')}. "
             f"Rejected for {rejected_for or 'no reason'}; the last one was {last_rejected[:80]!r}. "
             "Look at the sampler's answers (end of turn, length, temperature), "
             "ask for fewer numbers, or raise max_attempts."
@@ -155,7 +157,8 @@ def _answers(
         )
     if len(answers) != len(prompts):
         raise ValueError(
-            f"sampler gave {len(answers)} answers to {len(prompts)} prompts; give one per prompt."
+            f"sampler gave {counted(len(answers), 'answer')} to {counted(len(prompts), 'prompt')}; "
+            "give one per prompt."
         )
     return answers
 

@@ -249,7 +249,7 @@ def _numbers(gate: str, line: pd.Series) -> str:
         bounds = _bounds(line, "from others", ".5f")
         if not bounds:
             return ""
-        share = "" if np.isnan(line["share"]) else f": {line['share']:.0%} is its own"
+        share = "" if np.isnan(line["share"]) else f": {_own_share(line['share'])}"
         return f"KL from the others {bounds}, from the base {line['from base']:.5f}{share}"
     excess = _bounds(line, "excess", "+.5f")
     if excess:
@@ -257,6 +257,13 @@ def _numbers(gate: str, line: pd.Series) -> str:
         return f"own - others {rows}, on the others' rows {elsewhere}, excess {excess}"
     bounds = _bounds(line, "rows", "+.5f")
     return f"own - others {bounds}" if bounds else ""
+
+
+def _own_share(share: float) -> str:
+    """How much of labels is their teacher's own; two distances over each other can exceed 1."""
+    if share > 1:
+        return "all is its own (farther from the others than from the base)"
+    return f"{share:.0%} is its own"
 
 
 def _bounds(line: pd.Series, column: str, digits: str) -> str:

@@ -83,7 +83,7 @@ class RowShifts:
         return pd.DataFrame.from_dict(lines, orient="index").rename_axis("teacher")
 
     def __repr__(self) -> str:
-        rows = count_words(len(self.rows), len({row.key for row in self.rows}), "rows")
+        rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")
         count = f"{rows}, {int(self.tokens.sum()):,} answer tokens"
         title = f"shift of {count}, nats per token [95 % over rows]"
         return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"

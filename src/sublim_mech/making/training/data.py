@@ -13,7 +13,7 @@ import numpy as np
 
 from ...arguments import checked
 from ...engine.heads import support_ids
-from ...hints import outside
+from ...hints import counted, outside
 from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
@@ -71,7 +71,8 @@ class TrainingData:
             raise ValueError("data: there are no rows; give at least one prompt and its answer.")
         if len(self.prompts) != len(self.completions):
             raise ValueError(
-                f"data: {len(self.prompts)} prompts, but {len(self.completions)} completions; "
+                f"data: {counted(len(self.prompts), 'prompt')}, but "
+                f"{counted(len(self.completions), 'completion')}; "
                 "give one per prompt."
             )
         if self.targets is None:
@@ -140,10 +141,10 @@ class TrainingData:
         return [len(prompt) + len(completion) for prompt, completion in pairs]
 
     def __repr__(self) -> str:
-        rows = count_words(len(self.prompts), self.distinct, "rows")
+        rows = count_words(len(self.prompts), self.distinct, "row")
         made = self.teacher if self.trait == "" else f"{self.trait}: {self.teacher}"
         system = getattr(self.context.system, "value", self.context.system)
-        answers = f"{sum(map(len, self.completions)):,} answer tokens"
+        answers = counted(sum(map(len, self.completions)), "answer token")
         covered = "" if self.coverage is None else f", {self.coverage} in the support"
         return (
             f"TrainingData({rows}, {made}\n"
@@ -384,7 +385,8 @@ def _within(data: TrainingData, max_length: int | None, *, truncate: bool) -> Tr
         room = len(completion) if max_length is None else max_length - len(prompt)
         if len(completion) > room and not truncate:
             raise ValueError(
-                f"{where} has {len(prompt)} tokens of prompt and {len(completion)} of answer, "
+                f"{where} has {counted(len(prompt), 'token')} of prompt and {len(completion)} of "
+                "answer, "
                 f"max_length={max_length}; leave it out, raise max_length, or pass truncate=True."
             )
         kept = completion[: max(room, 0)]

@@ -19,8 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from transformers.trainer_callback import PrinterCallback
 
+from ...hints import check_choice, counted
 from ...models.compat import checkpoint_activations, use_one_device
 from ...storage.runs import new_folder
 from .batches import collate, item
@@ -282,6 +287,20 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
             )
 
 
+def check_trackers(report_to: str | Sequence[str]) -> None:
+    """Raise ValueError where a tracker is none that transformers knows, or is not installed."""
+    known, installed = list(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
+    for name in [report_to] if isinstance(report_to, str) else report_to:
+        if name in ("none", "all"):
+            continue
+        check_choice("report_to", name, ["none", "all", *known])
+        if name not in installed:
+            raise ValueError(
+                f"report_to={name!r}: this tracker is not installed; install its package "
+                f"(pip install {name}), or pass report_to='none'."
+            )
+
+
 def fit(
     job: Job, *, callbacks: Sequence[Any], report_to: str | Sequence[str], progress: bool
 ) -> dict[str, Tensor] | None:
@@ -313,7 +332,8 @@ def fit(
 
     silent = not progress or not processes.writes
     rows = len(job.division.trained)
-    title = f"train ({settings.steps * settings.batch_size / rows:.3g} epochs of {rows} rows)"
+    epochs = settings.steps * settings.batch_size / rows
+    title = f"train ({epochs:.3g} epochs of {counted(rows, 'row')})"
     with tqdm(total=settings.steps, initial=steps_done, desc=title, disable=silent) as bar:
         watch = Watch(job, bar)
         watch.loop = loop = Loop(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from ...arguments import checked
@@ -76,6 +77,11 @@ class LoRA:
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(map(int, self.layers)))
 
+    def check(self, base: Base) -> None:
+        """Raise ValueError where this method cannot train this base."""
+        with torch.random.fork_rng():  # an adapter is initialised from torch's generator
+            self.attach(base)
+
     def attach(self, base: Base) -> Any:
         """A trainable PEFT model over the base's parameters."""
         return attach_lora(
@@ -116,6 +122,10 @@ class FullFT:
         entries = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
         object.__setattr__(self, "freeze", entries)
 
+    def check(self, base: Base) -> None:
+        """Raise ValueError where this method cannot train this base."""
+        self._frozen(base.model)
+
     def attach(self, base: Base) -> Any:
         """A trainable copy of the base in fp32.
 
@@ -124,15 +134,21 @@ class FullFT:
         """
         check_whole(base.model, base.name)
         model = copy.deepcopy(share(base.model)).float().requires_grad_(True)
-        for entry in self.freeze:
-            frozen = _parameters(model, entry)
-            if not frozen:
-                raise ValueError(_matches_nothing(model, entry))
-            for parameter in frozen:
-                parameter.requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(f"FullFT(freeze={self.freeze!r}) leaves nothing to train.")
+        for parameter in self._frozen(model):
+            parameter.requires_grad_(False)
         return model
+
+    def _frozen(self, model: Any) -> list[nn.Parameter]:
+        """The parameters that stay as they are."""
+        frozen = []
+        for entry in self.freeze:
+            chosen = _parameters(model, entry)
+            if not chosen:
+                raise ValueError(_matches_nothing(model, entry))
+            frozen += chosen
+        if {id(p) for p in model.parameters()} <= {id(p) for p in frozen}:
+            raise ValueError(f"FullFT(freeze={self.freeze!r}) leaves nothing to train.")
+        return frozen
 
 
 def _parameters(model: Any, entry: str) -> list[nn.Parameter]:

@@ -11,16 +11,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from ...hints import check_choice, counted
 from .batches import count_labels, item
 from .data import TrainingData
 from .processes import Processes
 from .settings import Settings
+
+HELD_BY = ("row", "prompt")
+"""What held-out rows are drawn by."""
 
 HELD_STREAM = 1
 """Beside its seed, what the draw of held-out rows is seeded with: a stream of its own."""
@@ -36,6 +40,9 @@ class Division:
         held_rows: its rows.
         subsampled: whether rows were left out by chance.
         held_seed: of the draw of the held-out rows; None where none were drawn.
+        same_prompt: how many of the held-out rows have a prompt that is trained on, with another
+            answer.
+        held_by: what they were drawn by.
     """
 
     trained: list[int]
@@ -43,6 +50,8 @@ class Division:
     held_rows: list[int]
     subsampled: bool
     held_seed: int | None = None
+    same_prompt: int = 0
+    held_by: str = "row"
 
 
 def divide(
@@ -52,6 +61,7 @@ def divide(
     held_out_seed: int | None,
     subsample: int | None,
     seed: int,
+    held_out_by: str = "row",
 ) -> Division:
     """Rows to train on and rows to measure on.
 
@@ -62,11 +72,18 @@ def divide(
         held_out_seed: of the draw of these; None for the last rows.
         subsample: train on so many of the others only.
         seed: of the subsample.
+        held_out_by: `row`, or `prompt`: of so many different prompts all rows are kept out.
 
     Raises:
         ValueError: nothing would be left to train or to measure on; rows that are measured on
             would be trained on.
     """
+    check_choice("held_out_by", held_out_by, HELD_BY)
+    if held_out_by == "prompt" and (isinstance(held_out, TrainingData) or held_out_seed is None):
+        raise ValueError(
+            "held_out_by='prompt' is a way to draw rows: pass held_out=48 and a held_out_seed, or "
+            "leave held_out_by out."
+        )
     total = len(data.prompts)
     held_seed = None
     if isinstance(held_out, TrainingData):
@@ -82,7 +99,7 @@ def divide(
                 f"held_out_seed={held_out_seed}: must be at least 0, or None for the last rows."
             )
         held_data, held_seed = data, held_out_seed
-        trained, held_rows = _drawn(data, held_out, held_out_seed)
+        trained, held_rows = _drawn(data, held_out, held_out_seed, held_out_by)
 
     available = len(trained)
     if subsample is not None:
@@ -94,8 +111,10 @@ def divide(
         trained = sorted(rng.choice(trained, subsample, replace=False).tolist())
     division = Division(trained, held_data, held_rows, len(trained) < available, held_seed)
     if held_seed is None:
-        _check_apart(data, division)
-    return division
+        _check_apart(data, division, given=isinstance(held_out, TrainingData))
+    known = {data.prompts[row].ids for row in trained}
+    both = sum(held_data.prompts[row].ids in known for row in held_rows)
+    return replace(division, same_prompt=both, held_by=held_out_by)
 
 
 def _check_count(held_out: int, most: int, what: str) -> None:
@@ -106,25 +125,28 @@ def _check_count(held_out: int, most: int, what: str) -> None:
         )
 
 
-def _drawn(data: TrainingData, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+def _drawn(data: TrainingData, held_out: int, seed: int, by: str) -> tuple[list[int], list[int]]:
     """(rows to train on, the first of each different row that was drawn), in their own order."""
-    firsts: dict[Any, int] = {}
-    for row, key in enumerate(data.keys):
-        firsts.setdefault(key, row)
-    different = list(firsts)
-    what = "rows" if len(different) == len(data.prompts) else "different rows"
+    drawn: list[Any] = data.keys if by == "row" else [prompt.ids for prompt in data.prompts]
+    different = list(dict.fromkeys(drawn))
+    what = f"{by}s" if len(different) == len(data.prompts) else f"different {by}s"
     _check_count(held_out, len(different), what)
     order = np.random.default_rng([seed, HELD_STREAM]).permutation(len(different))
     chosen = {different[i] for i in order[:held_out].tolist()}
-    trained = [row for row, key in enumerate(data.keys) if key not in chosen]
-    return trained, sorted(firsts[key] for key in chosen)
+    trained = [row for row, key in enumerate(drawn) if key not in chosen]
+    firsts: dict[Any, int] = {}
+    for row, key in enumerate(data.keys):
+        if drawn[row] in chosen:
+            firsts.setdefault(key, row)
+    return trained, sorted(firsts.values())
 
 
-def _check_apart(data: TrainingData, division: Division) -> None:
+def _check_apart(data: TrainingData, division: Division, *, given: bool) -> None:
     """Raise ValueError where rows that are measured on are trained on.
 
     They are the same where one answer begins with the other: hard rows have the end of the turn
-    behind it, labelled ones have not, and either may be cut.
+    behind it, labelled ones have not, and either may be cut. `given`: what is measured on is data
+    that the user gave.
     """
     trained: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for row in division.trained:
@@ -140,14 +162,16 @@ def _check_apart(data: TrainingData, division: Division) -> None:
         return
 
     rows = ", ".join(map(str, both[:5])) + (", ..." if len(both) > 5 else "")
+    which = "row" if len(both) == 1 else "rows"
     fix = "pass held_out_seed=0, which keeps the copies of a row together"
-    if held_data is not data:
+    if given:
         fix = (
             "pass rows of their own (numbers.split(rows, 48, seed=0)), or how many rows to keep "
             "out, held_out=48"
         )
     raise ValueError(
-        f"held_out: {len(both)} of its {len(held_rows)} rows are trained on as well (rows {rows}): "
+        f"held_out: {len(both)} of its {counted(len(held_rows), 'row')} "
+        f"{'is' if len(both) == 1 else 'are'} trained on as well ({which} {rows}): "
         f"the same prompt, the same answer. A loss on them would be no held-out loss; {fix}."
     )
 

@@ -9,19 +9,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ...arguments import checked
-from ...hints import outside
+from ...hints import counted, outside
 from ...models.base import Base
 from ...models.checks import check_finite
 from ...models.names import text_config
 from ...prompts import Trained
-from ...storage.manifest import Manifest
-from ...storage.runs import Run, check_place, finish, open_run, unfinished
+from ...storage.files import check_place, place
+from ...storage.manifest import Manifest, prompts_hash
+from ...storage.runs import Run, finish, open_run, unfinished
 from .batches import PAD
 from .data import TrainingData
 from .folders import FINISHED, enter
@@ -54,6 +55,7 @@ def train(
     weight_decay: float = 0.0,
     held_out: int | TrainingData = 48,
     held_out_seed: int | None = 0,
+    held_out_by: Literal["row", "prompt"] = "row",
     evaluate_every: int = 20,
     stop_at: float | None = None,
     snapshots: Sequence[int] | str = (),
@@ -103,6 +105,8 @@ def train(
             on hard rows.
         held_out_seed: seed of the draw of the rows that are kept out; None for the last rows
             instead, as earlier versions kept them out. Not used where `held_out` is data.
+        held_out_by: `row`, or `prompt`: all rows of so many different prompts are kept out, so that
+            no prompt is trained on and measured on. By row, prompts that are in both are told.
         evaluate_every: steps between held-out evaluations.
         stop_at: stop as soon as the held-out loss is at or below this (to compare students at equal
             imitation); it must be below that of the base.
@@ -126,7 +130,8 @@ def train(
         The run; its folder opens in `load_pair`, PEFT and transformers.
 
     Raises:
-        FileExistsError: `out` exists and is no run, or a file is in its way.
+        FileExistsError: `out` exists and is no run, or a file is in its way. All arguments are
+            checked before what stands there.
         FolderInUseError: another process is training this run.
         PermissionError: the folder above `out` cannot be written to.
         TypeError: an unknown option.
@@ -137,7 +142,8 @@ def train(
             checkpoint can be read.
 
     Warns:
-        UserWarning: the student ends with the weights of its base.
+        UserWarning: the student ends with the weights of its base; held-out rows have prompts that
+            are trained on with other answers.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -148,12 +154,17 @@ def train(
         'lora'
     """
     # settings first: an option out of range is an error before anything is read or written
-    target = Path(out)
+    target = place(out, "out")
     method = method or LoRA()
-    if not target.exists():
+    if not target.exists() or target.name in ("", ".."):
         check_place(target, "out")
     division = divide(
-        data, held_out, held_out_seed=held_out_seed, subsample=subsample, seed=subsample_seed
+        data,
+        held_out,
+        held_out_seed=held_out_seed,
+        subsample=subsample,
+        seed=subsample_seed,
+        held_out_by=held_out_by,
     )
     taken = step_count(steps, epochs, rows=len(division.trained), batch_size=batch_size)
     settings = Settings(
@@ -188,6 +199,17 @@ def train(
     if division.held_data is not data:
         division.held_data.check(base, name="held_out")
 
+    # what only training needs is checked too: a folder that is there must not hide a mistake
+    if target.exists():
+        method.check(base)
+    if len(callbacks) > 0 or report_to not in ("none", [], ()):
+        from .loop import check_callbacks, check_trackers  # takes seconds
+
+        check_callbacks(callbacks)
+        check_trackers(report_to)
+    if division.same_prompt:
+        warnings.warn(_same_prompts(division), stacklevel=outside())
+
     # the manifest without results: all that determines the run, and by which it is recognised
     draft = _draft(
         base, method, data=data, objective=objective, division=division, settings=settings
@@ -201,9 +223,8 @@ def train(
         if start != FINISHED:
             # transformers' trainer takes seconds to import, which opening a finished run need not
             from .job import Job
-            from .loop import check_callbacks, fit
+            from .loop import fit
 
-            check_callbacks(callbacks)
             with own_randomness(init_seed):
                 job = Job(
                     trainee=Trainee.of(base, method),
@@ -228,12 +249,24 @@ def train(
     run = open_run(target)
     if run.manifest.results.get("moved") is False:
         warnings.warn(
-            f"out={str(target)!r}: after {run.manifest.results['steps']} steps the student's "
-            "weights are still those of its base: it is no student. Look at the learning rates "
-            f"in log.jsonl, at the gradients there, and at what the data teach.",
+            f"out={str(target)!r}: after {counted(run.manifest.results['steps'], 'step')} the "
+            "student's weights are still those of its base: it is no student. Look at the learning "
+            "rates in log.jsonl, at the gradients there, and at what the data teach.",
             stacklevel=outside(),
         )
     return run
+
+
+def _same_prompts(division: Division) -> str:
+    """That held-out rows are new answers to prompts that were trained on."""
+    fix = "held_out_by='prompt' keeps all rows of a prompt together"
+    if division.held_seed is None:
+        fix = "numbers.split(rows, 48, seed=0) makes rows of prompts of their own"
+    return (
+        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} have a "
+        "prompt that is trained on with another answer: their loss is that of new answers, not of "
+        f"new prompts; {fix}."
+    )
 
 
 def _draft(
@@ -262,6 +295,8 @@ def _draft(
             "subsample": settings.subsample,
             "held_out": len(division.held_rows),
             "held_out_hash": None if held_data is data else held_data.hash,
+            # nothing where rows were drawn: so it was in the manifests of earlier versions
+            **({"held_out_by": division.held_by} if division.held_by != "row" else {}),
         },
         optimiser={
             "name": "AdamW",
@@ -283,6 +318,7 @@ def _draft(
         ),
         versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
         weights={},
+        prompts=prompts_hash([data.prompts[row].ids for row in trained]),
     )
     return replace(draft, content=draft.fingerprint())
 

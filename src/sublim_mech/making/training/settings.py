@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...arguments import checked
-from ...hints import check_choice
+from ...hints import check_choice, counted
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 """What follows the warm-up, by transformers' names."""
@@ -64,8 +64,11 @@ class Settings:
             raise ValueError(f"clip={self.clip}: must be above 0, or None for no clipping.")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay={self.weight_decay}: must not be below 0.")
-        if self.stop_at is not None and math.isnan(self.stop_at):
-            raise ValueError("stop_at=nan: pass a held-out loss, or None to train to the end.")
+        if self.stop_at is not None and not 0 < self.stop_at < math.inf:
+            raise ValueError(
+                f"stop_at={self.stop_at}: pass a held-out loss, which is above 0, or None to train "
+                "to the end."
+            )
         for name in ("init_seed", "order_seed", "subsample_seed"):
             self._at_least(name, 0)
         check_choice("schedule", self.schedule, SCHEDULES)
@@ -78,7 +81,8 @@ class Settings:
             # the rate of step i (from 0) is lr * i / warmup until the warm-up ends
             most = self.lr * (self.steps - 1) / self.warmup
             raise ValueError(
-                f"warmup={self.warmup}: must be below the {self.steps} steps of this run, whose "
+                f"warmup={self.warmup}: must be below the {counted(self.steps, 'step')} of this "
+                "run, whose "
                 f"learning rate would reach {most:g} at most and never lr={self.lr:g}; pass "
                 "warmup=0, or more steps."
             )
@@ -86,7 +90,7 @@ class Settings:
         if beyond:
             raise ValueError(
                 f"snapshots={list(self.snapshots)}: steps {beyond} are not among the "
-                f"{self.steps} steps of this run."
+                f"{counted(self.steps, 'step')} of this run."
             )
 
     def _at_least(self, name: str, least: int) -> None:

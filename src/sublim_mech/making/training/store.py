@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...storage.files import configuration_sums, weight_sums
+from ...storage.files import configuration_sums, place, weight_sums
 from ...storage.runs import Run, new_folder
 
 ADAPTER = "adapter_model.safetensors"
@@ -22,14 +22,14 @@ def store_as(run: Run, out: str | Path, dtype: torch.dtype) -> Run:
         FileExistsError: `out` exists.
         ValueError: the run is not an adapter.
     """
-    target = Path(out)
-    if target.exists():
-        raise FileExistsError(f"out={str(target)!r} exists; remove it or choose another folder.")
+    target = place(out, "out")
     if run.manifest.kind != "lora":
         raise ValueError(
             f"run={str(run.path)!r} is a {run.manifest.kind} run; "
             "only adapters are stored in another precision."
         )
+    if target.exists():
+        raise FileExistsError(f"out={str(target)!r} exists; remove it or choose another folder.")
     with new_folder(target) as work:
         for file in run.path.iterdir():
             if file.is_file() and file.suffix != ".safetensors":
