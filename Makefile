@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science bench mutants clean
+.PHONY: demo test quick lint docs figures students science bench device-test mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -36,6 +36,11 @@ students: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[bench]"
 	cd $(ROOT) && $(BIN)/python -m benchmarks
+
+# an accelerator's numbers against the CPU's; skips with the reason where there is none
+DEVICE ?= cuda
+device-test: $(READY)
+	cd $(ROOT) && SUBLIM_DEVICE=$(DEVICE) $(BIN)/python -m pytest -rs tests/device
 
 # hours for all modules; make mutants ONLY="stats.py prompts/shared.py --sample 40" for some
 mutants: $(READY)

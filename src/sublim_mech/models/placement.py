@@ -2,8 +2,8 @@
 
 A model that accelerate has dispatched (`device_map`, several GPUs, CPU or disk offload) has hooks
 on its modules: an instance's own `forward` that brings inputs, and offloaded weights, to the device
-a module computes on. Offloaded parameters are empty ("meta") between passes; their values are in the
-hook's map, in memory or in files.
+a module computes on. Offloaded parameters are empty ("meta") between passes; their values are in
+the hook's map, in memory or in files.
 
 1. A runner's model keeps these hooks, so that it runs as accelerate has arranged it.
 2. What reads weights (hash, comparison, watch, merging) reads a `plain` twin of an offloaded model:
@@ -126,7 +126,7 @@ def _unprefixed(weights: Any, key: str) -> tuple[Any, str]:
     return weights, key
 
 
-# ---------------------------------------------------------------------------------- copies of models
+# --------------------------------------------------------------------------------- copies of models
 
 
 def shared_with_hooks(model: nn.Module) -> dict[int, Any]:
