@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science qwen bench adapters mutants clean
+.PHONY: demo test quick lint docs figures students science qwen bench adapters device-test mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -44,6 +44,11 @@ bench: $(READY)
 # the table of docs/adapters.md
 adapters: $(READY)
 	cd $(ROOT) && $(BIN)/python tests/adapter_table.py docs/adapters.md
+
+# an accelerator's numbers against the CPU's; skips with the reason where there is none
+DEVICE ?= cuda
+device-test: $(READY)
+	cd $(ROOT) && SUBLIM_DEVICE=$(DEVICE) $(BIN)/python -m pytest -rs tests/device
 
 # hours for all modules; make mutants ONLY="stats.py prompts/shared.py --sample 40" for some
 mutants: $(READY)

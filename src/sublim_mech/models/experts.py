@@ -90,7 +90,8 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
         deltas: the differences by path, module by module.
 
     Raises:
-        ValueError: experts differ that stand in no block of their own.
+        ValueError: experts differ that stand in no block of their own, or parameters that an
+            attention has beside its projections.
     """
     blocks = find_experts(base)
     values = plain(base)
@@ -99,7 +100,7 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
     for path, delta in deltas.items():
         block = inside(path, blocks)
         if block is None:
-            _check_no_stack(path, base)
+            _check_gateable(path, base)
             gathered[path] = delta
         else:
             changed[block][path] = delta
@@ -246,8 +247,18 @@ def _is_attention(path: str) -> bool:
     return "attn" in path.rpartition(".")[2] or "attention" in path.rpartition(".")[2]
 
 
-def _check_no_stack(path: str, base: nn.Module) -> None:
-    if _is_stack(path, base.get_submodule(path)):
+def _check_gateable(path: str, base: nn.Module) -> None:
+    """Raise ValueError where a module outside of all blocks of experts cannot be gated alone."""
+    module = base.get_submodule(path)
+    has_parts = any(next(child.parameters(), None) is not None for child in module.children())
+    if has_parts and _is_attention(path):
+        keys = ", ".join(module._parameters)
+        raise ValueError(
+            f"the student differs in {path}.{keys}: what an attention has beside its projections "
+            "cannot be gated by token; take a student that was trained without it "
+            f"(FullFT(freeze={keys!r}))."
+        )
+    if _is_stack(path, module):
         raise ValueError(
             f"the experts at {path} stand in no block of their own with their router, so that what "
             "they add cannot be gated by token; train what stands beside them (attention)."
