@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import instruments, making, memory, processes, training  # noqa: F401  their rows register themselves
+from . import instruments, lengths, making, memory, processes, training  # noqa: F401  rows register
 from .rows import RESULTS, ROWS, run
 from .table import markdown, write_between_markers
 
