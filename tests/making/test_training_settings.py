@@ -33,7 +33,10 @@ from sublim_mech.making.training.settings import Settings, log_spaced, snapshot_
         ({"snapshots": (2, 9)}, r"snapshots=\[2, 9\]: steps \[9\] are not among the 4 steps"),
         ({"warmup": 4}, r"warmup=4: must be below the 4 steps .* 0\.00075 at most .*=0\.001; pass"),
         ({"warmup": 1, "steps": 1}, r"warmup=1: must be below the 1 step of .* reach 0 at most"),
-        ({"stop_at": float("nan")}, r"stop_at=nan: pass a held-out loss, which is above 0, or None"),
+        (
+            {"stop_at": float("nan")},
+            r"stop_at=nan: pass a held-out loss, which is above 0",
+        ),
         ({"lr": float("inf")}, r"lr=inf: must be above 0\."),
         ({"store": torch.int8}, r"store=torch\.int8: weights are stored in one of torch\.float32"),
         ({"order_seed": -1}, r"order_seed=-1: must be at least 0"),

@@ -120,7 +120,8 @@ def confirmation(factor):
     rng = np.random.default_rng(0)
     estimates = np.concatenate([1 + 0.1 * rng.normal(size=10), 1e-3 * rng.normal(size=10)])
     cells = [
-        {"top": i < 10, "estimate": e, "exact": factor * e} for i, e in enumerate(estimates.tolist())
+        {"top": i < 10, "estimate": e, "exact": factor * e}
+        for i, e in enumerate(estimates.tolist())
     ]
     return Confirmation(10, 0, 1.0, 1.0, 1.0, False, "patch", tuple(cells))
 

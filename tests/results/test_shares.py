@@ -132,7 +132,11 @@ LESS = {"share": 0.2, "excess_low": -0.3, "excess_high": -0.1, "p": 0.99, "p_les
         ({"share": 0.4, "excess_low": -0.1, "p": 0.6, "p_less": 0.7}, "No ev", "p = 0.6"),
         ({"prompts": FEWEST}, "Shared tokens carry more than", "p = 0.01"),
         ({"prompts": FEWEST - 1}, "No conclusion: 5 prompts are too few", "in 6% of cases"),
-        ({"prompts": 2}, "No conclusion: 2 prompts are too few", "in 50% of cases; score at least 6"),
+        (
+            {"prompts": 2},
+            "No conclusion: 2 prompts are too few",
+            "in 50% of cases; score at least 6",
+        ),
         ({"prompts": 1}, "No conclusion: one prompt", "score at least 6"),
         ({"share": np.nan}, "No conclusion: the effect on the prompt's tokens (+1.000", "noise"),
         ({"answer_effect": 0.5, "answer_share": 0.4}, "Shared", "40.0% of the total effect"),
