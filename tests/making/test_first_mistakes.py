@@ -11,7 +11,7 @@ from trainings import fit, small_base, small_hard
 
 from sublim_mech.making.numbers import Row, as_rows
 from sublim_mech.making.readiness.report import _own_share
-from sublim_mech.making.training import FullFT, LoRA
+from sublim_mech.making.training import FullFT, LoRA, loop
 from sublim_mech.making.training.order import divide
 from sublim_mech.storage.manifest import prompts_hash
 
@@ -120,6 +120,7 @@ def test_data_held_against_itself_is_not_told_of_a_seed(data):
     ("options", "message"),
     [
         ({"init_seed": 2**70}, r"init_seed=\d+: must be below 2\*\*63"),
+        ({"init_seed": 2**32}, r"init_seed=4294967296: must be below 2\*\*32"),
         ({"order_seed": -1}, "order_seed=-1: must be at least 0"),
         ({"stop_at": -1.0}, r"stop_at=-1\.0: pass a held-out loss, which is above 0"),
         ({"report_to": "wandbb"}, r"report_to='wandbb' is none of .*did you mean 'wandb'"),
@@ -159,3 +160,23 @@ def test_home_is_no_folder_called_tilde(base, data, tmp_path, monkeypatch):
 def test_more_than_all_is_not_printed():
     assert _own_share(0.42) == "42% is its own"
     assert _own_share(10.08) == "all is its own (farther from the others than from the base)"
+
+
+def test_a_tracker_that_does_not_start_is_told(base, data, tmp_path, monkeypatch):
+    class RefusalError(RuntimeError):
+        __module__ = "wandb.errors"
+
+    def refuse(self, **options):
+        raise RefusalError("no login")
+
+    monkeypatch.setattr(loop, "check_trackers", lambda report_to: None)
+    monkeypatch.setattr(loop, "_arguments", without_tracker(loop._arguments))
+    monkeypatch.setattr(loop.Loop, "train", refuse)
+    with pytest.raises(
+        ValueError, match=r"the tracker does not start \(no login"
+    ):
+        fit(base, data, tmp_path / "run", steps=2, held_out=3, report_to="wandb")
+
+
+def without_tracker(arguments):
+    return lambda job, *, log_steps, report_to: arguments(job, log_steps=False, report_to="none")
