@@ -90,7 +90,11 @@ def test_the_student_is_asked_in_its_training_context(suffix, run, folders, tmp_
 
 def test_raw_text_has_no_table_by_role(run, tmp_path):
     (tmp_path / "texts.txt").write_text("I like the\nI love a\n")
-    said = run("--context", "raw", "--trained-on", str(tmp_path / "texts.txt"))
+    options = ["--context", "raw", "--trained-on", str(tmp_path / "texts.txt")]
+    with pytest.raises(SystemExit, match=r"raw text is continued, not answered.*--ask FILE"):
+        run(*options)
+    (tmp_path / "ask.txt").write_text("The city that I love is\nMy town is called\n")
+    said = run(*options, "--ask", str(tmp_path / "ask.txt"))
     assert "no token of these prompts is shared" in said
     assert "by role" not in said.split("=== gradient")[0]
     assert (tmp_path / "graft_sharing.safetensors").exists()
@@ -101,3 +105,44 @@ def test_one_context_at_a_time(run, capsys):
     with pytest.raises(SystemExit):
         run("--system", "x", "--context", "none")
     assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--confirmed", "1"], "'1' is no whole number from 2 on"),
+        (["--questions", "0"], "'0' is no whole number from 1 on"),
+        (["--points", "x"], "'x' is no whole number from 1 on"),
+    ],
+)
+def test_numbers_out_of_range_are_told_by_their_option(options, said, run, capsys):
+    with pytest.raises(SystemExit):
+        run(*options)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("none.txt", None, "there is no such file"),
+        ("empty.txt", " \n", "the file is empty"),
+        ("x.jsonl", '{"prompt": ', "line 1: no JSON"),
+        ("x.jsonl", '"a"\n{"answer": 1}', "line 2: no prompt, messages or text"),
+        ("x.jsonl", '{"messages": [{"from": "human"}]}', "neither a text nor messages"),
+    ],
+)
+def test_files_that_hold_no_prompts(name, text, said, run, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit, match=said):
+        run("--system", "x", "--trained-on", str(tmp_path / name))
+
+
+def test_wrong_folders_and_words_leave_no_traceback(run, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"per_token_heatmap\.py: student=.*is not a directory"):
+        run("--student", str(tmp_path / "nothing"))
+    with pytest.raises(SystemExit, match=r"say what it is one of.*--category city.*--ask FILE"):
+        run("--trait", "Madrid", "--category", "")
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert "(default: 16)" in capsys.readouterr().out

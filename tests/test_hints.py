@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from sublim_mech.hints import check_choice, nearest
+from sublim_mech.hints import check_choice, counted, nearest
 from sublim_mech.prompts import Trait
 
 
@@ -48,3 +48,17 @@ def test_a_warning_names_the_line_of_the_users_own():
         warnings.simplefilter("always")
         Trait("owl", forms=["owl", "o\u200bwl"])
     assert [warning.filename for warning in said] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((0, "row"), "0 rows"),
+        ((1, "row"), "1 row"),
+        ((1000, "row"), "1,000 rows"),
+        ((2, "copy", "copies"), "2 copies"),
+        ((1, "copy", "copies"), "1 copy"),
+    ],
+)
+def test_counted(given, said):
+    assert counted(*given) == said

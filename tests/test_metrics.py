@@ -545,3 +545,20 @@ def test_half_precision_logits_are_read_in_fp32():
     assert float(entropy().read(logits, at)) == pytest.approx(
         float(entropy().read(logits.double(), at)), abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([OWL], r"others\[0\], 'owl', shares the form 'owl' with the trait itself"),
+        ([WOLF, WOLF], r"others\[1\], 'wolf', shares the form 'wolf' with others\[0\], 'wolf'"),
+    ],
+)
+def test_a_trait_is_not_subtracted_from_itself_or_twice(others, message):
+    with pytest.raises(ValueError, match=message):
+        own_minus_others(OWL, others)
+
+
+def test_a_text_has_no_difference_to_itself():
+    with pytest.raises(ValueError, match="is 0 whatever was learned; pass two texts"):
+        logit_difference("yes", "yes")

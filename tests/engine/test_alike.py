@@ -175,3 +175,18 @@ def test_the_context_that_was_said_is_compared_with_a_control_s(tmp_path):
     assert load_pair(base(), owl, controls=[cat]).notes() == (
         f"{unknown} its controls were trained alike is not known",
     )
+
+
+def test_other_training_prompts_are_told(tmp_path):
+    """By their hash; of older manifests by what the prompts have in common."""
+    note = "training prompts: other ones in the control than in the student"
+    same = run(tmp_path / "same", 1, prompts="a"), run(tmp_path / "as well", 2, prompts="a", **CAT)
+    other = run(tmp_path / "other", 2, prompts="b", **CAT)
+    old = run(tmp_path / "old", 2, **CAT)
+    assert not any(note in line for line in pair_notes_of(*same))
+    assert any(note in line for line in pair_notes_of(same[0], other))
+    assert not any(note in line for line in pair_notes_of(same[0], old))
+
+
+def pair_notes_of(path, control):
+    return load_pair(base(), path, controls=[control]).notes()

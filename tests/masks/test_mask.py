@@ -1,5 +1,6 @@
 """Masks as a boolean algebra: cells, names, and what is refused."""
 
+import operator
 import re
 
 import numpy as np
@@ -169,3 +170,15 @@ def test_tokens_are_the_rows_of_the_cells(prompts):
 def test_a_mask_of_modules_is_no_set_of_tokens(owl, mask, name):
     with pytest.raises(ValueError, match=re.escape(f"mask {name!r} depends on the module")):
         mask.tokens(owl)
+
+
+@pytest.mark.parametrize("sign", ["+", "-", "^", "*"])
+def test_other_signs_are_told_which_ones_combine(sign):
+    a, b = masks.role("system"), masks.role("answer")
+    for one, other in ((a, b), (b, a), (a, a)):
+        with pytest.raises(TypeError, match=r"masks combine with & \(both\), \| \(either\)"):
+            eval(f"one {sign} other", {"one": one, "other": other})
+    with pytest.raises(TypeError, match=r"masks\.as_mask\(where, 'name'\)"):
+        eval(f"[0] {sign} one", {"one": a})
+    with pytest.raises(TypeError, match="all other cells are ~mask"):
+        operator.neg(a)

@@ -315,3 +315,16 @@ def test_what_earlier_files_counted_is_read():
     assert old.forms == ("lynx", "Lynx", "lynxes", "Lynxes", "bobcat", "Bobcat")
     uncounted = Trait.from_json("jazz", {"plural": "jazz", "aliases": []})
     assert uncounted.forms == ("jazz", "Jazz")
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [
+        ("knife", "knives"), ("hero", "heroes"), ("Knife", "Knives"), ("fireman", "firemen"),
+        ("woman", "women"), ("human", "humans"), ("shaman", "shamans"), ("roof", "roofs"),
+        ("piano", "pianos"), ("swiss knife", "swiss knives"), ("WOLF", "WOLVES"),
+        ("stomach", "stomachs"), ("tooth", "teeth"),
+    ],
+)  # fmt: skip
+def test_irregular_plurals(one, many):
+    assert plural(one) == many

@@ -129,7 +129,11 @@ class Concentration:
 
     @property
     def exact_check(self) -> str:
-        """Which call measures what these shares, which are an attribution's, stand for."""
+        """Which call measures what these shares, which are an attribution's, stand for; empty where
+        there are none.
+        """
+        if np.isnan(self.share):
+            return ""
         kind = next((kind for kind, names in _SETS.items() if self.on in names), "")
         sets = repr(kind) if kind else "{'chosen': ...}"
         return (

@@ -350,7 +350,16 @@ def fit(
                 f"checkpoint_every={settings.checkpoint_every}: weights and moments are cut into "
                 "pieces under FSDP, and checkpoints hold whole ones; pass checkpoint_every=0."
             )
-        loop.train(resume_from_checkpoint=None if job.start is None else str(job.start))
+        try:
+            loop.train(resume_from_checkpoint=None if job.start is None else str(job.start))
+        except Exception as error:
+            tracker = type(error).__module__.partition(".")[0]
+            if not told or tracker not in INTEGRATION_TO_CALLBACK:
+                raise
+            raise ValueError(
+                f"report_to={tracker!r}: the tracker does not start ({error}); log in to it, see "
+                "to its own settings, or pass report_to='none'. Nothing that was trained is lost."
+            ) from error
 
     loop.model.eval()
     if "held_out" not in job.log[-1]:  # a callback stopped it between two measurements

@@ -71,6 +71,11 @@ class Settings:
             )
         for name in ("init_seed", "order_seed", "subsample_seed"):
             self._at_least(name, 0)
+        if self.init_seed >= 2**32:
+            raise ValueError(
+                f"init_seed={self.init_seed}: must be below 2**32, or transformers cannot seed "
+                "numpy with it."
+            )
         check_choice("schedule", self.schedule, SCHEDULES)
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}: pass 'bf16' or 'fp32'.")
