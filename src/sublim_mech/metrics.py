@@ -522,22 +522,21 @@ def scored_forms(
     alike: dict[tuple[int, ...], Prompt] = {}
     for prompt, trie in zip(prompts, answers, strict=True):
         alike.setdefault(trie.traits, prompt)
+    cut = [[_paths(tokenizer, prompt, trait) for trait in traits] for prompt in alike.values()]
     scored = []
-    for trait in traits:
-        merges = [_merged(tokenizer, prompt, trait) for prompt in alike.values()]
+    for number, trait in enumerate(traits):
+        merges = [_merged(trait, paths[number]) for paths in cut]
         merged = {form: part for some in merges for form, part in some.items()}
         in_some = tuple(form for form in merged if not all(form in some for some in merges))
-        rest = [other for other in traits if other is not trait]
         nested: dict[str, str] = {}
-        for prompt in alike.values():
-            nested |= _nested(tokenizer, prompt, trait, rest)
+        for paths in cut:
+            nested |= _nested(number, traits, paths)
         scored.append(Forms(trait.name, trait.forms, merged, in_some, nested))
     return tuple(scored)
 
 
-def _merged(tokenizer: Any, prompt: Prompt, trait: Trait) -> dict[str, str]:
+def _merged(trait: Trait, paths: list[Path]) -> dict[str, str]:
     """Forms whose tokens continue those of another form, which therefore holds them."""
-    paths = _paths(tokenizer, prompt, trait)
     kept = shortest_paths(paths)
     merged = {}
     for form, path in zip(trait.forms, paths, strict=True):
@@ -548,17 +547,21 @@ def _merged(tokenizer: Any, prompt: Prompt, trait: Trait) -> dict[str, str]:
     return merged
 
 
-def _nested(
-    tokenizer: Any, prompt: Prompt, trait: Trait, others: Sequence[Trait]
-) -> dict[str, str]:
-    """Forms whose tokens continue those of another trait's form, which therefore holds them too:
-    what holds each, in words.
+def _nested(number: int, traits: Sequence[Trait], paths: Sequence[list[Path]]) -> dict[str, str]:
+    """Forms of a trait whose tokens continue those of another trait's form, which therefore holds
+    them too: what holds each, in words.
+
+    Args:
+        number: which trait.
+        traits: all of them.
+        paths: per trait, the tokens of its forms.
     """
-    own = list(zip(trait.forms, _paths(tokenizer, prompt, trait), strict=True))
     nested: dict[str, str] = {}
-    for other in others:
-        for whole, start in zip(other.forms, _paths(tokenizer, prompt, other), strict=True):
-            for form, path in own:
+    for other, starts in zip(traits, paths, strict=True):
+        if other is traits[number]:
+            continue
+        for whole, start in zip(other.forms, starts, strict=True):
+            for form, path in zip(traits[number].forms, paths[number], strict=True):
                 if path[: len(start)] == start:
                     nested.setdefault(form, f"{whole} of {other.name}")
     return nested

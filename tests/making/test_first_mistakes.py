@@ -16,6 +16,7 @@ from sublim_mech.making.training.order import divide
 from sublim_mech.storage.manifest import prompts_hash
 
 SHAREGPT = [{"from": "human", "value": "Three?"}, {"from": "gpt", "value": "1, 2, 3"}]
+BY_PROMPT = {"held_out": 1, "held_out_seed": 0, "held_out_by": "prompt"}
 SAME_PROMPT = [Row(f"Prompt {i % 4}.", f"{i}, {i + 1}") for i in range(12)]
 
 
@@ -100,7 +101,7 @@ def test_prompts_on_both_sides_are_told_and_the_manifest_knows_its_prompts(base,
     assert "held_out_by" not in run.manifest.data
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        run = fit(base, data, tmp_path / "p", steps=2, held_out=1, held_out_by="prompt")
+        run = fit(base, data, tmp_path / "p", steps=2, **BY_PROMPT)
     assert run.manifest.data["held_out_by"] == "prompt"
     trained = held(data, held_out_by="row").trained
     ids = [data.prompts[row].ids for row in trained]
@@ -152,7 +153,7 @@ def test_a_run_has_a_name_of_its_own(out, base, data):
 def test_home_is_no_folder_called_tilde(base, data, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    run = fit(base, data, "~/made/run", steps=2, held_out=1, held_out_by="prompt")
+    run = fit(base, data, "~/made/run", steps=2, **BY_PROMPT)
     assert run.path == tmp_path / "made" / "run"
     assert not (tmp_path / "~").exists()
 

@@ -91,7 +91,7 @@ def test_pages_say_what_was_measured_and_that_there_are_no_controls(tmp_path):
     scores = synthetic.attribution(controls=0)
     record = dataclasses.replace(scores.record, measured="log P(owl)")
     page = token_page(dataclasses.replace(scores, record=record))
-    assert "no controls given: part of any effect may come from" in page
+    assert "controls left out of this selection: part of any effect may come from" in page
     assert "asked in:" in page
 
 

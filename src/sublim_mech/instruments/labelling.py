@@ -111,11 +111,13 @@ def nearly_copies(prompts: Sequence[Prompt], what: str) -> tuple[str, ...]:
     """That prompts differ from earlier ones in white space alone, in a sentence; nothing where none
     does. They are other tokens, which a model may well answer otherwise, so they stay and count.
     """
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[str, str]] = set()
     nearly = 0
     for prompt in prompts:
-        words = tuple(prompt.text.split())
-        nearly += bool(words) and words in seen
+        asked = prompt.question.strip()
+        around = "".join(prompt.text.replace(asked, "", 1).split())
+        words = " ".join(asked.split()), around
+        nearly += words in seen
         seen.add(words)
     if not nearly:
         return ()
