@@ -32,7 +32,7 @@ HEAVY = {"torch", "transformers", "peft", "transformer_lens", "accelerate"}
 ONLY_IN = {  # who may import other people's packages
     "peft": ("models",),
     "transformer_lens": ("models", "engine.bridges"),
-    "accelerate": ("making.training",),
+    "accelerate": ("making.training", "models.placement"),
     "matplotlib": ("results",),
 }
 

@@ -217,7 +217,10 @@ def place_like(model: Any, base: nn.Module) -> Any:
 
 
 def _spread(model: nn.Module, base: nn.Module) -> None:
-    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    from accelerate.hooks import (  # type: ignore[import-untyped]
+        AlignDevicesHook,
+        add_hook_to_module,
+    )
 
     devices = {path: device_of(module) for path, module in base.named_modules()}
     for path, module in model.named_modules():
