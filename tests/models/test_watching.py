@@ -226,8 +226,8 @@ def test_a_check_reads_nothing_from_an_accelerator(monkeypatch):
     watch = Watch([Slot(parameters, "w", "w")])
     monkeypatch.setattr(watching, "_marks", lambda tensors: watch._marks)
     with FakeTensorMode():
-        there = torch.ones(40, device="cuda")
-        watch._views = [there[::2]]
+        there = torch.ones(40, device="cuda:0")
+        watch._views = [there]
         watch._values = watching._joined(watch._views)
         assert watch.check() is None
         assert watch.check() is None
