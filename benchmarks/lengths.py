@@ -195,7 +195,7 @@ def sharing_row(pair: ModelPair, prompts: list[Prompt], what: str, *, repeats: i
         "the same, every row computed whole",
         1.5,
         max_abs_diff=done.difference,
-        tolerance=1e-5,
+        tolerance=5e-5,
         note=f"{min(sizes)} to {max(sizes)} tokens, of which all begin with the same {same}",
     )
 

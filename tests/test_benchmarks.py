@@ -24,7 +24,7 @@ from sublim_mech.making.training import hard_data, soft_data
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks import __main__ as program
-from benchmarks import instruments, making, memory, rows, table, training
+from benchmarks import instruments, lengths, making, memory, rows, table, training
 
 PROMISED = {
     "work",
@@ -167,6 +167,21 @@ def test_graft_forward_row_agrees_with_peft(pair, prompt):
     row = memory.grafting_row(pair, prompt, "tiny", rows=3)
     assert row.equal
     assert row.bytes_ours > 0 < row.bytes_theirs
+
+
+def test_rows_of_long_prompts_measure_the_same_on_both_sides(pair, prompt):
+    again = lengths.slopes_row(pair, prompt, "tiny")
+    assert again.equal
+    assert again.flops_theirs < again.flops_ours < 2 * again.flops_theirs
+    assert lengths.effect_row(pair, prompt, "tiny", repeats=1).equal
+    assert [len(lengths.prompt_of(pair.tokenizer, size)) for size in (60, 91)] == [60, 91]
+
+
+def test_the_row_of_shared_beginnings_computes_less_and_the_same(pair):
+    prompts = sm.render(pair.tokenizer, sm.animal("owl").questions[:5])
+    row = lengths.sharing_row(pair, prompts, "tiny", repeats=1)
+    assert row.equal
+    assert row.flops_ours < 0.8 * row.flops_theirs
 
 
 def test_noise_moves_every_weight_by_its_spread():

@@ -11,8 +11,8 @@ their gates there are the same too, so are keys and values, and the rows need on
    values are all that a model keeps of earlier tokens.
 
 So whether a prompt's beginning is shared depends on the prompts and gates of the call, and its
-numbers on that by float noise alone (1e-6 nats in fp32): the same sums are added up in other
-blocks, as between forwards of other sizes.
+numbers on that by float noise alone: the same sums are added up in other blocks, as between
+forwards of other sizes (up to 1.6e-5 nats on SmolLM2-135M in fp32, either way).
 """
 
 from __future__ import annotations
