@@ -67,6 +67,8 @@ def built(config: Any, *, seed: int = 0) -> Any:
         for name, p in made.named_parameters():
             if "embed" in name or name.startswith("lm_head"):
                 p.mul_(5)
+            elif ".conv." in name:  # LFM2's, which would else move next to nothing
+                p.mul_(10)
     return made
 
 
@@ -95,7 +97,7 @@ def pair(architecture: str, kind: str, tokenizer: Any) -> Any:
 @functools.cache
 def long_pair(switch: int, tokenizer: Any) -> Any:
     base = longrope(switch)
-    return sm.load_pair(base, tiny.lora(base, std=0.3), tokenizer=tokenizer, allow_unrelated=True)
+    return sm.load_pair(base, tiny.lora(base), tokenizer=tokenizer, allow_unrelated=True)
 
 
 @torch.no_grad()
