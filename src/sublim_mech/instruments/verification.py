@@ -271,8 +271,8 @@ def _writer(pair: ModelPair, layer: int, width: int) -> Module:
         ValueError: the block has none.
     """
     here = [module for module in pair.sites.modules.values() if module.layer == layer]
-    names = "mlp.out", "down_proj", "c_proj", "w2", "output_linear", "attn.o", "o_proj", "out_proj"
-    for name in names:
+    of_mlps = ["mlp.out", "down_proj", "c_proj", "w2", "output_linear", "channel_mix.out"]
+    for name in [*of_mlps, "attn.o", "o_proj", "out_proj"]:
         for module in here:
             of: Any = pair.model.get_submodule(module.path)
             weight = getattr(of, "weight", None)
