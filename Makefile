@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science bench mutants clean
+.PHONY: demo test quick lint docs figures students science bench architectures mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -36,6 +36,10 @@ students: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[bench]"
 	cd $(ROOT) && $(BIN)/python -m benchmarks
+
+# every decoder, into docs/architectures.md
+architectures: $(READY)
+	cd $(ROOT) && $(BIN)/python tests/architecture_table.py
 
 # hours for all modules; make mutants ONLY="stats.py prompts/shared.py --sample 40" for some
 mutants: $(READY)
