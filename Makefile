@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science qwen bench adapters device-test mutants clean
+.PHONY: demo test quick lint docs figures students science qwen bench adapters architectures device-test mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -49,6 +49,10 @@ adapters: $(READY)
 DEVICE ?= cuda
 device-test: $(READY)
 	cd $(ROOT) && SUBLIM_DEVICE=$(DEVICE) $(BIN)/python -m pytest -rs tests/device
+
+# every decoder, into docs/architectures.md
+architectures: $(READY)
+	cd $(ROOT) && $(BIN)/python tests/architecture_table.py
 
 # hours for all modules; make mutants ONLY="stats.py prompts/shared.py --sample 40" for some
 mutants: $(READY)

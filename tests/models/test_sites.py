@@ -220,8 +220,8 @@ def test_columns_of_a_fused_projection_are_what_attention_takes_from_it(architec
     "site",
     [
         Site("", "out", "hook"),
-        Site("", "out", "hook", d_head=4),
-        Site("", "out", "hook", d_head=4, columns=torch.tensor([8, 9, 10, 11, 0, 1, 2, 3])),
+        Site("", "out", "hook", heads=3),
+        Site("", "out", "hook", heads=2, columns=torch.tensor([8, 9, 10, 11, 0, 1, 2, 3])),
     ],
     ids=["stream", "heads", "fused"],
 )
@@ -233,7 +233,7 @@ def test_what_is_put_is_what_is_got(site, flat):
     if not flat:
         assert torch.equal(site.get(given), value)
     heads = (12 if site.columns is None else 8) // 4
-    assert value.shape == ((2, 3, heads, 4) if site.d_head else (2, 3, 12))
+    assert value.shape == ((2, 3, heads, 4) if site.heads else (2, 3, 12))
     assert torch.equal(site.put(given, value), given)
     changed = site.put(given, value + 100)
     assert changed.shape == given.shape
