@@ -25,7 +25,7 @@ from sublim_mech.models.base import Base, load_base  # noqa: E402
 
 # beside the small weights of tiny models every adapter of a test is larger than fine-tuning makes
 # one; `models/test_plausible.py` tests what is said of that
-plausible.LARGEST_CHANGE, LARGEST_CHANGE = float("inf"), plausible.LARGEST_CHANGE
+plausible.LARGEST_CHANGE = float("inf")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must not each spin on both
     torch.set_num_threads(1)

@@ -205,16 +205,17 @@ def check_types(base: Base, model: Any) -> None:
     """Raise ValueError where a live student holds a weight of its base in another floating-point
     type.
     """
-    modules = dict(walk(base.model))
+    modules = dict(walk(plain(base.model)))
     for path, module in walk(compat.inside_peft(model)):
-        if path not in modules:
+        if path not in modules or is_quantised(modules[path]):
             continue
         expected = _parameters(modules[path])
         for key, p in _parameters(compat.innermost(module)).items():
             if key in expected and p.dtype != expected[key].dtype:
                 raise ValueError(
                     f"student is a live model in {p.dtype}, base={base.name!r} is in "
-                    f"{expected[key].dtype} ({path}.{key}); load both alike."
+                    f"{expected[key].dtype}; load both alike ({path}.{key} is the first that "
+                    "differs)."
                 )
 
 
