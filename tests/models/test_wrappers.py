@@ -14,8 +14,10 @@ from transformers import Gemma3ForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 import sublim_mech as sm
 from sublim_mech.models.adapters import attach_lora
+from sublim_mech.models.deltas import LowRank
 from sublim_mech.models.keys import Layout
 from sublim_mech.models.names import length_limit
+from sublim_mech.models.nesting import fold
 from sublim_mech.models.wrappers import asides, text_root
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -174,3 +176,22 @@ def test_what_fails_inside_another_library_is_refused_in_a_sentence():
     model.model.norm.forward = lambda hidden: hidden.no_such_thing
     with pytest.raises(ValueError, match=r"architecture LlamaForCausalLM cannot be analysed: its"):
         sm.load_pair(model, tiny.lora(model), tokenizer=tokenizer())
+
+
+def test_a_changed_module_with_parameters_of_its_own_is_one_with_what_is_inside():
+    model = architectures.model("LlamaForCausalLM")
+    whole = sm.models.load_student(
+        sm.load_base(model, tokenizer=tokenizer()), tiny.full(model), name="whole"
+    )
+    path = "model.layers.0.mlp"
+    outer = whole.deltas[f"{path}.gate_proj"]
+    inside = {key: delta for key, delta in whole.deltas.items() if key.startswith(f"{path}.")}
+    folded = fold("whole", {path: outer, **inside}, lambda deltas: f"{len(deltas)} together")
+    assert list(folded) == [path]
+    assert folded[path].hash == "4 together"
+    squares = [delta.norm() ** 2 for delta in (outer, *inside.values())]
+    assert folded[path].norm() == pytest.approx(sum(squares) ** 0.5)
+    assert fold("whole", whole.deltas, str) == whole.deltas
+    low = LowRank(torch.ones(1, 2), torch.ones(2, 1), 1.0)
+    with pytest.raises(ValueError, match="cannot be told apart by token"):
+        fold("both", {path: low, f"{path}.down_proj": low}, str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,20 +38,3 @@ def refused(model: Any, doing: str) -> Iterator[None]:
             f"architecture {type(model).__name__} cannot be analysed: {doing} fails "
             f"({type(error).__name__}: {said})."
         ) from error
-
-
-def check_apart(name: str, changed: Iterable[str]) -> None:
-    """Refuse a student that changes a module and what stands inside it: one gate would count twice.
-
-    Raises:
-        ValueError: a module holds parameters of its own beside modules that change too.
-    """
-    paths = sorted(changed)
-    for outer in paths:
-        inner = next((path for path in paths if path.startswith(f"{outer}.")), None)
-        if inner is not None:
-            raise ValueError(
-                f"student={name!r} changes {outer}, which has parameters of its own, and {inner} "
-                "inside it: what the two add cannot be told apart by token; train a student that "
-                "leaves one of them as it is."
-            )

@@ -34,9 +34,9 @@ from .copies import twin
 from .deltas import Delta, LowRank, Replaced, find_deltas, square_distance
 from .keys import fitted, left_out_of
 from .names import text_config
+from .nesting import fold
 from .origins import names_another_base, student_name
 from .reading import read_model
-from .refusals import check_apart
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
 from .wrappers import told, without_asides
@@ -150,7 +150,7 @@ def load_student(
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
     deltas, left_out = without_asides(base.model, find_deltas(base, model, name))
-    check_apart(name, deltas)
+    deltas = fold(name, deltas, _hash)
     _check_config(base, own_config, name)
     distance = math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
     # a manifest that names this base has said where the weights come from
