@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..hints import nearest
 from . import compat
-from .names import Dimensions, Module
+from .names import FLAT, Dimensions, Module
 from .observing import Observed, observe
 from .refusals import refused
 from .wrappers import asides
@@ -223,14 +223,14 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         gate: `(row, slot)`.
         output: `(row, slot, column)`; with other axes before the tokens' (`Module.axis`), or rows
             and slots flattened into one axis, as OPT does before its MLP, and heads behind them,
-            as in the norm of linear attention (axis 0).
+            as in the norm of linear attention (`FLAT`).
 
     Raises:
         ValueError: the output has no axis of tokens.
     """
     if output.dim() == 2 and output.shape[0] == gate.numel():
         return rearrange(gate, "row slot -> (row slot) 1").to(output.dtype)
-    if module.axis == 0 and output.dim() == 2 and len(output) % gate.numel() == 0:
+    if module.axis == FLAT and output.dim() == 2 and len(output) % gate.numel() == 0:
         return repeat(gate, "row slot -> (row slot k) 1", k=len(output) // gate.numel()).to(
             output.dtype
         )
