@@ -99,8 +99,8 @@ def examine(name: str, kind: str) -> Row:
     sm.confirm(pair, prompts[:1], TRAIT, scores, k=2, **QUIET)
     for site in pair.sites.sites:
         sm.patch(pair, prompts[:1], TRAIT, site=site, layers=[1], **QUIET)
-    answer = sm.generate(pair, prompts[:1], max_new_tokens=3)
-    del answer
+    user = sm.masks.role("user")
+    sm.instruments.generate(pair, prompts, user, generated="student", max_new_tokens=3)
     sites = tuple(pair.sites.sites)
     if wrong:
         return Row("WRONG", "; ".join(wrong), sites)

@@ -288,7 +288,8 @@ def _at(model: nn.Module, sites: Sites, touch: _Touch) -> Iterator[None]:
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, (tuple, list)):
-            return (touched(output[0]), *output[1:])
+            given = [touched(output[0]), *output[1:]]
+            return given if isinstance(output, list) else tuple(given)
         return touched(output)
 
     if site.side == "in":

@@ -29,6 +29,9 @@ BUILT_LIKE: dict[str, str] = {}
 """Architectures that TransformerLens does not know -> a known one with modules in the same
 places."""
 
+FLAT = -1
+"""`Module.axis` of an output whose first axis is rows, tokens and what stands behind them."""
+
 _NORM = re.compile(r"norm|(^|_)ln")  # ln1, ln2_post, embed_ln, ln_final; q_norm, input_layernorm
 _ORDER = (
     "embed", "pos_embed", "ln1", "attn", "ln1_post", "ln2", "mlp", "ln2_post", *FINAL,

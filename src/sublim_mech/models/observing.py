@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import compat
-from .names import Dimensions
+from .names import FLAT, Dimensions
 from .placement import input_device, is_dispatched
 from .weightless import plain_mask
 
@@ -28,8 +28,8 @@ class Observed:
     """What modules do with tensors.
 
     Attributes:
-        axes: the axis of tokens in each module's output, by path; 0 where rows, tokens and what
-            stands behind them are one axis.
+        axes: the axis of tokens in each module's output, by path; `FLAT` where rows, tokens and
+            what stands behind them are one axis.
         lengths: how many values a module gives, by path; 0 where it gives a tensor by itself.
         written: inputs and outputs, (path, `in` or `out`), that the model writes into afterwards
             (Falcon adds the attention's output to the MLP's in place).
@@ -75,7 +75,7 @@ def observe(model: Any) -> Observed:
         for path, output in before.items():
             changed = (flat[path] != output).any(-1).nonzero().flatten()
             if len(changed) and int(changed[0]) >= len(output) - len(output) // length:
-                axes[path] = 0
+                axes[path] = FLAT
     return Observed(axes, lengths, written)
 
 

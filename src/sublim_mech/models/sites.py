@@ -31,7 +31,7 @@ from ..hints import nearest
 from . import compat
 from .experts import find_experts, inside
 from .mixers import find_mixers
-from .names import Dimensions, Module
+from .names import FLAT, Dimensions, Module
 from .observing import Observed, observe
 from .placement import plain
 from .quantised import is_quantised
@@ -249,14 +249,14 @@ def spread_gate(module: Module, gate: Tensor, output: Tensor) -> Tensor:
         gate: `(row, slot)`.
         output: `(row, slot, column)`; with other axes before the tokens' (`Module.axis`), or rows
             and slots flattened into one axis, as OPT does before its MLP, and heads behind them,
-            as in the norm of linear attention (axis 0).
+            as in the norm of linear attention (`FLAT`).
 
     Raises:
         ValueError: the output has no axis of tokens.
     """
     if output.dim() == 2 and output.shape[0] == gate.numel():
         return rearrange(gate, "row slot -> (row slot) 1").to(output)
-    if module.axis == 0 and output.dim() == 2 and len(output) % gate.numel() == 0:
+    if module.axis == FLAT and output.dim() == 2 and len(output) % gate.numel() == 0:
         each = len(output) // gate.numel()
         return repeat(gate, "row slot -> (row slot k) 1", k=each).to(output)
     if not 0 < module.axis < output.dim() or output.shape[module.axis] != gate.shape[1]:
