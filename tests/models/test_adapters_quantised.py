@@ -53,7 +53,7 @@ def prompts(smol_tokenizer):
 
 
 def tolerance(model):
-    return 1e-5 if precision(model) == torch.float32 else 0.05
+    return 1e-5 if precision(model) == torch.float32 else 5e-3
 
 
 def test_scores_are_those_of_pefts_own_forward(packed, adapted, pair, prompts, smol_tokenizer):
@@ -65,7 +65,7 @@ def test_scores_are_those_of_pefts_own_forward(packed, adapted, pair, prompts, s
         expected = [brute_force(module, smol_tokenizer, prompt, CAT) for prompt in prompts]
         np.testing.assert_allclose(scores.data[kind].values[0], expected, atol=allowed)
     total = scores.total.values
-    assert (np.abs(total) > 10 * allowed).all()
+    assert (np.abs(total) > 1e-2).all()
     summed = np.nansum(scores.token_effect(), 1)
     np.testing.assert_allclose(summed, total, atol=1e-4 if allowed < 1e-4 else 0.2)
 
@@ -115,6 +115,8 @@ def test_the_hash_knows_what_is_packed(packed, pair, smol_tokenizer):
 
 
 def test_weights_changed_in_place_are_noticed(packed, adapted, prompts, smol_tokenizer):
+    if packed.packed_by == "bitsandbytes 4 bit":
+        pytest.skip("it stores its own weights in another order when it runs on a CPU")
     other = copy.deepcopy(packed)
     pair = sm.load_pair(other, adapted, tokenizer=smol_tokenizer)
     pair.logits(prompts)

@@ -98,6 +98,13 @@ def view_of(parameter: nn.Parameter) -> nn.Parameter:
     return made
 
 
+def repacks(tensor: Tensor) -> bool:
+    """Whether a packed weight is stored in another order when it runs: bitsandbytes' 4 bit on a
+    CPU, and back when it is saved. Its bits say nothing of changes then.
+    """
+    return type(tensor).__name__ == "Params4bit" and tensor.device.type == "cpu"
+
+
 def kept_tensors(module: nn.Module) -> list[Tensor]:
     """Tensors a quantised module keeps beside its parameters and buffers (bitsandbytes 8 bit)."""
     state = getattr(module, "state", None)
