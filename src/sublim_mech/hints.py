@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_INSIDE = (__name__.partition(".")[0], "contextlib", "jaxtyping")
+_INSIDE = (__name__.partition(".")[0], "contextlib", "torch.utils._contextlib", "jaxtyping")
 """Modules whose frames are none of the user's: this package and what wraps its functions."""
 
 ELSEWHERE = {

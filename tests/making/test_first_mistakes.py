@@ -123,7 +123,7 @@ def test_data_held_against_itself_is_not_told_of_a_seed(data):
         ({"init_seed": 2**70}, r"init_seed=\d+: must be below 2\*\*63"),
         ({"init_seed": 2**32}, r"init_seed=4294967296: must be below 2\*\*32"),
         ({"order_seed": -1}, "order_seed=-1: must be at least 0"),
-        ({"stop_at": -1.0}, r"stop_at=-1\.0: pass a held-out loss, which is above 0"),
+        ({"stop_at": -1.0}, r"stop_at=-1\.0: pass a held-out loss, which is not below 0"),
         ({"report_to": "wandbb"}, r"report_to='wandbb' is none of .*did you mean 'wandb'"),
         ({"report_to": "mlflow"}, "report_to='mlflow': this tracker is not installed"),
         ({"method": LoRA(rank=8, targets=("qproj",))}, "qproj"),

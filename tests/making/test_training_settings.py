@@ -35,7 +35,7 @@ from sublim_mech.making.training.settings import Settings, log_spaced, snapshot_
         ({"warmup": 1, "steps": 1}, r"warmup=1: must be below the 1 step of .* reach 0 at most"),
         (
             {"stop_at": float("nan")},
-            r"stop_at=nan: pass a held-out loss, which is above 0",
+            r"stop_at=nan: pass a held-out loss, which is not below 0",
         ),
         ({"lr": float("inf")}, r"lr=inf: must be above 0\."),
         ({"store": torch.int8}, r"store=torch\.int8: weights are stored in one of torch\.float32"),

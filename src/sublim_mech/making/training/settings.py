@@ -64,10 +64,10 @@ class Settings:
             raise ValueError(f"clip={self.clip}: must be above 0, or None for no clipping.")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay={self.weight_decay}: must not be below 0.")
-        if self.stop_at is not None and not 0 < self.stop_at < math.inf:
+        if self.stop_at is not None and not 0 <= self.stop_at < math.inf:
             raise ValueError(
-                f"stop_at={self.stop_at}: pass a held-out loss, which is above 0, or None to train "
-                "to the end."
+                f"stop_at={self.stop_at}: pass a held-out loss, which is not below 0, or None to "
+                "train to the end."
             )
         for name in ("init_seed", "order_seed", "subsample_seed"):
             self._at_least(name, 0)
