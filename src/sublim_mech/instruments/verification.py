@@ -28,7 +28,7 @@ from ..metrics import TraitMetric
 from ..models.deltas import Delta, LowRank, Replaced
 from ..models.experts import find_experts
 from ..models.names import Dimensions, Module
-from ..models.placement import device_of, plain
+from ..models.placement import device_of, has_own_forward, plain
 from ..models.quantised import is_quantised, precision, square_norm
 from ..models.students import Student, invocation_of
 from ..prompts import Context, Prompt, Trait
@@ -449,7 +449,6 @@ def _part(student: Student, share: float) -> Student:
 
 def _clean_up(setting: _Setting) -> Check:
     before = setting.run().logits
-    own = {module: vars(module).get("forward") for module in setting.pair.model.modules()}
     last = setting.pair.sites.n_layers - 1
 
     def explode(_: Tensor) -> Tensor:
@@ -460,16 +459,16 @@ def _clean_up(setting: _Setting) -> Check:
     with contextlib.suppress(KeyboardInterrupt):
         start = None if setting.pair.layout.plain else Start(last, hidden)
         setting.run(Gates(setting.planted), edits={("resid_post", last): explode}, start=start)
-    left = sum(_left_behind(module, forward) for module, forward in own.items())
+    left = sum(_left_behind(module) for module in setting.pair.model.modules())
     error = left + _distance(setting.run().logits, before)
     detail = "hooks left and logits changed after an interrupted run"
     return Check("clean-up", error, 0.0, detail)
 
 
-def _left_behind(module: torch.nn.Module, forward: Any) -> int:
+def _left_behind(module: torch.nn.Module) -> int:
     """Hooks, forwards and modes that a run should have taken back; accelerate's forwards stay."""
     hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-    return hooks + (vars(module).get("forward") is not forward) + module.training
+    return hooks + (not has_own_forward(module)) + module.training
 
 
 def _put_back(activation: Tensor) -> Edit:

@@ -13,6 +13,7 @@ the hook's map, in memory or in files.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -247,6 +248,14 @@ def moved(given: Any, device: torch.device) -> Any:
 
 
 # ----------------------------------------------------------------------------------------- forwards
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module computes what is its own: its class's forward, or accelerate's around it."""
+    forward = vars(module).get("forward")
+    if forward is None or getattr(forward, "__self__", None) is module:
+        return True  # accelerate leaves the bound method when it takes its hooks off
+    return isinstance(forward, functools.partial) and bool(_hooks(module))
 
 
 @contextmanager
