@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
-from .quantised import kept_tensors, packed_modules, view_of
+from .quantised import keep_order, kept_tensors, packed_modules, view_of
 
 
 def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
@@ -31,7 +31,9 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
             memo[id(parameter)] = view_of(parameter)
     for module in packed_modules(model).values():
         memo |= {id(tensor): tensor for tensor in kept_tensors(module)}
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    keep_order(made)
+    return made
 
 
 def share(model: nn.Module) -> Any:
