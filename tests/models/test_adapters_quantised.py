@@ -53,6 +53,8 @@ def prompts(smol_tokenizer):
 
 
 def tolerance(model):
+    if model.packed_by == "bitsandbytes 4 bit":  # reorders the caller's, with a coarser kernel
+        return 1e-3
     return 1e-5 if precision(model) == torch.float32 else 5e-3
 
 
@@ -79,7 +81,7 @@ def test_grafts_and_patches_and_verify(packed, pair, prompts):
         np.testing.assert_allclose(*both, atol=tolerance(packed))
     patched = sm.patch(pair, prompts[:1], CAT, site="resid_post", **QUIET).data["effect"].values
     assert np.isfinite(patched[0, 0, -1, : len(prompts[0])]).all()
-    if tolerance(packed) < 1e-4:
+    if tolerance(packed) < 5e-3:
         assert all(check.passed for check in sm.verify(pair).checks)
 
 
@@ -116,7 +118,7 @@ def test_the_hash_knows_what_is_packed(packed, pair, smol_tokenizer):
 
 def test_weights_changed_in_place_are_noticed(packed, adapted, prompts, smol_tokenizer):
     if packed.packed_by == "bitsandbytes 4 bit":
-        pytest.skip("it stores its own weights in another order when it runs on a CPU")
+        pytest.skip("on a CPU our copy holds its weights in an order of its own")
     other = copy.deepcopy(packed)
     pair = sm.load_pair(other, adapted, tokenizer=smol_tokenizer)
     pair.logits(prompts)

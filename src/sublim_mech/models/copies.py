@@ -11,7 +11,7 @@ from torch import nn
 
 from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
 from .placement import drop_own_methods, plain, shared_with_hooks
-from .quantised import kept_tensors, packed_modules, view_of
+from .quantised import keep_order, kept_tensors, packed_modules, view_of
 
 
 def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
@@ -34,6 +34,7 @@ def twin(model: nn.Module, *, copied: Collection[str] = ()) -> nn.Module:
         memo |= {id(tensor): tensor for tensor in kept_tensors(module)}
     made = copy.deepcopy(model, memo)
     drop_own_methods(made)
+    keep_order(made)
     return made
 
 

@@ -98,11 +98,17 @@ def view_of(parameter: nn.Parameter) -> nn.Parameter:
     return made
 
 
-def repacks(tensor: Tensor) -> bool:
-    """Whether a packed weight is stored in another order when it runs: bitsandbytes' 4 bit on a
-    CPU, and back when it is saved. Its bits say nothing of changes then.
+def keep_order(model: nn.Module) -> None:
+    """Keep bitsandbytes from reordering 4-bit weights when a model of our own runs on a CPU: its
+    gradients are wrong on the reordered ones.
     """
-    return type(tensor).__name__ == "Params4bit" and tensor.device.type == "cpu"
+    for module in packed_modules(model).values():
+        flagged: Any = module
+        if getattr(flagged, "support_avx512bf16_for_cpu", False) and (
+            next(module.parameters()).device.type == "cpu"
+        ):
+            flagged.support_avx512bf16_for_cpu = False
+            module.state_dict()  # puts them back, where they were reordered already
 
 
 def kept_tensors(module: nn.Module) -> list[Tensor]:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .hashing import pieces
-from .quantised import repacks
 
 SAMPLED = 16
 """Values of each tensor that are compared at every check."""
@@ -150,8 +149,6 @@ def parameter_slots(model: nn.Module, above: str = "") -> Iterator[Slot]:
 def _plain_slots(slot: Slot) -> Iterator[Slot]:
     """The slot of a plain tensor, or those of the tensors that a packed one is made of."""
     tensor = slot.held[slot.key]
-    if repacks(tensor):
-        return
     if not is_traceable_wrapper_subclass(tensor):
         yield slot
         return
