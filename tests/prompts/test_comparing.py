@@ -61,7 +61,7 @@ def test_one_prompt_is_called_one(tokenizer):
 def test_what_is_no_prompt_needs_a_tokenizer_and_two_tokenizers_are_refused(
     tokenizer, gpt2_tokenizer
 ):
-    with pytest.raises(ValueError, match="pass tokenizer=pair.tokenizer"):
+    with pytest.raises(ValueError, match=r"pass tokenizer=pair\.tokenizer"):
         compare(Context(), Context(Context.NONE))
     (one,) = render(tokenizer, ["a"])
     (other,) = render(gpt2_tokenizer, ["a"], template=PLAIN)

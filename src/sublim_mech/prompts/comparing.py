@@ -126,9 +126,9 @@ def compare(
 
     Example:
         >>> from sublim_mech.prompts import compare
-        >>> compare(sm.Context(), sm.Context(sm.Context.NONE), tokenizer=tokenizer)
-        33 tokens in a, 12 in b: 12 equal, 21 only in a, 0 only in b
-        system: default in a, none in b
+        >>> found = compare(sm.Context(), sm.Context(sm.Context.NONE), tokenizer=tokenizer)
+        >>> found.differences, len(found.a) - len(found.b)
+        (('system: default in a, none in b',), 21)
     """
     one, other = (
         prompt if isinstance(prompt, Prompt) else _rendered(prompt, tokenizer, question, template)
