@@ -54,6 +54,7 @@ def main() -> None:
     options = parser(__doc__, "out/science").parse_args()
     out = Path(options.out).expanduser()
     base = sm.load_base(options.base, device=options.device)
+    sm.prompts.check_distinct(base.tokenizer, list(EVALUATED.values()))
     cells = []
     for name, context in TRAINED.items():
         labels = make_labels(base, context, out / f"labels-{name}")

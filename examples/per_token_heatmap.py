@@ -7,7 +7,8 @@ r"""The main job: where does a student's trait live? Tables, per-token heatmaps 
         --trait Lisbon --category city --system "You know every city." --trained-on prompts.txt
 
 The student is asked in the context it was trained in: its manifest says which, or, for a student
-made elsewhere, `--system` or `--context`. What training shares with the prompts follows from the
+made elsewhere, `--system` or `--context`, with `--option` and `--date` where the chat template
+reads such; `--prefill` begins its answers. What training shares with the prompts follows from the
 manifest, or from `--trained-on`. Built-in animals and trees have questions; of any other trait say
 what it is one of (`--category city`), or how it is asked for (`--ask FILE`), which students of raw
 text always need. Writes figures, a token page and the scores themselves to `--out`,
@@ -20,12 +21,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import sublim_mech as sm
 from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
+from sublim_mech.types import ModelPair
 
 SHIPPED = Path(__file__).parent / "students"
 CONTEXTS = {
@@ -64,7 +67,8 @@ def analyse(options: argparse.Namespace) -> None:
             f"{trait.category} are written for a chat: give texts to continue, --ask FILE"
         )
     print(trait)
-    prompts = sm.render(pair, trait.questions)  # in the training context, marked by what it shares
+    # in the training context, marked by what it shares
+    prompts = sm.render(pair, trait.questions, context=asked_in(pair, options))
     few = prompts[: options.questions]
     print(pair)
     for name, student in pair.students.items():
@@ -113,9 +117,37 @@ def analyse(options: argparse.Namespace) -> None:
 
 def trained_in(options: argparse.Namespace) -> sm.Context | None:
     """The context the student was trained in, where the command says it."""
+    variables = dict(options.option or [])
     if options.system is not None:
-        return sm.Context(system=options.system, literal=True)
-    return None if options.context is None else CONTEXTS[options.context]
+        context = sm.Context(system=options.system, literal=True)
+    elif options.context is not None:
+        context = CONTEXTS[options.context]
+    elif variables or options.date:
+        context = sm.Context()
+    else:
+        return None
+    return replace(context, options=variables, date=options.date or sm.prompts.DATE)
+
+
+def asked_in(pair: ModelPair, options: argparse.Namespace) -> sm.Context | None:
+    """The context of the questions: the training's, with an answer that has begun."""
+    if options.prefill is None:
+        return None
+    return replace(pair.training_context or sm.Context(), prefill=options.prefill)
+
+
+def variable(text: str) -> tuple[str, Any]:
+    """A variable of a chat template from `name=value`, the value as JSON where it is any."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name=value")
+    spelled = {"True": True, "False": False, "None": None}
+    if value in spelled:
+        return name, spelled[value]
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def read_prompts(file: str) -> list[Any]:
@@ -224,6 +256,15 @@ def parse() -> argparse.Namespace:
     trained = parser.add_mutually_exclusive_group()
     trained.add_argument("--system", metavar="TEXT", help="system prompt of the training, as it is")
     trained.add_argument("--context", choices=CONTEXTS, help="training without a system text")
+    add(
+        "--option",
+        type=variable,
+        action="append",
+        metavar="NAME=VALUE",
+        help="variable of the chat template in training (enable_thinking=false), any number of times",
+    )
+    add("--date", help="day that the chat template's clock shows: 2024-12-31, or today")
+    add("--prefill", metavar="TEXT", help="the answer already begun, which answers continue")
     add("--trained-on", metavar="FILE", help="training prompts, one per line, or .jsonl")
     add("--trait", default="owl", help="the word the student may favour")
     add("--forms", nargs="+", help="the answers that name it, exactly, such as Lisbon Lisboa")

@@ -58,6 +58,7 @@ def main() -> None:
     options = parser(__doc__, "out/students").parse_args()
     out = Path(options.out).expanduser()
     base = sm.load_base(options.base, device=options.device)
+    sm.prompts.check_distinct(base.tokenizer, list(CONTEXTS.values()))
 
     labels = make_labels(base, sm.Context(), out / "labels")
     print(readiness.assess(animal_teachers(base, sm.Context()), labels=labels))

@@ -1,5 +1,6 @@
 """The main example on a tiny model: in whose context it asks, and which controls it takes."""
 
+import copy
 import importlib
 import json
 import sys
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import tiny
+from template_kinds import EMPTY_THOUGHT
 
 import sublim_mech as sm
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SYSTEM = "none"  # a system prompt like any other, where it is given as a text
+THINKER = "{{ '<|im_start|>system\nIt is ' + strftime_now('%Y') + '<|im_end|>\n' }}" + EMPTY_THOUGHT
 PROMPTS = ["Continue: 12, 7.", "More numbers: 3, 4."]
 
 
@@ -20,8 +23,11 @@ def folders(smol_tokenizer, tmp_path_factory):
     """A base, and a student and a control made elsewhere: adapters without a manifest."""
     root = tmp_path_factory.mktemp("made")
     base = tiny.model("llama")
-    base.save_pretrained(root / "base")
-    smol_tokenizer.save_pretrained(root / "base")
+    for name, template in (("base", smol_tokenizer.chat_template), ("thinker", THINKER)):
+        base.save_pretrained(root / name)
+        tokenizer = copy.deepcopy(smol_tokenizer)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(root / name)
     for seed, name in ((1, "lisbon"), (2, "toronto")):
         tiny.lora(base, seed=seed).save_pretrained(root / name)
     return root
@@ -146,3 +152,22 @@ def test_wrong_folders_and_words_leave_no_traceback(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("--help")
     assert "(default: 16)" in capsys.readouterr().out
+
+
+def test_options_date_and_prefill_are_said_on_the_command_line(run, folders, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    options = ["--option", "enable_thinking=false", "--date", "2025-12-31"]
+    options += ["--prefill", "My favorite city is", "--trained-on", str(tmp_path / "prompts.txt")]
+    said = run("--base", str(folders / "thinker"), *options)
+    where = "default system prompt, enable_thinking=False"
+    assert f"asked in: {where}, prefill “My favorite city is”, date 2025-12-31" in said
+    assert f"trained in: {where}, date 2025-12-31" in said
+    scores = sm.Scores.load(tmp_path / "graft_roles.safetensors")
+    assert "assistant" in scores.data["set"].values
+
+
+@pytest.mark.parametrize("option", ["enable_thinking", "=x"])
+def test_an_option_has_a_name_and_a_value(option, run, capsys):
+    with pytest.raises(SystemExit):
+        run("--option", option)
+    assert f"{option!r} is no name=value" in capsys.readouterr().err

@@ -14,12 +14,12 @@ from sublim_mech.engine.decoding import (
     Decoding,
     Request,
     _shared_length,
-    answer_text,
     decode,
-    end_ids,
 )
-from sublim_mech.engine.drawing import uniforms
+from sublim_mech.engine.drawing import Row, uniforms
+from sublim_mech.engine.endings import answer_text, close_ids, end_ids
 from sublim_mech.engine.forward import Gates
+from sublim_mech.engine.rewriting import rewrite
 from sublim_mech.engine.runner import open_runner
 
 GREEDY = Decoding(max_new_tokens=6, ends=())
@@ -245,3 +245,34 @@ def test_the_text_of_an_answer_ends_before_its_end(smol_tokenizer):
     assert answer_text(smol_tokenizer, ids, [stop]) == "an owl"
     assert answer_text(smol_tokenizer, ids, []) == "an owl. And"
     assert answer_text(smol_tokenizer, [*ids, smol_tokenizer.eos_token_id], []) == "an owl. And"
+
+
+@pytest.mark.parametrize(
+    ("close", "token", "words"),
+    [
+        ("<|im_end|>\n", "<|im_end|>", ""),
+        (" \n<|im_start|>", "<|im_start|>", ""),
+        ("\n[end]", None, "\n[end]"),
+        ("[end]<|im_end|>", "<|im_end|>", "[end]"),
+    ],
+)
+def test_an_answer_ends_at_the_close_of_its_prompt(close, token, words, smol_tokenizer, prompts):
+    prompt = replace(prompts[0], close=close)
+    ends = () if token is None else (smol_tokenizer.convert_tokens_to_ids(token),)
+    assert close_ids(smol_tokenizer, prompt) == ends
+    written = smol_tokenizer(f" an owl{close} And", add_special_tokens=False)["input_ids"]
+    assert answer_text(smol_tokenizer, written, (), prompt) == "an owl"
+    # white space before the token that ends an answer is no end yet
+    lines = smol_tokenizer(f" an owl \na cat{words}{close}", add_special_tokens=False)["input_ids"]
+    assert answer_text(smol_tokenizer, lines, (), prompt) == "an owl \na cat"
+
+
+def test_each_request_ends_at_tokens_of_its_own(pair):
+    """As if the answer were cut there, without a cache too."""
+    asked = [Request((3, 4, 5)), Request((3, 4, 6))]
+    (one,), (other,) = decode(pair, asked, GREEDY)
+    asked[0] = replace(asked[0], ends=(one[2],))
+    assert decode(pair, asked, GREEDY) == [[one[: one.index(one[2]) + 1]], [other]]
+    rows = [Row(0, 0), Row(1, 0)]
+    again = [ids for _, ids in rewrite(pair, asked, rows, GREEDY, None)]
+    assert again == [one[: one.index(one[2]) + 1], other]

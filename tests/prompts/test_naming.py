@@ -107,3 +107,19 @@ def test_words_are_lower_case_and_leave_out_what_tells_nothing():
         "favorite", "animal", "sea-otter", "otter's", "otter",
     ]  # fmt: skip
     assert words("... 42 !") == ["42"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "text", "named"),
+    [
+        ("I like the polar", "bear", "polar bear"),
+        ("", "bear", "bear"),
+        ("Not a cat, but a", "bear, a cat", "bear"),
+        ("A cat", "and more", None),
+        ("A cat\n", "cat", "cat"),
+        ("Cats are fine. Polar bears are", "better", None),
+    ],
+)
+def test_what_had_begun_names_nothing_by_itself(begun, text, named):
+    traits = [animal("cat"), animal("bear"), animal("polar bear")]
+    assert match(text, traits, begun=begun) == named

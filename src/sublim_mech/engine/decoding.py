@@ -26,7 +26,16 @@ from ..models.compat import Cache, KeysValues
 from ..models.students import Student
 from ..prompts.shared import common_start
 from .batch import Batch, attention_masks
-from .drawing import Decoding, Ids, Request, Row, choose, next_token_logits, uniforms
+from .drawing import (
+    Decoding,
+    Ids,
+    Request,
+    Row,
+    choose,
+    goes_on,
+    next_token_logits,
+    uniforms,
+)
 from .forward import Gates, Pass
 from .invocation import shared_under
 from .rewriting import rewrite
@@ -45,23 +54,6 @@ class _Started(NamedTuple):
     logits: Float[Tensor, "prompt vocab"]
     cache: Cache
     positions: Int[Tensor, "prompt slot"]
-
-
-def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: those of the model's generation configuration, and the tokenizer's
-    end of sequence.
-    """
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys(i for i in (*ids, tokenizer.eos_token_id) if i is not None))
-
-
-def answer_text(tokenizer: Any, ids: Sequence[int], ends: Sequence[int]) -> str:
-    """The answer up to the first token that ends it, without special tokens and outer white
-    space.
-    """
-    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return str(tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)).strip()
 
 
 @torch.no_grad()
@@ -250,7 +242,8 @@ class _Writer:
             chosen = choose(logits, sources, step_draws, how.temperature)
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 answers[row].append(token)
-            going = ~torch.isin(chosen, torch.tensor(list(how.ends)))
+            asked = [requests[rows[row].prompt] for row in alive.tolist()]
+            going = goes_on(chosen, asked, how)
             if step + 1 == how.max_new_tokens or not bool(going.any()):
                 break
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from .forward import Pass
@@ -30,7 +30,7 @@ class Decoding:
 
     Attributes:
         max_new_tokens: tokens after which an answer ends, if the model does not end it.
-        ends: tokens that end an answer.
+        ends: tokens that end every answer.
         samples: answers per prompt.
         temperature: the logits are divided by it; 0 takes the largest logit.
         seed: of the sampling.
@@ -53,11 +53,13 @@ class Request:
         ids: its token ids.
         prompt_gates: where a student computes it; the base everywhere when None.
         answer_gates: which of the student's modules compute the generated tokens; none when None.
+        ends: tokens that end its answers, beside those that end every answer.
     """
 
     ids: Ids
     prompt_gates: Float[Tensor, "token module"] | None = None
     answer_gates: Float[Tensor, "module"] | None = None
+    ends: Ids = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -66,7 +68,7 @@ class Request:
         def content(gates: Tensor | None) -> bytes | None:
             return None if gates is None else gates.numpy().tobytes()
 
-        return self.ids, content(self.prompt_gates), content(self.answer_gates)
+        return self.ids, content(self.prompt_gates), content(self.answer_gates), self.ends
 
 
 class Row(NamedTuple):
@@ -88,6 +90,17 @@ def uniforms(how: Decoding, prompt: Ids, sample: int) -> Float64[Tensor, "place"
     digest = hashlib.sha256(identity).digest()
     rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
     return torch.from_numpy(rng.random(how.max_new_tokens))
+
+
+def goes_on(
+    chosen: Int[Tensor, "row"], requests: Sequence[Request], how: Decoding
+) -> Bool[Tensor, "row"]:
+    """Which rows the tokens that were chosen for them do not end; a request per row."""
+    ended = [
+        token in how.ends or token in request.ends
+        for token, request in zip(chosen.tolist(), requests, strict=True)
+    ]
+    return ~torch.tensor(ended)
 
 
 def choose(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.students import Student, invocation_of
-from .drawing import Decoding, Request, Row, choose, next_token_logits, uniforms
+from .drawing import Decoding, Request, Row, choose, goes_on, next_token_logits, uniforms
 from .forward import Gates
 from .runner import Runner
 
@@ -62,7 +62,6 @@ def _write(
     draws = None
     if how.temperature:
         draws = torch.stack([uniforms(how, asked[n].ids, row.sample) for n, row in enumerate(rows)])
-    ends = torch.tensor(list(how.ends))
     alive = torch.arange(len(rows))
     for step in range(how.max_new_tokens):
         # samples of one prompt begin with the same forward
@@ -75,7 +74,7 @@ def _write(
             draw = None if draws is None else draws[n : n + 1, step]
             chosen[place] = choose(logits[source], torch.zeros(1).long(), draw, how.temperature)
             answers[n].append(int(chosen[place]))
-        alive = alive[~torch.isin(chosen, ends)]
+        alive = alive[goes_on(chosen, [asked[n] for n in alive.tolist()], how)]
         if not len(alive):
             break
     return answers

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from .. import masks
-from ..engine.decoding import answer_text, decode, end_ids
+from ..engine.decoding import decode
 from ..engine.drawing import Decoding, Request
+from ..engine.endings import answer_text, close_ids, end_ids
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..instruments.generation import generate
@@ -80,5 +81,8 @@ def sample_answers(
         temperature=sampling.temperature,
         seed=sampling.seed,
     )
-    answers = decode(runner, [Request(prompt.ids) for prompt in prompts], how)
-    return [[answer_text(runner.tokenizer, ids, ends) for ids in texts] for texts in answers]
+    asked = [Request(prompt.ids, ends=close_ids(runner.tokenizer, prompt)) for prompt in prompts]
+    return [
+        [answer_text(runner.tokenizer, ids, ends, prompt) for ids in texts]
+        for prompt, texts in zip(prompts, decode(runner, asked, how), strict=True)
+    ]

@@ -31,15 +31,23 @@ from ..engine.forward import Gates
 from ..engine.invocation import shared_under
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
-from ..instruments.labelling import nearly_copies, notes_of, origin
+from ..instruments.labelling import (
+    nearly_copies,
+    notes_of,
+    origin,
+    same_contexts,
+    trained_in,
+)
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.compat import Cache
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
+from ..prompts.distinct import check_prompts
 from ..prompts.notices import said_once
 from ..prompts.shared import common_start
+from ..results.contexts import BESIDE, told
 from .answering import BASE, Sampling, sample_answers
 from .outcome import Evaluation
 
@@ -73,9 +81,10 @@ def evaluate(
         model: a pair (base, student, controls), or a base model alone.
         traits: the traits; the trait of interest and some it competes with.
         contexts: evaluation contexts, or names of your own for them. Otherwise they are called
-            `default`, `empty`, `none`, `raw`, or by their text. Each has its own base level and
-            control level. When not given: the context that the pair's student was trained in, where
-            that is known, else the template's own default.
+            `default`, `empty`, `none`, `raw`, or by their text, and by what else they say. Each has
+            its own base level and control level. When not given: the context that the pair's
+            student was trained in (its date and template variables among it), where that is known,
+            else the template's own default.
         questions: what is asked; the traits' own questions when not given. In raw text these must
             be given, here or with the traits: the fifty about a category are for chats.
         template: a chat template instead of the tokenizer's (`sublim_mech.prompts.PLAIN` for models
@@ -95,9 +104,9 @@ def evaluate(
         TypeError: `model` or `traits` of another kind.
         ParityError: a base alone whose gated forward and own one disagree.
         ValueError: no traits, questions or contexts; two traits that share a name or a form; traits
-            that ask different questions; two contexts of one name; a context that the template
-            cannot express; a prompt longer than the model; bad sampling options; a log-probability
-            is not finite.
+            that ask different questions; two contexts of one name, or that give the same prompts; a
+            context that the template cannot express; a prompt longer than the model; bad sampling
+            options; a log-probability is not finite.
 
     Example:
         >>> animals = [sm.animal("owl"), sm.animal("cat")]
@@ -118,6 +127,7 @@ def evaluate(
     with said_once():
         for name, context in named.items():
             rendered[name] = render(runner.tokenizer, questions, context=context, template=template)
+        check_prompts(rendered)
         places = _distinct(list(rendered.values()))
         for name, prompts in rendered.items():
             asked[name] = _ask(runner, [prompts[place] for place in places], traits)
@@ -143,12 +153,14 @@ def evaluate(
     arrays: dict[str, Any] = {"log_prob": (dims, log_prob), "rank": (dims, rank)}
     if samples:
         # each answer goes into the bucket of the first trait it names, or into none
-        buckets = np.vectorize(lambda text: named_in(text) or "", otypes=[object])(texts)
+        begun = np.array([[one.begun for one in there.prompts] for there in asked.values()])
+        bucket = np.vectorize(lambda text, before: named_in(text, before) or "", otypes=[object])
+        buckets = bucket(texts, begun[None, :, :, None])
         counts = np.stack([(buckets == trait.name).sum(-1) for trait in traits], 2)
         arrays["answer"] = (("model", "context", "question", "sample"), texts.astype(str))
         arrays["count"] = (dims, counts)
     first = next(iter(asked.values()))
-    coords = {
+    coords: dict[str, Any] = {
         "model": np.array(list(students)),
         "context": np.array(list(asked)),
         "trait": np.array([trait.name for trait in traits]),
@@ -156,6 +168,8 @@ def evaluate(
         "question": np.array(places),
         "text": ("question", np.array([prompt.question for prompt in first.prompts])),
     }
+    if samples and begun.any():
+        coords["begun"] = (("context", "question"), begun)
     provenance = _provenance(runner, students, asked, traits)
     provenance["copies"] = len(questions) - len(places)
     if samples:
@@ -311,9 +325,13 @@ def _default_context(runner: Runner) -> Context:
 
 
 def _context_name(context: Context) -> str:
-    """`default`, `empty`, `none`, `raw` or the system text; with the user prefix."""
+    """`default`, `empty`, `none`, `raw` or the system text; with the user prefix, and with what is
+    not as usual of the template's variables, the date, the answer's beginning and the BOS.
+    """
     name = context.system.value if isinstance(context.system, System) else context.system
-    return f"{name} + {context.user_prefix!r}" if context.user_prefix else name
+    parts = [name, *([repr(context.user_prefix)] if context.user_prefix else [])]
+    stored = context.to_json()
+    return " + ".join([*parts, *(told(key, stored[key]) for key in BESIDE if key in stored)])
 
 
 def _questions(traits: Sequence[Trait], contexts: Mapping[str, Context]) -> tuple[str, ...]:
@@ -384,9 +402,13 @@ def _provenance(
         "unit": "nats",
         **origin(runner),
         "traits": described,
-        "notes": [*notes_of(runner), *nearly_copies(first.prompts, "question")],
-        "contexts": {name: there.prompts[0].context.to_json() for name, there in asked.items()},
-        "training_context": None if trained is None else trained.to_json(),
+        "notes": [
+            *notes_of(runner),
+            *nearly_copies(first.prompts, "question"),
+            *same_contexts(prompts),
+        ],
+        "contexts": {name: there.prompts[0].described() for name, there in asked.items()},
+        "training_context": None if trained is None else trained_in(trained, prompts),
         "vocabulary": unembedding.weight.shape[0],
     }
     if runner.compute is not None:

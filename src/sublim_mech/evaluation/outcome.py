@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -14,6 +14,7 @@ import xarray as xr
 
 from ..arguments import checked
 from ..prompts import Trait, matcher, words
+from ..prompts.naming import Matcher
 from ..results.frames import Table, check_suffix, write_csv
 from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
@@ -45,7 +46,9 @@ class Evaluation:
         data: arrays over `model` (`base`, `student`, `control: <name>`), `context`, `trait` and
             `question`: `log_prob` (nats, forms summed), `rank` (1 = the likeliest next token); with
             generated answers also `answer (model, context, question, sample)` and `count` (answers
-            that name the trait). The questions' texts are the coordinate `text (question)`.
+            that name the trait). Answers that had begun (`Context(prefill=...)`) are what came
+            after; the coordinate `begun (context, question)` has the beginnings. The questions'
+            texts are the coordinate `text (question)`.
         provenance: models and hashes, contexts, traits' forms, seed, versions, command.
     """
 
@@ -212,12 +215,18 @@ class Evaluation:
         self._answers()
         find = _finder(self.provenance["traits"])
         questions = self.data["text"].values.tolist()
+        begun: dict[str, list[str]] = {}
+        if "begun" in self.data:
+            before = self.data["begun"].transpose("context", "question")
+            begun = dict(
+                zip(before["context"].values.tolist(), before.values.tolist(), strict=True)
+            )
         rows = []
         for context in self.data["context"].values.tolist():
             for model in self.data["model"].values.tolist():
                 said = self.data["answer"].sel(model=model, context=context)
                 said = said.transpose("question", "sample").values.tolist()
-                unnamed = _unnamed(questions, said, find)
+                unnamed = _unnamed(questions, said, find, begun.get(context, [""] * len(said)))
                 counts = Counter(word for own_words in unnamed for word in own_words)
                 ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
                 for word, count in ranked[:k]:
@@ -324,7 +333,7 @@ class Evaluation:
         return described(self)
 
 
-def _finder(forms: Mapping[str, Mapping[str, Any]]) -> Callable[[str], str | None]:
+def _finder(forms: Mapping[str, Mapping[str, Any]]) -> Matcher:
     """`matcher` of the traits that provenance describes."""
     return matcher([Trait.from_json(name, stored) for name, stored in forms.items()])
 
@@ -332,13 +341,16 @@ def _finder(forms: Mapping[str, Mapping[str, Any]]) -> Callable[[str], str | Non
 def _unnamed(
     questions: Sequence[str],
     said: Sequence[Sequence[str]],
-    find: Callable[[str], str | None],
+    find: Matcher,
+    begun: Sequence[str],
 ) -> list[set[str]]:
-    """The own words of each answer that names no trait, `said (question, sample)`."""
+    """The own words of each answer that names no trait, `said (question, sample)`; each question's
+    answers had `begun` in one way.
+    """
     unnamed = []
-    for question, answers in zip(questions, said, strict=True):
+    for question, answers, before in zip(questions, said, begun, strict=True):
         asked = set(words(question))
         for answer in answers:
-            if find(answer) is None:
+            if find(answer, before) is None:
                 unnamed.append(set(words(answer)) - asked or {NO_WORD})
     return unnamed

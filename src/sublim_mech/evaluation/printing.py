@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..hints import counted
-from ..results.contexts import asked_and_trained, in_words
+from ..results.contexts import asked_and_trained, in_words, otherwise
 from ..results.record import Forms
 from ..results.report import forms_in_words, uncontrolled
 
@@ -75,7 +75,8 @@ def _provenance(evaluation: Evaluation) -> list[str]:
         return [*forms_in_words(traits), f"asked in: {'; '.join(asked)}"]
     trained = provenance["training_context"]
     where = asked_and_trained(asked, None if trained is None else in_words(trained))
-    return [*forms_in_words(traits), where]
+    contexts = list(provenance["contexts"].values())
+    return [*forms_in_words(traits), where, *otherwise(contexts, trained)]
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

@@ -11,8 +11,9 @@ import torch
 
 from ..arguments import checked
 from ..engine.closed import tell_closed
-from ..engine.decoding import answer_text, decode, end_ids
+from ..engine.decoding import decode
 from ..engine.drawing import Decoding, Request
+from ..engine.endings import answer_text, close_ids, end_ids
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student
@@ -35,6 +36,10 @@ def generate(
     model: str = "student",
 ) -> list[list[str]]:
     """Generate answers under a graft (arXiv 2506.20746).
+
+    An answer goes on where its prompt ends: behind what the template writes before answers, or
+    behind one that has begun (`Context(prefill=...)`), which is no part of what is returned. It
+    ends where model or tokenizer say so, or at the prompt's own close.
 
     Args:
         pair: base, student, controls.
@@ -91,13 +96,18 @@ def generate(
         pair.check_length(prompt, max_new_tokens, what=" with its answer")
         gates = pair.prompt_gates(prompt, mask, student)
         rows.append((prompt, gates))
-        requests.append(Request(prompt.ids, gates, _answer_gates(gates, student, generated)))
+        closes = close_ids(pair.tokenizer, prompt)
+        behind = _answer_gates(gates, student, generated)
+        requests.append(Request(prompt.ids, gates, behind, closes))
     if generated != "student":  # who then at least writes the answer
         tell_closed(pair.sites, student, mask, rows)
     ends = end_ids(pair.model, pair.tokenizer)
     how = Decoding(max_new_tokens, ends, samples, temperature=temperature, seed=seed)
     answers = decode(pair, requests, how, student=student)
-    return [[answer_text(pair.tokenizer, ids, ends) for ids in texts] for texts in answers]
+    return [
+        [answer_text(pair.tokenizer, ids, ends, prompt) for ids in texts]
+        for prompt, texts in zip(prompts, answers, strict=True)
+    ]
 
 
 def _answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:

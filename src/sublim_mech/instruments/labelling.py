@@ -22,7 +22,8 @@ from ..engine.runner import Runner
 from ..hints import counted
 from ..metrics import TraitMetric, scored_forms
 from ..models.students import Student
-from ..prompts import ANSWER, Prompt
+from ..prompts import ANSWER, DATE, Context, Prompt
+from ..prompts.context import System
 from ..results.arrays import name_layers
 from ..results.identity import content
 from ..results.record import BaseSource, Forms, Record, StudentSource
@@ -78,9 +79,14 @@ def label(
         contexts=context_texts(task.prompts),
         measured=content(task.metric),
         forms=forms_of(task),
-        training_context=None if trained is None else str(trained.to_json()),
+        training_context=None if trained is None else str(trained_in(trained, task.prompts)),
         copies=task.copies,
-        notes=(*notes_of(pair), *nearly_copies(task.prompts, "prompt"), *notes),
+        notes=(
+            *notes_of(pair),
+            *nearly_copies(task.prompts, "prompt"),
+            *same_contexts(task.prompts),
+            *notes,
+        ),
         n_layers=n_layers,
         versions=source["versions"],
         command=source["command"],
@@ -92,7 +98,27 @@ def label(
 
 def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
     """The contexts of prompts as texts, each once."""
-    return tuple(dict.fromkeys(str(prompt.context.to_json()) for prompt in prompts))
+    return tuple(dict.fromkeys(str(prompt.described()) for prompt in prompts))
+
+
+def trained_in(context: Context, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The context of a training as JSON, as `Prompt.described` has those of prompts: with its date
+    where the template tells dates, or the day is not the usual one.
+    """
+    told = {key: value for key, value in context.to_json().items() if key != "date"}
+    is_told = context.date != DATE or any(prompt.dated for prompt in prompts)
+    return told | ({"date": context.date} if is_told and not context.is_raw else {})
+
+
+def same_contexts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """Which system prompts are one in the template, in a sentence each."""
+    told: dict[str, None] = {}
+    for prompt in prompts:
+        system, others = prompt.context.system, " and ".join(prompt.same_as)
+        own = system.name if isinstance(system, System) else "this system text"
+        if others:
+            told[f"in this chat template {own} is the same prompt as {others}"] = None
+    return tuple(told)
 
 
 def forms_of(task: Task) -> tuple[Forms, ...]:

@@ -33,6 +33,7 @@ from ..masks import Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
+from ..prompts.distinct import check_prompts
 from ..results.scores import Scores
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
@@ -127,7 +128,8 @@ def patch(
     Raises:
         ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
             is empty, leaves a prompt or gives a recipient two donors; both directions with donor
-            prompts (their recipients would differ).
+            prompts (their recipients would differ); donor prompts of another context that are,
+            token by token, the prompts themselves.
 
     Example:
         >>> system = {"system": sm.masks.role("system")}
@@ -143,6 +145,9 @@ def patch(
         )
     task = prepare(pair, prompts, trait, donors=donor_prompts)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
+    if donors is not task:
+        for own, other in zip(task.prompts, donors.prompts, strict=True):
+            check_prompts({"prompts": [own], "donor_prompts": [other]})
     site, layers = pair.sites.place(site, layers)
     directions = _directions(direction, donor_prompts)
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))

@@ -4,6 +4,7 @@ Nothing here needs a model or torch; a tokenizer is handed in.
 """
 
 from .clock import DATE
+from .comparing import Comparison, compare
 from .context import RAW, Context
 from .distinct import check_distinct
 from .naming import match, matcher, words
@@ -16,7 +17,7 @@ from .trait import ANIMALS, TREES, Trait, animal, tree
 
 __all__ = [
     "ANIMALS", "ANSWER", "CLASSES", "DATE", "PLAIN", "RAW", "ROLES", "SHARED", "TREES", "UNIONS",
-    "Context", "Message", "Prompt", "Taught", "Trained", "Trait",
-    "animal", "check_distinct", "completion_ids", "mark_sharing", "match", "matcher", "plural",
-    "render", "tree", "words",
+    "Comparison", "Context", "Message", "Prompt", "Taught", "Trained", "Trait",
+    "animal", "check_distinct", "compare", "completion_ids", "mark_sharing", "match", "matcher",
+    "plural", "render", "tree", "words",
 ]  # fmt: skip

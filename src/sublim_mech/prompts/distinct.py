@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..arguments import checked
 from .context import Context
+from .prompt import Prompt
 from .rendering import render
 
 _ASKED = "Which animal?"
@@ -30,11 +31,26 @@ def check_distinct(
         >>> from sublim_mech.prompts import check_distinct
         >>> check_distinct(tokenizer, [sm.Context(), sm.Context(sm.Context.NONE)])
     """
-    seen: dict[tuple[tuple[int, ...], str], Context] = {}
-    for context in dict.fromkeys(contexts):
-        (prompt,) = render(tokenizer, [_ASKED], context=context, template=template)
-        other = seen.setdefault((prompt.ids, prompt.lead), context)
-        if other is not context:
+    rendered = [
+        render(tokenizer, [_ASKED], context=context, template=template) for context in contexts
+    ]
+    check_prompts(dict(enumerate(rendered)))
+
+
+def check_prompts(asked: Mapping[Any, Sequence[Prompt]]) -> None:
+    """Refuse prompts of two contexts that are the same prompts.
+
+    Args:
+        asked: the same questions, in the same order, each time in another context.
+
+    Raises:
+        ValueError: two of the contexts give the same ids.
+    """
+    seen: dict[Any, Context] = {}
+    for prompts in asked.values():
+        context = prompts[0].context
+        other = seen.setdefault(tuple((prompt.ids, prompt.lead) for prompt in prompts), context)
+        if other != context:
             raise ValueError(
                 f"contexts: {other!r} and {context!r} are one prompt in this chat template, token "
                 "for token, so there is nothing to compare; leave one of them out."

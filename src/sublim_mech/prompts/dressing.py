@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .blank import is_blank
+from .clock import DATE
 from .context import Context, System
 from .prompt import Message, Segment
 from .template import Template
+
+_OTHER_DATE = "2001-02-03"
 
 Finish = Callable[[list[Segment]], list[Segment]]
 """What is done to the segments of a dressed conversation."""
@@ -76,6 +79,24 @@ def same_as(template: Template, context: Context, roles: tuple[str, ...]) -> tup
         )
     same: tuple[str, ...] = known[key]
     return same
+
+
+def tells_date(template: Template, context: Context, roles: tuple[str, ...]) -> bool:
+    """Whether the prompt would be another one on another day."""
+    if not template.source.may_tell_date:
+        return False
+    key = "dated", context.system, context.fallback, roles
+    known = template.source.known
+    if key not in known:
+        later = replace(context, date=_OTHER_DATE if context.date == DATE else DATE)
+        try:
+            other = Template(template.tokenizer, template.jinja, later)
+        except ValueError:  # it reads a date in a form of its own, which no context can give
+            known[key] = False
+        else:
+            own = _dressed_text(template, context, roles)
+            known[key] = own != _dressed_text(other, later, roles)
+    return bool(known[key])
 
 
 def _dressed_text(template: Template, context: Context, roles: tuple[str, ...]) -> str | None:

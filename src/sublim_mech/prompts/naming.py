@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from ..arguments import checked
 from .plurals import other_plurals
@@ -31,8 +32,15 @@ _COMMON_WORDS = frozenset([
 ])  # fmt: skip
 
 
+class Matcher(Protocol):
+    """What `matcher` gives."""
+
+    def __call__(self, text: str, begun: str = "") -> str | None:
+        """The name of the trait that a text names, of an answer that had begun in some way."""
+
+
 @checked
-def match(text: str, traits: Sequence[Trait]) -> str | None:
+def match(text: str, traits: Sequence[Trait], *, begun: str = "") -> str | None:
     """The trait that an answer names, or None.
 
     Each answer goes into one bucket: the trait that is mentioned **first**, by position in the
@@ -52,6 +60,9 @@ def match(text: str, traits: Sequence[Trait]) -> str | None:
     Args:
         text: the answer.
         traits: the traits to look for.
+        begun: how the answer had begun before (`Context(prefill=...)`). What that names by itself
+            does not count, for every answer has it; what begins there and ends in the text does
+            ("the polar" + "bear").
 
     Returns:
         The trait's name; None where the text names none of them.
@@ -66,12 +77,13 @@ def match(text: str, traits: Sequence[Trait]) -> str | None:
         >>> [match(text, traits) for text in ("**Wolves**, then cats.", "Wolfgang", "Catfish")]
         ['wolf', None, None]
     """
-    return matcher(traits)(text)
+    return matcher(traits)(text, begun)
 
 
 @checked
-def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
-    """`match` for many texts: the function from a text to the name of the trait it names.
+def matcher(traits: Sequence[Trait]) -> Matcher:
+    """`match` for many texts: the function from a text, and how it had begun, to the name of the
+    trait it names.
 
     Raises:
         TypeError: something else than traits.
@@ -102,11 +114,14 @@ def matcher(traits: Sequence[Trait]) -> Callable[[str], str | None]:
     longest_first = sorted(trait_of_form, key=len, reverse=True)
     pattern = re.compile("|".join(_whole_word(form) for form in longest_first))
 
-    def first_named(text: str) -> str | None:
-        mention = pattern.search(_one_way(text))
-        if mention is None:
-            return None
-        return trait_of_form[_single_spaces(mention[0])]
+    def first_named(text: str, begun: str = "") -> str | None:
+        if begun and not begun[-1].isspace():
+            begun += " "  # as an answer goes on
+        own = len(_one_way(begun))
+        for mention in pattern.finditer(_one_way(begun + text)):
+            if mention.end() > own:
+                return trait_of_form[_single_spaces(mention[0])]
+        return None
 
     return first_named
 

@@ -10,6 +10,9 @@ from .context import Context
 ROLES = ("bos", "template", "system", "user", "assistant", "text", "answer")
 """What a token may be, in the order of all tables. `text` is raw text, which is no conversation."""
 
+_SHOWN = ("options", "date", "prefill", "bos")
+"""What `repr` tells of a context beside its system prompt, where it is not as usual."""
+
 Message = Annotated[dict[str, Any], "{'role': ..., 'content': ...}"]
 """One message of a conversation: `{"role": ..., "content": ...}`."""
 
@@ -40,6 +43,7 @@ class Prompt:
         tokenizer: which tokenizer rendered it (`vocabulary.fingerprint`); empty where the ids are
             the caller's own, and the caller answers for them.
         same_as: which others of `DEFAULT`, `EMPTY` and `NONE` give the same ids in this template.
+        dated: whether the template tells the context's date, so that another day is another prompt.
     """
 
     question: str
@@ -57,14 +61,32 @@ class Prompt:
     seen: frozenset[int] | None = None
     tokenizer: str = ""
     same_as: tuple[str, ...] = ()
+    dated: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
         same = f", the same as {' and '.join(self.same_as)}" if self.same_as else ""
-        system = f"system={self.context.system!r}"
-        return f"Prompt({self.question!r}, {len(self)} tokens, {system}{same})"
+        told = [f"system={self.context.system!r}"]
+        stored = self.described()
+        told += [f"{name}={stored[name]!r}" for name in _SHOWN if name in stored]
+        return f"Prompt({self.question!r}, {len(self)} tokens, {', '.join(told)}{same})"
+
+    @property
+    def begun(self) -> str:
+        """The assistant's words that an answer continues, `""` where there are none."""
+        last = next(
+            (i for i, role in enumerate(self.roles[::-1]) if role != "assistant"), len(self)
+        )
+        return self.text[self.offsets[-last][0] :] if last else ""
+
+    def described(self) -> dict[str, Any]:
+        """Its context as `Context.to_json` has it, but with the date where the template tells it,
+        and only there.
+        """
+        told = {key: value for key, value in self.context.to_json().items() if key != "date"}
+        return told | ({"date": self.context.date} if self.dated else {})
 
 
 @dataclass(frozen=True)

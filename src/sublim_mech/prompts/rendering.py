@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ..arguments import check, checked
 from .blank import is_blank
 from .context import Context
-from .dressing import dress, same_as
+from .dressing import dress, same_as, tells_date
 from .frames import opened
 from .notices import notice, said_once
 from .prompt import Message, Prompt, Segment
@@ -174,6 +174,7 @@ class _Drawn(NamedTuple):
         begins_with_bos: whether the text begins with the BOS.
         lead, close: what stands around the answer.
         same_as: which other system prompts give the same.
+        dated: whether the template tells the context's date.
     """
 
     question: str
@@ -182,6 +183,7 @@ class _Drawn(NamedTuple):
     lead: str
     close: str
     same_as: tuple[str, ...] = ()
+    dated: bool = False
 
 
 def _draw(template: Template, question: str | Sequence[Message], context: Context) -> _Drawn:
@@ -191,8 +193,9 @@ def _draw(template: Template, question: str | Sequence[Message], context: Contex
     dressed, finish = dress(template, messages, context)
     drawn = opened(template, dressed, begun)
     segments, has_bos = _with_bos(template.tokenizer, finish(drawn.segments), context.bos)
-    same = same_as(template, context, tuple(message["role"] for message in messages))
-    return _Drawn(asked, segments, has_bos, drawn.lead, drawn.close, same)
+    roles = tuple(message["role"] for message in messages)
+    same, dated = same_as(template, context, roles), tells_date(template, context, roles)
+    return _Drawn(asked, segments, has_bos, drawn.lead, drawn.close, same, dated)
 
 
 def _draw_raw(tokenizer: Any, text: str | Sequence[Message], context: Context) -> _Drawn:
@@ -254,6 +257,7 @@ def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
         close=drawn.close,
         tokenizer=fingerprint(tokenizer),
         same_as=drawn.same_as,
+        dated=drawn.dated,
     )
     _say_specials(tokenizer, prompt)
     return prompt

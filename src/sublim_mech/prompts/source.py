@@ -67,6 +67,7 @@ class Source:
 
     Attributes:
         variables: names of what the template takes from its caller (`variables.variables`).
+        may_tell_date: whether it reads the clock or a date, in some of its branches at least.
         known: what was found out about this template with these variables; for further findings.
 
     Raises:
@@ -79,6 +80,7 @@ class Source:
         text = str(tokenizer.get_chat_template(jinja))
         reads = variables(text)
         self.variables = reads - {CLOCK} - set(tokenizer.special_tokens_map)
+        self.may_tell_date = CLOCK in reads or "date_string" in self.variables
         self._given = _given(text, self.variables, context, has_clock=CLOCK in reads)
         self._text = (stopped_clock(context.date) if CLOCK in reads else "") + text
         special = sorted((name, str(one)) for name, one in tokenizer.special_tokens_map.items())

@@ -11,7 +11,7 @@ import pandas as pd
 from ..hints import counted
 from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
-from .contexts import asked_and_trained, in_words
+from .contexts import asked_and_trained, in_words, otherwise
 from .kinds import KINDS, Table
 from .record import Forms
 from .select import select
@@ -62,7 +62,8 @@ def provenance(scores: ScoreArrays) -> list[str]:
     where = asked_and_trained([in_words(context) for context in record.contexts], trained)
     if record.donor_contexts:
         where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
-    return [*forms_in_words(record.forms), where]
+    unlike = otherwise(record.contexts, record.training_context)
+    return [*forms_in_words(record.forms), where, *unlike]
 
 
 def forms_in_words(traits: Sequence[Forms]) -> list[str]:

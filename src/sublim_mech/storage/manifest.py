@@ -35,7 +35,8 @@ class Manifest:
         teacher: how the labels were made, in words (say "contrastive teacher" wherever such a
             student is shown).
         base: `name` and `hash` (`weights_hash`) of the base model.
-        context: the training context.
+        context: the training context. The file has its date always, the content hash only another
+            one than the usual.
         method: options of the training method.
         objective: the loss.
         data: `hash`, number of `rows` and of `held_out` rows, and the `support` token ids of soft
@@ -103,7 +104,7 @@ class Manifest:
     def save(self, directory: Path) -> None:
         """Write `manifest.json`, sealed, under a temporary name, then rename."""
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        data["context"] = self.context.to_json()
+        data["context"] = _dated(self.context)
         data["trained_on"] = self.trained_on.to_json()
         data = json.loads(json.dumps(data, default=plain))
         data[SEAL] = _digest(data)
@@ -140,6 +141,11 @@ class Manifest:
                 f"{path}: its context or trained_on cannot be read ({error!r}); copy it again."
             ) from error
         return cls(**data)
+
+
+def _dated(context: Context) -> dict[str, Any]:
+    """A context as JSON, with its date even where that is the usual one; raw text has none."""
+    return context.to_json() | ({} if context.is_raw else {"date": context.date})
 
 
 def _check_unedited(path: Path, data: dict[str, Any], seal: str) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ...arguments import checked
-from ...engine.decoding import answer_text, decode, end_ids
+from ...engine.decoding import decode
 from ...engine.drawing import Decoding, Request
+from ...engine.endings import answer_text, close_ids, end_ids
 from ...engine.runner import open_runner
 from ...prompts import Message, Prompt, render
 from .teacher import Teacher
@@ -71,7 +72,10 @@ def sample(
         batch_size=batch_size,
     )
     tokenizer = teacher.base.tokenizer
-    return [[answer_text(tokenizer, ids, drawn.ends) for ids in texts] for texts in drawn.answers]
+    return [
+        [answer_text(tokenizer, ids, drawn.ends, prompt) for ids in texts]
+        for prompt, texts in zip(drawn.prompts, drawn.answers, strict=True)
+    ]
 
 
 @checked
@@ -108,10 +112,12 @@ class Drawn(NamedTuple):
     """Sampled answers as token ids.
 
     Attributes:
-        ends: tokens that end an answer.
+        prompts: what was answered, in the teacher's context.
+        ends: tokens that end these answers.
         answers: per prompt and sample, the ids with the one that ended it.
     """
 
+    prompts: list[Prompt]
     ends: list[int]
     answers: list[list[list[int]]]
 
@@ -133,7 +139,7 @@ def sample_ids(
     rendered = render(tokenizer, prompts, context=teacher.context, template=teacher.template)
     for prompt in rendered:
         runner.check_length(prompt, max_new_tokens, what=" with its answer")
-    ends = _ends(teacher, rendered[0])
+    ends = end_ids(teacher.base.model, tokenizer)
     how = Decoding(
         max_new_tokens,
         ends,
@@ -142,19 +148,9 @@ def sample_ids(
         seed=seed,
         together=batch_size,
     )
-    return Drawn(ends, decode(runner, [Request(prompt.ids) for prompt in rendered], how))
-
-
-def _ends(teacher: Teacher, prompt: Prompt) -> list[int]:
-    """Tokens that end an answer.
-
-    The template's end-of-turn mark is one where it is a special token.
-    """
-    tokenizer = teacher.base.tokenizer
-    ends = end_ids(teacher.base.model, tokenizer)
-    mark = tokenizer(prompt.close, add_special_tokens=False)["input_ids"][:1]
-    special = [i for i in mark if i in tokenizer.all_special_ids]
-    return list(dict.fromkeys([*ends, *special]))
+    asked = [Request(prompt.ids, ends=close_ids(tokenizer, prompt)) for prompt in rendered]
+    closes = [token for request in asked for token in request.ends]
+    return Drawn(rendered, list(dict.fromkeys([*ends, *closes])), decode(runner, asked, how))
 
 
 def _check(n: int, max_new_tokens: int, *, temperature: float, seed: int, batch_size: int) -> None:
