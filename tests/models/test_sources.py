@@ -169,7 +169,7 @@ def test_the_hub_cannot_be_reached(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", offline)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
     message = r"^student='some/where' is neither a directory nor a hub id .*: offline"
     with pytest.raises(FileNotFoundError, match=message):
         load_student(base(), "some/where")

@@ -7,14 +7,15 @@ import tiny
 import torch
 from torch import nn
 
-from sublim_mech.models.sites import _token_axes, find_sites
+from sublim_mech.models.observing import observe
+from sublim_mech.models.sites import find_sites
 from sublim_mech.models.weightless import on_shapes, weightless
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 def test_axes_are_those_of_the_model(architecture):
     model = tiny.model(architecture)
-    assert _token_axes(weightless(model)) == _token_axes(model)
+    assert observe(weightless(model)) == observe(model)
 
 
 def test_the_model_itself_computes_nothing(monkeypatch):

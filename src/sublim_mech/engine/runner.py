@@ -150,6 +150,7 @@ class Runner:
             recompute=past is None and torch.is_grad_enabled() and self._recomputes(batch),
         )
 
+    @checked
     def settle(self, *students: Student) -> None:
         """Read what passes have found of changed weights on an accelerator; called where results
         have been read, so that nothing is waited for.
@@ -186,6 +187,7 @@ class Runner:
             tokens=tokens,
         )
 
+    @checked
     def slots(self, prompt: int, answers: Answers = NO_ANSWERS) -> int:
         """Tokens that are computed for a prompt of so many tokens with its answers."""
         return self.layout.slots(prompt, answers)

@@ -179,9 +179,9 @@ def load_student(
 
     # the weights must be sound, comparable with the base's, and come from them
     check_finite(model, argument="student", name=name)
-    changed = gather(base.model, model, find_deltas(base, model, name))
-    changed = gather_mixers(base.model, model, changed)
-    deltas, left_out = without_asides(base.model, placed(base.model, changed))
+    changed, left_out = without_asides(base.model, find_deltas(base, model, name))
+    changed = gather_mixers(base.model, model, gather(base.model, model, changed))
+    deltas = placed(base.model, changed)
     check_apart(name, deltas)
     _check_config(base, own_config, name)
     # a manifest that names this base has said where the weights come from

@@ -31,6 +31,7 @@ class Pair(NamedTuple):
     b: int | None
 
 
+@checked
 @dataclass(frozen=True)
 class Comparison:
     """Two prompts side by side; prints as text, and as a table in a notebook.
