@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,8 +37,9 @@ from ..models.names import Module, module_order
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
+from .keeping import keep_folder
 from .labelling import label
-from .task import Advance, Cells, GatedRow, Task, ends, measure, prepare, walk
+from .task import Advance, Cells, GatedRow, Keep, Part, Task, ends, measure, prepare, walk
 
 MEASURES = ("sufficiency", "necessity")
 
@@ -58,6 +60,7 @@ def graft(
     *,
     answer_in_sufficiency: bool = False,
     answer_in_necessity: bool = True,
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Sufficiency and necessity of sets of cells.
@@ -75,6 +78,8 @@ def graft(
             modules of the set) while a set of prompt tokens is tested for sufficiency.
         answer_in_necessity: the same for necessity; if not, the base computes them (with the
             modules of the set).
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
@@ -95,6 +100,7 @@ def graft(
         >>> sm.graft(pair, prompts, trait, "role", progress=False).sets().index.tolist()
         ['template', 'system', 'user', 'answer', 'all prompt tokens']
     """
+    folder = keep_folder(keep)
     task = prepare(pair, prompts, trait)
     named = _named_sets(sets, task)
     chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
@@ -102,11 +108,12 @@ def graft(
         _refuse_empty(list(named), chosen, task)
     answer = Answer(answer_in_sufficiency, answer_in_necessity)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        return _graft(task, student, chosen, answer, advance)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        return _graft(part.task, student, [chosen[i] for i in part.numbers], answer, advance)
 
-    steps = 2 * len(task.prompts) * (len(named) + 1)
-    measured = walk(task, cells, title="graft", steps=steps, progress=progress)
+    steps = [2 * (len(named) + 1)] * len(task.prompts)
+    kept = Keep(folder, lambda i: [*chosen[i][:3], answer])
+    measured = walk(task, cells, title="graft", steps=steps, progress=progress, keep=kept)
     of_what = np.where(chosen[0].own, "answer", "prompt")
     scores = label(
         measured,
@@ -259,6 +266,7 @@ def graft_sweep(
     *,
     measure: Literal["sufficiency", "necessity"] = "sufficiency",
     layers: Sequence[int] | None = None,
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at
@@ -274,6 +282,8 @@ def graft_sweep(
             the base's).
         layers: which layers; all that any student changes when not given. -1 holds the embeddings,
             the number of blocks the final norm and the unembedding.
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
@@ -296,15 +306,16 @@ def graft_sweep(
             f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only "
             "there)."
         )
+    folder = keep_folder(keep)
     task = prepare(pair, prompts, trait)
     chosen = _layers(pair, layers)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        both = ends(task, student)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        both = ends(part.task, student)
         effects = []
-        for i in range(len(task.prompts)):
+        for i in range(len(part.task.prompts)):
             values = _sweep_prompt(
-                task, student, i, measure=measure, layers=chosen, advance=advance
+                part.task, student, i, measure=measure, layers=chosen, advance=advance
             )
             if measure == "sufficiency":
                 effects.append(values - both.base[i])
@@ -312,8 +323,9 @@ def graft_sweep(
                 effects.append(both.student[i] - values)
         return Cells(effects, both)
 
-    steps = sum(task.sizes()) * len(chosen)
-    measured = walk(task, cells, title="graft sweep", steps=steps, progress=progress)
+    steps = [size * len(chosen) for size in task.sizes()]
+    kept = Keep(folder, lambda _: [measure, chosen])
+    measured = walk(task, cells, title="graft sweep", steps=steps, progress=progress, keep=kept)
     coords = {"layer": np.array(chosen)}
     return label(measured, "sweep", ["prompt", "layer", "position"], coords=coords, measure=measure)
 

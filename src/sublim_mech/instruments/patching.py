@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,10 +35,11 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
+from .keeping import keep_folder
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
 from .reach import reach_notes
-from .task import Advance, Cells, Ends, Task, donors_of, prepare, still, walk
+from .task import Advance, Cells, Ends, Keep, Part, Task, donors_of, prepare, still, walk
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -91,6 +93,7 @@ def patch(
     answer_in_sets: bool = False,
     donor_prompts: Sequence[Prompt] | None = None,
     position_map: PositionMap = "identity",
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Patch every layer (x head) x token of a site, one cell at a time; or every layer (x head) x
@@ -116,6 +119,8 @@ def patch(
             (equal tokens of equal role in equal order, difflib's matching blocks); (donor,
             recipient) pairs; or a function from donor and recipient prompt to such pairs. A donor
             may serve several recipients; recipients without one are left alone (NaN as cells).
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
@@ -141,6 +146,7 @@ def patch(
             f"donor_prompts has {counted(len(donor_prompts), 'prompt')} for {len(prompts)}; give "
             "one per prompt."
         )
+    folder = keep_folder(keep)
     task = prepare(pair, prompts, trait, donors=donor_prompts)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
     site, layers = pair.sites.place(site, layers)
@@ -161,12 +167,25 @@ def patch(
     if donor_prompts is None:  # other prompts differ at every layer
         silent = reach_notes(pair, site, chosen_layers)
 
-    def measure(student: Student, advance: Advance) -> Cells:
-        return _patch_prompts(task, donors, student, plans, directions=directions, advance=advance)
+    def measure(student: Student, part: Part, advance: Advance) -> Cells:
+        some, of_donors = part.task, part.task if donors is task else donors.only(part.numbers)
+        chosen = [plans[i] for i in part.numbers]
+        return _patch_prompts(
+            some, of_donors, student, chosen, directions=directions, advance=advance
+        )
 
-    count = sum(len(plan.cells) for plan in plans)
-    steps = count * len(chosen_layers) * len(chosen_heads) * len(directions)
-    measured = walk(task, measure, title=f"patch {site}", steps=steps, progress=progress)
+    def asked(i: int) -> Any:
+        return plans[i], directions, donors.prompts[i].ids, repr(donors.answers[i])
+
+    per_cell = len(chosen_layers) * len(chosen_heads) * len(directions)
+    measured = walk(
+        task,
+        measure,
+        title=f"patch {site}",
+        steps=[len(plan.cells) * per_cell for plan in plans],
+        progress=progress,
+        keep=Keep(folder, asked),
+    )
 
     # the axes of one direction, and of a site without heads, are dropped
     dims = ["prompt", "direction", "layer", "head", "position" if named is None else "set"]
