@@ -202,9 +202,7 @@ def span_coords(
     return coords
 
 
-def _text(
-    prompt: Prompt, answers: Answers, span: Span, decode: Callable[[list[int]], str]
-) -> str:
+def _text(prompt: Prompt, answers: Answers, span: Span, decode: Callable[[list[int]], str]) -> str:
     if span.first >= len(prompt):
         nodes = answers.nodes[span.first - len(prompt) : span.last + 1 - len(prompt)]
         return " / ".join(decode([node]) for node in nodes)
@@ -239,7 +237,28 @@ def check_refine(refine: int, spans: Sequence[Sequence[Span]], task: Task) -> No
             )
 
 
-def tokens_of_strongest(
+def refined(
+    run: Callable[[Sequence[Sequence[Span]]], Measured],
+    measured: Measured,
+    spans: Sequence[Sequence[Span]],
+    refine: int | None,
+) -> Refined:
+    """Measure the single tokens of the strongest spans too.
+
+    Args:
+        run: measures some spans of every prompt.
+        measured: the effects of `spans`, `(model, prompt, ..., span)`.
+        spans: per prompt.
+        refine: how many spans of each prompt; None for none.
+    """
+    tokens = [] if refine is None else _tokens_of_strongest(measured, spans, refine)
+    if any(tokens):
+        return _with_tokens(measured, spans, run(tokens), tokens)
+    single = [[span.size == 1 for span in of_prompt] for of_prompt in spans]
+    return Refined(measured, [list(of_prompt) for of_prompt in spans], single)
+
+
+def _tokens_of_strongest(
     measured: Measured, spans: Sequence[Sequence[Span]], refine: int
 ) -> list[list[Span]]:
     """Per prompt, the single tokens of the spans of largest absolute effect (of the headline:
@@ -260,7 +279,7 @@ def tokens_of_strongest(
     return chosen
 
 
-def with_tokens(
+def _with_tokens(
     measured: Measured,
     spans: Sequence[Sequence[Span]],
     finer: Measured,
