@@ -123,7 +123,7 @@ def test_refinement_gives_the_tokens_of_the_strongest_spans(call, llama, prompts
 def test_spans_are_drawn_told_and_read_back(llama, prompts, tmp_path):
     scores = CALLS["patch"](llama, prompts, by="word", refine=2)
     scores.save(tmp_path / "spans.safetensors")
-    loaded = sm.load_scores(tmp_path / "spans.safetensors")
+    loaded = sm.Scores.load(tmp_path / "spans.safetensors")
     assert loaded.data.equals(scores.data)
     assert (loaded.record.spans, loaded.record.refined) == ("word", 2)
     spread = scores.per_token()

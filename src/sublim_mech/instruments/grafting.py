@@ -300,8 +300,8 @@ def graft_sweep(
         add up to the total effect. Spans are an axis `span` in place of `position`, as in `patch`.
 
     Raises:
-        ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt; a layer out of range, or one in which no student of the pair
-            changes anything.
+        ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt;
+            a layer out of range, or one in which no student of the pair changes anything.
 
     Example:
         >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
