@@ -262,14 +262,15 @@ def test_a_walk_stacks_what_every_student_gives(two_students, prompts, monkeypat
     task = prepare(two_students, prompts, TRAIT)
     students = list(two_students.students.values())
 
-    def cells(student, advance):
+    def cells(student, part, advance):
+        assert part.task is task
         number = students.index(student)
         advance(3)
         advance(2)
         effects = [np.full((2, 4), 10.0 * number), np.full((2, 3), 10.0 * number + 1)]
         return Cells(effects, Ends(np.array([number, 1.0]), np.array([2.0, number])))
 
-    measured = walk(task, cells, title="a title", steps=5, progress=False)
+    measured = walk(task, cells, title="a title", steps=[3, 2], progress=False)
     assert (Bar.last.total, Bar.last.done) == (10, 10)
     assert (Bar.last.desc, Bar.last.disable) == ("a title", True)
     assert measured.task is task

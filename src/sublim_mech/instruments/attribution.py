@@ -11,6 +11,7 @@ Estimates can be far off; `confirm` compares them with exact values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, Literal
 
 from ..arguments import checked
@@ -20,6 +21,7 @@ from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .estimates import Estimate, estimate_patching, gradient_x_input
 from .graft_ig import graft_ig
+from .keeping import keep_folder
 from .patching import DIRECTIONS
 from .reach import reach_notes
 from .task import prepare
@@ -51,6 +53,7 @@ def attribute(
     points: int | None = None,
     site: str | None = None,
     direction: Literal["denoising", "noising"] | None = None,
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Attribute the effect to cells.
@@ -65,6 +68,8 @@ def attribute(
         site: which activation, for `attribution_patching` and `activation_ig`, as in `patch`;
             `resid_pre` when not given.
         direction: as in `patch`, for the same two; `denoising` when not given.
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
@@ -99,6 +104,7 @@ def attribute(
             f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base "
             "into student)."
         )
+    folder = keep_folder(keep)
     task = prepare(pair, prompts, trait)
     if not task.metric.differentiable:
         raise ValueError(
@@ -110,14 +116,14 @@ def attribute(
             f"pair: {pair.student.name!r} equals its base, so there is no effect to attribute."
         )
     if method == "graft_ig":
-        return graft_ig(task, points=points, progress=progress)
+        return graft_ig(task, points=points, progress=progress, keep=folder)
     if method == "gradient_x_input":
-        return gradient_x_input(task, progress=progress)
+        return gradient_x_input(task, progress=progress, keep=folder)
     site, layers = pair.sites.place("resid_pre" if site is None else site)
     asked = Estimate(method, site, direction, points, None if layers is None else tuple(layers))
     chosen = range(pair.sites.n_layers) if layers is None else layers
     silent = reach_notes(pair, site, chosen)
-    return estimate_patching(task, asked, notes=silent, progress=progress)
+    return estimate_patching(task, asked, notes=silent, progress=progress, keep=folder)
 
 
 def _refuse_unused(method: str, **options: Any) -> None:

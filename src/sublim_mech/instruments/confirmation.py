@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,7 @@ from ..prompts import Prompt, Trait
 from ..results.identity import content
 from ..results.record import Confirmation
 from ..results.scores import Scores
+from . import keeping
 from .patching import Patch, patch_prompt
 from .position_maps import Link
 from .task import Advance, GatedRow, Task, ends, measure, prepare
@@ -67,6 +70,7 @@ def confirm(
     *,
     k: int = 20,
     seed: int = 0,
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Compare attributions with exact values on the k strongest cells and k random others.
@@ -84,6 +88,8 @@ def confirm(
         scores: what `attribute` gave.
         k: how many of each.
         seed: of the random cells; cells whose estimate is exactly 0 are left out.
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
@@ -115,6 +121,7 @@ def confirm(
             "scores are a selection or a contrast; confirm the scores as attribute gave them, then "
             "select."
         )
+    folder = keeping.keep_folder(keep)
     task = prepare(pair, prompts, trait)
     _check_same(task, scores)
 
@@ -140,7 +147,7 @@ def confirm(
         place = zip(axes, index, strict=True)
         cells.append(Cell(**{axis: places[axis][i] for axis, i in place}))
 
-    exact = _exact(task, scores, cells, progress)
+    exact = _exact(task, scores, cells, progress=progress, keep=folder)
     what = "mean of alone and left out" if method == "graft_ig" else "patch"
     rows = [cell.labels(labels["prompt"]) for cell in cells]
     confirmation = _compare(rows, estimates, exact, k=k, seed=seed, what=what)
@@ -219,7 +226,9 @@ def _check_same(task: Task, scores: Scores) -> None:
 # ------------------------------------------------------------------------------------- exact values
 
 
-def _exact(task: Task, scores: Scores, cells: Sequence[Cell], progress: bool) -> np.ndarray:
+def _exact(
+    task: Task, scores: Scores, cells: Sequence[Cell], *, progress: bool, keep: Path | None
+) -> np.ndarray:
     """Exact headline values of cells, `(cell,)`."""
     students = list(task.pair.students.values())
     exact_cells: Callable[[Task, Student, Sequence[Cell], Advance], np.ndarray] = _graft_cells
@@ -228,11 +237,46 @@ def _exact(task: Task, scores: Scores, cells: Sequence[Cell], progress: bool) ->
         assert site is not None  # scores of activations have both
         assert direction is not None
         exact_cells = partial(_patch_cells, Patch(site, (), (), (), direction))
+    if keep is not None:
+        method = str(scores.record.method)
+        exact_cells = partial(_kept_cells, folder=keep, exact_cells=exact_cells, method=method)
     total = len(students) * len(cells)
     with tqdm(total=total, desc="confirm", disable=not progress) as bar:
         values = [exact_cells(task, student, cells, bar.update) for student in students]
     student, *controls = values
     return student - np.mean(controls, 0) if controls else student
+
+
+def _kept_cells(
+    task: Task,
+    student: Student,
+    cells: Sequence[Cell],
+    advance: Advance,
+    *,
+    folder: Path,
+    exact_cells: Callable[[Task, Student, Sequence[Cell], Advance], np.ndarray],
+    method: str,
+) -> np.ndarray:
+    """Exact values prompt by prompt; those of a prompt are a unit (`keeping`)."""
+    values = np.empty(len(cells))
+    for prompt in sorted({cell.prompt for cell in cells}):
+        numbers = [n for n, cell in enumerate(cells) if cell.prompt == prompt]
+        some = [cells[n]._replace(prompt=0) for n in numbers]
+        part = task.only([prompt])
+        asked, answers = part.prompts[0], part.answers[0]
+        how = exact_cells.args if isinstance(exact_cells, partial) else ()
+        options = ["confirm", method, how, some]
+        name = keeping.unit_name(task.pair, student, task.metric, (asked, answers), options)
+        found = keeping.find(folder, name, asked.question)
+        if found is None:
+            found = {"exact": exact_cells(part, student, some, advance)}
+            told = {"instrument": f"confirm {method}", "model": student.name}
+            keeping.store(folder, name, found, **told, prompt=asked.question)
+        else:
+            keeping.check_unchanged(task.pair, student)
+            advance(len(some))
+        values[numbers] = found["exact"]
+    return values
 
 
 def _graft_cells(

@@ -13,7 +13,7 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .labelling import label
-from .task import Advance, Cells, ends, prepare, walk
+from .task import Advance, Cells, Part, ends, prepare, walk
 
 
 @checked
@@ -38,10 +38,10 @@ def effect(
     """
     task = prepare(pair, prompts, trait)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        both = ends(task, student, advance=advance)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        both = ends(part.task, student, advance=advance)
         return Cells([np.asarray(change) for change in both.student - both.base], both)
 
-    steps = 2 * len(task.prompts)
+    steps = [2] * len(task.prompts)
     measured = walk(task, cells, title="effect", steps=steps, progress=progress)
     return label(measured, "effect", ["prompt"])

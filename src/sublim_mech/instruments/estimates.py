@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label
 from .quadrature import gauss_legendre
-from .task import Advance, Cells, Task, ends, walk
+from .task import Advance, Cells, Keep, Part, Task, ends, walk
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ class Estimate:
 
 
 def estimate_patching(
-    task: Task, asked: Estimate, *, notes: Sequence[str] = (), progress: bool
+    task: Task,
+    asked: Estimate,
+    *,
+    notes: Sequence[str] = (),
+    progress: bool,
+    keep: Path | None = None,
 ) -> Scores:
     """An estimate of patching every layer (x head) x token of a site.
 
@@ -62,6 +68,7 @@ def estimate_patching(
         asked: which estimate.
         notes: what to know of the scores.
         progress: show a progress bar.
+        keep: the folder in which finished prompts are stored; None for nowhere.
 
     Returns:
         Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`.
@@ -69,17 +76,18 @@ def estimate_patching(
     sites = task.pair.sites
     layers = asked.layers or range(sites.n_layers)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        both = ends(task, student)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        both = ends(part.task, student)
         effects = []
-        for i in range(len(task.prompts)):
-            effects.append(_estimate_prompt(task, student, i, asked, advance))
-            task.check_finite(effects[-1].reshape(1, -1), [i])
+        for i in range(len(part.task.prompts)):
+            effects.append(_estimate_prompt(part.task, student, i, asked, advance))
+            part.task.check_finite(effects[-1].reshape(1, -1), [i])
         return Cells(effects, both)
 
     title = asked.method.replace("_", " ")
-    steps = len(task.prompts) * len(layers)
-    measured = walk(task, cells, title=title, steps=steps, progress=progress)
+    steps = [len(layers)] * len(task.prompts)
+    kept = Keep(keep, lambda _: asked)
+    measured = walk(task, cells, title=title, steps=steps, progress=progress, keep=kept)
 
     hooks = np.array([sites.hook_name(asked.site, layer) for layer in layers])
     coords: dict[str, Any] = {"layer": np.array(layers), "hook": ("layer", hooks)}
@@ -208,27 +216,30 @@ def _shift(leaf: Tensor) -> Edit:
 # --------------------------------------------------------------------------------------- embeddings
 
 
-def gradient_x_input(task: Task, *, progress: bool) -> Scores:
+def gradient_x_input(task: Task, *, progress: bool, keep: Path | None = None) -> Scores:
     """Gradient times input at the token embeddings, the student's minus the base's.
 
     Returns:
         Scores of kind `gradient`, `(model, prompt, position)`.
     """
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        both = ends(task, student)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        some = part.task
+        both = ends(some, student)
         effects = []
-        for i in range(len(task.prompts)):
-            batch = task.batch([i])
-            task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # fits
-            of_base = _embedding_products(task, i, batch, None)
-            of_student = _embedding_products(task, i, batch, Gates(student))
+        for i in range(len(some.prompts)):
+            batch = some.batch([i])
+            some.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # fits
+            of_base = _embedding_products(some, i, batch, None)
+            of_student = _embedding_products(some, i, batch, Gates(student))
             effects.append(of_student - of_base)
             advance(2)
         return Cells(effects, both)
 
-    steps = 2 * len(task.prompts)
-    measured = walk(task, cells, title="gradient x input", steps=steps, progress=progress)
+    steps = [2] * len(task.prompts)
+    kept = Keep(keep, lambda _: ())
+    title = "gradient x input"
+    measured = walk(task, cells, title=title, steps=steps, progress=progress, keep=kept)
     return label(measured, "gradient", ["prompt", "position"], method="gradient_x_input")
 
 

@@ -19,6 +19,7 @@ embedding it has no point where a norm divides by 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label
 from .quadrature import Quadrature, gauss_legendre
-from .task import Advance, Cells, Task, ends, walk
+from .task import Advance, Cells, Keep, Part, Task, ends, walk
 
 
 class Axes(NamedTuple):
@@ -41,13 +42,14 @@ class Axes(NamedTuple):
     modules: list[str]
 
 
-def graft_ig(task: Task, *, points: int, progress: bool) -> Scores:
+def graft_ig(task: Task, *, points: int, progress: bool, keep: Path | None = None) -> Scores:
     """Graft IG of a prepared task.
 
     Args:
         task: what is measured.
         points: of the quadrature.
         progress: show a progress bar.
+        keep: the folder in which finished prompts are stored; None for nowhere.
 
     Returns:
         Scores of kind `attribution`, `(model, prompt, layer, module, position)`; modules that no
@@ -56,13 +58,14 @@ def graft_ig(task: Task, *, points: int, progress: bool) -> Scores:
     axes = changed_axes(task)
     quadrature = gauss_legendre(points)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        both = ends(task, student, advance=advance)
-        slopes = _integrate(task, student, quadrature, advance)
-        return Cells([_place(task, student, axes, one) for one in slopes], both)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        both = ends(part.task, student, advance=advance)
+        slopes = _integrate(part.task, student, quadrature, advance)
+        return Cells([_place(part.task, student, axes, one) for one in slopes], both)
 
-    steps = len(task.prompts) * (points + 2)
-    measured = walk(task, cells, title="graft IG", steps=steps, progress=progress)
+    steps = [points + 2] * len(task.prompts)
+    kept = Keep(keep, lambda _: [points, *axes])
+    measured = walk(task, cells, title="graft IG", steps=steps, progress=progress, keep=kept)
     measured.effect[:] = _fill(measured.effect)
     return label(
         measured,

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from os import PathLike
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +37,10 @@ from ..models.names import Module, module_order
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
+from .keeping import keep_folder
 from .labelling import label
-from .task import Advance, Cells, GatedRow, Task, ends, measure, prepare, walk
+from .spans import By, Span, check_by, check_refine, in_words, refined, span_coords, spans_of
+from .task import Advance, Cells, GatedRow, Keep, Measured, Part, Task, ends, measure, prepare, walk
 
 MEASURES = ("sufficiency", "necessity")
 
@@ -58,6 +61,7 @@ def graft(
     *,
     answer_in_sufficiency: bool = False,
     answer_in_necessity: bool = True,
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Sufficiency and necessity of sets of cells.
@@ -75,6 +79,8 @@ def graft(
             modules of the set) while a set of prompt tokens is tested for sufficiency.
         answer_in_necessity: the same for necessity; if not, the base computes them (with the
             modules of the set).
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
@@ -95,6 +101,7 @@ def graft(
         >>> sm.graft(pair, prompts, trait, "role", progress=False).sets().index.tolist()
         ['template', 'system', 'user', 'answer', 'all prompt tokens']
     """
+    folder = keep_folder(keep)
     task = prepare(pair, prompts, trait)
     named = _named_sets(sets, task)
     chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
@@ -102,11 +109,12 @@ def graft(
         _refuse_empty(list(named), chosen, task)
     answer = Answer(answer_in_sufficiency, answer_in_necessity)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        return _graft(task, student, chosen, answer, advance)
+    def cells(student: Student, part: Part, advance: Advance) -> Cells:
+        return _graft(part.task, student, [chosen[i] for i in part.numbers], answer, advance)
 
-    steps = 2 * len(task.prompts) * (len(named) + 1)
-    measured = walk(task, cells, title="graft", steps=steps, progress=progress)
+    steps = [2 * (len(named) + 1)] * len(task.prompts)
+    kept = Keep(folder, lambda i: [*chosen[i][:3], answer])
+    measured = walk(task, cells, title="graft", steps=steps, progress=progress, keep=kept)
     of_what = np.where(chosen[0].own, "answer", "prompt")
     scores = label(
         measured,
@@ -259,6 +267,9 @@ def graft_sweep(
     *,
     measure: Literal["sufficiency", "necessity"] = "sufficiency",
     layers: Sequence[int] | None = None,
+    by: By = "token",
+    refine: int | None = None,
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at
@@ -274,16 +285,23 @@ def graft_sweep(
             the base's).
         layers: which layers; all that any student changes when not given. -1 holds the embeddings,
             the number of blocks the final norm and the unembedding.
+        by: what is switched at once: a `token`, `word`, `sentence`, `message` (cut where the role
+            changes; the template's tokens apart), or so many tokens. The effect of a span is that
+            of a set, not the sum of its tokens'.
+        refine: also switch the single tokens of so many spans of each prompt, those of largest
+            absolute effect (of the headline, over all layers).
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
         Scores of kind `sweep`, `(model, prompt, layer, position)`: M(cell on) - M(base), or
         M(student) - M(cell off); the answer trie's nodes follow the prompt's tokens. Cells do not
-        add up to the total effect.
+        add up to the total effect. Spans are an axis `span` in place of `position`, as in `patch`.
 
     Raises:
-        ValueError: unknown measure; a layer out of range, or one in which no student of the pair
-            changes anything.
+        ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt;
+            a layer out of range, or one in which no student of the pair changes anything.
 
     Example:
         >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
@@ -296,26 +314,57 @@ def graft_sweep(
             f"measure={measure!r}: pass 'sufficiency' (on only there) or 'necessity' (off only "
             "there)."
         )
+    folder = keep_folder(keep)
+    check_by(by, refine)
     task = prepare(pair, prompts, trait)
     chosen = _layers(pair, layers)
 
-    def cells(student: Student, advance: Advance) -> Cells:
-        both = ends(task, student)
-        effects = []
-        for i in range(len(task.prompts)):
-            values = _sweep_prompt(
-                task, student, i, measure=measure, layers=chosen, advance=advance
-            )
-            if measure == "sufficiency":
-                effects.append(values - both.base[i])
-            else:
-                effects.append(both.student[i] - values)
-        return Cells(effects, both)
+    count = len(task.prompts)
+    spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
+    if refine is not None:
+        check_refine(refine, spans, task)
 
-    steps = sum(task.sizes()) * len(chosen)
-    measured = walk(task, cells, title="graft sweep", steps=steps, progress=progress)
-    coords = {"layer": np.array(chosen)}
-    return label(measured, "sweep", ["prompt", "layer", "position"], coords=coords, measure=measure)
+    def run(spans: Sequence[Sequence[Span]]) -> Measured:
+        def cells(student: Student, part: Part, advance: Advance) -> Cells:
+            both = ends(part.task, student)
+            effects = []
+            for i, number in enumerate(part.numbers):
+                asked = Sweep(measure, tuple(chosen), tuple(spans[number]))
+                values = _sweep_prompt(part.task, student, i, asked, advance=advance)
+                if measure == "sufficiency":
+                    effects.append(values - both.base[i])
+                else:
+                    effects.append(both.student[i] - values)
+            return Cells(effects, both)
+
+        steps = [len(of_prompt) * len(chosen) for of_prompt in spans]
+        kept = Keep(folder, lambda i: [measure, chosen, spans[i]])
+        return walk(task, cells, title="graft sweep", steps=steps, progress=progress, keep=kept)
+
+    measured = run(spans)
+    coords: dict[str, Any] = {"layer": np.array(chosen)}
+    if by == "token":
+        axes = ["prompt", "layer", "position"]
+        return label(measured, "sweep", axes, coords=coords, measure=measure)
+    cells = refined(run, measured, spans, refine)
+    coords |= span_coords(task, cells.spans, None if refine is None else cells.refined)
+    return label(
+        cells.measured,
+        "sweep",
+        ["prompt", "layer", "span"],
+        coords=coords,
+        measure=measure,
+        spans=in_words(by),
+        refined=refine,
+    )
+
+
+class Sweep(NamedTuple):
+    """What is switched in one prompt: `sufficiency` or `necessity`, layers, spans of slots."""
+
+    measure: str
+    layers: tuple[int, ...]
+    spans: tuple[Span, ...]
 
 
 def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
@@ -342,29 +391,30 @@ def _sweep_prompt(
     task: Task,
     student: Student,
     prompt: int,
+    asked: Sweep,
     *,
-    measure: str,
-    layers: Sequence[int],
     advance: Advance,
 ) -> np.ndarray:
-    """The metric with one cell switched, `(layer, position)`."""
+    """The metric with one cell switched, `(layer, span)`."""
     # alone: the base with one cell of the student's; else the student with one cell of the base's
+    measure, layers, spans = asked
     alone = measure == "sufficiency"
     rest, switched = (0.0, 1.0) if alone else (1.0, 0.0)
     trunk_gates = None if alone else Gates(student)
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
     module_layers = np.array([task.pair.sites.modules[path].layer for path in student.deltas])
 
-    values = np.empty((len(layers), trunk.size))
-    for number, layer in enumerate(layers):
+    values = np.empty((len(layers), len(spans)))
+    for at, layer in enumerate(layers):
         modules = torch.as_tensor(np.flatnonzero(module_layers == layer))
-        for slot, tokens in trunk.forwards(range(trunk.size)):
-            gates = torch.full((len(tokens), trunk.size - slot, len(module_layers)), rest)
-            rows = torch.arange(len(tokens))[:, None]
-            gates[rows, torch.tensor(tokens)[:, None] - slot, modules] = switched
+        for slot, numbers in trunk.forwards([span.first for span in spans]):
+            gates = torch.full((len(numbers), trunk.size - slot, len(module_layers)), rest)
+            for row, number in enumerate(numbers):
+                first, last = spans[number]
+                gates[row, first - slot : last - slot + 1, modules] = switched
             row_gates = Gates(student, gates.to(task.pair.device))
-            logits = trunk.branch(layer, slot, len(tokens), gates=row_gates)
-            values[number, tokens] = task.numbers([prompt] * len(tokens), logits)
-            advance(len(tokens))
-    task.check_finite(values.T, [prompt] * trunk.size)
+            logits = trunk.branch(layer, slot, len(numbers), gates=row_gates)
+            values[at, numbers] = task.numbers([prompt] * len(numbers), logits)
+            advance(len(numbers))
+    task.check_finite(values.T, [prompt] * len(spans))
     return values

@@ -52,7 +52,7 @@ def label(
     """
     task, pair = measured.task, measured.task.pair
     positions: dict[str, Any] = {}
-    if "position" in dims:
+    if "position" in dims or "span" in dims:
         positions = position_coords(task.prompts, task.answers, pair.tokenizer.decode)
     data = xr.Dataset(
         {

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,10 +36,21 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.distinct import check_prompts
 from ..results.scores import Scores
+from .keeping import keep_folder
 from .labelling import context_texts, label
 from .position_maps import Link, PositionMap, links
 from .reach import reach_notes
-from .task import Advance, Cells, Ends, Task, donors_of, prepare, still, walk
+from .spans import (
+    By,
+    Span,
+    check_by,
+    check_refine,
+    in_words,
+    refined,
+    span_coords,
+    spans_of,
+)
+from .task import Advance, Cells, Ends, Keep, Measured, Part, Task, donors_of, prepare, still, walk
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -90,8 +102,11 @@ def patch(
     heads: Sequence[int] | None = None,
     sets: Mapping[str, Where] | None = None,
     answer_in_sets: bool = False,
+    by: By = "token",
+    refine: int | None = None,
     donor_prompts: Sequence[Prompt] | None = None,
     position_map: PositionMap = "identity",
+    keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Patch every layer (x head) x token of a site, one cell at a time; or every layer (x head) x
@@ -112,21 +127,32 @@ def patch(
             a set are patched at once. Each token by itself when not given. `{"whole row":
             masks.everything()}` patches whole rows.
         answer_in_sets: whether the answer's own tokens belong to every set.
+        by: what is patched at once where no sets are given: a `token`, `word`, `sentence`,
+            `message` (cut where the role changes; the template's tokens apart), or so many tokens.
+            The effect of a span is that of a set, not the sum of its tokens'.
+        refine: also patch the single tokens of so many spans of each prompt, those of largest
+            absolute effect (of the headline, over all other axes).
         donor_prompts: the donor's prompts where they are others (another context); one per prompt.
         position_map: which donor position each recipient position takes from: `identity`; `aligned`
             (equal tokens of equal role in equal order, difflib's matching blocks); (donor,
             recipient) pairs; or a function from donor and recipient prompt to such pairs. A donor
             may serve several recipients; recipients without one are left alone (NaN as cells).
+        keep: a folder in which finished prompts are stored, one file per student and prompt: the
+            same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
     Returns:
         Scores of kind `patch`, `(model, prompt, [direction,] layer, [head,] position | set)`: the
         metric's change towards the donor; the answer trie's nodes follow the prompt's tokens.
+        Spans are an axis `span` in place of `position`, with `text`, `first` and `last` position,
+        `span_role`, `span_sharing` (`mixed` where its tokens differ) and, with `refine`, `refined`
+        (1: the value of a single token).
         `base` and `student` are measured on the prompts each of them ran on. A note names the
         layers at which no student changes anything before the site.
 
     Raises:
-        ValueError: unknown site or direction; layer or head out of range; an empty set; a map that
+        ValueError: unknown site or direction; `by` that is no span, or beside sets; `refine` beyond
+            the spans of a prompt; layer or head out of range; an empty set; a map that
             is empty, leaves a prompt or gives a recipient two donors; both directions with donor
             prompts (their recipients would differ); donor prompts of another context that are,
             token by token, the prompts themselves.
@@ -143,6 +169,10 @@ def patch(
             f"donor_prompts has {counted(len(donor_prompts), 'prompt')} for {len(prompts)}; give "
             "one per prompt."
         )
+    folder = keep_folder(keep)
+    check_by(by, refine)
+    if sets is not None and by != "token":
+        raise ValueError(f"by={by!r} beside sets: sets are patched as they are; leave one out.")
     task = prepare(pair, prompts, trait, donors=donor_prompts)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
     if donors is not task:
@@ -153,32 +183,65 @@ def patch(
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
     named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
-    plans = []
-    for i in range(len(task.prompts)):
-        if named is None:
-            cells = _token_cells(donors, task, i, position_map)
-        else:
-            cells = _set_cells(
-                donors, task, i, position_map, sets=named, with_answer=answer_in_sets
-            )
-        plans.append(Patch(site, chosen_layers, chosen_heads, cells))
+    count = len(task.prompts)
+    spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
+    if refine is not None:
+        check_refine(refine, spans, task)
+    tokens: list[tuple[Cell, ...]] = []
+    if named is None:
+        tokens = [_token_cells(donors, task, i, position_map) for i in range(count)]
+
+    def planned(spans: Sequence[Sequence[Span]]) -> list[Patch]:
+        plans = []
+        for i in range(count):
+            if named is None:
+                cells = _span_cells(tokens[i], spans[i])
+            else:
+                cells = _set_cells(
+                    donors, task, i, position_map, sets=named, with_answer=answer_in_sets
+                )
+            plans.append(Patch(site, chosen_layers, chosen_heads, cells))
+        return plans
+
+    plans = planned(spans)
     silent: tuple[str, ...] = ()
     if donor_prompts is None:  # other prompts differ at every layer
         silent = reach_notes(pair, site, chosen_layers)
 
-    def measure(student: Student, advance: Advance) -> Cells:
-        return _patch_prompts(task, donors, student, plans, directions=directions, advance=advance)
+    def run(plans: Sequence[Patch]) -> Measured:
+        def measure(student: Student, part: Part, advance: Advance) -> Cells:
+            some, of_donors = part.task, part.task if donors is task else donors.only(part.numbers)
+            chosen = [plans[i] for i in part.numbers]
+            return _patch_prompts(
+                some, of_donors, student, chosen, directions=directions, advance=advance
+            )
 
-    count = sum(len(plan.cells) for plan in plans)
-    steps = count * len(chosen_layers) * len(chosen_heads) * len(directions)
-    measured = walk(task, measure, title=f"patch {site}", steps=steps, progress=progress)
+        def asked(i: int) -> Any:
+            return plans[i], directions, donors.prompts[i].ids, repr(donors.answers[i])
 
+        per_cell = len(chosen_layers) * len(chosen_heads) * len(directions)
+        return walk(
+            task,
+            measure,
+            title=f"patch {site}",
+            steps=[len(plan.cells) * per_cell for plan in plans],
+            progress=progress,
+            keep=Keep(folder, asked),
+        )
+
+    measured = run(plans)
+    coords = _coords(pair, plans, directions, named)
+    cell_axis = "position" if named is None else "set"
+    if by != "token":
+        cell_axis = "span"
+        cells = refined(lambda some: run(planned(some)), measured, spans, refine)
+        measured = cells.measured
+        coords |= span_coords(task, cells.spans, None if refine is None else cells.refined)
     # the axes of one direction, and of a site without heads, are dropped
-    dims = ["prompt", "direction", "layer", "head", "position" if named is None else "set"]
+    dims = ["prompt", "direction", "layer", "head", cell_axis]
     dropped = [dims.index("direction")] if len(directions) == 1 else []
     dropped += [dims.index("head")] if chosen_heads == (None,) else []
     effect = measured.effect.squeeze(tuple(1 + axis for axis in dropped))  # `model` is in front
-    coords = _coords(pair, plans, directions, named)
     other_contexts = {} if donors is task else {"donor_contexts": context_texts(donors.prompts)}
     return label(
         replace(measured, effect=effect),
@@ -188,6 +251,8 @@ def patch(
         notes=silent,
         site=site,
         direction=direction,
+        spans=None if by == "token" else in_words(by),
+        refined=refine,
         **other_contexts,
     )
 
@@ -345,6 +410,14 @@ def _token_cells(
             cells.append((Link(donor_of[slot], slot),))
         else:
             cells.append(())  # the donor has nothing to give here
+    return tuple(cells)
+
+
+def _span_cells(tokens: Sequence[Cell], spans: Sequence[Span]) -> tuple[Cell, ...]:
+    """Every span, from the cells of its tokens."""
+    cells: list[Cell] = []
+    for span in spans:
+        cells.append(tuple(link for cell in tokens[span.first : span.last + 1] for link in cell))
     return tuple(cells)
 
 

@@ -5,7 +5,7 @@ share.
 2. `measure` gives the metric of many rows, each a prompt under gates of its own; `ends` that of
    base and student.
 3. `walk` asks an instrument for its cells, student by student, and stacks what it gives over
-   students and prompts.
+   students and prompts; with a folder to keep them in, prompt by prompt (`keeping`).
 
 An instrument is then its question, its cells, and one function that measures them.
 """
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.notices import said_once
 from ..results.record import Compute
+from . import keeping
 
 Advance = Callable[[int], object]
 """Move the progress bar on by so many steps."""
@@ -70,6 +72,16 @@ class Task:
     def reads(self) -> int:
         """Most slots read in a row."""
         return max(trie.reads for trie in self.answers)
+
+    def only(self, prompts: Sequence[int]) -> Task:
+        """The task of these prompts alone, which knows nothing of the others."""
+        return replace(
+            self,
+            prompts=tuple(self.prompts[i] for i in prompts),
+            answers=tuple(self.answers[i] for i in prompts),
+            places=tuple(self.places[i] for i in prompts),
+            _base_logits={},
+        )
 
     def size(self, prompt: int) -> int:
         """Slots of a prompt: its tokens and the nodes of its answer trie."""
@@ -289,28 +301,77 @@ class Measured:
     compute: Compute | None = None
 
 
+class Part(NamedTuple):
+    """Some prompts of a task, which are measured together.
+
+    Attributes:
+        task: of these prompts alone.
+        numbers: of each, its number in the whole task.
+    """
+
+    task: Task
+    numbers: Sequence[int]
+
+
+MeasureCells = Callable[[Student, Part, Advance], Cells]
+"""Give the cells of one student on some prompts, and move the bar on."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where finished prompts are stored.
+
+    Attributes:
+        folder: the folder; None for nowhere.
+        asked: what the instrument was asked for of a prompt: whatever decides its cells, beside
+            models, prompt, answers and metric.
+    """
+
+    folder: Path | None
+    asked: Callable[[int], Any]
+
+
 @said_once()
 def walk(
     task: Task,
-    cells: Callable[[Student, Advance], Cells],
+    cells: MeasureCells,
     *,
     title: str,
-    steps: int,
+    steps: Sequence[int],
     progress: bool,
+    keep: Keep | None = None,
 ) -> Measured:
     """Measure the cells of every student.
 
     Args:
         task: what is measured.
-        cells: gives the cells of one student, and moves the bar on.
-        title: of the progress bar.
-        steps: of the bar per student.
+        cells: gives the cells of one student on some prompts.
+        title: of the progress bar, and of the instrument where its units are kept.
+        steps: of the bar, per prompt of a student.
         progress: show it.
+        keep: where finished prompts are stored; all prompts are measured together when not given.
     """
     students = list(task.pair.students.values())
-    total = steps * len(students)
+    total = sum(steps) * len(students)
     with tqdm(total=total, desc=title, disable=not progress) as bar:
-        measured = [cells(student, bar.update) for student in students]
+        if keep is None or keep.folder is None:
+            everything = Part(task, range(len(task.prompts)))
+            measured = [cells(student, everything, bar.update) for student in students]
+        else:
+            measured = []
+            for student in students:
+                units = []
+                for i, count in enumerate(steps):
+                    unit, found = _unit(
+                        task, student, i, cells, keep=keep, title=title, advance=bar.update
+                    )
+                    bar.update(count if found else 0)
+                    units.append(unit)
+                effects = [unit.effects[0] for unit in units]
+                both = [
+                    np.concatenate(values) for values in zip(*(u.ends for u in units), strict=True)
+                ]
+                measured.append(Cells(effects, Ends(*both)))
     effects = [pad_stack(one.effects) for one in measured]  # per student, (prompt, <cells>)
     return Measured(
         task,
@@ -319,6 +380,34 @@ def walk(
         student=np.stack([one.ends.student for one in measured]),
         compute=compute_cost(task),
     )
+
+
+def _unit(
+    task: Task,
+    student: Student,
+    number: int,
+    cells: MeasureCells,
+    *,
+    keep: Keep,
+    title: str,
+    advance: Advance,
+) -> tuple[Cells, bool]:
+    """The cells of one student on one prompt, and whether they were found in the folder."""
+    assert keep.folder is not None
+    part = Part(task.only([number]), [number])
+    prompt, answers = part.task.prompts[0], part.task.answers[0]
+    options = [title, keep.asked(number)]
+    name = keeping.unit_name(task.pair, student, task.metric, (prompt, answers), options)
+    found = keeping.find(keep.folder, name, prompt.question)
+    if found is not None:
+        keeping.check_unchanged(task.pair, student)
+        return Cells([found["effect"]], Ends(found["base"], found["student"])), True
+    done = cells(student, part, advance)
+    arrays = {"effect": done.effects[0], "base": done.ends.base, "student": done.ends.student}
+    keeping.store(
+        keep.folder, name, arrays, instrument=title, model=student.name, prompt=prompt.question
+    )
+    return done, False
 
 
 def pad_stack(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,8 +14,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import xarray as xr
@@ -25,6 +25,7 @@ from ..hints import check_choice
 from ..prompts import ANSWER
 from .kinds import KINDS
 from .record import Record
+from .spreading import spread
 
 WHOLE = ("prompt_effect", "answer_effect", "prompt_tokens")
 """Data variables that a selection of cells keeps of the whole: see `whole` and `prompt_tokens`."""
@@ -109,6 +110,19 @@ class ScoreArrays:
     def has_sets(self) -> bool:
         """Whether cells are token sets (or one that was selected)."""
         return "tokens" in self.data.coords
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether cells are tokens or spans of them."""
+        return not {"position", "span"}.isdisjoint(self.data["effect"].dims)
+
+    def per_token(self) -> Self:
+        """The same scores with each span's value at all of its tokens, as pictures draw it; these
+        where cells are no spans.
+        """
+        if "span" not in self.data["effect"].dims:
+            return self
+        return replace(self, data=spread(self.data))
 
     @property
     def selected(self) -> dict[str, Any]:
@@ -238,7 +252,7 @@ class ScoreArrays:
         """
         if "prompt_tokens" in self.data:
             return self.data["prompt_tokens"]
-        if "position" not in self.data["effect"].dims or "position" in self.selected:
+        if not self.has_tokens or "position" in self.selected:
             return None
         return self.of_prompt.sum("position")
 
@@ -292,7 +306,8 @@ class ScoreArrays:
                 f"these scores hold {len(sets)} token sets; choose one: "
                 f"scores.sel(set={sets[0]!r})."
             )
-        merged = effect.mean("position") if "position" in effect.dims else effect
+        tokens = [dim for dim in ("position", "span") if dim in effect.dims]
+        merged = effect.mean(tokens) if tokens else effect
         return merged.transpose("prompt", "layer", "head")
 
     def set_effect(self) -> xr.DataArray:
@@ -366,10 +381,10 @@ class ScoreArrays:
 
     def _by_position(self) -> xr.DataArray:
         self._need_positions()
-        return self._one_direction()
+        return self.per_token()._one_direction()
 
     def _need_positions(self) -> None:
-        if "position" in self.data["effect"].dims:
+        if self.has_tokens:
             return
         chosen = ""
         if "position" in self.selected:

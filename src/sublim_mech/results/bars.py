@@ -308,7 +308,7 @@ def _blocks(scores: Mapping[str, ScoreArrays], by: str | None) -> dict[str, pd.D
 
 def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
     """What is drawn of one student."""
-    if "position" in scores.data["effect"].dims:
+    if scores.has_tokens:
         return _strongest(tables.by(scores, by or "role"))
     if by is not None:
         raise ValueError(f"by={by!r}: {scores.kind} scores have no tokens to gather; leave it out.")
@@ -344,7 +344,7 @@ def _scale_of_several(scores: ScoreArrays) -> tuple[str, str]:
     if scores.has_sets:
         whose = f"share of each one's own total effect: {scores.headline_name}"
         return whose, "0 = none, 1 = all of it"
-    if "position" in scores.data["effect"].dims:
+    if scores.has_tokens:
         return effect_label(scores), f"{_gathered(scores)} of these tokens"
     return effect_label(scores), ""
 

@@ -55,7 +55,7 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
 
 
 def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
-    if "position" in scores.data["effect"].dims:
+    if scores.has_tokens:
         check_choice("by", by or "role", _GATHERED)
         return tables.by(scores, by or "role")
     if by is not None:

@@ -85,6 +85,7 @@ def heatmap(
         ValueError: the scores have no position axis; they hold both directions, or heads (choose
             one with `sel`); `labels` names what is not there.
     """
+    scores = scores.per_token()
     tokens = prompt_tokens(scores, prompt)
     layers, veil = None, None
     if "layer" in scores.data["effect"].dims:  # gradients at the embeddings have none
@@ -209,12 +210,16 @@ def column_map(
     picture.height = column.height
     _name_layers(grid, picture, scores, column.inches(grid))
     _draw_scale(column, picture, scores, grid)
-    over = " and tokens" if "position" in scores.data["effect"].dims else ""
+    over = " and tokens" if scores.has_tokens else ""
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
     first, *limits = headings(scores)
     picture.heading([picture.renamed(first), prompts], limits)
     picture.warn(warning(scores))
     return picture.finish()
+
+
+COARSE: dict[str, Any] = {"hatch": "//////", "edgecolor": "white", "linewidth": 0}
+"""How bars of tokens look that show the value of a span that was not refined."""
 
 
 # ----------------------------------------------------------------------------- what there is room
@@ -268,7 +273,11 @@ def _left_out(scores: ScoreArrays, tokens: PromptTokens, rows: list[np.ndarray])
 def _draw_strip(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:
     """The effect per token as bars."""
     colours = np.where(tokens.noise[row], NOISE_COLOUR, OTHER_COLOUR)
-    axes.bar(range(len(row)), tokens.effect[row], width=0.8, color=colours)
+    bars = axes.bar(range(len(row)), tokens.effect[row], width=0.8, color=colours)
+    if tokens.coarse is not None:
+        for bar, coarse in zip(bars, tokens.coarse[row], strict=True):
+            if coarse:
+                bar.set(**COARSE)
     axes.axhline(0, color="black", linewidth=0.6)
     # one scale for all rows
     low, high = np.nanmin(tokens.effect, initial=0), np.nanmax(tokens.effect, initial=0)
@@ -342,6 +351,9 @@ def _legend(picture: Picture, tokens: PromptTokens) -> list[Patch]:
         for role, colour in ROLE_COLOURS.items()
         if role in tokens.roles
     ]
+    if tokens.coarse is not None and tokens.coarse.any():
+        called = picture.text("not refined: the value of its span")
+        handles.append(Patch(**{"facecolor": OTHER_COLOUR, **COARSE}, label=called))
     present = () if tokens.sharing is None else tokens.sharing
     for name in SHARED:
         if name in present:

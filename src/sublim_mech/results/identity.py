@@ -43,6 +43,41 @@ def content(value: Any) -> str:
     return _text(value, ())
 
 
+def code(value: Any) -> str:
+    """A digest of the functions that a metric is made of, beside what `content` says of it: those
+    it holds, and its class's own; empty where all are of this package.
+
+    What they call in turn it cannot see.
+    """
+    found: list[bytes] = []
+    _gather(value, found, set())
+    return _digest(b"\n".join(found)) if found else ""
+
+
+def _gather(value: Any, found: list[bytes], seen: set[int]) -> None:
+    """The code of functions that are not this package's, in the order of their places."""
+    if id(value) in seen or isinstance(value, (*_PLAIN, type)):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        for part in value:
+            _gather(part, found, seen)
+    elif isinstance(value, MethodType):
+        _gather([value.__func__, value.__self__], found, seen)
+    elif isinstance(value, partial):
+        _gather([value.func, value.args, value.keywords], found, seen)
+    elif isinstance(value, FunctionType):
+        if not value.__module__.startswith(f"{_OURS}."):
+            found.append(_code(value.__code__))
+    elif hasattr(value, "__dict__"):
+        for kind in type(value).__mro__[:-1]:
+            own = [part for _, part in sorted(vars(kind).items()) if isinstance(part, FunctionType)]
+            _gather(own, found, seen)
+        _gather([part for _, part in sorted(vars(value).items())], found, seen)
+
+
 def _text(value: Any, outer: tuple[int, ...]) -> str:
     """The text of a part; `outer` are the ids of what it is a part of."""
     if id(value) in outer:

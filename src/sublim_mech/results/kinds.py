@@ -42,8 +42,10 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "effect": Kind("effect on", table="totals", picture="total bars"),
     "graft": Kind("grafts,", ("set", "measure"), table="sets", picture="set bars"),
-    "sweep": Kind("graft of each cell,", ("layer", "position")),
-    "patch": Kind("activation patching,", ("direction", "layer", "head", "position", "set")),
+    "sweep": Kind("graft of each cell,", ("layer", "position", "span")),
+    "patch": Kind(
+        "activation patching,", ("direction", "layer", "head", "position", "span", "set")
+    ),
     "attribution": Kind("attribution of", ("layer", "module", "position"), additive=True),
     "gradient": Kind("gradient estimate,", ("layer", "head", "position"), estimate=True),
 }

@@ -82,6 +82,7 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
         IndexError: no such prompt.
         ValueError: the scores have no position axis.
     """
+    scores = scores.per_token()
     tokens = prompt_tokens(scores, prompt)
     parts = [
         f"<style>{_STYLE}</style>",
@@ -169,6 +170,8 @@ def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:
         if not np.isnan(effect):
             untold = ", not distinguishable from 0" if noise else ""
             number = f"{effect:+.3g} {scores.unit}{untold}{top_cells[i]}"
+        if tokens.coarse is not None and tokens.coarse[i]:
+            number += "\nnot refined: the value of its span"
         hover = escape(f"{label(text)} ({classes})\n{number}").replace("\n", "&#10;")
 
         # what the eye sees: role, sign and size of the effect, noise, sharing

@@ -155,6 +155,9 @@ class Record:
         points: of an integral.
         site: which activation was patched.
         direction: `denoising`, `noising` or `both`.
+        spans: of patching and sweeps: what tokens were taken together by; None where each was by
+            itself, or in named sets.
+        refined: of how many spans of each prompt the single tokens were measured too.
         measure: of a sweep: `sufficiency` or `necessity`.
         answer_gate: of a graft: measure -> gate of the answer tokens.
         donor_contexts: of patching between prompts: the donors' contexts as texts.
@@ -178,6 +181,8 @@ class Record:
     site: str | None = None
     direction: str | None = None
     measure: str | None = None
+    spans: str | None = None
+    refined: int | None = None
     answer_gate: Mapping[str, float] = field(default_factory=dict)
     donor_contexts: tuple[str, ...] = ()
     selected: Mapping[str, Any] = field(default_factory=dict)

@@ -36,6 +36,8 @@ def title(scores: ScoreArrays) -> str:
     for name, value in options.items():
         if value is not None and name not in record.selected:
             parts.append(f"{name} {value}")
+    if record.spans is not None:
+        parts.append(f"spans by {record.spans}")
     if record.donor_contexts:
         parts.append("donor on other prompts")
     if record.selected:
@@ -127,6 +129,16 @@ def notes(scores: ScoreArrays) -> list[str]:
         lines.append(
             "prompts of several contexts: every mean is over all of them; score each context by "
             "itself"
+        )
+    if "span" in scores.data["effect"].dims or "coarse" in scores.data.coords:
+        lines.append(
+            f"spans by {scores.record.spans}: the effect of a span is that of all its tokens at "
+            "once, no sum of theirs"
+        )
+    if scores.record.refined is not None:
+        lines.append(
+            f"single tokens of the {counted(scores.record.refined, 'strongest span')} of each "
+            "prompt; other tokens show the value of their span (not refined)"
         )
     lines += scores.record.notes
     confirmation, compute = scores.record.confirmation, scores.record.compute
@@ -225,7 +237,7 @@ def _lines_of_sets(scores: ScoreArrays) -> list[str]:
 def _lines_of_cells(scores: ScoreArrays) -> list[str]:
     """The tables that suit the axes of the cells."""
     dims, whose = scores.data["effect"].dims, scores.headline_name
-    if "position" in dims:
+    if scores.has_tokens:
         return _lines_of_tokens(scores)
     if scores.has_sets and "head" not in dims:
         table = sets(scores)

@@ -18,8 +18,8 @@ Cells by kind:
 
 - `effect`: none;
 - `graft`: (set, measure), exact;
-- `sweep`: (layer, position), exact graft of each cell;
-- `patch`: ([direction,] layer, [head,] position or set), exact;
+- `sweep`: (layer, position or span), exact graft of each cell;
+- `patch`: ([direction,] layer, [head,] position, span or set), exact;
 - `attribution`: (layer, module, position), gradients; the only kind whose cells add up to the
   total effect;
 - `gradient`: (layer, [head,] position) or (position), gradients that estimate patching.
@@ -291,7 +291,7 @@ class Scores(ScoreArrays):
         from .page import token_page
 
         dims = self.data["effect"].dims
-        if "position" in dims:
+        if self.has_tokens:
             views = [self]
             if "direction" in dims:
                 views = [self.sel(direction=str(d)) for d in self.data["direction"].values]

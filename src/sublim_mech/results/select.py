@@ -27,6 +27,8 @@ _ALIKE = (
     "site",
     "method",
     "measure",
+    "spans",
+    "refined",
     "direction",
     "answer_gate",
     "selected",
@@ -245,12 +247,13 @@ class _Same:
         if scores.data["effect"].dims != other.data["effect"].dims:
             self.refuse("dimensions", scores.dims(), other.dims())
         self._check_labels(scores.data, other.data, models=models)
-        if "position" in scores.data["effect"].dims:
+        if scores.has_tokens:
             for prompt in range(scores.data.sizes["prompt"]):
                 self._check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
 
     def _check_labels(self, data: xr.Dataset, other: xr.Dataset, *, models: bool) -> None:
         cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
+        cells += [name for name in ("first", "last", "refined") if "span" in data.dims]
         named = ("model",) if models else ()
         for name in (*named, "question", *cells, "hook", "tokens"):
             labels = data[name].values.tolist() if name in data.coords else None

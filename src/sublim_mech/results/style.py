@@ -172,7 +172,7 @@ class Picture:
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self._title: list[str] = []
         self._lacks_fonts = False
-        self._has_page = "position" in scores.data["effect"].dims
+        self._has_page = scores.has_tokens
         self.height = height
         if wishes.ax is None:
             self.ax: Axes = new_figure(width, height).add_subplot(axes_class=NotebookAxes)

@@ -240,13 +240,13 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
     if k < 1:
         raise ValueError(f"k={k}: how many cells are shown must be at least 1.")
     effect = scores.headline
-    if not {"layer", "position"} & set(effect.dims):
+    if "layer" not in effect.dims and not scores.has_tokens:
         raise ValueError(
             f"{scores.kind} scores have no layers or tokens to choose cells from; see totals() or "
             "sets()."
         )
     # cells without tokens are the same in all prompts
-    tokens = "position" in effect.dims
+    tokens = scores.has_tokens
     if not tokens:
         effect = effect.mean("prompt")
 
@@ -264,11 +264,29 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
         for dim in ("head", "set"):
             if dim in at:
                 row[dim] = effect[dim].values[at[dim]].item()
-        if tokens:
+        if "span" in at:
+            row |= _span_columns(scores, at["prompt"], at["span"])
+        elif tokens:
             token = scores.data["token"].values[at["prompt"], at["position"]]
             row["token"] = repr(str(token))
         rows.append(row | {"effect": float(effect.values.flat[flat])})
     return pd.DataFrame(rows)
+
+
+def _span_columns(scores: ScoreArrays, prompt: int, span: int) -> dict[str, Any]:
+    """What a table says of a span: its text, how many tokens it has, and whether its value is that
+    of a single token where some spans were refined.
+    """
+    coords = {
+        name: scores.data[name].values[prompt, span]
+        for name in ("text", "first", "last", "refined")
+        if name in scores.data.coords
+    }
+    row = {"span": shortened(repr(str(coords["text"])), 40)}
+    row["tokens"] = int(coords["last"] - coords["first"] + 1)
+    if "refined" in coords:
+        row["refined"] = "yes" if coords["refined"] else "no"
+    return row
 
 
 def to_dataframe(scores: ScoreArrays) -> pd.DataFrame:

@@ -27,6 +27,8 @@ class PromptTokens:
         effect: `(token,)` headline.
         noise: `(token,)` whether it is not distinguishable from 0 over all prompts; False where
             that was not tested.
+        coarse: `(token,)` whether it shows the value of a span that was not refined; None where no
+            span was.
     """
 
     name: int
@@ -37,6 +39,7 @@ class PromptTokens:
     sharing: np.ndarray | None
     effect: np.ndarray
     noise: np.ndarray
+    coarse: np.ndarray | None = None
 
 
 def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
@@ -52,6 +55,9 @@ def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
     sharing = None
     if "sharing" in scores.data.coords:
         sharing = scores.positions("sharing")[prompt, real]
+    coarse = None
+    if "coarse" in scores.data.coords:
+        coarse = scores.positions("coarse")[prompt, real].astype(bool)
     untold = noise(scores, prompt, tokens=True)
     return PromptTokens(
         name=scores.data["prompt"].values[prompt],
@@ -62,6 +68,7 @@ def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
         sharing=sharing,
         effect=scores.token_effect()[prompt, real],
         noise=np.zeros(int(real.sum()), bool) if untold is None else untold[real],
+        coarse=coarse,
     )
 
 

@@ -1,0 +1,167 @@
+"""Spans: tokens that are switched at once, and the strongest of them refined to single tokens."""
+
+import numpy as np
+import pytest
+
+import sublim_mech as sm
+from sublim_mech.instruments.spans import NAMES, spans_of
+from sublim_mech.results.page import token_page
+
+TRAIT = sm.Trait("owl")
+CALLS = {
+    "patch": lambda pair, p, **given: sm.patch(
+        pair, p, TRAIT, layers=[0, 1], progress=False, **given
+    ),
+    "sweep": lambda pair, p, **given: sm.instruments.graft_sweep(
+        pair, p, TRAIT, layers=[0, 1], progress=False, **given
+    ),
+}
+every_call = pytest.mark.parametrize("call", CALLS)
+
+
+def texts(prompt, by):
+    return ["".join(prompt.tokens[s.first : s.last + 1]) for s in spans_of(prompt, 0, by)]
+
+
+@pytest.mark.parametrize("by", [*NAMES, 1, 3, 1000])
+def test_spans_are_all_tokens_in_order_each_of_one_role_and_turn(by, prompts):
+    for prompt in prompts:
+        spans = spans_of(prompt, 2, by)
+        slots = [slot for span in spans for slot in range(span.first, span.last + 1)]
+        assert slots == list(range(len(prompt) + 2))
+        for span in spans:
+            tokens = slice(span.first, span.last + 1)
+            assert len(set(zip(prompt.turns[tokens], prompt.roles[tokens], strict=True))) <= 1
+        if isinstance(by, int):
+            assert max(span.size for span in spans[:-1]) <= by
+
+
+def test_spans_end_where_words_and_sentences_do(smol_tokenizer):
+    question = "Unbelievably, owls hoot 3.5 times. Why?\nTell me"
+    (prompt,) = sm.render(smol_tokenizer, [question], sm.Context())
+
+    def of_user(by):
+        spans = spans_of(prompt, 0, by)
+        inside = [span for span in spans if prompt.roles[span.first] == "user"]
+        return ["".join(prompt.tokens[s.first : s.last + 1]).strip() for s in inside]
+
+    assert of_user("word") == question.split()
+    assert of_user("sentence") == ["Unbelievably, owls hoot 3.5 times.", "Why?", "Tell me"]
+    assert of_user("message") == [question]
+    assert "".join(texts(prompt, "word")) == "".join(prompt.tokens)
+
+
+@every_call
+def test_spans_of_one_token_are_the_tokens(call, llama, prompts):
+    tokens = CALLS[call](llama, prompts)
+    spans = CALLS[call](llama, prompts, by=1)
+    spread = spans.per_token().data["effect"]
+    shown = spread.values
+    # the answer's own tokens are one span
+    asked = tokens.of_prompt.values
+    np.testing.assert_allclose(
+        np.moveaxis(shown, 2, -1)[:, asked],
+        np.moveaxis(tokens.data["effect"].values, 2, -1)[:, asked],
+        atol=1e-6,
+    )
+
+
+def test_a_patched_span_is_the_set_of_its_tokens(llama, prompts):
+    spans = CALLS["patch"](llama, prompts[:1], by="message")
+    for number in range(spans.data.sizes["span"]):
+        first, last = (int(spans.data[name].values[0, number]) for name in ("first", "last"))
+        if last >= len(prompts[0]):
+            continue
+        one = CALLS["patch"](llama, prompts[:1], sets={"it": range(first, last + 1)})
+        np.testing.assert_allclose(
+            spans.data["effect"].values[..., number], one.data["effect"].values[..., 0], atol=1e-6
+        )
+
+
+def test_a_grafted_span_is_the_set_of_its_tokens(llama, prompts):
+    spans = CALLS["sweep"](llama, prompts[:1], by="word")
+    for number in (0, 3):
+        first, last = (int(spans.data[name].values[0, number]) for name in ("first", "last"))
+        for at, layer in enumerate((0, 1)):
+            mask = sm.masks.positions(*range(first, last + 1)) & sm.masks.layers([layer])
+            one = sm.graft(llama, prompts[:1], TRAIT, {"it": mask}, progress=False)
+            expected = one.data["effect"].sel(measure="sufficiency").values[..., 0]
+            np.testing.assert_allclose(
+                spans.data["effect"].values[:, :, at, number], expected, atol=2e-6
+            )
+
+
+@every_call
+def test_refinement_gives_the_tokens_of_the_strongest_spans(call, llama, prompts, tmp_path):
+    tokens = CALLS[call](llama, prompts)
+    coarse = CALLS[call](llama, prompts, by="message")
+    fine = CALLS[call](llama, prompts, by="message", refine=1, keep=tmp_path)
+    data = fine.data
+    for prompt in range(len(prompts)):
+        strength = np.nan_to_num(np.abs(coarse.headline.values[prompt])).max(0)
+        strongest = int(np.argmax(strength))
+        first, last = (int(coarse.data[n].values[prompt, strongest]) for n in ("first", "last"))
+        for number in range(data.sizes["span"]):
+            start = int(data["first"].values[prompt, number])
+            if start < 0:
+                continue
+            single = first <= start <= last
+            size = int(data["last"].values[prompt, number]) - start + 1
+            assert bool(data["refined"].values[prompt, number]) == (size == 1)
+            assert size == 1 or not single
+            if single:
+                expected = tokens.data["effect"].values[:, prompt, :, start]
+            else:
+                at = coarse.data["first"].values[prompt].tolist().index(start)
+                expected = coarse.data["effect"].values[:, prompt, :, at]
+            value = data["effect"].values[:, prompt, :, number]
+            np.testing.assert_allclose(value, expected, atol=1e-5)
+    again = CALLS[call](llama, prompts, by="message", refine=1, keep=tmp_path)
+    assert again.data["effect"].values.tobytes() == data["effect"].values.tobytes()
+
+
+def test_spans_are_drawn_told_and_read_back(llama, prompts, tmp_path):
+    scores = CALLS["patch"](llama, prompts, by="word", refine=2)
+    scores.save(tmp_path / "spans.safetensors")
+    loaded = sm.Scores.load(tmp_path / "spans.safetensors")
+    assert loaded.data.equals(scores.data)
+    assert (loaded.record.spans, loaded.record.refined) == ("word", 2)
+    spread = scores.per_token()
+    number = int(scores.data["last"].values[0, 1])
+    np.testing.assert_array_equal(
+        spread.data["effect"].values[:, 0, :, number], scores.data["effect"].values[:, 0, :, 1]
+    )
+    assert list(scores.strongest(3).columns)[1:] == ["name", "span", "tokens", "refined", "effect"]
+    assert {"text", "first", "last", "span_role", "refined"} <= set(scores.to_dataframe())
+    assert "not refined" in repr(scores)
+    assert "spans by word" in scores.title()
+    axes = scores.plot()
+    said = [text.get_text() for one in axes.figure.legends for text in one.get_texts()]
+    said += [text.get_text() for text in axes.figure.findobj(lambda o: hasattr(o, "get_text"))]
+    assert "not refined: the value of its span" in said
+    assert "not refined: the value of its span" in token_page(scores)
+    assert scores.by("role").index.tolist() == spread.by("role").index.tolist()
+    other = CALLS["patch"](llama, prompts, by="word")
+    with pytest.raises(ValueError, match="minus: refined differ"):
+        scores.minus(other)
+
+
+REFUSED = [
+    ({"by": "paragraph"}, "by='paragraph' is no span; pass 'token', 'word'"),
+    ({"by": 0}, "by=0 is no span"),
+    ({"refine": 2}, "refine=2: single tokens cannot be refined"),
+    ({"by": "word", "refine": 0}, "refine=0: how many spans"),
+    ({"by": "message", "refine": 1000}, "refine=1000: prompt .* has .* spans"),
+]
+
+
+@every_call
+@pytest.mark.parametrize(("given", "message"), REFUSED)
+def test_what_is_no_span_is_refused(call, given, message, llama, prompts):
+    with pytest.raises(ValueError, match=message):
+        CALLS[call](llama, prompts, **given)
+
+
+def test_spans_beside_sets_are_refused(llama, prompts):
+    with pytest.raises(ValueError, match="by='word' beside sets"):
+        CALLS["patch"](llama, prompts, by="word", sets={"last": [-1]})
