@@ -11,6 +11,7 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+import architectures
 import pytest
 import tiny
 import torch
@@ -376,3 +377,24 @@ def test_a_tokenizer_that_transformer_lens_takes_as_it_is(smol_tokenizer, monkey
         taken = tokenize_utils.get_tokenizer_with_bos(given)
         assert taken is given, moved("TransformerLens' look at tokenizer.init_kwargs")
     assert smol_tokenizer.init_kwargs == made_with
+
+
+def test_the_map_of_an_architecture_needs_no_library_that_reads_images():
+    """`ArchitectureAdapterFactory._adapters` and `required_libraries` of its classes."""
+    model = architectures.model("Qwen3VLForConditionalGeneration")
+    components = compat.lens_components(model)
+    assert components["blocks"].name == "model.language_model.layers"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("LlamaForCausalLM", "AutoModelForCausalLM"),
+        ("Gemma3ForConditionalGeneration", "AutoModelForCausalLM"),
+        ("Qwen3VLForConditionalGeneration", "AutoModelForImageTextToText"),
+    ],
+)
+def test_which_class_reads_a_checkpoint(name, kind, tmp_path):
+    """`_model_mapping` of transformers' `AutoModel...` classes."""
+    architectures.CONFIGS[name]().save_pretrained(tmp_path)
+    assert compat.auto_class(str(tmp_path)).__name__ == kind
