@@ -104,7 +104,7 @@ def test_rows_in_parts_are_the_rows_that_were_asked_for():
         (slope,) = torch.autograd.grad(done.logits.square().sum(), shift)
         found.append((done.logits, done.activations[key][mine], slope[mine]))
     for asked, given in zip(*found, strict=True):
-        assert torch.allclose(asked, given, atol=1e-9)
+        assert (given - asked).norm() < 1e-5 * asked.norm()
 
 
 def test_rows_in_parts_take_no_start_and_no_past():

@@ -46,7 +46,7 @@ def test_a_wrong_delta_fails_parity(smol_tokenizer):
     pair = make_pair("llama", "lora", smol_tokenizer)
     deltas = {path: LowRank(d.a, d.b, 1.1 * d.scale) for path, d in pair.delta.items()}
     report = sm.verify(replace(pair, student=replace(pair.student, deltas=deltas)))
-    assert failed(report) == {"parity"}
+    assert failed(report) == {"parity", "one value per prompt"}
     assert "in the gated forward" in repr(report)
     assert "FAIL" in repr(report)
 
@@ -119,7 +119,7 @@ def folders(smol_tokenizer, tmp_path):
 def test_command_line(folders, tmp_path, capsys):
     base, student = folders
     assert main(["verify", base, student]) == 0
-    assert "all 10 checks passed" in capsys.readouterr().out
+    assert "all 11 checks passed" in capsys.readouterr().out
     assert main(["verify", base, str(tmp_path / "nothing")]) == 2
     assert "is not a directory" in capsys.readouterr().err
 
