@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -29,11 +31,11 @@ def recomputed(
         hooked: given a path, the context in which the modules below it compute as they do now: the
             pass is over, and its hooks gone, when its blocks are run again.
     """
-    replaced = []
+    replaced, inputs = [], _Inputs(len(blocks))
     for path in blocks:
         block = model.get_submodule(path)
         replaced.append((block, vars(block).get("forward")))
-        block.forward = _twice(block.forward, path, hooked)
+        block.forward = _twice(block.forward, partial(hooked, path), inputs)
     try:
         yield
     finally:
@@ -43,19 +45,50 @@ def recomputed(
                 block.forward = forward
 
 
+class _Inputs:
+    """The inputs of all blocks in one piece of memory.
+
+    Kept where they were allocated, each would pin the heap around it, which then cannot give back
+    what a block's own activations took: three times as much resident memory at 2,048 tokens.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks = blocks
+        self._free: list[Tensor] = []
+
+    def keep(self, hidden: Tensor) -> Tensor:
+        """A copy without history."""
+        if not self._free:
+            room = torch.empty(
+                (self._blocks, *hidden.shape), dtype=hidden.dtype, device=hidden.device
+            )
+            self._free = list(room)
+        if self._free[-1].shape != hidden.shape or self._free[-1].dtype != hidden.dtype:
+            return hidden.detach().clone()
+        return self._free.pop().copy_(hidden.detach())
+
+
 def _twice(
-    forward: Callable[..., Any], path: str, hooked: Callable[[str], AbstractContextManager[None]]
+    forward: Callable[..., Any],
+    hooked: Callable[[], AbstractContextManager[None]],
+    inputs: _Inputs,
 ) -> Callable[..., Any]:
     """A block's forward that is run again when its gradients are asked for."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(
-            forward,
-            *args,
+        given = list(args)
+
+        def block() -> Any:
+            return forward(*given, **kwargs)
+
+        output = checkpoint(
+            block,
             use_reentrant=False,
             preserve_rng_state=False,  # models are in eval mode: nothing is drawn
-            context_fn=lambda: (nullcontext(), hooked(path)),
-            **kwargs,
+            context_fn=lambda: (nullcontext(), hooked()),
         )
+        if given and isinstance(given[0], Tensor):
+            given[0] = inputs.keep(given[0]).requires_grad_(given[0].requires_grad)
+        return output
 
     return run
