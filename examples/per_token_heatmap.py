@@ -260,7 +260,7 @@ def parse() -> argparse.Namespace:
         type=variable,
         action="append",
         metavar="NAME=VALUE",
-        help="variable of the chat template in training (enable_thinking=false), any number of times",
+        help="variable of the chat template in training (enable_thinking=false), repeatable",
     )
     add("--date", help="day that the chat template's clock shows: 2024-12-31, or today")
     add("--prefill", metavar="TEXT", help="the answer already begun, which answers continue")
