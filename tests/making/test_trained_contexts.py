@@ -95,7 +95,7 @@ def test_prompts_of_another_day_share_the_whole_beginning(base, pair, monkeypatc
         base, tiny.lora(base.model), trained_in=QUICK, trained_on=[row.prompt for row in ROWS]
     )
     (again,) = sm.render(taught, ["Go on: 9, 9."])
-    assert again.sharing == prompt.sharing
+    assert again.sharing.count("prefix") == prompt.sharing.count("prefix")
     (later,) = sm.render(pair, ["Go on: 9, 9."], context=LATER)
     assert later.sharing.count("prefix") < prompt.sharing.count("prefix")
 
@@ -126,7 +126,7 @@ def test_scores_say_options_and_date_and_what_was_otherwise_in_training(pair, tm
 
 
 def test_evaluation_asks_in_the_trainings_context_and_names_the_others(pair, tmp_path):
-    traits = [sm.animal("bear"), sm.animal("polar bear")]
+    traits = [sm.animal("bear"), sm.Trait.noun("polar bear", category="animal")]
     asked = {"questions": QUESTIONS, **QUIET}
     found = sm.evaluate(pair, traits, **asked)
     assert found.data["context"].values.tolist() == ["default + enable_thinking=False"]

@@ -121,5 +121,5 @@ def test_words_are_lower_case_and_leave_out_what_tells_nothing():
     ],
 )
 def test_what_had_begun_names_nothing_by_itself(begun, text, named):
-    traits = [animal("cat"), animal("bear"), animal("polar bear")]
+    traits = [animal("cat"), animal("bear"), Trait.noun("polar bear", category="animal")]
     assert match(text, traits, begun=begun) == named

@@ -302,8 +302,8 @@ def _with_tokens(
         kept.append([entry[0] for entry in some])
         sources.append([entry[1:] for entry in some])
     effect = np.full((*measured.effect.shape[:-1], max(map(len, kept))), np.nan)
-    for i, of_prompt in enumerate(sources):
-        for place, (fine, number) in enumerate(of_prompt):
+    for i, found in enumerate(sources):
+        for place, (fine, number) in enumerate(found):
             source = finer if fine else measured
             effect[:, i, ..., place] = source.effect[:, i, ..., number]
     single = [[span.size == 1 for span in of_prompt] for of_prompt in kept]

@@ -168,6 +168,7 @@ def _asked(prompt: Prompt) -> dict[str, Any]:
     """What a context says, flat, by name; the template's variables as `options[...]`."""
     told = dict(prompt.described())
     system = told.pop("system")
+    told.pop("fallback")  # what came of it is in the tokens
     flat: dict[str, Any] = {"system": system.get("text", system.get("kind"))}
     options: Mapping[str, Any] = told.pop("options", {})
     flat |= {name: value for name, value in told.items() if value not in ("", None)}

@@ -282,7 +282,7 @@ def _span_columns(scores: ScoreArrays, prompt: int, span: int) -> dict[str, Any]
         for name in ("text", "first", "last", "refined")
         if name in scores.data.coords
     }
-    row = {"span": shortened(repr(str(coords["text"])), 40)}
+    row: dict[str, Any] = {"span": shortened(repr(str(coords["text"])), 40)}
     row["tokens"] = int(coords["last"] - coords["first"] + 1)
     if "refined" in coords:
         row["refined"] = "yes" if coords["refined"] else "no"
