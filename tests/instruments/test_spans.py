@@ -38,7 +38,7 @@ def test_spans_are_all_tokens_in_order_each_of_one_role_and_turn(by, prompts):
 
 def test_spans_end_where_words_and_sentences_do(smol_tokenizer):
     question = "Unbelievably, owls hoot 3.5 times. Why?\nTell me"
-    (prompt,) = sm.render(smol_tokenizer, [question], sm.Context())
+    (prompt,) = sm.render(smol_tokenizer, [question])
 
     def of_user(by):
         spans = spans_of(prompt, 0, by)
@@ -72,7 +72,7 @@ def test_a_patched_span_is_the_set_of_its_tokens(llama, prompts):
         first, last = (int(spans.data[name].values[0, number]) for name in ("first", "last"))
         if last >= len(prompts[0]):
             continue
-        one = CALLS["patch"](llama, prompts[:1], sets={"it": range(first, last + 1)})
+        one = CALLS["patch"](llama, prompts[:1], sets={"it": list(range(first, last + 1))})
         np.testing.assert_allclose(
             spans.data["effect"].values[..., number], one.data["effect"].values[..., 0], atol=1e-6
         )

@@ -315,7 +315,7 @@ def graft_sweep(
             "there)."
         )
     folder = keep_folder(keep)
-    check_by(by, refine)
+    by = check_by(by, refine)
     task = prepare(pair, prompts, trait)
     chosen = _layers(pair, layers)
 

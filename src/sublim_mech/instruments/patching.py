@@ -170,7 +170,7 @@ def patch(
             "one per prompt."
         )
     folder = keep_folder(keep)
-    check_by(by, refine)
+    by = check_by(by, refine)
     if sets is not None and by != "token":
         raise ValueError(f"by={by!r} beside sets: sets are patched as they are; leave one out.")
     task = prepare(pair, prompts, trait, donors=donor_prompts)

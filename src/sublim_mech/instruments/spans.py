@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -51,22 +52,26 @@ class Span(NamedTuple):
         return self.last - self.first + 1
 
 
-def check_by(by: By, refine: int | None) -> None:
-    """Whether there are such spans.
+def check_by(by: By, refine: int | None) -> By:
+    """What spans are by, a number as Python's own.
 
     Raises:
         ValueError: no such spans; `refine` below 1, or without spans to refine.
     """
     known = isinstance(by, str) and by in NAMES
-    number = isinstance(by, int) and not isinstance(by, bool) and by >= 1
+    number = isinstance(by, Integral) and not isinstance(by, bool) and by >= 1
     if not known and not number:
         hint = nearest(by, NAMES) if isinstance(by, str) else ""
         raise ValueError(
             f"by={by!r} is no span; pass 'token', 'word', 'sentence', 'message' or a number of "
             f"tokens of at least 1{hint or '.'}"
         )
-    if refine is None:
-        return
+    if refine is not None:
+        _check_refine(by, refine)
+    return by if isinstance(by, str) else int(by)
+
+
+def _check_refine(by: By, refine: int) -> None:
     if by == "token":
         raise ValueError(
             f"refine={refine}: single tokens cannot be refined; pass by='word', 'sentence', "

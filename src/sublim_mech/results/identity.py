@@ -50,17 +50,19 @@ def code(value: Any) -> str:
     What they call in turn it cannot see.
     """
     found: list[bytes] = []
-    _gather(value, found, set())
+    _gather(value, found, {})
     return _digest(b"\n".join(found)) if found else ""
 
 
-def _gather(value: Any, found: list[bytes], seen: set[int]) -> None:
+def _gather(value: Any, found: list[bytes], seen: dict[int, Any]) -> None:
     """The code of functions that are not this package's, in the order of their places."""
     if id(value) in seen or isinstance(value, (*_PLAIN, type)):
         return
-    seen.add(id(value))
+    seen[id(value)] = value  # held, so that nothing else gets its id
     if isinstance(value, Mapping):
         value = list(value.values())
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return
     if isinstance(value, tuple | list):
         for part in value:
             _gather(part, found, seen)

@@ -130,7 +130,7 @@ def notes(scores: ScoreArrays) -> list[str]:
             "prompts of several contexts: every mean is over all of them; score each context by "
             "itself"
         )
-    if "span" in scores.data["effect"].dims or "coarse" in scores.data.coords:
+    if scores.record.spans is not None:
         lines.append(
             f"spans by {scores.record.spans}: the effect of a span is that of all its tokens at "
             "once, no sum of theirs"
