@@ -32,6 +32,8 @@ ROWS = as_rows([{"prompt": f"Go on: {i}, 7.", "completion": f"{i + 3}, 5"} for i
 QUIET = {"progress": False}
 SHORTEST = {**SHORT, "steps": 2, "evaluate_every": 1}
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 
 def on(date, patch):
     """The clock that transformers gives to templates shows a day."""

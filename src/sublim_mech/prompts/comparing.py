@@ -140,9 +140,9 @@ def compare(
             "a and b were rendered by two tokenizers, so their ids are other tokens; render both "
             "with one."
         )
-    keys = [list(zip(prompt.ids, prompt.roles, strict=True)) for prompt in (one, other)]
+    left, right = (list(zip(each.ids, each.roles, strict=True)) for each in (one, other))
     pairs: list[Pair] = []
-    matcher = SequenceMatcher(None, keys[0], keys[1], autojunk=False)
+    matcher = SequenceMatcher(None, left, right, autojunk=False)
     for kind, start, end, first, last in matcher.get_opcodes():
         if kind == "equal":
             pairs += [Pair(i, first + i - start) for i in range(start, end)]
