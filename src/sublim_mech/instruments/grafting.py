@@ -398,6 +398,8 @@ def _sweep_prompt(
     """The metric with one cell switched, `(layer, span)`."""
     # alone: the base with one cell of the student's; else the student with one cell of the base's
     measure, layers, spans = asked
+    if not spans:  # of a prompt whose strongest spans are single tokens already
+        return np.empty((len(layers), 0))
     alone = measure == "sufficiency"
     rest, switched = (0.0, 1.0) if alone else (1.0, 0.0)
     trunk_gates = None if alone else Gates(student)

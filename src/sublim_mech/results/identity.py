@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,12 @@ def _gather(value: Any, found: list[bytes], seen: dict[int, Any]) -> None:
     elif isinstance(value, FunctionType):
         if not value.__module__.startswith(f"{_OURS}."):
             found.append(_code(value.__code__))
+        for cell in value.__closure__ or ():
+            _gather(_inside(cell), found, seen)
     elif hasattr(value, "__dict__"):
         for kind in type(value).__mro__[:-1]:
+            if kind.__module__.startswith(f"{_OURS}."):
+                continue
             own = [part for _, part in sorted(vars(kind).items()) if isinstance(part, FunctionType)]
             _gather(own, found, seen)
         _gather([part for _, part in sorted(vars(value).items())], found, seen)
@@ -157,6 +161,14 @@ def _cell(cell: Any, inner: tuple[int, ...]) -> str:
         return _text(cell.cell_contents, inner)
     except ValueError:  # not filled yet
         return "?"
+
+
+def _inside(cell: CellType) -> Any:
+    """What a closure's cell holds; None where it is not filled yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _code(code: CodeType) -> bytes:
