@@ -35,9 +35,15 @@ ROWS = [
 # with sliding windows and norms before and behind
 ARCHITECTURES = ("llama", "gpt2", "gemma3")
 _SMALL = {"vocab_size": tiny.VOCAB, "hidden_size": 32}
-OTHERS = {
+PLAIN = {
     # a state that is no cache
     "mamba": lambda: transformers.MambaConfig(**_SMALL, num_hidden_layers=2),
+    # a mask that must be the tokenizer's
+    "bloom": lambda: transformers.BloomConfig(**_SMALL, n_layer=2, n_head=4),
+}
+"""Architectures whose answers are plain rows."""
+
+OTHERS = {
     # no map of the modules
     "biogpt": lambda: transformers.BioGptConfig(
         **_SMALL,
@@ -46,8 +52,6 @@ OTHERS = {
         num_attention_heads=4,
         max_position_embeddings=256,
     ),
-    # a mask that must be the tokenizer's
-    "bloom": lambda: transformers.BloomConfig(**_SMALL, n_layer=2, n_head=4),
 }
 """Architectures that the gated forward cannot run."""
 
@@ -65,7 +69,7 @@ def shared_runner(architecture: str, tokenizer: Any) -> Runner:
 
 def wild(architecture: str) -> Any:
     """A model whose logits depend on what it reads, unlike a fresh one's."""
-    config = OTHERS.get(architecture) or tiny.CONFIGS[architecture]
+    config = (OTHERS | PLAIN | tiny.CONFIGS)[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config()).eval()

@@ -22,7 +22,7 @@ from ..models.sites import Sites, find_sites
 from ..models.watching import Watch, check_weights
 from ..prompts import Prompt
 from ..prompts.vocabulary import fingerprint, same_tokenizer
-from .answers import NO_ANSWERS, Answers
+from .answers import Answers
 from .batch import Batch
 from .budget import default_budget, rows_per_forward
 from .fitting import find_layout
@@ -168,17 +168,13 @@ class Runner:
             tokens=tokens,
         )
 
-    def slots(self, prompt: int, answers: Answers = NO_ANSWERS) -> int:
-        """Tokens that are computed for a prompt of so many tokens with its answers."""
-        return self.layout.slots(prompt, answers)
-
     def chunks(
         self, sizes: Sequence[int], *, reads: int, skipped: int = 0, gradient: bool = False
     ) -> Iterator[list[int]]:
         """Cut rows into forwards that fit the memory, longest first: lists of indices.
 
         Args:
-            sizes: tokens computed for each row (`slots`).
+            sizes: tokens computed for each row (`Layout.slots`).
             reads: slots whose logits are taken, per row.
             skipped: slots at the beginning that are not computed, because their keys and values are
                 given.
