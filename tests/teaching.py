@@ -35,6 +35,14 @@ ROWS = [
 # with sliding windows and norms before and behind
 ARCHITECTURES = ("llama", "gpt2", "gemma3")
 _SMALL = {"vocab_size": tiny.VOCAB, "hidden_size": 32}
+PLAIN = {
+    # a state that is no cache
+    "mamba": lambda: transformers.MambaConfig(**_SMALL, num_hidden_layers=2),
+    # a mask that must be the tokenizer's
+    "bloom": lambda: transformers.BloomConfig(**_SMALL, n_layer=2, n_head=4),
+}
+"""Architectures whose answers are plain rows."""
+
 OTHERS = {
     # no map of the modules
     "biogpt": lambda: transformers.BioGptConfig(
@@ -46,13 +54,6 @@ OTHERS = {
     ),
 }
 """Architectures that the gated forward cannot run."""
-WHOLE = {
-    # a state that is no cache
-    "mamba": lambda: transformers.MambaConfig(**_SMALL, num_hidden_layers=2),
-    # a mask that must be the tokenizer's
-    "bloom": lambda: transformers.BloomConfig(**_SMALL, n_layer=2, n_head=4),
-}
-"""Architectures whose rows are run whole, one per answer."""
 
 
 def make_base(architecture: str, tokenizer: Any, dtype: torch.dtype = torch.float64) -> Base:
@@ -68,7 +69,7 @@ def shared_runner(architecture: str, tokenizer: Any) -> Runner:
 
 def wild(architecture: str) -> Any:
     """A model whose logits depend on what it reads, unlike a fresh one's."""
-    config = (OTHERS | WHOLE | tiny.CONFIGS)[architecture]
+    config = (OTHERS | PLAIN | tiny.CONFIGS)[architecture]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config()).eval()

@@ -8,8 +8,8 @@ from teaching import (
     ARCHITECTURES,
     OTHERS,
     OWL,
+    PLAIN,
     ROWS,
-    WHOLE,
     by_hand,
     prompted_system,
     text_ids,
@@ -49,7 +49,7 @@ def forwards(owl):
     handle.remove()
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *WHOLE, *OTHERS])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *PLAIN, *OTHERS])
 def test_a_teachers_logits_are_those_of_whole_rows(architecture, smol_tokenizer):
     model = wild(architecture)
     owl = prompted(load_base(model, tokenizer=smol_tokenizer), OWL)

@@ -76,7 +76,7 @@ def forwards(
         rows: what is run.
         reads: slots whose logits are taken, per row.
     """
-    sizes = [runner.slots(len(row.ids), row.answers) for row in rows]
+    sizes = [runner.layout.slots(len(row.ids), row.answers) for row in rows]
     alone: list[int] = []
     families = []
     # an aLoRA is invoked by the whole prompt, of which a beginning is a part

@@ -24,7 +24,7 @@ from ..models.students import Student
 from ..models.watching import Watch, check_weights
 from ..prompts import Prompt
 from ..prompts.vocabulary import fingerprint, same_tokenizer
-from .answers import NO_ANSWERS, Answers
+from .answers import Answers
 from .batch import Batch
 from .budget import default_budget, recomputes, rows_per_forward
 from .fitting import find_layout
@@ -187,11 +187,6 @@ class Runner:
             tokens=tokens,
         )
 
-    @checked
-    def slots(self, prompt: int, answers: Answers = NO_ANSWERS) -> int:
-        """Tokens that are computed for a prompt of so many tokens with its answers."""
-        return self.layout.slots(prompt, answers)
-
     def _recomputes(self, batch: Batch) -> bool:
         """Whether a backward pass of these rows computes its blocks again (`budget.recomputes`)."""
         rows, slots = batch.ids.shape
@@ -205,7 +200,7 @@ class Runner:
         """Cut rows into forwards that fit the memory, longest first: lists of indices.
 
         Args:
-            sizes: tokens computed for each row (`slots`).
+            sizes: tokens computed for each row (`Layout.slots`).
             reads: slots whose logits are taken, per row.
             skipped: slots at the beginning that are not computed, because their keys and values are
                 given.

@@ -255,7 +255,7 @@ def trait_log_probs(
 
     log_prob = np.empty((len(prompts), traits))
     rank = np.empty((len(prompts), traits), int)
-    sizes = [runner.slots(len(p), trie) for p, trie in zip(prompts, tries, strict=True)]
+    sizes = [runner.layout.slots(len(p), trie) for p, trie in zip(prompts, tries, strict=True)]
     reads = max(trie.reads for trie in tries)
     for chunk in runner.chunks(sizes, reads=reads, skipped=shared):
         rows = [tries[i] for i in chunk]

@@ -93,7 +93,7 @@ class Task:
 
     def computed(self, prompt: int) -> int:
         """Tokens that are computed for a prompt with its answers."""
-        return self.pair.slots(len(self.prompts[prompt]), self.answers[prompt])
+        return self.pair.layout.slots(len(self.prompts[prompt]), self.answers[prompt])
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """These prompts with their answers as rows of one forward."""
