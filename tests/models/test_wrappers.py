@@ -195,3 +195,10 @@ def test_a_changed_module_with_parameters_of_its_own_is_one_with_what_is_inside(
     low = LowRank(torch.ones(1, 2), torch.ones(2, 1), 1.0)
     with pytest.raises(ValueError, match="cannot be told apart by token"):
         fold("both", {path: low, f"{path}.down_proj": low}, str)
+
+
+def test_blocks_that_share_their_weights_have_no_layer():
+    model = architectures.model("LlamaForCausalLM")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    with pytest.raises(ValueError, match="are one weight, so that what a student changes there"):
+        sm.models.find_sites(model)

@@ -138,7 +138,9 @@ def fit_adapter(model: Any, keys: Iterable[str], config: Any) -> Fit:
             out, its names of modules are changed to the base's.
     """
     layout = Layout.of(model)
-    moved, left_out, targets = {}, [], {}
+    moved: dict[str, str] = {}
+    left_out: list[str] = []
+    targets: dict[str, None] = {}
     for key in keys:
         if not key.startswith(_OF_ADAPTER):
             continue  # shared by all modules: it has no place
