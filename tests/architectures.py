@@ -369,10 +369,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "Zamba2ForCausalLM": _own(
         "Zamba2Config",
-        _GQA,
+        {**_GQA, "num_hidden_layers": 4},
         num_key_value_heads=4,
-        layers_block_type=["mamba", "hybrid"],
-        hybrid_layer_ids=[1],
+        layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+        hybrid_layer_ids=[1, 3],
         num_mem_blocks=1,
         n_mamba_heads=8,
         mamba_headdim=8,

@@ -174,3 +174,10 @@ def test_what_fails_inside_another_library_is_refused_in_a_sentence():
     model.model.norm.forward = lambda hidden: hidden.no_such_thing
     with pytest.raises(ValueError, match=r"architecture LlamaForCausalLM cannot be analysed: its"):
         sm.load_pair(model, tiny.lora(model), tokenizer=tokenizer())
+
+
+def test_blocks_that_share_their_weights_have_no_layer():
+    model = architectures.model("LlamaForCausalLM")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    with pytest.raises(ValueError, match="are one weight, so that what a student changes there"):
+        sm.models.find_sites(model)

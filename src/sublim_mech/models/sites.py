@@ -322,6 +322,8 @@ def find_sites(model: nn.Module) -> Sites:
             places[f"{root}.{path}"] = _Place(layer, name)
     places[head] = _Place(n_layers, "unembed")
 
+    _check_not_shared(model, blocks)
+
     # every module with parameters stands somewhere, named by TransformerLens or after a parent
     with refused(model, "its own forward on a plain text"):
         observed = on_shapes(observe, model)
@@ -370,6 +372,20 @@ def _is_written(site: Site, blocks: Sequence[str], observed: Observed) -> bool:
 
 def _below(root: str, path: str) -> str:
     return f"{root}.{path}" if path else root
+
+
+def _check_not_shared(model: nn.Module, blocks: Sequence[str]) -> None:
+    """Raise ValueError where two blocks compute with the same weights: they have no layer."""
+    owners: dict[int, tuple[str, str]] = {}
+    for root in blocks:
+        for key, parameter in model.get_submodule(root).named_parameters():
+            other, its = owners.setdefault(id(parameter), (root, key))
+            if other != root:
+                raise ValueError(
+                    f"architecture {type(model).__name__} cannot be analysed: {other}.{its} and "
+                    f"{root}.{key} are one weight, so that what a student changes there stands in "
+                    "no single layer."
+                )
 
 
 def _path_of(model: nn.Module, wanted: nn.Module) -> str:
