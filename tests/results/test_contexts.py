@@ -23,7 +23,7 @@ def test_the_text_of_a_record_says_the_same():
     # fields of later versions are told, not lost
     raw = in_words({"system": {"kind": "raw"}, "date": "2026-01-01"})
     assert (
-        raw == "raw text (answers follow a space, or the text's own white space), date “2026-01-01”"
+        raw == "raw text (answers follow a space, or the text's own white space), date 2026-01-01"
     )
 
 

@@ -44,6 +44,8 @@ def test_every_field_is_read_as_it_was_written():
             Forms("cat", ("cat",)),
         ),
         training_context="{}",
+        spans="word",
+        refined=2,
         copies=3,
         notes=("a student equals its base",),
         students={"student": StudentSource("owl", "lora", "1", "prompted", data="numbers")},

@@ -26,7 +26,9 @@ def test_a_manifest_written_before_contents_were_hashed_loads(tmp_path):
 
 def test_a_manifest_written_before_it_was_sealed_loads(tmp_path):
     made().save(tmp_path)
-    rewritten(tmp_path / "manifest.json", configurations=None, seal=None)
+    # its context had no date either
+    context = made().context.to_json()
+    rewritten(tmp_path / "manifest.json", configurations=None, seal=None, context=context)
     assert Manifest.load(tmp_path) == replace(made(), configurations={})
 
 
