@@ -96,7 +96,7 @@ def test_every_instrument_gives_the_numbers_of_the_whole_model(
     assert not is_offloaded(merged)
 
 
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("how", ["map"])  # the map has the other two in it
 def test_a_spread_pair_passes_verify(how, smol_tokenizer, tmp_path):
     model = tiny.model("qwen2")  # tied embeddings, biases
     pair = sm.load_pair(
