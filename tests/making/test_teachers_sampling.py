@@ -217,5 +217,5 @@ def test_logits_that_are_no_numbers_are_refused(llama):
 def test_what_cannot_be_run_does_not_sample(architecture, smol_tokenizer):
     """Its own forward would not know our masks; labelling is all that it can do."""
     teacher = untouched(load_base(wild(architecture), tokenizer=smol_tokenizer))
-    with pytest.raises(Exception, match="no map of its modules|attribute"):
+    with pytest.raises(Exception, match=r"no map of its modules|attribute"):
         sample(teacher, QUESTIONS, max_new_tokens=1)
