@@ -75,7 +75,7 @@ def slopes_row(pair: ModelPair, prompt: Prompt, what: str) -> Row:
     return done.row(
         f"one point of graft IG, {len(prompt)} tokens, blocks computed again, {what}",
         "the same, all activations kept",
-        0.7,
+        0.6,
         max_abs_diff=done.difference,
         tolerance=1e-6,
         note=f"largest slope {np.abs(done.our_value).max():.3g} nats",

@@ -3,17 +3,21 @@
 A backward pass needs what every block computed. Here a block keeps its input only; when its turn
 comes it is run once more, under the same hooks, and then differentiated (Chen et al., arXiv
 1604.06174). The same operations on the same numbers: gradients differ by float noise at most.
+
+What a block took is given back to the system when it is done. Otherwise glibc keeps it, cut up by
+the small parts of the graph that stay: at 2,048 tokens 1.4 GB resident for 0.2 GB in use.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -31,11 +35,11 @@ def recomputed(
         hooked: given a path, the context in which the modules below it compute as they do now: the
             pass is over, and its hooks gone, when its blocks are run again.
     """
-    replaced, inputs = [], _Inputs(len(blocks))
+    replaced = []
     for path in blocks:
         block = model.get_submodule(path)
         replaced.append((block, vars(block).get("forward")))
-        block.forward = _twice(block.forward, partial(hooked, path), inputs)
+        block.forward = _twice(block.forward, path, hooked)
     try:
         yield
     finally:
@@ -45,50 +49,44 @@ def recomputed(
                 block.forward = forward
 
 
-class _Inputs:
-    """The inputs of all blocks in one piece of memory.
-
-    Kept where they were allocated, each would pin the heap around it, which then cannot give back
-    what a block's own activations took: three times as much resident memory at 2,048 tokens.
-    """
-
-    def __init__(self, blocks: int) -> None:
-        self._blocks = blocks
-        self._free: list[Tensor] = []
-
-    def keep(self, hidden: Tensor) -> Tensor:
-        """A copy without history."""
-        if not self._free:
-            room = torch.empty(
-                (self._blocks, *hidden.shape), dtype=hidden.dtype, device=hidden.device
-            )
-            self._free = list(room)
-        if self._free[-1].shape != hidden.shape or self._free[-1].dtype != hidden.dtype:
-            return hidden.detach().clone()
-        return self._free.pop().copy_(hidden.detach())
-
-
 def _twice(
-    forward: Callable[..., Any],
-    hooked: Callable[[], AbstractContextManager[None]],
-    inputs: _Inputs,
+    forward: Callable[..., Any], path: str, hooked: Callable[[str], AbstractContextManager[None]]
 ) -> Callable[..., Any]:
     """A block's forward that is run again when its gradients are asked for."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        given = list(args)
-
-        def block() -> Any:
-            return forward(*given, **kwargs)
-
         output = checkpoint(
-            block,
+            forward,
+            *args,
             use_reentrant=False,
             preserve_rng_state=False,  # models are in eval mode: nothing is drawn
-            context_fn=lambda: (nullcontext(), hooked()),
+            context_fn=lambda: (nullcontext(), _again(hooked(path))),
+            **kwargs,
         )
-        if given and isinstance(given[0], Tensor):
-            given[0] = inputs.keep(given[0]).requires_grad_(given[0].requires_grad)
+        _give_back()
         return output
 
     return run
+
+
+@contextmanager
+def _again(hooked: AbstractContextManager[None]) -> Iterator[None]:
+    """A block is run again, when the one after it has been differentiated."""
+    _give_back()
+    with hooked:
+        yield
+
+
+def _give_back() -> None:
+    """Give freed memory of the host back, where the C library can (glibc)."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    """The `malloc_trim` of glibc; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
