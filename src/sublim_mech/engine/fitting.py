@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.names import text_config
 from ..models.sites import Sites
 from .answers import Answers
 from .forward import forward
@@ -42,12 +43,13 @@ def find_layout(model: Any, sites: Sites) -> Layout:
         model: a causal language model in eval mode.
         sites: its map.
     """
+    config = text_config(model.config)
     half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
     state = carries_state(model, sites.blocks)
     exact = CLOSE_WITH_STATE if state else CLOSE
     close = CLOSE_IN_HALF if half else exact
-    switches = length_switches(model.config)
-    told = counts_slots(model.config) or (half and state)
+    switches = length_switches(config)
+    told = counts_slots(config) or (half and state)
     if not told and _siblings_swap(model, sites, close):
         return Layout(switches=switches)
     plain = Layout(plain=True, switches=switches)
@@ -63,7 +65,8 @@ def _siblings_swap(model: nn.Module, sites: Sites, close: float) -> bool:
     swapped = Answers(asked.answers.nodes[::-1], asked.answers.parents)
     batch = lay_out(model, [asked.ids, asked.ids], [asked.answers, swapped], TRIE)
     try:
-        one, other = forward(model, sites, batch).logits
+        # with a cache of keys and values, as branches have one
+        one, other = forward(model, sites, batch, past=()).logits
     except Exception:  # whatever a model raises that takes no such mask or positions
         return False
     return relative(other[[2, 1]], one[[1, 2]]) <= close

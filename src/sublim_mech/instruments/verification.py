@@ -183,7 +183,7 @@ class _Setting:
     def of(cls, pair: ModelPair, seed: int, prompts: Sequence[Prompt] | None) -> _Setting:
         """Draw layer, positions and the planted student."""
         rng = np.random.default_rng(seed)
-        layer = int(rng.integers(pair.sites.n_layers))
+        layer = _plantable(pair, int(rng.integers(pair.sites.n_layers)))
         waits_for = invocation_of(pair.student.deltas)
         given = probe(pair.model, waits_for)
         task = _probe_task(replace(pair, compute=None), given)
@@ -262,6 +262,16 @@ def _plant(pair: ModelPair, layer: int, seed: int) -> Student:
     device = device_of(pair.model.get_submodule(module.path))
     delta = LowRank(a.to(device, like.dtype), b.to(device, like.dtype), scale)
     return Student("planted", "lora", {module.path: delta}, pair.model, None, f"planted {seed}")
+
+
+def _plantable(pair: ModelPair, drawn: int) -> int:
+    """The layer that was drawn, or the next one that has a matrix to plant a student on."""
+    width, layers = Dimensions.of(pair.model.config).width, pair.sites.n_layers
+    for layer in (*range(drawn, layers), *range(drawn)):
+        with contextlib.suppress(ValueError):
+            _writer(pair, layer, width)
+            return layer
+    return drawn
 
 
 def _writer(pair: ModelPair, layer: int, width: int) -> Module:

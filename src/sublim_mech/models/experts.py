@@ -251,7 +251,9 @@ def _check_gateable(path: str, base: nn.Module) -> None:
     """Raise ValueError where a module outside of all blocks of experts cannot be gated alone."""
     module = base.get_submodule(path)
     has_parts = any(next(child.parameters(), None) is not None for child in module.children())
-    if has_parts and _is_attention(path):
+    # (linear attention with a convolution has state: its whole mixer is gated, see `mixers`)
+    carries = any(isinstance(part, nn.Conv1d) for part in module.modules())
+    if has_parts and _is_attention(path) and not carries:
         keys = ", ".join(module._parameters)
         raise ValueError(
             f"the student differs in {path}.{keys}: what an attention has beside its projections "
