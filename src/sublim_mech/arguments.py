@@ -301,6 +301,8 @@ def _named(hint: Any) -> tuple[str, str]:
         return "a function", "functions"
     if origin is type:
         return "a class", "classes"
+    if origin is PathLike:
+        return "a path", "paths"
     if origin is not None and issubclass(origin, Mapping):
         entries = " to ".join(_named(part)[1] for part in inner)
         return f"a dict from {entries}", f"dicts from {entries}"
@@ -326,6 +328,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         origin, inner = get_origin(option), get_args(option)
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
+            if value is None:
+                return f"; leave {argument}= out for none"
             return f"; one alone is a list too: {argument}=[{shown(value)}]"
         takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
         if takes_named and not _is_sequence(value) and fits(value, inner[1]):

@@ -56,13 +56,15 @@ def test_a_template_tells_what_it_reads(template, names):
 
 def test_an_option_that_is_never_read_is_refused_and_those_read_are_named(tokenizer):
     context = Context(options={"enable_thinkin": False, "messages": []})
-    match = r"never reads 'enable_thinkin', 'messages'; it reads 'enable_thinking'\."
+    match = (
+        r"no option of .*: 'enable_thinkin', 'messages'; of options it reads 'enable_thinking'\."
+    )
     with pytest.raises(ValueError, match=match):
         render(tokenizer, [QUESTION], template=EMPTY_THOUGHT, context=context)
     with pytest.raises(ValueError, match="it reads none"):
         render(tokenizer, [QUESTION], template=NO_END, context=context)
     for name in ("bos_token", "strftime_now", "add_generation_prompt"):
-        with pytest.raises(ValueError, match=f"never reads '{name}'"):
+        with pytest.raises(ValueError, match=f"no option of this chat template: '{name}'"):
             render(tokenizer, [QUESTION], template=CHANNEL, context=Context(options={name: "x"}))
 
 

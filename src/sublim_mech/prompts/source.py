@@ -188,7 +188,8 @@ def _misplaced(roles: tuple[str, ...], slot: Slot) -> ValueError:
     what = "message" if slot.field == "content" else "message's reasoning"
     return ValueError(
         f"the chat template drops, repeats or moves the {roles[slot.message]} {what} of a "
-        f"conversation {', '.join(roles)}"
+        f"conversation {', '.join(roles)}; a template= of your own is the text of one in Jinja, no "
+        "name and no path, that writes every message once"
     )
 
 
@@ -201,8 +202,8 @@ def _given(
     if unread:
         told = f"it reads {', '.join(map(repr, sorted(reads)))}" if reads else "it reads none"
         raise ValueError(
-            f"Context(options={given!r}): the chat template never reads "
-            f"{', '.join(map(repr, unread))}; {told}."
+            f"Context(options={given!r}): no option of this chat template: "
+            f"{', '.join(map(repr, unread))}; of options {told}."
         )
     dated = "date_string" in reads and "date_string" not in given and not has_clock
     if dated and context.date != DATE:
