@@ -14,7 +14,7 @@ import sublim_mech as sm
 from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.layout import TRIE
 from sublim_mech.instruments.task import GatedRow, measure, prepare
-from sublim_mech.models.mixers import Whole
+from sublim_mech.models.deltas import Whole
 
 CLOSE = 2e-5
 KINDS = [(name, "lora") for name in stateful.CONFIGS] + [("mamba2", "full"), ("lfm2", "full")]

@@ -18,8 +18,8 @@ from trainings import ROWS, fit
 import sublim_mech as sm
 from sublim_mech.engine.forward import Gates
 from sublim_mech.making.training import hard_data
-from sublim_mech.models.deltas import LowRank, Replaced
-from sublim_mech.models.experts import Mixture, find_experts, gather
+from sublim_mech.models.deltas import LowRank, Replaced, Whole
+from sublim_mech.models.experts import find_experts, gather
 from sublim_mech.models.sites import find_sites
 from sublim_mech.models.students import load_student
 
@@ -81,7 +81,7 @@ def test_gates_are_base_student_and_a_mix_of_both_blocks(architecture, kind, bas
     student = STUDENTS[kind](architecture)
     pair = sm.load_pair(base(architecture), student, allow_unrelated=True)
     blocks = set(mixtures.blocks(mixtures.base(architecture)))
-    mixed = {path for path, delta in pair.delta.items() if isinstance(delta, Mixture)}
+    mixed = {path for path, delta in pair.delta.items() if isinstance(delta, Whole)}
     low = {path for path, delta in pair.delta.items() if isinstance(delta, LowRank)}
     assert mixed == (set() if kind == "attention" else blocks)
     assert bool(low) == (kind == "attention")

@@ -14,11 +14,13 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from ..models.placement import forward_replaced
 
 
 @contextmanager
@@ -35,18 +37,11 @@ def recomputed(
         hooked: given a path, the context in which the modules below it compute as they do now: the
             pass is over, and its hooks gone, when its blocks are run again.
     """
-    replaced = []
-    for path in blocks:
-        block = model.get_submodule(path)
-        replaced.append((block, vars(block).get("forward")))
-        block.forward = _twice(block.forward, path, hooked)
-    try:
+    with ExitStack() as stack:
+        for path in blocks:
+            block = model.get_submodule(path)
+            stack.enter_context(forward_replaced(block, _twice(block.forward, path, hooked)))
         yield
-    finally:
-        for block, forward in replaced:
-            del block.forward
-            if forward is not None:  # somebody else had put one there
-                block.forward = forward
 
 
 def _twice(

@@ -83,8 +83,7 @@ class Replaced:
         Raises:
             ValueError: the module gives something else than a tensor.
         """
-        device = device_of(self.module)
-        students_output = self.module(*moved(args, device), **moved(kwargs, device))
+        students_output = self._computed(args, kwargs)
         if not isinstance(students_output, Tensor):
             raise ValueError(
                 f"module {type(self.module).__name__} gives a {type(students_output).__name__}, "
@@ -95,6 +94,31 @@ class Replaced:
     def norm(self) -> float:
         """Frobenius norm of the weight difference."""
         return self.distance
+
+    def _computed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the student's module gives, on its own device."""
+        device = device_of(self.module)
+        return self.module(*moved(args, device), **moved(kwargs, device))
+
+
+@dataclass(frozen=True)
+class Whole(Replaced):
+    """The student's own part of a block, with all that it changes inside, in place of the base's: a
+    block of experts (`experts`), a mixer with state (`mixers`).
+
+    Attributes:
+        module: the student's part; PEFT's wrappers are inside it.
+        distance: Frobenius norm of the difference of all that is inside.
+        hash: content hash of what differs inside.
+    """
+
+    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What the student's part adds to the base's on the same input; what a part gives beside
+        its hidden states (router logits, attention weights) is left alone.
+        """
+        given = self._computed(args, kwargs)
+        hidden = given[0] if isinstance(given, tuple) else given
+        return hidden.to(output.device) - output
 
 
 Delta = LowRank | Replaced
@@ -278,6 +302,14 @@ def square_distance(base: Mapping[str, Tensor], student: Mapping[str, Tensor]) -
             for old, new in zip(pieces(original), pieces(changed), strict=True):
                 total += float((new.float() - old.float()).square().sum())
     return total
+
+
+def module_of(student: Any, path: str) -> nn.Module:
+    """The module at the base's path in a student's model, as it computes."""
+    module = compat.computing_module(compat.inside_peft(student))
+    for key in path.split("."):
+        module = compat.computing_module(getattr(module, key))
+    return module
 
 
 def deltas_hash(deltas: Mapping[str, Delta]) -> str:

@@ -16,39 +16,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import compat
-from .deltas import Delta, Replaced, deltas_hash, walk
-from .placement import device_of, moved, plain
-
-
-@dataclass(frozen=True)
-class Mixture(Replaced):
-    """The student's own block of experts in place of the base's.
-
-    Attributes:
-        module: the student's block; PEFT's wrappers are inside it.
-        distance: Frobenius norm of the difference of all that is inside.
-        hash: content hash of what differs inside.
-    """
-
-    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the student's block adds to the base's on the same input, each with the routing of
-        its own router; what a block gives beside it (router logits) is left alone.
-        """
-        device = device_of(self.module)
-        students_output = hidden_of(self.module(*moved(args, device), **moved(kwargs, device)))
-        return students_output.to(output.device) - output
-
-
-def hidden_of(output: Any) -> Tensor:
-    """The hidden states in what a block of experts gives: they come first."""
-    return output[0] if isinstance(output, tuple) else output
+from .deltas import Delta, Whole, deltas_hash, module_of, walk
+from .placement import plain
 
 
 def find_experts(model: nn.Module) -> tuple[str, ...]:
@@ -106,7 +81,7 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
             changed[block][path] = delta
             gathered.setdefault(block, delta)  # its place; it is put in below
     for block in blocks:
-        module = _submodule(compat.inside_peft(student), block)
+        module = module_of(student, block)
         buffers = dict(_changed_buffers(values.get_submodule(block), module))
         if changed[block] or buffers:
             gathered[block] = _mixture(module, changed[block], buffers)
@@ -176,7 +151,7 @@ def check_adapted(model: Any, asked: Collection[str]) -> None:
 
 def _mixture(
     module: nn.Module, deltas: Mapping[str, Delta], buffers: Mapping[str, tuple[Tensor, Tensor]]
-) -> Mixture:
+) -> Whole:
     squares = [delta.norm() ** 2 for delta in deltas.values()]
     squares += [
         float((new.to(old.device).double() - old.double()).square().sum())
@@ -186,7 +161,7 @@ def _mixture(
     for key, (_, new) in sorted(buffers.items()):
         digest.update(key.encode())
         digest.update(new.detach().float().contiguous().cpu().numpy().data)
-    return Mixture(module, math.sqrt(sum(squares)), digest.hexdigest())
+    return Whole(module, math.sqrt(sum(squares)), digest.hexdigest())
 
 
 def _changed_buffers(base: nn.Module, module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -203,14 +178,6 @@ def _stored(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for key, buffer in part._buffers.items():
             if buffer is not None and key not in part._non_persistent_buffers_set:
                 yield f"{path}.{key}".lstrip("."), buffer
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module:
-    """The module at the base's path in a student's model, as it computes."""
-    module = compat.computing_module(model)
-    for key in path.split("."):
-        module = compat.computing_module(getattr(module, key))
-    return module
 
 
 # ------------------------------------------------------------------------------------------ finding

@@ -11,33 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from . import compat
-from .deltas import Delta, Replaced, deltas_hash
-from .experts import Mixture
+from .deltas import Delta, Whole, deltas_hash, module_of
 from .names import block_of
-
-
-@dataclass(frozen=True)
-class Whole(Replaced):
-    """The student's own mixer in place of the base's, with all that it changes inside.
-
-    Attributes:
-        module: the student's; PEFT's wrappers are inside it.
-        distance: Frobenius norm of the difference of all that is inside.
-        hash: content hash of what differs inside.
-    """
-
-    def __call__(self, output: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """What the student's mixer adds to the base's on the same input; what a mixer gives beside
-        its hidden states (attention weights) is left alone.
-        """
-        given = self.module(*args, **kwargs)
-        return (given[0] if isinstance(given, tuple) else given) - output
 
 
 def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
@@ -56,11 +35,11 @@ def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) ->
             if path == mixer or path.startswith(f"{mixer}.")
         }
         # (a block of experts has been put together already)
-        one = isinstance(inside.get(mixer), Mixture)
+        one = isinstance(inside.get(mixer), Whole)
         if one or all(_is_projection(base.get_submodule(path)) for path in inside):
             continue
         distance = math.sqrt(sum(delta.norm() ** 2 for delta in inside.values()))
-        whole = Whole(_submodule(student, mixer), distance, deltas_hash(inside))
+        whole = Whole(module_of(student, mixer), distance, deltas_hash(inside))
         # the mixer takes the place of the first of its modules
         first = next(iter(inside))
         gathered = {
@@ -98,11 +77,3 @@ def _is_projection(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, Conv1D))
-
-
-def _submodule(student: Any, path: str) -> nn.Module:
-    """The module at the base's path in a student's model, as it computes."""
-    module = compat.inside_peft(student)
-    for key in path.split("."):
-        module = compat.computing_module(getattr(compat.computing_module(module), key))
-    return module
