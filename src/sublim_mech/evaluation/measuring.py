@@ -32,6 +32,7 @@ from ..engine.invocation import shared_under
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
+    contexts_of,
     nearly_copies,
     notes_of,
     origin,
@@ -407,7 +408,7 @@ def _provenance(
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts),
         ],
-        "contexts": {name: there.prompts[0].described() for name, there in asked.items()},
+        "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),
         "vocabulary": unembedding.weight.shape[0],
     }

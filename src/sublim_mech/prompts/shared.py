@@ -44,6 +44,14 @@ UNIONS = {
 """Per coordinate of the tokens, sets of several roles or classes that grafts and tables have."""
 
 
+HOW_TO_MARK = (
+    "render(pair, questions) marks prompts, and mark_sharing(prompts, pair) those that are there, "
+    "where the pair knows what its student was trained on: from a manifest, or from "
+    "load_pair(..., trained_in=Context(...), trained_on=[a few training prompts])"
+)
+"""What to do where prompts are not marked; the same whether or not a pair knows of training."""
+
+
 class FrameToken(NamedTuple):
     """A token as frames compare it: the same id in another role is another token."""
 

@@ -63,6 +63,27 @@ def check_place(target: Path, argument: str) -> None:
         )
 
 
+def make_folder(folder: Path, argument: str, given: str | os.PathLike[str] | None = None) -> None:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Args:
+        folder: the folder.
+        argument: what errors call what it is for.
+        given: what was given there, where that is another place.
+
+    Raises:
+        PermissionError: the system makes none there (a read-only or a virtual file system, a name
+            that is too long, a full disk); says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(
+            f"{argument}={os.fspath(given or folder)!r}: no folder can be made there "
+            f"({error.strerror or error}); choose another folder."
+        ) from error
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when the block ends without an error.
@@ -78,7 +99,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     check_place(target, "path")
     if target.is_dir():
         raise IsADirectoryError(f"path={str(path)!r} is a folder; name a file in it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, "path", path)
     work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         work.touch()
@@ -231,6 +252,11 @@ def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, An
         data = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{called} is not JSON ({error}); {fix}.") from error
+    if isinstance(data, dict) and "format" not in data:
+        raise ValueError(
+            f"{called} says no format ({'it is empty' if not data else 'it is something else'}): "
+            f"it was not written by sublim_mech, or is damaged; {fix}."
+        )
     written_format = data.get("format") if isinstance(data, dict) else type(data).__name__
     if written_format != format:
         raise ValueError(
