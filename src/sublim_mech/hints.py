@@ -131,6 +131,7 @@ def rename(text: str, arguments: Mapping[str, str]) -> str:
     """
     for name, other in arguments.items():
         literal = other.replace("\\", r"\\")
-        text = re.sub(rf"(?<![\w.'\"]){name}=", f"{literal}=", text)
-        text = re.sub(rf"\A{name}(?=[ :])", literal, text)
+        known = re.escape(name)
+        text = re.sub(rf"(?<![\w.'\"]){known}=", f"{literal}=", text)
+        text = re.sub(rf"\A{known}(?=[ :])", literal, text)
     return text
