@@ -89,7 +89,7 @@ def test_a_position_map_gives_pairs(given, pair, prompts):
     asked = {"layers": [1], **QUIET}
     with pytest.raises(TypeError, match=r"position_map: the function <lambda> gives .*of pairs"):
         sm.patch(pair, prompts, TRAIT, position_map=lambda donor, recipient: given, **asked)
-    with pytest.raises(TypeError, match="cannot be called with a Prompt and a Prompt"):
+    with pytest.raises(TypeError, match=r"cannot be called with a Prompt and a Prompt"):
         sm.patch(pair, prompts, TRAIT, position_map=lambda prompt: [(0, 0)], **asked)
 
 
@@ -131,7 +131,7 @@ def test_a_metric_gives_answers_and_a_number_per_row(pair, prompts):
 
 @pytest.mark.parametrize("given", [None, "4, 5", 7, [None]])
 def test_a_sampler_gives_a_text_per_prompt(given):
-    with pytest.raises(TypeError, match="sampler gave .*give a list with one string per prompt"):
+    with pytest.raises(TypeError, match=r"sampler gave .*give a list with one string per prompt"):
         numbers.write_rows(lambda prompts, seed: given, 2, seed=0)
     with pytest.raises(TypeError, match=r"sampler: the function .* cannot be called with a list"):
         numbers.write_rows(lambda prompts: ["4"], 2, seed=0)

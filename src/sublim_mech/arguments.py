@@ -388,6 +388,10 @@ def shown(value: Any) -> str:
     except Exception:  # whatever a stranger's repr does, the error is about the argument
         text = f"a {type(value).__name__}"
     text = " ".join(text.split())
+    name = getattr(value, "name", None) if len(text) > 60 else None
+    # such as of a trait or a metric, which hold much beside
+    if isinstance(name, str) and not isinstance(value, PathLike):
+        text = f"{type(value).__name__}({name!r})"
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

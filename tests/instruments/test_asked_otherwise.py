@@ -69,6 +69,16 @@ def test_an_answer_that_a_conversation_begins_is_told_like_a_prefill(pair):
     assert "(of each conversation its own)" in repr(scores)
 
 
+def test_an_evaluation_names_no_date_that_the_template_does_not_tell(pair):
+    later = sm.Context("You are calm.", date="2025-12-31")
+    asked = {"questions": ["Which animal?"], **QUIET}
+    found = sm.evaluate(pair, [OWL], contexts=[later], **asked)
+    assert found.data["context"].values.tolist() == ["You are calm."]
+    assert "2025" not in repr(found)
+    with pytest.raises(ValueError, match="are one prompt in this chat template"):
+        sm.evaluate(pair, [OWL], contexts=[CALM, later], **asked)
+
+
 def test_the_user_prefix_is_in_the_prompts_repr(pair):
     (prompt,) = sm.render(pair, ["Yours?"], context=sm.Context(user_prefix="Hm, "))
     assert "user_prefix='Hm, '" in repr(prompt)

@@ -343,7 +343,7 @@ def load_pair(
     )
     with refused(loaded.model, "its gated forward, or the student's own,"):
         check_parity(pair.model, pair.sites, pair.students, pair.layout)
-    pair = _heard(pair, taught.prompts)
+        pair = _heard(pair, taught.prompts)
     for (called, source), one in zip(given, (pair.student, *pair.controls), strict=True):
         tell_notes(one, called, before=source.notes if isinstance(source, Student) else ())
     for note in taught.told:

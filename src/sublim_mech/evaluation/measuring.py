@@ -43,7 +43,7 @@ from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.compat import Cache
 from ..models.students import Student
-from ..prompts import Context, Message, Prompt, Trait, matcher, render
+from ..prompts import DATE, Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
 from ..prompts.distinct import check_prompts
 from ..prompts.notices import said_once
@@ -127,7 +127,10 @@ def evaluate(
     rendered, asked = {}, {}
     with said_once():
         for name, context in named.items():
-            rendered[name] = render(runner.tokenizer, questions, context=context, template=template)
+            there = render(runner.tokenizer, questions, context=context, template=template)
+            told_as = name if isinstance(contexts, Mapping) else _told_name(name, context, there)
+            # one name twice is one prompt twice, which is refused below
+            rendered[name if told_as in rendered else told_as] = there
         check_prompts(rendered)
         places = _distinct(list(rendered.values()))
         for name, prompts in rendered.items():
@@ -333,6 +336,13 @@ def _context_name(context: Context) -> str:
     parts = [name, *([repr(context.user_prefix)] if context.user_prefix else [])]
     stored = context.to_json()
     return " + ".join([*parts, *(told(key, stored[key]) for key in BESIDE if key in stored)])
+
+
+def _told_name(name: str, context: Context, prompts: Sequence[Prompt]) -> str:
+    """A context's name, without a date that its template does not tell."""
+    if any(prompt.dated for prompt in prompts):
+        return name
+    return _context_name(replace(context, date=DATE)) if context.date != DATE else name
 
 
 def _questions(traits: Sequence[Trait], contexts: Mapping[str, Context]) -> tuple[str, ...]:

@@ -249,7 +249,7 @@ def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown} is no text in UTF-8 ({error}); pass {KINDS}.") from error
-    _check_lines(text, shown)
+    _check_lines(text, shown, path)
     # not `splitlines`: JSON strings may hold other line ends than this
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -264,7 +264,7 @@ def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]
         yield where, record
 
 
-def _check_lines(text: str, shown: str) -> None:
+def _check_lines(text: str, shown: str, path: str | os.PathLike[str]) -> None:
     """Refuse a file that is one JSON value over several lines, or an array."""
     if not text.lstrip().startswith("[") and "\n" not in text.strip():
         return  # one line is a record, or no JSON, which is told of the line
@@ -277,7 +277,7 @@ def _check_lines(text: str, shown: str) -> None:
             return  # no rows at all, which is told of the first line
         raise ValueError(
             f"{shown} is one JSON array, not JSON Lines, which have an object per line; pass the "
-            f"rows themselves: json.loads(Path(...).read_text())."
+            f"rows themselves: json.load(open({os.fspath(path)!r:.80}))."
         )
     raise ValueError(
         f"{shown} is one JSON object over several lines, not JSON Lines, which have an object per "

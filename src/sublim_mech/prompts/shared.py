@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..arguments import checked
 from .context import Context
+from .notices import notice
 from .prompt import ROLES, Prompt
 from .vocabulary import same_tokenizer
 
@@ -185,6 +186,9 @@ def mark_sharing(
         TypeError: prompts that are not rendered.
         ValueError: nothing is known of the training prompts; they are another tokenizer's.
 
+    Warns:
+        UserWarning: the training prompts are all the same.
+
     Example:
         >>> trained = sm.render(pair.tokenizer, ["Continue: 1, 2", "Write three numbers."])
         >>> asked = sm.render(pair.tokenizer, ["Which animal?"])
@@ -200,6 +204,13 @@ def mark_sharing(
             "or pass such prompts here, rendered by render(..., context=...)."
         )
     trained = known if isinstance(known, Trained) else Trained.of(known)
+    if not isinstance(known, Trained) and len({prompt.ids for prompt in known}) == 1:
+        what = "one training prompt" if len(known) == 1 else f"{len(known)} copies of one prompt"
+        notice(
+            "one training prompt",
+            f"mark_sharing(trained_on=[...]): {what}, so that all of it counts as shared; give at "
+            "least two that differ where the data differ.",
+        )
     for prompt in prompts:
         if not same_tokenizer(prompt.tokenizer, trained.tokenizer):
             raise ValueError(
