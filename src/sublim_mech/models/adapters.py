@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,9 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         else:
             # PiSSA, OLoRA and their like take their start out of the base's weights
             clean = copy.deepcopy(clean)
-        with quiet_transformers():
+        with quiet_transformers(), warnings.catch_warnings():
+            # what is missing is refused below, by its own name
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
             # a configuration whose modules have other names here is given as it was changed
             changed: dict[str, Any] = {"config": config} if fit else {}
             model = PeftModel.from_pretrained(clean, str(path), **changed, **fit.options)

@@ -42,7 +42,7 @@ def check_place(target: Path, argument: str) -> None:
 
     Raises:
         FileExistsError: a file stands in the way.
-        PermissionError: the folder above it cannot be written to.
+        PermissionError: the folder above it cannot be written to, or cannot be there.
         ValueError: it has no name of its own.
     """
     if target.name in ("", ".."):
@@ -50,8 +50,11 @@ def check_place(target: Path, argument: str) -> None:
             f"{argument}={str(target)!r} has no name of its own; name a file or a folder in it."
         )
     above = target.parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
+    try:
+        while not above.exists() and above != above.parent:
+            above = above.parent
+    except OSError as error:  # a name that the file system does not take
+        raise _no_folder(target, argument, error) from error
     if not above.is_dir():
         raise FileExistsError(
             f"{argument}={str(target)!r}: {str(above)!r} is a file; choose another folder."
@@ -78,10 +81,15 @@ def make_folder(folder: Path, argument: str, given: str | os.PathLike[str] | Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PermissionError(
-            f"{argument}={os.fspath(given or folder)!r}: no folder can be made there "
-            f"({error.strerror or error}); choose another folder."
-        ) from error
+        raise _no_folder(given or folder, argument, error) from error
+
+
+def _no_folder(given: str | os.PathLike[str], argument: str, error: OSError) -> PermissionError:
+    """That no folder can be made at a place, and why."""
+    return PermissionError(
+        f"{argument}={os.fspath(given)!r}: no folder can be made there "
+        f"({error.strerror or error}); choose another folder."
+    )
 
 
 @contextmanager

@@ -270,9 +270,9 @@ def _same_prompts(division: Division) -> str:
     if division.held_seed is None:
         fix = "numbers.split(rows, 48, seed=0) makes rows of prompts of their own"
     return (
-        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} have a "
-        "prompt that is trained on with another answer: their loss is that of new answers, not of "
-        f"new prompts; {fix}."
+        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} "
+        f"{'has' if division.same_prompt == 1 else 'have'} a prompt that is trained on with "
+        f"another answer: their loss is that of new answers, not of new prompts; {fix}."
     )
 
 
