@@ -127,10 +127,10 @@ def evaluate(
     rendered, asked = {}, {}
     with said_once():
         for name, context in named.items():
-            there = render(runner.tokenizer, questions, context=context, template=template)
-            told_as = name if isinstance(contexts, Mapping) else _told_name(name, context, there)
+            drawn = render(runner.tokenizer, questions, context=context, template=template)
+            told_as = name if isinstance(contexts, Mapping) else _told_name(name, context, drawn)
             # one name twice is one prompt twice, which is refused below
-            rendered[name if told_as in rendered else told_as] = there
+            rendered[name if told_as in rendered else told_as] = drawn
         check_prompts(rendered)
         places = _distinct(list(rendered.values()))
         for name, prompts in rendered.items():

@@ -60,7 +60,7 @@ def named_sets(
 
 def _is_true(name: str, mask: Mask, prompt: Prompt, modules: Sequence[Module]) -> bool:
     """Whether a mask holds the tokens that tables call so."""
-    chosen: list[bool] = mask(prompt, modules).any(1).tolist()
+    chosen = [bool(cells.any()) for cells in mask(prompt, modules)]
     if name == ALL_TOKENS:
         return all(chosen)
     if prompt.sharing is None:
