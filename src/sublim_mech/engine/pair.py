@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arguments import checked
+from ..models.adapted import check_adapted_linear
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.refusals import refused
@@ -304,6 +305,7 @@ def load_pair(
     runner = make_runner(loaded, memory_gb=memory_gb, compute=compute)
     for one in (main, *others):
         runner.sites.check_gated(one.name, one.deltas)
+        check_adapted_linear(one.name, one.model, runner.sites.odd)
     pair = ModelPair(
         **vars(runner), student=main, controls=others, trained_in=trained_in, trained_on=met
     )
