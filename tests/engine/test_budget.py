@@ -86,7 +86,7 @@ def test_what_is_recomputed_depends_on_the_budget_alone(llama, monkeypatch):
 
 def test_plain_rows_count_by_what_is_computed(llama):
     """Every answer form is a row of its own there; their activations are all kept."""
-    answers = build_trie([[(5,), (6, 7), (6, 8, 9)]])
+    answers = build_trie([[(5,), (6, 7, 1), (8, 9, 1)]])
     prompt = list(range(10, 30))
     asked = lay_out(llama.model, [prompt], [answers], Layout(plain=True))
     shapes = asked.shapes

@@ -474,12 +474,13 @@ def test_the_gap_turns_a_verdict_exactly_where_effects_that_fill_it_do():
     rng = np.random.default_rng(5)
     rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(12)]
     labels = synthetic.coordinates(rows)
-    shared, asked = np.isin(labels["sharing"][1], SHARED), labels["role"][1] != ""
+    role, shared = labels["role"][1], np.isin(labels["sharing"][1], SHARED)
+    asked = (role != "") & (role != "answer")
     seen = set()
     for part in (0.0, 0.02, 0.1, 0.3):
         for more in (0.0, 0.02, 0.1):
             values = 0.1 + more * shared + 0.01 * rng.normal(size=shared.shape)
-            values = np.where(asked, values, np.nan)
+            values = np.where(role == "", np.nan, np.where(asked, values, 0.0))
             whole = np.nansum(values, 1)
             found = concentration(missing(attribution_of(rows, values), part), draws=300)
             filled = []

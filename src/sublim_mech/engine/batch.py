@@ -52,7 +52,8 @@ class Batch:
     @property
     def shapes(self) -> list[Shape]:
         """The forwards that compute it."""
-        return [Shape(*self.ids.shape, self.reads.shape[1])]
+        rows, slots = self.ids.shape
+        return [Shape(rows, slots, self.reads.shape[1])]
 
     def expand(self, rows: int) -> Batch:
         """A batch of one row, repeated without copying."""

@@ -44,7 +44,12 @@ CAP = 256
 """Most nodes of a way."""
 
 FLOOR = 16
-"""A metric is known to so many of its type's roundings."""
+"""A metric is known to so many of its type's roundings: on SmolLM2-135M in fp32 forwards of other
+sizes, which add up in another order, differ by 1.6e-5 nats at a metric of -8.8."""
+
+HALF_FLOOR = 1
+"""The same of half precision, whose products are added up in fp32: 0.07 nats in bfloat16 at a
+metric of -8.8. On Qwen2.5-Coder-1.5B such products moved a prompt's effect by up to 0.15."""
 
 
 def first_points(points: Points) -> int:
@@ -54,7 +59,7 @@ def first_points(points: Points) -> int:
 
 def asked_of(points: Points) -> Any:
     """What decides the nodes, for the names of kept units."""
-    return [AUTO, TOLERANCE, CAP, FLOOR] if points == AUTO else points
+    return [AUTO, TOLERANCE, CAP, FLOOR, HALF_FLOOR] if points == AUTO else points
 
 
 def floor(pair: ModelPair, *values: float) -> float:
@@ -67,7 +72,8 @@ def floor(pair: ModelPair, *values: float) -> float:
     types = [p.dtype for p in pair.model.parameters() if p.dtype.is_floating_point]
     types += [] if pair.compute is None else [pair.compute]
     coarsest = max(torch.finfo(dtype).eps for dtype in types)
-    return FLOOR * coarsest * max(1.0, *map(abs, values))
+    roundings = FLOOR if coarsest <= torch.finfo(torch.float32).eps else HALF_FLOOR
+    return roundings * coarsest * max(1.0, *map(abs, values))
 
 
 @dataclass(eq=False)

@@ -166,7 +166,8 @@ def _refine(task: Task, student: Student, ways: Mapping[int, Way], advance: Adva
             return
         halved = {i: way.middle for i, way in unfinished.items() if way.middle is not None}
         rows = [GatedRow(i, torch.full((task.size(i),), middle)) for i, middle in halved.items()]
-        for i, value in zip(halved, measure(task, student, rows), strict=True):
+        values = measure(task, student, rows) if rows else ()
+        for i, value in zip(halved, values, strict=True):
             unfinished[i].split(float(value))
         wanted = [(i, one) for i, way in unfinished.items() for one in way.asked()]
         for chunk in _chunks(task, [i for i, _ in wanted]):

@@ -25,9 +25,10 @@ def check_adapted_linear(name: str, model: Any, odd: Collection[str]) -> None:
     for path, module in walk(inner) if odd else ():
         if path in odd and compat.is_adapter(module):
             own = path.rpartition(".")[2]
+            adapter: Any = module
             raise ValueError(
                 f"student={name!r} has an adapter on {path}, which is more than a matrix "
-                f"({type(module.get_base_layer()).__name__}): PEFT's own student fails there, or "
+                f"({type(adapter.get_base_layer()).__name__}): PEFT's own student fails there, or "
                 f"adds something else; train one that leaves it out (target_modules without "
                 f"{own!r})."
             )

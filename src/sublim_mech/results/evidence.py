@@ -76,19 +76,20 @@ class Found(NamedTuple):
         return verdict(self.excess_low, self.excess_high, self.p, self.p_less)
 
 
-def with_gap(shared: Shared, missing: np.ndarray, asked: Asked) -> list[Shared]:
-    """The effect with what all cells miss of the total added to it: in cells that are not here,
-    evenly on the set, and evenly on the other tokens of the prompt.
+def with_gap(shared: Shared, missing: np.ndarray, asked: Asked, *, selected: bool) -> list[Shared]:
+    """The effect with what all cells miss of the total added to it: evenly on the set, evenly on
+    the other tokens of the prompt, and, of a selection, in cells that are not here.
 
     Args:
         shared: the effect of these cells.
         missing: `(prompt,)`, what all cells miss.
         asked: the set.
+        selected: whether these are some of the cells.
     """
     effect, whole = shared
     if not np.abs(missing.sum()) > 1e-9 * np.abs(whole.sum()):  # rounding turns nothing
         return []
-    variants = [Shared(effect, whole + missing)]
+    variants = [Shared(effect, whole + missing)] if selected else []
     for tokens in (asked.inside, asked.real & ~asked.inside):
         counts = tokens.sum(1, keepdims=True)
         added = np.where(tokens, missing[:, None] / np.maximum(counts, 1), 0.0)

@@ -22,7 +22,7 @@ from . import report, tables
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
 from .completeness import gap_in_words
-from .reliability import is_map, reliability
+from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n

@@ -15,8 +15,8 @@ from .completeness import gap_in_short, gap_in_words, points_in_words
 from .contexts import asked_and_trained, in_words, otherwise
 from .kinds import KINDS, Table
 from .record import Forms
-from .reliability import is_map, reliability
 from .select import select
+from .stability import is_map, reliability
 from .tables import by, denominator, sets, strongest, totals
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"

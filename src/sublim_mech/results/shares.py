@@ -316,7 +316,8 @@ def concentration(
     total = mean_interval(prompt_effect, seed=seed)
     asked = Asked(inside, real, draws, seed)
     shared = Shared(effect, prompt_effect)
-    found, *others = find([shared, *with_gap(shared, scores.missing.values, asked)], asked)
+    filled = with_gap(shared, scores.missing.values, asked, selected=bool(scores.selected))
+    found, *others = find([shared, *filled], asked)
     with np.errstate(divide="ignore", invalid="ignore"):
         absolute = (np.abs(effect) * inside).sum() / np.abs(effect).sum()
     gap = scores.missing.sum() / prompt_effect.sum() if prompt_effect.sum() else 0.0

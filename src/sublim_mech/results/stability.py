@@ -81,7 +81,7 @@ def reliability(scores: ScoreArrays, *, splits: int = SPLITS, seed: int = 0) -> 
         ValueError: scores that are no map (`effect`, `graft`); both directions; no splits.
 
     Example:
-        >>> from sublim_mech.results.reliability import reliability
+        >>> from sublim_mech.results import reliability
         >>> scores = sm.instruments.graft_sweep(pair, prompts, trait, layers=[0], progress=False)
         >>> bool(reliability(scores).value <= 1)
         True

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from sublim_mech.results.reliability import SPLITS, is_map, reliability, split_half
+from sublim_mech.results.stability import SPLITS, is_map, reliability, split_half
 
 
 def noisy(prompts, spread, *, cells=20_000, seed=0):
