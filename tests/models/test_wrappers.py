@@ -13,9 +13,12 @@ from pairs import QUIET, brute_force
 from transformers import Gemma3ForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 import sublim_mech as sm
+from sublim_mech.arguments import check
+from sublim_mech.engine.beginnings import stack_gates
 from sublim_mech.models.adapters import attach_lora
 from sublim_mech.models.keys import Layout
 from sublim_mech.models.names import length_limit
+from sublim_mech.models.refusals import refused
 from sublim_mech.models.wrappers import asides, text_root
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -202,3 +205,12 @@ def test_a_recurrent_layer_is_gated_whole():
     """Its gates are stacks of matrices, but no experts."""
     row = examine("RecurrentGemmaForCausalLM", "full")
     assert (row.status, row.sites) == ("right", ("resid_pre", "resid_post"))
+
+
+def test_what_torch_says_of_shapes_in_a_line_of_ours_is_no_reason():
+    """What this library raises itself has said why; a failed product has not."""
+    fails = r"architecture Linear cannot be analysed: its run fails \(RuntimeError: The expanded"
+    with pytest.raises(ValueError, match=fails), refused(torch.nn.Linear(1, 1), "its run"):
+        stack_gates([torch.zeros(5)], torch.Size([1, 3]))
+    with pytest.raises(TypeError, match="layers=5"), refused(torch.nn.Linear(1, 1), "its run"):
+        check("patch", "layers", 5, list[int])
