@@ -6,8 +6,9 @@ are needed.
 
 1. A way begins as one panel with the first of the nested rules (`quadrature.NESTED`). Where that
    suffices, nothing is added, and the numbers are those of 8 Gauss-Legendre points.
-2. Else the panel of largest gap takes the next rule, which keeps the nodes it has; after the last
-   one it is halved. One value of the metric in the middle tells what each half has to add up to.
+2. Else the panel of largest gap takes the next rule, which keeps the nodes it has. After the last
+   one, and where the last step has not halved its gap, it is halved itself: the slopes turn too
+   sharply for it. One value of the metric in the middle tells what each half has to add up to.
 3. It ends where the gaps of all panels together are within the tolerance, or, short of it, before
    the next step would exceed `CAP` nodes.
 
@@ -40,7 +41,7 @@ the tolerance), of each."""
 TOLERANCE = 0.01
 """Completeness gap over the effect at which no more nodes are added."""
 
-CAP = 256
+CAP = 160
 """Most nodes of a way."""
 
 FLOOR = 16
@@ -84,6 +85,7 @@ class Panel:
         start, end: between 0 and 1.
         effect: what the metric changes by on it.
         level: the rule it has.
+        before: its gap by the rule before; None where it has the first.
         sums: per rule, the integral by the nodes that are there; None where there are none yet.
     """
 
@@ -91,6 +93,7 @@ class Panel:
     end: float
     effect: float
     level: int = 0
+    before: float | None = None
     sums: list[Any] = field(default_factory=lambda: [None] * len(NESTED))
 
     @property
@@ -188,14 +191,17 @@ class Way:
             self.done = True
             return
         panel = self._worst()
-        finest = panel.level + 1 == len(NESTED)
-        cost = 2 * len(NESTED[0].nodes) if finest else len(NESTED[panel.level + 1].nodes)
+        gap = self._gap(panel)
+        helps = panel.before is None or gap < panel.before / 2
+        halved = panel.level + 1 == len(NESTED) or not helps
+        cost = 2 * len(NESTED[0].nodes) if halved else len(NESTED[panel.level + 1].nodes)
         if self.points + cost > CAP:
             self.done = self.capped = True
-        elif finest:
+        elif halved:
             self._middle = (panel.start + panel.end) / 2
             self._open = []
         else:
+            panel.before = gap
             panel.level += 1
             self._open = [panel]
 
