@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..arguments import answer_of, checked, refuse_answer
 from ..hints import outside, renamed
+from ..models.adapted import check_adapted_linear
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.refusals import refused
@@ -333,6 +334,7 @@ def load_pair(
     for (called, _), one in zip(given, (main, *others), strict=True):
         with renamed({"student": called}):
             runner.sites.check_gated(one.name, one.deltas)
+            check_adapted_linear(one.name, one.model, runner.sites.odd)
     pair = ModelPair(
         **vars(runner),
         student=main,

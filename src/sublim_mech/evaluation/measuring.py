@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.answers import Answers
+from ..engine.beginnings import NOTHING, beginning_of
 from ..engine.forward import Gates
-from ..engine.invocation import shared_under
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
@@ -41,13 +41,11 @@ from ..instruments.labelling import (
 )
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
-from ..models.compat import Cache
 from ..models.students import Student
 from ..prompts import DATE, Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
 from ..prompts.distinct import check_prompts
 from ..prompts.notices import said_once
-from ..prompts.shared import common_start
 from ..results.contexts import BESIDE, told
 from .answering import BASE, Sampling, sample_answers
 from .outcome import Evaluation
@@ -249,13 +247,11 @@ def trait_log_probs(
         share_prefix: run the tokens that all prompts begin with once, instead of in every row.
     """
     gates = None if student is None else Gates(student)
-    shared, past = 0, None
-    # short of the last token of each prompt, which is read in every row
-    prefix = common_start([prompt.ids[:-1] for prompt in prompts])
-    longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
-    if share_prefix and len(prompts) > 1 and runner.layout.shares(len(prefix), longest):
-        shared = shared_under(student, [prompt.ids for prompt in prompts], len(prefix))
-        past = _run_prefix(runner, prompts[0].ids, shared, gates)
+    shared, past = NOTHING
+    if share_prefix:
+        longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
+        ids = [prompt.ids for prompt in prompts]
+        shared, past = beginning_of(runner, ids, longest=longest, student=student)
 
     log_prob = np.empty((len(prompts), traits))
     rank = np.empty((len(prompts), traits), int)
@@ -270,23 +266,6 @@ def trait_log_probs(
         rank[chunk] = _ranks(logits[:, 0], forms.argmax(-1), rows).cpu().numpy()
     runner.settle(*([] if student is None else [student]))
     return TraitValues(log_prob, rank)
-
-
-def _run_prefix(
-    runner: Runner, ids: Sequence[int], shared: int, gates: Gates | None
-) -> Cache | None:
-    """Keys and values of the tokens that all rows begin with; None where they begin with none.
-
-    Args:
-        runner: what computes.
-        ids: token ids of one of the prompts.
-        shared: how many of them all prompts begin with.
-        gates: whose weights.
-    """
-    if not shared:
-        return None
-    batch = replace(runner.batch([ids[:shared]]), prompts=(tuple(ids),))
-    return runner.run(batch, gates=gates, past=()).cache
 
 
 def _ranks(

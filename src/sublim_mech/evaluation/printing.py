@@ -9,7 +9,7 @@ import pandas as pd
 from ..hints import counted
 from ..results.contexts import asked_and_trained, in_words, otherwise
 from ..results.record import Forms
-from ..results.report import forms_in_words, uncontrolled
+from ..results.report import few_prompts, forms_in_words, uncontrolled
 
 if TYPE_CHECKING:
     from .outcome import Evaluation
@@ -44,6 +44,7 @@ def described(evaluation: Evaluation) -> str:
     one_question = sizes["question"] == 1
     intervals = " (one question: no intervals)" if one_question else " [95 % over questions]"
     lines.append(f"log P in nats, mean over questions{intervals}")
+    lines += few_prompts(sizes["question"], "question")
     compute = provenance.get("compute")
     if compute is not None:
         lines.append(

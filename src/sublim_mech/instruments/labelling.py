@@ -60,6 +60,10 @@ def label(
             "effect": (("model", *dims), measured.effect),
             "base": (("model", "prompt"), measured.base),
             "student": (("model", "prompt"), measured.student),
+            **{
+                name: (("model", "prompt", "layer")[: values.ndim], values)
+                for name, values in measured.told.items()
+            },
         },
         {
             "model": np.array(list(pair.students)),

@@ -12,7 +12,7 @@ An instrument is then its question, its cells, and one function that measures th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -293,10 +293,12 @@ class Cells(NamedTuple):
         effects: per prompt, an array of its cells; the last axis may be longer for some prompts
             than for others.
         ends: the metric of base and student.
+        told: what else is known of each prompt, `(prompt, ...)` by the name it has in the scores.
     """
 
     effects: Sequence[np.ndarray]
     ends: Ends
+    told: Mapping[str, np.ndarray] = {}
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,7 @@ class Measured:
         effect: `(model, prompt, <cells>)`, NaN past a shorter prompt.
         base, student: `(model, prompt)`, the metric of the two.
         compute: what the floating-point type costs, where it is not that of the weights.
+        told: what else is known, `(model, prompt, ...)`.
     """
 
     task: Task
@@ -315,6 +318,7 @@ class Measured:
     base: np.ndarray
     student: np.ndarray
     compute: Compute | None = None
+    told: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Part(NamedTuple):
@@ -387,7 +391,11 @@ def walk(
                 both = [
                     np.concatenate(values) for values in zip(*(u.ends for u in units), strict=True)
                 ]
-                measured.append(Cells(effects, Ends(*both)))
+                told = {
+                    name: np.concatenate([unit.told[name] for unit in units])
+                    for name in units[0].told
+                }
+                measured.append(Cells(effects, Ends(*both), told))
     effects = [pad_stack(one.effects) for one in measured]  # per student, (prompt, <cells>)
     return Measured(
         task,
@@ -395,6 +403,7 @@ def walk(
         base=np.stack([one.ends.base for one in measured]),
         student=np.stack([one.ends.student for one in measured]),
         compute=compute_cost(task),
+        told={name: np.stack([one.told[name] for one in measured]) for name in measured[0].told},
     )
 
 
@@ -417,9 +426,11 @@ def _unit(
     found = keeping.find(keep.folder, name, prompt.question)
     if found is not None:
         keeping.check_unchanged(task.pair, student)
-        return Cells([found["effect"]], Ends(found["base"], found["student"])), True
+        effect, base, of_student = (found.pop(name) for name in ("effect", "base", "student"))
+        return Cells([effect], Ends(base, of_student), found), True
     done = cells(student, part, advance)
     arrays = {"effect": done.effects[0], "base": done.ends.base, "student": done.ends.student}
+    arrays |= done.told
     keeping.store(
         keep.folder, name, arrays, instrument=title, model=student.name, prompt=prompt.question
     )

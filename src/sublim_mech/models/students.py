@@ -34,7 +34,7 @@ from .choosing import adapter_folder, as_names, choose_adapter
 from .compat import adapter_configs
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
-from .experts import gather
+from .experts import check_stacks, gather
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
 from .names import text_config
@@ -215,6 +215,7 @@ def read_student(
     check_finite(model, argument="student", name=name)
     changed, left_out = without_asides(base.model, find_deltas(base, model, name))
     changed = gather_mixers(base.model, model, gather(base.model, model, changed))
+    check_stacks(base.model, changed)
     deltas = placed(base.model, changed)
     check_apart(name, deltas)
     _check_config(base, own_config, name)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import check, checked
 from .blank import is_blank
+from .clock import DATE
 from .context import Context
 from .dressing import dress, same_as, tells_date
 from .frames import opened
@@ -69,7 +70,8 @@ def render(
             it opens and answers do not have), or what ends one; a conversation as raw text.
 
     Warns:
-        UserWarning: the text of a special token stands in a question, and is tokenised as it.
+        UserWarning: the text of a special token stands in a question, and is tokenised as it; the
+            context has a date, which the template does not tell.
 
     Example:
         >>> calm = sm.Context(system="You are calm.")
@@ -104,6 +106,12 @@ def render(
             )
         taken_apart = Template(tokenizer, template, context)
         drawn = [_draw(taken_apart, question, context) for question in asked]
+        if context.date != DATE and not any(one.dated for one in drawn):
+            notice(
+                "date",
+                f"Context(date={context.date!r}): the chat template tells no date in these "
+                "prompts, so that it changes nothing; leave it out.",
+            )
     return [_tokenise(tokenizer, one, context) for one in drawn]
 
 

@@ -28,6 +28,9 @@ from .kinds import KINDS
 from .record import Record
 from .spreading import spread
 
+TOLD = ("points", "capped", "row", "missing_of_row")
+"""Data variables of integrals that were completed: see `completing`."""
+
 WHOLE = ("prompt_effect", "answer_effect", "prompt_tokens")
 """Data variables that a selection of cells keeps of the whole: see `whole` and `prompt_tokens`."""
 
@@ -295,7 +298,7 @@ class ScoreArrays:
         Raises:
             ValueError: no heads; both directions; several token sets, of which one must be chosen.
         """
-        effect = self._one_direction()
+        effect = self.one_direction()
         if "head" not in effect.dims:
             raise ValueError(
                 f"these scores have no heads; they have {self.dims()}. Patch site='z' for effects "
@@ -318,7 +321,7 @@ class ScoreArrays:
             ValueError: no token sets per layer; both directions; heads, of which one must be
                 chosen.
         """
-        effect = self._one_direction()
+        effect = self.one_direction()
         if not self.has_sets or "layer" not in effect.dims:
             raise ValueError(
                 f"these scores have no token sets per layer; they have {self.dims()}. "
@@ -382,7 +385,7 @@ class ScoreArrays:
 
     def _by_position(self) -> xr.DataArray:
         self._need_positions()
-        return self.per_token()._one_direction()
+        return self.per_token().one_direction()
 
     def _need_positions(self) -> None:
         if self.has_tokens:
@@ -395,7 +398,12 @@ class ScoreArrays:
             "per token."
         )
 
-    def _one_direction(self) -> xr.DataArray:
+    def one_direction(self) -> xr.DataArray:
+        """The headline, of scores of a single direction.
+
+        Raises:
+            ValueError: both directions.
+        """
         if "direction" in self.data["effect"].dims:
             first = str(self.data["direction"].values[0])
             raise ValueError(

@@ -21,7 +21,9 @@ from ..storage.files import replacing
 from . import report, tables
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
+from .completeness import gap_in_words
 from .frames import check_suffix
+from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
@@ -148,9 +150,10 @@ def _summary(scores: ScoreArrays) -> str:
     prompts = report.prompts(scores)
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts}"]
     if scores.additive:
-        gap = report.gap_in_words(scores)
+        gap = gap_in_words(scores)
         parts += [gap] if gap else []
         parts.append(tables.denominator(scores))
+    parts += [str(reliability(scores))] if is_map(scores) else []
     parts += report.without_controls(scores)
     if not scores.additive and total.low <= 0 <= total.high:
         parts.append(report.NO_SHARES)
