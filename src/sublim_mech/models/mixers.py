@@ -36,7 +36,7 @@ def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) ->
         }
         # (a block of experts has been put together already)
         one = isinstance(inside.get(mixer), Whole)
-        if one or all(_is_projection(base.get_submodule(path)) for path in inside):
+        if one or all(is_projection(base.get_submodule(path)) for path in inside):
             continue
         distance = math.sqrt(sum(delta.norm() ** 2 for delta in inside.values()))
         whole = Whole(module_of(student, mixer), distance, deltas_hash(inside))
@@ -73,7 +73,8 @@ def find_mixers(model: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_projection(module: nn.Module) -> bool:
+def is_projection(module: nn.Module) -> bool:
+    """Whether a module is one matrix, with or without a bias."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, Conv1D))
