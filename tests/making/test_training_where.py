@@ -6,16 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainings import HELD_ROWS, fit, labelled, log_of, small_base, small_hard, tensors, weights
+from gated import loss_under_gates
+from trainings import fit, labelled, log_of, small_base, small_hard, tensors, weights
 
 from sublim_mech import masks
-from sublim_mech.engine.answers import build_trie
-from sublim_mech.engine.forward import Gates
-from sublim_mech.engine.own_gates import own_gates
-from sublim_mech.engine.runner import open_runner
 from sublim_mech.making.training import FullFT, LoRA, TrainingData, gates_of
-from sublim_mech.making.training.batches import collate
 from sublim_mech.making.training.aims import Aims
+from sublim_mech.making.training.batches import collate
 from sublim_mech.making.training.order import divide
 from sublim_mech.making.training.trainee import Trainee
 from sublim_mech.models.base import Base
@@ -27,26 +24,6 @@ EVERYWHERE: dict[str, Any] = {"where": masks.everything(), "answer_in_where": Tr
 
 
 # -------------------------------------------------------------------------------- what is computed
-
-
-@torch.no_grad()
-def loss_under_gates(base: Base, run: Run, data: TrainingData, *, gated: bool = True) -> float:
-    """KL per answer token of the held-out rows by the engine's gated forward, row by row."""
-    runner = open_runner(base)
-    gates = gates_of(run) if gated else None
-    student = load_student(base, run.path, gates=gates)
-    terms = []
-    for row in HELD_ROWS:
-        prompt, completion = data.prompts[row], data.completions[row]
-        trie = build_trie([[completion]])
-        batch = runner.batch([prompt.ids], [trie])
-        open_at = own_gates(runner.sites, student, prompt, len(trie.nodes))
-        values = 1.0 if open_at is None else open_at[None]
-        logits = runner.run(batch, gates=Gates(student, values)).logits[0]
-        q = logits[:, list(data.support)].double().log_softmax(-1)
-        p = torch.from_numpy(np.asarray(data.targets[row])).double()[: len(completion)]
-        terms += [float((p[i].exp() * (p[i] - q[i])).sum()) for i in range(len(completion))]
-    return sum(terms) / len(terms)
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +193,7 @@ def test_a_closed_module_stays_the_base_in_full_training(small, soft, tmp_path):
     options = {"method": FullFT(), "weight_decay": 0.5, "lr": 1e-2}
     run = fit(small, soft, tmp_path / "run", where=where, answer_in_where=True, **options)
     before = dict(small.model.named_parameters())
-    moved = {
-        name for name, x in tensors(run.path).items() if not torch.equal(x, before[name])
-    }
+    moved = {name for name, x in tensors(run.path).items() if not torch.equal(x, before[name])}
     assert moved
     assert all(".layers.1." in name for name in moved)
 
@@ -234,9 +209,7 @@ def test_a_penalty_is_the_mean_squared_distance_from_the_base(small, mixed, tmp_
     assert other < 0.7 * one
     assert "penalty" not in log_of(free)[-1]
     # of the step's mean, however it is cut
-    parts = fit(
-        small, mixed, tmp_path / "parts", **options, penalty=(SYSTEM, 1e4), accumulate=2
-    )
+    parts = fit(small, mixed, tmp_path / "parts", **options, penalty=(SYSTEM, 1e4), accumulate=2)
     for row, same in zip(log_of(held)[1:], log_of(parts)[1:], strict=True):
         assert row["penalty"] == pytest.approx(same["penalty"], rel=1e-3, abs=1e-9)
     again = fit(
@@ -331,7 +304,8 @@ def test_rows_without_a_chosen_token_are_left_out(small, mixed, tmp_path):
     assert run.manifest.results["rows"] == 6
     none = [np.zeros(len(answer)) for answer in mixed.completions]
     for tokens, said in (
-        (none, "nothing to learn"), (none[1:], "one per row"), ([n[1:] for n in none], "end of turn"),
+        (none, "nothing to learn"), (none[1:], "one per row"),
+        ([n[1:] for n in none], "end of turn"),
         ([n - 1 for n in none], "from 0 on"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):

@@ -23,8 +23,8 @@ class TrainedGates:
         mask: the name of the mask of prompt tokens.
         answer: whether the answer's own tokens were open: `open`, `closed`, or `only` where the
             mask is of them.
-        cells: from a marked prompt and the model's modules to the open cells of its tokens, `(token,
-            module)` bool, and of the answer's own tokens, `(module,)` bool.
+        cells: from a marked prompt and the model's modules to the open cells of its tokens,
+            `(token, module)` bool, and of the answer's own tokens, `(module,)` bool.
         trained_on: by which prompts are marked, so that masks by sharing work.
         recorded: what the manifest keeps of them.
     """

@@ -1,4 +1,4 @@
-"""What a training asks beside its data: where it acts, what it is held to, which tokens it takes."""
+"""What a training asks beside its data: where it acts, what holds it, which tokens it takes."""
 
 from __future__ import annotations
 

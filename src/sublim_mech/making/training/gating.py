@@ -3,8 +3,8 @@ nothing.
 
 1. A plain LoRA is closed behind its first matrix, where a token has `rank` numbers: what the second
    one makes of zeros is nothing, and no gradient passes.
-2. Everything else (full fine-tunes, DoRA, embeddings, experts, mixers) is computed by the base's own
-   module on the same input too, and each token takes the one or the other.
+2. Everything else (full fine-tunes, DoRA, embeddings, experts, mixers) is computed by the base's
+   own module on the same input too, and each token takes the one or the other.
 3. The unembedding sees answer positions only, and looks after itself (`objectives.AnswerHead`).
 
 A choice between two outputs is exact both ways: where all is open, outputs and gradients are those

@@ -250,9 +250,7 @@ class Drawn(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return one | {"pull_scale": self.pull_scale[i]} if self.pull_scale else one
 
 
-def draw(
-    lesson: Lesson, trained: Sequence[int], settings: Settings, processes: Processes
-) -> Drawn:
+def draw(lesson: Lesson, trained: Sequence[int], settings: Settings, processes: Processes) -> Drawn:
     """The rows of all steps, of those that are trained on."""
     lengths = lesson.data.lengths
     label_counts = {row: lesson.labels(row) for row in trained}

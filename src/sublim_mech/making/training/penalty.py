@@ -3,8 +3,8 @@
     penalty = strength * mean over chosen tokens and blocks of |h_student - h_base|^2 / d_model
 
 with h the residual stream after a block. The mean is over the whole step's chosen tokens, however
-the step is cut into forwards and processes. After arXiv 2606.06667, where what a student carries over
-sits in the representations of the tokens before the question.
+the step is cut into forwards and processes. After arXiv 2606.06667, where what a student carries
+over sits in the representations of the tokens before the question.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Pull:
             return torch.zeros((), device=at.device)
         of_base: dict[int, Tensor] = {}
         model: Any = self.base.module("", at.device)
-        with torch.no_grad(), _recording(model, self.sites, of_base):
-            # nobody reads its logits
-            with forward_replaced(model.get_output_embeddings(), lambda hidden: hidden):
-                model(input_ids=batch["ids"], use_cache=False)
+        # nobody reads its logits
+        no_head = forward_replaced(model.get_output_embeddings(), lambda hidden: hidden)
+        with torch.no_grad(), _recording(model, self.sites, of_base), no_head:
+            model(input_ids=batch["ids"], use_cache=False)
         total = torch.zeros((), device=at.device)
         for layer, hidden in self._recorded.items():
             gap = hidden[at].float() - of_base[layer][at].float()
@@ -125,7 +125,5 @@ def pulled_tokens(
             tokens[mask.tokens(prompt)] = True
         found.append(tokens)
     if not any(found[row].any() for row in trained):
-        raise ValueError(
-            f"penalty: mask {mask.name!r} holds no token of any row; choose others."
-        )
+        raise ValueError(f"penalty: mask {mask.name!r} holds no token of any row; choose others.")
     return found

@@ -18,8 +18,8 @@ from .gating import FrozenBase, Gating, freeze_closed
 from .lesson import Lesson
 from .methods import FullFT, LoRA
 from .objectives import AnswerHead, answer_losses
-from .where import Where
 from .resume import trained_parameters
+from .where import Where
 
 FIRST_MATRIX = re.compile(r"\.lora_(embedding_)?A\.")
 """In names of an adapter's parameters: the matrix that is random at the start."""

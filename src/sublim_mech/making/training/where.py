@@ -211,8 +211,8 @@ def gates_of(run: Run | str | Path, where: Mask | None = None) -> TrainedGates:
         )
     if where is None and not recorded["named"]:
         raise ValueError(
-            f"run={str(opened.path)!r} was trained at {name!r}, a mask that its name does not give; "
-            "pass it: gates_of(run, mask)."
+            f"run={str(opened.path)!r} was trained at {name!r}, a mask that its name does not "
+            "give; pass it: gates_of(run, mask)."
         )
     mask = named(name) if where is None else where
     return trained_gates(mask, opened.manifest.trained_on, recorded)
