@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...arguments import checked
-from ...models.base import Base
 from ...stats import ratio_interval
 from ..rows import Row, Rows, as_rows, count_words
 from ..teachers.prompting import untouched
@@ -147,7 +145,8 @@ class Divergence:
             return {}
         told: dict[str, list[np.ndarray]] = {"student kl": [], "as teacher": [], "as base": []}
         for read in self.reads:
-            assert read.student is not None and read.student_kl is not None
+            assert read.student is not None
+            assert read.student_kl is not None
             told["student kl"].append(read.student_kl)
             told["as teacher"].append(read.student == read.teacher)
             told["as base"].append(read.student == read.base)
