@@ -263,12 +263,14 @@ def measure(
 
 def _within(task: Task, student: Student, rows: Sequence[GatedRow]) -> list[GatedRow]:
     """Rows with everything closed that the student's own gates close."""
-    own = {}
-    for i in dict.fromkeys(row.prompt for row in rows):
-        nodes = len(task.answers[i].nodes)
-        own[i] = own_gates(task.pair.sites, student, task.prompts[i], nodes)
+    own: dict[int, Tensor] = {}
     within = []
     for i, gates in rows:
+        if i not in own:
+            nodes = len(task.answers[i].nodes)
+            found = own_gates(task.pair.sites, student, task.prompts[i], nodes)
+            assert found is not None
+            own[i] = found
         if isinstance(gates, Tensor) and gates.dim() == 1:
             gates = gates[:, None]
         within.append(GatedRow(i, own[i] * gates))

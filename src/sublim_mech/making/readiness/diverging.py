@@ -55,18 +55,21 @@ class Read(NamedTuple):
         return self.teacher != self.base
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Divergence:
     """Where teacher and base would write another token, and what a student writes there.
 
     Attributes:
         rows: the rows.
+        questions: their prompts, as texts.
         reads: per row, what the models say.
         teacher, base, student: their names; an empty one without a student.
         texts: the text of every token that occurs.
     """
 
     rows: tuple[Row, ...]
+    questions: tuple[str, ...]
     reads: tuple[Read, ...]
     teacher: str
     base: str
@@ -183,7 +186,7 @@ class Divergence:
                     bool(read.divergent[i]),
                 )
             )
-        return Strip(row, self.rows[row].prompt, tuple(tokens), (self.teacher, self.base))
+        return Strip(row, self.questions[row], tuple(tokens), (self.teacher, self.base))
 
     def __repr__(self) -> str:
         shown = self.table().to_string(float_format="{:.4f}".format)
@@ -258,9 +261,9 @@ def divergence(
         )
     readers = [teacher, base]
     if student is not None:
-        asked = {"context": context, "template": template}
-        readers.append(fine_tuned(base.base, student, None, **asked))
-    answers = [tokenise(reader, listed, close=close).answers for reader in readers]
+        readers.append(fine_tuned(base.base, student, None, context=context, template=template))
+    tokens = [tokenise(reader, listed, close=close) for reader in readers]
+    answers = [of_reader.answers for of_reader in tokens]
     if any(other != answers[0] for other in answers[1:]):
         raise ValueError(
             "rows: an answer has other tokens in the teacher's context than in the students'; "
@@ -285,7 +288,9 @@ def divergence(
     name = readers[2].name if student is not None else ""
     seen = {int(token) for read in found for token in _written(read)}
     texts = {token: teacher.base.tokenizer.decode([token]) for token in sorted(seen)}
-    return Divergence(tuple(listed), found, teacher.name, base.name, name, texts)
+    questions = tuple(prompt.question for prompt in tokens[0].prompts)
+    names = {"teacher": teacher.name, "base": base.name, "student": name}
+    return Divergence(tuple(listed), questions, found, **names, texts=texts)
 
 
 def _read(ids: Sequence[int], teacher: Tensor, base: Tensor, student: Tensor | None = None) -> Read:

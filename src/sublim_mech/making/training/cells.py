@@ -60,7 +60,7 @@ def open_cells(
     if isinstance(mask, AnswerMask):
         return np.zeros((len(prompt), len(modules)), bool), mask.modules(prompt, modules)
     cells = mask(prompt, modules)
-    return cells, cells.any(0) & answer
+    return cells, np.logical_and(cells.any(axis=0), answer)
 
 
 def narrow(cells: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ class Gating:
                 hook = gating._choose(path, column)
                 module.register_forward_hook(hook, with_kwargs=True)
                 continue
-            for first in module.lora_A.values():  # type: ignore[operator, union-attr]
+            for first in module.lora_A.values():  # type: ignore[operator]
                 first.register_forward_hook(gating._close(path, column))
         return gating
 
