@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 from gated import loss_under_gates
-from trainings import fit, labelled, log_of, small_base, small_hard, tensors, weights
+from trainings import (
+    fit,
+    labelled,
+    load_small,
+    log_of,
+    small_base,
+    small_hard,
+    small_model,
+    tensors,
+    weights,
+)
 
 from sublim_mech import masks
 from sublim_mech.making.training import FullFT, LoRA, TrainingData, gates_of
@@ -77,6 +87,33 @@ def test_open_everywhere_is_ordinary_training_bit_for_bit(case, mixed, smol_toke
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert log_of(plain) == log_of(opened)
+
+
+SAVERS: list[dict[str, Any]] = [{"accumulate": 2}, {"gradient_checkpointing": True}]
+
+
+@pytest.mark.parametrize("options", SAVERS, ids=str)
+@pytest.mark.parametrize("method", ["lora", "dora", "full"])
+def test_memory_savers_change_no_gradient_under_gates(method, options, small, mixed, tmp_path):
+    asked = {"method": METHODS[method], "where": SYSTEM | masks.layers([1])}
+    plain = fit(small, mixed, tmp_path / "plain", **asked)
+    saving = fit(small, mixed, tmp_path / "saving", **asked, **options)
+    one, other = tensors(plain.path), tensors(saving.path)
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 2e-6
+    assert log_of(plain)[-1]["held_out"] != log_of(plain)[0]["held_out"]
+
+
+def test_a_base_in_bf16_stands_in_fp32_beside_a_full_student(smol_tokenizer, mixed, tmp_path):
+    """Before the first step that moves anything the student is the base, gates or not."""
+    base = load_small(small_model().bfloat16(), smol_tokenizer)
+    runs = [
+        fit(base, mixed, tmp_path / name, method=FullFT(), **options)
+        for name, options in {"plain": {}, "gated": {"where": SYSTEM}}.items()
+    ]
+    plain, gated = (log_of(run) for run in runs)
+    assert plain[0]["held_out"] == gated[0]["held_out"]
+    assert plain[1]["loss"] == gated[1]["loss"]
+    assert plain[-1]["held_out"] != gated[-1]["held_out"]
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
