@@ -16,12 +16,14 @@ from ..hints import outside, renamed
 from ..models.adapted import check_adapted_linear
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
+from ..models.gating import TrainedGates
 from ..models.refusals import refused
 from ..models.students import Student, read_student, tell_notes
 from ..prompts import Context, Message, Prompt, Trained
 from ..results.contexts import in_words
 from .alike import pair_notes
 from .closed import tell_closed
+from .own_gates import own_gates
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
 from .speaking import SAYS, speech_notes
@@ -168,7 +170,7 @@ class ModelPair(Runner):
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
         """A mask's gates at a prompt's tokens, in the order of the student's changed modules:
-        `(token, module)`.
+        `(token, module)`; closed where the student's own gates are.
         """
         paths, modules = list(self.sites.modules), list(self.sites.modules.values())
         example = "masks.as_mask(where, 'where')"
@@ -178,7 +180,9 @@ class ModelPair(Runner):
             wanted = f"a bool array {(len(prompt), len(modules))}, as a mask does"
             refuse_answer("where", where, cells, of=of, wanted=wanted)
         columns = [paths.index(path) for path in student.deltas]
-        return torch.from_numpy(cells[:, columns]).float()
+        gates = torch.from_numpy(cells[:, columns]).float()
+        own = own_gates(self.sites, student, prompt)
+        return gates if own is None else gates * own
 
     def _prompt_gates(
         self, prompts: Sequence[Prompt], where: Cells | None, model: str
@@ -187,7 +191,11 @@ class ModelPair(Runner):
             return None
         student = self.named_student(model)
         if where is None:
-            everywhere = [torch.ones(len(prompt), len(student.deltas)) for prompt in prompts]
+            own = [own_gates(self.sites, student, prompt) for prompt in prompts]
+            everywhere = [
+                torch.ones(len(prompt), len(student.deltas)) if gates is None else gates
+                for prompt, gates in zip(prompts, own, strict=True)
+            ]
             return PromptGates(student, everywhere)
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
         rows = list(zip(prompts, gates, strict=True))
@@ -256,6 +264,7 @@ def load_pair(
     control_adapters: Sequence[str] = (),
     trained_in: Context | None = None,
     trained_on: Sequence[str | Sequence[Message]] | None = None,
+    gates: TrainedGates | None = None,
     tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
@@ -278,6 +287,9 @@ def load_pair(
             message), without the system prompt, which `trained_in` says, and without answers; from
             them `mark_sharing` tells what the student met. Give at least two that differ where the
             data differ.
+        gates: the gates that the student was trained under, `training.gates_of(run)`: its weights
+            then act at these cells only (`load_student`). Controls with gates of their own are
+            loaded by `load_student`.
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
         device: where to put the models: `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -314,7 +326,9 @@ def load_pair(
     check_options(compute, memory_gb)
     check_training(trained_in, trained_on)
     loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
-    main = read_student(loaded, student, adapter=adapter, allow_unrelated=allow_unrelated)
+    main = read_student(
+        loaded, student, adapter=adapter, gates=gates, allow_unrelated=allow_unrelated
+    )
     named: list[tuple[str, Any, str | None]] = [
         (f"controls[{i}]", one, None) for i, one in enumerate(controls)
     ]

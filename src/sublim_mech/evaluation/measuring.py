@@ -27,8 +27,9 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.answers import Answers
-from ..engine.beginnings import NOTHING, beginning_of
+from ..engine.beginnings import NOTHING, beginning_of, stack_gates
 from ..engine.forward import Gates
+from ..engine.own_gates import own_gates
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
@@ -247,8 +248,10 @@ def trait_log_probs(
         share_prefix: run the tokens that all prompts begin with once, instead of in every row.
     """
     gates = None if student is None else Gates(student)
+    own = None if student is None else _own_gates(runner, student, prompts, tries)
     shared, past = NOTHING
-    if share_prefix:
+    # (gates of its own may close what is before a shared token in one prompt and not in the next)
+    if share_prefix and own is None:
         longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
         ids = [prompt.ids for prompt in prompts]
         shared, past = beginning_of(runner, ids, longest=longest, student=student)
@@ -260,12 +263,28 @@ def trait_log_probs(
     for chunk in runner.chunks(sizes, reads=reads, skipped=shared):
         rows = [tries[i] for i in chunk]
         batch = runner.batch([prompts[i].ids for i in chunk], rows).after(shared)
+        if student is not None and own is not None:
+            stacked = stack_gates([own[i] for i in chunk], batch.ids.shape)
+            gates = Gates(student, stacked.to(batch.ids.device))
         logits = runner.run(batch, gates=gates, past=past).logits
         forms = by_trait(string_log_probs(logits, rows), rows, traits)  # (row, trait, form)
         log_prob[chunk] = forms.logsumexp(-1).cpu().double().numpy()
         rank[chunk] = _ranks(logits[:, 0], forms.argmax(-1), rows).cpu().numpy()
     runner.settle(*([] if student is None else [student]))
     return TraitValues(log_prob, rank)
+
+
+def _own_gates(
+    runner: Runner, student: Student, prompts: Sequence[Prompt], tries: Sequence[Answers]
+) -> list[Tensor] | None:
+    """The gates that a student brings with it, per prompt `(slot, module)`; None without any."""
+    found = []
+    for prompt, trie in zip(prompts, tries, strict=True):
+        gates = own_gates(runner.sites, student, prompt, len(trie.nodes))
+        if gates is None:
+            return None
+        found.append(gates)
+    return found
 
 
 def _ranks(

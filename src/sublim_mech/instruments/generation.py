@@ -15,6 +15,7 @@ from ..engine.closed import tell_closed
 from ..engine.decoding import decode
 from ..engine.drawing import Decoding, Request
 from ..engine.endings import answer_text, close_ids, end_ids
+from ..engine.own_gates import own_gates
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student
@@ -92,6 +93,9 @@ def generate(
         rows.append((prompt, gates))
         closes = close_ids(pair.tokenizer, prompt)
         behind = _answer_gates(gates, student, generated)
+        own = own_gates(pair.sites, student, prompt, nodes=1)
+        if own is not None:  # the answer's own tokens, which follow the prompt
+            behind = behind * own[-1]
         requests.append(Request(prompt.ids, gates, behind, closes))
     if generated != "student":  # who then at least writes the answer
         tell_closed(pair.sites, student, mask, rows)

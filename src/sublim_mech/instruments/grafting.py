@@ -84,6 +84,9 @@ def graft(
             same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
+    A student that was loaded with the gates of its training (`load_pair(gates=)`) is within them:
+    what they close stays closed in every row, the whole student's too.
+
     Returns:
         Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt,
         set)`: those at which some student of the pair changes a module of the set. A student that
@@ -105,7 +108,7 @@ def graft(
         ['template', 'system', 'user', 'answer', 'all prompt tokens']
     """
     folder = keep_folder(keep)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     named = _named_sets(sets, task)
     chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
     if not isinstance(sets, str):

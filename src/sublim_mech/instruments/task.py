@@ -28,6 +28,7 @@ from ..engine.answers import Answers
 from ..engine.batch import Batch
 from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
+from ..engine.own_gates import own_gates, refuse_gates
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..metrics import Metric, as_metric
@@ -165,6 +166,7 @@ def prepare(
     trait: Trait | Metric,
     *,
     donors: Sequence[Prompt] | None = None,
+    keeps_gates: bool = False,
 ) -> Task:
     """Tokenise the answers, and leave out copies.
 
@@ -177,12 +179,16 @@ def prepare(
         prompts: rendered prompts.
         trait: what is measured.
         donors: where prompts take something from other prompts: one per prompt.
+        keeps_gates: whether all rows of students come through `measure`, which keeps the gates that
+            students bring with them.
 
     Raises:
         TypeError, ValueError: see `Runner.check_prompts`; a form without tokens; a prompt that is
             with its answers longer than the model.
     """
     pair.check_prompts(prompts)
+    if not keeps_gates:
+        refuse_gates(pair.students.values(), "this instrument")
     if donors is not None:
         pair.check_prompts(donors)
     metric = as_metric(trait)
@@ -247,13 +253,16 @@ def measure(
     Args:
         task: what is measured.
         student: whose gates.
-        rows: prompt and gates of each row; rows of like length go together.
+        rows: prompt and gates of each row; rows of like length go together. Where the student
+            brings gates of its own, what they close stays closed.
         advance: called with the number of rows that are done.
 
     Raises:
         ValueError: the metric is NaN or infinite.
     """
     values = np.empty(len(rows))
+    if student.gates is not None:
+        rows = _within(task, student, rows)
     run = [Row(task.prompts[i].ids, task.answers[i], gates) for i, gates in rows]
     for chunk, shared, past in forwards(task.pair, student, run, reads=task.reads):
         prompts = [rows[r].prompt for r in chunk]
@@ -266,6 +275,22 @@ def measure(
         advance(len(chunk))
     task.check_finite(values, [row.prompt for row in rows])
     return values
+
+
+def _within(task: Task, student: Student, rows: Sequence[GatedRow]) -> list[GatedRow]:
+    """Rows with everything closed that the student's own gates close."""
+    own: dict[int, Tensor] = {}
+    within = []
+    for i, gates in rows:
+        if i not in own:
+            nodes = len(task.answers[i].nodes)
+            found = own_gates(task.pair.sites, student, task.prompts[i], nodes)
+            assert found is not None
+            own[i] = found
+        if isinstance(gates, Tensor) and gates.dim() == 1:
+            gates = gates[:, None]
+        within.append(GatedRow(i, own[i] * gates))
+    return within
 
 
 class Ends(NamedTuple):

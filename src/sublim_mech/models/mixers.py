@@ -40,7 +40,7 @@ def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) ->
         }
         # (a block of experts has been put together already)
         one = isinstance(inside.get(mixer), Whole)
-        if one or all(_is_projection(base.get_submodule(path)) for path in inside):
+        if one or all(is_projection(base.get_submodule(path)) for path in inside):
             continue
         if mixer in inside:
             _check_no_attention(base, mixer)
@@ -94,7 +94,8 @@ def _check_no_attention(base: nn.Module, path: str) -> None:
         )
 
 
-def _is_projection(module: nn.Module) -> bool:
+def is_projection(module: nn.Module) -> bool:
+    """Whether a module is one matrix, with or without a bias."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, Conv1D))

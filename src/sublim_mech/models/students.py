@@ -35,6 +35,7 @@ from .compat import adapter_configs
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
 from .experts import check_stacks, gather
+from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
 from .names import text_config
@@ -80,6 +81,8 @@ class Student:
             `lora_alpha` is below 0, that its adapter names another base.
         watch: tells whether its weights are still those of the hash; None where nobody else holds
             them, because they were read from a folder.
+        gates: where its weights act; everywhere when None. With gates its hash is another, and
+            `model` is still the student without them.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Student:
     base_hash: str = ""
     notes: tuple[str, ...] = ()
     watch: Watch | None = field(default=None, repr=False, compare=False)
+    gates: TrainedGates | None = field(default=None, repr=False, compare=False)
 
     def check_unchanged(self, when: Literal["now", "begin", "settle"] = "now") -> None:
         """Raise ValueError where the weights were changed in place since they were loaded
@@ -113,6 +117,7 @@ def load_student(
     *,
     adapter: str | Sequence[str] | None = None,
     name: str | None = None,
+    gates: TrainedGates | None = None,
     allow_unrelated: bool = False,
 ) -> Student:
     """Load a student of `base`.
@@ -129,6 +134,10 @@ def load_student(
             is chosen in silence.
         name: how it is called in tables; the trait in its manifest, or the name of its directory,
             hub id or live adapter, when not given.
+        gates: the gates that it was trained under (`training.gates_of(run)`): its weights then act
+            at these cells only, in `effect`, `graft`, `evaluate`, `generate`, `pair.logits` and
+            `pair.activations`; other instruments refuse it. Without them its weights act
+            everywhere, as in any other tool that opens the folder; a note says so.
         allow_unrelated: accept a student whose weights are as far from the base as an unrelated
             model's.
 
@@ -147,7 +156,7 @@ def load_student(
         Student('owl', lora, 21 changed modules, ...)
     """
     student = read_student(
-        base, source, adapter=adapter, name=name, allow_unrelated=allow_unrelated
+        base, source, adapter=adapter, name=name, gates=gates, allow_unrelated=allow_unrelated
     )
     if not isinstance(source, Student):
         tell_notes(student)
@@ -173,6 +182,7 @@ def read_student(
     *,
     adapter: str | Sequence[str] | None = None,
     name: str | None = None,
+    gates: TrainedGates | None = None,
     allow_unrelated: bool = False,
 ) -> Student:
     """`load_student`, which tells nothing: that is for whoever knows what the student is."""
@@ -185,6 +195,10 @@ def read_student(
                 "or the folder it is of."
             )
         _check_as_loaded(base, source)
+        if gates is not None:
+            raise ValueError(
+                f"gates: student={source.name!r} is loaded already; pass the folder of its run."
+            )
         return source if name is None else replace(source, name=name)
     kinds = "an adapter or checkpoint folder, a hub id of either, or a live model"
     check_source(source, argument="student", kinds=kinds)
@@ -224,6 +238,7 @@ def read_student(
         _check_lineage(base, math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values())), name)
 
     notes = _notes(base, model, deltas, manifest, path)
+    notes += gates_notes(name, manifest, gates)
     if path is not None:
         left_out += left_out_of(base.model, path)
     notes += tuple(filter(None, [told(left_out)]))
@@ -233,10 +248,11 @@ def read_student(
         deltas=deltas,
         model=model,
         manifest=manifest,
-        hash=deltas_hash(deltas),
+        hash=deltas_hash(deltas) if gates is None else gates.hash_with(deltas_hash(deltas)),
         base_hash=base.hash,
         notes=notes,
         watch=Watch(_slots(deltas)) if isinstance(source, nn.Module) else None,
+        gates=gates,
     )
 
 
