@@ -10,10 +10,12 @@ from .effects import effect
 from .generation import generate
 from .grafting import graft, graft_sweep
 from .patching import patch
+from .unembedding import Reading, read_vector, read_vectors
 from .verification import Check, Verification, verify
 
 __all__ = [
     "Check",
+    "Reading",
     "Verification",
     "attribute",
     "confirm",
@@ -22,5 +24,7 @@ __all__ = [
     "graft",
     "graft_sweep",
     "patch",
+    "read_vector",
+    "read_vectors",
     "verify",
 ]
