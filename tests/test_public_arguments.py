@@ -29,7 +29,7 @@ WITH_METHODS = (
 """Classes whose methods a user calls."""
 
 RECORDS = (
-    "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
+    "ActivationChange", "Reading", "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
     "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows",
     "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",

@@ -72,8 +72,7 @@ def over_steps(
             different runs; another base than the run's; scores that differ in more than the step
             (other prompts, cells, options), or were confirmed or selected.
 
-    Example:
-        >>> on_the_way = sm.instruments.over_steps  # (run, lambda pair: sm.effect(pair, ...))
+    The guide (`docs/instruments/over_steps.md`) has an example.
     """
     folders, whole = _snapshots(run)
     chosen = _chosen_steps(folders, steps)
