@@ -129,10 +129,8 @@ def test_all_three_are_edits_of_whole_forwards(site, llama, prompts):
     change = activation_change(llama, prompts, where, site=site, layers=[1, 2])
     scores = direction_effects(llama, prompts[:1], TRAIT, change, random=2, seed=4, **QUIET)
     at = where.tokens(prompts[0])
-    base, top = (
-        whole_run(llama, prompts[0]),
-        whole_run(llama, prompts[0], gates=student_gates(llama)),
-    )
+    whole = student_gates(llama)
+    base, top = (whole_run(llama, prompts[0], gates=gates) for gates in (None, whole))
     drawn = np.random.default_rng(4).standard_normal((2, 2, 32))
     for number, layer in enumerate((1, 2)):
         own = torch.tensor(change.vector(layer)).float()
@@ -193,7 +191,7 @@ def test_zero_norms_and_strangers_are_refused(biased, llama, prompts):
 def test_it_is_saved_and_shown(biased, marked, tmp_path):
     _, pair = biased
     change = activation_change(pair, marked, [-1], layers=[1, 2])
-    assert "mean change of resid_post at where, 1 tokens per prompt" in repr(change)
+    assert "mean change of resid_post at chosen tokens, 1 tokens per prompt" in repr(change)
     scores = direction_effects(pair, marked, CAT, change, random=2, **QUIET)
     scores.save(tmp_path / "direction.safetensors")
     loaded = sm.Scores.load(tmp_path / "direction.safetensors")

@@ -55,6 +55,7 @@ def swapped(before, after, ids, boundary, form):
     return float(logits.double().log_softmax(-1)[form])
 
 
+@pytest.mark.filterwarnings("ignore")  # transformers renames the argument of the cache
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
 def test_a_boundary_is_a_swap_of_the_prefix_keys_and_values(architecture, smol_tokenizer, prompts):
     base = tiny.model(architecture)

@@ -14,7 +14,7 @@ from sublim_mech.instruments import over_steps, stepping
 from sublim_mech.making.training import LoRA, hard_data, train
 from sublim_mech.models.base import load_base
 
-STEPS = [1, 3, 4]  # the last one is the run's own end
+STEPS = [2, 3, 4]  # the last one is the run's own end
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def runs(base, smol_tokenizer, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in (0, 1):
-            options = {**SHORT, "snapshots": [1, 3], "lr": 3e-2, "order_seed": seed}
+            options = {**SHORT, "snapshots": [1, 2, 3], "lr": 3e-2, "order_seed": seed}
             made.append(train(base, data, out=folder / str(seed), method=LoRA(rank=2), **options))
     return made
 
@@ -45,6 +45,16 @@ def _quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+def test_a_step_at_which_nothing_has_moved_is_left_out(runs, base, asked):
+    """The first step of a warm-up has a learning rate of 0."""
+    run, _ = runs
+    assert 1 in run.snapshots
+    everything = over_steps(run, effect_of(asked), base=base, **QUIET)
+    assert everything.data["step"].values.tolist() == STEPS
+    first = over_steps(run, effect_of(asked), base=base, steps=[1], **QUIET)
+    np.testing.assert_array_equal(first.data["effect"], 0)
 
 
 def folders(run):
@@ -120,7 +130,7 @@ def test_the_base_is_loaded_once(runs, base, asked, monkeypatch):
 
     over_steps(runs[0], function, base="its/folder", **QUIET)
     assert loaded == ["its/folder"]
-    over_steps(runs[0], function, steps=[1], **QUIET)
+    over_steps(runs[0], function, steps=[2], **QUIET)
     assert loaded[1:] == [runs[0].manifest.base["name"]]
 
 
@@ -130,7 +140,7 @@ def effect_of(asked):
 
 def test_snapshots_of_different_runs_are_refused(runs, base, asked, tmp_path):
     run, other = runs
-    mixed = [run.snapshots[1], other.snapshots[3]]
+    mixed = [run.snapshots[2], other.snapshots[3]]
     with pytest.raises(ValueError, match=r"snapshots of different runs: seeds.order"):
         over_steps(mixed, effect_of(asked), base=base)
     # also where one was copied into the folder of another
@@ -141,16 +151,16 @@ def test_snapshots_of_different_runs_are_refused(runs, base, asked, tmp_path):
     with pytest.raises(ValueError, match="different runs"):
         over_steps(folder, effect_of(asked), base=base)
     with pytest.raises(ValueError, match="twice"):
-        over_steps([run.snapshots[1], other.snapshots[1]], effect_of(asked), base=base)
-    own = over_steps([run.snapshots[3], run.snapshots[1]], effect_of(asked), base=base, **QUIET)
-    assert own.data["step"].values.tolist() == [1, 3]
+        over_steps([run.snapshots[2], other.snapshots[2]], effect_of(asked), base=base)
+    own = over_steps([run.snapshots[3], run.snapshots[2]], effect_of(asked), base=base, **QUIET)
+    assert own.data["step"].values.tolist() == [2, 3]
 
 
 def test_what_cannot_be_joined_is_refused(runs, base, asked, smol_tokenizer, tmp_path):
     run, other = runs
-    with pytest.raises(ValueError, match=r"steps=\[2\]"):
-        over_steps(run, effect_of(asked), base=base, steps=[2])
-    with pytest.raises(TypeError, match="function gives a int at step 1"):
+    with pytest.raises(ValueError, match=r"steps=\[7\]"):
+        over_steps(run, effect_of(asked), base=base, steps=[7])
+    with pytest.raises(TypeError, match="function gives a int at step 2"):
         over_steps(run, lambda pair: 3, base=base, **QUIET)
     with pytest.raises(FileNotFoundError):
         over_steps(tmp_path / "nowhere", effect_of(asked), base=base)
@@ -162,11 +172,11 @@ def test_what_cannot_be_joined_is_refused(runs, base, asked, smol_tokenizer, tmp
     def other_prompts(pair):
         return sm.effect(pair, next(counted), TRAIT, **QUIET)
 
-    with pytest.raises(ValueError, match="steps 1 and 3 differ in"):
+    with pytest.raises(ValueError, match="steps 2 and 3 differ in"):
         over_steps(run, other_prompts, base=base, **QUIET)
     part = tmp_path / "part"
-    shutil.copytree(other.path, part, ignore=shutil.ignore_patterns(other.snapshots[1].name))
-    with pytest.raises(ValueError, match="no snapshot of step 1, "):
+    shutil.copytree(other.path, part, ignore=shutil.ignore_patterns(other.snapshots[2].name))
+    with pytest.raises(ValueError, match="no snapshot of step 2, "):
         over_steps(run, effect_of(asked), base=base, controls=[part], **QUIET)
 
 

@@ -223,7 +223,7 @@ def activation_change(
         ['norm', 'relative', 'consistency', 'cosine with control: cat']
     """
     pair.check_prompts(prompts)
-    mask = as_mask(where, "where")
+    mask = as_mask(where, "chosen tokens")
     site, given = pair.sites.place(site, layers)
     if pair.sites.n_heads(site):
         raise ValueError(

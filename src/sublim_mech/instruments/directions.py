@@ -107,7 +107,7 @@ def direction_effects(
     names = list(pair.students)
     for name in names:
         change.need_norm(chosen, name)
-    mask = change.where if where is None else as_mask(where, "where")
+    mask = change.where if where is None else as_mask(where, "chosen tokens")
     task = prepare(pair, prompts, trait)
     slots = [
         _slots(task, i, mask.tokens(prompt), answer_in_set) for i, prompt in enumerate(task.prompts)

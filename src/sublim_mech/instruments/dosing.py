@@ -87,7 +87,7 @@ def dose(
     chosen = _checked_scales(scales)
     folder = keep_folder(keep)
     task = prepare(pair, prompts, trait)
-    mask = None if where is None else as_mask(where, "where")
+    mask = None if where is None else as_mask(where, "chosen tokens")
     opened = mask is None or isinstance(mask, AnswerMask) if answer is None else answer
     sets = None
     if mask is not None:

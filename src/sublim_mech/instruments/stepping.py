@@ -55,7 +55,8 @@ def over_steps(
             manifest when not given. It is loaded once.
         controls: runs of controls; each step is compared with the controls at that step, so they
             need the same snapshots.
-        steps: which steps; all snapshots and the last step when not given.
+        steps: which steps; when not given all snapshots and the last step, but those at which the
+            student is still its base (after one step of a warm-up).
         progress: show a progress bar over the steps.
         **options: of `load_pair` (`compute`, `memory_gb`).
 
@@ -161,7 +162,12 @@ def _manifest(folder: Path) -> Manifest:
 
 def _chosen_steps(folders: Mapping[int, Path], steps: Sequence[int] | None) -> list[int]:
     if steps is None:
-        return list(folders)
+        moved = [step for step, at in folders.items() if _manifest(at).results.get("moved", True)]
+        if not moved:
+            raise ValueError(
+                "run: the student equals its base at every step, so there is nothing to measure."
+            )
+        return moved
     missing = [step for step in steps if step not in folders]
     if missing or not steps or len(set(steps)) < len(steps):
         raise ValueError(

@@ -52,7 +52,7 @@ class ScoreArrays:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)
-        axes = ("model", "prompt", STEP, *KINDS[self.kind].axes)
+        axes = ("model", "prompt", *KINDS[self.kind].axes, STEP)
         strange = [str(d) for d in self.data["effect"].dims if d not in axes]
         if strange:
             raise ValueError(

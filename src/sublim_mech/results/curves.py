@@ -182,7 +182,9 @@ def crossings(scores: ScoreArrays) -> pd.DataFrame:
     rows = []
     for m, measure in enumerate(lined_up.measures):
         inside = lined_up.values[:, m, : lined_up.of_prompt]
-        found = [_crossed((one @ inside) / (one @ total)[:, None]) for one in weights]
+        with np.errstate(divide="ignore", invalid="ignore"):  # over nothing there is no share
+            shares = [(one @ inside) / (one @ total)[:, None] for one in weights]
+        found = [_crossed(one) for one in shares]
         for event in (ENTERS, HALF, SETTLES):
             row: dict[str, Any] = {"measure": measure, "where": event}
             at = found[0][event][0]
