@@ -164,7 +164,7 @@ def _chosen(mask: Mask, task: Task, prompt: int, answer: bool) -> Chosen:
         with_answer = mask.modules(asked, modules)
     else:
         of_prompt = mask(asked, modules)
-        with_answer = of_prompt.any(0)
+        with_answer = np.asarray(of_prompt.any(0))
     return Chosen(of_prompt, np.tile(with_answer & answer, (nodes, 1)))
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..arguments import checked
 from ..engine.pair import ModelPair, load_pair
 from ..models.base import Base, load_base
-from ..models.students import load_student
+from ..models.students import Student, load_student
 from ..results.kinds import STEP
 from ..results.record import Compute, Record
 from ..results.scores import Scores
@@ -92,12 +92,17 @@ def over_steps(
     scores: dict[int, Scores] = {}
     with tqdm(total=len(chosen), desc="steps", disable=not progress) as bar:
         for step in chosen:
-            student = load_student(loaded, folders[step])
-            beside = [load_student(loaded, of_control[step]) for of_control, _ in others]
+            student = _student(loaded, folders[step], whole)
+            beside = [_student(loaded, at[step], control) for at, control in others]
             pair = load_pair(loaded, student, controls=beside, **options)
             scores[step] = _measured(function, pair, step)
             bar.update(1)
     return join(scores, name)
+
+
+def _student(base: Base, folder: Path, run: Path) -> Student:
+    """The student of a snapshot, called the same at every step: by its trait, or its run."""
+    return load_student(base, folder, name=_manifest(folder).trait or run.name)
 
 
 # ------------------------------------------------------------------------------------------ folders
@@ -261,12 +266,12 @@ def _check_alike(first: Scores, other: Scores, which: str) -> None:
             )
     if first.data["effect"].dims != other.data["effect"].dims:
         raise ValueError(f"{which} differ in axes ({first.dims()} and {other.dims()}); {fix}")
-    axes = [name for name in first.data.coords if name in first.data["effect"].dims]
-    for name in (*axes, "question", "token"):
-        if name not in first.data.coords:
+    axes = [str(name) for name in first.data.coords if name in first.data["effect"].dims]
+    for label in (*axes, "question", "token"):
+        if label not in first.data.coords:
             continue
-        if not np.array_equal(first.data[name].values, other.data[name].values):
-            raise ValueError(f"{which} differ in {name!r}; {fix}")
+        if not np.array_equal(first.data[label].values, other.data[label].values):
+            raise ValueError(f"{which} differ in {label!r}; {fix}")
 
 
 def _record(records: Mapping[int, Record], run: str) -> Record:

@@ -229,9 +229,9 @@ def direction_curves(
     nothing = True
     for number, vector in enumerate(vectors):
         if vector.startswith(RANDOM):
-            share = ratio_interval(effect[:, :, number], totals[RANDOM]).mean
+            by_chance = ratio_interval(effect[:, :, number], totals[RANDOM]).mean
             for m in range(len(measures)):
-                axes.plot(at, share[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
+                axes.plot(at, by_chance[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
     for m, measure in enumerate(measures):
         colour = VECTOR_MEASURES[measure]
         share = ratio_interval(of[OWN][:, :, m], totals[OWN])

@@ -273,7 +273,7 @@ def linearity(scores: ScoreArrays) -> pd.DataFrame:
             "with scales=(0.5, 1, 2)."
         )
     one = found[1.0]
-    asked = []
+    asked: list[tuple[str, np.ndarray, float]] = []
     if 0.5 in found:
         asked.append(("at 0.5", found[0.5], 0.5))
     if 2.0 in found:
@@ -282,8 +282,9 @@ def linearity(scores: ScoreArrays) -> pd.DataFrame:
     rows = {}
     for name, part, linear in asked:
         ratio = ratio_interval(part, one)
-        numbers = {"value": ratio.mean, "low": ratio.low, "high": ratio.high, "if linear": linear}
+        numbers = {"value": ratio.mean, "low": ratio.low, "high": ratio.high}
         rows[name] = {key: float(number) for key, number in numbers.items()}
+        rows[name]["if linear"] = linear
     return Table(Table.from_dict(rows, orient="index"))
 
 

@@ -286,10 +286,10 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
     """Where it enters and settles, and the curve itself where it is short."""
     whose = scores.headline_name
     try:
-        lines = ["", f"where the curves enter and settle ({whose})", show(crossings(scores))]
+        crossed, table = crossings(scores), curve(scores)
     except ValueError as error:  # several layouts: nothing is one place in all of them
         return ["", str(error)]
-    table = curve(scores)
+    lines = ["", f"where the curves enter and settle ({whose})", show(crossed)]
     if len(table) > 2 * MOST_BOUNDARIES:
         return [*lines, "", f"{len(table)} boundaries: scores.curve() has them"]
     return [*lines, "", f"effect of all tokens up to each one ({whose})", show(table)]
@@ -331,7 +331,7 @@ _LINES: dict[Table, Callable[[ScoreArrays], list[str]]] = {
 
 def show(table: pd.DataFrame, *, index: bool = True) -> str:
     """A table as text; three decimals, more where all effects are small."""
-    effects = table.get("effect", table)
+    effects = table.get("effect", table.select_dtypes("number"))
     largest = float(np.nanmax(np.abs(effects.to_numpy(float)), initial=0))
     decimals = 3
     if 0 < largest < 0.01:
