@@ -23,6 +23,7 @@ from . import (  # noqa: F401  rows register
     making,
     memory,
     processes,
+    scanning,
     training,
     where,
 )

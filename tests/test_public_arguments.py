@@ -29,11 +29,11 @@ WITH_METHODS = (
 """Classes whose methods a user calls."""
 
 RECORDS = (
-    "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
-    "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows",
-    "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
-    "TrainingData", "TraitMatrix", "Verification", "Where",
+    "ActivationChange", "AnswerMask", "Base", "Check", "Compute", "Reading", "Concentration",
+    "Confirmation", "Evaluation", "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair",
+    "Occurrence", "ParityError", "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record",
+    "Row", "RowLabels", "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Student",
+    "Teacher", "Trained", "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
 

@@ -6,7 +6,9 @@ from .engine.pair import ModelPair
 from .engine.runner import Runner
 from .evaluation.matrix import TraitMatrix
 from .evaluation.outcome import Evaluation
+from .instruments.changes import ActivationChange
 from .instruments.position_maps import PositionMap
+from .instruments.unembedding import Reading
 from .instruments.verification import Verification
 from .making.labelling import Labels, RowLabels
 from .making.numbers import Ask, Parsed, Row, Rows
@@ -27,6 +29,7 @@ from .storage.manifest import Manifest
 from .storage.runs import Run
 
 __all__ = [
+    "ActivationChange",
     "Answers",
     "Ask",
     "At",
@@ -48,6 +51,7 @@ __all__ = [
     "PositionMap",
     "Prompt",
     "Readiness",
+    "Reading",
     "Replaced",
     "Row",
     "RowLabels",

@@ -4,6 +4,7 @@ Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
 """
 
 from .comparing import compare
+from .curves import crossings, linearity
 from .kinds import KINDS, Kind
 from .page import save_page, token_page
 from .record import Compute, Confirmation, Record
@@ -22,6 +23,8 @@ __all__ = [
     "Scores",
     "compare",
     "concentration",
+    "crossings",
+    "linearity",
     "reliability",
     "save_page",
     "token_page",
