@@ -7,20 +7,29 @@ is `Scores`.
 from .attribution import attribute
 from .confirmation import confirm
 from .effects import effect
+from .extracting import extract_lora
 from .generation import generate
 from .grafting import graft, graft_sweep
+from .intruding import intruder_cost, intruders
 from .patching import patch
+from .spectra import spectrum
+from .subspaces import alignment
 from .verification import Check, Verification, verify
 
 __all__ = [
     "Check",
     "Verification",
+    "alignment",
     "attribute",
     "confirm",
     "effect",
+    "extract_lora",
     "generate",
     "graft",
     "graft_sweep",
+    "intruder_cost",
+    "intruders",
     "patch",
+    "spectrum",
     "verify",
 ]

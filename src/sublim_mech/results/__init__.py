@@ -3,21 +3,30 @@
 Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
 """
 
+from .alignments import Alignment
 from .comparing import compare
+from .extractions import Extraction
+from .intruders import IntruderCost, Intruders
 from .kinds import KINDS, Kind
 from .page import save_page, token_page
 from .record import Compute, Confirmation, Record
 from .scores import Scores
 from .shares import Concentration, concentration
+from .spectra import Spectrum
 
 __all__ = [
     "KINDS",
+    "Alignment",
     "Compute",
     "Concentration",
     "Confirmation",
+    "Extraction",
+    "IntruderCost",
+    "Intruders",
     "Kind",
     "Record",
     "Scores",
+    "Spectrum",
     "compare",
     "concentration",
     "save_page",
