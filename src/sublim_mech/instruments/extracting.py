@@ -26,7 +26,7 @@ from ..results.spectra import NotDecomposed
 from ..stats import Interval, ratio_interval
 from ..storage.files import place
 from ..storage.runs import new_folder
-from .changes import changes, chosen, how_of, named
+from .weights import changes, chosen, how_of, named
 from .spectra import not_decomposed
 from .task import Task, ends, prepare
 

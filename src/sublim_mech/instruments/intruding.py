@@ -23,7 +23,7 @@ from ..models.spectra import change_of, weight_of
 from ..models.students import Student
 from ..results.alignments import SIDES
 from ..results.intruders import IntruderCost, IntruderModule, Intruders
-from .changes import chosen, named
+from .weights import chosen, named
 
 MOST = 5e12
 """Operations above which a cost is refused unless it is allowed."""

@@ -9,7 +9,7 @@ from ..models.placement import plain
 from ..models.spectra import EXACT, FOUND, left_over, tied_to, weight_norm
 from ..models.students import Student
 from ..results.spectra import ModuleSpectrum, NotDecomposed, Spectrum
-from .changes import changes, chosen, how_of, named
+from .weights import changes, chosen, how_of, named
 
 FUSED = {"qkv": "queries, keys and values", "query_key_value": "queries, keys and values",
          "gate_up_proj": "gate and up projection"}  # fmt: skip

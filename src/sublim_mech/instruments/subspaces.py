@@ -9,7 +9,7 @@ from ..engine.pair import ModelPair
 from ..models.spectra import EXACT, FOUND, Decomposed
 from ..models.students import Student
 from ..results.alignments import Alignment, ModuleAlignment, principal_angles
-from .changes import changes, chosen, how_of, named
+from .weights import changes, chosen, how_of, named
 
 
 @checked
