@@ -14,10 +14,12 @@ from .intruding import intruder_cost, intruders
 from .patching import patch
 from .spectra import spectrum
 from .subspaces import alignment
+from .unembedding import Reading, read_vector, read_vectors
 from .verification import Check, Verification, verify
 
 __all__ = [
     "Check",
+    "Reading",
     "Verification",
     "alignment",
     "attribute",
@@ -30,6 +32,8 @@ __all__ = [
     "intruder_cost",
     "intruders",
     "patch",
+    "read_vector",
+    "read_vectors",
     "spectrum",
     "verify",
 ]
