@@ -12,6 +12,7 @@ from .generation import generate
 from .grafting import graft, graft_sweep
 from .intruding import intruder_cost, intruders
 from .patching import patch
+from .singular_vectors import read_singular
 from .spectra import spectrum
 from .subspaces import alignment
 from .unembedding import Reading, read_vector, read_vectors
@@ -32,6 +33,7 @@ __all__ = [
     "intruder_cost",
     "intruders",
     "patch",
+    "read_singular",
     "read_vector",
     "read_vectors",
     "spectrum",

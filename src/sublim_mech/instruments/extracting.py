@@ -26,9 +26,9 @@ from ..results.spectra import NotDecomposed
 from ..stats import Interval, ratio_interval
 from ..storage.files import place
 from ..storage.runs import new_folder
-from .weights import changes, chosen, how_of, named
 from .spectra import not_decomposed
 from .task import Task, ends, prepare
+from .weights import changes, chosen, how_of, named
 
 TOLD = "extraction.json"
 """The file beside the adapter that says what it is of, and what it leaves out."""
@@ -106,7 +106,9 @@ def extract_lora(
     how = how_of(exact, rank, seed)
     factors: dict[str, Factors] = {}
     kept, most = [], 0
-    for module, _, done in changes(pair, student, places, how, title="extract", progress=progress):
+    for module, _, done in changes(
+        pair.model, student, places, how, title="extract", progress=progress
+    ):
         known = _known(done)
         most = max(most, known)
         if known:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..models.names import Module
 from ..models.placement import plain
-from ..models.spectra import EXACT, FOUND, left_over, tied_to, weight_norm
+from ..models.sites import Sites
+from ..models.spectra import EXACT, FOUND, How, left_over, tied_to, weight_norm
 from ..models.students import Student
 from ..results.spectra import ModuleSpectrum, NotDecomposed, Spectrum
-from .weights import changes, chosen, how_of, named
+from .weights import changes, how_of, named, with_basis
 
 FUSED = {"qkv": "queries, keys and values", "query_key_value": "queries, keys and values",
          "gate_up_proj": "gate and up projection"}  # fmt: skip
@@ -56,36 +59,49 @@ def spectrum(
     """
     student = named(pair, model)
     how = how_of(exact, values, seed)
-    depth, modules = pair.sites.n_layers, []
-    like = next(pair.model.parameters()).dtype
-    base = plain(pair.model)
-    every = chosen(pair, student, None)
-    for module, _, done in changes(pair, student, every, how, title="spectrum", progress=progress):
-        modules.append(
+    return Spectrum(
+        student=model,
+        kind=student.kind,
+        hash=student.hash,
+        n_layers=pair.sites.n_layers,
+        modules=spectra_of((pair.model, pair.sites), student, how, progress=progress),
+        rest=tuple(not_decomposed(pair, student)),
+        seed=seed,
+        notes=student.notes,
+    )
+
+
+def spectra_of(
+    base: tuple[nn.Module, Sites], student: Student, how: How, *, progress: bool
+) -> tuple[ModuleSpectrum, ...]:
+    """The singular values of a student's changes, module by module.
+
+    Args:
+        base: the base's model and its map.
+        student: whose changes.
+        how: how they are decomposed.
+        progress: show a progress bar.
+    """
+    (model, sites), found = base, []
+    weights, like = plain(model), next(model.parameters()).dtype
+    every = with_basis(base, student)
+    for module, _, done in changes(model, student, every, how, title="spectrum", progress=progress):
+        found.append(
             ModuleSpectrum(
                 path=module.path,
-                name=module.full_name(depth),
+                name=module.full_name(sites.n_layers),
                 layer=module.layer,
                 module=module.name,
                 shape=(done.basis.u.shape[0], done.basis.v.shape[1]),
                 method=done.method,
                 values=done.basis.s.numpy(),
                 norm=done.norm,
-                base=weight_norm(base.get_submodule(module.path), like),
+                base=weight_norm(weights.get_submodule(module.path), like),
                 residual=done.residual,
                 note=_fused(module),
             )
         )
-    return Spectrum(
-        student=model,
-        kind=student.kind,
-        hash=student.hash,
-        n_layers=depth,
-        modules=tuple(modules),
-        rest=tuple(not_decomposed(pair, student)),
-        seed=seed,
-        notes=student.notes,
-    )
+    return tuple(found)
 
 
 def not_decomposed(pair: ModelPair, student: Student) -> list[NotDecomposed]:

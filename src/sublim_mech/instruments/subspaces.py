@@ -71,8 +71,8 @@ def alignment(
         if path not in other
     ]
     title = "alignment"
-    theirs = changes(pair, both[1], common, how, title=title, progress=False)
-    ours = changes(pair, both[0], common, how, title=title, progress=progress)
+    theirs = changes(pair.model, both[1], common, how, title=title, progress=False)
+    ours = changes(pair.model, both[0], common, how, title=title, progress=progress)
     modules = []
     for (module, _, a), (_, _, b) in zip(ours, theirs, strict=True):
         dims = _directions(a, k), _directions(b, k)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..engine.pair import ModelPair
 from ..models.deltas import Delta
 from ..models.names import Module, modules_named
 from ..models.placement import plain
+from ..models.sites import Sites
 from ..models.spectra import Decomposed, How, decompose, has_basis, tied_to
 from ..models.students import Student
 
@@ -72,8 +74,7 @@ def chosen(
     Raises:
         ValueError: no such module or layer; nothing that is left has a singular basis.
     """
-    model, known = plain(pair.model), pair.sites.modules
-    tied = tied_to(pair.model, student.deltas)
+    known = pair.sites.modules
     wanted = None
     if modules is not None:
         names = [modules] if isinstance(modules, str) else modules
@@ -85,12 +86,9 @@ def chosen(
                 f"{pair.sites.n_layers - 1}."
             )
     found = [
-        known[path]
-        for path, delta in student.deltas.items()
-        if has_basis(delta, model.get_submodule(path))
-        and path not in tied
-        and (wanted is None or path in wanted)
-        and (layers is None or known[path].layer in layers)
+        module
+        for module in with_basis((pair.model, pair.sites), student)
+        if (wanted is None or module.path in wanted) and (layers is None or module.layer in layers)
     ]
     if not found and (modules is not None or layers is not None):
         asked = f"modules={modules!r}" if modules is not None else f"layers={list(layers or ())}"
@@ -101,8 +99,24 @@ def chosen(
     return found
 
 
+def with_basis(base: tuple[nn.Module, Sites], student: Student) -> list[Module]:
+    """The modules of a student's changes that have a singular basis, each weight once.
+
+    Args:
+        base: the base's model and its map.
+        student: whose changes.
+    """
+    model, sites = plain(base[0]), base[1]
+    tied = tied_to(base[0], student.deltas)
+    return [
+        sites.modules[path]
+        for path, delta in student.deltas.items()
+        if has_basis(delta, model.get_submodule(path)) and path not in tied
+    ]
+
+
 def changes(
-    pair: ModelPair,
+    base: nn.Module,
     student: Student,
     modules: Sequence[Module],
     how: How,
@@ -113,14 +127,14 @@ def changes(
     """The singular bases of some modules' changes, one at a time.
 
     Args:
-        pair: the models.
+        base: the base's model.
         student: whose changes.
         modules: which (`chosen`).
         how: how they are decomposed.
         title: of the progress bar.
         progress: show it.
     """
-    model = plain(pair.model)
+    model = plain(base)
     for module in tqdm(modules, desc=title, disable=not progress):
         delta = student.deltas[module.path]
         yield Change(module, delta, decompose(delta, model.get_submodule(module.path), how))
