@@ -24,7 +24,7 @@ PACKAGES = (
 
 WITH_METHODS = (
     "Scores", "Evaluation", "TraitMatrix", "ModelPair", "Runner", "Base", "Labels", "Mask",
-    "TrainingData", "Trait",
+    "TrainingData", "Trait", "Alignment", "Intruders", "SingularReadings", "Spectrum",
 )  # fmt: skip
 """Classes whose methods a user calls."""
 
@@ -34,6 +34,8 @@ RECORDS = (
     "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows",
     "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
     "TrainingData", "TraitMatrix", "Verification", "Where",
+    "Alignment", "Extraction", "IntruderCost", "Intruders", "Reading", "SingularReadings",
+    "Spectrum",
 )  # fmt: skip
 """Classes that functions make and users read."""
 

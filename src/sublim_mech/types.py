@@ -7,6 +7,7 @@ from .engine.runner import Runner
 from .evaluation.matrix import TraitMatrix
 from .evaluation.outcome import Evaluation
 from .instruments.position_maps import PositionMap
+from .instruments.singular_vectors import SingularReadings
 from .instruments.verification import Verification
 from .making.labelling import Labels, RowLabels
 from .making.numbers import Ask, Parsed, Row, Rows
@@ -20,12 +21,17 @@ from .models.deltas import Delta, LowRank, Replaced
 from .models.sites import Sites
 from .models.students import Student
 from .prompts import Message, Prompt, Trained
+from .results.alignments import Alignment
+from .results.extractions import Extraction
+from .results.intruders import Intruders
 from .results.scores import Scores
 from .results.shares import Concentration
+from .results.spectra import Spectrum
 from .storage.manifest import Manifest
 from .storage.runs import Run
 
 __all__ = [
+    "Alignment",
     "Answers",
     "Ask",
     "At",
@@ -33,7 +39,9 @@ __all__ = [
     "Concentration",
     "Delta",
     "Evaluation",
+    "Extraction",
     "Gates",
+    "Intruders",
     "Labels",
     "LowRank",
     "Manifest",
@@ -54,7 +62,9 @@ __all__ = [
     "Run",
     "Runner",
     "Scores",
+    "SingularReadings",
     "Sites",
+    "Spectrum",
     "Student",
     "Teacher",
     "Trained",

@@ -12,7 +12,7 @@ from .generation import generate
 from .grafting import graft, graft_sweep
 from .intruding import intruder_cost, intruders
 from .patching import patch
-from .singular_vectors import read_singular
+from .singular_vectors import SingularReadings, read_singular
 from .spectra import spectrum
 from .subspaces import alignment
 from .unembedding import Reading, read_vector, read_vectors
@@ -21,6 +21,7 @@ from .verification import Check, Verification, verify
 __all__ = [
     "Check",
     "Reading",
+    "SingularReadings",
     "Verification",
     "alignment",
     "attribute",

@@ -93,4 +93,5 @@ def write_lora(
     if isinstance(made.target_modules, set):  # PEFT keeps names so, in no order
         made.target_modules = sorted(made.target_modules)
     with quiet_transformers():
-        model.save_pretrained(folder)
+        # embeddings are none of it; PEFT would look for the base's configuration elsewhere to know
+        model.save_pretrained(folder, save_embedding_layers=False)
