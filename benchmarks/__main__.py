@@ -25,6 +25,7 @@ from . import (  # noqa: F401  rows register
     processes,
     scanning,
     training,
+    weights,
     where,
 )
 from .rows import RESULTS, ROWS, run

@@ -24,15 +24,16 @@ PACKAGES = (
 
 WITH_METHODS = (
     "Scores", "Evaluation", "TraitMatrix", "ModelPair", "Runner", "Base", "Labels", "Mask",
-    "TrainingData", "Trait",
+    "TrainingData", "Trait", "Alignment", "Intruders", "SingularReadings", "Spectrum",
 )  # fmt: skip
 """Classes whose methods a user calls."""
 
 RECORDS = (
-    "ActivationChange", "AnswerMask", "Base", "Check", "Compute", "Reading", "Concentration",
-    "Confirmation", "Evaluation", "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair",
-    "Occurrence", "ParityError", "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record",
-    "Row", "RowLabels", "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Student",
+    "ActivationChange", "Alignment", "AnswerMask", "Base", "Check", "Compute", "Concentration",
+    "Confirmation", "Evaluation", "Extraction", "FolderInUseError", "IntruderCost", "Intruders",
+    "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
+    "Parsed", "Prompt", "Readiness", "Reading", "Record", "Row", "RowLabels", "RowShifts",
+    "Rows", "Run", "Runner", "Scores", "SingularReadings", "Sites", "Spectrum", "Student",
     "Teacher", "Trained", "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""

@@ -10,11 +10,16 @@ from .confirmation import confirm
 from .directions import direction_effects
 from .dosing import dose
 from .effects import effect
+from .extracting import extract_lora
 from .generation import generate
 from .grafting import graft, graft_sweep
+from .intruding import intruder_cost, intruders
 from .patching import patch
 from .scanning import prefix_scan
+from .singular_vectors import SingularReadings, read_singular
+from .spectra import spectrum
 from .stepping import over_steps
+from .subspaces import alignment
 from .unembedding import Reading, read_vector, read_vectors
 from .verification import Check, Verification, verify
 
@@ -24,11 +29,14 @@ __all__ = [
     "Reading",
     "Verification",
     "activation_change",
+    "SingularReadings",
+    "alignment",
     "attribute",
     "confirm",
     "direction_effects",
     "dose",
     "effect",
+    "extract_lora",
     "generate",
     "graft",
     "graft_sweep",
@@ -37,5 +45,9 @@ __all__ = [
     "prefix_scan",
     "read_vector",
     "read_vectors",
+    "intruder_cost",
+    "intruders",
+    "read_singular",
+    "spectrum",
     "verify",
 ]
