@@ -18,6 +18,8 @@ from .built_in import (
     trait_matrix,
 )
 from .config import Asking, Computing, Method, Part, RowPlan, Study, Training
+from .planning import Plan, plan
+from .states import Status, status
 from .store import DiskFullError
 from .study import export, rows, run
 from .tasks import Tasks
@@ -29,7 +31,9 @@ __all__ = [
     "DiskFullError",
     "Method",
     "Part",
+    "Plan",
     "RowPlan",
+    "Status",
     "Study",
     "Tasks",
     "Training",
@@ -38,11 +42,13 @@ __all__ = [
     "export",
     "laptop",
     "localisation",
+    "plan",
     "quick",
     "rank_sweep",
     "read_study",
     "rows",
     "run",
+    "status",
     "trait_matrix",
     "write_study",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..arguments import checked
 from ..prompts import Context, Trait, animal
-from .config import PLAIN, Asking, Computing, Method, Part, RowPlan, Study, Training
+from .config import Asking, Computing, Method, Part, RowPlan, Study, Training
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 """Whose teachers label the rows of the built-in studies."""
@@ -71,11 +71,10 @@ def rank_sweep(
         >>> [method.rule for method in studies.rank_sweep().parts[0].methods]
         ['alpha = rank', 'alpha = 32', 'alpha = 32, rslora', '']
     """
-    shared = {"ranks": ranks, "steps": steps}
     methods = (
-        Method(name="alpha = rank", alpha="rank", **shared),
-        Method(name="alpha = 32", **shared),
-        Method(name="rslora", rslora=True, **shared),
+        Method(name="alpha = rank", alpha="rank", ranks=ranks, steps=steps),
+        Method(name="alpha = 32", ranks=ranks, steps=steps),
+        Method(name="rslora", rslora=True, ranks=ranks, steps=steps),
         Method(kind="full", name="full", steps=steps, warmup=10),
     )
     part = Part(name="ranks", methods=methods, row_seeds=row_seeds, training_seeds=training_seeds)
@@ -225,11 +224,11 @@ def laptop() -> Study:
         'headline, rows 0'
     """
     both, scored = (LORA, FULL), ("graft", "graft_ig")
-    parts = []
-    for seed in (0, 1, 2):
-        shared = {"methods": both, "row_seeds": (seed,)}
-        parts.append(Part(name=f"headline, rows {seed}", scores=scored, **shared))
     every = (0, 1, 2)
+    parts = [
+        Part(name=f"headline, rows {seed}", methods=both, row_seeds=(seed,), scores=scored)
+        for seed in every
+    ]
     asked = ("default", "ChatGPT", "empty", "none")
     parts += [
         Part(
@@ -239,7 +238,7 @@ def laptop() -> Study:
             trained_in=("default", "ChatGPT"),
             evaluated_in=asked,
         ),
-        Part(name="plain labels", methods=[LORA], row_seeds=every, labels=(PLAIN,)),
+        Part(name="plain labels", methods=[LORA], row_seeds=every, labels=("plain",)),
         Part(name="headline, more seeds", methods=both, row_seeds=every, training_seeds=(1, 2)),
         Part(name="ranks", methods=_laptop_ranks()),
         Part(name="learning rates", methods=_laptop_rates()),

@@ -72,6 +72,15 @@ class Worker:
     def _runner(self) -> Runner:
         return open_runner(self.base)
 
+    def ready(self, task: Task) -> None:
+        """Load what every task of its kind needs.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: see `load_base` and `base`.
+        """
+        if not isinstance(task, RowTask):
+            _ = self.base
+
     def do(self, task: Task) -> None:
         """Make what a task is about; what it needs is there."""
         with computing_with(self.study.computing.threads):

@@ -29,6 +29,7 @@ import psutil
 from ..hints import counted
 from ..storage.claims import OWNER_FILE, FolderInUseError
 from .making import Worker
+from .records import note_spent
 from .store import CLAIMS, DiskFullError, Store, noticing_a_full_disk
 from .tasks import Task, Tasks
 
@@ -43,10 +44,10 @@ WAIT = 1.0
 
 
 class Shard(NamedTuple):
-    """Which part of the runs a process does: `index` of `count`, from 0."""
+    """Which part of the runs a process does: `number` of `of`, from 0."""
 
-    index: int = 0
-    count: int = 1
+    number: int = 0
+    of: int = 1
 
     @classmethod
     def read(cls, text: str) -> Shard:
@@ -55,10 +56,10 @@ class Shard(NamedTuple):
         Raises:
             ValueError: no such form, or an index beyond the count.
         """
-        index, slash, count = text.partition("/")
-        if not slash or not (index.strip().isdecimal() and count.strip().isdecimal()):
+        number, slash, of = text.partition("/")
+        if not slash or not (number.strip().isdecimal() and of.strip().isdecimal()):
             raise ValueError(f"shard={text!r}: write it as i/n, 0/4 to 3/4.")
-        return cls(int(index), int(count)).checked()
+        return cls(int(number), int(of)).checked()
 
     def checked(self) -> Shard:
         """The same.
@@ -66,17 +67,17 @@ class Shard(NamedTuple):
         Raises:
             ValueError: an index beyond the count.
         """
-        if self.count < 1 or not 0 <= self.index < self.count:
-            last = max(self.count - 1, 0)
+        if self.of < 1 or not 0 <= self.number < self.of:
+            last = max(self.of - 1, 0)
             raise ValueError(
-                f"shard={self.index}/{self.count}: shards of {self.count} are 0/{self.count} to "
-                f"{last}/{self.count}."
+                f"shard={self.number}/{self.of}: shards of {self.of} are 0/{self.of} to "
+                f"{last}/{self.of}."
             )
         return self
 
     def has(self, address: str) -> bool:
         """Whether a run falls to it."""
-        return int(address[:8], 16) % self.count == self.index
+        return int(address[:8], 16) % self.of == self.number
 
 
 @dataclass
@@ -126,7 +127,7 @@ def work(
     said = say or (lambda line: None)
     mine = [run.task for run in tasks.runs if shard.has(run.task.address)]
     _go_through(_with_needs(tasks, mine), store, worker, steal=steal, said=said, outcome=outcome)
-    if steal and shard.count > 1:
+    if steal and shard.of > 1:
         _go_through(tasks.ordered, store, worker, steal=steal, said=said, outcome=outcome)
         mine = [run.task for run in tasks.runs]
     outcome.waiting = sum(not store.has(task) for task in mine)
@@ -202,6 +203,7 @@ def _do(
     Raises:
         DiskFullError: there is no space left.
     """
+    worker.ready(task)  # what is wrong with the base is wrong with all tasks
     begun = time.monotonic()
     try:
         with noticing_a_full_disk(store.folder), store.claim(task), _beating(store, task):
@@ -221,6 +223,7 @@ def _do(
     seconds = time.monotonic() - begun
     outcome.done += 1
     outcome.seconds += seconds
+    note_spent(store.folder, task.address, seconds)
     said(f"{left} {task.title}: {seconds:.1f} s")
     return True
 

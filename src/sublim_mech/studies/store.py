@@ -115,9 +115,9 @@ class Store:
             self._write_about()
         elif known != digest:
             raise ValueError(
-                f"base={source!r} has other weights ({digest[:12]}) than when the results in "
-                f"{str(self.folder)!r} were made ({known[:12]}); choose another folder, or give the "
-                "base a name of its own."
+                f"base={source!r} has other weights ({digest[:12]}) than when results in "
+                f"{str(self.folder)!r} were made ({known[:12]}); choose another folder, or give "
+                "the base a name of its own."
             )
 
     # ------------------------------------------------------------------------------------------ tas
