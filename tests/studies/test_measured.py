@@ -69,7 +69,7 @@ def test_scores_are_those_of_graft_and_attribute(made):
     assert row["graft total"] == pytest.approx(float(graft.total.mean()), abs=1e-5)
     attributed = sm.attribute(pair, prompts, trait, points=2, progress=False)
     found = sm.concentration(attributed, on="shared")
-    assert row["ig shared token_share"] == pytest.approx(found.token_share)
+    assert row["ig shared token share"] == pytest.approx(found.token_share)
     assert row["ig shared share"] == pytest.approx(found.share, abs=1e-3, nan_ok=True)
     # the classes, and the answer's own tokens, are all there is
     parts = [row[f"ig {name}"] for name in ("shared", "not shared", "answer")]

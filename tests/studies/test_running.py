@@ -175,7 +175,7 @@ def stop(_):
     raise StopError
 
 
-# ------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 def test_a_folder_of_something_else_or_of_another_version_is_refused(made, tmp_path):

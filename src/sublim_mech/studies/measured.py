@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..prompts import CLASSES, UNIONS
+from ..prompts import ANSWER, CLASSES, UNIONS
 from ..results.scores import Scores
 from ..results.shares import concentration
 from ..storage.files import read_dataset
@@ -178,19 +178,20 @@ def _scored(study: Study, task: ScoresTask, scores: Scores) -> Mapping[str, Any]
 def _graft(scores: Scores) -> dict[str, Any]:
     """Of grafts by sharing: `graft total`, and per set its tokens, its share of the prompt's
     tokens, and what it does alone (`sufficiency`) and what is missing without it (`necessity`), in
-    nats; over the total they are shares.
+    nats; over the total they are shares. A set without tokens has 0 of everything.
     """
     row = {"graft total": float(scores.total.mean()), "graft questions": scores.total.size}
     sizes = scores.sets()
     effects = scores.headline.mean("prompt")  # (set, measure)
-    for name in (*CLASSES, *UNIONS["sharing"], "answer"):
-        if name not in sizes.index:
-            continue
-        row[f"graft {name} tokens"] = float(sizes.loc[name, "tokens"])
-        row[f"graft {name} token share"] = float(sizes.loc[name, "token share"])
+    for name in (*CLASSES, *UNIONS["sharing"], ANSWER):
+        there = name in sizes.index
+        row[f"graft {name} tokens"] = float(sizes.loc[name, "tokens"]) if there else 0.0
+        if name != ANSWER:
+            share = float(sizes.loc[name, "token share"]) if there else 0.0
+            row[f"graft {name} token share"] = share
         for measure in ("sufficiency", "necessity"):
-            value = effects.sel(set=name, measure=measure)
-            row[f"graft {name} {measure}"] = float(value)
+            value = float(effects.sel(set=name, measure=measure)) if there else 0.0
+            row[f"graft {name} {measure}"] = value
     return row
 
 
@@ -203,16 +204,17 @@ def _attributed(scores: Scores, sets: tuple[str, ...]) -> dict[str, Any]:
     row["ig answer"] = float(scores.answer_effect.mean())
     by_class = scores.by("sharing")
     for name in (*CLASSES, *UNIONS["sharing"]):
-        if name in by_class.index:
-            row[f"ig {name}"] = float(by_class.loc[name, "effect"])
-            row[f"ig {name} token share"] = float(by_class.loc[name, "token share"])
+        there = name in by_class.index
+        row[f"ig {name}"] = float(by_class.loc[name, "effect"]) if there else 0.0
+        share = float(by_class.loc[name, "token share"]) if there else 0.0
+        row[f"ig {name} token share"] = share
     for name in sets:
         try:
             found = concentration(scores, on=name)
-        except ValueError as error:  # such tokens may be in no prompt
-            row[f"ig {name} conclusion"] = f"No conclusion: {error}"
-            continue
+        except ValueError:  # no prompt has such tokens
+            found = None
         for column in _SHARE:
-            row[f"ig {name} {column}"] = float(getattr(found, column))
-        row[f"ig {name} direction"] = found.direction
+            value = math.nan if found is None else float(getattr(found, column))
+            row[f"ig {name} {column.replace('_', ' ')}"] = value
+        row[f"ig {name} direction"] = "" if found is None else found.direction
     return row

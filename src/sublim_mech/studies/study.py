@@ -112,11 +112,18 @@ def rows(study: Study, out: str | Path) -> pd.DataFrame:
     chosen.insert(0, "study", study.name)
     # columns of other studies in the folder are empty here
     others = [name for name in chosen if name.startswith(_SOME) and chosen[name].isna().all()]
-    return chosen.drop(columns=others)
+    # in whatever order files were read: what all rows have, then what instruments say
+    ordered = sorted(chosen.drop(columns=others), key=_group)
+    return chosen[ordered]
 
 
 _SOME = ("change ", "graft ", "ig ", "rate", "base rate")
 """Columns that not every study has begin so."""
+
+
+def _group(column: str) -> int:
+    """0 for what all rows have, 1 for grafts, 2 for graft IG."""
+    return {"graft": 1, "ig": 2}.get(column.partition(" ")[0], 0)
 
 
 @checked
