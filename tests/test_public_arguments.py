@@ -19,7 +19,7 @@ from sublim_mech.arguments import _hints, fits
 PACKAGES = (
     "", "engine", "evaluation", "instruments", "making.labelling", "making.numbers",
     "making.readiness", "making.teachers", "making.training", "masks", "metrics", "models",
-    "prompts", "results", "storage",
+    "prompts", "results", "storage", "studies",
 )  # fmt: skip
 
 WITH_METHODS = (
@@ -31,9 +31,9 @@ WITH_METHODS = (
 RECORDS = (
     "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows",
-    "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
-    "TrainingData", "TraitMatrix", "Verification", "Where",
+    "Plan", "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels",
+    "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Status", "Student", "Teacher",
+    "Trained", "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
 

@@ -58,6 +58,12 @@ def run(
 
     Warns:
         UserWarning: runs failed, or are left undone; a row's file is damaged.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> table = studies.run(study, out, progress=False)
+        >>> table[["trait", "method"]].values.tolist()[:2]
+        [['owl', 'r2'], ['cat', 'r2']]
     """
     which = Shard() if shard is None else Shard.read(shard)
     if workers < 0:
@@ -99,6 +105,11 @@ def rows(study: Study, out: str | Path) -> pd.DataFrame:
 
     Warns:
         UserWarning: a row's file is damaged; it is named and left out.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> studies.rows(study, out).groupby("part").size().to_dict()
+        {'plain': 2, 'scored': 8}
     """
     store = Store(out)
     found = read_rows(store.folder / "rows", store.folder / INDEX_FILE)
@@ -137,6 +148,10 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
 
     Raises:
         ValueError: another ending; a folder of another version.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> studies.export(study, out, folder / "rows.csv")
     """
     from ..storage.files import place, replacing
 

@@ -219,6 +219,12 @@ def read_study(path: str | Path) -> Study:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: another kind of file, or one that does not parse; see `Study.from_dict`.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> studies.write_study(study, folder / "study.toml")
+        >>> studies.read_study(folder / "study.toml") == study
+        True
     """
     file = place(path)
     if file.suffix not in (".json", ".toml"):
@@ -239,6 +245,10 @@ def write_study(study: Study, path: str | Path) -> None:
 
     Raises:
         ValueError: another ending than `.json` or `.toml`.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> studies.write_study(study, folder / "study.json")
     """
     file = place(path)
     data = to_dict(study)
