@@ -22,7 +22,7 @@ from sublim_mech.studies import Part, Study
 
 def main(base: str, home: Path, kills: int) -> None:
     """Run uninterrupted; then killed; then in two shards of which one is killed."""
-    part = Part(name="p", methods=[R2], row_seeds=[0, 1], scores=["graft"])
+    part = Part(name="p", methods=[R2], scores=["graft"])
     study = small_study(base, part)
     begun = time.monotonic()
     whole = studies.run(study, home / "whole", progress=False)

@@ -29,12 +29,11 @@ class Made(NamedTuple):
 @pytest.fixture(scope="session")
 def made(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """LoRA and full fine-tuning, two contexts, grafts; nobody may change its folder."""
-    scored = Part(
-        name="scored",
-        methods=[R2, FULL],
-        evaluated_in=("default", "bare"),
-        scores=("graft", "graft_ig"),
+    parts = (
+        Part(name="scored", methods=[R2, FULL], scores=("graft", "graft_ig")),
+        Part(name="bare", methods=[R2], evaluated_in=("bare",)),
+        Part(name="plain", methods=[R2], labels=("plain",)),
     )
-    study = small_study(base_folder, scored, Part(name="plain", methods=[R2], labels=("plain",)))
+    study = small_study(base_folder, *parts)
     out = tmp_path_factory.mktemp("studies") / "out"
     return Made(study, out, studies.run(study, out, progress=False))

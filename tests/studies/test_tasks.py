@@ -9,8 +9,9 @@ import pytest
 from small_studies import CONTEXTS, FULL, R2, small_study
 
 import sublim_mech as sm
-from sublim_mech.studies import Method, Part, Tasks
+from sublim_mech.studies import Method, Part, Tasks, laptop, rank_sweep
 from sublim_mech.studies.config import Asking, Computing, RowPlan, Training
+from sublim_mech.studies.tasks import decisive
 
 
 def addresses(study):
@@ -163,3 +164,22 @@ def test_training_and_asking_at_their_defaults_are_those_of_the_recipe():
     assert (Training().batch_size, RowPlan().count, RowPlan().held_out) == (8, 264, 24)
     assert (Method().steps, Method().ranks, Method().alpha) == (60, (8,), 32.0)
     assert Asking().samples == 0
+
+
+def test_addresses_of_earlier_versions_are_still_found():
+    """Results of hours stand under them: a new option must leave them as they are."""
+    tasks = Tasks(laptop())
+    ends = tasks.runs[0].task.address, tasks.runs[-1].task.address
+    assert ends == ("f1e5309059be6bb38c8c6c31", "b502f5b688e010186a814d12")
+    assert tasks.ordered[1].file == "labels/c9d2198ab03de1750a613a79"
+    assert Tasks(rank_sweep()).runs[-1].task.address == "caf3aaad642d72962f68e4fc"
+
+
+def test_an_option_that_is_new_decides_where_it_is_not_at_its_default():
+    @dataclasses.dataclass
+    class Options:
+        rank: int = 8
+        new: float = 0.5
+
+    assert decisive(Options(), ["rank"]) == {"rank": 8}
+    assert decisive(Options(new=1.0), ["rank"]) == {"rank": 8, "new": 1.0}

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,13 @@ def _what(study: Study, task: RowTask, student: StudentTask) -> dict[str, Any]:
         "threads": computing.threads,
         "device": computing.device,
         "dtype": computing.dtype,
-        "versions": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
 
 
 def _trained(run: Run, step: int) -> dict[str, Any]:

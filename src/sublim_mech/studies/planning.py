@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ..arguments import checked
 from ..hints import counted
 from ..models.base import Base
-from .config import Study
+from .config import Part, Study
 from .records import Spent, read_spent
 from .store import Store
 from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task, Tasks
@@ -51,9 +51,10 @@ PROMPT, TURN = 74, 39
 """Tokens of a training prompt and of a question, in SmolLM2's default context."""
 
 RATES: Mapping[str, float] = {
-    "labels": 9e9, "students": 1.1e10, "answers": 9e9, "scores": 9e9,
+    "labels": 7e10, "students": 1e11, "answers": 2e10, "scores": 1.1e11,
 }  # fmt: skip
-"""Operations per second of one worker with one thread, by stage: SmolLM2 on an EPYC core."""
+"""Operations per second of one worker with one thread, by stage: SmolLM2 on one
+core of a busy EPYC machine."""
 
 SECONDS_PER_ROW = 0.1
 """What a row takes that is made of finished pieces."""
@@ -81,6 +82,24 @@ class Stage(NamedTuple):
     seconds: float | None
 
 
+class Design(NamedTuple):
+    """What of a part decides which effects it could tell: what `stats` takes of a plan.
+
+    Attributes:
+        part: its name.
+        traits: that have students.
+        row_seeds: data sets of each trait.
+        training_seeds: students of each data set.
+        questions: prompts of each student.
+    """
+
+    part: str
+    traits: int
+    row_seeds: int
+    training_seeds: int
+    questions: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a study takes.
@@ -92,6 +111,7 @@ class Plan:
         stages: per stage what it takes.
         measured: stages whose rates come from the study's folder.
         threads: of every worker.
+        designs: of the parts.
         peak_bytes: checkpoints and unfinished weights of one worker at a time.
         notes: sentences on the design.
     """
@@ -102,6 +122,7 @@ class Plan:
     stages: Mapping[str, Stage]
     measured: tuple[str, ...]
     threads: int
+    designs: tuple[Design, ...]
     peak_bytes: int | None
     notes: tuple[str, ...]
 
@@ -120,6 +141,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
         told = asdict(self)
+        told["designs"] = [design._asdict() for design in self.designs]
         told["stages"] = {name: stage._asdict() for name, stage in self.stages.items()}
         return json.loads(json.dumps(told)) | {"seconds": self.seconds, "bytes": self.bytes}
 
@@ -211,6 +233,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         stages=stages,
         measured=tuple(measured),
         threads=study.computing.threads,
+        designs=tuple(_design(study, part) for part in study.parts),
         peak_bytes=None if shape is None else peak,
         notes=tuple(_notes(study, shape)),
     )
@@ -337,6 +360,16 @@ def _shape(base: Base) -> Shape:
 
 
 # -------------------------------------------------------------------------------------------- words
+
+
+def _design(study: Study, part: Part) -> Design:
+    return Design(
+        part=part.name,
+        traits=len(study.focus_of(part)),
+        row_seeds=len(part.row_seeds),
+        training_seeds=len(part.training_seeds),
+        questions=len(study.questions),
+    )
 
 
 def _notes(study: Study, shape: Shape | None) -> list[str]:

@@ -109,7 +109,7 @@ def rows(study: Study, out: str | Path) -> pd.DataFrame:
     Example:
         >>> from sublim_mech import studies
         >>> studies.rows(study, out).groupby("part").size().to_dict()
-        {'plain': 2, 'scored': 8}
+        {'bare': 2, 'plain': 2, 'scored': 4}
     """
     store = Store(out)
     found = read_rows(store.folder / "rows", store.folder / INDEX_FILE)

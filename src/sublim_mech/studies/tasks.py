@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -132,7 +132,7 @@ class Setting:
     def content(self) -> dict[str, Any]:
         """What of it decides the student."""
         method = self.method
-        made = asdict(method.made(self.rank))
+        made = decisive(method.made(self.rank), _MADE[method.kind])
         return {
             "kind": method.kind,
             "made": made,
@@ -237,7 +237,7 @@ class Tasks:
 
     def _shared_content(self) -> dict[str, Any]:
         study = self.study
-        return {"base": study.base, "computing": asdict(study.computing)}
+        return {"base": study.base, "computing": decisive(study.computing, _COMPUTING)}
 
     def _place(self, task: Task) -> None:
         """Put a task behind what it needs."""
@@ -293,7 +293,7 @@ class Tasks:
             "seed": cell.training_seed,
             "where": cell.where,
             "held_out": study.rows.held_out,
-            "training": asdict(study.training),
+            "training": decisive(study.training, _TRAINING),
         }
         kind = "plain" if isinstance(cell.label, str) else f"c={cell.label:g}"
         title = (
@@ -393,6 +393,30 @@ class Tasks:
             controls=of_controls,
             scores=scores,
         )
+
+
+_MADE = {
+    "lora": ("rank", "alpha", "targets", "dropout", "rslora", "layers", "dora"),
+    "full": ("freeze",),
+}
+_TRAINING = (
+    "batch_size", "bucket", "schedule", "clip", "weight_decay", "checkpoint_every", "precision",
+)  # fmt: skip
+_COMPUTING = ("threads", "device", "dtype")
+"""Options that have always been part of addresses. One that is new is a part of it where it is not
+at its default, so that what was made before it came is found again."""
+
+
+def decisive(record: Any, always: Sequence[str]) -> dict[str, Any]:
+    """The options of a configuration that decide what is made: those of `always`, and others that
+    are not at their defaults.
+    """
+    told = {name: getattr(record, name) for name in always}
+    for option in fields(record):
+        value = getattr(record, option.name)
+        if option.name not in told and value != option.default:
+            told[option.name] = value
+    return told
 
 
 def hashed(content: Any) -> str:
