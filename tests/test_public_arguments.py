@@ -19,7 +19,7 @@ from sublim_mech.arguments import _hints, fits
 PACKAGES = (
     "", "engine", "evaluation", "instruments", "making.labelling", "making.numbers",
     "making.readiness", "making.teachers", "making.training", "masks", "metrics", "models",
-    "prompts", "results", "storage",
+    "prompts", "results", "storage", "studies",
 )  # fmt: skip
 
 WITH_METHODS = (
@@ -32,8 +32,8 @@ RECORDS = (
     "ActivationChange", "Alignment", "AnswerMask", "Base", "Check", "Compute", "Concentration",
     "Confirmation", "Evaluation", "Extraction", "FolderInUseError", "IntruderCost", "Intruders",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "Parsed", "Prompt", "Readiness", "Reading", "Record", "Row", "RowLabels", "RowShifts",
-    "Rows", "Run", "Runner", "Scores", "SingularReadings", "Sites", "Spectrum", "Student",
+    "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record", "Row", "RowLabels", "RowShifts",
+    "Rows", "Run", "Runner", "Scores", "SingularReadings", "Sites", "Spectrum", "Status", "Student",
     "Teacher", "Trained", "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
