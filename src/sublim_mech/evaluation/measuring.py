@@ -34,6 +34,7 @@ from ..engine.own_gates import own_gates
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
+    contexts_of,
     nearly_copies,
     notes_of,
     origin,
@@ -44,7 +45,7 @@ from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.compat import Cache
 from ..models.students import Student
-from ..prompts import Context, Message, Prompt, Trait, matcher, render
+from ..prompts import DATE, Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
 from ..prompts.distinct import check_prompts
 from ..prompts.notices import said_once
@@ -128,7 +129,10 @@ def evaluate(
     rendered, asked = {}, {}
     with said_once():
         for name, context in named.items():
-            rendered[name] = render(runner.tokenizer, questions, context=context, template=template)
+            drawn = render(runner.tokenizer, questions, context=context, template=template)
+            told_as = name if isinstance(contexts, Mapping) else _told_name(name, context, drawn)
+            # one name twice is one prompt twice, which is refused below
+            rendered[name if told_as in rendered else told_as] = drawn
         check_prompts(rendered)
         places = _distinct(list(rendered.values()))
         for name, prompts in rendered.items():
@@ -355,6 +359,13 @@ def _context_name(context: Context) -> str:
     return " + ".join([*parts, *(told(key, stored[key]) for key in BESIDE if key in stored)])
 
 
+def _told_name(name: str, context: Context, prompts: Sequence[Prompt]) -> str:
+    """A context's name, without a date that its template does not tell."""
+    if any(prompt.dated for prompt in prompts):
+        return name
+    return _context_name(replace(context, date=DATE)) if context.date != DATE else name
+
+
 def _questions(traits: Sequence[Trait], contexts: Mapping[str, Context]) -> tuple[str, ...]:
     """The questions that all traits ask.
 
@@ -428,7 +439,7 @@ def _provenance(
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts),
         ],
-        "contexts": {name: there.prompts[0].described() for name, there in asked.items()},
+        "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),
         "vocabulary": unembedding.weight.shape[0],
     }

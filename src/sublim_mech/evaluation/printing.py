@@ -76,7 +76,8 @@ def _provenance(evaluation: Evaluation) -> list[str]:
     trained = provenance["training_context"]
     where = asked_and_trained(asked, None if trained is None else in_words(trained))
     contexts = list(provenance["contexts"].values())
-    return [*forms_in_words(traits), where, *otherwise(contexts, trained)]
+    unlike = otherwise(contexts, trained, provenance.get("notes", ()))
+    return [*forms_in_words(traits), where, *unlike]
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

@@ -23,12 +23,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..arguments import shown
 from ..engine.answers import Answers
 from ..engine.batch import Batch
 from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
 from ..engine.own_gates import own_gates, refuse_gates
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..metrics import Metric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -109,7 +111,15 @@ class Task:
         """
         answers = [self.answers[i] for i in indices]
         base = self._base(indices).to(logits.device) if self.metric.needs_base else None
-        return self.metric.read(logits, answers, base)
+        values = self.metric.read(logits, answers, base)
+        if not isinstance(values, Tensor) or values.shape != (len(indices),):
+            shape = f" of shape {tuple(values.shape)}" if isinstance(values, Tensor) else ""
+            raise TypeError(
+                f"metric {self.metric.name!r}: read gives {shown(values)}{shape} for "
+                f"{counted(len(indices), 'row')}; it has to give a tensor (row,) with one number "
+                "per row."
+            )
+        return values
 
     def numbers(
         self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
@@ -186,6 +196,12 @@ def prepare(
     seen, places, answers = set(), [], []
     for place, (prompt, donor) in enumerate(zip(prompts, beside, strict=True)):
         trie = metric.answers(pair.tokenizer, prompt)
+        if not isinstance(trie, Answers):
+            raise TypeError(
+                f"metric {metric.name!r}: answers gives {shown(trie)} for the prompt "
+                f"{prompt.question[:60]!r}; it has to give Answers, such as "
+                "metrics.strings(tokenizer, prompt, ['yes', 'no'])."
+            )
         pair.check_length(prompt, trie.length)
         computed = (prompt.ids, donor, repr(trie))
         if computed not in seen:

@@ -25,6 +25,7 @@ from torch import nn
 from ..arguments import checked
 from ..hints import outside
 from ..storage.manifest import Manifest
+from ..storage.runs import unfinished_note
 from .adapters import WEIGHTS, read_adapter, read_config
 from .base import Base
 from .chat_templates import other_template
@@ -56,6 +57,9 @@ _IDLE = re.compile(
     "|pretraining_tp|vocab_size|n_positions|max_position_embeddings|max_window_layers|is_decoder"
     "|reorder_and_upcast_attn"
 )
+EQUAL = "equals its base: no weight differs"
+"""How it is told of a student that it is its base."""
+
 FARTHEST = 0.5
 """Relative distance from the base above which a student is no fine-tune of it."""
 
@@ -151,6 +155,37 @@ def load_student(
         >>> sm.models.load_student(pair.base, student, name="owl")
         Student('owl', lora, 21 changed modules, ...)
     """
+    student = read_student(
+        base, source, adapter=adapter, name=name, gates=gates, allow_unrelated=allow_unrelated
+    )
+    if not isinstance(source, Student):
+        tell_notes(student)
+    return student
+
+
+def tell_notes(student: Student, argument: str = "student", *, before: Sequence[str] = ()) -> None:
+    """Warn of what scores of a student have to be read with.
+
+    Args:
+        student: the student.
+        argument: what it was given as.
+        before: what was told before.
+    """
+    for note in student.notes:
+        if note not in before:
+            warnings.warn(f"{argument}={student.name!r}: {note}.", stacklevel=outside())
+
+
+def read_student(
+    base: Base,
+    source: Any,
+    *,
+    adapter: str | Sequence[str] | None = None,
+    name: str | None = None,
+    gates: TrainedGates | None = None,
+    allow_unrelated: bool = False,
+) -> Student:
+    """`load_student`, which tells nothing: that is for whoever knows what the student is."""
     base.check_unchanged()
     wanted = as_names(adapter)
     if isinstance(source, Student):
@@ -206,8 +241,6 @@ def load_student(
     if path is not None:
         left_out += left_out_of(base.model, path)
     notes += tuple(filter(None, [told(left_out)]))
-    for note in notes:
-        warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(
         name=name,
         kind=_kind(model, deltas),
@@ -232,7 +265,9 @@ def _notes(
     """What is true of a student, read from `path` where it was no live model, and easily missed."""
     notes = []
     if not any(delta.norm() for delta in deltas.values()):
-        notes.append("equals its base: no weight differs")
+        scales = [getattr(one, "lora_alpha", None) for one in adapter_configs(model).values()]
+        cause = " (its lora_alpha is 0)" if scales and not any(scales) else ""
+        notes.append(f"{EQUAL}{cause}")
     invoked = invocation_of(deltas)
     if invoked:
         notes.append(
@@ -359,7 +394,7 @@ def _read(base: Base, path: Path) -> nn.Module:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"student={str(path)!r} has neither adapter_config.json nor config.json; "
-            "it is no student."
+            f"it is no student.{unfinished_note(path)}"
         )
     return _read_full(base, path)
 

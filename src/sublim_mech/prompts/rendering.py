@@ -318,12 +318,14 @@ def _say_special(token: str, place: str) -> None:
 
 def _say_seam(prompt: Prompt, text: str) -> None:
     """Name a prompt and an answer that meet inside a token."""
-    fix = " End the text without white space to have both read as one." if prompt.lead == "" else ""
+    ends_blank = prompt.text[-1:].isspace() and (prompt.context.is_raw or bool(prompt.begun))
+    what = "text" if prompt.context.is_raw else "answer's beginning"
+    fix = f" End the {what} without white space to have both read as one." if ends_blank else ""
     notice(
         "seam",
         f"the tokens of {(prompt.text + prompt.lead)[-40:]!r} + {text!r} are not the prompt's "
         f"tokens followed by the answer's, for some token spans both; {text!r} is taken as tokens "
-        f"of its own behind the prompt's.{fix if prompt.context.is_raw else ''}",
+        f"of its own behind the prompt's.{fix}",
     )
 
 

@@ -23,6 +23,7 @@ import xarray as xr
 from ..arguments import checked
 from ..hints import check_choice
 from ..prompts import ANSWER
+from ..prompts.shared import HOW_TO_MARK
 from .kinds import KINDS
 from .record import Record
 from .spreading import spread
@@ -174,7 +175,7 @@ class ScoreArrays:
                 earlier version that chose them did not keep it.
         """
         if not self.additive:
-            raise ValueError(f"{self.kind} effects do not add up, so they have no whole.")
+            raise ValueError(f"{self.kind} scores do not add up, so they have no whole.")
         if "prompt_effect" in self.data:
             return self.data[["prompt_effect", "answer_effect"]]
         if self.selected:
@@ -342,7 +343,7 @@ class ScoreArrays:
         if coordinate not in known:
             hint = ""
             if coordinate == "sharing":
-                hint = " (mark the prompts first: prompts = mark_sharing(prompts, trained_on=...))"
+                hint = f" (their prompts were not marked: {HOW_TO_MARK})"
             raise ValueError(
                 f"these scores have no coordinate {coordinate!r}{hint}; they have "
                 f"{', '.join(known)}."

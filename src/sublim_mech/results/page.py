@@ -21,6 +21,7 @@ from ..storage.files import replacing
 from . import report, tables
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
+from .frames import check_suffix
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
@@ -119,8 +120,9 @@ def save_page(
 
     Raises:
         IndexError: no such prompt.
-        ValueError: the scores have no position axis.
+        ValueError: the scores have no position axis; the name ends otherwise than in `.html`.
     """
+    check_suffix(path, ".html", fix="scores.plot(path=...) draws a picture")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<meta name="color-scheme" content="light dark">'

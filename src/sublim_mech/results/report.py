@@ -11,11 +11,12 @@ import pandas as pd
 from ..hints import counted
 from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
-from .contexts import asked_and_trained, in_words, otherwise
+from .contexts import asked_and_trained, in_words, otherwise, quoted
 from .kinds import KINDS, Table
 from .record import Forms
 from .select import select
 from .tables import by, denominator, sets, strongest, totals
+from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
 NO_SHARES = "the total effect is inside its own noise: no shares are given"
@@ -64,7 +65,7 @@ def provenance(scores: ScoreArrays) -> list[str]:
     where = asked_and_trained([in_words(context) for context in record.contexts], trained)
     if record.donor_contexts:
         where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
-    unlike = otherwise(record.contexts, record.training_context)
+    unlike = otherwise(record.contexts, record.training_context, record.notes)
     return [*forms_in_words(record.forms), where, *unlike]
 
 
@@ -75,16 +76,21 @@ def forms_in_words(traits: Sequence[Forms]) -> list[str]:
         parts = []
         for form, whole in trait.merged.items():
             some = " after some prompts" if form in trait.in_some else ""
-            parts.append(f"{form} is part of {whole}{some}")
+            parts.append(f"{_form(form)} is part of {_form(whole)}{some}")
         for form, whole in trait.nested.items():
             if form not in trait.merged:  # else the shorter form that holds it says so
-                parts.append(f"{form} begins as {whole}, and counts there too")
+                parts.append(f"{_form(form)} begins as {_form(whole)}, and counts there too")
         merged = f" ({', '.join(parts)})" if parts else ""
-        lines.append(f"forms of {trait.trait}: {', '.join(trait.forms)}{merged}")
+        lines.append(f"forms of {_form(trait.trait)}: {', '.join(map(_form, trait.forms))}{merged}")
     if len(traits) > _FORMS:
         more = counted(len(traits) - _FORMS, "more trait")
         lines.append(f"and forms of {more}, in the record")
     return lines
+
+
+def _form(text: str) -> str:
+    """A form as a list of them shows it: in quotes where it could be taken for another, or two."""
+    return quoted(text) if seen(text) != text or set(text) & set(",;()“”") else text
 
 
 def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") -> str:

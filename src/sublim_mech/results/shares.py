@@ -289,7 +289,7 @@ def concentration(
         raise ValueError(f"draws={draws}: at least one is needed; 2000 is the default.")
     if not scores.additive:
         raise ValueError(
-            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or "
+            f"{scores.kind} scores do not add up, so they have no shares; use attribute(...) or "
             "graft(sets='sharing')."
         )
     prompt_effect, answer_effect = scores.prompt_effect.values, scores.answer_effect.values

@@ -23,6 +23,9 @@ from .lesson import Lesson
 from .processes import Processes
 from .settings import Settings
 
+HELD_OUT = 48
+"""Rows that are kept out where nobody says how many."""
+
 HELD_BY = ("row", "prompt")
 """What held-out rows are drawn by."""
 
@@ -118,11 +121,18 @@ def divide(
 
 
 def _check_count(held_out: int, most: int, what: str) -> None:
-    if not 0 < held_out < most:
+    if 0 < held_out < most:
+        return
+    if most < 2:
         raise ValueError(
-            f"held_out={held_out}: must be between 1 and {most - 1}, "
-            f"the number of {what} less one, or other data."
+            f"held_out={held_out}: of {counted(most, what.removesuffix('s'))} none is left to "
+            "measure on; give more, or pass other data as held_out."
         )
+    usual = " (what it is if not given)" if held_out == HELD_OUT else ""
+    raise ValueError(
+        f"held_out={held_out}{usual}: must be between 1 and {most - 1}, "
+        f"the number of {what} less one, or other data."
+    )
 
 
 def _drawn(data: TrainingData, held_out: int, seed: int, by: str) -> tuple[list[int], list[int]]:

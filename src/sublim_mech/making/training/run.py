@@ -29,7 +29,7 @@ from .data import TrainingData
 from .folders import FINISHED, enter
 from .methods import FullFT, LoRA
 from .objectives import OBJECTIVE_WORDS, choose_objective
-from .order import Division, divide, draw, order_words
+from .order import HELD_OUT, Division, divide, draw, order_words
 from .processes import Processes
 from .resume import CHECKPOINTS, step_folder
 from .selection import rows_with_labels, token_weights
@@ -55,7 +55,7 @@ def train(
     warmup: int = 5,
     clip: float | None = 1.0,
     weight_decay: float = 0.0,
-    held_out: int | TrainingData = 48,
+    held_out: int | TrainingData = HELD_OUT,
     held_out_seed: int | None = 0,
     held_out_by: Literal["row", "prompt"] = "row",
     evaluate_every: int = 20,
@@ -152,7 +152,7 @@ def train(
         FileExistsError: `out` exists and is no run, or a file is in its way. All arguments are
             checked before what stands there.
         FolderInUseError: another process is training this run.
-        PermissionError: the folder above `out` cannot be written to.
+        PermissionError: no folder can be made at `out`.
         TypeError: an unknown option.
         ValueError: an option out of range, which is found before anything is read, computed or
             written; labels of another base model; fewer rows than held out; held-out rows that are
@@ -162,7 +162,8 @@ def train(
 
     Warns:
         UserWarning: the student ends with the weights of its base; held-out rows have prompts that
-            are trained on with other answers; `where` opens nothing in some rows.
+            are trained on with other answers; a batch has more rows than there are; `where` opens
+            nothing in some rows.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -213,6 +214,13 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         store=store,
     )
+    if batch_size > len(division.trained):
+        warnings.warn(
+            f"batch_size={batch_size}: more than the {counted(len(division.trained), 'row')} that "
+            "are trained on, so that every step has rows several times; pass batch_size="
+            f"{len(division.trained)} or less, or more rows.",
+            stacklevel=outside(),
+        )
     base.check_unchanged()
     processes = Processes.now(base)
     settings.check_processes(processes.count)
@@ -301,9 +309,9 @@ def _same_prompts(division: Division) -> str:
     if division.held_seed is None:
         fix = "numbers.split(rows, 48, seed=0) makes rows of prompts of their own"
     return (
-        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} have a "
-        "prompt that is trained on with another answer: their loss is that of new answers, not of "
-        f"new prompts; {fix}."
+        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} "
+        f"{'has' if division.same_prompt == 1 else 'have'} a prompt that is trained on with "
+        f"another answer: their loss is that of new answers, not of new prompts; {fix}."
     )
 
 
