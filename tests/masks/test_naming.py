@@ -29,13 +29,13 @@ def test_a_name_gives_the_mask_again(mask, smol_tokenizer):
     prompts = sm.render(smol_tokenizer, ["A cow, an) & 'it\" too", "Or else: an) & 'it\" more"])
     marked = sm.mark_sharing(prompts[:1], prompts)
     modules = list(pair.sites.modules.values())
-    again = masks.named(mask.name)
+    again = masks.from_name(mask.name)
     assert again.name == mask.name
     assert np.array_equal(again(marked[0], modules), mask(marked[0], modules))
 
 
 def test_masks_of_the_answer(smol_tokenizer):
-    again = masks.named("answer & mlp | answer & layer 2")
+    again = masks.from_name("answer & mlp | answer & layer 2")
     assert isinstance(again, masks.AnswerMask)
 
 
@@ -44,5 +44,5 @@ def test_masks_of_the_answer(smol_tokenizer):
     ["", "the last three", "system &", "(system", "system)", "& user", "text owl", "layers x"],
 )
 def test_no_name_of_a_mask(name):
-    with pytest.raises(ValueError, match="named"):
-        masks.named(name)
+    with pytest.raises(ValueError, match="from_name"):
+        masks.from_name(name)

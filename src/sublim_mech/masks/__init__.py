@@ -9,7 +9,7 @@ so that one mask serves prompts of any length and models of any depth:
    block or by name (`components`).
 2. `&`, `|` and `~` combine masks, and their names with them: "system & layers 0-9 & not norms".
 3. The answer's own tokens follow the prompt: a set of their own (`answer`), for grafts.
-4. A mask's name is a text that gives it again (`named`), for configurations and manifests.
+4. A mask's name is a text that gives it again (`from_name`), for configurations and manifests.
 5. Each part says what it depends on by its shape, `(token, 1)` or `(1, module)`; what is left is
    numpy's broadcasting.
 
@@ -20,7 +20,7 @@ names positions to patch.
 from .answer import AnswerMask
 from .components import layers, modules
 from .mask import Mask
-from .naming import named
+from .naming import from_name
 from .occurrences import Occurrence, regex, text
 from .tokens import (
     ALL_TOKENS,
@@ -37,6 +37,6 @@ from .tokens import (
 
 __all__ = [
     "ALL_TOKENS", "AnswerMask", "Mask", "Occurrence", "Where",
-    "as_mask", "by_role", "by_sharing", "everything", "layers", "modules", "named", "positions",
-    "regex", "role", "sharing", "text", "turn",
+    "as_mask", "by_role", "by_sharing", "everything", "from_name", "layers", "modules",
+    "positions", "regex", "role", "sharing", "text", "turn",
 ]  # fmt: skip

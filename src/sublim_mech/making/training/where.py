@@ -16,7 +16,7 @@ import numpy as np
 
 from ...arguments import checked
 from ...hints import counted, outside
-from ...masks import AnswerMask, Mask, named
+from ...masks import AnswerMask, Mask, from_name
 from ...models.base import Base
 from ...models.gating import TrainedGates
 from ...models.names import Module
@@ -155,7 +155,7 @@ def _is_named(where: Where, data: TrainingData, trained: Sequence[int]) -> bool:
     """Whether the mask's name gives its cells again."""
     modules = list(where.sites.modules.values())
     try:
-        again = named(where.mask.name)
+        again = from_name(where.mask.name)
         for prompt in mark_sharing([data.prompts[row] for row in trained[:32]], where.trained_on):
             one = open_cells(where.mask, where.answer, prompt, modules)
             other = open_cells(again, where.answer, prompt, modules)
@@ -214,5 +214,5 @@ def gates_of(run: Run | str | Path, where: Mask | None = None) -> TrainedGates:
             f"run={str(opened.path)!r} was trained at {name!r}, a mask that its name does not "
             "give; pass it: gates_of(run, mask)."
         )
-    mask = named(name) if where is None else where
+    mask = from_name(name) if where is None else where
     return trained_gates(mask, opened.manifest.trained_on, recorded)
