@@ -5,8 +5,8 @@
 2. The share of that (signed) effect that falls on the set, all prompts together, beside its share
    of absolute mass and its share of the prompt's tokens.
 3. A confidence interval of the share from resampling prompts.
-4. A null: the shares of random token sets of the same size and as contiguous, placed the same way
-   in all prompts, for prompts share their layout.
+4. A null: the shares the set would have elsewhere, shifted cyclically through the prompt, by the
+   same shift in all prompts, for prompts share their layout (`null`).
 5. Of a selection of cells the share is still one of the whole effect. What it is compared with is
    what the set would have, were the selection's effect spread evenly over its tokens.
 6. Where the effect is inside its own noise, no share is given.
@@ -21,8 +21,9 @@ import numpy as np
 from ..arguments import checked
 from ..hints import counted
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
-from ..stats import FEWEST, bootstrap_weights, mean_interval, random_like, ratio_interval
+from ..stats import FEWEST, bootstrap_weights, mean_interval, ratio_interval
 from .arrays import ScoreArrays
+from .null import elsewhere, too_few_places
 from .report import warning
 
 
@@ -45,10 +46,9 @@ class Concentration:
             tokens: the token share times `part`.
         excess_low, excess_high: 95 % bootstrap interval of share minus expected.
         enrichment: share over expected; NaN where expected is not positive.
-        null_low, null_high: 95 % of the shares of random token sets of the same size and as
-            contiguous.
-        p: how often such a random set has at least this share (one-sided).
-        p_less: how often it has at most this share.
+        null_low, null_high: 95 % of the shares that the set has when it is shifted.
+        p: in how many of its places it has at least this share (one-sided).
+        p_less: in how many it has at most this share.
         effect: the prompt's effect, mean over prompts, in `unit`, with its 95 % interval
             `(effect_low, effect_high)`.
         prompts: number of prompts.
@@ -59,6 +59,8 @@ class Concentration:
         answer_share: the same over the total effect; NaN where that is inside its own noise.
         missing: mean total effect minus what all cells add up to (the completeness gap).
         warning: that `confirm` found exact values to disagree; empty where it did not.
+        places: in how many the null has the set, so that no p is below one in so many; 0 where that
+            is not known.
     """
 
     on: str
@@ -88,6 +90,7 @@ class Concentration:
     answer_share: float = float("nan")
     missing: float = 0.0
     warning: str = ""
+    places: int = 0
 
     @property
     def direction(self) -> str:
@@ -155,6 +158,8 @@ class Concentration:
                 )
             )
             return f"No conclusion: {few}; score at least {FEWEST}."
+        if too_few := too_few_places(self.places):
+            return too_few
         if abs(self.gap) > LARGE_GAP and not self.direction:
             return (
                 f"No conclusion: cells add up to {_signed(self.effect)} {self.unit} and miss "
@@ -200,7 +205,7 @@ class Concentration:
         return f"{_signed(self.effect)} {self.unit}{interval}"
 
     def _null(self, digits: int) -> str:
-        return f"random sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
+        return f"shifted sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
 
     def _p(self) -> str:
         """The p of the sentence's own direction; `more` is what is asked where none is found."""
@@ -233,7 +238,7 @@ class Concentration:
             where = " of these cells" if self.cells else ""
             lines.append(f"  absolute share      {self.absolute_share:.1%}{where}")
         if not np.isnan(self.share):
-            lines.append(f"  {self._null(1).replace(':', '        ')}, {self._p()}")
+            lines.append(f"  {self._null(1).replace(':', '       ')}, {self._p()}")
             gap = abs(self.gap)
             lines.append(
                 f"  completeness gap    {_signed(self.missing)} {self.unit}, {gap:.1%} of the "
@@ -271,8 +276,8 @@ def concentration(
             (`scores.sel(layer=29)`), whose shares are of the whole effect all the same.
         on: `shared` (prefix or aligned), `not shared`, a sharing class, a role, or a bool array
             `(prompt, position)` of the prompt's tokens.
-        draws: number of bootstrap resamples and of random sets.
-        seed: of both.
+        draws: number of bootstrap resamples.
+        seed: of them.
 
     Raises:
         ValueError: the set is empty in every prompt, unknown, or holds the answer's own tokens;
@@ -324,11 +329,12 @@ def concentration(
             excess = shares - even * (weights @ on_all) / (weights @ prompt_effect)
             excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
 
-        # what other sets of tokens would have given
-        null = _null(effect, inside, real, draws=draws, seed=seed) / summed
+        # what the set would have given elsewhere
+        shifts = elsewhere(scores, effect, inside)
+        null = (shifts.expected + shifts.excess) / summed
     null_low, null_high = np.percentile(null, [2.5, 97.5])
-    at_least = (1 + (null >= share - 1e-12).sum()) / (1 + draws)
-    at_most = (1 + (null <= share + 1e-12).sum()) / (1 + draws)
+    # over a negative effect the most of it is the largest share
+    at_least, at_most = (shifts.p, shifts.p_less) if summed > 0 else (shifts.p_less, shifts.p)
 
     # a share of an effect that may be 0 says nothing
     noisy = summed == 0 or (len(on_set) > 1 and not bool(total.excludes_zero))
@@ -365,29 +371,8 @@ def concentration(
         answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
         missing=float(scores.missing.mean()),
         warning="" if poor is None else f"{poor}.",
+        places=shifts.places,
     )
-
-
-def _null(
-    effect: np.ndarray, inside: np.ndarray, real: np.ndarray, *, draws: int, seed: int
-) -> np.ndarray:
-    """`(draw,)`: the effect on random token sets, summed over prompts.
-
-    Args:
-        effect: `(prompt, position)`, 0 past a shorter prompt.
-        inside: `(prompt, position)` the set.
-        real: `(prompt, position)` the prompts' tokens; they stand first.
-        draws: random sets.
-        seed: of them.
-    """
-    lengths = real.sum(1)
-    on_random_sets = np.zeros(draws)
-    for row, tokens, length in zip(effect, inside, lengths, strict=True):
-        # one placement per draw for all prompts: they share their layout, so each starts anew
-        generator = np.random.default_rng(seed)
-        sets = random_like(tokens[:length], draws, generator, width=lengths.max() + 1)
-        on_random_sets += sets @ row[:length]
-    return on_random_sets
 
 
 def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:
