@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..arguments import checked
 from ..hints import counted
@@ -125,6 +126,7 @@ def minimum_detectable_effect(
     return Detectable(effect, error, power, level, data_sets, training_seeds, prompts)
 
 
+@lru_cache(maxsize=1024)
 def detectable_in_errors(df: float, *, power: float = 0.8, level: float = 0.05) -> float:
     """The effect in standard errors that a t test finds with a given power."""
     low, high = 0.0, 1.0

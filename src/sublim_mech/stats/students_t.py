@@ -114,6 +114,11 @@ def quantile_of_t(probability: float, df: float) -> float:
     """
     _check_freedom(df=df)
     _check_probability("probability", probability)
+    return _quantile(probability, df)
+
+
+@lru_cache(maxsize=1024)
+def _quantile(probability: float, df: float) -> float:
     if probability == 0.5:
         return 0.0
     tail = 2 * min(probability, 1 - probability)
