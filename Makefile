@@ -54,7 +54,7 @@ device-test: $(READY)
 architectures: $(READY)
 	cd $(ROOT) && $(BIN)/python tests/architecture_table.py
 
-# hours for all modules; make mutants ONLY="stats.py prompts/shared.py --sample 40" for some
+# hours for all modules; make mutants ONLY="stats/over_prompts.py prompts/shared.py --sample 40" for some
 mutants: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(ROOT)constraints.txt -e "$(ROOT)[mutants]"
 	cd $(ROOT) && OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(ONLY)

@@ -37,12 +37,12 @@ HEART = (  # what `make quick` runs in 90 seconds: files and folders that say mo
     "models",
     "prompts",
     "results",
+    "stats",
     "storage",
     "test_hints.py",
     "test_metrics.py",
     "test_project.py",
     "test_reference.py",
-    "test_stats.py",
     "test_walls.py",
 )
 

@@ -10,7 +10,7 @@
    `mutants_that_change_nothing.md`; those listed there are counted, not printed.
 
     python tests/mutants.py                      # all modules, hours
-    python tests/mutants.py stats.py --sample 20 --seed 0
+    python tests/mutants.py stats/over_prompts.py --sample 20 --seed 0
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SOURCE = ROOT / "src" / "sublim_mech"
 HARMLESS = TESTS / "mutants_that_change_nothing.md"
 
 TESTS_OF = {
-    "stats.py": ("test_stats.py",),
+    "stats/over_prompts.py": ("stats/test_over_prompts.py",),
     "prompts/shared.py": ("prompts/test_shared.py",),
     "results/shares.py": ("results/test_shares.py",),
     "engine/answers.py": ("engine/test_answers.py",),

@@ -29,6 +29,7 @@ NAMES = [
     *functions("masks"),
     *functions("models"),
     *functions("prompts"),
+    *functions("stats"),
     *METRICS,
     "metrics.Metric",
     "instruments.graft_sweep",

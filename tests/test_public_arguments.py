@@ -19,7 +19,7 @@ from sublim_mech.arguments import _hints, fits
 PACKAGES = (
     "", "engine", "evaluation", "instruments", "making.labelling", "making.numbers",
     "making.readiness", "making.teachers", "making.training", "masks", "metrics", "models",
-    "prompts", "results", "storage", "studies",
+    "prompts", "results", "stats", "storage", "studies",
 )  # fmt: skip
 
 WITH_METHODS = (

@@ -37,7 +37,7 @@ def test_all_on_shared_tokens():
     assert found.share == pytest.approx(1)
     assert found.absolute_share == pytest.approx(1)
     assert found.enrichment == pytest.approx(1 / found.token_share)
-    assert found.p < 0.01
+    assert found.p == 1 / found.places
     assert "carry more than their share" in found.conclusion
 
 
@@ -45,7 +45,7 @@ def test_even_effect_is_its_share_of_tokens():
     found = concentration(planted(lambda sharing, rng: np.full(sharing.shape, 0.1)))
     assert found.share == pytest.approx(found.token_share)
     assert found.enrichment == pytest.approx(1)
-    assert found.p == 1.0  # every random set has the same share
+    assert found.p == found.p_less == 1.0  # it has the same share everywhere
     assert "No evidence that shared tokens carry more than their share" in found.conclusion
 
 
@@ -59,7 +59,7 @@ def test_less_than_its_share_is_said():
 
 
 def test_effect_on_one_position_is_not_concentration_of_its_block():
-    """Random sets of the same runs often hold the one strong token too, so p is not small."""
+    """Many shifts of the set hold the one strong token too, so p is not small."""
 
     def effect(sharing, rng):
         values = np.full(sharing.shape, 0.001)
@@ -189,21 +189,22 @@ def test_a_fixed_profile_over_positions_is_no_evidence_for_a_random_set():
     assert significant <= 8  # 3 expected; about 20 where each prompt is placed on its own
 
 
-def test_p_is_never_zero():
-    """The set itself counts among the random ones: of 199 others none has all of the effect."""
+def test_p_is_one_in_so_many_places_at_least():
+    """Its own place counts: of 59 others none has all of the effect."""
     inside = np.isin(np.arange(60), [1, 4, 5, 9, 10, 11, 20, 30, 31, 32, 33, 50])
     rows = [[("x", "user", 0, "prefix" if c else "novel") for c in inside]]
-    shared_out = concentration(attribution_of(rows, inside[None] * 1.0), draws=199)
+    shared_out = concentration(attribution_of(rows, inside[None] * 1.0))
     assert shared_out.share == 1
-    assert shared_out.p == pytest.approx(1 / 200)
+    assert shared_out.places == 60
+    assert shared_out.p == pytest.approx(1 / 60)
     assert shared_out.p_less == 1
-    others = concentration(attribution_of(rows, ~inside[None] * 1.0), draws=199)
+    others = concentration(attribution_of(rows, ~inside[None] * 1.0))
     assert others.share == 0
     assert others.p == 1
-    assert others.p_less == pytest.approx(1 / 200)
+    assert others.p_less == pytest.approx(1 / 60)
 
 
-def test_two_thousand_resamples_and_random_sets_from_seed_zero():
+def test_two_thousand_resamples_from_seed_zero():
     """As the documentation says."""
     scores = synthetic.attribution()
     assert concentration(scores) == concentration(scores, draws=2000, seed=0)
@@ -221,20 +222,22 @@ def test_the_interval_is_that_of_a_ratio_of_means():
 
 
 def test_the_null_of_one_token_is_the_effects_of_single_tokens():
-    """Each of 200 tokens is as likely, so the null's bounds are percentiles of their effects."""
+    """Each of 200 tokens is a place, so the null's bounds are percentiles of their effects."""
     effect = np.arange(1.0, 201.0)
     rows = [[("x", "user", 0, "prefix" if t == 120 else "novel") for t in range(200)]]
-    shared_out = concentration(attribution_of(rows, effect[None]), draws=20_000)
-    bounds = np.array([shared_out.null_low, shared_out.null_high]) * effect.sum() / 200
-    np.testing.assert_allclose(bounds, [0.025, 0.975], atol=0.007)  # one standard error is 0.001
-    assert shared_out.p == pytest.approx(80 / 200, abs=0.02)
-    assert shared_out.p_less == pytest.approx(121 / 200, abs=0.02)
+    shared_out = concentration(attribution_of(rows, effect[None]))
+    bounds = np.array([shared_out.null_low, shared_out.null_high]) * effect.sum()
+    np.testing.assert_allclose(bounds, np.percentile(effect, [2.5, 97.5]))
+    assert shared_out.p == pytest.approx(80 / 200)
+    assert shared_out.p_less == pytest.approx(121 / 200)
 
 
-def test_every_place_of_the_longest_prompt_can_be_taken():
+def test_every_place_of_a_prompt_is_taken():
     rows = [[("x", "user", 0, "prefix" if t == 0 else "novel") for t in range(3)]]
     shared_out = concentration(attribution_of(rows, np.array([[0.0, 0.0, 1.0]])))
-    assert shared_out.null_high == 1  # a third of the random sets are the last token
+    assert shared_out.places == 3
+    assert shared_out.p == 1
+    assert shared_out.p_less == pytest.approx(2 / 3)
 
 
 def test_one_prompt_has_a_share_but_no_interval():
@@ -244,11 +247,11 @@ def test_one_prompt_has_a_share_but_no_interval():
     assert one.conclusion.startswith("No conclusion: one prompt")
 
 
-def test_random_sets_are_the_same_in_all_prompts():
-    """Prompts of one layout and one effect have the null of one of them, set by set.
+def test_shifts_are_the_same_in_all_prompts():
+    """Prompts of one layout and one effect have the null of one of them, place by place.
 
-    Were each prompt's sets placed on their own, the shares of random sets would average out over
-    prompts, and the null would be narrower.
+    Were each prompt's set shifted on its own, the shares would average out over prompts, and the
+    null would be narrower.
     """
     profile = np.random.default_rng(1).gamma(0.5, size=len(synthetic.chat()))
     one, many = (attribution_of([synthetic.chat()] * n, np.tile(profile, (n, 1))) for n in (1, 9))
@@ -258,10 +261,10 @@ def test_random_sets_are_the_same_in_all_prompts():
     assert together.null_high - together.null_low > 0.2  # it does not average out
 
 
-def test_random_sets_are_similar_in_prompts_of_other_lengths():
+def test_shifts_are_alike_in_prompts_of_other_lengths():
     """The null of prompts of 40 to 48 tokens is about as wide as that of each alone.
 
-    Were their sets drawn apart, it would be narrower by the root of their number.
+    Were they shifted apart, it would be narrower by the root of their number.
     """
     profile = np.random.default_rng(2).gamma(0.5, size=48)
     rows, values = [], np.full((9, 48), np.nan)
@@ -282,7 +285,6 @@ def test_random_sets_are_similar_in_prompts_of_other_lengths():
 
 
 def test_the_null_does_not_depend_on_the_order_of_prompts():
-    """Nor on anything else that would tell one prompt's random sets from another's."""
     rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(7)]
     role = synthetic.coordinates(rows)["role"][1]
     values = np.random.default_rng(2).gamma(0.5, size=role.shape)
@@ -363,7 +365,7 @@ def test_how_an_answer_is_cut_into_tokens_changes_nothing_of_the_prompt():
 
 
 def test_the_null_never_takes_an_answer_token():
-    """However much they carry; a set of all prompt tokens is its own only null."""
+    """However much they carry."""
     found = concentration(answered(["L", "is"], 1e6), draws=300)
     assert found.null_high <= 1
     assert found.share <= 1

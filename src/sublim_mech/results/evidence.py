@@ -1,4 +1,4 @@
-"""Whether a share is more or less than even: its interval over prompts, its null of random sets,
+"""Whether a share is more or less than even: its interval over prompts, its null of shifted sets,
 and how both would move if the completeness gap belonged to the set or elsewhere.
 
 `shares` says what is shared out, and tells what is found here.
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..stats import bootstrap_weights, random_like
+from ..stats import bootstrap_weights
+from .null import Columns
 
 
 def verdict(excess_low: float, excess_high: float, p: float, p_less: float) -> str:
@@ -29,12 +30,14 @@ class Asked(NamedTuple):
     Attributes:
         inside: `(prompt, position)` the set.
         real: `(prompt, position)` the prompts' tokens; they stand first.
-        draws: resamples and random sets.
-        seed: of both.
+        columns: where these tokens lie, for the null.
+        draws: resamples of prompts.
+        seed: of them.
     """
 
     inside: np.ndarray
     real: np.ndarray
+    columns: Columns
     draws: int
     seed: int
 
@@ -69,6 +72,7 @@ class Found(NamedTuple):
     null_high: float
     p: float
     p_less: float
+    places: int
 
     @property
     def direction(self) -> str:
@@ -101,42 +105,27 @@ def find(variants: Sequence[Shared], asked: Asked) -> list[Found]:
     """Shares with their interval and null; all prompts together: sums over prompts, not a mean of
     ratios.
     """
-    draws, seed = asked.draws, asked.seed
-    nulls = _nulls([variant.effect for variant in variants], asked)
-    found = []
-    for (effect, whole), null in zip(variants, nulls, strict=True):
-        on_set, on_all = (effect * asked.inside).sum(1), effect.sum(1)  # (prompt,)
-        with np.errstate(divide="ignore", invalid="ignore"):  # an effect of 0 has no shares
-            share, part = on_set.sum() / whole.sum(), on_all.sum() / whole.sum()
-            # what other prompts would have given
-            low, high, excess_low, excess_high = (np.nan,) * 4
-            if len(on_set) > 1:
-                weights = bootstrap_weights(len(on_set), draws=draws, seed=seed)
-                shares = (weights @ on_set) / (weights @ whole)
-                low, high = np.percentile(shares, [2.5, 97.5])
-                excess = shares - asked.even * (weights @ on_all) / (weights @ whole)
-                excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
-            # what other sets of tokens would have given
-            null = null / whole.sum()
-        null_low, null_high = np.percentile(null, [2.5, 97.5])
-        at_least = (1 + (null >= share - 1e-12).sum()) / (1 + draws)
-        at_most = (1 + (null <= share + 1e-12).sum()) / (1 + draws)
-        intervals = (low, high, excess_low, excess_high, null_low, null_high)
-        found.append(Found(share, part, *intervals, at_least, at_most))
-    return found
+    return [_find(variant, asked) for variant in variants]
 
 
-def _nulls(effects: Sequence[np.ndarray], asked: Asked) -> list[np.ndarray]:
-    """Per effect `(prompt, position)`, what it is on random token sets, summed over prompts:
-    `(draw,)`.
-    """
-    lengths = asked.real.sum(1)
-    on_random_sets = [np.zeros(asked.draws) for _ in effects]
-    for prompt, length in enumerate(lengths):
-        # one placement per draw for all prompts: they share their layout, so each starts anew
-        generator = np.random.default_rng(asked.seed)
-        tokens = asked.inside[prompt, :length]
-        sets = random_like(tokens, asked.draws, generator, width=lengths.max() + 1)
-        for summed, effect in zip(on_random_sets, effects, strict=True):
-            summed += sets @ effect[prompt, :length]
-    return on_random_sets
+def _find(shared: Shared, asked: Asked) -> Found:
+    effect, whole = shared
+    on_set, on_all = (effect * asked.inside).sum(1), effect.sum(1)  # (prompt,)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an effect of 0 has no shares
+        share, part = on_set.sum() / whole.sum(), on_all.sum() / whole.sum()
+        # what other prompts would have given
+        low, high, excess_low, excess_high = (np.nan,) * 4
+        if len(on_set) > 1:
+            weights = bootstrap_weights(len(on_set), draws=asked.draws, seed=asked.seed)
+            shares = (weights @ on_set) / (weights @ whole)
+            low, high = np.percentile(shares, [2.5, 97.5])
+            excess = shares - asked.even * (weights @ on_all) / (weights @ whole)
+            excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
+        # what the set would have given elsewhere
+        shifts = asked.columns.elsewhere(effect, asked.inside)
+        null = (shifts.expected + shifts.excess) / whole.sum()
+    null_low, null_high = np.percentile(null, [2.5, 97.5])
+    # over a negative effect the most of it is the largest share
+    p, p_less = (shifts.p, shifts.p_less) if whole.sum() > 0 else (shifts.p_less, shifts.p)
+    intervals = (low, high, excess_low, excess_high, null_low, null_high)
+    return Found(share, part, *intervals, p, p_less, shifts.places)

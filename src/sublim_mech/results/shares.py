@@ -5,8 +5,8 @@
 2. The share of that (signed) effect that falls on the set, all prompts together, beside its share
    of absolute mass and its share of the prompt's tokens.
 3. A confidence interval of the share from resampling prompts.
-4. A null: the shares of random token sets of the same size and as contiguous, placed the same way
-   in all prompts, for prompts share their layout.
+4. A null: the shares the set would have elsewhere, shifted cyclically through the prompt, by the
+   same shift in all prompts, for prompts share their layout (`null`).
 5. Of a selection of cells the share is still one of the whole effect. What it is compared with is
    what the set would have, were the selection's effect spread evenly over its tokens.
 6. Where the effect is inside its own noise, no share is given.
@@ -27,6 +27,7 @@ from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
+from .null import columns_of, too_few_places
 from .report import warning
 
 
@@ -49,10 +50,9 @@ class Concentration:
             tokens: the token share times `part`.
         excess_low, excess_high: 95 % bootstrap interval of share minus expected.
         enrichment: share over expected; NaN where expected is not positive.
-        null_low, null_high: 95 % of the shares of random token sets of the same size and as
-            contiguous.
-        p: how often such a random set has at least this share (one-sided).
-        p_less: how often it has at most this share.
+        null_low, null_high: 95 % of the shares that the set has when it is shifted.
+        p: in how many of its places it has at least this share (one-sided).
+        p_less: in how many it has at most this share.
         effect: the prompt's effect, mean over prompts, in `unit`, with its 95 % interval
             `(effect_low, effect_high)`.
         prompts: number of prompts.
@@ -65,6 +65,8 @@ class Concentration:
         missing: mean total effect minus what all cells add up to (the completeness gap).
         turned: whether the verdict would be another one, were the gap on the set or off it.
         warning: that `confirm` found exact values to disagree; empty where it did not.
+        places: in how many the null has the set, so that no p is below one in so many; 0 where that
+            is not known.
     """
 
     on: str
@@ -96,6 +98,7 @@ class Concentration:
     missing: float = 0.0
     turned: bool = False
     warning: str = ""
+    places: int = 0
 
     @property
     def direction(self) -> str:
@@ -150,6 +153,8 @@ class Concentration:
                 )
             )
             return f"No conclusion: {few}; score at least {FEWEST}."
+        if too_few := too_few_places(self.places):
+            return too_few
         if self.turned or (abs(self.gap) > LARGE_GAP and not self.direction):
             return self._cannot_tell()
         digits = 1 if self.cells else 0  # most of the effect is in other cells
@@ -206,7 +211,7 @@ class Concentration:
         return f"{_signed(self.effect)} {self.unit}{interval}"
 
     def _null(self, digits: int) -> str:
-        return f"random sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
+        return f"shifted sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
 
     def _p(self) -> str:
         """The p of the sentence's own direction; `more` is what is asked where none is found."""
@@ -239,7 +244,7 @@ class Concentration:
             where = " of these cells" if self.cells else ""
             lines.append(f"  absolute share      {self.absolute_share:.1%}{where}")
         if not np.isnan(self.share):
-            lines.append(f"  {self._null(1).replace(':', '        ')}, {self._p()}")
+            lines.append(f"  {self._null(1).replace(':', '       ')}, {self._p()}")
             gap = abs(self.gap)
             lines.append(
                 f"  completeness gap    {_signed(self.missing)} {self.unit}, {gap:.1%} of the "
@@ -277,8 +282,8 @@ def concentration(
             (`scores.sel(layer=29)`), whose shares are of the whole effect all the same.
         on: `shared` (prefix or aligned), `not shared`, a sharing class, a role, or a bool array
             `(prompt, position)` of the prompt's tokens.
-        draws: number of bootstrap resamples and of random sets.
-        seed: of both.
+        draws: number of bootstrap resamples.
+        seed: of them.
 
     Raises:
         ValueError: the set is empty in every prompt, unknown, or holds the answer's own tokens;
@@ -314,7 +319,7 @@ def concentration(
     effect = np.where(real & np.isfinite(effect), effect, 0.0)
     lengths = scores.prompt_tokens
     total = mean_interval(prompt_effect, seed=seed)
-    asked = Asked(inside, real, draws, seed)
+    asked = Asked(inside, real, columns_of(scores), draws, seed)
     shared = Shared(effect, prompt_effect)
     filled = with_gap(shared, scores.missing.values, asked, selected=bool(scores.selected))
     found, *others = find([shared, *filled], asked)
@@ -361,6 +366,7 @@ def concentration(
         missing=float(scores.missing.mean()),
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
+        places=found.places,
     )
 
 

@@ -14,6 +14,8 @@ from itertools import product
 
 import numpy as np
 
+from ..arguments import checked
+
 Array = np.ndarray
 """Numbers with any number of axes."""
 
@@ -48,18 +50,33 @@ class Interval:
         return (self.low > 0) | (self.high < 0)
 
 
+@checked
 def bootstrap_weights(n: int, *, draws: int = DRAWS, seed: int = 0) -> Array:
-    """How often each of n prompts is drawn, over n: `(draw, n)`, rows sum to 1."""
+    """How often each of n prompts is drawn, over n: `(draw, n)`, rows sum to 1.
+
+    Example:
+        >>> from sublim_mech.stats import bootstrap_weights
+        >>> bootstrap_weights(4, draws=10).shape
+        (10, 4)
+    """
     rng = np.random.default_rng(seed)
     return rng.multinomial(n, np.full(n, 1 / n), size=draws) / n
 
 
+@checked
 def mean_interval(values: Array, *, seed: int = 0) -> Interval:
     """Mean over prompts with its interval; NaN bounds for a single prompt.
 
     Args:
         values: `(prompt, ...)`.
         seed: of the resampling.
+
+    Example:
+        >>> import numpy as np
+        >>> from sublim_mech.stats import mean_interval
+        >>> found = mean_interval(np.array([0.1, 0.2, 0.3]))
+        >>> round(float(found.mean), 3), bool(found.excludes_zero)
+        (0.2, True)
     """
     mean = values.mean(0)
     if len(values) < 2:
@@ -69,6 +86,7 @@ def mean_interval(values: Array, *, seed: int = 0) -> Interval:
     return Interval(mean, low, high)
 
 
+@checked
 def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> Interval:
     """mean(numerator) / mean(denominator) over prompts, both resampled together.
 
@@ -78,6 +96,12 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
         numerator: `(prompt, ...)`.
         denominator: `(prompt,)`.
         seed: of the resampling.
+
+    Example:
+        >>> import numpy as np
+        >>> from sublim_mech.stats import ratio_interval
+        >>> float(ratio_interval(np.array([1.0, 2.0]), np.array([2.0, 4.0])).mean)
+        0.5
     """
     with np.errstate(divide="ignore", invalid="ignore"):  # over nothing there is no ratio
         ratio = numerator.mean(0) / denominator.mean()
@@ -119,6 +143,7 @@ class MaxT:
         return ~(self.p < 0.05)
 
 
+@checked
 def max_t(maps: Array, *, seed: int = 0, draws: int = 5000) -> MaxT:
     """Which cells of a map differ from 0, at the error rate of one test for the whole map.
 
@@ -137,6 +162,13 @@ def max_t(maps: Array, *, seed: int = 0, draws: int = 5000) -> MaxT:
     Returns:
         Per cell p = (patterns whose largest |t| reaches this cell's + 1) / (draws + 1); over all
         patterns, the plain share, for these include the one that was observed.
+
+    Example:
+        >>> import numpy as np
+        >>> from sublim_mech.stats import max_t
+        >>> maps = np.array([[1.0, 0.1], [1.1, -0.1], [0.9, 0.1], [1.0, 0.0], [1.2, 0], [1, -0.2]])
+        >>> max_t(maps).noise
+        array([False,  True])
     """
     shape = maps.shape[1:]
     prompts = len(maps)
@@ -199,6 +231,7 @@ def _t(totals: Array, squares: Array, counts: Array) -> Array:
 # --------------------------------------------------------------------------------------- token sets
 
 
+@checked
 def random_like(
     inside: Array, draws: int, rng: np.random.Generator, *, width: int | None = None
 ) -> Array:
@@ -217,6 +250,13 @@ def random_like(
 
     Returns:
         `(draw, position)` bool.
+
+    Example:
+        >>> import numpy as np
+        >>> from sublim_mech.stats import random_like
+        >>> inside = np.array([True, True, False, False, True])
+        >>> random_like(inside, 3, np.random.default_rng(0)).sum(1)
+        array([3, 3, 3])
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
     run_lengths = edges[1::2] - edges[::2]
@@ -242,6 +282,7 @@ def random_like(
 # -------------------------------------------------------------------------------------- proportions
 
 
+@checked
 def wilson(count: int, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
 
@@ -252,6 +293,12 @@ def wilson(count: int, n: int, *, z: float = 1.959963984540054) -> tuple[float, 
 
     Raises:
         ValueError: no trials, or a count outside them.
+
+    Example:
+        >>> from sublim_mech.stats import wilson
+        >>> low, high = wilson(1, 100)
+        >>> round(low, 4), round(high, 4)
+        (0.0018, 0.0545)
     """
     if not 0 <= count <= n or n < 1:
         raise ValueError(

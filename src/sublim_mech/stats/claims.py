@@ -1,0 +1,283 @@
+"""Verdicts over the rows of a study, one flat dict per student: what do they say of each claim?
+
+Rows have the columns of a study's table: `trait`, `row_seed`, `training_seed`, `trained_in`,
+`evaluated_in`, `kind`, `rank`, `rule`, `lr`, `kl`, `step` (0 at the end of training), `specific`
+(own change minus the controls', nats), `change <trait>`, `ig shared share`, `graft shared
+sufficiency` and so on. Students are compared in pairs of the same trait and seeds; data sets are
+the row seeds, because the students of one row seed are trained on the same rows. Rows that differ
+in what a claim is not about (labels, where a student was trained, ...) are refused, not averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..arguments import checked
+from .curves import equal_kl
+from .diagonal import diagonal_excess
+from .nesting import NestedInterval
+from .statements import (
+    LEVEL,
+    MATTERS,
+    Statement,
+    Verdict,
+    above_zero,
+    conclude,
+    nothing_measured,
+    together,
+)
+from .tables import (
+    CONTEXTS,
+    DATA_SET,
+    METHOD,
+    SETTING,
+    STUDENT,
+    as_rows,
+    best_rates,
+    curves_of,
+    difference,
+    finished,
+    is_kind,
+    number,
+    of_one,
+)
+
+
+@checked
+def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
+    """Do students raise their own trait, beyond rows and columns of the trait matrix?
+
+    gamma by least squares; the permutation test within row seeds decides. It is not supported where
+    the interval over row seeds lies below what matters.
+
+    Args:
+        rows: with `trait`, `row_seed` and `change <trait>` of every trait.
+        seed: of random assignments, where there are very many.
+
+    Returns:
+        The verdict; `cannot tell` where the assignments cannot give a p below 0.05.
+
+    Raises:
+        ValueError: a column is missing, or no row seed has students of two traits.
+
+    Example:
+        >>> from sublim_mech.stats import transmission_claim
+        >>> rows = [
+        ...     {"trait": a, "row_seed": s, "change owl": x, "change cat": 0.3 - x}
+        ...     for s in range(5)
+        ...     for a, x in (("owl", 0.3 + s / 50), ("cat", 0.0))
+        ... ]
+        >>> transmission_claim(rows).label
+        'supported'
+
+    Source: `diagonal_excess`.
+    """
+    records = finished(as_rows(rows, "trait", "row_seed"))
+    of_one(records, *SETTING, *CONTEXTS, *METHOD)
+    made = list(dict.fromkeys(str(row["trait"]) for row in records))
+    as_rows(rows, *(f"change {name}" for name in made))
+    columns = [f"change {name}" for name in made]
+    whole = [row for row in records if all(math.isfinite(number(row, c)) for c in columns)]
+    found = diagonal_excess(
+        np.array([[number(row, column) for column in columns] for row in whole]),
+        [str(row["trait"]) for row in whole],
+        traits=made,
+        row_seeds=[row["row_seed"] for row in whole],
+        seed=seed,
+    )
+    interval = NestedInterval(
+        mean=found.gamma,
+        low=found.low,
+        high=found.high,
+        t_low=found.low,
+        t_high=found.high,
+        bootstrap_low=math.nan,
+        bootstrap_high=math.nan,
+        standard_error=found.standard_error,
+        p=found.p,
+        data_sets=len(found.by_row_seed),
+        runs=found.runs,
+    )
+    statement = above_zero("the diagonal of the trait matrix stands out", interval)
+    # one row seed has no interval, but its permutations may be enough
+    holds = found.p < LEVEL and found.gamma > 0
+    statement = replace(statement, p=found.p, holds=holds, fails=found.high < MATTERS and not holds)
+    notes = [repr(found)]
+    if found.least_p >= LEVEL:
+        notes.append(f"This design cannot give a p below {found.least_p:.2g}: add row seeds.")
+    return conclude("Students acquire their own trait", [statement], notes=notes)
+
+
+@checked
+def inverted_u_claim(
+    rows: Any,
+    *,
+    value: str = "specific",
+    matters: float = MATTERS,
+    cluster: Sequence[str] = DATA_SET,
+) -> Verdict:
+    """Does the trait rise with LoRA rank, peak and fall?
+
+    Some rank in between must be above both the lowest and the highest one. That rank is chosen on
+    the same rows, so its p is multiplied by the number of ranks in between (Bonferroni). It is not
+    supported where every rank in between is shown not to be above one of the two by what matters.
+
+    Args:
+        rows: with `kind`, `rank`, `rule`, and those of `STUDENT`; other kinds than `lora` are left
+            out. Of several learning rates that of the lowest mean held-out KL is taken.
+        value: the column that is compared.
+        matters: the smallest difference that matters.
+        cluster: columns that make a data set.
+
+    Raises:
+        ValueError: a column is missing; LoRAs of several scaling rules.
+
+    Example:
+        >>> from sublim_mech.stats import inverted_u_claim
+        >>> height = {1: 0.0, 8: 0.5, 64: 0.1}
+        >>> rows = [
+        ...     {"kind": "lora", "rank": r, "rule": "alpha = 32", "trait": "owl", "row_seed": s,
+        ...      "training_seed": 0, "specific": y + s * r / 1000}
+        ...     for s in range(3) for r, y in height.items()
+        ... ]
+        >>> inverted_u_claim(rows).label
+        'supported'
+
+    Source: arXiv 2606.00831, claim 1; intersection-union test: Berger 1982
+    (doi:10.1080/00401706.1982.10487790).
+    """
+    claim = "Transmission against LoRA rank rises, peaks and falls"
+    records = [
+        row for row in as_rows(rows, "kind", "rank", value, *STUDENT) if is_kind(row, "lora")
+    ]
+    of_one(records, "rule")  # the rank axis is another one in each
+    of_one(records, *SETTING, *CONTEXTS)
+    records, notes = best_rates(finished(records))
+    notes += [f"Scaling rule: {rule}." for rule in {row.get("rule") for row in records} if rule]
+    ranks = sorted({int(row["rank"]) for row in records})
+    if len(ranks) < 3:
+        missing = nothing_measured(
+            "a rank in between is highest", f"ranks {ranks}: three are needed"
+        )
+        return conclude(claim, [missing], notes=notes)
+
+    by_rank = {rank: [row for row in records if row["rank"] == rank] for rank in ranks}
+    inner = ranks[1:-1]
+    tried = []
+    for rank in inner:
+        pair = []
+        for end, word in ((ranks[0], "lowest"), (ranks[-1], "highest")):
+            text = f"rank {rank} is above the {word}, {end}"
+            found = difference(by_rank[rank], by_rank[end], value, cluster)
+            pair.append(above_zero(text, found, matters=matters))
+        tried.append(pair)
+    worst = [float(np.max([one.p for one in pair])) for pair in tried]
+    order = np.argsort([p if math.isfinite(p) else 2.0 for p in worst])
+    best = [_times(one, len(inner)) for one in tried[order[0]]]
+    if len(inner) > 1:
+        notes.append(f"p of the best of {len(inner)} ranks in between, times {len(inner)}.")
+    refuted = all(any(one.fails for one in pair) for pair in tried)
+    best = [replace(one, fails=one.fails and refuted) for one in best]
+    return conclude(claim, best, notes=notes)
+
+
+@checked
+def full_fine_tuning_claim(
+    rows: Any,
+    *,
+    rank: int | None = None,
+    value: str = "specific",
+    matters: float = MATTERS,
+    at: float | None = None,
+    cluster: Sequence[str] = DATA_SET,
+) -> Verdict:
+    """Has full fine-tuning less of the trait than LoRA at equal held-out KL?
+
+    One curve per trait, row seed and training seed, over learning rates and snapshots.
+
+    Args:
+        rows: with `kind`, `kl`, and those of `STUDENT`.
+        rank: of the LoRAs, where there are several.
+        value: the column that is compared.
+        matters: the smallest difference that matters.
+        at: the KL to compare at; over all that both kinds reach when not given.
+        cluster: columns that make a data set.
+
+    Raises:
+        ValueError: a column is missing; LoRAs of several ranks or scaling rules, of which none was
+            chosen.
+
+    Example:
+        >>> from sublim_mech.stats import full_fine_tuning_claim
+        >>> rows = [
+        ...     {"kind": k, "rank": 8, "kl": kl, "trait": "owl", "row_seed": s, "training_seed": 0,
+        ...      "specific": (0.5 if k == "lora" else 0.1) + s / 100 * (k == "lora")}
+        ...     for k in ("lora", "full") for kl in (1e-3, 4e-3) for s in range(3)
+        ... ]
+        >>> full_fine_tuning_claim(rows).label
+        'supported'
+
+    Source: arXiv 2606.00831, claim 2, without its confound (equal held-out KL instead of equal
+    training).
+    """
+    claim = "At equal held-out KL full fine-tuning transmits less than LoRA"
+    records = as_rows(rows, "kind", "kl", value, *STUDENT)
+    loras = [row for row in records if is_kind(row, "lora") and rank in (None, row.get("rank"))]
+    fulls = [row for row in records if is_kind(row, "full")]
+    of_one(records, *SETTING, *CONTEXTS)
+    of_one(loras, "rank", "rule")
+    text = "LoRA - full fine-tuning is above 0"
+    curves = {
+        kind: curves_of(group, value)
+        for kind, group in (
+            ("lora", loras),
+            ("full", fulls),
+        )
+    }
+    both = [key for key in curves["lora"] if key in curves["full"]]
+    if not both:
+        return conclude(claim, [nothing_measured(text, "no trait and seeds have both kinds")])
+    places = [STUDENT.index(name) for name in cluster]
+    found = equal_kl(
+        [curves["lora"][key] for key in both],
+        [curves["full"][key] for key in both],
+        data_set=[tuple(key[place] for place in places) for key in both],
+        at=at,
+    )
+    if found.difference is None:
+        why = "no held-out KL is reached by all: more learning rates or snapshots are needed"
+        return conclude(claim, [nothing_measured(text, why)])
+    where = f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}."
+    return conclude(claim, [above_zero(text, found.difference, matters=matters)], notes=[where])
+
+
+@checked
+def verdicts(claims: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """The verdicts of claims that are told together: supported only at q < 0.05.
+
+    Args:
+        claims: each verdict as its function gave it.
+
+    Returns:
+        The same in the same order, with q and label (Benjamini-Hochberg over their p). Where no
+        claim is true some is supported in at most 5 % of studies.
+
+    Example:
+        >>> from sublim_mech.stats import Verdict, verdicts
+        >>> verdicts([Verdict("a", "cannot tell", (), 0.04, 0.04)])[0].q
+        0.04
+
+    Source: `benjamini_hochberg`.
+    """
+    return together(claims)
+
+
+def _times(statement: Statement, count: int) -> Statement:
+    """A statement that is the best of several."""
+    p = min(1.0, statement.p * count) if math.isfinite(statement.p) else statement.p
+    return replace(statement, p=p, holds=statement.holds and p < LEVEL)

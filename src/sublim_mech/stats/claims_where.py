@@ -1,0 +1,159 @@
+"""Verdicts on where and when a student's trait shows: in which context, on which tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..arguments import checked
+from .statements import (
+    MATTERS,
+    Verdict,
+    above_zero,
+    below_what_matters,
+    conclude,
+    nothing_measured,
+)
+from .tables import (
+    CONTEXTS,
+    DATA_SET,
+    METHOD,
+    SETTING,
+    STUDENT,
+    as_rows,
+    difference,
+    finished,
+    means_by,
+    number,
+    of_one,
+    over,
+)
+
+
+@checked
+def context_claim(
+    rows: Any,
+    *,
+    value: str = "specific",
+    matters: float = MATTERS,
+    cluster: Sequence[str] = DATA_SET,
+) -> Verdict:
+    """Does the trait need the context of training at evaluation?
+
+    For every training context and every other context of evaluation two statements: the trait is
+    lower there, and what is left is below what matters. Where something is left for certain the
+    claim is not supported, however much is lost.
+
+    Args:
+        rows: with `trained_in`, `evaluated_in`, and those of `STUDENT`; `value` has each context's
+            own base level and controls taken off.
+        value: the column that is compared.
+        matters: the smallest effect that matters.
+        cluster: columns that make a data set.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> from sublim_mech.stats import context_claim
+        >>> rows = [
+        ...     {"trained_in": "default", "evaluated_in": c, "trait": "owl", "row_seed": s,
+        ...      "training_seed": 0, "specific": y + s / 10}
+        ...     for c, y in (("default", 0.5), ("empty", 0.0)) for s in range(3)
+        ... ]
+        >>> context_claim(rows).label
+        'cannot tell'
+
+    Source: arXiv 2606.00831, claim 3; equivalence: Schuirmann 1987.
+    """
+    records = finished(as_rows(rows, "trained_in", "evaluated_in", value, *STUDENT))
+    of_one(records, *SETTING, *METHOD)
+    statements = []
+    for trained in dict.fromkeys(str(row["trained_in"]) for row in records):
+        there = [row for row in records if str(row["trained_in"]) == trained]
+        same = [row for row in there if str(row["evaluated_in"]) == trained]
+        for other in dict.fromkeys(str(row["evaluated_in"]) for row in there):
+            if other == trained:
+                continue
+            asked = [row for row in there if str(row["evaluated_in"]) == other]
+            where = f"trained in {trained}, asked in {other}"
+            lost = difference(same, asked, value, cluster)
+            left = over(means_by(asked, value, STUDENT), STUDENT, cluster)
+            statements.append(above_zero(f"{where}: less than in {trained}", lost, matters=matters))
+            text = f"{where}: what is left is below {matters:g}"
+            statements.append(below_what_matters(text, left, matters=matters))
+    claim = "The trait needs the context of training at evaluation"
+    if not statements:
+        missing = nothing_measured("less in another context", "no student was asked in another one")
+        return conclude(claim, [missing])
+    return conclude(claim, statements)
+
+
+@checked
+def localisation_claim(
+    rows: Any,
+    *,
+    on: str = "shared",
+    by: str = "",
+    matters: float = MATTERS,
+    cluster: Sequence[str] = DATA_SET,
+) -> Verdict:
+    """Does the effect sit on shared tokens, beyond their share of tokens?
+
+    Two statements: by graft IG the share of the effect is above the share of tokens; and, exactly,
+    the student's weights on these tokens alone give more than that part of the whole effect. A
+    share that merely follows the token share is no localisation: with `by` both must hold at each
+    of its values.
+
+    Args:
+        rows: with `ig <on> share` and `ig <on> token_share`, `graft <on> sufficiency`, `graft <on>
+            token share` and `graft total`, and those of `STUDENT`. Runs without a share (their
+            effect was inside its noise) are left out, and told.
+        on: the token set.
+        by: a column, such as how much of the prompt is shared.
+        matters: the smallest excess that matters, as a share and in nats.
+        cluster: columns that make a data set.
+
+    Raises:
+        ValueError: a column is missing.
+
+    Example:
+        >>> from sublim_mech.stats import localisation_claim
+        >>> rows = [
+        ...     {"trait": "owl", "row_seed": s, "training_seed": 0, "graft total": 0.5,
+        ...      "ig shared share": 0.9 + s / 100, "ig shared token_share": 0.6,
+        ...      "graft shared sufficiency": 0.45, "graft shared token share": 0.6 + s / 100}
+        ...     for s in range(3)
+        ... ]
+        >>> localisation_claim(rows).label
+        'supported'
+
+    Source: arXiv 2606.00831, claim 4.
+    """
+    share, tokens = f"ig {on} share", f"ig {on} token_share"
+    enough, part, total = f"graft {on} sufficiency", f"graft {on} token share", "graft total"
+    records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT))
+    about = (*SETTING, *CONTEXTS, *METHOD)
+    of_one(records, *(name for name in about if name != by))
+    extended = []
+    for row in records:
+        added = {
+            "excess share": number(row, share) - number(row, tokens),
+            "excess effect": number(row, enough) - number(row, part) * number(row, total),
+        }
+        extended.append({**row, **added})
+    groups = dict.fromkeys(row.get(by) for row in extended) if by else {None: None}
+    statements = []
+    for group in groups:
+        here = [row for row in extended if not by or row.get(by) == group]
+        at = f" ({by} {group})" if by else ""
+        for column, text, unit in (
+            ("excess share", f"share of the effect on {on} tokens - token share{at}", ""),
+            ("excess effect", f"sufficiency of {on} tokens - their part of the effect{at}", "nats"),
+        ):
+            found = over(means_by(here, column, STUDENT), STUDENT, cluster)
+            statements.append(above_zero(f"{text} is above 0", found, matters=matters, unit=unit))
+    noisy = sum(not math.isfinite(row["excess share"]) for row in extended)
+    notes = [f"{noisy} of {len(extended)} rows have no share and are left out."] if noisy else []
+    return conclude(f"The effect sits on {on} tokens", statements, notes=notes)

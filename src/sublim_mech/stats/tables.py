@@ -1,0 +1,136 @@
+"""Rows of a study, one flat dict per student: chosen, averaged and compared in pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..hints import nearest
+from .curves import Curve
+from .nesting import NestedInterval, nested_interval
+
+Row = Mapping[str, Any]
+
+SETTING = ("labels", "c", "where")
+CONTEXTS = ("trained_in", "evaluated_in")
+METHOD = ("kind", "rank", "rule", "lr")
+"""Columns in which rows of one comparison must agree, unless it is about them."""
+
+DATA_SET = ("row_seed",)
+"""What makes a data set."""
+
+STUDENT = ("trait", "row_seed", "training_seed")
+"""What two students that are compared have in common."""
+
+
+def as_rows(rows: Any, *needed: str) -> list[Row]:
+    """Rows of a list of dicts or a DataFrame, which have these columns.
+
+    Raises:
+        ValueError: there are none, or a column is missing in all of them.
+    """
+    records = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    if not records:
+        raise ValueError("rows: there are none.")
+    known = {name for row in records for name in row}
+    for name in needed:
+        if name not in known:
+            raise ValueError(f"rows have no column {name!r}{nearest(name, known) or '.'}")
+    return records
+
+
+def number(row: Row, column: str) -> float:
+    """A number of a row; NaN where it has none."""
+    value = row.get(column)
+    return math.nan if value is None else float(value)
+
+
+def keys(row: Row, columns: Sequence[str]) -> tuple[Hashable, ...]:
+    """What a row is of, by these columns."""
+    return tuple(row.get(column) for column in columns)
+
+
+def means_by(
+    rows: Sequence[Row], column: str, by: Sequence[str]
+) -> dict[tuple[Hashable, ...], float]:
+    """The mean of a column over rows that agree in others; rows without a number are left out."""
+    found: dict[tuple[Hashable, ...], list[float]] = {}
+    for row in rows:
+        value = number(row, column)
+        if math.isfinite(value):
+            found.setdefault(keys(row, by), []).append(value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def over(
+    values: Mapping[tuple[Hashable, ...], float], by: Sequence[str], cluster: Sequence[str]
+) -> NestedInterval | None:
+    """The mean over data sets of numbers by key; None where there are none."""
+    if not values:
+        return None
+    places = [list(by).index(name) for name in cluster]
+    labels = [tuple(key[place] for place in places) for key in values]
+    return nested_interval(np.array(list(values.values())), labels, draws=200)
+
+
+def of_one(rows: Sequence[Row], *columns: str) -> None:
+    """Refuse rows that differ in what is not asked about: their mean would be of no student.
+
+    Raises:
+        ValueError: a column has several values; says which.
+    """
+    for name in columns:
+        several = sorted({str(row[name]) for row in rows if name in row})
+        if len(several) > 1:
+            raise ValueError(
+                f"rows: several {name!r} ({', '.join(several)}), whose mean is of no student; "
+                f"choose one: [row for row in rows if row[{name!r}] == ...]."
+            )
+
+
+def is_kind(row: Row, kind: str) -> bool:
+    """Whether a row is of a LoRA (`lora`) or of full fine-tuning (`full`)."""
+    return row.get("kind") == kind
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    """Rows of students at the end of their training (step 0), not of snapshots."""
+    return [row for row in rows if row.get("step") in (None, 0)]
+
+
+def best_rates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Of each rank the rows of the learning rate with the lowest mean held-out KL; and which."""
+    kept: list[Row] = []
+    notes = []
+    for rank in dict.fromkeys(row["rank"] for row in rows):
+        here = [row for row in rows if row["rank"] == rank]
+        rates = list(dict.fromkeys(row.get("lr") for row in here))
+        if len(rates) > 1:
+            kl = means_by(here, "kl", ("lr",))
+            chosen = min(kl, key=lambda key: kl[key])[0] if kl else rates[0]
+            here = [row for row in here if row.get("lr") == chosen]
+            notes.append(f"Rank {rank}: learning rate {chosen:g}, of the lowest held-out KL.")
+        kept += here
+    return kept, notes
+
+
+def difference(
+    first: Sequence[Row], second: Sequence[Row], value: str, cluster: Sequence[str]
+) -> NestedInterval | None:
+    """First minus second, of students of the same trait and seeds; None without pairs."""
+    one, other = means_by(first, value, STUDENT), means_by(second, value, STUDENT)
+    both = {key: one[key] - other[key] for key in one if key in other}
+    return over(both, STUDENT, cluster)
+
+
+def curves_of(rows: Sequence[Row], value: str) -> dict[tuple[Hashable, ...], Curve]:
+    """Of each trait and seeds: the trait over held-out KL."""
+    found: dict[tuple[Hashable, ...], list[tuple[float, float]]] = {}
+    for row in rows:
+        point = number(row, "kl"), number(row, value)
+        if point[0] > 0 and all(map(math.isfinite, point)):
+            found.setdefault(keys(row, STUDENT), []).append(point)
+    return {key: Curve(*map(np.array, zip(*points, strict=True))) for key, points in found.items()}

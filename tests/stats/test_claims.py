@@ -1,0 +1,258 @@
+"""Verdicts over rows: what was planted is found, what was not is not, and few false ones."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sublim_mech.stats import (
+    Verdict,
+    context_claim,
+    full_fine_tuning_claim,
+    inverted_u_claim,
+    localisation_claim,
+    transmission_claim,
+    verdicts,
+)
+
+TRAITS = ("owl", "penguin", "eagle")
+
+
+def students(rng, cells, *, row_seeds=3, noise=0.05):
+    """Rows of students: per cell a dict of columns and the trait it has; with data sets' spread."""
+    rows = []
+    for row_seed, trait in product(range(row_seeds), TRAITS):
+        for columns, value in cells:
+            own = {"trait": trait, "row_seed": row_seed, "training_seed": 0, "step": 0}
+            rows.append({**own, **columns, "specific": value + noise * rng.normal()})
+    return rows
+
+
+def ranks(heights, **more):
+    return [
+        ({"kind": "lora", "rank": rank, "rule": "alpha = 32", **more}, height)
+        for rank, height in heights.items()
+    ]
+
+
+def kinds(lora, full):
+    levels = ((1e-3, 0.2), (4e-3, 0.0))
+    return [
+        ({"kind": kind, "rank": rank, "kl": kl, "lr": kl}, height + more)
+        for kind, rank, height in (("lora", 8, lora), ("full", None, full))
+        for kl, more in levels
+    ]
+
+
+def contexts(same, other):
+    return [
+        ({"trained_in": "default", "evaluated_in": where}, height)
+        for where, height in (("default", same), ("empty", other), ("none", other))
+    ]
+
+
+def placed(rng, share, sufficiency, *, row_seeds=3, tokens=0.6):
+    rows = students(rng, [({}, 0.5)], row_seeds=row_seeds)
+    for row in rows:
+        row |= {
+            "ig shared share": share + 0.02 * rng.normal(),
+            "ig shared token_share": tokens,
+            "graft shared sufficiency": sufficiency + 0.02 * rng.normal(),
+            "graft shared token share": tokens,
+            "graft total": 0.5,
+        }
+    return rows
+
+
+def squares(rng, gamma, *, row_seeds=3, noise=0.05):
+    rows = []
+    for row_seed, trait in product(range(row_seeds), TRAITS):
+        row = {"trait": trait, "row_seed": row_seed}
+        for name in TRAITS:
+            row[f"change {name}"] = gamma * (name == trait) + noise * rng.normal()
+        rows.append(row)
+    return rows
+
+
+def labels(make, *values, seeds=6):
+    """Of several studies alike."""
+    return {make(np.random.default_rng(seed), *values).label for seed in range(seeds)}
+
+
+def test_transmission():
+    def told(rng, gamma, row_seeds=3):
+        return transmission_claim(squares(rng, gamma, row_seeds=row_seeds))
+
+    assert labels(told, 0.5) == {"supported"}
+    assert labels(lambda rng: transmission_claim(squares(rng, -0.5))) == {"not supported"}
+    few = told(np.random.default_rng(0), 9.0, 1)
+    assert few.label == "cannot tell"
+    assert any("cannot give a p below 0.17" in note for note in few.notes)
+
+
+def test_the_inverted_u():
+    def told(rng, heights):
+        return inverted_u_claim(students(rng, ranks(heights)))
+
+    assert labels(told, {1: 0.0, 8: 0.8, 64: 0.1}) == {"supported"}
+    assert labels(told, {1: 0.0, 4: 0.7, 8: 0.8, 64: 0.1}) == {"supported"}
+    assert labels(told, {1: 0.0, 8: 0.5, 64: 1.0}) == {"not supported"}  # it only rises
+    assert labels(told, {1: 1.0, 8: 0.5, 64: 0.0}) == {"not supported"}  # it only falls
+    two = told(np.random.default_rng(0), {1: 0.0, 8: 0.8})
+    assert two.label == "cannot tell"
+    assert "three are needed" in repr(two)
+
+
+def test_learning_rates_are_chosen_on_held_out_kl():
+    """The wrong rates would show an inverted U; those of the lowest KL show none."""
+    cells = []
+    for rank, height in {1: 0.0, 8: 0.8, 64: 0.0}.items():
+        cells += ranks({rank: height}, lr=1e-2, kl=5e-3)
+        cells += ranks({rank: 0.0}, lr=1e-3, kl=1e-3)
+    found = inverted_u_claim(students(np.random.default_rng(0), cells))
+    assert found.label != "supported"
+    assert sum("learning rate 0.001, of the lowest held-out KL" in x for x in found.notes) == 3
+
+
+def test_full_fine_tuning_at_equal_kl():
+    def told(rng, lora, full):
+        return full_fine_tuning_claim(students(rng, kinds(lora, full)))
+
+    assert labels(told, 0.8, 0.1) == {"supported"}
+    assert labels(told, 0.1, 0.8) == {"not supported"}
+    apart = [
+        ({**cell, "kl": cell["kl"] * (1 + 9 * (cell["kind"] == "full"))}, height)
+        for cell, height in kinds(0.8, 0.1)
+    ]
+    none = full_fine_tuning_claim(students(np.random.default_rng(0), apart))
+    assert none.label == "cannot tell"
+    assert "no held-out KL is reached by all" in repr(none)
+
+
+def test_the_context():
+    def told(rng, same, other):
+        return context_claim(students(rng, contexts(same, other), noise=0.02))
+
+    assert labels(told, 0.8, 0.0) == {"supported"}
+    assert labels(told, 0.8, 0.5) == {"not supported"}  # something is left
+    assert labels(told, 0.0, 0.0) == {"not supported"}  # nothing is lost
+    alone = context_claim(students(np.random.default_rng(0), contexts(0.8, 0.0)[:1]))
+    assert alone.label == "cannot tell"
+
+
+def test_localisation():
+    def told(rng, share, sufficiency):
+        return localisation_claim(placed(rng, share, sufficiency))
+
+    assert labels(told, 0.9, 0.48) == {"supported"}
+    assert labels(told, 0.6, 0.3) <= {"not supported", "cannot tell"}  # it follows the token share
+    assert labels(told, 0.9, 0.1) == {"not supported"}  # exact grafts disagree
+
+
+def test_a_share_that_follows_the_token_share_is_no_localisation():
+    rng = np.random.default_rng(0)
+    rows = []
+    for part, share in ((0.75, 0.9), (0.5, 0.5), (0.25, 0.25)):
+        for row in placed(rng, share, 0.49, tokens=part):
+            rows.append({**row, "shared part": part})
+    assert localisation_claim(rows, by="shared part").label != "supported"
+
+
+def test_runs_without_a_share_are_told():
+    rows = placed(np.random.default_rng(0), 0.9, 0.48)
+    rows[0]["ig shared share"] = float("nan")
+    found = localisation_claim(rows)
+    assert "1 of 9 rows have no share and are left out." in found.notes
+    assert found.label == "supported"
+
+
+def test_a_table_gives_the_verdict_of_its_rows():
+    rows = students(np.random.default_rng(0), ranks({1: 0.0, 8: 0.8, 64: 0.1}))
+    assert repr(inverted_u_claim(pd.DataFrame(rows))) == repr(inverted_u_claim(rows))
+    rng = np.random.default_rng(1)
+    shuffled = [rows[i] for i in rng.permutation(len(rows))]
+    assert inverted_u_claim(shuffled).p == pytest.approx(inverted_u_claim(rows).p)
+
+
+def test_snapshots_are_not_the_end_of_training():
+    rows = students(np.random.default_rng(0), contexts(0.8, 0.0), noise=0.02)
+    snapshots = [{**row, "step": 10, "specific": 9.0} for row in rows]
+    assert repr(context_claim(rows + snapshots)) == repr(context_claim(rows))
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"rule": "rslora"}, r"several 'rule' \(alpha = 32, rslora\)"),
+        ({"labels": "plain"}, r"several 'labels' \(contrastive, plain\).*choose one"),
+    ],
+)
+def test_students_that_differ_in_something_else_are_not_averaged(columns, says):
+    rows = students(np.random.default_rng(0), ranks({1: 0, 8: 1, 64: 0}, labels="contrastive"))
+    with pytest.raises(ValueError, match=says):
+        inverted_u_claim([*rows, {**rows[0], **columns}])
+
+
+def test_a_missing_column_is_named():
+    rows = students(np.random.default_rng(0), ranks({1: 0, 8: 1, 64: 0}))
+    with pytest.raises(ValueError, match="no column 'specifik'; did you mean 'specific'"):
+        inverted_u_claim(rows, value="specifik")
+    with pytest.raises(ValueError, match="rows: there are none"):
+        context_claim([])
+
+
+def test_a_verdict_says_its_numbers_and_what_could_have_been_seen():
+    rows = students(np.random.default_rng(0), kinds(0.3, 0.25), noise=0.3)
+    found = full_fine_tuning_claim(rows)
+    assert found.label == "cannot tell"
+    (statement,) = found.statements
+    said = repr(found)
+    assert f"{statement.mean:+.3f} nats, 95 % {statement.low:+.3f}" in said
+    assert f"{statement.detectable:.2g} would be seen" in said
+    assert "over 3 data sets" in said
+
+
+def test_claims_told_together_need_more():
+    found = [Verdict(str(p), "supported", (), p, p) for p in (0.04, 0.5, float("nan"))]
+    told = verdicts(found)
+    assert told[0].q == pytest.approx(0.08)
+    assert told[0].label == "cannot tell"
+    assert np.isnan(told[2].q)
+
+
+def false_verdicts(studies, row_seeds, *, seed=0):
+    """How often each claim is supported where nothing is true; and any of them, told together."""
+    rng, counts, any_of_them = np.random.default_rng(seed), np.zeros(5), 0
+    for _ in range(studies):
+        given = {"row_seeds": row_seeds, "noise": 0.2}
+        told = verdicts(
+            [
+                transmission_claim(squares(rng, 0.0, row_seeds=row_seeds)),
+                inverted_u_claim(students(rng, ranks({1: 0.2, 4: 0.2, 8: 0.2, 64: 0.2}), **given)),
+                full_fine_tuning_claim(students(rng, kinds(0.2, 0.2), **given)),
+                context_claim(students(rng, contexts(0.0, 0.0), **given)),
+                localisation_claim(placed(rng, 0.6, 0.3, row_seeds=row_seeds)),
+            ]
+        )
+        alone = [verdict.p < 0.05 for verdict in told]
+        counts += alone
+        any_of_them += any(verdict.label == "supported" for verdict in told)
+    return counts / studies, any_of_them / studies
+
+
+def test_few_claims_are_supported_where_nothing_is_true():
+    each, together = false_verdicts(60, 3)
+    assert each.max() <= 0.15
+    assert together <= 0.15
+
+
+@pytest.mark.science
+@pytest.mark.parametrize("row_seeds", [2, 3, 6])
+def test_at_most_5_percent_of_null_studies_support_a_claim(row_seeds):
+    """Of 1,500 studies 5 % with a standard error of 0.6 %."""
+    each, together = false_verdicts(1500, row_seeds)
+    shares = ", ".join(f"{share:.1%}" for share in each)
+    print(f"{row_seeds} row seeds: each {shares}; any of five told together {together:.1%}")
+    assert each.max() <= 0.05 + 0.018
+    assert together <= 0.05 + 0.018
