@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,14 @@ from torch import Tensor
 from ..arguments import checked
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
+from ..models.names import Module
 from ..models.refusals import refused
+from ..models.splitting import join, split_bands, split_heads
 from ..models.students import Student, load_student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..results.contexts import in_words
 from .alike import pair_notes
+from .cells import cells_of, columns_of
 from .closed import tell_closed
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
@@ -95,6 +98,92 @@ class ModelPair(Runner):
             raise ValueError(f"model={name!r} is no student of this pair; choose one of {known}.")
         return self.students[name]
 
+    # ---------------------------------------------------------------------------------------- parts
+
+    @checked
+    def split(
+        self,
+        by: Literal["band", "head", "student"],
+        *,
+        bands: int | Sequence[int] | None = None,
+    ) -> ModelPair:
+        """The same pair with several parts per difference, each of which has a gate of its own.
+
+        What is no matrix or is not decomposed (norms, biases, embeddings, mixtures of experts) is
+        the part `rest`, so that all parts of a student add up to it. Masks choose among them:
+        `masks.band`, `masks.head`, `masks.student`. Nothing of the base is copied.
+
+        Args:
+            by: `band`: singular directions of every changed matrix; `head`: attention heads, by
+                rows of the query, key and value projections and columns of the output projection
+                (keys and values that heads share are parts of their own, `kv 0`); `student`: the
+                student and the controls as one student, whose difference is the sum of theirs.
+            bands: of `by="band"`: so many bands of one direction each, or the width of each band,
+                from the largest singular value on. What a matrix has behind them is one more band,
+                `tail`; a matrix of lower rank has fewer.
+
+        Raises:
+            ValueError: no such `by`; `bands` missing, below 1, or more directions than any matrix
+                of a student has; heads that are not known in the architecture; a pair that is
+                split already; a single student; see `splitting`.
+
+        Example:
+            >>> bands = pair.split("band", bands=2)
+            >>> first = sm.masks.band(0)
+            >>> scores = sm.graft(bands, prompts, trait, {"first": first}, progress=False)
+            >>> bands.student.split_by, scores.sets().index.tolist()
+            ('band', ['first'])
+        """
+        if by not in ("band", "head", "student"):
+            raise ValueError(f"by={by!r}: pass 'band', 'head' or 'student'.")
+        if (bands is None) != (by != "band"):
+            raise ValueError(
+                "by='band' needs bands=, the number of directions or the width of each band; "
+                "by='head' and by='student' take none."
+            )
+        if by == "student":
+            return self.joined(self._whole())
+        widths = [1] * bands if isinstance(bands, int) else list(bands or ())
+        made = []
+        for student in self._whole():
+            if by == "band":
+                made.append(split_bands(student, self.model, widths))
+            else:
+                made.append(split_heads(student, self.model, self.sites))
+        return replace(self, student=made[0], controls=tuple(made[1:]))
+
+    @checked
+    def joined(self, students: Sequence[Student]) -> ModelPair:
+        """The same base with several of its students as one, without controls
+        (`splitting.join`).
+
+        Args:
+            students: at least two of the pair's.
+
+        Raises:
+            ValueError: see `splitting.join`.
+
+        Example:
+            >>> both = with_control.joined(list(with_control.students.values()))
+            >>> both.student.split_by
+            'student'
+        """
+        return replace(
+            self,
+            student=join(students),
+            controls=(),
+            trained_in=self.training_context,
+            trained_on=self.training_prompts,
+        )
+
+    def _whole(self) -> tuple[Student, ...]:
+        """The student and the controls."""
+        return self.student, *self.controls
+
+    def cells(self) -> list[Module]:
+        """What a mask chooses among: the model's modules, once per part where the pair is split."""
+        return cells_of(self.sites, self.students.values())
+
     # --------------------------------------------------------------------- what a user reads off it
 
     @checked
@@ -159,13 +248,12 @@ class ModelPair(Runner):
         return self._activations(prompts, sites, layers, self._prompt_gates(prompts, where, model))
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
-        """A mask's gates at a prompt's tokens, in the order of the student's changed modules:
-        `(token, module)`.
+        """A mask's gates at a prompt's tokens, in the order of the student's cells:
+        `(token, cell)`.
         """
-        paths = list(self.sites.modules)
-        cells = where(prompt, list(self.sites.modules.values()))
-        columns = [paths.index(path) for path in student.deltas]
-        return torch.from_numpy(cells[:, columns]).float()
+        cells = self.cells()
+        chosen = where(prompt, cells)
+        return torch.from_numpy(chosen[:, columns_of(cells, student)]).float()
 
     def _prompt_gates(
         self, prompts: Sequence[Prompt], where: Cells | None, model: str
@@ -174,7 +262,7 @@ class ModelPair(Runner):
             return None
         student = self.named_student(model)
         if where is None:
-            everywhere = [torch.ones(len(prompt), len(student.deltas)) for prompt in prompts]
+            everywhere = [torch.ones(len(prompt), student.width) for prompt in prompts]
             return PromptGates(student, everywhere)
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
         rows = list(zip(prompts, gates, strict=True))

@@ -9,11 +9,13 @@ from .confirmation import confirm
 from .effects import effect
 from .generation import generate
 from .grafting import graft, graft_sweep
+from .hybrids import Hybrid, hybrid
 from .patching import patch
 from .verification import Check, Verification, verify
 
 __all__ = [
     "Check",
+    "Hybrid",
     "Verification",
     "attribute",
     "confirm",
@@ -21,6 +23,7 @@ __all__ = [
     "generate",
     "graft",
     "graft_sweep",
+    "hybrid",
     "patch",
     "verify",
 ]

@@ -13,7 +13,9 @@ embedding it has no point where a norm divides by 0.
 1. Prompts go in batches that leave room for a backward pass.
 2. At every node of the quadrature one forward and one backward pass give the slopes of all cells of
    a batch.
-3. A student's modules are placed among those that any student changes.
+3. A student's modules are placed among those that any student changes. Where the pair is split
+   (`pair.split`) each part of a difference has a gate and a cell of its own; the cells of a module,
+   added up, are those it has unsplit, at the same nodes.
 """
 
 from __future__ import annotations
@@ -27,19 +29,35 @@ import torch
 from jaxtyping import Float64
 
 from ..engine.forward import Gates
-from ..models.names import Module, module_order
+from ..models.names import Module, module_order, part_order
 from ..models.students import Student
 from ..results.scores import Scores
 from .labelling import label
 from .quadrature import Quadrature, gauss_legendre
 from .task import Advance, Cells, Keep, Part, Task, ends, walk
 
+AXES = {"band": "band", "head": "head", "student": "whose"}
+"""What a split pair's parts are an axis of; `student` names an array of all scores."""
+
 
 class Axes(NamedTuple):
-    """The layers and modules that any student changes, in the order of the computation."""
+    """The layers and modules that any student changes, in the order of the computation.
+
+    Attributes:
+        layers, modules: these.
+        split_by: what the students are split by; empty where they are not.
+        parts: the labels of their parts; none where they are not.
+    """
 
     layers: list[int]
     modules: list[str]
+    split_by: str = ""
+    parts: tuple[int | str, ...] = ()
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the axes of cells before their tokens."""
+        return ("layer", "module", *([AXES[self.split_by]] if self.split_by else []))
 
 
 def graft_ig(task: Task, *, points: int, progress: bool, keep: Path | None = None) -> Scores:
@@ -53,7 +71,8 @@ def graft_ig(task: Task, *, points: int, progress: bool, keep: Path | None = Non
 
     Returns:
         Scores of kind `attribution`, `(model, prompt, layer, module, position)`; modules that no
-        student changes are absent.
+        student changes are absent. Of a split pair with an axis `band`, `head` or `whose` (of
+        several students) before the position.
     """
     axes = changed_axes(task)
     quadrature = gauss_legendre(points)
@@ -64,14 +83,21 @@ def graft_ig(task: Task, *, points: int, progress: bool, keep: Path | None = Non
         return Cells([_place(part.task, student, axes, one) for one in slopes], both)
 
     steps = [points + 2] * len(task.prompts)
-    kept = Keep(keep, lambda _: [points, *axes])
+    kept = Keep(keep, lambda _: [points, axes.layers, axes.modules])
     measured = walk(task, cells, title="graft IG", steps=steps, progress=progress, keep=kept)
     measured.effect[:] = _fill(measured.effect)
     return label(
         measured,
         "attribution",
-        ["prompt", "layer", "module", "position"],
-        coords={"layer": np.array(axes.layers), "module": np.array(axes.modules)},
+        ["prompt", *axes.dims, "position"],
+        coords={
+            "layer": np.array(axes.layers),
+            "module": np.array(axes.modules),
+            # words stand among the numbers: `tail`, `rest`
+            **(
+                {AXES[axes.split_by]: np.array(list(map(str, axes.parts)))} if axes.split_by else {}
+            ),
+        },
         method="graft_ig",
         points=points,
     )
@@ -84,7 +110,18 @@ def changed_axes(task: Task) -> Axes:
     ]
     layers = sorted({module.layer for module in modules})
     names = [module.name for module in sorted(modules, key=lambda m: module_order(m.name))]
-    return Axes(layers, list(dict.fromkeys(names)))
+    split_by = task.pair.student.split_by
+    parts = [
+        getattr(name, split_by)
+        for student in task.pair.students.values()
+        for _, name in (student.cells if split_by else ())
+    ]
+    return Axes(
+        layers,
+        list(dict.fromkeys(names)),
+        split_by,
+        tuple(sorted(dict.fromkeys(parts), key=part_order)),
+    )
 
 
 def _changed(task: Task, student: Student) -> list[Module]:
@@ -94,10 +131,10 @@ def _changed(task: Task, student: Student) -> list[Module]:
 
 def _integrate(
     task: Task, student: Student, quadrature: Quadrature, advance: Advance
-) -> list[Float64[np.ndarray, "module _slot"]]:
+) -> list[Float64[np.ndarray, "cell _slot"]]:
     """Per prompt, the integral of each gate's slope."""
     sizes = task.sizes()
-    modules = len(student.deltas)
+    modules = student.width
     integrals: list[np.ndarray] = [np.empty(0)] * len(sizes)
     computed = [task.computed(i) for i in range(len(sizes))]
     for prompts in task.pair.chunks(computed, reads=task.reads, gradient=True):
@@ -119,14 +156,22 @@ def _integrate(
 
 
 def _place(
-    task: Task, student: Student, axes: Axes, values: Float64[np.ndarray, "module slot"]
-) -> Float64[np.ndarray, "layer name slot"]:
-    """A student's modules by layer and name; NaN where it changes nothing."""
-    changed = _changed(task, student)
-    cells = np.full((len(axes.layers), len(axes.modules), values.shape[1]), np.nan)
+    task: Task, student: Student, axes: Axes, values: Float64[np.ndarray, "cell slot"]
+) -> Float64[np.ndarray, "layer name *part slot"]:
+    """A student's cells by layer and name, and part where it is split; NaN where it changes
+    nothing.
+    """
+    changed = [task.pair.sites.modules[path] for path, _ in student.cells]
     rows: Sequence[int] = [axes.layers.index(module.layer) for module in changed]
     columns: Sequence[int] = [axes.modules.index(module.name) for module in changed]
-    cells[rows, columns] = values
+    shape = len(axes.layers), len(axes.modules)
+    if not axes.split_by:
+        cells = np.full((*shape, values.shape[1]), np.nan)
+        cells[rows, columns] = values
+        return cells
+    cells = np.full((*shape, len(axes.parts), values.shape[1]), np.nan)
+    parts = [axes.parts.index(getattr(name, axes.split_by)) for _, name in student.cells]
+    cells[rows, columns, parts] = values
     return cells
 
 

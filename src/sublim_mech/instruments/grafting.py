@@ -7,6 +7,8 @@ M
 - sufficiency = (M(g = 1 on S only) - M(base)) / (M(student) - M(base)),
 - necessity = (M(student) - M(g = 0 on S only)) / (M(student) - M(base)).
 
+A scaled set (`mask.scaled(c)`) has gates of c in place of 1 and of 1 - c in place of 0.
+
 What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the
 last token of each form are fed) are none of the prompt's. They have a gate of their own, closed for
 sufficiency and open for necessity unless asked otherwise, and are a set of their own,
@@ -28,6 +30,7 @@ from torch import Tensor
 from .. import masks
 from ..arguments import checked
 from ..engine.branch import grow
+from ..engine.cells import columns_of
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..hints import counted
@@ -74,7 +77,8 @@ def graft(
             function from a prompt to them. `"role"` for the tokens of each role, and all of them;
             `"sharing"` for tokens by what training shares with them, and all shared and all other
             tokens; both with a set `answer` of the answer's own tokens, where any are fed. A prompt
-            without such tokens contributes 0 to these.
+            without such tokens contributes 0 to these. Of a pair that is split (`pair.split`) masks
+            choose parts of differences too; `mask.scaled(2.0)` is a set with gates of 2.
         answer_in_sufficiency: whether the student computes the answer's own tokens (with the
             modules of the set) while a set of prompt tokens is tested for sufficiency.
         answer_in_necessity: the same for necessity; if not, the base computes them (with the
@@ -113,7 +117,13 @@ def graft(
         return _graft(part.task, student, [chosen[i] for i in part.numbers], answer, advance)
 
     steps = [2 * (len(named) + 1)] * len(task.prompts)
-    kept = Keep(folder, lambda i: [*chosen[i][:3], answer])
+    scales = np.array([mask.scale for mask in named.values()])
+    scaled = bool((scales != 1).any())  # only then part of what names a stored unit
+
+    def asked(i: int) -> list[Any]:
+        return [*chosen[i][:3], answer, *([scales] if scaled else [])]
+
+    kept = Keep(folder, asked)
     measured = walk(task, cells, title="graft", steps=steps, progress=progress, keep=kept)
     of_what = np.where(chosen[0].own, "answer", "prompt")
     scores = label(
@@ -125,6 +135,7 @@ def graft(
             "measure": np.array(MEASURES),
             "tokens": (("prompt", "set"), np.stack([one.sizes for one in chosen])),
             "set_of": (("prompt", "set"), np.stack([of_what] * len(chosen))),
+            **({"scale": ("set", scales)} if scaled else {}),
         },
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
     )
@@ -152,24 +163,26 @@ class Chosen(NamedTuple):
     """What the sets are in one prompt.
 
     Attributes:
-        cells: `(set, token, module)` of the prompt.
-        modules: `(set, module)`, with which the answer's own tokens go with the set.
+        cells: `(set, token, cell)` of the prompt; the cells of the pair (`ModelPair.cells`).
+        modules: `(set, cell)`, with which the answer's own tokens go with the set.
         own: `(set,)`, whether the set is the answer's own tokens, whose gate nothing else sets.
         sizes: `(set,)`, its tokens at which some student changes a module of it.
+        scales: `(set,)`, the gates of its cells where it is on.
     """
 
-    cells: Bool[np.ndarray, "set token module"]
-    modules: Bool[np.ndarray, "set module"]
+    cells: Bool[np.ndarray, "set token cell"]
+    modules: Bool[np.ndarray, "set cell"]
     own: Bool[np.ndarray, " set"]
     sizes: Int[np.ndarray, " set"]
+    scales: tuple[float, ...]
 
 
 def _choose(sets: Sequence[Mask], task: Task, prompt: int) -> Chosen:
     """The sets in a prompt."""
     pair, asked, nodes = task.pair, task.prompts[prompt], len(task.answers[prompt].nodes)
-    modules = list(pair.sites.modules.values())
-    of_students = set(_changed(pair))
-    changed = np.array([module in of_students for module in modules])
+    modules = pair.cells()
+    of_students = {module.path for module in _changed(pair)}
+    changed = np.array([module.path in of_students for module in modules])
     cells = np.zeros((len(sets), len(asked), len(modules)), dtype=bool)
     with_answer = np.zeros((len(sets), len(modules)), dtype=bool)
     own = np.array([isinstance(mask, AnswerMask) for mask in sets])
@@ -177,11 +190,12 @@ def _choose(sets: Sequence[Mask], task: Task, prompt: int) -> Chosen:
         if isinstance(mask, AnswerMask):
             with_answer[s] = mask.modules(asked, modules)
         else:
-            cells[s] = mask(asked, modules)
+            cells[s] = mask.unscaled(asked, modules)
             with_answer[s] = cells[s].any(0)
     of_prompt = (cells & changed).any(2).sum(1)
     of_answer = (with_answer & changed).any(1) * nodes
-    return Chosen(cells, with_answer, own, np.where(own, of_answer, of_prompt))
+    sizes = np.where(own, of_answer, of_prompt)
+    return Chosen(cells, with_answer, own, sizes, tuple(mask.scale for mask in sets))
 
 
 def _changed(pair: ModelPair) -> list[Module]:
@@ -222,8 +236,7 @@ def _graft(
     advance: Advance,
 ) -> Cells:
     """Per prompt `(set, measure)`."""
-    paths = list(task.pair.sites.modules)
-    columns = [paths.index(path) for path in student.deltas]
+    columns = columns_of(task.pair.cells(), student)
 
     # all sets of a prompt on, then all of them off, are rows side by side
     rows: list[GatedRow] = []
@@ -232,8 +245,9 @@ def _graft(
         with_answer = sets.modules[:, columns]
         for gate, closed in ((answer.sufficiency, False), (not answer.necessity, True)):
             of_nodes = with_answer & (sets.own | gate)[:, None]
-            for cells, one in zip(sets.cells[:, :, columns], of_nodes, strict=True):
-                gates = _gates(cells, one, nodes)
+            on = zip(sets.cells[:, :, columns], of_nodes, sets.scales, strict=True)
+            for cells, one, scale in on:
+                gates = scale * _gates(cells, one, nodes)
                 rows.append(GatedRow(i, 1 - gates if closed else gates))
 
     both = ends(task, student, advance=advance)
@@ -404,7 +418,7 @@ def _sweep_prompt(
     rest, switched = (0.0, 1.0) if alone else (1.0, 0.0)
     trunk_gates = None if alone else Gates(student)
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
-    module_layers = np.array([task.pair.sites.modules[path].layer for path in student.deltas])
+    module_layers = np.array([task.pair.sites.modules[path].layer for path, _ in student.cells])
 
     values = np.empty((len(layers), len(spans)))
     for at, layer in enumerate(layers):

@@ -39,6 +39,9 @@ class Kind:
     picture: Picture = "cells"
 
 
+PARTS = ("band", "head", "whose")
+"""Axes of the parts that differences are split into: `whose` of several students."""
+
 KINDS: dict[str, Kind] = {
     "effect": Kind("effect on", table="totals", picture="total bars"),
     "graft": Kind("grafts,", ("set", "measure"), table="sets", picture="set bars"),
@@ -46,7 +49,7 @@ KINDS: dict[str, Kind] = {
     "patch": Kind(
         "activation patching,", ("direction", "layer", "head", "position", "span", "set")
     ),
-    "attribution": Kind("attribution of", ("layer", "module", "position"), additive=True),
+    "attribution": Kind("attribution of", ("layer", "module", *PARTS, "position"), additive=True),
     "gradient": Kind("gradient estimate,", ("layer", "head", "position"), estimate=True),
 }
 """By the name that files and `Scores.kind` carry."""

@@ -21,6 +21,7 @@ from ..storage.files import replacing
 from . import report, tables
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
+from .kinds import PARTS
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
@@ -207,8 +208,8 @@ def _top_cells(scores: ScoreArrays, prompt: int, real: np.ndarray) -> list[str]:
     for dim in effect.dims[1:]:
         if dim == "layer":
             axes.append(scores.layer_names())
-        elif dim == "head":
-            axes.append([f"head {head}" for head in effect["head"].values])
+        elif dim in PARTS:
+            axes.append([f"{dim} {label}" for label in effect[dim].values])
         else:
             axes.append([str(name) for name in effect[dim].values])
     # the embedding's layer and module have one name: say it once

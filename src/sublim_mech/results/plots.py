@@ -69,7 +69,7 @@ def plot(
     draw_bars = _BARS.get(KINDS[scores.kind].picture)
     if draw_bars is not None:
         return draw_bars(scores, **wishes)
-    if "head" in scores.data["effect"].dims:
+    if "head" in scores.data["effect"].dims and not scores.additive:
         return column_map(scores, scores.head_effect(), **wishes)
     if scores.has_sets:
         return column_map(scores, scores.set_effect(), **wishes)
