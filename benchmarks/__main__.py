@@ -17,7 +17,15 @@ import sys
 import time
 from pathlib import Path
 
-from . import instruments, lengths, making, memory, processes, training  # noqa: F401  rows register
+from . import (  # noqa: F401  rows register
+    instruments,
+    lengths,
+    making,
+    memory,
+    parts,
+    processes,
+    training,
+)
 from .rows import RESULTS, ROWS, run
 from .table import markdown, write_between_markers
 

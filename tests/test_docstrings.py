@@ -33,10 +33,13 @@ NAMES = [
     "metrics.Metric",
     "instruments.graft_sweep",
     "instruments.generate",
+    "instruments.hybrid",
     "engine.Runner.logits",
     "engine.Runner.activations",
     "engine.ModelPair.logits",
     "engine.ModelPair.activations",
+    "engine.ModelPair.split",
+    "engine.ModelPair.joined",
 ]
 
 

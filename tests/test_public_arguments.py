@@ -31,8 +31,8 @@ WITH_METHODS = (
 RECORDS = (
     "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows",
-    "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
+    "FolderInUseError", "Hybrid", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels",
+    "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
     "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
@@ -42,7 +42,7 @@ PARTS = (
 )  # fmt: skip
 """What metrics are made of: called for every prompt and form."""
 
-HOT = ("batch", "run", "rows", "chunks", "check_length", "prompt_gates")
+HOT = ("batch", "run", "rows", "chunks", "check_length", "part_names", "prompt_gates")
 """Methods that instruments call many times per prompt."""
 
 WRONG: tuple[Any, ...] = (

@@ -104,6 +104,10 @@ def test_a_student_with_itself_is_the_student(smol_tokenizer, prompts):
     np.testing.assert_allclose(
         found.scores.data["student"].values[0], expected["student"], atol=1e-9
     )
+    # students of one name are called as the pair calls them
+    twice = replace(pair, controls=(replace(pair.controls[0], name="owl"),))
+    parts = {"student": system, "control: owl": ~system}
+    assert "control: owl alone" in hybrid(twice, prompts, TRAIT, parts, **QUIET).table().index
     # of two, what is left without one is the other
     table = rows(found)
     assert table["without owl"] == pytest.approx(table["twin alone"], abs=1e-12)

@@ -118,6 +118,28 @@ def test_sets_of_parts_and_sweeps_are_those_of_modules(smol_tokenizer, prompts):
         np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+def test_a_sweep_of_some_parts_is_the_graft_of_each_cell(smol_tokenizer, prompts):
+    pair = split_pair("llama", "lora", "band", smol_tokenizer)
+    prompt, first = prompts[0], masks.band(0) & masks.modules("mlp")
+    for measure in ("sufficiency", "necessity"):
+        asked = {"only": first, "layers": [1, 2], "measure": measure, **QUIET}
+        sweep = sm.instruments.graft_sweep(pair, [prompt], TRAIT, **asked).data["effect"]
+        for layer, position in ((1, 3), (2, len(prompt) - 1)):
+            cell = first & masks.layers(layer) & masks.positions(position)
+            graft = sm.graft(pair, [prompt], TRAIT, {"cell": cell}, **QUIET).headline
+            expected = float(graft.sel(set="cell", measure=measure)[0])
+            found = float(sweep.sel(layer=layer, position=position)[0, 0])
+            assert found == pytest.approx(expected, abs=1e-9)
+            assert abs(expected) > 1e-6
+    everything = sm.instruments.graft_sweep(pair, [prompt], TRAIT, layers=[1], **QUIET)
+    of_all = sm.instruments.graft_sweep(
+        pair, [prompt], TRAIT, layers=[1], only=masks.everything(), **QUIET
+    )
+    np.testing.assert_array_equal(of_all.data["effect"], everything.data["effect"])
+    with pytest.raises(ValueError, match="holds nothing that a student of this pair changes"):
+        sm.instruments.graft_sweep(pair, [prompt], TRAIT, only=masks.modules("norms"), **QUIET)
+
+
 # ------------------------------------------------------------------------------- assembled by hand
 
 

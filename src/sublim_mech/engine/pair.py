@@ -155,7 +155,8 @@ class ModelPair(Runner):
     @checked
     def joined(self, students: Sequence[Student]) -> ModelPair:
         """The same base with several of its students as one, without controls
-        (`splitting.join`).
+        (`splitting.join`). Parts are called as the students are; where two have one name, as the
+        pair calls them.
 
         Args:
             students: at least two of the pair's.
@@ -164,17 +165,28 @@ class ModelPair(Runner):
             ValueError: see `splitting.join`.
 
         Example:
-            >>> both = with_control.joined(list(with_control.students.values()))
-            >>> both.student.split_by
-            'student'
+            >>> both = pair.joined(list(pair.students.values()))
+            >>> both.student.split_by, both.controls
+            ('student', ())
         """
+        names = self.part_names(students)
+        named = [replace(one, name=name) for one, name in zip(students, names, strict=True)]
         return replace(
             self,
-            student=join(students),
+            student=join(named),
             controls=(),
             trained_in=self.training_context,
             trained_on=self.training_prompts,
         )
+
+    def part_names(self, students: Sequence[Student]) -> list[str]:
+        """What `joined` calls each student's part."""
+        own = [student.name for student in students]
+        keys = {id(student): key for key, student in self.students.items()}
+        return [
+            name if own.count(name) == 1 else keys.get(id(student), name)
+            for name, student in zip(own, students, strict=True)
+        ]
 
     def _whole(self) -> tuple[Student, ...]:
         """The student and the controls."""

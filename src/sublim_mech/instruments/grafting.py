@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import masks
@@ -281,13 +281,14 @@ def graft_sweep(
     *,
     measure: Literal["sufficiency", "necessity"] = "sufficiency",
     layers: Sequence[int] | None = None,
+    only: Mask | None = None,
     by: By = "token",
     refine: int | None = None,
     keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at
-    one token.
+    one token, or those of them (or of their parts) that `only` holds.
 
     A cell's branch starts at its own layer and token, because nothing before them changes.
 
@@ -299,6 +300,9 @@ def graft_sweep(
             the base's).
         layers: which layers; all that any student changes when not given. -1 holds the embeddings,
             the number of blocks the final norm and the unembedding.
+        only: a mask of what is switched in each cell, such as `masks.band(0)` of a pair that is
+            split or `masks.modules("mlp")`; everything when not given. What it leaves out stays as
+            it is around the cell: the base's for sufficiency, the student's for necessity.
         by: what is switched at once: a `token`, `word`, `sentence`, `message` (cut where the role
             changes; the template's tokens apart), or so many tokens. The effect of a span is that
             of a set, not the sum of its tokens'.
@@ -315,7 +319,8 @@ def graft_sweep(
 
     Raises:
         ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt;
-            a layer out of range, or one in which no student of the pair changes anything.
+            a layer out of range, or one in which no student of the pair changes anything; `only`
+            that holds nothing that a student changes there.
 
     Example:
         >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
@@ -334,6 +339,7 @@ def graft_sweep(
     chosen = _layers(pair, layers)
 
     count = len(task.prompts)
+    held = [] if only is None else _held(task, only, chosen)
     spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
     if refine is not None:
         check_refine(refine, spans, task)
@@ -343,7 +349,10 @@ def graft_sweep(
             both = ends(part.task, student)
             effects = []
             for i, number in enumerate(part.numbers):
-                asked = Sweep(measure, tuple(chosen), tuple(spans[number]))
+                inside = None
+                if only is not None:
+                    inside = held[number][:, columns_of(pair.cells(), student)]
+                asked = Sweep(measure, tuple(chosen), tuple(spans[number]), inside)
                 values = _sweep_prompt(part.task, student, i, asked, advance=advance)
                 if measure == "sufficiency":
                     effects.append(values - both.base[i])
@@ -352,7 +361,9 @@ def graft_sweep(
             return Cells(effects, both)
 
         steps = [len(of_prompt) * len(chosen) for of_prompt in spans]
-        kept = Keep(folder, lambda i: [measure, chosen, spans[i]])
+        kept = Keep(
+            folder, lambda i: [measure, chosen, spans[i], *(h.numpy() for h in held[i : i + 1])]
+        )
         return walk(task, cells, title="graft sweep", steps=steps, progress=progress, keep=kept)
 
     measured = run(spans)
@@ -374,11 +385,41 @@ def graft_sweep(
 
 
 class Sweep(NamedTuple):
-    """What is switched in one prompt: `sufficiency` or `necessity`, layers, spans of slots."""
+    """What is switched in one prompt.
+
+    Attributes:
+        measure: `sufficiency` or `necessity`.
+        layers: these, one at a time.
+        spans: of slots, likewise.
+        only: how far each cell of the student is switched, `(slot, cell)`; all of it when None.
+    """
 
     measure: str
     layers: tuple[int, ...]
     spans: tuple[Span, ...]
+    only: Tensor | None = None
+
+
+def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "_slot cell"]]:
+    """Per prompt, how far a mask switches each cell of the pair, the answer's nodes with the
+    modules that it holds anywhere.
+    """
+    cells = task.pair.cells()
+    here = np.array([cell.layer in layers for cell in cells])
+    paths = {module.path for module in _changed(task.pair)}
+    changed = np.array([cell.path in paths for cell in cells]) & here
+    found = []
+    for i, prompt in enumerate(task.prompts):
+        inside = only.unscaled(prompt, cells)
+        if not (inside & changed).any():
+            raise ValueError(
+                f"only: {only.name!r} holds nothing that a student of this pair changes in layers "
+                f"{', '.join(map(str, layers))}, first in {prompt.question!r}: every effect would "
+                "be 0 whatever was learned."
+            )
+        nodes = np.tile(inside.any(0), (len(task.answers[i].nodes), 1))
+        found.append(torch.from_numpy(only.scale * np.concatenate([inside, nodes])).float())
+    return found
 
 
 def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
@@ -411,7 +452,7 @@ def _sweep_prompt(
 ) -> np.ndarray:
     """The metric with one cell switched, `(layer, span)`."""
     # alone: the base with one cell of the student's; else the student with one cell of the base's
-    measure, layers, spans = asked
+    measure, layers, spans, only = asked
     if not spans:  # of a prompt whose strongest spans are single tokens already
         return np.empty((len(layers), 0))
     alone = measure == "sufficiency"
@@ -427,7 +468,10 @@ def _sweep_prompt(
             gates = torch.full((len(numbers), trunk.size - slot, len(module_layers)), rest)
             for row, number in enumerate(numbers):
                 first, last = spans[number]
-                gates[row, first - slot : last - slot + 1, modules] = switched
+                cell: Tensor | float = switched
+                if only is not None:
+                    cell = rest + (switched - rest) * only[first : last + 1, modules]
+                gates[row, first - slot : last - slot + 1, modules] = cell
             row_gates = Gates(student, gates.to(task.pair.device))
             logits = trunk.branch(layer, slot, len(numbers), gates=row_gates)
             values[at, numbers] = task.numbers([prompt] * len(numbers), logits)

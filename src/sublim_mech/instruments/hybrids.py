@@ -141,12 +141,10 @@ def hybrid(
             in a prompt; see `masks`.
 
     Example:
-        >>> from sublim_mech.instruments.hybrids import hybrid
-        >>> system, user = sm.masks.role("system"), sm.masks.role("user")
-        >>> parts = {"student": system, "control: wolf": user}
-        >>> found = hybrid(with_control, prompts, trait, parts, progress=False)
-        >>> [name for name in found.table().index if "wolf" in name]
-        ['wolf alone', 'without wolf']
+        >>> parts = {"student": sm.masks.role("system"), "cat": sm.masks.role("user")}
+        >>> found = sm.instruments.hybrid(pair, prompts, trait, parts, progress=False)
+        >>> found.table().index.tolist()[3:]
+        ['cat alone', 'without cat', 'interaction']
     """
     folder = keep_folder(keep)
     students = [_named(pair, name) for name in parts]
@@ -155,7 +153,7 @@ def hybrid(
             f"parts: {counted(len(students), 'student')}; a hybrid is of two or more students, "
             "{'owl': mask, 'penguin': mask}. For one alone use graft."
         )
-    if len({student.name for student in students}) < len(students):
+    if len({id(student) for student in students}) < len(students):
         raise ValueError(f"parts: {', '.join(parts)} name one student twice.")
     sets = [as_mask(where, name) for name, where in parts.items()]
     for name, mask in zip(parts, sets, strict=True):
@@ -165,17 +163,17 @@ def hybrid(
                 f"cells of the prompt, and name who computes the answer: answer={name!r}."
             )
     answering = [_named(pair, name) for name in ([answer] if isinstance(answer, str) else answer)]
-    strangers = [one.name for one in answering if one not in students]
+    strangers = [one.name for one in answering if all(one is not other for other in students)]
     if strangers:
         raise ValueError(f"answer: {', '.join(strangers)} has no part in this hybrid.")
     whole = pair.joined(students)
     joined = whole.student
     task = prepare(whole, prompts, trait)
-    wrote = {one.name for one in answering}
+    wrote = [any(one is student for one in answering) for student in students]
     plan = _Plan(
-        tuple(student.name for student in students),
+        tuple(pair.part_names(students)),
         tuple(sets),
-        tuple(student.name in wrote for student in students),
+        tuple(wrote),
         tuple(cells_of(whole.sites, [joined])),
     )
     chosen = [_gates(plan, task, i) for i in range(len(task.prompts))]
@@ -205,7 +203,7 @@ def hybrid(
             "set_of": (("prompt", "set"), np.full((len(chosen), len(sets)), "prompt")),
         },
         notes=[f"a hybrid of {hashes}: {_in_words(plan)}"],
-        answer_gate=dict.fromkeys(MEASURES, float(bool(wrote))),
+        answer_gate=dict.fromkeys(MEASURES, float(any(wrote))),
     )
     lengths = np.array([len(prompt) for prompt in task.prompts])
     scores = replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
