@@ -64,15 +64,15 @@ def hybrid_memory() -> Row:
 def hybrid_row(pair: ModelPair, prompt: Prompt, what: str) -> Row:
     """Peak of what a hybrid allocates, over that of a graft of one student with as many rows."""
     names = list(pair.students)[:2]
-    system = sm.masks.role("system")
-    parts = dict(zip(names, (system, ~system), strict=True))
+    user = sm.masks.role("user")
+    parts = dict(zip(names, (user, ~user), strict=True))
 
     def ours() -> Any:
         return hybrid(pair, [prompt], CAT, parts, **QUIET)
 
     def theirs() -> Any:
         one = sm.load_pair(pair.base, pair.student)
-        return sm.graft(one, [prompt], CAT, {"system": system}, **QUIET)
+        return sm.graft(one, [prompt], CAT, {"user": user}, **QUIET)
 
     theirs()
     gc.collect()
