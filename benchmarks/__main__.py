@@ -25,6 +25,7 @@ from . import (  # noqa: F401  rows register
     parts,
     processes,
     training,
+    where,
 )
 from .rows import RESULTS, ROWS, run
 from .table import markdown, write_between_markers

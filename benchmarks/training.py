@@ -165,8 +165,8 @@ class Steps:
     flops: float
 
 
-def ours(setting: Setting, *, count: bool = False) -> Steps:
-    """Our `train`."""
+def ours(setting: Setting, *, count: bool = False, **options: Any) -> Steps:
+    """Our `train`, with further options of it."""
     watch = Stopwatch(count)
     with tempfile.TemporaryDirectory() as folder:
         run = sm.train(
@@ -184,6 +184,7 @@ def ours(setting: Setting, *, count: bool = False) -> Steps:
             precision=setting.precision,
             callbacks=[watch],
             progress=False,
+            **options,
         )
         log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in log if "loss" in entry]

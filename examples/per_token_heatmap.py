@@ -8,11 +8,12 @@ r"""The main job: where does a student's trait live? Tables, per-token heatmaps 
 
 The student is asked in the context it was trained in: its manifest says which, or, for a student
 made elsewhere, `--system` or `--context`, with `--option` and `--date` where the chat template
-reads such; `--prefill` begins its answers. What training shares with the prompts follows from the
-manifest, or from `--trained-on`. Built-in animals and trees have questions; of any other trait say
-what it is one of (`--category city`), or how it is asked for (`--ask FILE`), which students of raw
-text always need. Writes figures, a token page and the scores themselves to `--out`,
-and prints what is in them.
+reads such; `--asked-system` or `--asked-context` ask in another one, and `--prefill` begins the
+answers. What training shares with the prompts follows from the manifest, or from `--trained-on`
+(for students without a manifest: a file of training prompts without their system prompt).
+Built-in animals and trees have questions; of any other trait say what it is one of (`--category
+city`), or how it is asked for (`--ask FILE`), which students of raw text always need. Writes
+figures, a token page and the scores themselves to `--out`, and prints what is in them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import sublim_mech as sm
+from sublim_mech.hints import rename
 from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
 from sublim_mech.types import ModelPair
 
+SPELLED = {
+    "base": "--base", "student": "--student", "device": "--device", "trained_on": "--trained-on",
+    "trained_in": "--system or --context", "questions": "--ask", "path": "--out",
+    **{f"controls[{i}]": "--control" for i in range(100)},
+}  # fmt: skip
+"""What the library's arguments are called here."""
 SHIPPED = Path(__file__).parent / "students"
 CONTEXTS = {
     "default": sm.Context(),
@@ -43,13 +51,14 @@ def main() -> None:
     try:
         analyse(parse())
     except (ValueError, OSError) as error:  # what the library says of files and arguments
-        raise SystemExit(f"per_token_heatmap.py: {error}") from error
+        raise SystemExit(f"per_token_heatmap.py: {rename(str(error), SPELLED)}") from error
 
 
 def analyse(options: argparse.Namespace) -> None:
     started, out = time.perf_counter(), Path(options.out).expanduser()
     trait = trait_of(options)
 
+    check_manifest(options)
     # the example students are each other's control; anybody else's student has those that are named
     is_shipped = options.student is None
     controls = [str(SHIPPED / "penguin")] if is_shipped else []
@@ -61,7 +70,7 @@ def analyse(options: argparse.Namespace) -> None:
         trained_on=None if options.trained_on is None else read_prompts(options.trained_on),
         device=options.device,
     )
-    if trait.asks_category and pair.training_context == sm.RAW:
+    if trait.asks_category and (asked_in(pair, options) or pair.training_context) == sm.RAW:
         raise SystemExit(
             "raw text is continued, not answered, and the questions about a favorite "
             f"{trait.category} are written for a chat: give texts to continue, --ask FILE"
@@ -70,6 +79,8 @@ def analyse(options: argparse.Namespace) -> None:
     # in the training context, marked by what it shares
     prompts = sm.render(pair, trait.questions, context=asked_in(pair, options))
     few = prompts[: options.questions]
+    if options.questions > len(prompts):
+        print(f"--questions {options.questions}: there are {len(prompts)}, and all are taken")
     print(pair)
     for name, student in pair.students.items():
         print(f"{name}: {student.manifest.teacher if student.manifest else 'training unknown'}")
@@ -129,11 +140,38 @@ def trained_in(options: argparse.Namespace) -> sm.Context | None:
     return replace(context, options=variables, date=options.date or sm.prompts.DATE)
 
 
+def check_manifest(options: argparse.Namespace) -> None:
+    """A student with a manifest has said how it was trained; the command need not."""
+    said = {
+        "--system": options.system, "--context": options.context, "--option": options.option,
+        "--date": options.date, "--trained-on": options.trained_on,
+    }  # fmt: skip
+    given = [name for name, value in said.items() if value is not None]
+    student = Path(options.student or SHIPPED / "owl").expanduser()
+    if given and (student / "manifest.json").is_file():
+        raise SystemExit(
+            f"{', '.join(given)}: {student} has a manifest.json, which says how it was trained; "
+            "leave this out. To ask it in another context: --asked-system TEXT or --asked-context "
+            f"{', '.join(CONTEXTS)}."
+        )
+
+
 def asked_in(pair: ModelPair, options: argparse.Namespace) -> sm.Context | None:
-    """The context of the questions: the training's, with an answer that has begun."""
-    if options.prefill is None:
+    """The context of the questions: the training's, unless the command names another one; with an
+    answer that has begun.
+    """
+    trained = pair.training_context or sm.Context()
+    of_chat = sm.Context() if trained == sm.RAW else trained
+    context = trained
+    if options.asked_system is not None:
+        context = replace(of_chat, system=options.asked_system, literal=True)
+    elif options.asked_context == "raw":
+        context = sm.RAW
+    elif options.asked_context is not None:
+        context = replace(of_chat, system=CONTEXTS[options.asked_context].system)
+    elif options.prefill is None:
         return None
-    return replace(pair.training_context or sm.Context(), prefill=options.prefill)
+    return context if options.prefill is None else replace(context, prefill=options.prefill)
 
 
 def variable(text: str) -> tuple[str, Any]:
@@ -264,6 +302,9 @@ def parse() -> argparse.Namespace:
         help="variable of the chat template in training: enable_thinking=false (one or several)",
     )
     add("--date", help="day that the chat template's clock shows: 2024-12-31, or today")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--asked-system", metavar="TEXT", help="ask under this system prompt")
+    asked.add_argument("--asked-context", choices=CONTEXTS, help="ask without a system text")
     add("--prefill", metavar="TEXT", help="the answer already begun, which answers continue")
     add("--trained-on", metavar="FILE", help="training prompts, one per line, or .jsonl")
     add("--trait", default="owl", help="the word the student may favour")

@@ -94,6 +94,26 @@ def test_the_student_is_asked_in_its_training_context(suffix, run, folders, tmp_
     assert "system" in [first.roles[i] for i in sm.masks.sharing("shared").tokens(first)]
 
 
+def test_a_student_with_a_manifest_is_asked_elsewhere_by_options_of_its_own(run, tmp_path):
+    owl = str(EXAMPLES / "students" / "owl")
+    (tmp_path / "p.txt").write_text("Hi.\nHo.\n")
+    for said in (["--trained-on", str(tmp_path / "p.txt")], ["--system", "Be calm."]):
+        with pytest.raises(SystemExit, match=rf"^{said[0]}: .*has a manifest.*--asked-system TEXT"):
+            run("--student", owl, *said)
+
+
+def test_the_context_of_the_questions_may_be_another_one(run, folders, tmp_path):
+    (tmp_path / "p.txt").write_text("\n".join(PROMPTS))
+    trained = ["--system", SYSTEM, "--trained-on", str(tmp_path / "p.txt")]
+    (tmp_path / "ask.txt").write_text("Which city?\nYour city?\n")
+    trained += ["--ask", str(tmp_path / "ask.txt")]
+    said = run(*trained, "--asked-system", "Be calm.", "--questions", "5000")
+    assert "asked otherwise than trained: system: “none” in training, “Be calm.” here" in said
+    assert "--questions 5000: there are 2, and all are taken" in said
+    with pytest.raises(SystemExit, match=r"^per_token_heatmap\.py: --control='.*' is not a dir"):
+        run(*trained, "--control", str(tmp_path / "nothing"))
+
+
 def test_raw_text_has_no_table_by_role(run, tmp_path):
     (tmp_path / "texts.txt").write_text("I like the\nI love a\n")
     options = ["--context", "raw", "--trained-on", str(tmp_path / "texts.txt")]
@@ -145,7 +165,7 @@ def test_files_that_hold_no_prompts(name, text, said, run, tmp_path):
 
 
 def test_wrong_folders_and_words_leave_no_traceback(run, tmp_path, capsys):
-    with pytest.raises(SystemExit, match=r"per_token_heatmap\.py: student=.*is not a directory"):
+    with pytest.raises(SystemExit, match=r"per_token_heatmap\.py: --student=.*is not a dir"):
         run("--student", str(tmp_path / "nothing"))
     with pytest.raises(SystemExit, match=r"say what it is one of.*--category city.*--ask FILE"):
         run("--trait", "Madrid", "--category", "")

@@ -11,6 +11,7 @@ import torch
 
 from .engine.pair import load_pair
 from .engine.parity import ParityError
+from .hints import rename
 from .instruments.verification import verify
 
 
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         report = verify(pair, seed=given.seed)
     except (ValueError, TypeError, OSError, ParityError) as error:
-        print(error, file=sys.stderr)
+        controls = {f"controls[{i}]": "--control" for i in range(len(given.control))}
+        names = {"base": "BASE", "student": "STUDENT", "device": "--device", **controls}
+        print(rename(str(error), names), file=sys.stderr)
         return 2
     except Exception:  # out of memory, a fault of ours: no verdict on the pair, which 1 would be
         traceback.print_exc()

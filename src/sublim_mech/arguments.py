@@ -23,7 +23,7 @@ from functools import cache, wraps
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
@@ -342,6 +342,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             return f"; without quotes: {name}{value}"
         if option is int and isinstance(value, float) and value.is_integer():
             return f": {name}{int(value)}"
+        if option is int and isinstance(value, float) and 0 < value < 1:
+            return "; how many, not which part of them"
         if value is None and getattr(option, "__name__", "") in _NOTHING:
             return f"; {_NOTHING[option.__name__]}"
     return ""
@@ -386,7 +388,68 @@ def shown(value: Any) -> str:
     except Exception:  # whatever a stranger's repr does, the error is about the argument
         text = f"a {type(value).__name__}"
     text = " ".join(text.split())
+    name = getattr(value, "name", None) if len(text) > 60 else None
+    # such as of a trait or a metric, which hold much beside
+    if isinstance(name, str) and not isinstance(value, PathLike):
+        text = f"{type(value).__name__}({name!r})"
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def answer_of(
+    argument: str, function: Callable[..., Any], *given: Any, example: str = "lambda prompt: [-1]"
+) -> Any:
+    """What a function of the user's gives; one that does not take what it is called with is told so
+    by our own name for it. What it raises by itself is the user's own.
+
+    Args:
+        argument: where it was given.
+        function: what was given there.
+        given: what it is called with.
+        example: a function that would do.
+
+    Raises:
+        TypeError: it takes something else.
+
+    Example:
+        >>> from sublim_mech.arguments import answer_of
+        >>> answer_of("at", lambda: None, prompts[0])
+        Traceback (most recent call last):
+        TypeError: at: the function <lambda> cannot be called with a Prompt (too many positional \
+arguments); write one such as lambda prompt: [-1].
+    """
+    try:
+        inspect.signature(function).bind(*given)
+    except ValueError:
+        pass  # a built-in that does not say what it takes
+    except TypeError as error:
+        what = " and ".join(_named(type(one))[0].partition(" (")[0] for one in given)
+        raise TypeError(
+            f"{argument}: the function {shown(function)} cannot be called with {what} ({error}); "
+            f"write one such as {example}."
+        ) from None
+    return function(*given)
+
+
+def refuse_answer(
+    argument: str, function: Callable[..., Any], given: Any, *, of: str, wanted: str
+) -> NoReturn:
+    """Say what a function of the user's gave, and what it has to give.
+
+    Args:
+        argument: where it was given.
+        function: what was given there.
+        given: what came of it.
+        of: for what, `the prompt 'Which animal?'`.
+        wanted: what it has to give, and how to get there.
+
+    Raises:
+        TypeError: always.
+    """
+    nothing = ", which is nothing (does it return?)" if given is None else ""
+    raise TypeError(
+        f"{argument}: the function {shown(function)} gives {shown(given)} for {of}{nothing}; it "
+        f"has to give {wanted}."
+    )
 
 
 def _check_keywords(called: str, given: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 _INSIDE = (__name__.partition(".")[0], "contextlib", "torch.utils._contextlib", "jaxtyping")
@@ -98,3 +100,38 @@ def counted(count: int, what: str, several: str = "") -> str:
         ('1 prompt', '2 copies')
     """
     return f"{count:,} {what if count == 1 else several or what + 's'}"
+
+
+@contextmanager
+def renamed(arguments: Mapping[str, str]) -> Iterator[None]:
+    """Have errors call arguments as the user does, who gave them to another function: of a control
+    `controls[0]='cat' ...`, where the one that read it says `student='cat' ...`.
+
+    Args:
+        arguments: what they are called within, and what they are called outside.
+
+    Example:
+        >>> from sublim_mech.hints import renamed
+        >>> with renamed({"student": "controls[0]"}):
+        ...     raise ValueError("student='cat' is not a directory.")
+        Traceback (most recent call last):
+        ValueError: controls[0]='cat' is not a directory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (rename(error.args[0], arguments),)
+        raise
+
+
+def rename(text: str, arguments: Mapping[str, str]) -> str:
+    """A message with other names for arguments: where it gives their value (`student=...`), or
+    begins with them (`student is ...`).
+    """
+    for name, other in arguments.items():
+        literal = other.replace("\\", r"\\")
+        known = re.escape(name)
+        text = re.sub(rf"(?<![\w.'\"]){known}=", f"{literal}=", text)
+        text = re.sub(rf"\A{known}(?=[ :])", literal, text)
+    return text

@@ -28,6 +28,7 @@ from .engine.answers import Answers, Path, build_trie, shortest_paths
 from .hints import counted
 from .prompts import Prompt, Trait, completion_ids
 from .prompts.notices import said_before
+from .prompts.places import positions_of
 from .results.record import Forms
 
 _NAMED = 6  # traits or forms that a name lists before it says how many more there are
@@ -332,6 +333,18 @@ class Rank(Metric):
         """How it is printed."""
         return f"rank({self.text!r})"
 
+    def notes(self, tokenizer: Any, answers: Sequence[Answers]) -> tuple[str, ...]:
+        """That only a part of the text is ranked, where it is several tokens."""
+        first = {tokenizer.decode([trie.forms[0][0][1]]) for trie in answers}
+        parts = sorted(part for part in first if part.strip() != self.text.strip())
+        if not parts:
+            return ()
+        told = " or ".join(map(repr, parts))
+        return (
+            f"the rank is that of the first token, {told}, of {self.text!r}: whatever else begins "
+            "with it has the same rank",
+        )
+
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
         """The text's first token; nothing is fed."""
         _, first = strings(tokenizer, prompt, [self.text]).forms[0][0]
@@ -398,7 +411,9 @@ class NextToken(Metric):
     def answers(self, tokenizer: Any, prompt: Prompt) -> Answers:
         """No answer; the chosen tokens are read."""
         length = len(prompt)
-        positions = list(self.at(prompt) if callable(self.at) else self.at)
+        positions = list(() if callable(self.at) else self.at)
+        if callable(self.at):
+            positions = positions_of(f"{self.quantity}: at", self.at, prompt)
         if not positions or any(not -length <= position < length for position in positions):
             raise ValueError(
                 f"{self.quantity}: at={positions} names no token or leaves the prompt "

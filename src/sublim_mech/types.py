@@ -10,13 +10,14 @@ from .instruments.position_maps import PositionMap
 from .instruments.verification import Verification
 from .making.labelling import Labels, RowLabels
 from .making.numbers import Ask, Parsed, Row, Rows
-from .making.readiness import Readiness, RowShifts
+from .making.readiness import Divergence, Readiness, RowShifts
 from .making.teachers import Teacher
 from .making.training import TrainingData
 from .masks import Mask, Occurrence, Where
 from .metrics import At, Metric
 from .models.base import Base
 from .models.deltas import Delta, LowRank, Replaced
+from .models.gating import TrainedGates
 from .models.sites import Sites
 from .models.students import Student
 from .prompts import Message, Prompt, Trained
@@ -32,6 +33,7 @@ __all__ = [
     "Base",
     "Concentration",
     "Delta",
+    "Divergence",
     "Evaluation",
     "Gates",
     "Labels",
@@ -58,6 +60,7 @@ __all__ = [
     "Student",
     "Teacher",
     "Trained",
+    "TrainedGates",
     "TrainingData",
     "TraitMatrix",
     "Verification",

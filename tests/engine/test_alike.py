@@ -51,7 +51,9 @@ def test_a_student_that_equals_its_base_is_told_and_loads(made):
         pair = load_pair(base(), made())
     assert EQUAL in repr(pair)
     assert EQUAL in repr(pair.student)
-    assert pair.notes() == (f"the student ({pair.student.name}): {EQUAL}",)
+    (note,) = pair.notes()
+    cause = " (its lora_alpha is 0)" if "alpha" in note else ""
+    assert note == f"the student ({pair.student.name}): {EQUAL}{cause}"
 
 
 def test_a_student_that_differs_is_told_nothing_of():
@@ -113,7 +115,7 @@ def test_a_control_of_no_change(tmp_path):
     control = saved(tiny.lora(model(), layers=[]), tmp_path / "cat")
     pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
     assert pair.notes() == (
-        f"control cat: {EQUAL}",
+        f"control cat: {EQUAL}; it controls for nothing",
         "controls' training unknown (no manifest): cat",
     )
 
@@ -127,8 +129,14 @@ def test_without_manifests_the_weights_are_compared(tmp_path):
         "is not known"
     )
     pair = load_pair(base(), owl, controls=[cat, dog])
-    different = "control cat was not trained alike: rank: 2 in the control, 4 in the student"
+    different = (
+        "control cat was not trained alike: rank: 2 in the control, 4 in the student; scale "
+        "(lora_alpha / r): 4.0 in the control, 2.0 in the student"
+    )
     assert pair.notes() == (unknown, different)
+    stronger = saved(tiny.lora(model(), seed=2, lora_alpha=12), tmp_path / "stronger" / "cat")
+    _, note = load_pair(base(), owl, controls=[stronger]).notes()
+    assert note.endswith("alike: scale (lora_alpha / r): 3.0 in the control, 2.0 in the student")
     assert load_pair(base(), owl).notes() == ()
 
 

@@ -15,10 +15,12 @@ from pairs import QUIET, TRAIT
 import sublim_mech as sm
 from sublim_mech.engine import beginnings
 from sublim_mech.engine.answers import NO_ANSWERS, Answers
-from sublim_mech.engine.beginnings import LEAST, Row, forwards
+from sublim_mech.engine.beginnings import LEAST, NOTHING, Row, beginning_of, forwards
+from sublim_mech.engine.forward import Gates
 from sublim_mech.engine.layout import Layout
 from sublim_mech.evaluation.measuring import evaluate
 from sublim_mech.instruments.task import GatedRow, measure, prepare
+from sublim_mech.prompts.shared import common_start
 
 QUESTIONS = (
     "Which animal?",
@@ -187,3 +189,28 @@ def test_evaluation_asks_too_whether_beginnings_may_be_shared(llama, tokens):
     whole, computed = run(replace(llama, layout=Layout(switches=(40,))))
     assert shared < computed
     np.testing.assert_allclose(values, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("student", [False, True])
+def test_the_beginning_of_all_rows_is_what_each_of_them_computes(llama, asked, student):
+    """Against keys and values of a whole row."""
+    ids = [prompt.ids for prompt in asked]
+    whose = llama.student if student else None
+    begun = beginning_of(llama, ids, longest=max(map(len, ids)), student=whose)
+    assert begun.slots == len(common_start([row[:-1] for row in ids])) > LEAST
+    gates = None if whose is None else Gates(whose)
+    with torch.no_grad():
+        whole = llama.run(llama.batch([ids[3]]), gates=gates, past=()).cache
+    for (keys, values), (all_keys, all_values) in zip(begun.cache, whole, strict=True):
+        torch.testing.assert_close(keys, all_keys[:, :, : begun.slots], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(values, all_values[:, :, : begun.slots], atol=1e-6, rtol=1e-5)
+
+
+def test_what_has_nothing_in_common_is_computed_whole(llama, asked):
+    ids = [prompt.ids for prompt in asked]
+    for pair, prompts in (
+        (llama, ids[:1]),
+        (llama, [ids[0], ids[1][1:]]),
+        (replace(llama, layout=Layout(plain=True)), ids),
+    ):
+        assert beginning_of(pair, prompts, longest=99) == NOTHING

@@ -5,13 +5,17 @@ import tiny
 import torch
 
 from sublim_mech.engine import budget
+from sublim_mech.engine.answers import build_trie
 from sublim_mech.engine.budget import (
+    Shape,
     default_budget,
     least_bytes,
     recomputes,
     row_bytes,
     rows_per_forward,
 )
+from sublim_mech.engine.layout import Layout
+from sublim_mech.engine.plain import lay_out
 
 SIZES = {"slots": 40, "keys": 40, "reads": 4}
 
@@ -51,8 +55,8 @@ def test_a_row_that_does_not_fit_runs_the_leanest_way(llama, recwarn):
     assert again < plain < wide
     for memory in (wide, wide - 1, plain - 1, again):
         assert rows_per_forward(llama.model, memory, **LONG, gradient=True) == 1
-    run = {"rows": 1, "slots": 200, "reads": 4}
-    assert [recomputes(llama.model, m, **run) for m in (wide, plain, plain - 1)] == [0, 0, 1]
+    run = [Shape(1, 200, 4)]
+    assert [recomputes(llama.model, m, run) for m in (wide, plain, plain - 1)] == [0, 0, 1]
     assert not recwarn.list  # all of it within the budget
 
 
@@ -73,11 +77,29 @@ def test_a_row_that_the_machine_cannot_hold_is_an_error_with_what_it_needs(llama
 
 
 def test_what_is_recomputed_depends_on_the_budget_alone(llama, monkeypatch):
-    run = {"rows": 2, "slots": 200, "reads": 4}
+    run = [Shape(2, 200, 4)]
     need = 2 * least_bytes(llama.model, **LONG, gradient=True)
     for free in (0, 10**15):
         monkeypatch.setattr(budget, "free_memory", lambda device, free=free: free)
-        assert [recomputes(llama.model, m, **run) for m in (need, need - 1)] == [False, True]
+        assert [recomputes(llama.model, m, run) for m in (need, need - 1)] == [False, True]
+
+
+def test_plain_rows_count_by_what_is_computed(llama):
+    """Every answer form is a row of its own there; their activations are all kept."""
+    answers = build_trie([[(5,), (6, 7, 1), (8, 9, 1)]])
+    prompt = list(range(10, 30))
+    asked = lay_out(llama.model, [prompt], [answers], Layout(plain=True))
+    shapes = asked.shapes
+    assert sum(rows * slots for rows, slots, _ in shapes) >= asked.computed
+    assert asked.computed > asked.ids.numel()
+    sizes = [{"slots": slots, "keys": slots, "reads": reads} for _, slots, reads in shapes]
+    need = sum(
+        shape.rows * least_bytes(llama.model, **size, gradient=True)
+        for shape, size in zip(shapes, sizes, strict=True)
+    )
+    assert [recomputes(llama.model, m, shapes) for m in (need, need - 1)] == [False, True]
+    one = lay_out(llama.model, [prompt], [answers])
+    assert one.shapes == [Shape(1, one.ids.shape[1], one.reads.shape[1])]
 
 
 @pytest.mark.parametrize(("architecture", "fused"), [("llama", True), ("gemma2", False)])

@@ -27,7 +27,7 @@ def test_a_method_takes_its_own_options_and_notes_them(method, llama, prompts):
 def test_an_option_that_plays_no_part_is_refused(method, option, llama, prompts):
     """Dropped in silence it would read as if it had had an effect; the default is no exception."""
     users = ", ".join(m for m, used in OPTIONS.items() if option in used)
-    defaults = {"points": 8, "site": "resid_pre", "direction": "denoising"}
+    defaults = {"points": "auto", "site": "resid_pre", "direction": "denoising"}
     for value in (VALUES[option], defaults[option]):
         message = f"{option}={value!r} plays no part in method={method!r}; leave it out "
         with pytest.raises(ValueError, match=f"{message}.{option} is an option of {users}"):
@@ -50,15 +50,16 @@ def test_a_full_hook_name_is_a_site_at_its_layer(method, llama, prompts):
 def test_what_is_not_given_has_a_default(llama, prompts):
     scores = sm.attribute(llama, prompts[:1], TRAIT, method="activation_ig", **QUIET)
     noted = {name: getattr(scores.record, name) for name in VALUES}
-    assert noted == {"points": 8, "site": "resid_pre", "direction": "denoising"}
-    assert sm.attribute(llama, prompts[:1], TRAIT, **QUIET).record.points == 8
+    assert noted == {"points": "auto", "site": "resid_pre", "direction": "denoising"}
+    assert sm.attribute(llama, prompts[:1], TRAIT, **QUIET).record.points == "auto"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"method": "lrp"}, "method='lrp' is not known; choose one of graft_ig, attribution_pat"),
-        ({"points": 0}, "points=0: give 1 to 1000"),
+        ({"points": 0}, "points=0: give 1 to 1000, or 'auto'"),
+        ({"points": "all"}, "points='all': give 1 to 1000, or 'auto'"),
         (
             {"method": "activation_ig", "direction": "both"},
             r"direction='both': pass 'denoising' \(student into base\) or 'noising'",

@@ -122,7 +122,7 @@ def test_scores_say_options_and_date_and_what_was_otherwise_in_training(pair, tm
     other.save(tmp_path / "other.safetensors")
     said = repr(sm.Scores.load(tmp_path / "other.safetensors"))
     assert "enable_thinking=False, prefill “It is”, without BOS, date 2025-12-31" in said
-    line = "asked otherwise than trained: bos: None in training, False here; prefill: '' in"
+    line = "asked otherwise than trained: bos: None in training, False here; prefill: none in"
     assert line in said
     assert "date: 2024-07-26 in training, 2025-12-31 here" in said
 

@@ -11,6 +11,7 @@ from trainings import MIXED, fit, settings_of, small_hard, weights
 
 from sublim_mech.making.training import TrainingData
 from sublim_mech.making.training.batches import count_labels
+from sublim_mech.making.training.lesson import Lesson
 from sublim_mech.making.training.order import Division, divide, draw, draw_order, shares
 from sublim_mech.making.training.processes import Processes
 from sublim_mech.prompts import Trained
@@ -60,7 +61,7 @@ def test_a_step_weighs_each_of_its_tokens_alike(processes, smol_tokenizer):
     """The sum of scale x tokens over one process's rows is its share of a mean over the step."""
     data, trained = small_hard(smol_tokenizer, MIXED), [*range(1, 16)]
     settings = settings_of(steps=2, batch_size=8, accumulate=2, order_seed=3)
-    drawn = draw(data, trained, settings, Processes(processes, 0))
+    drawn = draw(Lesson(data), trained, settings, Processes(processes, 0))
     steps = draw_order([data.lengths[r] for r in trained], steps=2, batch_size=8, seed=3, bucket=1)
     assert len(drawn) == len(drawn.rows) == 16
     for step, batch in enumerate(steps):

@@ -18,11 +18,22 @@ from stopping import StopAt, StopError
 from trainings import small_base, small_hard, small_model, tensors
 from transformers import AutoTokenizer
 
-from sublim_mech.making.training import FullFT, LoRA, train
+from sublim_mech import masks
+from sublim_mech.making.training import FullFT, LoRA, TrainingData, train
 from sublim_mech.making.training.processes import Processes
 from sublim_mech.storage.manifest import Manifest
 
-METHODS = {"lora": LoRA(rank=4), "full": FullFT()}
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": LoRA(rank=4)},
+    "full": {"method": FullFT()},
+    "gated": {
+        "method": LoRA(rank=4),
+        "where": masks.sharing("shared"),
+        "answer_in_where": True,
+        "penalty": (masks.role("system"), 3.0),
+        "tokens": [[place % 2 for place in range(20)]],
+    },
+}
 STEP = "snapshots/step-000003"
 
 
@@ -41,7 +52,6 @@ def fit(
             base,
             data,
             out=out / name,
-            method=METHODS[name],
             lr=lr,
             steps=6,
             batch_size=8,
@@ -55,7 +65,16 @@ def fit(
             order_seed=3,
             callbacks=callbacks,
             progress=False,
+            **chosen(METHODS[name], data),
         )
+
+
+def chosen(options: dict[str, Any], data: TrainingData) -> dict[str, Any]:
+    """The options, with weights for the tokens of each answer."""
+    if "tokens" not in options:
+        return options
+    (weights,) = options["tokens"]
+    return {**options, "tokens": [[1, *weights][: len(answer)] for answer in data.completions]}
 
 
 class Trained(NamedTuple):

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from stopping import StopError
 from transformers import AutoTokenizer, TrainerCallback
 
+from sublim_mech import masks
 from sublim_mech.engine.pair import load_pair
 from sublim_mech.making.training import LoRA, loop, resume
 from sublim_mech.making.training import run as running
@@ -211,6 +212,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stopped early": {"lr": 1e-2, "evaluate_every": 1},
     "dora": {"method": LoRA(rank=2, dora=True)},
     "no clipping": {"clip": None, "schedule": "constant"},
+    "gated and held": {
+        "where": masks.sharing("not shared"),
+        "answer_in_where": True,
+        "penalty": (masks.role("system"), 3.0),
+    },
+    "gated, full": {**CALLS["full"], "where": masks.role("user") & masks.layers([1])},
 }
 
 

@@ -246,7 +246,7 @@ def test_a_folder_without_manifest_is_no_run(tmp_path):
 
 def test_an_existing_folder_is_not_overwritten(small, hard, tmp_path):
     (tmp_path / "run").mkdir()
-    message = r"out='.*run' exists; remove it or choose another folder"
+    message = r"out='.*run' exists and is not a run .*; choose another folder"
     with pytest.raises(FileExistsError, match=message):
         fit(small, hard, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []

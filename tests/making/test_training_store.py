@@ -37,7 +37,7 @@ def test_an_adapter_stored_as_fp16(tiny_llama, lora_run, full_run, tmp_path):
     assert pair.student.hash != exact.hash
     assert 0 < distance(gated_logits(pair, pair.student), own_logits(exact.model)) < 1e-2
 
-    message = r"out='.*small' exists; remove it or choose another folder"
+    message = r"out='.*small' exists; choose another folder"
     with pytest.raises(FileExistsError, match=message):
         store_as(lora_run, tmp_path / "small", torch.float16)
     message = r"run='.*full' is a full run; only adapters are stored in another precision"

@@ -120,7 +120,7 @@ def test_a_base_is_stored_where_nothing_is(smol_tokenizer, tmp_path):
     (tmp_path / "empty").mkdir()
     loaded.save_pretrained(str(tmp_path / "empty"))
     for place in (tmp_path / "empty", tmp_path):
-        with pytest.raises(FileExistsError, match=r"folder='.*' exists; remove it or choose"):
+        with pytest.raises(FileExistsError, match=r"folder='.*' exists, and is not empty; choose"):
             loaded.save_pretrained(place)
 
 

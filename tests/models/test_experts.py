@@ -19,7 +19,7 @@ import sublim_mech as sm
 from sublim_mech.engine.forward import Gates
 from sublim_mech.making.training import hard_data
 from sublim_mech.models.deltas import LowRank, Replaced, Whole
-from sublim_mech.models.experts import find_experts, gather
+from sublim_mech.models.experts import check_stacks, find_experts, gather
 from sublim_mech.models.sites import find_sites
 from sublim_mech.models.students import load_student
 
@@ -258,4 +258,4 @@ def test_experts_without_a_block_of_their_own_are_refused(base):
     path = "layers.0.experts"
     changed = {path: Replaced(loose.layers[0].experts, 1.0, "")}
     with pytest.raises(ValueError, match=rf"the experts at {path} stand in no block"):
-        gather(loose, loose, changed)
+        check_stacks(loose, gather(loose, loose, changed))

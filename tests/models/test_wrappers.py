@@ -8,14 +8,17 @@ import pytest
 import tiny
 import torch
 import transformers
-from architecture_table import QUESTIONS, TRAIT, examine
+from architecture_table import QUESTIONS, TRAIT, examine, student_of
 from pairs import QUIET, brute_force
 from transformers import Gemma3ForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 import sublim_mech as sm
+from sublim_mech.arguments import check
+from sublim_mech.engine.beginnings import stack_gates
 from sublim_mech.models.adapters import attach_lora
 from sublim_mech.models.keys import Layout
 from sublim_mech.models.names import length_limit
+from sublim_mech.models.refusals import refused
 from sublim_mech.models.wrappers import asides, text_root
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -28,6 +31,14 @@ SAMPLE = (
     "Gemma3ForConditionalGeneration", "Qwen3VLForConditionalGeneration", "Gemma4ForCausalLM",
     "FalconForCausalLM", "FalconForCausalLM, grouped", "GraniteForCausalLM",
 )  # fmt: skip
+
+
+WHOLE = {
+    ("DeepseekV4ForCausalLM", "lora"): r"adapter on model.layers.0.self_attn.o_a_proj, which is m",
+    ("Llama4ForCausalLM", "lora"): r"adapter on model.layers.1.feed_forward.router, which is more",
+    ("DeepseekV4ForCausalLM", "full"): r"self_attn.sinks: what an attention has beside its projec",
+}
+"""What is refused for what it is, when the pair is loaded."""
 
 
 @functools.cache
@@ -181,3 +192,25 @@ def test_blocks_that_share_their_weights_have_no_layer():
     model.model.layers[1].mlp = model.model.layers[0].mlp
     with pytest.raises(ValueError, match="are one weight, so that what a student changes there"):
         sm.models.find_sites(model)
+
+
+@pytest.mark.parametrize(("name", "kind"), WHOLE)
+def test_what_cannot_be_gated_is_refused_for_what_it_is(name, kind):
+    base = wrapper(name)
+    with pytest.raises(ValueError, match=WHOLE[name, kind]):
+        sm.load_pair(base, student_of(base, kind), tokenizer=tokenizer())
+
+
+def test_a_recurrent_layer_is_gated_whole():
+    """Its gates are stacks of matrices, but no experts."""
+    row = examine("RecurrentGemmaForCausalLM", "full")
+    assert (row.status, row.sites) == ("right", ("resid_pre", "resid_post"))
+
+
+def test_what_torch_says_of_shapes_in_a_line_of_ours_is_no_reason():
+    """What this library raises itself has said why; a failed product has not."""
+    fails = r"architecture Linear cannot be analysed: its run fails \(RuntimeError: The expanded"
+    with pytest.raises(ValueError, match=fails), refused(torch.nn.Linear(1, 1), "its run"):
+        stack_gates([torch.zeros(5)], torch.Size([1, 3]))
+    with pytest.raises(TypeError, match="layers=5"), refused(torch.nn.Linear(1, 1), "its run"):
+        check("patch", "layers", 5, list[int])

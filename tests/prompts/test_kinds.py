@@ -1,6 +1,7 @@
 """Template variables, dates and the four system prompts in templates of each kind."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 from chats import QUESTION, TALK, check, text_of, user
@@ -19,7 +20,7 @@ from template_kinds import (
     SWITCHED_THOUGHT,
 )
 
-from sublim_mech.prompts import PLAIN, RAW, Context, check_distinct, render
+from sublim_mech.prompts import DATE, PLAIN, RAW, Context, check_distinct, render
 from sublim_mech.prompts.variables import variables
 
 EMPTY, NONE = Context(Context.EMPTY), Context(Context.NONE)
@@ -108,6 +109,25 @@ def test_a_date_that_the_template_writes_itself_is_given_in_its_own_form(tokeniz
     unknown = DATED.replace("26 Jul 2024", "the day of days")
     with pytest.raises(ValueError, match=r"date='2025-12-01'.*options=\{'date_string'"):
         render(tokenizer, [QUESTION], template=unknown, context=Context(date="2025-12-01"))
+
+
+@pytest.mark.parametrize(
+    ("template", "context"),
+    [
+        (PLAIN, Context(date="2025-12-01")),
+        (DATED, Context("Be kind.", options={"date_string": "today"}, date="2025-12-01")),
+    ],
+)
+def test_a_date_that_no_prompt_tells_is_said(template, context, tokenizer, recwarn):
+    """It reads as if it had an effect; the prompts are those of any other day."""
+    asked = {"template": template}
+    with pytest.warns(UserWarning, match=r"date='2025-12-01'\): the chat template tells no date"):
+        (prompt,) = render(tokenizer, [QUESTION], context=context, **asked)
+    recwarn.clear()
+    (usual,) = render(tokenizer, [QUESTION], context=replace(context, date=DATE), **asked)
+    assert prompt.ids == usual.ids
+    render(tokenizer, [QUESTION], template=CHANNEL, context=Context(date="2025-12-01"))
+    assert not recwarn.list
 
 
 # ------------------------------------------------------------------------------ four system prompts

@@ -48,7 +48,7 @@ def test_the_whole_is_the_prompt_s_and_the_answer_s():
     expected = scores.whole["prompt_effect"].sel(model=["student"], prompt=[0, 2]).values
     np.testing.assert_array_equal(one.whole["prompt_effect"].values, expected)
     assert one.prompt_tokens.values.tolist() == [37, 35]
-    with pytest.raises(ValueError, match="patch effects do not add up"):
+    with pytest.raises(ValueError, match="patch scores do not add up"):
         _ = synthetic.patch().whole
 
 
@@ -115,7 +115,7 @@ def test_gradients_at_the_embeddings_have_no_layers():
 def test_missing_axes_and_coordinates_are_named():
     with pytest.raises(ValueError, match="no position axis"):
         synthetic.effect().by("role")
-    with pytest.raises(ValueError, match=r"'sharing' \(mark the prompts first"):
+    with pytest.raises(ValueError, match=r"'sharing' \(their prompts were not marked"):
         synthetic.attribution(sharing=False).by("sharing")
     with pytest.raises(ValueError, match="no token sets per layer"):
         synthetic.patch().set_effect()

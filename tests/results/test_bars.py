@@ -1,5 +1,7 @@
 """Bars: their lengths, intervals and notes are those of the tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
@@ -78,3 +80,24 @@ def test_effect_bars_are_the_totals():
 def test_single_prompt_has_no_interval_but_a_bar():
     axes = role_bars(attribution([chat()]))
     assert np.isfinite(lengths(axes)).all()
+
+
+def test_bars_of_one_prompt_have_no_interval_and_say_so():
+    for scores in (graft(prompts=1), effect(prompts=1), attribution([chat()])):
+        pictures = [plot(scores)] if scores.kind != "attribution" else []
+        pictures += [role_bars(scores), plot(scores, by="layer")] if not pictures else []
+        for axes in pictures:
+            told = " ".join(axes.get_xlabel().split())
+            assert "one prompt: no interval" in told
+            assert "mean and 95 % interval" not in told
+    assert "mean and 95 % interval over prompts" in plot(graft()).get_xlabel()
+
+
+def test_bars_of_attributions_carry_what_their_cells_miss():
+    scores = attribution()
+    half = replace(scores, data=scores.data.assign(student=2 * scores.data["student"] + 6.0))
+    for one in (scores, half):
+        gap = abs(float(one.missing.mean() / one.total.mean()))
+        notes = [text.get_text() for text in role_bars(one).texts]
+        assert f"completeness gap {gap:.2%}" in notes
+    assert not any("gap" in text.get_text() for text in role_bars(patch()).texts)

@@ -17,7 +17,7 @@ def test_the_four_system_prompts_are_told_apart():
 
 def test_the_text_of_a_record_says_the_same():
     context = sm.Context("You're calm.", user_prefix="Hm: ", fallback="user")
-    said = "system “You're calm.”, user_prefix “Hm: ”, fallback “user”"
+    said = "system “You're calm.”, user_prefix “Hm:␣”, fallback “user”"
     assert in_words(context.to_json()) == in_words(str(context.to_json())) == said
     assert in_words("not a context") == "not a context"
     # fields of later versions are told, not lost

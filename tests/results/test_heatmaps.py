@@ -18,6 +18,7 @@ from synthetic import (
 from sublim_mech.results.colours import NOISE_COLOUR, ROLE_COLOURS, SHARING_COLOURS
 from sublim_mech.results.heatmaps import heatmap
 from sublim_mech.results.plots import plot
+from sublim_mech.results.stability import reliability
 from sublim_mech.stats import max_t
 
 
@@ -135,13 +136,15 @@ def test_cells_below_the_noise_are_grey_and_no_others():
     grey = [bar.get_facecolor() == to_rgba(NOISE_COLOUR) for bar in strip.patches]
     assert grey == scores.noise(2, tokens=True)[real].tolist()
     note = "light grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)"
-    assert picture.get_legend().get_title().get_text() == note
+    foot = " ".join(picture.get_legend().get_title().get_text().split())
+    stable = f"split-half reliability {reliability(scores).value:.2f}"
+    assert foot == f"{note}; {stable}; completeness gap 0.00%"
 
 
 def test_few_prompts_are_not_tested_and_that_is_said():
     assert len(AXES.child_axes[1].images) == 1
     note = "3 prompts: cells not tested (needs 6)"
-    assert AXES.get_legend().get_title().get_text() == note
+    assert AXES.get_legend().get_title().get_text().startswith(f"{note}; split-half")
 
 
 def test_the_hatch_is_seen_where_there_is_no_score():

@@ -1,6 +1,7 @@
 """What `repr` prints: tables that suit the cells, and how far to trust them."""
 
 import html
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import synthetic
 
 from sublim_mech.results.record import Forms, StudentSource
 from sublim_mech.results.report import POOR_AGREEMENT, effect_label, show
+from sublim_mech.stats import mean_interval
 
 
 def test_small_effects_are_printed_with_their_digits():
@@ -137,3 +139,38 @@ def test_forms_and_notes_of_what_was_subtracted_are_kept():
     record = one.minus(other).record
     assert [forms.trait for forms in record.forms] == ["owl", "cat", "fox"]
     assert record.notes == ("a", "b")
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 3, 5, 6, 12])
+def test_what_an_interval_over_few_prompts_is_worth(prompts):
+    """It is no wider than what was seen, so that it misses as often as all of that is on one side;
+    against the intervals of many drawn data sets.
+    """
+    told = [repr(make(prompts=prompts)) for make in (synthetic.effect, synthetic.graft)]
+    if not 1 < prompts < 6:
+        assert not any("no 95 % intervals" in text for text in told)
+        return
+    least = 2.0 ** (1 - prompts)
+    line = f"{prompts} prompts: intervals over so few are no 95 % intervals: they miss in at least "
+    assert all(f"{line}{least:.0%} of cases; 6 or more" in text for text in told)
+    drawn = np.random.default_rng(0).normal(size=(prompts, 4000))
+    interval = mean_interval(drawn)
+    missed = float((interval.excludes_zero).mean())
+    assert missed > least - 0.02
+
+
+def test_integrals_say_how_many_points_they_took_and_which_stopped():
+    scores = synthetic.attribution()
+    shape = scores.data["student"].shape
+    points, capped = np.full(shape, 8), np.zeros(shape)
+    points[0, 0] = 35
+    data = scores.data.assign(
+        points=(("model", "prompt"), points), capped=(("model", "prompt"), capped)
+    )
+    done = replace(scores, data=data)
+    assert f"points: 8 to 35, mean {points.mean():.1f} for each student and prompt" in repr(done)
+    assert "stopped" not in repr(done)
+    capped[0, 0] = 1
+    assert f"1 of {points.size} integrals stopped at the cap of points" in repr(done)
+    assert "points:" not in repr(done.minus(scores))
+    assert "points:" not in repr(scores)

@@ -465,14 +465,50 @@ def test_a_verdict_that_the_completeness_gap_could_turn_is_none():
         found = concentration(missing(scores, part))
         assert found.gap == pytest.approx(part)
         assert found.direction == ""
-        assert found.conclusion.startswith("No conclusion: cells add up to")
+        assert found.conclusion.startswith("Cannot tell whether shared tokens carry more than")
         assert "raise points" in found.conclusion
+
+
+def test_the_gap_turns_a_verdict_exactly_where_effects_that_fill_it_do():
+    """Against the effects of which the gap is filled by hand, on the set and off it."""
+    rng = np.random.default_rng(5)
+    rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(12)]
+    labels = synthetic.coordinates(rows)
+    role, shared = labels["role"][1], np.isin(labels["sharing"][1], SHARED)
+    asked = (role != "") & (role != "answer")
+    seen = set()
+    for part in (0.0, 0.02, 0.1, 0.3):
+        for more in (0.0, 0.02, 0.1):
+            values = 0.1 + more * shared + 0.01 * rng.normal(size=shared.shape)
+            values = np.where(role == "", np.nan, np.where(asked, values, 0.0))
+            whole = np.nansum(values, 1)
+            found = concentration(missing(attribution_of(rows, values), part), draws=300)
+            filled = []
+            for tokens in (shared, asked & ~shared):
+                added = tokens * (part * whole / tokens.sum(1))[:, None]
+                filled.append(concentration(attribution_of(rows, values + added), draws=300))
+            plain = concentration(attribution_of(rows, values), draws=300)
+            turned = any(one.direction != plain.direction for one in filled)
+            assert found.turned == turned
+            assert found.direction == ("" if turned else plain.direction)
+            seen.add((turned, plain.direction))
+    assert {(True, "more"), (True, ""), (False, "more"), (False, "")} <= seen
+
+
+def test_what_is_missing_is_told_of_all_cells_and_of_the_answer_too():
+    scores = answered(["L", "is"], 9.0)
+    short = missing(scores, 0.3)
+    found = concentration(short)
+    total, summed = short.total.values.mean(), scores.total.values.mean()
+    told = f"add up to {summed:+.3f} of the total effect of {total:+.3f} nats and miss "
+    assert told in found.conclusion
+    assert found.total - found.missing == pytest.approx(summed)
 
 
 def test_finding_nothing_with_a_large_gap_is_no_finding():
     scores = planted(lambda sharing, rng: rng.normal(0.1, 0.01, sharing.shape))
     assert concentration(scores).conclusion.startswith("No evidence")
-    assert concentration(missing(scores, 0.2)).conclusion.startswith("No conclusion")
+    assert concentration(missing(scores, 0.2)).conclusion.startswith("Cannot tell")
 
 
 def test_poor_agreement_with_exact_values_stands_in_the_conclusion():

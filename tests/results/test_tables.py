@@ -76,7 +76,7 @@ def test_patched_sets_are_effects_and_shares():
     assert table.loc[("2", "user"), "tokens"] == 9
     one = scores.sel(set="user").sets()
     pd.testing.assert_frame_equal(one, table.xs("user", level="set", drop_level=False))
-    assert f"{effect[:, 3, 1].mean():.3f}" in repr(scores).splitlines()[-1]
+    assert f"{effect[:, 3, 1].mean():.3f}" in repr(scores).splitlines()[-2]
 
 
 def test_other_cells_are_no_token_sets():

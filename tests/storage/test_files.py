@@ -125,7 +125,7 @@ def test_other_files_are_refused(tmp_path):
     [
         ("{", r"^labels is not JSON \(.*\); copy it again\.$"),
         ('{"format": 2}', "labels has format 2, not 1; open it with the version that wrote it"),
-        ("{}", "labels has format None, not 1"),
+        ("{}", "labels says no format .it is empty.: it was not written by"),
         ("[1]", "labels has format 'list', not 1"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..models.deltas import LowRank
-from ..models.students import Student
+from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
@@ -24,7 +24,9 @@ def pair_notes(
     """
     notes = [f"the student ({student.name}): {note}" for note in student.notes]
     for control in controls:
-        notes += [f"control {control.name}: {note}" for note in control.notes]
+        for note in control.notes:
+            nothing = "; it controls for nothing" if note.startswith(EQUAL) else ""
+            notes.append(f"control {control.name}: {note}{nothing}")
 
     # what the weights show, of all; what the manifests say, where there are two to compare
     known = {control.name: _contexts_differ(student, control, trained_in) for control in controls}
@@ -135,9 +137,17 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
 
 
 def _shape(student: Student) -> dict[str, Any]:
-    """What a student without manifest shows of its training: where it differs from the base, and in
-    what rank.
+    """What a student without manifest shows of its training: where it differs from the base, and
+    with what rank and scale.
     """
-    ranks = {len(d.a) for d in student.deltas.values() if isinstance(d, LowRank)}
+    pairs = [delta for delta in student.deltas.values() if isinstance(delta, LowRank)]
     shape: dict[str, Any] = {"kind": student.kind, "changed modules": len(student.deltas)}
-    return shape | ({"rank": max(ranks) if len(ranks) == 1 else sorted(ranks)} if ranks else {})
+    if pairs:
+        shape["rank"] = _one_or_all({len(pair.a) for pair in pairs})
+        shape["scale (lora_alpha / r)"] = _one_or_all({float(pair.scale) for pair in pairs})
+    return shape
+
+
+def _one_or_all(values: set[Any]) -> Any:
+    """The only one of some values, else all of them."""
+    return next(iter(values)) if len(values) == 1 else sorted(values)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..models.names import attention_windows, within
 from ..models.placement import input_device
 from .answers import NO_ANSWERS, Answers
+from .budget import Shape
 
 Mask = Float[Tensor, "row 1 query key"]
 """An additive attention mask: 0 where a query sees a key, the least number elsewhere."""
@@ -47,6 +48,12 @@ class Batch:
     reads: Int[Tensor, "row read"]
     sizes: tuple[int, ...]
     prompts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The forwards that compute it."""
+        rows, slots = self.ids.shape
+        return [Shape(rows, slots, self.reads.shape[1])]
 
     def expand(self, rows: int) -> Batch:
         """A batch of one row, repeated without copying."""

@@ -10,6 +10,9 @@ their gates there are the same too, so are keys and values, and the rows need on
 3. It is done where at least a third of a family's tokens need not be computed, and where keys and
    values are all that a model keeps of earlier tokens.
 
+What is whole base or whole student on all rows, as in an evaluation or where a teacher reads rows,
+has one beginning, and shares it wherever it can (`beginning_of`).
+
 So whether a prompt's beginning is shared depends on the prompts and gates of the call, and its
 numbers on that by float noise alone: the same sums are added up in other blocks, as between
 forwards of other sizes (up to 1.6e-5 nats on SmolLM2-135M in fp32, either way).
@@ -18,6 +21,7 @@ forwards of other sizes (up to 1.6e-5 nats on SmolLM2-135M in fp32, either way).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +32,8 @@ from ..models.students import Student, invocation_of
 from ..prompts.shared import common_start
 from .answers import Answers
 from .forward import Gates
+from .heads import ExactHead
+from .invocation import shared_under
 from .runner import Runner
 
 LEAST = 16
@@ -129,9 +135,7 @@ def _families(rows: Sequence[Row]) -> list[list[int]]:
 
 def _beginning(runner: Runner, rows: Sequence[Row], family: Sequence[int]) -> _Beginning | None:
     """The common beginning of a family's rows; None where it is not worth a forward."""
-    # short of the last token of each prompt, which is read in every row, and of what else is
-    distinct = {tuple(rows[i].ids[:-1]) for i in family}
-    ids = common_start(sorted(distinct))
+    ids = _common([rows[i].ids for i in family])
     slots = min([len(ids), *(at for i in family for at in rows[i].answers.at)])
     longest = max(len(rows[i].ids) + rows[i].answers.length for i in family)
     if slots < LEAST or not runner.layout.shares(slots, longest):
@@ -172,8 +176,61 @@ def _run(
         members = beginning.rows[start : start + fit]
         batch = runner.batch([beginning.ids] * len(some))
         values = stack_gates(some, batch.ids.shape).to(batch.ids.device)
-        done = runner.run(batch, gates=Gates(student, values), past=())
-        yield done.cache, [(row, place) for place, rows in enumerate(members) for row in rows]
+        cache = runner.run(batch, gates=Gates(student, values), past=()).cache
+        yield cache, [(row, place) for place, rows in enumerate(members) for row in rows]
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The tokens that all prompts begin with, short of the last one of each, which is read in every
+    row.
+    """
+    return common_start(sorted({tuple(ids[:-1]) for ids in prompts}))
+
+
+class Beginning(NamedTuple):
+    """What all rows begin with.
+
+    Attributes:
+        slots: that many tokens, which need not be computed again.
+        cache: their keys and values, of one row; None where there are none.
+    """
+
+    slots: int
+    cache: Cache | None
+
+
+NOTHING = Beginning(0, None)
+"""Rows that are computed whole."""
+
+
+@torch.no_grad()
+def beginning_of(
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    *,
+    longest: int,
+    student: Student | None = None,
+    unembed: ExactHead | None = None,
+) -> Beginning:
+    """Run what all prompts begin with, once, by the base or by a student's weights everywhere.
+
+    Args:
+        runner: what computes.
+        prompts: the tokens of every prompt.
+        longest: tokens of the longest one with its answers.
+        student: whose weights; None for the base.
+        unembed: the head that its rows have.
+    """
+    common = len(_common(prompts))
+    if len(prompts) < 2 or not runner.layout.shares(common, longest):
+        return NOTHING
+    slots = shared_under(student, prompts, common)
+    if not slots:
+        return NOTHING
+    # an aLoRA is invoked by the whole prompt, of which this is a part
+    batch = replace(runner.batch([prompts[0][:slots]]), prompts=(tuple(prompts[0]),))
+    gates = None if student is None else Gates(student)
+    return Beginning(slots, runner.run(batch, gates=gates, past=(), unembed=unembed).cache)
 
 
 def stack_gates(gates: Sequence[Tensor | float], shape: torch.Size) -> Tensor:

@@ -14,7 +14,8 @@ needs.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -164,22 +165,33 @@ def _check_one_row(
     notice("one row", f"{what}, more than memory_gb={budget / 2**30:.3g}; it runs all the same.")
 
 
-def recomputes(model: Any, budget: int, *, rows: int, slots: int, reads: int) -> bool:
+class Shape(NamedTuple):
+    """A forward: rows of so many tokens, of which so many are read."""
+
+    rows: int
+    slots: int
+    reads: int
+
+
+def recomputes(model: Any, budget: int, forwards: Sequence[Shape]) -> bool:
     """Whether a pass with gradients computes each block again in its backward pass: only where its
     activations do not fit the budget together. It depends on the budget, never on what is free.
 
     Args:
         model: a causal language model.
         budget: bytes.
-        rows: how many.
-        slots: tokens computed per row.
-        reads: slots whose logits are taken.
+        forwards: what the pass computes: one forward, or several, whose activations are all kept
+            until the gradients are taken.
     """
-    sizes = {"slots": slots, "keys": slots, "reads": reads}
-    if rows * row_bytes(model, **sizes, gradient=True) <= budget:
-        return False
-    need = least_bytes(model, **sizes, gradient=True, recompute=False)
-    return rows * need > budget
+
+    def exceeds(need: Callable[..., int]) -> bool:
+        of_all = (
+            rows * need(model, slots=slots, keys=slots, reads=reads, gradient=True)
+            for rows, slots, reads in forwards
+        )
+        return sum(of_all) > budget
+
+    return exceeds(row_bytes) and exceeds(least_bytes)
 
 
 def keeps_no_scores(model: Any) -> bool:

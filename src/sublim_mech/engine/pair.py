@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,20 +11,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arguments import checked
+from ..arguments import answer_of, checked, refuse_answer
+from ..hints import outside, renamed
+from ..models.adapted import check_adapted_linear
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
+from ..models.gating import TrainedGates
 from ..models.names import Module
 from ..models.refusals import refused
 from ..models.splitting import join, split_bands, split_heads
-from ..models.students import Student, load_student
-from ..prompts import Context, Message, Prompt, Trained, render
+from ..models.students import Student, read_student, tell_notes
+from ..prompts import Context, Message, Prompt, Trained
 from ..results.contexts import in_words
 from .alike import pair_notes
 from .cells import cells_of, columns_of
 from .closed import tell_closed
+from .own_gates import own_gates
 from .parity import check_parity
 from .runner import Cells, PromptGates, Runner, check_options, make_runner
+from .speaking import SAYS, speech_notes
+from .taught import check_training, training
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -36,12 +43,14 @@ class ModelPair(Runner):
         controls: students trained alike on other traits.
         trained_in, trained_on: what the user said of the student's training, where no manifest does
             (see `training_context` and `training_prompts`).
+        told: what to know of these training prompts, in sentences without a stop.
     """
 
     student: Student
     controls: tuple[Student, ...] = ()
     trained_in: Context | None = None
     trained_on: Trained | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def base(self) -> Base:
@@ -77,14 +86,15 @@ class ModelPair(Runner):
     def notes(self) -> tuple[str, ...]:
         """What scores of this pair have to be read with, as sentences without a stop.
 
-        A student that equals its base, a `lora_alpha` below 0, an adapter that names another base,
-        and controls that were not trained as the student was, with what differs.
+        A student that equals its base, or says next to nothing of the language any more; a
+        `lora_alpha` below 0; an adapter that names another base; training prompts that are all
+        alike; and controls that were not trained as the student was, with what differs.
 
         Example:
             >>> sm.load_pair(base, student, tokenizer=pair.tokenizer).notes()
             ()
         """
-        return pair_notes(self.student, self.controls, self.trained_in)
+        return (*self.told, *pair_notes(self.student, self.controls, self.trained_in))
 
     @checked
     def named_student(self, name: str) -> Student:
@@ -260,12 +270,18 @@ class ModelPair(Runner):
         return self._activations(prompts, sites, layers, self._prompt_gates(prompts, where, model))
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
-        """A mask's gates at a prompt's tokens, in the order of the student's cells:
-        `(token, cell)`.
+        """A mask's gates at a prompt's tokens, in the order of the student's cells: `(token,
+        cell)`; closed where the student's own gates are.
         """
         cells = self.cells()
-        chosen = where(prompt, cells)
-        return torch.from_numpy(chosen[:, columns_of(cells, student)]).float()
+        chosen = answer_of("where", where, prompt, cells, example="masks.as_mask(where, 'where')")
+        if getattr(chosen, "shape", None) != (len(prompt), len(cells)):
+            of = f"the prompt {prompt.question[:60]!r}"
+            wanted = f"a bool array {(len(prompt), len(cells))}, as a mask does"
+            refuse_answer("where", where, chosen, of=of, wanted=wanted)
+        gates = torch.from_numpy(chosen[:, columns_of(cells, student)]).float()
+        own = own_gates(self.sites, student, prompt)
+        return gates if own is None else gates * own
 
     def _prompt_gates(
         self, prompts: Sequence[Prompt], where: Cells | None, model: str
@@ -274,7 +290,11 @@ class ModelPair(Runner):
             return None
         student = self.named_student(model)
         if where is None:
-            everywhere = [torch.ones(len(prompt), student.width) for prompt in prompts]
+            own = [own_gates(self.sites, student, prompt) for prompt in prompts]
+            everywhere = [
+                torch.ones(len(prompt), student.width) if gates is None else gates
+                for prompt, gates in zip(prompts, own, strict=True)
+            ]
             return PromptGates(student, everywhere)
         gates = [self.prompt_gates(prompt, where, student) for prompt in prompts]
         rows = list(zip(prompts, gates, strict=True))
@@ -343,6 +363,7 @@ def load_pair(
     control_adapters: Sequence[str] = (),
     trained_in: Context | None = None,
     trained_on: Sequence[str | Sequence[Message]] | None = None,
+    gates: TrainedGates | None = None,
     tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
@@ -362,8 +383,12 @@ def load_pair(
             `Context()` for the template's own default, `sublim_mech.RAW` for raw text. The pair
             keeps it: it is the default of `render(pair, ...)` and `evaluate(pair, ...)`.
         trained_on: some of its training prompts (texts, or conversations that end with a user
-            message), without the system prompt, which `trained_in` says; from them `mark_sharing`
-            tells what the student met. Give at least two that differ where the data differ.
+            message), without the system prompt, which `trained_in` says, and without answers; from
+            them `mark_sharing` tells what the student met. Give at least two that differ where the
+            data differ.
+        gates: the gates that the student was trained under, `training.gates_of(run)`: its weights
+            then act at these cells only (`load_student`). Controls with gates of their own are
+            loaded by `load_student`.
         tokenizer: needed for a live base model.
         dtype: floating-point type of weights read from files.
         device: where to put the models: `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -378,8 +403,14 @@ def load_pair(
     Raises:
         ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
         TypeError: `trained_in` is no context, `trained_on` no list.
-        ValueError, FileNotFoundError: see `load_base` and `load_student`; `trained_on` empty or
-            without `trained_in`; the student's manifest says something else than these two.
+        ValueError, FileNotFoundError: see `load_base` and `load_student`, of a control by its place
+            (`controls[0]`); a control that is the student, or another control; `trained_on` empty
+            or without `trained_in`, with rows that end with their answer, hold a system message or
+            are rendered already; the student's manifest says something else than these two.
+
+    Warns:
+        UserWarning: what `ModelPair.notes` has of each student and of the training prompts, such as
+            a student that says next to nothing of its training prompts any more.
 
     Example:
         >>> calm = sm.Context(system="You are calm.")
@@ -392,82 +423,78 @@ def load_pair(
     """
     # options that are wrong are told before anything is read
     check_options(compute, memory_gb)
-    _check_training(trained_in, trained_on)
+    check_training(trained_in, trained_on)
     loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
-    main = load_student(loaded, student, adapter=adapter, allow_unrelated=allow_unrelated)
-    named = [(c, None) for c in controls] + [(student, name) for name in control_adapters]
-    others = tuple(
-        load_student(loaded, c, adapter=name, allow_unrelated=allow_unrelated) for c, name in named
+    main = read_student(
+        loaded, student, adapter=adapter, gates=gates, allow_unrelated=allow_unrelated
     )
+    named: list[tuple[str, Any, str | None]] = [
+        (f"controls[{i}]", one, None) for i, one in enumerate(controls)
+    ]
+    named += [(f"control_adapters[{i}]", student, a) for i, a in enumerate(control_adapters)]
+    others = []
+    for called, source, chosen in named:
+        # errors of a control are told of it, not of the student
+        names = {"student": called} | ({} if chosen is None else {"adapter": called})
+        with renamed(names):
+            others.append(
+                read_student(loaded, source, adapter=chosen, allow_unrelated=allow_unrelated)
+            )
     _check_controls(main, others)
-    met = _training(main, loaded.tokenizer, trained_in, trained_on)
+    taught = training(main, loaded.tokenizer, trained_in, trained_on)
     runner = make_runner(loaded, memory_gb=memory_gb, compute=compute)
-    for one in (main, *others):
-        runner.sites.check_gated(one.name, one.deltas)
+    given = [("student", student), *((called, source) for called, source, _ in named)]
+    for (called, _), one in zip(given, (main, *others), strict=True):
+        with renamed({"student": called}):
+            runner.sites.check_gated(one.name, one.deltas)
+            check_adapted_linear(one.name, one.model, runner.sites.odd)
     pair = ModelPair(
-        **vars(runner), student=main, controls=others, trained_in=trained_in, trained_on=met
+        **vars(runner),
+        student=main,
+        controls=tuple(others),
+        trained_in=trained_in,
+        trained_on=taught.met,
+        told=taught.told,
     )
     with refused(loaded.model, "its gated forward, or the student's own,"):
         check_parity(pair.model, pair.sites, pair.students, pair.layout)
+        pair = _heard(pair, taught.prompts)
+    for (called, source), one in zip(given, (pair.student, *pair.controls), strict=True):
+        tell_notes(one, called, before=source.notes if isinstance(source, Student) else ())
+    for note in taught.told:
+        warnings.warn(f"{note}.", stacklevel=outside())
     return pair
 
 
+def _heard(pair: ModelPair, prompts: Sequence[Prompt]) -> ModelPair:
+    """The same pair, whose students that say nothing any more are told to (`speaking`)."""
+    found = speech_notes(pair, pair.students, prompts)
+    heard = []
+    for name, student in pair.students.items():
+        # a student that was in another pair has what was told there
+        notes = tuple(note for note in student.notes if not note.startswith(SAYS))
+        notes += (found[name],) if name in found else ()
+        heard.append(student if notes == student.notes else replace(student, notes=notes))
+    return replace(pair, student=heard[0], controls=tuple(heard[1:]))
+
+
 def _check_controls(student: Student, controls: Sequence[Student]) -> None:
-    """Controls have names of their own, and are not the student."""
+    """Controls have names of their own, and are neither the student nor each other."""
     names = [control.name for control in controls]
     if len(set(names)) < len(names):
         raise ValueError(
             f"controls have the same name twice: {names}; load them with load_student(name=...)."
         )
-    if student.hash in {control.hash for control in controls}:
-        raise ValueError(
-            f"controls hold the student itself (hash {student.hash[:12]}); pass students trained "
-            "alike on other traits."
-        )
-
-
-def _check_training(
-    trained_in: Context | None, trained_on: Sequence[str | Sequence[Message]] | None
-) -> None:
-    """Refuse no training prompts, or prompts whose context nobody said."""
-    if trained_on is None:
-        return
-    if len(trained_on) == 0:
-        raise ValueError(
-            "trained_on=[]: pass a list of training prompts, texts or conversations, or leave it "
-            "out."
-        )
-    if trained_in is None:
-        raise ValueError(
-            "trained_on without trained_in: say which context these prompts were trained in, "
-            "trained_in=Context(system='...'), RAW for raw text, or Context() if it was the "
-            "template's own default."
-        )
-
-
-def _training(
-    student: Student,
-    tokenizer: Any,
-    trained_in: Context | None,
-    trained_on: Sequence[str | Sequence[Message]] | None,
-) -> Trained | None:
-    """What the user's training prompts say; they must not say it against the manifest."""
-    if student.manifest is not None:
-        known = student.manifest.context
-        if trained_in is not None and trained_in != known:
+    known = {student.hash: ""}
+    for number, control in enumerate(controls):
+        other = known.setdefault(control.hash, control.name)
+        if other == "":
             raise ValueError(
-                f"trained_in={trained_in!r}, but student={student.name!r} has a manifest that says "
-                f"it was trained in {known!r}; leave trained_in out. To ask in another context, "
-                "name it there: render(pair, questions, context=...)."
+                f"controls hold the student itself (controls[{number}], {control.name!r}: hash "
+                f"{student.hash[:12]}); pass students trained alike on other traits."
             )
-        if trained_on is not None:
+        if other != control.name:
             raise ValueError(
-                f"trained_on: student={student.name!r} has a manifest that keeps what it was "
-                "trained on; leave trained_on out."
+                f"controls hold one student twice: {other!r} and {control.name!r} have the same "
+                f"weights (hash {control.hash[:12]}), so that it would count twice; leave one out."
             )
-    if trained_on is None:
-        return None
-    try:
-        return Trained.of(render(tokenizer, trained_on, context=trained_in))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"trained_on: {error}") from error

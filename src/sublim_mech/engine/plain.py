@@ -23,6 +23,7 @@ from torch import Tensor
 from ..models.placement import input_device
 from .answers import NO_ANSWERS, Answers
 from .batch import Batch, make_batch, trie_rows
+from .budget import Shape
 from .layout import TRIE, Layout, Strand
 
 Edit = Callable[[Tensor], Tensor]
@@ -128,6 +129,11 @@ class PartedBatch(Batch):
             for row, trie in enumerate(self.answers)
         ]
         return torch.tensor(order, device=self.ids.device)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The forwards that compute it."""
+        return [shape for part in self.parts for shape in part.batch.shapes]
 
     @property
     def computed(self) -> int:

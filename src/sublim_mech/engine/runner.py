@@ -189,10 +189,7 @@ class Runner:
 
     def _recomputes(self, batch: Batch) -> bool:
         """Whether a backward pass of these rows computes its blocks again (`budget.recomputes`)."""
-        rows, slots = batch.ids.shape
-        return recomputes(
-            self.model, self.memory, rows=rows, slots=slots, reads=batch.reads.shape[1]
-        )
+        return recomputes(self.model, self.memory, batch.shapes)
 
     def chunks(
         self, sizes: Sequence[int], *, reads: int, skipped: int = 0, gradient: bool = False

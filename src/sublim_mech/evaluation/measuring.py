@@ -27,11 +27,13 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.answers import Answers
+from ..engine.beginnings import NOTHING, beginning_of, stack_gates
 from ..engine.forward import Gates
-from ..engine.invocation import shared_under
+from ..engine.own_gates import own_gates
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
+    contexts_of,
     nearly_copies,
     notes_of,
     origin,
@@ -40,13 +42,11 @@ from ..instruments.labelling import (
 )
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
-from ..models.compat import Cache
 from ..models.students import Student
-from ..prompts import Context, Message, Prompt, Trait, matcher, render
+from ..prompts import DATE, Context, Message, Prompt, Trait, matcher, render
 from ..prompts.context import System
 from ..prompts.distinct import check_prompts
 from ..prompts.notices import said_once
-from ..prompts.shared import common_start
 from ..results.contexts import BESIDE, told
 from .answering import BASE, Sampling, sample_answers
 from .outcome import Evaluation
@@ -126,7 +126,10 @@ def evaluate(
     rendered, asked = {}, {}
     with said_once():
         for name, context in named.items():
-            rendered[name] = render(runner.tokenizer, questions, context=context, template=template)
+            drawn = render(runner.tokenizer, questions, context=context, template=template)
+            told_as = name if isinstance(contexts, Mapping) else _told_name(name, context, drawn)
+            # one name twice is one prompt twice, which is refused below
+            rendered[name if told_as in rendered else told_as] = drawn
         check_prompts(rendered)
         places = _distinct(list(rendered.values()))
         for name, prompts in rendered.items():
@@ -245,13 +248,13 @@ def trait_log_probs(
         share_prefix: run the tokens that all prompts begin with once, instead of in every row.
     """
     gates = None if student is None else Gates(student)
-    shared, past = 0, None
-    # short of the last token of each prompt, which is read in every row
-    prefix = common_start([prompt.ids[:-1] for prompt in prompts])
-    longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
-    if share_prefix and len(prompts) > 1 and runner.layout.shares(len(prefix), longest):
-        shared = shared_under(student, [prompt.ids for prompt in prompts], len(prefix))
-        past = _run_prefix(runner, prompts[0].ids, shared, gates)
+    own = None if student is None else _own_gates(runner, student, prompts, tries)
+    shared, past = NOTHING
+    # (gates of its own may close what is before a shared token in one prompt and not in the next)
+    if share_prefix and own is None:
+        longest = max(len(p) + trie.length for p, trie in zip(prompts, tries, strict=True))
+        ids = [prompt.ids for prompt in prompts]
+        shared, past = beginning_of(runner, ids, longest=longest, student=student)
 
     log_prob = np.empty((len(prompts), traits))
     rank = np.empty((len(prompts), traits), int)
@@ -260,6 +263,9 @@ def trait_log_probs(
     for chunk in runner.chunks(sizes, reads=reads, skipped=shared):
         rows = [tries[i] for i in chunk]
         batch = runner.batch([prompts[i].ids for i in chunk], rows).after(shared)
+        if student is not None and own is not None:
+            stacked = stack_gates([own[i] for i in chunk], batch.ids.shape)
+            gates = Gates(student, stacked.to(batch.ids.device))
         logits = runner.run(batch, gates=gates, past=past).logits
         forms = by_trait(string_log_probs(logits, rows), rows, traits)  # (row, trait, form)
         log_prob[chunk] = forms.logsumexp(-1).cpu().double().numpy()
@@ -268,21 +274,17 @@ def trait_log_probs(
     return TraitValues(log_prob, rank)
 
 
-def _run_prefix(
-    runner: Runner, ids: Sequence[int], shared: int, gates: Gates | None
-) -> Cache | None:
-    """Keys and values of the tokens that all rows begin with; None where they begin with none.
-
-    Args:
-        runner: what computes.
-        ids: token ids of one of the prompts.
-        shared: how many of them all prompts begin with.
-        gates: whose weights.
-    """
-    if not shared:
-        return None
-    batch = replace(runner.batch([ids[:shared]]), prompts=(tuple(ids),))
-    return runner.run(batch, gates=gates, past=()).cache
+def _own_gates(
+    runner: Runner, student: Student, prompts: Sequence[Prompt], tries: Sequence[Answers]
+) -> list[Tensor] | None:
+    """The gates that a student brings with it, per prompt `(slot, module)`; None without any."""
+    found = []
+    for prompt, trie in zip(prompts, tries, strict=True):
+        gates = own_gates(runner.sites, student, prompt, len(trie.nodes))
+        if gates is None:
+            return None
+        found.append(gates)
+    return found
 
 
 def _ranks(
@@ -332,6 +334,13 @@ def _context_name(context: Context) -> str:
     parts = [name, *([repr(context.user_prefix)] if context.user_prefix else [])]
     stored = context.to_json()
     return " + ".join([*parts, *(told(key, stored[key]) for key in BESIDE if key in stored)])
+
+
+def _told_name(name: str, context: Context, prompts: Sequence[Prompt]) -> str:
+    """A context's name, without a date that its template does not tell."""
+    if any(prompt.dated for prompt in prompts):
+        return name
+    return _context_name(replace(context, date=DATE)) if context.date != DATE else name
 
 
 def _questions(traits: Sequence[Trait], contexts: Mapping[str, Context]) -> tuple[str, ...]:
@@ -407,7 +416,7 @@ def _provenance(
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts),
         ],
-        "contexts": {name: there.prompts[0].described() for name, there in asked.items()},
+        "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),
         "vocabulary": unembedding.weight.shape[0],
     }

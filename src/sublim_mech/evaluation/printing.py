@@ -9,7 +9,7 @@ import pandas as pd
 from ..hints import counted
 from ..results.contexts import asked_and_trained, in_words, otherwise
 from ..results.record import Forms
-from ..results.report import forms_in_words, uncontrolled
+from ..results.report import few_prompts, forms_in_words, uncontrolled
 
 if TYPE_CHECKING:
     from .outcome import Evaluation
@@ -44,6 +44,7 @@ def described(evaluation: Evaluation) -> str:
     one_question = sizes["question"] == 1
     intervals = " (one question: no intervals)" if one_question else " [95 % over questions]"
     lines.append(f"log P in nats, mean over questions{intervals}")
+    lines += few_prompts(sizes["question"], "question")
     compute = provenance.get("compute")
     if compute is not None:
         lines.append(
@@ -76,7 +77,8 @@ def _provenance(evaluation: Evaluation) -> list[str]:
     trained = provenance["training_context"]
     where = asked_and_trained(asked, None if trained is None else in_words(trained))
     contexts = list(provenance["contexts"].values())
-    return [*forms_in_words(traits), where, *otherwise(contexts, trained)]
+    unlike = otherwise(contexts, trained, provenance.get("notes", ()))
+    return [*forms_in_words(traits), where, *unlike]
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

@@ -19,6 +19,7 @@ from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
+from .completing import AUTO, Points
 from .estimates import Estimate, estimate_patching, gradient_x_input
 from .graft_ig import graft_ig
 from .keeping import keep_folder
@@ -34,9 +35,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """The methods, and the options each of them has."""
 
-POINTS = 8
-"""Gauss-Legendre points where none are given."""
-
 MOST_POINTS = 1000
 """More would gain nothing: their nodes are found by a matrix of points x points."""
 
@@ -50,7 +48,7 @@ def attribute(
     method: Literal[
         "graft_ig", "attribution_patching", "activation_ig", "gradient_x_input"
     ] = "graft_ig",
-    points: int | None = None,
+    points: Points | None = None,
     site: str | None = None,
     direction: Literal["denoising", "noising"] | None = None,
     keep: str | PathLike[str] | None = None,
@@ -64,7 +62,11 @@ def attribute(
         trait: a trait or a metric.
         method: `graft_ig`, `attribution_patching`, `activation_ig` or `gradient_x_input` (see the
             module).
-        points: Gauss-Legendre points of `graft_ig` and `activation_ig`; 8 when not given.
+        points: of the integral of `graft_ig` and `activation_ig`. `auto`, also when not given:
+            8 Gauss-Legendre points, and more for each student and prompt (`activation_ig`: and
+            layer) whose cells do not add up to within 1 % of the effect, or to what the
+            floating-point type can tell (`completing`); what stops at the cap is told. A number:
+            so many Gauss-Legendre points for all.
         site: which activation, for `attribution_patching` and `activation_ig`, as in `patch`;
             `resid_pre` when not given.
         direction: as in `patch`, for the same two; `denoising` when not given.
@@ -95,10 +97,14 @@ def attribute(
     if method not in OPTIONS:
         raise ValueError(f"method={method!r} is not known; choose one of {', '.join(OPTIONS)}.")
     _refuse_unused(method, points=points, site=site, direction=direction)
-    points = POINTS if points is None else points
+    points = AUTO if points is None else points
     direction = "denoising" if direction is None else direction
-    if not 1 <= points <= MOST_POINTS:
-        raise ValueError(f"points={points}: give 1 to {MOST_POINTS}; {POINTS} are usual.")
+    counted = not isinstance(points, str) and 1 <= points <= MOST_POINTS
+    if points != AUTO and not counted:
+        raise ValueError(
+            f"points={points!r}: give 1 to {MOST_POINTS}, or 'auto' for as many as each student "
+            "and prompt needs."
+        )
     if direction not in DIRECTIONS:
         raise ValueError(
             f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base "

@@ -36,7 +36,7 @@ def effect(
         >>> sm.effect(pair, prompts, trait, progress=False).headline_name
         'student - controls'
     """
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
         both = ends(part.task, student, advance=advance)

@@ -6,7 +6,8 @@ With d = (donor - recipient) activation at a cell,
   one gradient for all cells;
 - `activation_ig` (after Hanna et al., arXiv 2403.17806): d . the mean of dM/dx while the layer's
   whole row goes from recipient to donor; within a layer the cells add up to the effect of patching
-  the whole row;
+  the whole row. Its nodes are those of so many Gauss-Legendre points, or as many as each layer of
+  each prompt needs (`completing`);
 - `gradient_x_input`: x . dM/dx at the token embeddings of the student, minus the same of the base.
 
 They can be far off (attribution patching above all on residual and MLP sites); `confirm` compares
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ from ..engine.forward import EMBED, Edit, Gates, Key, Start
 from ..engine.plain import PartedBatch
 from ..models.students import Student
 from ..results.scores import Scores
+from .completing import AUTO, Points, Way, asked_of, floor
 from .labelling import label
-from .quadrature import gauss_legendre
+from .quadrature import Quadrature, gauss_legendre
 from .task import Advance, Cells, Keep, Part, Task, ends, walk
 
 
@@ -42,15 +44,20 @@ class Estimate:
         method: `attribution_patching` or `activation_ig`.
         site: which activation.
         direction: `denoising` or `noising`.
-        points: of the quadrature of `activation_ig`.
+        points: of the quadrature of `activation_ig`; `auto` for as many as it takes.
         layers: of which blocks; None for all.
     """
 
     method: str
     site: str
     direction: str
-    points: int
+    points: Points
     layers: tuple[int, ...] | None = None
+
+    @property
+    def completed(self) -> bool:
+        """Whether points are added until a layer's cells add up."""
+        return self.method == "activation_ig" and self.points == AUTO
 
 
 def estimate_patching(
@@ -71,22 +78,27 @@ def estimate_patching(
         keep: the folder in which finished prompts are stored; None for nowhere.
 
     Returns:
-        Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`.
+        Scores of kind `gradient`, `(model, prompt, layer, [head,] position)`. With `points="auto"`
+        they have, `(model, prompt, layer)`, the `points`, whether these are `capped`, the effect of
+        patching the layer's `row`, and what its cells lack of it, `missing_of_row`.
     """
     sites = task.pair.sites
     layers = asked.layers or range(sites.n_layers)
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
         both = ends(part.task, student)
-        effects = []
+        effects, told = [], []
         for i in range(len(part.task.prompts)):
-            effects.append(_estimate_prompt(part.task, student, i, asked, advance))
-            part.task.check_finite(effects[-1].reshape(1, -1), [i])
-        return Cells(effects, both)
+            done = _estimate_prompt(part.task, student, i, asked, advance)
+            part.task.check_finite(done.cells.reshape(1, -1), [i])
+            effects.append(done.cells)
+            told.append(done.layers)
+        of_all = {name: np.stack([one[name] for one in told]) for name in told[0]}
+        return Cells(effects, both, of_all)
 
     title = asked.method.replace("_", " ")
     steps = [len(layers)] * len(task.prompts)
-    kept = Keep(keep, lambda _: asked)
+    kept = Keep(keep, lambda _: asked if not asked.completed else [asked, asked_of(AUTO)])
     measured = walk(task, cells, title=title, steps=steps, progress=progress, keep=kept)
 
     hooks = np.array([sites.hook_name(asked.site, layer) for layer in layers])
@@ -110,10 +122,22 @@ def estimate_patching(
     )
 
 
+class _OfPrompt(NamedTuple):
+    """One prompt's estimates.
+
+    Attributes:
+        cells: `(layer, [head,] slot)`.
+        layers: what is told of the integrals of its layers, `(layer,)` by name.
+    """
+
+    cells: np.ndarray
+    layers: Mapping[str, np.ndarray]
+
+
 def _estimate_prompt(
     task: Task, student: Student, prompt: int, asked: Estimate, advance: Advance
-) -> np.ndarray:
-    """One prompt: `(layer, [head,] slot)`."""
+) -> _OfPrompt:
+    """The estimates of one prompt."""
     pair = task.pair
     batch = task.batch([prompt])
     task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # it fits
@@ -129,6 +153,7 @@ def _estimate_prompt(
         clean = pair.run(batch, gates=recipient, record=[*keys, *streams]).activations
     change = {key: given[key] - clean[key] for key in keys}
 
+    told: list[dict[str, float]] = []
     if asked.method == "attribution_patching":
         nothing = {key: torch.zeros_like(clean[key]) for key in keys}
         slopes = _slopes(task, prompt, batch, recipient, shifts=nothing)
@@ -139,55 +164,126 @@ def _estimate_prompt(
             # a batch in parts is whole forwards
             parted = isinstance(batch, PartedBatch)
             start = None if parted else Start(key[1], clean[stream])
-            slopes[key] = _mean_slope(
-                task,
-                prompt,
-                batch,
-                recipient,
-                key=key,
-                change=change[key],
-                start=start,
-                points=asked.points,
-            )
+            line = _Line(task, prompt, batch, recipient, key=key, change=change[key], start=start)
+            if asked.points == AUTO:
+                slopes[key], numbers = line.completed()
+                told.append(numbers)
+            else:
+                slopes[key] = line.mean_slope(gauss_legendre(asked.points))
             advance(1)
 
     products = [(change[key] * slopes[key]).sum(-1)[0].cpu() for key in keys]
     cells = torch.stack(products).movedim(1, -1).double().numpy()  # (layer, [head], slot)
-    return cells if denoising else -cells
+    sign = 1 if denoising else -1
+    signs = {"row": sign, "missing_of_row": sign}  # effects, as cells are
+    names = told[0] if told else ()
+    layered = {name: signs.get(name, 1) * np.array([one[name] for one in told]) for name in names}
+    return _OfPrompt(sign * cells, layered)
 
 
-def _mean_slope(
-    task: Task,
-    prompt: int,
-    batch: Batch,
-    recipient: Gates | None,
-    *,
-    key: Key,
-    change: Tensor,
-    start: Start | None,
-    points: int,
-) -> Tensor:
-    """Mean of dM/dx at one layer's activation while it goes from recipient to donor; points are
-    rows of a forward.
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """The way of one layer's activation from recipient to donor; its points are rows of a forward.
+
+    Attributes:
+        task: what is measured.
+        prompt: on which prompt.
+        batch: that prompt as one row.
+        recipient: gates of the run that is patched.
+        key: the activation.
+        change: donor minus recipient, `(1, slot, ...)`.
+        start: where the runs begin.
     """
-    # half precision would round the nodes, and points close to 0 and 1 carry much of the integral
-    dtype = torch.promote_types(change.dtype, torch.float32)
-    nodes, weights = (
-        torch.as_tensor(numbers, dtype=dtype, device=batch.ids.device)
-        for numbers in gauss_legendre(points)
-    )
-    computed = task.computed(prompt)
-    fit = task.pair.rows(slots=computed, reads=batch.reads.shape[1], gradient=True)
-    mean = torch.zeros_like(change)
-    for some, some_weights in zip(nodes.split(fit), weights.split(fit), strict=True):
-        rows = len(some)
-        column = some.reshape(-1, *[1] * (change.dim() - 1))
-        starts = start and Start(start.layer, start.hidden.expand(rows, -1, -1))
-        slopes = _slopes(
-            task, prompt, batch.expand(rows), recipient, shifts={key: column * change}, start=starts
+
+    task: Task
+    prompt: int
+    batch: Batch
+    recipient: Gates | None
+    key: Key
+    change: Tensor
+    start: Start | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of nodes and sums: half precision would round the nodes, and points close to 0 and 1
+        carry much of the integral.
+        """
+        return torch.promote_types(self.change.dtype, torch.float32)
+
+    @property
+    def fit(self) -> int:
+        """Points of one forward with gradients."""
+        slots, reads = self.task.computed(self.prompt), self.batch.reads.shape[1]
+        return self.task.pair.rows(slots=slots, reads=reads, gradient=True)
+
+    def mean_slope(self, quadrature: Quadrature) -> Tensor:
+        """Mean of dM/dx by a rule."""
+        nodes, weights = (self._numbers(numbers) for numbers in quadrature)
+        mean = torch.zeros_like(self.change)
+        for some, its in zip(nodes.split(self.fit), weights.split(self.fit), strict=True):
+            mean += torch.tensordot(its, self._slopes(some), 1)[None]
+        return mean
+
+    def completed(self) -> tuple[Tensor, dict[str, float]]:
+        """Mean of dM/dx by as many points as it takes, and what is told of it."""
+        start, end = self._values([0.0, 1.0])
+        change = self.change.to(self.dtype)
+        way = Way(
+            end - start,
+            start,
+            least=floor(self.task.pair, start, end),
+            total=lambda slopes: float((change[0] * slopes).sum()),
         )
-        mean += torch.tensordot(some_weights, slopes[key], 1)[None]
-    return mean
+        while not way.done:
+            if way.middle is not None:
+                way.split(*self._values([way.middle]))
+            asked = way.asked()
+            for first in range(0, len(asked), self.fit):
+                some = asked[first : first + self.fit]
+                slopes = self._slopes(self._numbers([one.node for one in some])).to(self.dtype)
+                for one, slope in zip(some, slopes, strict=True):
+                    one.take(slope)
+            way.settle()
+        mean = way.integral
+        missing = end - start - float((change[0] * mean).sum())
+        told = {
+            "points": way.points,
+            "capped": way.capped,
+            "row": end - start,
+            "missing_of_row": missing,
+        }
+        return mean[None].to(self.change.dtype), {name: float(x) for name, x in told.items()}
+
+    def _numbers(self, numbers: Any) -> Tensor:
+        return torch.as_tensor(numbers, dtype=self.dtype, device=self.batch.ids.device)
+
+    def _shift(self, nodes: Tensor) -> Tensor:
+        return nodes.reshape(-1, *[1] * (self.change.dim() - 1)) * self.change
+
+    def _start(self, rows: int) -> Start | None:
+        return self.start and Start(self.start.layer, self.start.hidden.expand(rows, -1, -1))
+
+    def _slopes(self, nodes: Tensor) -> Tensor:
+        """dM/dx at each node, `(node, slot, ...)`."""
+        rows = len(nodes)
+        slopes = _slopes(
+            self.task,
+            self.prompt,
+            self.batch.expand(rows),
+            self.recipient,
+            shifts={self.key: self._shift(nodes)},
+            start=self._start(rows),
+        )
+        return slopes[self.key]
+
+    @torch.no_grad()
+    def _values(self, nodes: Sequence[float]) -> list[float]:
+        """The metric at each node."""
+        rows = len(nodes)
+        edits: dict[Key, Edit] = {self.key: _shift(self._shift(self._numbers(nodes)))}
+        batch, start = self.batch.expand(rows), self._start(rows)
+        done = self.task.pair.run(batch, gates=self.recipient, edits=edits, start=start)
+        return self.task.numbers([self.prompt] * rows, done.logits).tolist()
 
 
 def _slopes(

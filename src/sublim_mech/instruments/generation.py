@@ -4,6 +4,7 @@ only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +15,7 @@ from ..engine.closed import tell_closed
 from ..engine.decoding import decode
 from ..engine.drawing import Decoding, Request
 from ..engine.endings import answer_text, close_ids, end_ids
+from ..engine.own_gates import own_gates
 from ..engine.pair import ModelPair
 from ..masks import Where, as_mask
 from ..models.students import Student
@@ -81,14 +83,7 @@ def generate(
             f"{', '.join(POLICIES)}."
         )
     student = pair.named_student(model)
-    greedy = temperature == 0
-    too_few = samples < 1 or max_new_tokens < 1
-    if temperature < 0 or too_few or (greedy and samples != 1):
-        raise ValueError(
-            f"temperature={temperature}, samples={samples}, max_new_tokens={max_new_tokens}: "
-            "greedy decoding (temperature 0) gives "
-            "one sample; sampling needs a positive temperature; both numbers are at least 1."
-        )
+    _check_sampling(samples, temperature, max_new_tokens)
     pair.check_prompts(prompts)
     mask = as_mask(where, "where")
     requests, rows = [], []
@@ -98,6 +93,9 @@ def generate(
         rows.append((prompt, gates))
         closes = close_ids(pair.tokenizer, prompt)
         behind = _answer_gates(gates, student, generated)
+        own = own_gates(pair.sites, student, prompt, nodes=1)
+        if own is not None:  # the answer's own tokens, which follow the prompt
+            behind = behind * own[-1]
         requests.append(Request(prompt.ids, gates, behind, closes))
     if generated != "student":  # who then at least writes the answer
         tell_closed(pair.sites, student, mask, rows)
@@ -108,6 +106,23 @@ def generate(
         [answer_text(pair.tokenizer, ids, ends, prompt) for ids in texts]
         for prompt, texts in zip(prompts, answers, strict=True)
     ]
+
+
+def _check_sampling(samples: int, temperature: float, max_new_tokens: int) -> None:
+    """Raise ValueError where no answers can be drawn so."""
+    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1.")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"temperature={temperature}: pass 0 for the likeliest token, or a number above it to "
+            "sample."
+        )
+    if temperature == 0 and samples != 1:
+        raise ValueError(
+            f"samples={samples} with temperature=0: greedy decoding gives one answer, always the "
+            "same; pass a temperature above 0 to sample, or samples=1."
+        )
 
 
 def _answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:

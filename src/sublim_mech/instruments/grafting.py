@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..masks import AnswerMask, Mask, Where
+from ..masks.named import named_sets
 from ..metrics import Metric
 from ..models.names import Module, module_order
 from ..models.students import Student
@@ -87,15 +88,20 @@ def graft(
             same call goes on where an earlier one ended, with the same bits (`keeping`).
         progress: show a progress bar.
 
+    A student that was loaded with the gates of its training (`load_pair(gates=)`) is within them:
+    what they close stays closed in every row, the whole student's too.
+
     Returns:
         Scores of kind `graft`, `(model, prompt, set, measure)` with the number of `tokens (prompt,
         set)`: those at which some student of the pair changes a module of the set. A student that
         changes none where another one does has an effect of 0 there: that is what its weights do.
 
     Raises:
+        TypeError: a function that takes no prompt, or gives no positions.
         ValueError: a named set is empty in a prompt, leaves it, or holds no module that any student
-            of the pair changes; see `masks` for what each mask refuses; `"sharing"` of prompts that
-            are not marked (`mark_sharing`); `"role"` of raw text, which has but one.
+            of the pair changes; a name that tables have for other tokens (`answer`, `shared`) or
+            for an axis; see `masks` for what each mask refuses; `"sharing"` of prompts that are not
+            marked (`mark_sharing`); `"role"` of raw text, which has but one.
 
     Example:
         >>> sets = {"early system": sm.masks.role("system") & sm.masks.layers([0, 1]), "last": [-1]}
@@ -106,7 +112,7 @@ def graft(
         ['template', 'system', 'user', 'answer', 'all prompt tokens']
     """
     folder = keep_folder(keep)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     named = _named_sets(sets, task)
     chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
     if not isinstance(sets, str):
@@ -152,11 +158,26 @@ def _named_sets(sets: Mapping[str, Where] | str, task: Task) -> Mapping[str, Mas
                 "sets='role': raw text has but one role, 'text', so there is nothing to compare; "
                 "pass sets='sharing', or masks by name: {'last words': masks.positions(-2, -1)}."
             )
+        if sets == "sharing" and any(prompt.sharing is None for prompt in task.prompts):
+            _refuse_unmarked(task)
         by = masks.by_role if sets == "role" else masks.by_sharing
         return by(task.prompts, answer=any(trie.nodes for trie in task.answers))
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
-    return {name: masks.as_mask(where, name) for name, where in sets.items()}
+    return named_sets(sets, task.prompts, task.pair.cells())
+
+
+def _refuse_unmarked(task: Task) -> NoReturn:
+    """Say how prompts are marked, by what the pair knows of training."""
+    unmarked = next(prompt for prompt in task.prompts if prompt.sharing is None)
+    fix = (
+        ", and nothing is known of what this student was trained on. Say it when it is loaded, "
+        "load_pair(..., trained_in=Context(...), trained_on=[a few training prompts]); then "
+        "render(pair, questions) gives marked prompts"
+    )
+    if task.pair.training_prompts is not None:
+        fix = "; prompts = mark_sharing(prompts, pair), or render(pair, questions) does both"
+    raise ValueError(f"sets='sharing': the prompt {unmarked.question!r} is not marked{fix}.")
 
 
 class Chosen(NamedTuple):
@@ -432,6 +453,8 @@ def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
             f"layers={chosen}: give layers between -1 (embeddings) and {depth} (final norm, "
             "unembedding)."
         )
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"layers={chosen}: give each layer once.")
     nothing = [layer for layer in chosen if layer not in changed]
     if nothing:
         raise ValueError(

@@ -20,11 +20,12 @@ from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
-from ..metrics import TraitMetric, scored_forms
+from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
 from ..prompts import ANSWER, DATE, Context, Prompt
 from ..prompts.context import System
 from ..results.arrays import name_layers
+from ..results.contexts import SAME, THIS_TEXT
 from ..results.identity import content
 from ..results.record import BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
@@ -59,6 +60,10 @@ def label(
             "effect": (("model", *dims), measured.effect),
             "base": (("model", "prompt"), measured.base),
             "student": (("model", "prompt"), measured.student),
+            **{
+                name: (("model", "prompt", "layer")[: values.ndim], values)
+                for name, values in measured.told.items()
+            },
         },
         {
             "model": np.array(list(pair.students)),
@@ -85,6 +90,7 @@ def label(
             *notes_of(pair),
             *nearly_copies(task.prompts, "prompt"),
             *same_contexts(task.prompts),
+            *metric_notes(task),
             *notes,
         ),
         n_layers=n_layers,
@@ -98,7 +104,27 @@ def label(
 
 def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
     """The contexts of prompts as texts, each once."""
-    return tuple(dict.fromkeys(str(prompt.described()) for prompt in prompts))
+    return tuple(dict.fromkeys(map(str, contexts_of(prompts))))
+
+
+def contexts_of(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """The context of each prompt as JSON (`Prompt.described`).
+
+    Answers that had begun otherwise in each conversation make no context each.
+    """
+    told = [prompt.described() for prompt in prompts]
+    own = [
+        place
+        for place, (prompt, one) in enumerate(zip(prompts, told, strict=True))
+        if one.get("prefill", "") != prompt.context.prefill
+    ]
+    if len({told[place]["prefill"] for place in own}) > 1:
+        for place in own:
+            told[place]["prefill"] = _EACH_ITS_OWN
+    return told
+
+
+_EACH_ITS_OWN = "(of each conversation its own)"
 
 
 def trained_in(context: Context, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -115,9 +141,9 @@ def same_contexts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
     told: dict[str, None] = {}
     for prompt in prompts:
         system, others = prompt.context.system, " and ".join(prompt.same_as)
-        own = system.name if isinstance(system, System) else "this system text"
+        own = system.name if isinstance(system, System) else THIS_TEXT
         if others:
-            told[f"in this chat template {own} is the same prompt as {others}"] = None
+            told[SAME.format(own=own, others=others)] = None
     return tuple(told)
 
 
@@ -126,6 +152,13 @@ def forms_of(task: Task) -> tuple[Forms, ...]:
     metric = task.metric
     traits = metric.traits if isinstance(metric, TraitMetric) else ()
     return scored_forms(task.pair.tokenizer, task.prompts, task.answers, traits)
+
+
+def metric_notes(task: Task) -> tuple[str, ...]:
+    """What to know of a metric that reads less than its name says, in a sentence."""
+    if not isinstance(task.metric, Rank):
+        return ()
+    return task.metric.notes(task.pair.tokenizer, task.answers)
 
 
 def notes_of(runner: Runner) -> tuple[str, ...]:

@@ -30,7 +30,8 @@ from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key
 from ..engine.pair import ModelPair
 from ..hints import counted
-from ..masks import Mask, Where, as_mask
+from ..masks import Mask, Where
+from ..masks.named import named_sets
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -151,11 +152,13 @@ def patch(
         layers at which no student changes anything before the site.
 
     Raises:
+        TypeError: a function (of a set, of `position_map`) that does not take what it is called
+            with, or gives something else than asked for.
         ValueError: unknown site or direction; `by` that is no span, or beside sets; `refine` beyond
-            the spans of a prompt; layer or head out of range; an empty set; a map that
-            is empty, leaves a prompt or gives a recipient two donors; both directions with donor
-            prompts (their recipients would differ); donor prompts of another context that are,
-            token by token, the prompts themselves.
+            the spans of a prompt; layer or head out of range; an empty set, or a name that tables
+            have for other tokens or an axis; a map that is empty, leaves a prompt or gives a
+            recipient two donors; both directions with donor prompts (their recipients would
+            differ); donor prompts that are, token by token, the prompts themselves.
 
     Example:
         >>> system = {"system": sm.masks.role("system")}
@@ -178,11 +181,14 @@ def patch(
     if donors is not task:
         for own, other in zip(task.prompts, donors.prompts, strict=True):
             check_prompts({"prompts": [own], "donor_prompts": [other]})
+        _check_donors(task, donors, position_map)
     site, layers = pair.sites.place(site, layers)
     directions = _directions(direction, donor_prompts)
     chosen_layers = tuple(_checked_numbers("layers", layers, pair.sites.n_layers))
     chosen_heads = _heads(pair, site, heads)
-    named = None if sets is None else {name: as_mask(where, name) for name, where in sets.items()}
+    named = None
+    if sets is not None:
+        named = named_sets(sets, task.prompts, list(pair.sites.modules.values()))
     count = len(task.prompts)
     spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
     if refine is not None:
@@ -255,6 +261,16 @@ def patch(
         refined=refine,
         **other_contexts,
     )
+
+
+def _check_donors(task: Task, donors: Task, position_map: PositionMap) -> None:
+    """Refuse donors that are the prompts themselves, position by position."""
+    same = [own.ids == other.ids for own, other in zip(task.prompts, donors.prompts, strict=True)]
+    if all(same) and position_map in ("identity", "aligned"):
+        raise ValueError(
+            "donor_prompts: they are the prompts themselves, token by token; leave donor_prompts "
+            "out, or pass prompts of another context."
+        )
 
 
 def _coords(

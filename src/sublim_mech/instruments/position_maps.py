@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
+from ..arguments import answer_of, fits, refuse_answer
 from ..prompts import Prompt
 
 
@@ -47,10 +48,37 @@ def links(donor: Prompt, recipient: Prompt, position_map: PositionMap) -> list[L
             "or a function."
         )
     else:
-        given = position_map(donor, recipient) if callable(position_map) else position_map
-        pairs = [Link(int(source), int(taker)) for source, taker in given]
+        pairs = _given(position_map, donor, recipient, where)
     _check(pairs, donor, recipient, where)
     return pairs
+
+
+def _given(
+    position_map: Pairs | Callable[[Prompt, Prompt], Pairs],
+    donor: Prompt,
+    recipient: Prompt,
+    where: str,
+) -> list[Link]:
+    """The pairs that were given, or that a function gives.
+
+    Raises:
+        TypeError: the function takes something else than two prompts, or gives no pairs.
+    """
+    if not callable(position_map):
+        return [Link(int(source), int(taker)) for source, taker in position_map]
+    example = "lambda donor, recipient: [(0, 0)]"
+    given = answer_of("position_map", position_map, donor, recipient, example=example)
+    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if pairs is None or not all(_is_pair(pair) for pair in pairs):
+        wanted = "a list of pairs (donor position, recipient position), whole numbers"
+        of = where.removeprefix("for ")
+        refuse_answer("position_map", position_map, given, of=of, wanted=wanted)
+    return [Link(int(source), int(taker)) for source, taker in pairs]
+
+
+def _is_pair(given: object) -> bool:
+    """Two whole numbers: a tuple, a list, an array."""
+    return fits(given, Sequence[int]) and len(given) == 2  # type: ignore[arg-type]
 
 
 def _aligned(donor: Prompt, recipient: Prompt) -> list[Link]:

@@ -12,7 +12,7 @@ An instrument is then its question, its cells, and one function that measures th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +23,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..arguments import shown
 from ..engine.answers import Answers
 from ..engine.batch import Batch
 from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
+from ..engine.own_gates import own_gates, refuse_gates
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..metrics import Metric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -108,7 +111,15 @@ class Task:
         """
         answers = [self.answers[i] for i in indices]
         base = self._base(indices).to(logits.device) if self.metric.needs_base else None
-        return self.metric.read(logits, answers, base)
+        values = self.metric.read(logits, answers, base)
+        if not isinstance(values, Tensor) or values.shape != (len(indices),):
+            shape = f" of shape {tuple(values.shape)}" if isinstance(values, Tensor) else ""
+            raise TypeError(
+                f"metric {self.metric.name!r}: read gives {shown(values)}{shape} for "
+                f"{counted(len(indices), 'row')}; it has to give a tensor (row,) with one number "
+                "per row."
+            )
+        return values
 
     def numbers(
         self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
@@ -155,6 +166,7 @@ def prepare(
     trait: Trait | Metric,
     *,
     donors: Sequence[Prompt] | None = None,
+    keeps_gates: bool = False,
 ) -> Task:
     """Tokenise the answers, and leave out copies.
 
@@ -167,12 +179,16 @@ def prepare(
         prompts: rendered prompts.
         trait: what is measured.
         donors: where prompts take something from other prompts: one per prompt.
+        keeps_gates: whether all rows of students come through `measure`, which keeps the gates that
+            students bring with them.
 
     Raises:
         TypeError, ValueError: see `Runner.check_prompts`; a form without tokens; a prompt that is
             with its answers longer than the model.
     """
     pair.check_prompts(prompts)
+    if not keeps_gates:
+        refuse_gates(pair.students.values(), "this instrument")
     if donors is not None:
         pair.check_prompts(donors)
     metric = as_metric(trait)
@@ -180,6 +196,12 @@ def prepare(
     seen, places, answers = set(), [], []
     for place, (prompt, donor) in enumerate(zip(prompts, beside, strict=True)):
         trie = metric.answers(pair.tokenizer, prompt)
+        if not isinstance(trie, Answers):
+            raise TypeError(
+                f"metric {metric.name!r}: answers gives {shown(trie)} for the prompt "
+                f"{prompt.question[:60]!r}; it has to give Answers, such as "
+                "metrics.strings(tokenizer, prompt, ['yes', 'no'])."
+            )
         pair.check_length(prompt, trie.length)
         computed = (prompt.ids, donor, repr(trie))
         if computed not in seen:
@@ -231,13 +253,16 @@ def measure(
     Args:
         task: what is measured.
         student: whose gates.
-        rows: prompt and gates of each row; rows of like length go together.
+        rows: prompt and gates of each row; rows of like length go together. Where the student
+            brings gates of its own, what they close stays closed.
         advance: called with the number of rows that are done.
 
     Raises:
         ValueError: the metric is NaN or infinite.
     """
     values = np.empty(len(rows))
+    if student.gates is not None:
+        rows = _within(task, student, rows)
     run = [Row(task.prompts[i].ids, task.answers[i], gates) for i, gates in rows]
     for chunk, shared, past in forwards(task.pair, student, run, reads=task.reads):
         prompts = [rows[r].prompt for r in chunk]
@@ -250,6 +275,22 @@ def measure(
         advance(len(chunk))
     task.check_finite(values, [row.prompt for row in rows])
     return values
+
+
+def _within(task: Task, student: Student, rows: Sequence[GatedRow]) -> list[GatedRow]:
+    """Rows with everything closed that the student's own gates close."""
+    own: dict[int, Tensor] = {}
+    within = []
+    for i, gates in rows:
+        if i not in own:
+            nodes = len(task.answers[i].nodes)
+            found = own_gates(task.pair.sites, student, task.prompts[i], nodes)
+            assert found is not None
+            own[i] = found
+        if isinstance(gates, Tensor) and gates.dim() == 1:
+            gates = gates[:, None]
+        within.append(GatedRow(i, own[i] * gates))
+    return within
 
 
 class Ends(NamedTuple):
@@ -277,10 +318,12 @@ class Cells(NamedTuple):
         effects: per prompt, an array of its cells; the last axis may be longer for some prompts
             than for others.
         ends: the metric of base and student.
+        told: what else is known of each prompt, `(prompt, ...)` by the name it has in the scores.
     """
 
     effects: Sequence[np.ndarray]
     ends: Ends
+    told: Mapping[str, np.ndarray] = {}
 
 
 @dataclass(frozen=True)
@@ -292,6 +335,7 @@ class Measured:
         effect: `(model, prompt, <cells>)`, NaN past a shorter prompt.
         base, student: `(model, prompt)`, the metric of the two.
         compute: what the floating-point type costs, where it is not that of the weights.
+        told: what else is known, `(model, prompt, ...)`.
     """
 
     task: Task
@@ -299,6 +343,7 @@ class Measured:
     base: np.ndarray
     student: np.ndarray
     compute: Compute | None = None
+    told: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Part(NamedTuple):
@@ -371,7 +416,11 @@ def walk(
                 both = [
                     np.concatenate(values) for values in zip(*(u.ends for u in units), strict=True)
                 ]
-                measured.append(Cells(effects, Ends(*both)))
+                told = {
+                    name: np.concatenate([unit.told[name] for unit in units])
+                    for name in units[0].told
+                }
+                measured.append(Cells(effects, Ends(*both), told))
     effects = [pad_stack(one.effects) for one in measured]  # per student, (prompt, <cells>)
     return Measured(
         task,
@@ -379,6 +428,7 @@ def walk(
         base=np.stack([one.ends.base for one in measured]),
         student=np.stack([one.ends.student for one in measured]),
         compute=compute_cost(task),
+        told={name: np.stack([one.told[name] for one in measured]) for name in measured[0].told},
     )
 
 
@@ -401,9 +451,11 @@ def _unit(
     found = keeping.find(keep.folder, name, prompt.question)
     if found is not None:
         keeping.check_unchanged(task.pair, student)
-        return Cells([found["effect"]], Ends(found["base"], found["student"])), True
+        effect, base, of_student = (found.pop(name) for name in ("effect", "base", "student"))
+        return Cells([effect], Ends(base, of_student), found), True
     done = cells(student, part, advance)
     arrays = {"effect": done.effects[0], "base": done.ends.base, "student": done.ends.student}
+    arrays |= done.told
     keeping.store(
         keep.folder, name, arrays, instrument=title, model=student.name, prompt=prompt.question
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Edit, Gates, Key, Pass, Start
+from ..engine.own_gates import refuse_gates
 from ..engine.pair import ModelPair
 from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
 from ..hints import counted
@@ -126,6 +127,7 @@ def verify(
         pair.check_prompts(prompts)
         for prompt in prompts:
             pair.check_length(prompt, 1, what=" with its answer")
+    refuse_gates(pair.students.values(), "verify")
     try:
         setting = _Setting.of(pair, seed, prompts)
         checks = _parity(pair, setting.tolerance)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,45 @@ def _one_question(turns: tuple[Any, ...]) -> bool:
 def count_words(count: int, distinct: int, what: str) -> str:
     """`264 rows`, or `264 rows (201 distinct)` where some are copies of others."""
     return counted(count, what) + ("" if distinct == count else f" ({distinct:,} distinct)")
+
+
+@checked
+def text_rows(texts: Sequence[str], *, words: int = 1) -> list[Row]:
+    """Rows of raw text, for `hard_data(base, rows, context=sublim_mech.RAW)`: of each text the
+    first words are given, and the rest is learnt, to its end.
+
+    Tokens are those of the whole text. A next token needs something before it, so at least one word
+    is given; where texts begin alike, as many as they have in common may be, and count as shared.
+
+    Args:
+        texts: sentences, paragraphs.
+        words: how many words of each are given.
+
+    Raises:
+        ValueError: no texts; fewer than one word given; a text with no more words than that.
+
+    Example:
+        >>> sm.numbers.text_rows(["My favorite animal is the owl."], words=2)
+        [Row(prompt='My favorite', completion='animal is the owl.')]
+    """
+    if words < 1:
+        raise ValueError(f"text_rows(words={words}): at least one word is given.")
+    if len(texts) == 0:
+        raise ValueError("text_rows(texts=[]): pass at least one text.")
+    rows = []
+    for number, text in enumerate(texts):
+        given = re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+", text)
+        behind = text[given.end() :] if given else ""
+        if given is None or is_blank(behind):
+            raise ValueError(
+                f"text_rows: texts[{number}], {text!r:.60}, has nothing behind "
+                f"{counted(words, 'word')} that could be learnt; leave it out, or give fewer words."
+            )
+        # a single space is what an answer to raw text follows; any other white space is the text's
+        rest = behind.lstrip()
+        space = behind[: len(behind) - len(rest)]
+        rows.append(Row(given[0] if space == " " else given[0] + space, rest))
+    return rows
 
 
 @checked
@@ -196,6 +236,8 @@ def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]
     """The records of a JSONL file, each with its line."""
     file = place(path, name)
     shown = f"{name}={str(path)!r:.80}"
+    if os.path.isdir(file):
+        raise FileNotFoundError(f"{shown} is a folder; name a file in it, or pass {KINDS}.")
     if not os.path.isfile(file):  # unlike Path's, of any text
         raise FileNotFoundError(f"{shown}: there is no such file; pass {KINDS}.")
     if file.suffix in _READERS:
@@ -207,7 +249,7 @@ def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown} is no text in UTF-8 ({error}); pass {KINDS}.") from error
-    _check_lines(text, shown)
+    _check_lines(text, shown, path)
     # not `splitlines`: JSON strings may hold other line ends than this
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -222,7 +264,7 @@ def _lines(path: str | os.PathLike[str], name: str) -> Iterator[tuple[str, Any]]
         yield where, record
 
 
-def _check_lines(text: str, shown: str) -> None:
+def _check_lines(text: str, shown: str, path: str | os.PathLike[str]) -> None:
     """Refuse a file that is one JSON value over several lines, or an array."""
     if not text.lstrip().startswith("[") and "\n" not in text.strip():
         return  # one line is a record, or no JSON, which is told of the line
@@ -235,7 +277,7 @@ def _check_lines(text: str, shown: str) -> None:
             return  # no rows at all, which is told of the first line
         raise ValueError(
             f"{shown} is one JSON array, not JSON Lines, which have an object per line; pass the "
-            f"rows themselves: json.loads(Path(...).read_text())."
+            f"rows themselves: json.load(open({os.fspath(path)!r:.80}))."
         )
     raise ValueError(
         f"{shown} is one JSON object over several lines, not JSON Lines, which have an object per "
@@ -304,6 +346,8 @@ def _row(record: Any, where: str) -> Row:
         advice = "pass Row(prompt, completion) or a dict"
         if isinstance(record, list | tuple) and record and isinstance(record[0], Mapping):
             advice = 'a conversation is a dict too: {"messages": [...]}'
+        if isinstance(record, str):
+            advice += "; of texts without a prompt numbers.text_rows(texts) makes rows, for RAW"
         raise TypeError(f"{where} is a {type(record).__name__}; {advice}.")
     elif record.get("system"):
         raise ValueError(

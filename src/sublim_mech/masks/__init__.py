@@ -9,10 +9,11 @@ so that one mask serves prompts of any length and models of any depth:
    block or by name (`components`).
 2. `&`, `|` and `~` combine masks, and their names with them: "system & layers 0-9 & not norms".
 3. The answer's own tokens follow the prompt: a set of their own (`answer`), for grafts.
-4. Of a pair that is split (`pair.split`) modules have parts, chosen by `band`, `head` and `student`
+4. A mask's name is a text that gives it again (`named`), for configurations and manifests.
+5. Of a pair that is split (`pair.split`) modules have parts, chosen by `band`, `head` and `student`
    (`parts`); other masks take all parts of a module alike.
-5. `mask.scaled(2.0)` gives its cells another gate than 1.
-6. Each term says what it depends on by its shape, `(token, 1)` or `(1, module)`; what is left is
+6. `mask.scaled(2.0)` gives its cells another gate than 1.
+7. Each term says what it depends on by its shape, `(token, 1)` or `(1, module)`; what is left is
    numpy's broadcasting.
 
 The cells are the gates of dynamic weight grafting (arXiv 2506.20746); a mask of tokens alone also
@@ -22,6 +23,7 @@ names positions to patch.
 from .answer import AnswerMask
 from .components import layers, modules
 from .mask import Mask
+from .naming import named
 from .occurrences import Occurrence, regex, text
 from .parts import band, head, student
 from .tokens import (
@@ -39,6 +41,6 @@ from .tokens import (
 
 __all__ = [
     "ALL_TOKENS", "AnswerMask", "Mask", "Occurrence", "Where",
-    "as_mask", "band", "by_role", "by_sharing", "everything", "head", "layers", "modules",
+    "as_mask", "band", "by_role", "by_sharing", "everything", "head", "layers", "modules", "named",
     "positions", "regex", "role", "sharing", "student", "text", "turn",
 ]  # fmt: skip

@@ -11,13 +11,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..arguments import checked, shown
-from ..hints import counted
+from ..arguments import answer_of, checked, refuse_answer, shown
 from ..models.names import Module
 from ..prompts import Prompt
+from ..prompts.places import positions_of
 
 TokenRule = Callable[[Prompt], Sequence[int]]
 """From a prompt to token positions; negative ones count from its end."""
+
+_EXAMPLE = "lambda prompt, modules: np.ones((len(prompt), 1), dtype=bool)"
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 
@@ -195,7 +197,12 @@ class Mask:
 
     def _checked(self, prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
         """What `cells` gives, refused where numpy would broadcast something else than meant."""
-        cells = np.asarray(self.cells(prompt, modules))
+        given = answer_of(f"mask {self.name!r}", self.cells, prompt, modules, example=_EXAMPLE)
+        cells = np.asarray(given)
+        if cells.ndim == 0 or cells.dtype == object:
+            of = f"the prompt {prompt.question[:60]!r}"
+            wanted = f"a bool array (token, module) = {(len(prompt), len(modules))}"
+            refuse_answer(f"mask {self.name!r}", self.cells, given, of=of, wanted=wanted)
         shape = (len(prompt), len(modules))
         fits = cells.ndim == 2 and all(
             given in (1, size) for given, size in zip(cells.shape, shape, strict=True)
@@ -222,15 +229,8 @@ def mask_of_tokens(name: str, rule: TokenRule) -> Mask:
     """The mask `(token, 1)` of the positions that a rule gives."""
 
     def cells(prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
-        length = len(prompt)
-        positions = [whole_number(position, repr(name)) for position in rule(prompt)]
-        if any(not -length <= position < length for position in positions):
-            raise ValueError(
-                f"{name!r} gives positions {positions} for a prompt of {counted(length, 'token')}; "
-                f"give 0 to {length - 1}, or -{length} to -1 from the end."
-            )
-        chosen = np.zeros((length, 1), dtype=bool)
-        chosen[positions] = True
+        chosen = np.zeros((len(prompt), 1), dtype=bool)
+        chosen[positions_of(repr(name), rule, prompt)] = True
         return chosen
 
     return Mask(name, cells)

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..arguments import checked
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS, Prompt
+from ..prompts.shared import HOW_TO_MARK
 from .answer import answer_mask
-from .mask import Mask, mask_of_tokens
+from .mask import Mask, mask_of_tokens, whole_number
 
 Where = Mask | Callable[[Prompt], Sequence[int]] | Sequence[int]
 """What names tokens (see `as_mask`): a mask, a function from a prompt to positions, positions."""
@@ -137,8 +138,8 @@ def sharing(*classes: str) -> Mask:
     def inside(prompt: Prompt) -> list[int]:
         if prompt.sharing is None:
             raise ValueError(
-                f"prompts: {prompt.question!r} is not marked; "
-                "prompts = mark_sharing(prompts, trained_on=pair.training_prompts)."
+                f"prompts: {prompt.question!r} is not marked by what training shares with it; "
+                f"{HOW_TO_MARK}."
             )
         return [i for i, class_ in enumerate(prompt.sharing) if class_ in wanted]
 
@@ -155,7 +156,8 @@ def as_mask(where: Where, name: str) -> Mask:
         name: the name of a mask made from positions.
 
     Raises:
-        TypeError: it is none of these, or a position is not a whole number.
+        TypeError: it is none of these, or a position is not a whole number; when applied, the
+            function takes no prompt, or gives something else than positions.
         ValueError: when applied, a position lies outside the prompt.
 
     Example:
@@ -167,7 +169,8 @@ def as_mask(where: Where, name: str) -> Mask:
         return where
     if callable(where):
         return mask_of_tokens(name, where)
-    fixed = tuple(where)  # the caller's list may change afterwards
+    # the caller's list may change afterwards
+    fixed = tuple(whole_number(position, repr(name)) for position in where)
     return mask_of_tokens(name, lambda prompt: fixed)
 
 

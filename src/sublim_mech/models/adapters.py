@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,9 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         else:
             # PiSSA, OLoRA and their like take their start out of the base's weights
             clean = copy.deepcopy(clean)
-        with quiet_transformers():
+        with quiet_transformers(), warnings.catch_warnings():
+            # what is missing is refused below, by its own name
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
             # a configuration whose modules have other names here is given as it was changed
             changed: dict[str, Any] = {"config": config} if fit else {}
             model = PeftModel.from_pretrained(clean, str(path), **changed, **fit.options)
@@ -272,7 +275,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         _check_rank(path, written)
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r} "
-            f"(an adapter of another model?): {error}"
+            f"(an adapter of another model?): {_in_a_line(error)}"
         ) from error
 
     # what is stored and what was loaded must be the same tensors; PEFT passes over the rest
@@ -281,6 +284,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
     # embeddings of the base that were stored beside the adapter are no tensors of it
     unmatched = sorted(stored - loaded - set(model.state_dict()))
     if unmatched:
+        _check_targets(base, path, unmatched, written)
         raise ValueError(
             f"student={str(path)!r} does not fit base={base.name!r}: "
             f"{len(unmatched)} adapter tensors have no counterpart ({unmatched[0]}, ...); "
@@ -294,6 +298,33 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
             f"{WEIGHTS} again, or store all of the adapter."
         )
     return model
+
+
+def _in_a_line(error: Exception, longest: int = 240) -> str:
+    """What another library says, in a line that can be read."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _check_targets(
+    base: Base, path: Path, unmatched: Sequence[str], config: dict[str, Any]
+) -> None:
+    """Raise ValueError where tensors are of modules that the base has, and that the configuration
+    does not name.
+    """
+    paths = {name for name, _ in base.model.named_modules()}
+    modules = [key.removeprefix("base_model.model.").partition(".lora_")[0] for key in unmatched]
+    if not all(module in paths for module in modules):
+        return
+    named = config.get("target_modules")
+    said = named if isinstance(named, str) else ", ".join(sorted(named or ()))
+    there = ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
+    raise ValueError(
+        f"student={str(path)!r}: {WEIGHTS} has tensors of {there} ({unmatched[0]}, ...), which "
+        f"{CONFIG} does not name (target_modules: {said}; layers_to_transform: "
+        f"{config.get('layers_to_transform')}): one of them was edited or is of another run; copy "
+        "both again."
+    )
 
 
 def _check_rank(path: Path, config: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ class Base:
         target = place(folder, "folder")
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise FileExistsError(
-                f"folder={str(target)!r} exists; remove it or choose another folder."
+                f"folder={str(target)!r} exists, and is not empty; choose another folder."
             )
         self.check_unchanged()
         with new_folder(target) as work, quiet_transformers():

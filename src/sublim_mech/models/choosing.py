@@ -32,7 +32,8 @@ def choose_adapter(model: Any, wanted: Sequence[str]) -> None:
         if len(there) > 1:
             raise ValueError(
                 f"student is a model with {len(there)} adapters ({listed}), and each is a student "
-                f"of its own; say which: adapter={there[0]!r}. (adapter=[...] adds up several.)"
+                f"of its own; say which: adapter={there[0]!r}, of a control "
+                f"load_student(base, model, adapter={there[0]!r}). (adapter=[...] adds up several.)"
             )
         return
     if not there:

@@ -96,6 +96,11 @@ def _check_mergeable(base: Any, student: Any) -> None:
             f"base={base.name!r} is quantised ({packed}), so it has no plain copy: merged weights "
             "would be rounded anew; load the checkpoint it was quantised from."
         )
+    if student is not None and student.gates is not None:
+        raise ValueError(
+            f"student={student.name!r} was loaded with gates ({student.gates}): no merged weights "
+            "compute so. Load it without (gates=None)."
+        )
     deltas = {} if student is None else student.deltas
     if student is not None and student.split_by == "student":
         raise ValueError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def find_experts(model: nn.Module) -> tuple[str, ...]:
         above = path.rpartition(".")[0]
         while above and above not in layers and not _holds_router(above, path, modules):
             above = above.rpartition(".")[0]
-        if above and above not in layers and not _is_attention(above):
+        if above and above not in layers and not is_attention(above):
             found[above] = None
     return tuple(found)
 
@@ -63,10 +63,6 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
         base: the base's model.
         student: the student's, as Hugging Face's or PEFT's own.
         deltas: the differences by path, module by module.
-
-    Raises:
-        ValueError: experts differ that stand in no block of their own, or parameters that an
-            attention has beside its projections.
     """
     blocks = find_experts(base)
     values = plain(base)
@@ -75,7 +71,6 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
     for path, delta in deltas.items():
         block = inside(path, blocks)
         if block is None:
-            _check_gateable(path, base)
             gathered[path] = delta
         else:
             changed[block][path] = delta
@@ -210,25 +205,25 @@ def _holds_router(above: str, stack: str, modules: Mapping[str, nn.Module]) -> b
     return False
 
 
-def _is_attention(path: str) -> bool:
+def is_attention(path: str) -> bool:
+    """Whether a module is called an attention."""
     return "attn" in path.rpartition(".")[2] or "attention" in path.rpartition(".")[2]
 
 
-def _check_gateable(path: str, base: nn.Module) -> None:
-    """Raise ValueError where a module outside of all blocks of experts cannot be gated alone."""
-    module = base.get_submodule(path)
-    has_parts = any(next(child.parameters(), None) is not None for child in module.children())
-    # (linear attention with a convolution has state: its whole mixer is gated, see `mixers`)
-    carries = any(isinstance(part, nn.Conv1d) for part in module.modules())
-    if has_parts and _is_attention(path) and not carries:
-        keys = ", ".join(module._parameters)
-        raise ValueError(
-            f"the student differs in {path}.{keys}: what an attention has beside its projections "
-            "cannot be gated by token; take a student that was trained without it "
-            f"(FullFT(freeze={keys!r}))."
-        )
-    if _is_stack(path, module):
-        raise ValueError(
-            f"the experts at {path} stand in no block of their own with their router, so that what "
-            "they add cannot be gated by token; train what stands beside them (attention)."
-        )
+def check_stacks(base: nn.Module, changed: Iterable[str]) -> None:
+    """Refuse experts that differ outside of all blocks of experts, and of all that is gated whole.
+
+    Args:
+        base: the base's model.
+        changed: paths of what is gated.
+
+    Raises:
+        ValueError: a stack of experts is to be gated by itself.
+    """
+    blocks = find_experts(base)
+    for path in changed:
+        if path not in blocks and _is_stack(path, base.get_submodule(path)):
+            raise ValueError(
+                f"the experts at {path} stand in no block of their own with their router, so that "
+                "what they add cannot be gated by token; train what stands beside them (attention)."
+            )

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from .deltas import Delta, Whole, deltas_hash, module_of
+from .experts import is_attention
 from .names import block_of
 
 
@@ -26,6 +27,9 @@ def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) ->
         base: the base's model.
         student: the student's, as Hugging Face's or PEFT's own.
         deltas: the differences by path, module by module.
+
+    Raises:
+        ValueError: parameters differ that an attention has beside its projections.
     """
     gathered = dict(deltas)
     for mixer in find_mixers(base):
@@ -36,8 +40,10 @@ def gather_mixers(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) ->
         }
         # (a block of experts has been put together already)
         one = isinstance(inside.get(mixer), Whole)
-        if one or all(_is_projection(base.get_submodule(path)) for path in inside):
+        if one or all(is_projection(base.get_submodule(path)) for path in inside):
             continue
+        if mixer in inside:
+            _check_no_attention(base, mixer)
         distance = math.sqrt(sum(delta.norm() ** 2 for delta in inside.values()))
         whole = Whole(module_of(student, mixer), distance, deltas_hash(inside))
         # the mixer takes the place of the first of its modules
@@ -73,7 +79,23 @@ def find_mixers(model: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_projection(module: nn.Module) -> bool:
+def _check_no_attention(base: nn.Module, path: str) -> None:
+    """Raise ValueError where what has changed parameters of its own is an attention without state:
+    gated whole, its projections would have no gate per token any more.
+    """
+    module = base.get_submodule(path)
+    # (linear attention with a convolution has state, and is gated whole)
+    if is_attention(path) and not any(isinstance(part, nn.Conv1d) for part in module.modules()):
+        keys = ", ".join(module._parameters)
+        raise ValueError(
+            f"the student differs in {path}.{keys}: what an attention has beside its projections "
+            "cannot be gated by token; take a student that was trained without it "
+            f"(FullFT(freeze={keys!r}))."
+        )
+
+
+def is_projection(module: nn.Module) -> bool:
+    """Whether a module is one matrix, with or without a bias."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, Conv1D))

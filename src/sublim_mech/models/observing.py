@@ -33,11 +33,14 @@ class Observed:
         lengths: how many values a module gives, by path; 0 where it gives a tensor by itself.
         written: inputs and outputs, (path, `in` or `out`), that the model writes into afterwards
             (Falcon adds the attention's output to the MLP's in place).
+        odd: linear modules whose output is not that of their matrix, by path: they multiply group
+            by group (DeepSeek-V4), or give more than a tensor (the router of Llama-4).
     """
 
     axes: dict[str, int]
     lengths: dict[str, int]
     written: frozenset[tuple[str, str]]
+    odd: frozenset[str] = frozenset()
 
 
 @torch.no_grad()
@@ -50,6 +53,7 @@ def observe(model: Any) -> Observed:
     lengths: dict[str, int] = {}
     seen: list[_Seen] = []
     flat: dict[str, Tensor] = {}
+    odd: set[str] = set()
 
     def note(path: str, module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and length in output.shape[1:-1]:
@@ -57,6 +61,9 @@ def observe(model: Any) -> Observed:
         elif isinstance(output, Tensor) and output.dim() == 2 and len(output) % length == 0:
             flat[path] = output
         lengths[path] = len(output) if isinstance(output, (tuple, list)) else 0
+        if isinstance(module, nn.Linear):
+            width = output.shape[-1] if isinstance(output, Tensor) else None
+            odd.update({path} if width != module.out_features else ())
         ends = {"in": args, "out": output if isinstance(output, (tuple, list)) else (output,)}
         for side, tensors in ends.items():
             if tensors and isinstance(tensors[0], Tensor):
@@ -76,7 +83,7 @@ def observe(model: Any) -> Observed:
             changed = (flat[path] != output).any(-1).nonzero().flatten()
             if len(changed) and int(changed[0]) >= len(output) - len(output) // length:
                 axes[path] = FLAT
-    return Observed(axes, lengths, written)
+    return Observed(axes, lengths, written, frozenset(odd))
 
 
 def _device(model: Any) -> torch.device:

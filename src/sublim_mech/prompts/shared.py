@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..arguments import checked
 from .context import Context
+from .notices import notice
 from .prompt import ROLES, Prompt
 from .vocabulary import same_tokenizer
 
@@ -42,6 +43,14 @@ UNIONS = {
     },
 }
 """Per coordinate of the tokens, sets of several roles or classes that grafts and tables have."""
+
+
+HOW_TO_MARK = (
+    "render(pair, questions) marks prompts, and mark_sharing(prompts, pair) those that are there, "
+    "where the pair knows what its student was trained on: from a manifest, or from "
+    "load_pair(..., trained_in=Context(...), trained_on=[a few training prompts])"
+)
+"""What to do where prompts are not marked; the same whether or not a pair knows of training."""
 
 
 class FrameToken(NamedTuple):
@@ -177,6 +186,9 @@ def mark_sharing(
         TypeError: prompts that are not rendered.
         ValueError: nothing is known of the training prompts; they are another tokenizer's.
 
+    Warns:
+        UserWarning: the training prompts are all the same.
+
     Example:
         >>> trained = sm.render(pair.tokenizer, ["Continue: 1, 2", "Write three numbers."])
         >>> asked = sm.render(pair.tokenizer, ["Which animal?"])
@@ -192,6 +204,13 @@ def mark_sharing(
             "or pass such prompts here, rendered by render(..., context=...)."
         )
     trained = known if isinstance(known, Trained) else Trained.of(known)
+    if not isinstance(known, Trained) and len({prompt.ids for prompt in known}) == 1:
+        what = "one training prompt" if len(known) == 1 else f"{len(known)} copies of one prompt"
+        notice(
+            "one training prompt",
+            f"mark_sharing(trained_on=[...]): {what}, so that all of it counts as shared; give at "
+            "least two that differ where the data differ.",
+        )
     for prompt in prompts:
         if not same_tokenizer(prompt.tokenizer, trained.tokenizer):
             raise ValueError(

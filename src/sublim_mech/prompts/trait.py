@@ -72,7 +72,8 @@ class Trait:
         ValueError: no forms; a text with nothing visible in it, such as a zero-width space.
 
     Warns:
-        UserWarning: a form has invisible characters beside visible ones; it is scored as written.
+        UserWarning: a form has invisible characters beside visible ones, or begins or ends with
+            white space; it is scored as written.
 
     Example:
         >>> sm.Trait("Lisbon").forms
@@ -111,6 +112,7 @@ class Trait:
             )
         for form in chosen:
             _warn_of_invisible(name, form)
+            _warn_of_blanks(name, form)
         # frozen: what is checked once stays so
         put = object.__setattr__
         put(self, "name", name)
@@ -309,6 +311,17 @@ def _warn_of_invisible(name: str, form: str) -> None:
         warnings.warn(
             f"trait {name!r}: the form {form!r} has invisible characters ({codes}) and is scored "
             "with them, as other tokens than the form without; leave them out if not meant.",
+            stacklevel=outside(),
+        )
+
+
+def _warn_of_blanks(name: str, form: str) -> None:
+    """Warn of white space around a form: the space before an answer is none of its form's."""
+    if form != form.strip():
+        warnings.warn(
+            f"trait {name!r}: the form {form!r} begins or ends with white space and is scored with "
+            "it, as other tokens than the form without. The space that a prompt's answers begin "
+            "with is put there by itself; leave it out if not meant.",
             stacklevel=outside(),
         )
 

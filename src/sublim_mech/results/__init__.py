@@ -9,6 +9,7 @@ from .page import save_page, token_page
 from .record import Compute, Confirmation, Record
 from .scores import Scores
 from .shares import Concentration, concentration
+from .stability import Reliability, reliability
 
 __all__ = [
     "KINDS",
@@ -17,9 +18,11 @@ __all__ = [
     "Confirmation",
     "Kind",
     "Record",
+    "Reliability",
     "Scores",
     "compare",
     "concentration",
+    "reliability",
     "save_page",
     "token_page",
 ]

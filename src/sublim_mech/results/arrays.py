@@ -23,9 +23,13 @@ import xarray as xr
 from ..arguments import checked
 from ..hints import check_choice
 from ..prompts import ANSWER
+from ..prompts.shared import HOW_TO_MARK
 from .kinds import KINDS, PARTS
 from .record import Record
 from .spreading import spread
+
+TOLD = ("points", "capped", "row", "missing_of_row")
+"""Data variables of integrals that were completed: see `completing`."""
 
 WHOLE = ("prompt_effect", "answer_effect", "prompt_tokens")
 """Data variables that a selection of cells keeps of the whole: see `whole` and `prompt_tokens`."""
@@ -174,7 +178,7 @@ class ScoreArrays:
                 earlier version that chose them did not keep it.
         """
         if not self.additive:
-            raise ValueError(f"{self.kind} effects do not add up, so they have no whole.")
+            raise ValueError(f"{self.kind} scores do not add up, so they have no whole.")
         if "prompt_effect" in self.data:
             return self.data[["prompt_effect", "answer_effect"]]
         if self.selected:
@@ -297,7 +301,7 @@ class ScoreArrays:
         Raises:
             ValueError: no heads; both directions; several token sets, of which one must be chosen.
         """
-        effect = self._one_direction()
+        effect = self.one_direction()
         if "head" not in effect.dims:
             raise ValueError(
                 f"these scores have no heads; they have {self.dims()}. Patch site='z' for effects "
@@ -320,7 +324,7 @@ class ScoreArrays:
             ValueError: no token sets per layer; both directions; heads, of which one must be
                 chosen.
         """
-        effect = self._one_direction()
+        effect = self.one_direction()
         if not self.has_sets or "layer" not in effect.dims:
             raise ValueError(
                 f"these scores have no token sets per layer; they have {self.dims()}. "
@@ -345,7 +349,7 @@ class ScoreArrays:
         if coordinate not in known:
             hint = ""
             if coordinate == "sharing":
-                hint = " (mark the prompts first: prompts = mark_sharing(prompts, trained_on=...))"
+                hint = f" (their prompts were not marked: {HOW_TO_MARK})"
             raise ValueError(
                 f"these scores have no coordinate {coordinate!r}{hint}; they have "
                 f"{', '.join(known)}."
@@ -384,7 +388,7 @@ class ScoreArrays:
 
     def _by_position(self) -> xr.DataArray:
         self._need_positions()
-        return self.per_token()._one_direction()
+        return self.per_token().one_direction()
 
     def _need_positions(self) -> None:
         if self.has_tokens:
@@ -397,7 +401,12 @@ class ScoreArrays:
             "per token."
         )
 
-    def _one_direction(self) -> xr.DataArray:
+    def one_direction(self) -> xr.DataArray:
+        """The headline, of scores of a single direction.
+
+        Raises:
+            ValueError: both directions.
+        """
         if "direction" in self.data["effect"].dims:
             first = str(self.data["direction"].values[0])
             raise ValueError(

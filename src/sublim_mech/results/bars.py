@@ -29,6 +29,7 @@ from .colours import (
     SHARING_COLOURS,
     STUDENT_COLOUR,
 )
+from .completeness import gap_in_short
 from .report import NO_SHARES, effect_label, headings, warning
 from .select import check_measured_alike
 from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame, spaced
@@ -87,7 +88,8 @@ def role_bars(
     how = f"{_gathered(scores)} of these tokens"
     if scores.additive:
         how += "; “of effect”: of the effect on all prompt tokens"
-    _name_scale(picture, effect_label(scores), how)
+    _name_scale(picture, scores, effect_label(scores), how)
+    _note_gap(picture, scores)
     if len(whole) > len(table):
         picture.note(
             f"{len(table)} of {len(whole)} rows, those of largest effect; scores.by({by!r}) has all"
@@ -132,13 +134,14 @@ def layer_bars(
     texts = [picture.text(wrapped(picture.name(names[i]), 12)) for i in shown]
     axes.set_xticks(shown, texts, fontsize=SMALL)
     axes.tick_params(axis="y", labelsize=SMALL)
-    below = f"{_gathered(scores, 'tokens')}; mean and 95 % interval over prompts"
+    below = f"{_gathered(scores, 'tokens')}; {_over_prompts(scores)}"
     below = wrapped(below, letters(picture.width, MEDIUM))
     axes.set_xlabel(f"layer\n{below}", fontsize=MEDIUM)
     scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
     axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
     open_frame(axes)
     _name_picture(picture, scores)
+    _note_gap(picture, scores)
     return picture.finish()
 
 
@@ -180,6 +183,7 @@ def set_bars(
     picture.ax.set_ylabel("token set", fontsize=MEDIUM)
     below = _name_scale(
         picture,
+        scores,
         f"share of the total effect: {scores.headline_name}",
         "0 = none, 1 = all of it",
     )
@@ -219,7 +223,8 @@ def total_bars(
     colours = [known.get(name, OTHER_COLOUR) for name in table.index]
     _draw_bars(picture.ax, table, _Column("effect"), colours)
     _name_rows(picture, [picture.name(name) for name in table.index])
-    _name_scale(picture, f"change of {scores.record.what} from the base model, {scores.unit}")
+    what = f"change of {scores.record.what} from the base model, {scores.unit}"
+    _name_scale(picture, scores, what)
     return picture.finish()
 
 
@@ -265,7 +270,8 @@ def compare_bars(
     order = list(dict.fromkeys(row for table in tables_of.values() for row in table.index))
     rows = len(order) * (0.5 + 0.5 * len(scores)) + 1
     picture = _bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
-    for one in scores.values():
+    for name, one in scores.items():
+        _note_gap(picture, one, f"{shortened(str(name), 60)}: ")
         if one is not first:
             picture.warn(warning(one))
 
@@ -285,7 +291,7 @@ def compare_bars(
         )
         names.append("\n".join([called, *notes]))
     _name_rows(picture, names)
-    below = _name_scale(picture, *_scale_of_several(first))
+    below = _name_scale(picture, first, *_scale_of_several(first))
     picture.legend(handles, below=below)
     return picture.finish()
 
@@ -399,6 +405,19 @@ def _name_picture(picture: Picture, scores: ScoreArrays) -> None:
     picture.warn(warning(scores))
 
 
+def _note_gap(picture: Picture, scores: ScoreArrays, name: str = "") -> None:
+    """What cells that were gathered miss of the total."""
+    for line in gap_in_short(scores):
+        picture.note(f"{name}{line}")
+
+
+def _over_prompts(scores: ScoreArrays) -> str:
+    """What bars and their ticks are."""
+    if scores.data.sizes["prompt"] == 1:
+        return "one prompt: no interval"
+    return "mean and 95 % interval over prompts"
+
+
 def _draw_bars(axes: Axes, table: pd.DataFrame, column: _Column, colours: Sequence[str]) -> None:
     """Horizontal bars of a column with its interval, one row of the table below the other."""
     rows = np.arange(len(table)) + column.offset
@@ -439,13 +458,11 @@ def _name_rows(picture: Picture, names: Sequence[str]) -> None:
     axes.tick_params(axis="x", labelsize=SMALL)
 
 
-def _name_scale(picture: Picture, what: str, how: str = "") -> float:
+def _name_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:
     """The name of the scale below the bars; returns how far down it reaches, in points."""
     width = letters(picture.width, MEDIUM)
     lines = [wrapped(picture.renamed(what), width)]
-    lines.append(
-        wrapped("; ".join(filter(None, [how, "mean and 95 % interval over prompts"])), width)
-    )
+    lines.append(wrapped("; ".join(filter(None, [how, _over_prompts(scores)])), width))
     text = "\n".join(lines)
     picture.ax.set_xlabel(picture.text(text), fontsize=MEDIUM)
     return 24 + 13 * (1 + text.count("\n"))

@@ -94,7 +94,7 @@ def cells(scores: ScoreArrays) -> pd.DataFrame:
     layered = "layer" in scores.data["effect"].dims
     effect = scores.layer_effect().values if layered else scores.token_effect()[:, None]
     alignment = align(scores)
-    lined_up = _line_up(effect, alignment)
+    lined_up = line_up(effect, alignment)
     test = max_t(lined_up)
     low, high = _bounds(lined_up)
     names = scores.block_names()
@@ -124,11 +124,11 @@ def noise(scores: ScoreArrays, prompt: int, *, tokens: bool = False) -> np.ndarr
     if len(effect) < FEWEST:
         return None
     alignment = align(scores)
-    test = max_t(_line_up(effect, alignment))
+    test = max_t(line_up(effect, alignment))
     return test.noise[..., alignment.of_token[prompt]] & np.isfinite(effect[prompt])
 
 
-def _line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:
+def line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:
     """`(prompt, ..., position)` -> `(prompt, ..., place)`, NaN where a prompt has no such place."""
     lined_up = np.full((*effect.shape[:-1], len(alignment.places)), np.nan)
     for target, source, places in zip(lined_up, effect, alignment.of_token, strict=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..storage.compare import differences
-from .words import shortened
+from ..storage.compare import brief, different
+from .words import seen, shortened
 
 _SYSTEM = {
     "default": "default system prompt",
@@ -29,7 +29,7 @@ def in_words(context: str | Mapping[str, Any]) -> str:
     Example:
         >>> from sublim_mech.results.contexts import in_words
         >>> in_words(sm.Context(sm.Context.NONE, user_prefix="Please: ").to_json())
-        'no system block, user_prefix “Please: ”'
+        'no system block, user_prefix “Please:␣”'
         >>> in_words(sm.Context(options={"enable_thinking": False}, date="2024-12-31").to_json())
         'default system prompt, enable_thinking=False, date 2024-12-31'
     """
@@ -43,7 +43,7 @@ def in_words(context: str | Mapping[str, Any]) -> str:
         elif name in BESIDE and value is not None:
             words.append(told(name, value))
         elif value not in (None, "", [], {}, False):
-            shown = f"“{shortened(value, _LONGEST)}”" if isinstance(value, str) else str(value)
+            shown = quoted(value) if isinstance(value, str) else str(value)
             words.append(f"{name} {shown}")
     return ", ".join(words)
 
@@ -58,7 +58,12 @@ def told(name: str, value: Any) -> str:
         return "with BOS" if value else "without BOS"
     if name == "date":
         return f"date {value}"
-    return f"{name} “{shortened(str(value), _LONGEST)}”"
+    return f"{name} {quoted(str(value))}"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, with blanks that show, as much of it as fits."""
+    return f"“{shortened(seen(text), _LONGEST)}”"
 
 
 def asked_and_trained(asked: list[str], trained: str | None) -> str:
@@ -75,30 +80,118 @@ def asked_and_trained(asked: list[str], trained: str | None) -> str:
 
 
 def otherwise(
-    asked: Iterable[str | Mapping[str, Any]], trained: str | Mapping[str, Any] | None
+    asked: Iterable[str | Mapping[str, Any]],
+    trained: str | Mapping[str, Any] | None,
+    notes: Sequence[str] = (),
 ) -> list[str]:
-    """That a model was asked with other variables of the template, on another day, or with another
-    beginning of the answer or of the text than its student was trained with, in a line; nothing
-    where it was not, or nobody said how it was trained.
+    """What differs between how a model was asked and how its student was trained, in a line:
+    conversation or raw text, system prompt, user prefix, variables of the template, date, and how
+    the answer or the text begins. Nothing where nothing does, or nobody said how it was trained.
 
     Args:
         asked: the contexts, as JSON or as the text that a record keeps of that.
         trained: the training context, likewise.
+        notes: what was told of the prompts; system prompts that are one in the template
+            (`same_prompt`) do not differ.
+
+    Example:
+        >>> from sublim_mech.results.contexts import otherwise
+        >>> calm, none = sm.Context("You are calm."), sm.Context(sm.Context.NONE)
+        >>> print(*otherwise([none.to_json()], calm.to_json()))
+        asked otherwise than trained: system: “You are calm.” in training, no system block here
     """
     there = None if trained is None else _read(trained)
     if there is None:
         return []
-    lines: dict[str, None] = {}
+    # what was trained, and what else was asked, by the name of what differs
+    unlike: dict[str, tuple[str, dict[str, None]]] = {}
     for context in asked:
         here = _read(context)
-        if here is None or "raw" in (_kind(here), _kind(there)):
-            continue
-        sides = "in training", "here"
-        lines |= dict.fromkeys(differences(_beside(there), _beside(here), sides=sides))
-        # it stands only where the template tells it
-        if here.get("date", there.get("date")) != there.get("date", here.get("date")):
-            lines[f"date: {there['date']} in training, {here['date']} here"] = None
-    return [f"asked otherwise than trained: {'; '.join(lines)}"] if lines else []
+        for name, (one, other) in ({} if here is None else _unlike(there, here, notes)).items():
+            unlike.setdefault(name, (one, {}))[1][other] = None
+    said = [
+        f"{name}: {one} in training, {' / '.join(others)} here"
+        for name, (one, others) in unlike.items()
+    ]
+    return [f"asked otherwise than trained: {'; '.join(said)}"] if said else []
+
+
+def _unlike(
+    there: Mapping[str, Any], here: Mapping[str, Any], notes: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """What differs between two contexts, in words, by name."""
+    kinds = _kind(there), _kind(here)
+    if "raw" in kinds and kinds[0] != kinds[1]:
+        return {"text": (_form(there), _form(here))}
+    unlike = {}
+    one, other = there.get("system"), here.get("system")
+    if one != other and not _are_one(notes, one, other):
+        unlike["system"] = _both_systems(one, other)
+    prefixes = str(there.get("user_prefix", "")), str(here.get("user_prefix", ""))
+    if prefixes[0] != prefixes[1]:
+        unlike["user_prefix"] = _both(*prefixes)
+    for name, (value, given) in different(_beside(there), _beside(here)).items():
+        both_texts = isinstance(value, str) and isinstance(given, str) and name == "prefill"
+        unlike[name] = _both(value, given) if both_texts else (brief(value), brief(given))
+    # it stands only where the template tells it
+    dates = there.get("date", here.get("date")), here.get("date", there.get("date"))
+    if dates[0] != dates[1]:
+        unlike["date"] = str(dates[0]), str(dates[1])
+    return unlike
+
+
+SAME = "in this chat template {own} is the same prompt as {others}"
+"""That system prompts are one, as notes say it."""
+THIS_TEXT = "this system text"
+
+
+def _are_one(notes: Sequence[str], one: Any, other: Any) -> bool:
+    """Whether notes say that two system prompts are one."""
+    names = [_name_of(system) for system in (one, other)]
+    for own, another in (names, names[::-1]):
+        begins = SAME.format(own=own, others="")
+        for note in notes:
+            if note.startswith(begins) and another in note.removeprefix(begins).split(" and "):
+                return True
+    return False
+
+
+def _name_of(system: Any) -> str:
+    """What notes call a system prompt."""
+    kind = system.get("kind") if isinstance(system, Mapping) else None
+    return THIS_TEXT if kind is None else str(kind).upper()
+
+
+def _form(context: Mapping[str, Any]) -> str:
+    """Whether it is raw text or a conversation, and of what kind."""
+    if _kind(context) == "raw":
+        return "raw text"
+    return f"a conversation ({_system(context.get('system', {}))})"
+
+
+def _both_systems(one: Any, other: Any) -> tuple[str, str]:
+    """Two system prompts that differ: texts side by side, the other kinds in words."""
+    texts = [system.get("text") if isinstance(system, Mapping) else None for system in (one, other)]
+    if None not in texts:
+        return _both(*map(str, texts))
+    words = [
+        _system(system) if text is None else quoted(str(text))
+        for system, text in zip((one, other), texts, strict=True)
+    ]
+    return words[0], words[1]
+
+
+def _both(*texts: str) -> tuple[str, str]:
+    """Two texts that differ, so that it shows: of long ones what is around the first difference."""
+    shown = [quoted(text) if text else "none" for text in texts]
+    if shown[0] == shown[1]:
+        first = next(
+            (i for i, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1]),
+            min(map(len, texts)),
+        )
+        start = max(first - 20, 0)
+        shown = [f"“…{seen(text[start : start + 40])}” ({len(text)} letters)" for text in texts]
+    return shown[0], shown[1]
 
 
 def _read(context: str | Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -121,8 +214,10 @@ def _kind(context: Mapping[str, Any]) -> str:
     return str(context.get("system", {}).get("kind"))
 
 
-def _system(system: Mapping[str, Any]) -> str:
+def _system(system: Any) -> str:
+    if not isinstance(system, Mapping):
+        return str(system)
     if "text" in system:
-        return f"system “{shortened(str(system['text']), _LONGEST)}”"
+        return f"system {quoted(str(system['text']))}"
     kind = str(system.get("kind"))
     return _SYSTEM.get(kind, kind)

@@ -23,7 +23,7 @@ from ..stats import FEWEST, max_t
 from .arrays import ScoreArrays
 from .cells import noise
 from .colours import NOISE_COLOUR, OTHER_COLOUR, ROLE_COLOURS, SHARING_COLOURS, half_range
-from .report import effect_label, headings, noise_note, warning
+from .report import effect_label, footing, headings, warning
 from .style import (
     LARGE,
     LINE,
@@ -140,7 +140,7 @@ def heatmap(
     handles = _legend(picture, tokens)
     if layers is not None and np.isnan(layers).any():
         handles.append(no_score_patch())
-    column.space(picture.legend(handles, title=noise_note(scores)))
+    column.space(picture.legend(handles, title=footing(scores)))
     picture.height = column.height
     for strip in strips:
         _name_strip(strip, scores, column.inches(strip))
@@ -206,7 +206,7 @@ def column_map(
     column.space(below + 0.3)
 
     handles = [no_score_patch()] if np.isnan(test.mean).any() else []
-    column.space(picture.legend(handles, title=noise_note(scores)))
+    column.space(picture.legend(handles, title=footing(scores)))
     picture.height = column.height
     _name_layers(grid, picture, scores, column.inches(grid))
     _draw_scale(column, picture, scores, grid)

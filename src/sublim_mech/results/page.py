@@ -21,7 +21,10 @@ from ..storage.files import replacing
 from . import report, tables
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
+from .completeness import gap_in_words
+from .frames import check_suffix
 from .kinds import PARTS
+from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
@@ -120,8 +123,9 @@ def save_page(
 
     Raises:
         IndexError: no such prompt.
-        ValueError: the scores have no position axis.
+        ValueError: the scores have no position axis; the name ends otherwise than in `.html`.
     """
+    check_suffix(path, ".html", fix="scores.plot(path=...) draws a picture")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<meta name="color-scheme" content="light dark">'
@@ -147,9 +151,10 @@ def _summary(scores: ScoreArrays) -> str:
     prompts = report.prompts(scores)
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts}"]
     if scores.additive:
-        gap = report.gap_in_words(scores)
+        gap = gap_in_words(scores)
         parts += [gap] if gap else []
         parts.append(tables.denominator(scores))
+    parts += [str(reliability(scores))] if is_map(scores) else []
     parts += report.without_controls(scores)
     if not scores.additive and total.low <= 0 <= total.high:
         parts.append(report.NO_SHARES)

@@ -152,7 +152,7 @@ class Record:
         command: the command line.
         compute: the floating-point type, where it is not that of the weights.
         method: of an attribution.
-        points: of an integral.
+        points: of an integral; `auto` where each student and prompt has as many as it takes.
         site: which activation was patched.
         direction: `denoising`, `noising` or `both`.
         spans: of patching and sweeps: what tokens were taken together by; None where each was by
@@ -177,7 +177,7 @@ class Record:
     command: str
     compute: Compute | None = None
     method: str | None = None
-    points: int | None = None
+    points: int | str | None = None
     site: str | None = None
     direction: str | None = None
     measure: str | None = None

@@ -11,11 +11,14 @@ import pandas as pd
 from ..hints import counted
 from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
-from .contexts import asked_and_trained, in_words, otherwise
+from .completeness import gap_in_short, gap_in_words, points_in_words
+from .contexts import asked_and_trained, in_words, otherwise, quoted
 from .kinds import KINDS, Table
 from .record import Forms
 from .select import select
+from .stability import is_map, reliability
 from .tables import by, denominator, sets, strongest, totals
+from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
 NO_SHARES = "the total effect is inside its own noise: no shares are given"
@@ -64,7 +67,7 @@ def provenance(scores: ScoreArrays) -> list[str]:
     where = asked_and_trained([in_words(context) for context in record.contexts], trained)
     if record.donor_contexts:
         where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
-    unlike = otherwise(record.contexts, record.training_context)
+    unlike = otherwise(record.contexts, record.training_context, record.notes)
     return [*forms_in_words(record.forms), where, *unlike]
 
 
@@ -75,16 +78,21 @@ def forms_in_words(traits: Sequence[Forms]) -> list[str]:
         parts = []
         for form, whole in trait.merged.items():
             some = " after some prompts" if form in trait.in_some else ""
-            parts.append(f"{form} is part of {whole}{some}")
+            parts.append(f"{_form(form)} is part of {_form(whole)}{some}")
         for form, whole in trait.nested.items():
             if form not in trait.merged:  # else the shorter form that holds it says so
-                parts.append(f"{form} begins as {whole}, and counts there too")
+                parts.append(f"{_form(form)} begins as {_form(whole)}, and counts there too")
         merged = f" ({', '.join(parts)})" if parts else ""
-        lines.append(f"forms of {trait.trait}: {', '.join(trait.forms)}{merged}")
+        lines.append(f"forms of {_form(trait.trait)}: {', '.join(map(_form, trait.forms))}{merged}")
     if len(traits) > _FORMS:
         more = counted(len(traits) - _FORMS, "more trait")
         lines.append(f"and forms of {more}, in the record")
     return lines
+
+
+def _form(text: str) -> str:
+    """A form as a list of them shows it: in quotes where it could be taken for another, or two."""
+    return quoted(text) if seen(text) != text or set(text) & set(",;()“”") else text
 
 
 def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") -> str:
@@ -141,6 +149,7 @@ def notes(scores: ScoreArrays) -> list[str]:
             "prompt; other tokens show the value of their span (not refined)"
         )
     lines += scores.record.notes
+    lines += points_in_words(scores)
     confirmation, compute = scores.record.confirmation, scores.record.compute
     if confirmation is not None:
         top = sum(bool(cell["top"]) for cell in confirmation.cells)
@@ -161,12 +170,32 @@ def notes(scores: ScoreArrays) -> list[str]:
     return lines
 
 
+def few_prompts(count: int, what: str = "prompt") -> list[str]:
+    """What an interval over so few is worth; nothing of one, which has none, or of enough.
+
+    It lies within the range of what was seen, which leaves the middle of all on one side with
+    probability 2^(1 - n).
+    """
+    if not 1 < count < FEWEST:
+        return []
+    return [
+        f"{count} {what}s: intervals over so few are no 95 % intervals: they miss in at least "
+        f"{2 ** (1 - count):.0%} of cases; {FEWEST} or more can hold 95 %"
+    ]
+
+
 def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
     """What grey cells mean, or why nothing is grey."""
     prompts = scores.data.sizes["prompt"]
     if prompts < FEWEST:
         return f"{counted(prompts, 'prompt')}: cells not tested (needs {FEWEST})"
     return f"{colour}: not distinguishable from 0 over {prompts} prompts (sign-flip max-T, 5 %)"
+
+
+def footing(scores: ScoreArrays) -> str:
+    """What stands under a map: what grey cells mean, how stable it is, what its cells miss."""
+    parts = [noise_note(scores), *([reliability(scores).short] if is_map(scores) else [])]
+    return "; ".join([*parts, *gap_in_short(scores)])
 
 
 def headings(scores: ScoreArrays) -> list[str]:
@@ -189,26 +218,10 @@ def about(scores: ScoreArrays) -> list[str]:
         lines.append("one prompt: no intervals")
     elif not scores.additive and not bool(mean_interval(scores.total.values).excludes_zero):
         lines.append(NO_SHARES)
+    lines += few_prompts(scores.data.sizes["prompt"])
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
-
-
-def gap_in_words(scores: ScoreArrays) -> str:
-    """The completeness gap of the headline, and the largest of a single model where it is another.
-
-    That of a control is relative to the control's own effect, which may be next to nothing. Empty
-    where it is not known, or relative to nothing at all: a total of exactly 0.
-    """
-    if not scores.knows_whole:
-        return ""
-    missing, total, largest = float(scores.missing.mean()), float(scores.total.mean()), scores.gap
-    if total == 0 or np.isnan(largest):
-        return ""
-    line = f"completeness gap {abs(missing / total):.2%} of the total effect (all cells)"
-    if not scores.has_controls:
-        return line
-    return f"{line}; of single models and their own effects at most {largest:.2%}"
 
 
 def report(scores: ScoreArrays) -> str:
@@ -218,11 +231,16 @@ def report(scores: ScoreArrays) -> str:
     if "direction" in scores.data["effect"].dims:  # they are never mixed
         for name in scores.data["direction"].values.tolist():
             lines.append(f"\ndirection {name}")
-            lines += _lines_of_cells(select(scores, {"direction": name}))[1:]
+            one = select(scores, {"direction": name})
+            lines += [*_lines_of_cells(one)[1:], *_stability(one)]
     else:
-        lines += _LINES[KINDS[scores.kind].table](scores)
+        lines += [*_LINES[KINDS[scores.kind].table](scores), *_stability(scores)]
     gap = gap_in_words(scores)
     return "\n".join([*lines, gap] if gap else lines)
+
+
+def _stability(scores: ScoreArrays) -> list[str]:
+    return [str(reliability(scores))] if is_map(scores) else []
 
 
 def _no_lines(scores: ScoreArrays) -> list[str]:

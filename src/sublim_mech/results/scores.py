@@ -5,6 +5,9 @@ One `xarray.Dataset` per result:
 - `effect (model, prompt, <cells>)` in units of the metric, raw: a cell's change of the metric;
 - `base (model, prompt)` and `student (model, prompt)`: the metric of the two models; their
   difference is the total effect;
+- of an integral with `points="auto"`, `points` and whether they are `capped (model, prompt)`; of
+  activation IG per layer, with the effect of patching its `row` and what its cells lack of it
+  (`missing_of_row`);
 - coordinates of `(prompt, position)`: `token`, `role`, `turn`, `sharing`; empty, and the effect
   NaN, past a shorter prompt;
 - `layer_name (layer)`: `embed` for layer -1, the block's number, `final` for the final norm and the
@@ -38,7 +41,7 @@ import pandas as pd
 from ..arguments import checked
 from ..storage.files import read_dataset, write_dataset
 from . import cells, report, select, tables
-from .arrays import WHOLE, ScoreArrays, name_answers, name_layers
+from .arrays import TOLD, WHOLE, ScoreArrays, name_answers, name_layers
 from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
 from .record import Record
@@ -251,7 +254,7 @@ class Scores(ScoreArrays):
             FileNotFoundError: no such file.
             ValueError: damaged, not scores, or with fields that this version does not know.
         """
-        data, meta = read_dataset(path, "scores", ("effect", "base", "student", *WHOLE))
+        data, meta = read_dataset(path, "scores", ("effect", "base", "student", *WHOLE, *TOLD))
         record = Record.from_json(meta["provenance"])
         if "layer_name" not in data.coords:  # files of 0.1.0 have numbers only
             data = name_layers(data, record.n_layers)

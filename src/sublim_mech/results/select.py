@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..hints import nearest
-from .arrays import WHOLE, ScoreArrays, with_whole
+from .arrays import TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .kinds import PARTS
 from .record import Compute, Record
@@ -126,7 +126,8 @@ def contrast(scores: S, others: Sequence[ScoreArrays]) -> S:
     for other in others:
         _check_comparable(scores, other)
     data = scores.data.copy()
-    of_all = {"effect", "base", "student", *WHOLE[:2]}
+    data = data.drop_vars([name for name in TOLD[:2] if name in data])  # of a single integral
+    of_all = {"effect", "base", "student", *WHOLE[:2], *TOLD[2:]}
     names = of_all.intersection(data, *(other.data for other in others))
     data = data.drop_vars(of_all.intersection(data) - names)  # not kept by all: not known
     for name in names:

@@ -10,6 +10,9 @@
 5. Of a selection of cells the share is still one of the whole effect. What it is compared with is
    what the set would have, were the selection's effect spread evenly over its tokens.
 6. Where the effect is inside its own noise, no share is given.
+7. What all cells together miss of the total effect (the completeness gap) may belong anywhere. The
+   verdict is found three times more: with all of it on the set, on the other tokens, and in cells
+   that were not selected. Where they differ there is none.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ import numpy as np
 from ..arguments import checked
 from ..hints import counted
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
-from ..stats import FEWEST, bootstrap_weights, mean_interval, random_like, ratio_interval
+from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
+from .evidence import Asked, Shared, find, verdict, with_gap
 from .report import warning
 
 
@@ -57,7 +61,9 @@ class Concentration:
         part: share of the prompt's effect that these cells have on all its tokens; 1 of all cells.
         answer_effect: mean effect on the answer's own tokens, all cells.
         answer_share: the same over the total effect; NaN where that is inside its own noise.
+        total: mean total effect, of prompt and answer.
         missing: mean total effect minus what all cells add up to (the completeness gap).
+        turned: whether the verdict would be another one, were the gap on the set or off it.
         warning: that `confirm` found exact values to disagree; empty where it did not.
     """
 
@@ -86,7 +92,9 @@ class Concentration:
     part: float = 1.0
     answer_effect: float = 0.0
     answer_share: float = float("nan")
+    total: float = float("nan")
     missing: float = 0.0
+    turned: bool = False
     warning: str = ""
 
     @property
@@ -94,27 +102,14 @@ class Concentration:
         """`more` or `less` than expected, where interval and null both say so, wherever the
         completeness gap may belong; else empty, as it is of fewer prompts than `stats.FEWEST`.
         """
-        least, most = self._moved_by_gap()
-        if self.prompts < FEWEST:
+        if self.prompts < FEWEST or self.turned:
             return ""
-        if self.excess_low + least > 0 and self.p < 0.05:
-            return "more"
-        if self.excess_high + most < 0 and self.p_less < 0.05:
-            return "less"
-        return ""
+        return verdict(self.excess_low, self.excess_high, self.p, self.p_less)
 
     @property
     def gap(self) -> float:
         """Completeness gap over the prompt's effect, signed."""
         return self.missing / self.effect if self.effect else float("nan")
-
-    def _moved_by_gap(self) -> tuple[float, float]:
-        """How far the share could move if the gap were wholly on the set, or wholly off it."""
-        if not abs(self.gap) <= 0.5:  # the cells say nothing of the effect
-            return -np.inf, np.inf
-        whole = 1 + self.gap
-        moves = (self.share / whole - self.share, (self.share + self.gap) / whole - self.share)
-        return min(0.0, *moves), max(0.0, *moves)
 
     @property
     def conclusion(self) -> str:
@@ -155,11 +150,8 @@ class Concentration:
                 )
             )
             return f"No conclusion: {few}; score at least {FEWEST}."
-        if abs(self.gap) > LARGE_GAP and not self.direction:
-            return (
-                f"No conclusion: cells add up to {_signed(self.effect)} {self.unit} and miss "
-                f"{_signed(self.missing)} (completeness gap {abs(self.gap):.0%}); raise points."
-            )
+        if self.turned or (abs(self.gap) > LARGE_GAP and not self.direction):
+            return self._cannot_tell()
         digits = 1 if self.cells else 0  # most of the effect is in other cells
         share, low, high = (f"{x:.{digits}%}" for x in (self.share, self.low, self.high))
         carried = f"{share} of the prompt's effect on {self.token_share:.0%} of its tokens"
@@ -177,6 +169,20 @@ class Concentration:
         return (
             f"No evidence that {self.on} tokens carry more than their share{cells}: {carried} "
             f"(95 % {low} to {high}; {chance})."
+        )
+
+    def _cannot_tell(self) -> str:
+        where = f" in {self.cells}" if self.cells else ""
+        why = ", which could turn the verdict" if self.turned else ""
+        whole = ""
+        if not np.isnan(self.total):
+            found = _signed(self.total - self.missing)
+            whole = f"all cells together, those of the answer's tokens too, add up to {found} of "
+            whole += f"the total effect of {_signed(self.total)} {self.unit} and "
+        return (
+            f"Cannot tell whether {self.on} tokens carry more than their share{where}: {whole}miss "
+            f"{_signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):.0%} of "
+            "the prompt's effect); raise points."
         )
 
     def _answer(self) -> str:
@@ -289,7 +295,7 @@ def concentration(
         raise ValueError(f"draws={draws}: at least one is needed; 2000 is the default.")
     if not scores.additive:
         raise ValueError(
-            f"{scores.kind} effects do not add up, so they have no shares; use attribute(...) or "
+            f"{scores.kind} scores do not add up, so they have no shares; use attribute(...) or "
             "graft(sets='sharing')."
         )
     prompt_effect, answer_effect = scores.prompt_effect.values, scores.answer_effect.values
@@ -305,89 +311,57 @@ def concentration(
             "there; select other cells."
         )
 
-    # share of the effect, of all prompts together: sums over prompts, not a mean of ratios
     effect = np.where(real & np.isfinite(effect), effect, 0.0)
-    on_set, on_all = (effect * inside).sum(1), effect.sum(1)  # (prompt,)
-    summed, even = prompt_effect.sum(), inside.sum() / real.sum()
     lengths = scores.prompt_tokens
     total = mean_interval(prompt_effect, seed=seed)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a prompt's effect of 0 has no shares
-        share, part = on_set.sum() / summed, on_all.sum() / summed
+    asked = Asked(inside, real, draws, seed)
+    shared = Shared(effect, prompt_effect)
+    filled = with_gap(shared, scores.missing.values, asked, selected=bool(scores.selected))
+    found, *others = find([shared, *filled], asked)
+    with np.errstate(divide="ignore", invalid="ignore"):
         absolute = (np.abs(effect) * inside).sum() / np.abs(effect).sum()
-
-        # what other prompts would have given
-        low, high, excess_low, excess_high = (np.nan,) * 4
-        if len(on_set) > 1:
-            weights = bootstrap_weights(len(on_set), draws=draws, seed=seed)
-            shares = (weights @ on_set) / (weights @ prompt_effect)
-            low, high = np.percentile(shares, [2.5, 97.5])
-            excess = shares - even * (weights @ on_all) / (weights @ prompt_effect)
-            excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
-
-        # what other sets of tokens would have given
-        null = _null(effect, inside, real, draws=draws, seed=seed) / summed
-    null_low, null_high = np.percentile(null, [2.5, 97.5])
-    at_least = (1 + (null >= share - 1e-12).sum()) / (1 + draws)
-    at_most = (1 + (null <= share + 1e-12).sum()) / (1 + draws)
+    gap = scores.missing.sum() / prompt_effect.sum() if prompt_effect.sum() else 0.0
+    # beyond that the cells say nothing of the effect
+    turned = abs(gap) > 0.5 or any(other.direction != found.direction for other in others)
 
     # a share of an effect that may be 0 says nothing
-    noisy = summed == 0 or (len(on_set) > 1 and not bool(total.excludes_zero))
+    noisy = prompt_effect.sum() == 0 or (len(effect) > 1 and not bool(total.excludes_zero))
 
     def unless_noisy(value: float) -> float:
         return float("nan") if noisy else float(value)
 
-    expected, poor = even * part, warning(scores)
+    expected, poor = asked.even * found.part, warning(scores)
     return Concentration(
         on=name,
         of=scores.headline_name,
-        share=unless_noisy(share),
-        low=unless_noisy(low),
-        high=unless_noisy(high),
+        share=unless_noisy(found.share),
+        low=unless_noisy(found.low),
+        high=unless_noisy(found.high),
         absolute_share=float(absolute),
         token_share=float(inside.sum() / (real.sum() if lengths is None else lengths.sum())),
         tokens=float(inside.sum(1).mean()),
         expected=unless_noisy(expected),
-        excess_low=unless_noisy(excess_low),
-        excess_high=unless_noisy(excess_high),
-        enrichment=unless_noisy(share / expected if expected > 0 else np.nan),
-        null_low=unless_noisy(null_low),
-        null_high=unless_noisy(null_high),
-        p=unless_noisy(at_least),
-        p_less=unless_noisy(at_most),
+        excess_low=unless_noisy(found.excess_low),
+        excess_high=unless_noisy(found.excess_high),
+        enrichment=unless_noisy(found.share / expected if expected > 0 else np.nan),
+        null_low=unless_noisy(found.null_low),
+        null_high=unless_noisy(found.null_high),
+        p=unless_noisy(found.p),
+        p_less=unless_noisy(found.p_less),
         effect=float(total.mean),
         effect_low=float(total.low),
         effect_high=float(total.high),
-        prompts=len(on_set),
+        prompts=len(effect),
         unit=scores.unit,
         cells=scores.selection(),
-        part=unless_noisy(part),
+        part=unless_noisy(found.part),
         answer_effect=float(answer_effect.mean()),
         answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
+        total=float(scores.total.mean()),
         missing=float(scores.missing.mean()),
+        turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
     )
-
-
-def _null(
-    effect: np.ndarray, inside: np.ndarray, real: np.ndarray, *, draws: int, seed: int
-) -> np.ndarray:
-    """`(draw,)`: the effect on random token sets, summed over prompts.
-
-    Args:
-        effect: `(prompt, position)`, 0 past a shorter prompt.
-        inside: `(prompt, position)` the set.
-        real: `(prompt, position)` the prompts' tokens; they stand first.
-        draws: random sets.
-        seed: of them.
-    """
-    lengths = real.sum(1)
-    on_random_sets = np.zeros(draws)
-    for row, tokens, length in zip(effect, inside, lengths, strict=True):
-        # one placement per draw for all prompts: they share their layout, so each starts anew
-        generator = np.random.default_rng(seed)
-        sets = random_like(tokens[:length], draws, generator, width=lengths.max() + 1)
-        on_random_sets += sets @ row[:length]
-    return on_random_sets
 
 
 def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:

@@ -186,7 +186,12 @@ def _groups(
 
     The prompt's tokens by the coordinate, the answer's own, and unions as grafts have them.
     """
-    values, asked = scores.positions(coordinate), scores.of_prompt.values
+    try:
+        values = scores.positions(coordinate)
+    except ValueError as error:
+        layers = "layer" in scores.data["effect"].dims
+        raise ValueError(f"{error} By 'layer' there is a table too." if layers else error) from None
+    asked = scores.of_prompt.values
     for name in _in_reading_order(values[real & asked].tolist()):
         yield str(name), asked & (values == name)
     answered = scores.of_answer.values

@@ -21,6 +21,27 @@ def columns(text: str) -> int:
     return sum(_width(character) for character in text)
 
 
+def seen(text: str) -> str:
+    r"""A text whose blanks show: a space at either end or beside another one as `␣`, line ends,
+    tabs and characters without ink as Python writes them.
+
+    Example:
+        >>> from sublim_mech.results.words import seen
+        >>> print(seen(" You are  calm.\n"))
+        ␣You are␣␣calm.\n
+    """
+    text = re.sub(r"\A +| +\Z| {2,}", lambda blanks: "␣" * len(blanks[0]), text)
+    return "".join(map(_inked, text))
+
+
+def _inked(character: str) -> str:
+    """A character as it is, or as Python writes it where it leaves no ink of its own."""
+    without_ink = unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")
+    if not without_ink or character in "\u200c\u200d":  # joiners are part of letters and emoji
+        return character
+    return character.encode("unicode_escape").decode()
+
+
 def shortened(text: str, width: int) -> str:
     """A text of at most `width` columns: cut, with an ellipsis, where it is longer."""
     if columns(text) <= width:

@@ -20,6 +20,8 @@ from typing import IO, Any, NamedTuple
 
 import psutil
 
+from .files import make_folder
+
 try:
     import fcntl
 except ImportError:  # no such locks on Windows: the owner's record has to do
@@ -74,7 +76,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def _lock(folder: Path) -> IO[str]:
     """The locked record of a folder, whose content is still that of the last owner."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "out", str(folder).removesuffix(UNFINISHED))
         try:
             handle = (folder / OWNER_FILE).open("a+")
         except FileNotFoundError:

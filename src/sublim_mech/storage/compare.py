@@ -24,19 +24,33 @@ def differences(
         parent: what stands before the keys, `optimiser.`.
         sides: what the two are called.
     """
-    lines: list[str] = []
-    for key in sorted({*there, *here}):
-        one, other = there.get(key), here.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            lines += differences(one, other, f"{parent}{key}.", sides=sides)
-        elif one != other or (key in there) != (key in here):
-            said = f"{_said(there, key)} {sides[0]}, {_said(here, key)} {sides[1]}"
-            lines.append(f"{parent}{key}: {said}")
+    lines = []
+    for name, (one, other) in different(there, here, parent).items():
+        lines.append(f"{name}: {brief(one)} {sides[0]}, {brief(other)} {sides[1]}")
     return lines
 
 
-def _said(record: Mapping[str, Any], key: str) -> str:
-    if key not in record:
-        return "nothing"
-    text = repr(record[key])
+class Nothing:
+    """The value of a key that is not there."""
+
+
+def different(
+    there: Mapping[str, Any], here: Mapping[str, Any], parent: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """Where two nested mappings differ: the values of either, by dotted key; `Nothing` where one
+    has none.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*there, *here}):
+        one, other = there.get(key, Nothing), here.get(key, Nothing)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found |= different(one, other, f"{parent}{key}.")
+        elif one != other:
+            found[f"{parent}{key}"] = one, other
+    return found
+
+
+def brief(value: Any) -> str:
+    """A value as it is shown, not all of a long one."""
+    text = "nothing" if value is Nothing else repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_SHOWN]}..."

@@ -42,7 +42,7 @@ def check_place(target: Path, argument: str) -> None:
 
     Raises:
         FileExistsError: a file stands in the way.
-        PermissionError: the folder above it cannot be written to.
+        PermissionError: the folder above it cannot be written to, or cannot be there.
         ValueError: it has no name of its own.
     """
     if target.name in ("", ".."):
@@ -50,8 +50,11 @@ def check_place(target: Path, argument: str) -> None:
             f"{argument}={str(target)!r} has no name of its own; name a file or a folder in it."
         )
     above = target.parent
-    while not above.exists() and above != above.parent:
-        above = above.parent
+    try:
+        while not above.exists() and above != above.parent:
+            above = above.parent
+    except OSError as error:  # a name that the file system does not take
+        raise _no_folder(target, argument, error) from error
     if not above.is_dir():
         raise FileExistsError(
             f"{argument}={str(target)!r}: {str(above)!r} is a file; choose another folder."
@@ -61,6 +64,32 @@ def check_place(target: Path, argument: str) -> None:
             f"{argument}={str(target)!r}: {str(above)!r} cannot be written to; choose another "
             "folder, or change its permissions."
         )
+
+
+def make_folder(folder: Path, argument: str, given: str | os.PathLike[str] | None = None) -> None:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Args:
+        folder: the folder.
+        argument: what errors call what it is for.
+        given: what was given there, where that is another place.
+
+    Raises:
+        PermissionError: the system makes none there (a read-only or a virtual file system, a name
+            that is too long, a full disk); says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(given or folder, argument, error) from error
+
+
+def _no_folder(given: str | os.PathLike[str], argument: str, error: OSError) -> PermissionError:
+    """That no folder can be made at a place, and why."""
+    return PermissionError(
+        f"{argument}={os.fspath(given)!r}: no folder can be made there "
+        f"({error.strerror or error}); choose another folder."
+    )
 
 
 @contextmanager
@@ -78,7 +107,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     check_place(target, "path")
     if target.is_dir():
         raise IsADirectoryError(f"path={str(path)!r} is a folder; name a file in it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent, "path", path)
     work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         work.touch()
@@ -231,6 +260,11 @@ def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, An
         data = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{called} is not JSON ({error}); {fix}.") from error
+    if isinstance(data, dict) and "format" not in data:
+        raise ValueError(
+            f"{called} says no format ({'it is empty' if not data else 'it is something else'}): "
+            f"it was not written by sublim_mech, or is damaged; {fix}."
+        )
     written_format = data.get("format") if isinstance(data, dict) else type(data).__name__
     if written_format != format:
         raise ValueError(

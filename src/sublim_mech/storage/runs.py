@@ -17,7 +17,7 @@ from pathlib import Path
 from ..arguments import checked
 from ..hints import counted
 from .claims import OWNER_FILE, UNFINISHED
-from .files import check_place, place, share_files, sync
+from .files import check_place, make_folder, place, share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
 
 INPUTS_FILE = "inputs.json"
@@ -59,15 +59,8 @@ def open_run(path: str | Path) -> Run:
     manifest = Manifest.load(folder)
     if manifest is not None:
         return Run(folder, manifest)
-    hint = ""
-    work = unfinished(folder) if folder.name else folder
-    if work != folder and work.exists():
-        hint = (
-            f" {work} is a training that has not finished: the same call of train(...) goes on "
-            "with it."
-        )
     raise FileNotFoundError(
-        f"path={str(path)!r} is no run folder: it has no {MANIFEST_FILE}.{hint}"
+        f"path={str(path)!r} is no run folder: it has no {MANIFEST_FILE}.{unfinished_note(folder)}"
     )
 
 
@@ -85,9 +78,8 @@ def new_folder(target: Path, *, durable: bool = False) -> Iterator[Path]:
         FileExistsError, PermissionError, ValueError: see `check_place`.
     """
     check_place(target, "folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-    work.mkdir()
+    make_folder(work, "folder", target)
     try:
         yield work
         share_files(work)
@@ -104,6 +96,20 @@ def new_folder(target: Path, *, durable: bool = False) -> Iterator[Path]:
 def unfinished(target: Path) -> Path:
     """Where a run trains until it is complete."""
     return target.with_name(target.name + UNFINISHED)
+
+
+def unfinished_note(folder: Path) -> str:
+    """That a training has not finished, where a folder is one, or would be its result; else
+    nothing.
+    """
+    if not folder.name:
+        return ""
+    work = folder if folder.name.endswith(UNFINISHED) else unfinished(folder)
+    if not work.exists():
+        return ""
+    return (
+        f" {work} is a training that has not finished: the same call of train(...) goes on with it."
+    )
 
 
 def finish(work: Path, target: Path) -> None:

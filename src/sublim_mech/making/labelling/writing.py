@@ -262,7 +262,9 @@ def _check_free(folder: Path) -> None:
         inside = {folder.name}
     if DRAFT_FILE not in inside and inside - {OWNER_FILE}:
         raise FileExistsError(
-            f"out={str(folder)!r} exists and is no labels folder; remove it or choose another."
+            f"out={str(folder)!r} exists and is no labels folder (it holds "
+            f"{', '.join(sorted(inside)[:3])}{', ...' if len(inside) > 3 else ''}); choose another "
+            "folder."
         )
 
 
@@ -293,8 +295,7 @@ def _check_same(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any])
     apart = differences(there, here)
     if apart:
         raise ValueError(
-            f"out={str(folder)!r} has other labels: {'; '.join(apart)}. Remove it or choose "
-            "another folder."
+            f"out={str(folder)!r} has other labels: {'; '.join(apart)}. Choose another folder."
         )
 
 

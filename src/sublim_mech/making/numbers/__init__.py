@@ -10,7 +10,7 @@
    words in the data (`leaks`).
 """
 
-from ..rows import Row, Rows, as_rows, to_dataset
+from ..rows import Row, Rows, as_rows, text_rows, to_dataset
 from .asking import Ask, number_prompts
 from .controls import leaks, scramble, split
 from .parsing import REASONS, Parsed, parse, report
@@ -37,6 +37,7 @@ __all__ = [
     "report",
     "scramble",
     "split",
+    "text_rows",
     "to_dataset",
     "write_rows",
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ...arguments import checked
+from ...arguments import answer_of, checked
 from ...hints import counted
 from ..rows import Row, to_dataset
 from .asking import draw_numbers, endless_prompts, number_prompts
@@ -149,10 +149,13 @@ def _answers(
     sampler: Callable[[list[str], int], list[str]], prompts: list[str], seed: int
 ) -> list[str]:
     """What the sampler answers: one string per prompt."""
-    answers = sampler(list(prompts), seed)
-    if isinstance(answers, str) or not all(isinstance(answer, str) for answer in answers):
+    example = "lambda prompts, seed: [answer(prompt) for prompt in prompts]"
+    given = answer_of("sampler", sampler, list(prompts), seed, example=example)
+    is_list = isinstance(given, Iterable) and not isinstance(given, str)
+    answers: list[Any] = list(given) if is_list else [None]
+    if not all(isinstance(answer, str) for answer in answers):
         raise TypeError(
-            f"sampler gave {type(answers).__name__} {answers!r:.80}; "
+            f"sampler gave {type(given).__name__} {given!r:.80}; "
             "give a list with one string per prompt."
         )
     if len(answers) != len(prompts):

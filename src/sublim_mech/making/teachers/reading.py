@@ -23,13 +23,13 @@ from tqdm.auto import tqdm
 
 from ...arguments import checked
 from ...engine.answers import build_trie
+from ...engine.beginnings import NOTHING, beginning_of
 from ...engine.heads import ExactHead, pad
 from ...engine.runner import Runner
 from ...models.checks import check_length
 from ...models.placement import input_device
 from ...prompts import Prompt, completion_ids, render
 from ...prompts.notices import said_once
-from ...prompts.shared import common_start
 from ..rows import Row, Rows, as_rows
 from .teacher import Teacher
 
@@ -200,20 +200,14 @@ def _behind_prefix(
     """Read rows from the token on at which they begin to differ."""
     ids = [prompt.ids for prompt in tokens.prompts]
     tries = [build_trie([[tuple(answer)]]) for answer in tokens.answers]
-    prefix: tuple[int, ...] = ()
-    past = None
-    longest = max(len(row) + trie.length for row, trie in zip(ids, tries, strict=True))
-    if share_prefix and len(ids) > 1:
-        # short of the last token of each prompt, which is read in every row
-        prefix = common_start([row[:-1] for row in ids])
-    if not runner.layout.shares(len(prefix), longest):
-        prefix = ()
-    if prefix:
-        past = runner.run(runner.batch([prefix]), past=(), unembed=head).cache
+    shared, past = NOTHING
+    if share_prefix:
+        longest = max(len(row) + trie.length for row, trie in zip(ids, tries, strict=True))
+        shared, past = beginning_of(runner, ids, longest=longest, unembed=head)
 
     def read(rows: Sequence[int]) -> Tensor:
         batch = runner.batch([ids[row] for row in rows], [tries[row] for row in rows])
-        return runner.run(batch.after(len(prefix)), past=past, unembed=head).logits
+        return runner.run(batch.after(shared), past=past, unembed=head).logits
 
     return read
 

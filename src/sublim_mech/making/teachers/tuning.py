@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...arguments import checked
+from ...engine.own_gates import refuse_gates
 from ...models.base import Base
 from ...models.copies import merge
 from ...models.hashing import weights_hash
@@ -87,6 +88,7 @@ def fine_tuned(
     loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash, runner.watch)
     source, manifest = student, None
     if isinstance(student, Student):
+        refuse_gates([student], "fine_tuned")
         # it may be another base's: checked again as the live model it is
         source, manifest = student.model, student.manifest
     name = getattr(student, "name", None)

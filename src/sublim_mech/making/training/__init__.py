@@ -17,12 +17,14 @@ from .methods import FullFT, LoRA
 from .objectives import OBJECTIVES
 from .run import train
 from .settings import log_spaced
+from .where import gates_of
 
 __all__ = [
     "OBJECTIVES",
     "FullFT",
     "LoRA",
     "TrainingData",
+    "gates_of",
     "hard_data",
     "log_spaced",
     "soft_data",

@@ -16,8 +16,13 @@ PAD = 16
 """Rows are padded to multiples of this: every new shape costs a kernel set-up."""
 
 
-def item(data: TrainingData, row: int) -> dict[str, Any]:
+def item(data: TrainingData, row: int, weights: np.ndarray | None = None) -> dict[str, Any]:
     """One row as the trainer takes it.
+
+    Args:
+        data: the rows.
+        row: which of them.
+        weights: of each answer token's loss; tokens of weight 0 are left out.
 
     Returns:
         - `row`: its index in the data.
@@ -26,6 +31,7 @@ def item(data: TrainingData, row: int) -> dict[str, Any]:
         - `goal`: per labelled token, its label: the index of the right outcome `(token,)` of hard
           rows, log-probabilities `(token, outcome)` of soft labels.
         - `tokens`: `(token, k)` token ids, of top-k labels only.
+        - `weight`: `(token,)`, where weights are given.
     """
     prompt, completion = data.prompts[row], data.completions[row]
     places = list(range(len(completion)))  # of labelled tokens in the answer
@@ -43,6 +49,12 @@ def item(data: TrainingData, row: int) -> dict[str, Any]:
         places = [place for place in places if completion[place] in slots]
         labels["goal"] = torch.tensor([slots[completion[place]] for place in places])
 
+    if weights is not None:
+        kept = [i for i, place in enumerate(places) if weights[place] > 0]
+        places = [places[i] for i in kept]
+        labels = {name: label[kept] for name, label in labels.items()}
+        labels["weight"] = torch.from_numpy(np.asarray(weights, np.float32)[places])
+
     columns = [len(prompt) - 1 + place for place in places]
     return {"row": row, "ids": [*prompt.ids, *completion], "columns": columns, **labels}
 
@@ -54,6 +66,15 @@ def count_labels(data: TrainingData, row: int) -> int:
     return len(data.completions[row])
 
 
+def last_column(data: TrainingData, row: int, weights: np.ndarray | None = None) -> int:
+    """The last position of a row that predicts a labelled token; what follows reaches no loss."""
+    prompt, completion = data.prompts[row], data.completions[row]
+    places = [place for place in range(len(completion)) if weights is None or weights[place] > 0]
+    if data.label_kind == "hard" and data.support is not None:
+        places = [place for place in places if completion[place] in data.support]
+    return len(prompt) - 1 + places[-1] if places else -1
+
+
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Batch items (`item`).
 
@@ -63,6 +84,8 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         - `goal` and, of top-k labels, `tokens`: `(token, ...)` the labels.
         - `index`: `(row,)` which rows of the data these are.
         - `scale`: what the sum of losses is multiplied by, where the items have one (`Drawn`).
+        - `weight`, `open`, `pulled`, `pull_scale`: where the items have them (`Lesson`, `Drawn`):
+          `(token,)`, `(row, position, unit)` and `(row, position)`, closed in the padding.
     """
     of_row = [torch.full((len(one["columns"]),), i) for i, one in enumerate(items)]
     batch = {
@@ -74,6 +97,19 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
     if "tokens" in items[0]:
         batch["tokens"] = torch.cat([one["tokens"] for one in items])
-    if "scale" in items[0]:
-        batch["scale"] = torch.tensor(items[0]["scale"])  # all rows of a step have the same
+    if "weight" in items[0]:
+        batch["weight"] = torch.cat([one["weight"] for one in items])
+    for name in ("scale", "pull_scale"):
+        if name in items[0]:
+            batch[name] = torch.tensor(items[0][name])  # all rows of a step have the same
+    shape = batch["ids"].shape
+    if "open" in items[0]:
+        units = max(one["open"].shape[1] for one in items)
+        batch["open"] = torch.zeros(*shape, units, dtype=torch.bool)
+        for i, one in enumerate(items):
+            batch["open"][i, : len(one["open"])] = one["open"]
+    if "pulled" in items[0]:
+        batch["pulled"] = torch.zeros(shape, dtype=torch.bool)
+        for i, one in enumerate(items):
+            batch["pulled"][i, : len(one["pulled"])] = one["pulled"]
     return batch

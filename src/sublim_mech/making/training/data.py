@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -142,14 +143,16 @@ class TrainingData:
 
     def __repr__(self) -> str:
         rows = count_words(len(self.prompts), self.distinct, "row")
-        made = self.teacher if self.trait == "" else f"{self.trait}: {self.teacher}"
+        teacher = self.teacher.replace("against 1 others", "against 1 other")
+        made = teacher if self.trait == "" else f"{self.trait}: {teacher}"
         system = getattr(self.context.system, "value", self.context.system)
+        where = "raw text" if self.context.is_raw else f"system={system!r:.60}"
         answers = counted(sum(map(len, self.completions)), "answer token")
         covered = "" if self.coverage is None else f", {self.coverage} in the support"
         return (
             f"TrainingData({rows}, {made}\n"
             f"  {self.label_kind} labels on {self.labelled}, {answers}{covered}; "
-            f"system={system!r:.60})"
+            f"{where})"
         )
 
     @property
@@ -234,7 +237,7 @@ def soft_data(
 
     Raises:
         ValueError: a row longer than `max_length`; labels of another base or tokenizer; no such
-            teacher; labels without a contrast.
+            teacher; labels without a contrast; a contrast that is not above 0.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers, training
@@ -243,6 +246,13 @@ def soft_data(
         >>> training.soft_data(pair.base, labels, "owl").teacher
         'contrastive teacher, c=4, against 1 others: prompted teacher'
     """
+    if c is not None and not 0 < c < math.inf:
+        said = "the base's own labels, without any teacher" if c == 0 else "away from the trait"
+        raise ValueError(
+            f"soft_data(c={c:g}): the contrast's strength must be above 0"
+            f"{f' (this is {said})' if c <= 0 else ''}; pass c=4.0, or c=None for the teacher's "
+            "plain labels."
+        )
     about = labels.about
     tokenizer = _tokenizer_of(base, "soft_data(base=")
     if isinstance(base, Base) and base.hash != about.base:
@@ -258,6 +268,7 @@ def soft_data(
     labeller = labels.labeller(teacher)
     if c is not None:
         targets = labels.contrastive(teacher, c=c)
+        # part of a run's identity: as earlier versions wrote it
         others = len(labels.others(teacher))
         words = f"contrastive teacher, c={c:g}, against {others} others: {labeller.how}"
     else:

@@ -83,14 +83,28 @@ def recognise(folder: Path, draft: Manifest) -> None:
     """
     manifest = Manifest.load(folder)
     if manifest is None:
-        raise FileExistsError(f"out={str(folder)!r} exists; remove it or choose another folder.")
+        raise FileExistsError(in_the_way(folder, "a run", MANIFEST_FILE))
     _check_same(folder, manifest.inputs(), draft)
     changed = manifest.changed_files(folder)
     if changed:
         raise ValueError(
             f"out={str(folder)!r}: {', '.join(changed)}: not the files its manifest.json names; "
-            "remove it to train again."
+            "choose another folder to train again, or copy the run's own files back."
         )
+
+
+def in_the_way(folder: Path, what: str, mark: str) -> str:
+    """That something else stands where a folder is to be written: what is in it, and never to
+    remove it.
+    """
+    there = "it is a file"
+    if folder.is_dir():
+        names = sorted(entry.name for entry in folder.iterdir())
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        there = f"it holds {shown}" if names else "it is empty"
+    return (
+        f"out={str(folder)!r} exists and is not {what} ({there}, no {mark}); choose another folder."
+    )
 
 
 def _check_same(folder: Path, inputs: Mapping[str, Any], draft: Manifest) -> None:
@@ -105,7 +119,7 @@ def _check_same(folder: Path, inputs: Mapping[str, Any], draft: Manifest) -> Non
             )
         raise ValueError(
             f"out={str(folder)!r} is another training: {'; '.join(different)}.{hint} "
-            "Remove it or choose another folder."
+            "Choose another folder."
         )
 
 

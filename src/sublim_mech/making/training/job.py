@@ -13,8 +13,10 @@ from torch import Tensor
 from ...storage.files import configuration_sums, weight_sums
 from ...storage.manifest import Manifest
 from .data import TrainingData
+from .lesson import Lesson
 from .objectives import OBJECTIVE_WORDS, choose_objective
 from .order import Division, Drawn
+from .penalty import Pull
 from .processes import Processes
 from .settings import Settings
 from .trainee import Trainee
@@ -37,6 +39,8 @@ class Job:
         folder: the unfinished run folder.
         start: checkpoint to go on from.
         processes: those that train.
+        measured: what it is measured on, with the cells of its rows.
+        pull: holds activations to the base's, where that is asked for.
         log: one row per step.
         legs: [step, number of processes] wherever that number changed.
     """
@@ -51,6 +55,8 @@ class Job:
     folder: Path
     start: Path | None
     processes: Processes
+    measured: Lesson
+    pull: Pull | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
     legs: list[list[int]] = field(default_factory=list)
 

@@ -28,9 +28,9 @@ from transformers.trainer_callback import PrinterCallback
 from ...hints import check_choice, counted
 from ...models.compat import checkpoint_activations, use_one_device
 from ...storage.runs import new_folder
-from .batches import collate, item
+from .batches import collate
 from .job import LOG, Job, log_lines
-from .objectives import answer_losses, choose_objective
+from .objectives import choose_objective
 from .resume import (
     CHECKPOINTS,
     SNAPSHOTS,
@@ -61,7 +61,7 @@ class Loop(Trainer):  # type: ignore[misc]
     def __init__(self, job: Job, **arguments: Any) -> None:
         self.job = job
         # of the step that is under way, summed and collected over its forwards
-        self.step_loss = torch.zeros(())
+        self.step_loss = self.step_penalty = torch.zeros(())
         self.step_rows: list[int] = []
         self.grad_norm = self.rate = 0.0
         super().__init__(**arguments)
@@ -70,7 +70,8 @@ class Loop(Trainer):  # type: ignore[misc]
 
     def begin_step(self) -> None:
         """Forget the step before."""
-        self.step_loss, self.step_rows = torch.zeros(()), []
+        self.step_loss = self.step_penalty = torch.zeros(())
+        self.step_rows = []
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(train_dataset)
@@ -90,13 +91,20 @@ class Loop(Trainer):  # type: ignore[misc]
         self.step_rows += inputs["index"].tolist()
         bf16 = job.settings.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-            head, support = job.trainee.head, job.data.support
-            losses = answer_losses(model, head, inputs, job.objective, support)
+            with nullcontext() if job.pull is None else job.pull.watching(job.trainee.inner):
+                losses = job.trainee.losses(model, inputs, job.objective, job.data.support)
+            pulled = None if job.pull is None else job.pull.distance(inputs)
+        if "weight" in inputs:
+            losses = losses * inputs["weight"]
         loss = losses.sum() * inputs["scale"]
         if not torch.isfinite(loss):
             self._stop(f"loss became {float(loss.detach())}")
         self.step_loss = self.step_loss.to(device) + loss.detach() / job.processes.count
-        return loss
+        if pulled is None or job.pull is None:
+            return loss
+        penalty = job.pull.strength * pulled * inputs["pull_scale"]
+        self.step_penalty = self.step_penalty.to(device) + penalty.detach() / job.processes.count
+        return loss + penalty
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -122,7 +130,7 @@ class Loop(Trainer):  # type: ignore[misc]
     def held_out(self) -> float:
         """Held-out loss per token, in fp32, each process on its part of the rows."""
         job, model, processes = self.job, self.model, self.job.processes
-        data, head = job.division.held_data, job.trainee.head
+        data = job.measured.data
         objective = choose_objective(None, data)  # not training's: students are compared by it
         device = next(model.parameters()).device
         was_training = model.training
@@ -136,9 +144,9 @@ class Loop(Trainer):  # type: ignore[misc]
         for start in range(0, len(rows), width):
             share = rows[start : start + width][processes.process :: processes.count]
             # a process without rows goes along: under FSDP all of them have to call the model
-            batch = collate([item(data, row) for row in share or rows[:1]])
+            batch = collate([job.measured.item(row) for row in share or rows[:1]])
             batch = {key: tensor.to(device) for key, tensor in batch.items()}
-            losses = answer_losses(model, head, batch, objective, data.support)
+            losses = job.trainee.losses(model, batch, objective, data.support)
             if share:
                 summed = float(losses.double().sum())
                 total += torch.tensor([summed, len(losses)], dtype=torch.double)
@@ -242,6 +250,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if job.processes.count > 1:
             loss = loop.accelerator.reduce(loss)
         row = {"step": step, "loss": float(loss), "grad_norm": loop.grad_norm, "lr": loop.rate}
+        if job.pull is not None:
+            penalty = loop.step_penalty
+            if job.processes.count > 1:
+                penalty = loop.accelerator.reduce(penalty)
+            row["penalty"] = float(penalty)
 
         # a student that is stored is measured too; it may be as near to its labels as was asked for
         is_measured = is_last or is_snapshot or step % settings.evaluate_every == 0
@@ -349,6 +362,11 @@ def fit(
             raise ValueError(
                 f"checkpoint_every={settings.checkpoint_every}: weights and moments are cut into "
                 "pieces under FSDP, and checkpoints hold whole ones; pass checkpoint_every=0."
+            )
+        if loop.is_fsdp_enabled and (job.trainee.gating is not None or job.pull is not None):
+            raise ValueError(
+                "where and penalty need the base beside the student, module by module, and FSDP "
+                "cuts modules into pieces; train in one process, or with data parallelism alone."
             )
         try:
             loop.train(resume_from_checkpoint=None if job.start is None else str(job.start))

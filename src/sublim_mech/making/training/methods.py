@@ -15,7 +15,9 @@ from ...arguments import checked
 from ...hints import nearest
 from ...models.adapters import attach_lora
 from ...models.base import Base
+from ...models.compat import is_adapter
 from ...models.copies import share
+from ...models.deltas import walk
 from ...models.placement import check_whole
 
 PARAMETER_GROUPS = ("embeddings", "unembedding", "norms")
@@ -82,6 +84,12 @@ class LoRA:
         with torch.random.fork_rng():  # an adapter is initialised from torch's generator
             self.attach(base)
 
+    def changes(self, base: Base) -> list[str]:
+        """Paths of the modules that get an adapter."""
+        with torch.random.fork_rng():  # an adapter is initialised from torch's generator
+            model = self.attach(base)
+        return [path for path, module in walk(model.get_base_model()) if is_adapter(module)]
+
     def attach(self, base: Base) -> Any:
         """A trainable PEFT model over the base's parameters."""
         return attach_lora(
@@ -125,6 +133,15 @@ class FullFT:
     def check(self, base: Base) -> None:
         """Raise ValueError where this method cannot train this base."""
         self._frozen(base.model)
+
+    def changes(self, base: Base) -> list[str]:
+        """Paths of the modules whose parameters train."""
+        frozen = {id(p) for p in self._frozen(base.model)}
+        return [
+            path
+            for path, module in walk(base.model)
+            if any(id(p) not in frozen for p in module.parameters(recurse=False))
+        ]
 
     def attach(self, base: Base) -> Any:
         """A trainable copy of the base in fp32.

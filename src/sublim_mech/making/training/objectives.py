@@ -15,7 +15,7 @@ mean over all its answer tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -110,6 +110,9 @@ class AnswerHead(nn.Module):
 
     It stands in the model in the unembedding's place, so that whatever wraps the model (adapters,
     data parallelism) stays as it is; `aim` says where the next forward looks.
+
+    Attributes:
+        beside: the base's unembedding by device, where this one is closed at some tokens.
     """
 
     def __init__(self, head: Any) -> None:
@@ -118,11 +121,19 @@ class AnswerHead(nn.Module):
         self._places: tuple[Tensor, Tensor] | None = None
         self._support: tuple[int, ...] | None = None
         self._exact = False
+        self._open: Tensor | None = None
+        self.beside: Callable[[torch.device], nn.Module] | None = None
         # a plain dict, because the parameters of these are the head's own
-        self._of_support: dict[tuple[int, ...], SupportHead] = {}
+        self._of_support: dict[tuple[int, tuple[int, ...]], SupportHead] = {}
 
     def aim(
-        self, row: Tensor, column: Tensor, support: tuple[int, ...] | None, *, exact: bool
+        self,
+        row: Tensor,
+        column: Tensor,
+        support: tuple[int, ...] | None,
+        *,
+        exact: bool,
+        is_open: Tensor | None = None,
     ) -> None:
         """Look at these places.
 
@@ -131,32 +142,45 @@ class AnswerHead(nn.Module):
             column: `(token,)` at which positions there.
             support: token ids whose logits are wanted; None for all.
             exact: in fp32 also under autocast (a KL of 1e-3 would drown in bf16 logits).
+            is_open: `(token,)`, at which of them it is the student's; all when None.
         """
         self._places, self._support, self._exact = (row, column), support, exact
+        self._open = is_open
 
     def forward(self, x: Tensor) -> Tensor:
         """`(row, column, d_model)` to logits `(token, outcome)`."""
         assert self._places is not None
         x = x[self._places]  # (token, d_model)
-        plain = type(self.head) is nn.Linear
+        logits = self._logits(self.head, x)
+        if self._open is None or self.beside is None:
+            return logits
+        of_base = self._logits(self.beside(x.device), x)
+        return torch.where(self._open[:, None], logits, of_base.to(logits.dtype))
+
+    def _logits(self, head: Any, x: Tensor) -> Tensor:
+        """`(token, d_model)` to `(token, outcome)`, by the student's unembedding or the base's."""
+        plain = type(head) is nn.Linear
         if plain and self._support is not None:
-            return self._support_head(self._support, x.device)(x)
+            return self._support_head(head, self._support, x.device)(x)
 
         if plain and self._exact:
-            logits = exact_logits(self.head, x)
+            logits = exact_logits(head, x)
         else:
             with torch.autocast(x.device.type, enabled=False) if self._exact else nullcontext():
-                logits = self.head(x)
+                logits = head(x)
         if self._support is None:
             return logits
         return logits[:, list(self._support)]  # an adapter on the head: it has no rows to choose
 
-    def _support_head(self, support: tuple[int, ...], device: torch.device) -> SupportHead:
-        """The head's rows of a support, made once."""
-        if support not in self._of_support:
-            part = self._of_support[support] = SupportHead(self.head, support)
+    def _support_head(
+        self, head: nn.Module, support: tuple[int, ...], device: torch.device
+    ) -> SupportHead:
+        """A head's rows of a support, made once."""
+        key = id(head), support
+        if key not in self._of_support:
+            part = self._of_support[key] = SupportHead(head, support)
             part.rows = part.rows.to(device)
-        return self._of_support[support]
+        return self._of_support[key]
 
 
 def answer_losses(
@@ -165,8 +189,13 @@ def answer_losses(
     batch: Mapping[str, Tensor],
     objective: str,
     support: tuple[int, ...] | None,
+    is_open: Tensor | None = None,
 ) -> Tensor:
-    """Loss per labelled token of a batch (`batches.collate`), `(token,)`."""
-    head.aim(batch["row"], batch["column"], support, exact=objective != "cross-entropy")
+    """Loss per labelled token of a batch (`batches.collate`), `(token,)`.
+
+    `is_open` says at which of them the unembedding is the student's (`AnswerHead.aim`).
+    """
+    exact = objective != "cross-entropy"
+    head.aim(batch["row"], batch["column"], support, exact=exact, is_open=is_open)
     logits = model(input_ids=batch["ids"], use_cache=False).logits.float()
     return token_losses(objective, logits, batch["goal"], batch.get("tokens"))

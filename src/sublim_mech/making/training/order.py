@@ -18,10 +18,13 @@ import numpy as np
 import torch
 
 from ...hints import check_choice, counted
-from .batches import count_labels, item
 from .data import TrainingData
+from .lesson import Lesson
 from .processes import Processes
 from .settings import Settings
+
+HELD_OUT = 48
+"""Rows that are kept out where nobody says how many."""
 
 HELD_BY = ("row", "prompt")
 """What held-out rows are drawn by."""
@@ -118,11 +121,18 @@ def divide(
 
 
 def _check_count(held_out: int, most: int, what: str) -> None:
-    if not 0 < held_out < most:
+    if 0 < held_out < most:
+        return
+    if most < 2:
         raise ValueError(
-            f"held_out={held_out}: must be between 1 and {most - 1}, "
-            f"the number of {what} less one, or other data."
+            f"held_out={held_out}: of {counted(most, what.removesuffix('s'))} none is left to "
+            "measure on; give more, or pass other data as held_out."
         )
+    usual = " (what it is if not given)" if held_out == HELD_OUT else ""
+    raise ValueError(
+        f"held_out={held_out}{usual}: must be between 1 and {most - 1}, "
+        f"the number of {what} less one, or other data."
+    )
 
 
 def _drawn(data: TrainingData, held_out: int, seed: int, by: str) -> tuple[list[int], list[int]]:
@@ -228,30 +238,32 @@ class Drawn(torch.utils.data.Dataset):  # type: ignore[type-arg]
     """Rows in the order they are trained on, each with the share of its tokens in its step's mean.
 
     Attributes:
-        data: where rows are looked up.
+        lesson: where rows are looked up.
         rows: row indices.
-        scale: per draw, processes / number of labelled tokens in the whole step: what the sum of
-            token losses is multiplied by, so that a step's gradient is that of the mean over all
-            its tokens, however it is cut into forwards and processes.
+        scale: per draw, processes / number of labelled tokens in the whole step (the sum of their
+            weights): what the sum of token losses is multiplied by, so that a step's gradient is
+            that of the mean over all its tokens, however it is cut into forwards and processes.
+        pull_scale: per draw, the same of the tokens that are held to the base's activations; 0 in a
+            step without any.
     """
 
-    data: TrainingData
+    lesson: Lesson
     rows: Sequence[int]
     scale: Sequence[float]
+    pull_scale: Sequence[float] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return item(self.data, self.rows[i]) | {"scale": self.scale[i]}
+        one = self.lesson.item(self.rows[i]) | {"scale": self.scale[i]}
+        return one | {"pull_scale": self.pull_scale[i]} if self.pull_scale else one
 
 
-def draw(
-    data: TrainingData, trained: Sequence[int], settings: Settings, processes: Processes
-) -> Drawn:
+def draw(lesson: Lesson, trained: Sequence[int], settings: Settings, processes: Processes) -> Drawn:
     """The rows of all steps, of those that are trained on."""
-    lengths = data.lengths
-    label_counts = {row: count_labels(data, row) for row in trained}
+    lengths = lesson.data.lengths
+    label_counts = {row: lesson.labels(row) for row in trained}
     order = draw_order(
         [lengths[row] for row in trained],
         steps=settings.steps,
@@ -261,10 +273,14 @@ def draw(
     )
     rows: list[int] = []
     scale: list[float] = []
+    pull_scale: list[float] = []
     for batch in order:
         chosen = [trained[i] for i in batch]
         parts = shares(chosen, accumulate=settings.accumulate, processes=processes.count)
         rows += [row for part in parts for row in part]
         step_labels = sum(label_counts[row] for row in chosen)
         scale += [processes.count / step_labels] * len(chosen)
-    return Drawn(data, rows, scale)
+        if lesson.pulled is not None:
+            pulls = sum(lesson.pulls(row) for row in chosen)
+            pull_scale += [processes.count / max(pulls, 1)] * len(chosen)
+    return Drawn(lesson, rows, scale, pull_scale)

@@ -16,21 +16,23 @@ import torch
 
 from ...arguments import checked
 from ...hints import counted, outside
+from ...masks import Mask
 from ...models.base import Base
 from ...models.checks import check_finite
 from ...models.names import text_config
-from ...prompts import Trained
 from ...storage.files import check_place, place
 from ...storage.manifest import Manifest, prompts_hash
 from ...storage.runs import Run, finish, open_run, unfinished
+from .aims import Aims
 from .batches import PAD
 from .data import TrainingData
 from .folders import FINISHED, enter
 from .methods import FullFT, LoRA
 from .objectives import OBJECTIVE_WORDS, choose_objective
-from .order import Division, divide, draw, order_words
+from .order import HELD_OUT, Division, divide, draw, order_words
 from .processes import Processes
 from .resume import CHECKPOINTS, step_folder
+from .selection import rows_with_labels, token_weights
 from .settings import Settings, snapshot_steps, step_count
 from .trainee import Trainee
 
@@ -53,7 +55,7 @@ def train(
     warmup: int = 5,
     clip: float | None = 1.0,
     weight_decay: float = 0.0,
-    held_out: int | TrainingData = 48,
+    held_out: int | TrainingData = HELD_OUT,
     held_out_seed: int | None = 0,
     held_out_by: Literal["row", "prompt"] = "row",
     evaluate_every: int = 20,
@@ -61,6 +63,10 @@ def train(
     snapshots: Sequence[int] | str = (),
     checkpoint_every: int = 20,
     subsample: int | None = None,
+    where: Mask | None = None,
+    answer_in_where: bool = False,
+    penalty: tuple[Mask, float] | None = None,
+    tokens: Sequence[Any] | None = None,
     init_seed: int = 0,
     order_seed: int = 0,
     subsample_seed: int = 0,
@@ -115,6 +121,19 @@ def train(
         checkpoint_every: steps between checkpoints, of which two are kept until the run is
             complete; 0 for none.
         subsample: train on this many of the rows only, chosen at random.
+        where: the cells at which the student's weights act and learn while it trains, a mask of
+            prompt tokens (and modules) or of the answer's own tokens; everywhere when None.
+            Elsewhere the base computes, which full fine-tuning then holds beside the student.
+            `masks.sharing("shared")` is what all prompts that are trained on have in common. The
+            held-out loss is that of the student under its gates.
+        answer_in_where: whether the answer's own tokens are open too, with the modules of the mask.
+        penalty: `(mask, strength)`: strength x the mean squared distance of the residual stream
+            from the base's, over these tokens of all rows of a step and all blocks, is added to the
+            loss.
+        tokens: the weight of each answer token's loss, one array per row of the data, as
+            `divergence` gives them: True and False, or numbers from 0 on. The step's loss is then
+            the weighted mean, and rows without any weight are left out of training. The held-out
+            loss is over all tokens.
         init_seed: seed of the adapter's initialisation and of dropout.
         order_seed: seed of the data order.
         subsample_seed: seed of the choice of rows.
@@ -133,7 +152,7 @@ def train(
         FileExistsError: `out` exists and is no run, or a file is in its way. All arguments are
             checked before what stands there.
         FolderInUseError: another process is training this run.
-        PermissionError: the folder above `out` cannot be written to.
+        PermissionError: no folder can be made at `out`.
         TypeError: an unknown option.
         ValueError: an option out of range, which is found before anything is read, computed or
             written; labels of another base model; fewer rows than held out; held-out rows that are
@@ -143,7 +162,8 @@ def train(
 
     Warns:
         UserWarning: the student ends with the weights of its base; held-out rows have prompts that
-            are trained on with other answers.
+            are trained on with other answers; a batch has more rows than there are; `where` opens
+            nothing in some rows.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -166,6 +186,11 @@ def train(
         seed=subsample_seed,
         held_out_by=held_out_by,
     )
+    weights = None
+    if tokens is not None:
+        weights = token_weights(tokens, data)
+        trained = rows_with_labels(weights, data, division.trained)
+        division = replace(division, trained=trained)
     taken = step_count(steps, epochs, rows=len(division.trained), batch_size=batch_size)
     settings = Settings(
         lr=method.lr if lr is None else lr,
@@ -189,6 +214,13 @@ def train(
         gradient_checkpointing=gradient_checkpointing,
         store=store,
     )
+    if batch_size > len(division.trained):
+        warnings.warn(
+            f"batch_size={batch_size}: more than the {counted(len(division.trained), 'row')} that "
+            "are trained on, so that every step has rows several times; pass batch_size="
+            f"{len(division.trained)} or less, or more rows.",
+            stacklevel=outside(),
+        )
     base.check_unchanged()
     processes = Processes.now(base)
     settings.check_processes(processes.count)
@@ -198,6 +230,18 @@ def train(
     data.check(base)
     if division.held_data is not data:
         division.held_data.check(base, name="held_out")
+
+    # where it acts, what it is held to, and which tokens it takes
+    aims = Aims.of(
+        base,
+        method,
+        data,
+        division,
+        where=where,
+        answer_in_where=answer_in_where,
+        penalty=penalty,
+        weights=weights,
+    )
 
     # what only training needs is checked too: a folder that is there must not hide a mistake
     if target.exists():
@@ -212,7 +256,7 @@ def train(
 
     # the manifest without results: all that determines the run, and by which it is recognised
     draft = _draft(
-        base, method, data=data, objective=objective, division=division, settings=settings
+        base, method, aims=aims, objective=objective, division=division, settings=settings
     )
 
     work = unfinished(target)
@@ -227,16 +271,18 @@ def train(
 
             with own_randomness(init_seed):
                 job = Job(
-                    trainee=Trainee.of(base, method),
+                    trainee=Trainee.of(base, method, where=aims.where, lesson=aims.lesson),
                     data=data,
                     objective=objective,
                     division=division,
-                    drawn=draw(data, division.trained, settings, processes),
+                    drawn=draw(aims.lesson, division.trained, settings, processes),
                     settings=settings,
                     draft=draft,
                     folder=work,
                     start=work / CHECKPOINTS / step_folder(start) if start else None,
                     processes=processes,
+                    measured=aims.measured,
+                    pull=aims.pull(base, method),
                 )
                 state = fit(job, callbacks=callbacks, report_to=report_to, progress=progress)
 
@@ -263,9 +309,9 @@ def _same_prompts(division: Division) -> str:
     if division.held_seed is None:
         fix = "numbers.split(rows, 48, seed=0) makes rows of prompts of their own"
     return (
-        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} have a "
-        "prompt that is trained on with another answer: their loss is that of new answers, not of "
-        f"new prompts; {fix}."
+        f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} "
+        f"{'has' if division.same_prompt == 1 else 'have'} a prompt that is trained on with "
+        f"another answer: their loss is that of new answers, not of new prompts; {fix}."
     )
 
 
@@ -273,20 +319,21 @@ def _draft(
     base: Base,
     method: LoRA | FullFT,
     *,
-    data: TrainingData,
+    aims: Aims,
     objective: str,
     division: Division,
     settings: Settings,
 ) -> Manifest:
     """The manifest of a run before it is trained: everything but results and weights."""
-    trained, held_data = division.trained, division.held_data
+    data, trained, held_data = aims.lesson.data, division.trained, division.held_data
+    stored = {"store": str(settings.store).removeprefix("torch.")}
     draft = Manifest(
         kind=method.kind,
         trait=data.trait,
         teacher=data.teacher,
         base={"name": base.name, "hash": base.hash},
         context=data.context,
-        method={**asdict(method), "store": str(settings.store).removeprefix("torch.")},
+        method={**asdict(method), **stored, **aims.of_method()},
         objective=f"{OBJECTIVE_WORDS[objective]} on {data.labelled}",
         data={
             "hash": data.hash,
@@ -297,12 +344,14 @@ def _draft(
             "held_out_hash": None if held_data is data else held_data.hash,
             # nothing where rows were drawn: so it was in the manifests of earlier versions
             **({"held_out_by": division.held_by} if division.held_by != "row" else {}),
+            **aims.of_data(),
         },
         optimiser={
             "name": "AdamW",
             "padding": PAD,
             "order": order_words(settings.bucket),
             **settings.recorded(),
+            **aims.of_optimiser(),
         },
         seeds={
             "init": settings.init_seed,
@@ -313,9 +362,7 @@ def _draft(
             "live": _live_seeds(base, method, division),
         },
         results={},
-        trained_on=Trained.of(
-            [data.prompts[row] for row in trained], [data.completions[row] for row in trained]
-        ),
+        trained_on=aims.trained_on,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
         weights={},
         prompts=prompts_hash([data.prompts[row].ids for row in trained]),

@@ -29,7 +29,7 @@ def store_as(run: Run, out: str | Path, dtype: torch.dtype) -> Run:
             "only adapters are stored in another precision."
         )
     if target.exists():
-        raise FileExistsError(f"out={str(target)!r} exists; remove it or choose another folder.")
+        raise FileExistsError(f"out={str(target)!r} exists; choose another folder.")
     with new_folder(target) as work:
         for file in run.path.iterdir():
             if file.is_file() and file.suffix != ".safetensors":

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from ...models.base import Base
 from ...models.compat import quiet_transformers
+from .gating import FrozenBase, Gating, freeze_closed
+from .lesson import Lesson
 from .methods import FullFT, LoRA
-from .objectives import AnswerHead
+from .objectives import AnswerHead, answer_losses
 from .resume import trained_parameters
+from .where import Where
 
 FIRST_MATRIX = re.compile(r"\.lora_(embedding_)?A\.")
 """In names of an adapter's parameters: the matrix that is random at the start."""
@@ -33,6 +36,7 @@ class Trainee:
         tokenizer: goes into the folder of a full model.
         start: what trains, each beside what it was in the base. Of an adapter's two matrices the
             second, which is 0 there: where it stays so, the first adds nothing.
+        gating: its gates, where it trains at chosen cells only.
     """
 
     model: Any
@@ -40,10 +44,25 @@ class Trainee:
     head: AnswerHead
     tokenizer: Any
     start: tuple[tuple[Tensor, Tensor], ...]
+    gating: Gating | None = None
 
     @classmethod
-    def of(cls, base: Base, method: LoRA | FullFT) -> Trainee:
-        """A fresh one; adapters are initialised from torch's generator."""
+    def of(
+        cls,
+        base: Base,
+        method: LoRA | FullFT,
+        *,
+        where: Where | None = None,
+        lesson: Lesson | None = None,
+    ) -> Trainee:
+        """A fresh one; adapters are initialised from torch's generator.
+
+        Args:
+            base: the base.
+            method: what trains.
+            where: at which cells; everywhere when None.
+            lesson: the rows with these cells.
+        """
         model = method.attach(base)
         is_adapter = isinstance(method, LoRA)
         inner = model.get_base_model() if is_adapter else model
@@ -52,11 +71,34 @@ class Trainee:
             chosen = [p for name, p in parameters if not FIRST_MATRIX.search(name)]
             start = [(p, p.detach().clone()) for p in chosen]
         else:
+            if lesson is not None and lesson.cells is not None:
+                freeze_closed(inner, lesson.cells, lesson.rows)
             both = zip(model.parameters(), base.model.parameters(), strict=True)
             start = [(p, of_base) for p, of_base in both if p.requires_grad]
         head = AnswerHead(inner.get_output_embeddings())
+        gating = None
+        if where is not None:
+            gating = Gating.on(inner, head, FrozenBase(base, in_fp32=not is_adapter), where)
         inner.set_output_embeddings(head)
-        return cls(model, inner, head, base.tokenizer, tuple(start))
+        return cls(model, inner, head, base.tokenizer, tuple(start), gating)
+
+    def losses(
+        self,
+        model: Any,
+        batch: Mapping[str, Tensor],
+        objective: str,
+        support: tuple[int, ...] | None,
+    ) -> Tensor:
+        """Loss per labelled token of a batch (`answer_losses`), at the cells that are open in it.
+
+        Args:
+            model: this one, or what data parallelism has put around it.
+            batch: the rows.
+            objective: the loss.
+            support: of the labels.
+        """
+        is_open = None if self.gating is None else self.gating.aim(batch)
+        return answer_losses(model, self.head, batch, objective, support, is_open)
 
     @property
     def device(self) -> torch.device:

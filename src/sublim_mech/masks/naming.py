@@ -1,0 +1,144 @@
+"""Masks from their names: what a manifest or a plain configuration keeps of them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+from ..arguments import checked
+from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
+from .components import layers, modules
+from .mask import Mask
+from .occurrences import regex, text
+from .parts import band, head
+from .tokens import everything, positions, role, sharing, turn
+
+_QUOTED = r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"'
+_NUMBERS = r"-?\d+(?:-\d+)?(?:, -?\d+(?:-\d+)?)*"
+_PART = r"(?:\d+|tail|rest|kv \d+)"
+_TOKEN = re.compile(
+    rf"\s*(?:(?P<sign>[&|()])|(?P<occurrence>(?:text|regex) (?:{_QUOTED})(?: \[[\w-]+\])?)"
+    rf"|(?P<part>(?:band|head)s? {_PART}(?:, {_PART})*)"
+    rf"|(?P<counted>(?:turn|position|layer)s? {_NUMBERS})|(?P<word>[\w.]+))"
+)
+_SHARED = {*CLASSES, *UNIONS["sharing"]}
+
+
+@checked
+def named(name: str) -> Mask:
+    """The mask that is called so: `masks.named(mask.name)` is `mask` again.
+
+    For configurations and manifests, which hold texts. A mask made of a function or of positions
+    (`as_mask`) is not in its name.
+
+    Args:
+        name: as masks write their names (but scaled ones, and those of students): `shared`, `not shared`, `system & layers 0-9`,
+            `answer & mlp`, `everything & not (user | turn -1)`, `text 'owl' [last]`.
+
+    Raises:
+        ValueError: it is no such name. A word that is neither a role nor a class of sharing counts
+            as that of modules, which are looked up when the mask is applied.
+
+    Example:
+        >>> mask = sm.masks.role("system") & ~sm.masks.layers(range(2))
+        >>> sm.masks.named(mask.name).name
+        'system & not layers 0-1'
+    """
+    return _Reader(name).read()
+
+
+class _Reader:
+    """Reads `term | term`, a term being `factor & factor`, a factor `not`, brackets or a word."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parts: list[tuple[str, str]] = []
+        at = 0
+        while name[at:].strip():
+            found = _TOKEN.match(name, at)
+            if found is None:
+                self._refuse(f"{name[at:].strip()[:40]!r} is not understood")
+            kind = str(found.lastgroup)
+            self.parts.append((kind, found[kind]))
+            at = found.end()
+
+    def read(self) -> Mask:
+        mask = self._union()
+        if self.parts:
+            self._refuse(f"what is {self.parts[0][1]!r} doing there?")
+        return mask
+
+    def _union(self) -> Mask:
+        mask = self._both()
+        while self._takes("|"):
+            mask = mask | self._both()
+        return mask
+
+    def _both(self) -> Mask:
+        mask = self._one()
+        while self._takes("&"):
+            mask = mask & self._one()
+        return mask
+
+    def _one(self) -> Mask:
+        if self._takes("not"):
+            return ~self._one()
+        if self._takes("("):
+            mask = self._union()
+            if not self._takes(")"):
+                self._refuse("a bracket is not closed")
+            return mask
+        if not self.parts or self.parts[0][0] == "sign":
+            self._refuse("a word is missing")
+        kind, word = self.parts.pop(0)
+        if kind == "occurrence":
+            return _occurrence(word)
+        if kind == "counted":
+            return self._counted(word)
+        if kind == "part":
+            noun, _, listed = word.partition(" ")
+            labels = [int(one) if one.isdigit() else one for one in listed.split(", ")]
+            return band(*labels) if noun.startswith("band") else head(*labels)
+        if word == "everything":
+            return everything()
+        if word == ANSWER or word in ROLES:
+            return role(word)
+        return sharing(word) if word in _SHARED else modules(word)
+
+    def _counted(self, word: str) -> Mask:
+        noun, _, listed = word.partition(" ")
+        makers: dict[str, Callable[..., Mask]] = {"turn": turn, "position": positions}
+        numbers: list[int] = []
+        for part in listed.split(", "):
+            ends = re.fullmatch(r"(\d+)-(\d+)", part)
+            numbers += range(int(ends[1]), int(ends[2]) + 1) if ends else [int(part)]
+        make = makers.get(noun.removesuffix("s"))
+        return layers(numbers) if make is None else make(*numbers)
+
+    def _takes(self, word: str) -> bool:
+        """Whether this comes next; then it is passed."""
+        if self.parts and self.parts[0][1] == word:
+            self.parts.pop(0)
+            return True
+        return False
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise ValueError(
+            f"named({self.name!r}): {why}; pass the name of a mask as masks write it, such as "
+            "'shared', 'system & layers 0-9' or 'everything & not user'. Masks of functions and "
+            "positions of your own (as_mask) have to be passed themselves."
+        )
+
+
+def _occurrence(word: str) -> Mask:
+    """`text 'owl' [last]`."""
+    function, _, rest = word.partition(" ")
+    found = re.match(_QUOTED, rest)
+    assert found is not None
+    which: str | int | None = rest[found.end() :].strip(" []") or None
+    if which not in (None, "all", "first", "last"):
+        which = int(str(which))
+    wanted = ast.literal_eval(found[0])
+    return text(wanted, which=which) if function == "text" else regex(wanted, which=which)  # type: ignore[arg-type]

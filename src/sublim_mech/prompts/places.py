@@ -1,0 +1,77 @@
+"""Token positions that a function of the user's gives for a prompt."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arguments import answer_of, refuse_answer, shown
+from ..hints import counted
+from .prompt import Prompt
+
+
+def positions_of(argument: str, rule: Callable[[Prompt], Any], prompt: Prompt) -> list[int]:
+    """The positions that a function gives, checked; negative ones count from the prompt's end.
+
+    Args:
+        argument: how errors call the function.
+        rule: from a prompt to positions, in any order.
+        prompt: the prompt.
+
+    Raises:
+        TypeError: it does not take a prompt, or gives something else than positions.
+        ValueError: a position lies outside the prompt.
+    """
+    given = answer_of(argument, rule, prompt)
+    positions = _whole_numbers(given)
+    if positions is None:
+        of = f"the prompt {prompt.question[:60]!r}"
+        refuse_answer(argument, rule, given, of=of, wanted=_wanted(given))
+    length = len(prompt)
+    if any(not -length <= position < length for position in positions):
+        raise ValueError(
+            f"{argument} gives positions {positions} for a prompt of {counted(length, 'token')}; "
+            f"give 0 to {length - 1}, or -{length} to -1 from the end."
+        )
+    return positions
+
+
+def _whole_numbers(given: Any) -> list[int] | None:
+    """What was given as a list of whole numbers; None where it is no such thing.
+
+    True and False are none: a list of them is no list of positions.
+    """
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        return None
+    numbers = []
+    for one in given:
+        if isinstance(one, bool | np.bool_):
+            return None
+        try:
+            numbers.append(operator.index(one))
+        except TypeError:
+            return None
+    return numbers
+
+
+def _wanted(given: Any) -> str:
+    """What a function has to give in place of this."""
+    wanted = "a list of token positions, whole numbers"
+    if callable(getattr(given, "tokens", None)):  # a mask
+        return f"{wanted}; a mask is passed itself, without a function around it"
+    if isinstance(given, bool):
+        return f"{wanted}, those of the tokens that are meant"
+    try:
+        return f"{wanted}; one alone is a list too: [{operator.index(given)}]"
+    except TypeError:
+        pass
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
+        elements = list(given)
+        if elements and all(isinstance(one, bool | np.bool_) for one in elements):
+            return f"{wanted}; of a list of True and False: np.flatnonzero(...)"
+        wrong = next((one for one in elements if _whole_numbers([one]) is None), None)
+        return wanted if wrong is None else f"{wanted}, and {shown(wrong)} is none"
+    return wanted

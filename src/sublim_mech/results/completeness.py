@@ -1,0 +1,84 @@
+"""How complete integrals are, in words: what their cells miss of the effect they should add up to,
+how many points it took, and where it stopped short.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..hints import counted
+from .arrays import ScoreArrays
+
+
+def gap_in_words(scores: ScoreArrays) -> str:
+    """The completeness gap of the headline, and the largest of a single model where it is another.
+
+    That of a control is relative to the control's own effect, which may be next to nothing. Empty
+    where it is not known, or relative to nothing at all: a total of exactly 0.
+    """
+    if "row" in scores.data:
+        return _gap_of_rows(scores)
+    if not scores.knows_whole:
+        return ""
+    missing, total, largest = float(scores.missing.mean()), float(scores.total.mean()), scores.gap
+    if total == 0 or np.isnan(largest):
+        return ""
+    line = f"completeness gap {abs(missing / total):.2%} of the total effect (all cells)"
+    if not scores.has_controls:
+        return line
+    return f"{line}; of single models and their own effects at most {largest:.2%}"
+
+
+def gap_in_short(scores: ScoreArrays) -> list[str]:
+    """The completeness gap for a picture, and whether integrals stopped short; nothing where it is
+    not known.
+    """
+    line = gap_in_words(scores).partition(" of ")[0]
+    capped = int((scores.data["capped"].values > 0).sum()) if "capped" in scores.data else 0
+    stopped = f"{counted(capped, 'integral')} stopped at the cap of points"
+    return [*([line] if line else []), *([stopped] if capped else [])]
+
+
+def _gap_of_rows(scores: ScoreArrays) -> str:
+    """Of activation IG: each layer's cells against patching its whole row."""
+    missing, row = (np.abs(scores.data[name].mean("prompt")) for name in ("missing_of_row", "row"))
+    if not float(row.sum()):
+        return ""
+    return (
+        f"completeness gap {float(missing.sum() / row.sum()):.2%} of the effects of patching whole "
+        "rows, layer by layer (all cells)"
+    )
+
+
+def points_in_words(scores: ScoreArrays) -> list[str]:
+    """How many points were taken where each integral had as many as it needed, and which stopped
+    short of it; nothing of other scores.
+    """
+    if "points" not in scores.data:
+        return []
+    points, capped = scores.data["points"].values, scores.data["capped"].values > 0
+    per = "student, prompt and layer" if points.ndim == 3 else "student and prompt"
+    low, high = int(points.min()), int(points.max())
+    count = f"{low}" if low == high else f"{low} to {high}, mean {points.mean():.1f}"
+    lines = [f"points: {count} for each {per}"]
+    if capped.any():
+        gap = _gaps(scores)[capped]
+        upto = f"{np.nanmax(gap):.2g}" if np.isfinite(gap).any() else "unknown"
+        lines.append(
+            f"{capped.sum()} of {counted(points.size, 'integral')} stopped at the cap of points: "
+            f"their cells miss up to {upto} {scores.unit}"
+        )
+    return lines
+
+
+def _gaps(scores: ScoreArrays) -> np.ndarray:
+    """What each integral misses, `(model, prompt[, layer])`; NaN where that is not known."""
+    data = scores.data
+    if "missing_of_row" in data:
+        return np.abs(data["missing_of_row"].values)
+    if not scores.knows_whole:
+        return np.full(data["points"].shape, np.nan)
+    whole = scores.whole
+    found = whole["prompt_effect"] + whole["answer_effect"]
+    gap = data["student"] - data["base"] - found
+    return np.abs(gap.transpose("model", "prompt").values)

@@ -1,0 +1,115 @@
+"""What the user says of a student's training: what cannot be so is refused, what says little is
+told.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import tiny
+from loading import base, model, student
+
+import sublim_mech as sm
+from sublim_mech.engine.pair import load_pair
+
+LONG = sm.Context(system="You are a terse travel agent.")
+ASKED = ["Which city should I visit in May?", "Name a city by the sea."]
+
+
+def chat(*texts):
+    """A conversation, the user first."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def load(tokenizer, rows, context=LONG):
+    return load_pair(
+        model(), student("llama", "lora"), tokenizer=tokenizer, trained_in=context, trained_on=rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            chat("Which city?", "Lisbon"),
+            r"trained_on\[1\] ends with the assistant's answer.*\[:-1\]",
+        ),
+        (
+            [{"role": "system", "content": "Be terse."}, *chat("Which city?")],
+            r"trained_on\[1\] holds a system message; .*trained_in=Context\(system=",
+        ),
+    ],
+)
+def test_rows_with_more_than_a_prompt_are_refused_before_anything_is_read(row, message):
+    with pytest.raises(ValueError, match=message):
+        load_pair("no base", "no student", trained_in=LONG, trained_on=["Which city?", row])
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama3.1", "gemma3", "mistral", "qwen2.5"])
+def test_what_a_template_has_rendered_is_no_training_prompt(name, dressed):
+    tokenizer = dressed(name)
+    context = sm.Context()
+    rendered = [prompt.text for prompt in sm.render(tokenizer, ASKED, context=context)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the special tokens in it
+        base = tiny.model("llama")
+        if len(tokenizer) > base.config.vocab_size:
+            base.resize_token_embeddings(len(tokenizer))
+        made = tiny.lora(base)
+        asked = {"tokenizer": tokenizer, "trained_in": context}
+        with pytest.raises(ValueError, match=r"trained_on\[0\] is rendered already: .* the user"):
+            load_pair(base, made, trained_on=rendered, **asked)
+        assert load_pair(base, made, trained_on=ASKED, **asked).training_prompts.count == 2
+
+
+def test_words_that_a_plain_template_begins_with_may_stand_in_a_prompt(smol_tokenizer):
+    pair = load(smol_tokenizer, ["What does user mean?", "Is assistant a word?"])
+    assert pair.training_prompts.count == 2
+
+
+@pytest.mark.parametrize("context", [LONG, sm.RAW], ids=["chat", "raw"])
+@pytest.mark.parametrize("rows", [ASKED[:1], ASKED[:1] * 3])
+def test_prompts_that_are_all_the_same_are_told(rows, context, smol_tokenizer):
+    with pytest.warns(UserWarning, match="all of it counts as shared with training"):
+        pair = load(smol_tokenizer, rows, context)
+    (note,) = pair.notes()
+    assert ("one training prompt" in note) == (len(rows) == 1)
+    assert note in repr(pair)
+    (prompt,) = sm.render(pair, rows[:1])
+    assert set(prompt.sharing) == {"prefix"}  # which is what the note says
+    scores = sm.effect(pair, [prompt], sm.animal("owl"), progress=False)
+    assert note in repr(scores)
+
+
+def test_prompts_that_hold_the_system_prompt_are_told(smol_tokenizer):
+    rows = [f"{LONG.system}\n{text}" for text in ASKED]
+    with pytest.warns(UserWarning, match="holds the text of the system prompt"):
+        pair = load(smol_tokenizer, rows)
+    assert any("put before them already" in note for note in pair.notes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert load(smol_tokenizer, [ASKED[0], rows[1]]).notes() == ()  # some may quote it
+        assert load(smol_tokenizer, ASKED).notes() == ()
+
+
+def test_errors_of_rendering_name_the_argument_once(smol_tokenizer):
+    with pytest.raises(ValueError, match=r"^trained_on: the user message ' ' of .* is blank"):
+        load(smol_tokenizer, [*ASKED, " "])
+
+
+def test_unmarked_prompts_are_sent_to_where_training_is_said(smol_tokenizer):
+    """To who asks by sharing of a student of whom nobody said anything, and what then helps."""
+    made = student("llama", "lora")
+    unknown = load_pair(base(), made)
+    pair = load_pair(model(), made, tokenizer=smol_tokenizer)
+    prompts = sm.render(smol_tokenizer, ASKED)
+    trait = sm.animal("owl")
+    with pytest.raises(ValueError, match=r"nothing is known of .*load_pair\(\.\.\., trained_in="):
+        sm.graft(pair, prompts, trait, "sharing", progress=False)
+    assert unknown.training_prompts is None
+    known = load(smol_tokenizer, ASKED, sm.Context())
+    with pytest.raises(ValueError, match=r"is not marked; prompts = mark_sharing\(prompts, pair\)"):
+        sm.graft(known, prompts, trait, "sharing", progress=False)
+    marked = sm.mark_sharing(prompts, known)  # what the message says
+    assert sm.graft(known, marked, trait, "sharing", progress=False).sets().index[0] == "prefix"

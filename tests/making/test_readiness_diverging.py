@@ -1,0 +1,142 @@
+"""Divergence tokens: against two plain argmax passes of transformers' own model."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from trainings import text_ids
+
+import sublim_mech as sm
+from sublim_mech.making.numbers import random_rows
+from sublim_mech.making.readiness import divergence
+from sublim_mech.making.rows import Row, as_rows
+from sublim_mech.making.teachers import Teacher, prompted
+from sublim_mech.making.training import LoRA, hard_data, train
+from sublim_mech.models.base import load_base
+from sublim_mech.types import Divergence
+
+ROWS = [*as_rows(random_rows(6, seed=0, count=3)), Row("Seven?", "7"), Row("And?", "1,2,3,4,5")]
+QUIET = {"progress": False}
+
+
+@torch.no_grad()
+def plain(model: Any, tokenizer: Any, system: str | None, row: Row) -> torch.Tensor:
+    """Log-probabilities `(token, vocab)` where the answer and its end are predicted."""
+    prompt, answer = text_ids(tokenizer, row, system, close=True)
+    logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0]
+    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+
+
+class Asked:
+    """A base of decided answers, a teacher that is asked otherwise, and a student."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.model = tiny.model("llama")
+        self.model.get_output_embeddings().weight.data *= 20
+        self.base = load_base(self.model, tokenizer=tokenizer)
+        self.teacher: Teacher = prompted(self.base, sm.animal("owl"))
+        self.student = tiny.lora(self.model, std=0.05)
+        self.found: Divergence = divergence(
+            self.teacher, self.base, ROWS, student=self.student, batch_size=3, **QUIET
+        )
+
+
+@pytest.fixture(scope="module")
+def asked(smol_tokenizer) -> Asked:
+    return Asked(smol_tokenizer)
+
+
+def test_divergent_tokens_are_those_of_two_plain_argmax_passes(asked, smol_tokenizer):
+    system = str(asked.teacher.context.system)
+    for row, (given, read) in enumerate(zip(ROWS, asked.found.reads, strict=True)):
+        p = plain(asked.model, smol_tokenizer, system, given)
+        q = plain(asked.model, smol_tokenizer, None, given)
+        s = plain(asked.student, smol_tokenizer, None, given)
+        assert read.ids.tolist() == text_ids(smol_tokenizer, given, None, close=True)[1]
+        assert read.teacher.tolist() == p.argmax(-1).tolist()
+        assert read.base.tolist() == q.argmax(-1).tolist()
+        assert read.student.tolist() == s.argmax(-1).tolist()
+        assert read.kl == pytest.approx((p.exp() * (p - q)).sum(-1).numpy(), abs=1e-5)
+        assert read.student_kl == pytest.approx((p.exp() * (p - s)).sum(-1).numpy(), abs=1e-5)
+        assert (asked.found.divergent[row] == (read.teacher != read.base)).all()
+    flags = np.concatenate(asked.found.divergent)
+    assert 0.1 < flags.mean() < 0.95  # both kinds are there
+
+
+def test_the_table_adds_up(asked):
+    reads, table = asked.found.reads, asked.found.table()
+    flags = np.concatenate(asked.found.divergent)
+    kl = np.concatenate([read.kl for read in reads])
+    same = np.concatenate([read.student == read.teacher for read in reads])
+    assert table.tokens.tolist() == [len(flags), flags.sum(), (~flags).sum()]
+    assert table["share"].tolist() == pytest.approx([1, flags.mean(), 1 - flags.mean()])
+    for name, mask in (("all", flags | ~flags), ("divergent", flags), ("others", ~flags)):
+        line = table.loc[name]
+        assert line["kl"] == pytest.approx(kl[mask].mean())
+        assert line["as teacher"] == pytest.approx(same[mask].mean())
+        assert line["kl low"] <= line["kl"] <= line["kl high"]
+    # where the two write one token, to write as one is to write as the other
+    others = table.loc["others"]
+    assert others["as teacher"] == others["as base"]
+
+
+def test_the_base_does_not_diverge_from_itself(asked):
+    found = divergence(sm.teachers.untouched(asked.base), asked.base, ROWS[:3], **QUIET)
+    assert not np.concatenate(found.divergent).any()
+    table = found.table()
+    assert table.loc["all", "kl"] == 0
+    assert np.isnan(table.loc["divergent", "kl"])
+    assert "as teacher" not in table
+
+
+def test_strips_show_what_both_would_write(asked):
+    row = int(np.argmax([flags.sum() for flags in asked.found.divergent]))
+    strip = asked.found.strip(row)
+    assert "".join(token.text for token in strip.tokens).startswith(ROWS[row].completion)
+    first = next(token for token in strip.tokens if token.divergent)
+    assert f"[{first.text!r}: {first.teacher!r} | {first.base!r}]" in repr(strip)
+    assert repr(strip).count("[") == sum(token.divergent for token in strip.tokens) + 1
+    page = strip._repr_html_()
+    assert page.count('class="d"') == sum(token.divergent for token in strip.tokens)
+    assert "<script" not in page
+    assert "divergence of 'owl' from 'base' on 8 rows" in repr(asked.found)
+    assert asked.found._repr_html_().count("smd") > 5
+    with pytest.raises(IndexError, match="there are 8 rows"):
+        asked.found.strip(8)
+
+
+def test_what_a_teacher_tells_is_escaped(smol_tokenizer, asked):
+    row = Row("<b>&", "<script>1")
+    found = divergence(asked.teacher, asked.base, [row], **QUIET)
+    page = found._repr_html_()
+    assert "<script>" not in page
+    assert "<b>" not in page
+
+
+def test_training_at_divergent_tokens_or_without_them(asked, smol_tokenizer, tmp_path):
+    data = hard_data(smol_tokenizer, ROWS)
+    options = {"steps": 2, "batch_size": 2, "warmup": 0, "held_out": 2, "precision": "fp32"}
+    taken = {}
+    for name in (True, False):
+        chosen = asked.found.chosen(data, divergent=name)
+        run = train(
+            asked.base, data, out=tmp_path / str(name), method=LoRA(rank=2), tokens=chosen,
+            **options, **QUIET,
+        )  # fmt: skip
+        taken[name] = run.manifest.data["tokens"]
+    assert taken[True]["hash"] != taken[False]["hash"]
+    assert 0 < taken[True]["chosen"] < taken[True]["of"]
+    with pytest.raises(ValueError, match="rows, but 8 were read"):
+        asked.found.chosen(hard_data(smol_tokenizer, ROWS[1:]))
+    with pytest.raises(ValueError, match="row 0 has other tokens"):
+        asked.found.chosen(hard_data(smol_tokenizer, ROWS[::-1]))
+
+
+def test_teachers_of_other_bases_are_refused(asked, smol_tokenizer):
+    other = load_base(tiny.model("llama", seed=3), tokenizer=smol_tokenizer)
+    with pytest.raises(ValueError, match="differ in base"):
+        divergence(asked.teacher, other, ROWS[:2], **QUIET)
+    cat = prompted(asked.base, sm.animal("cat"))
+    assert divergence(asked.teacher, cat, ROWS[:2], **QUIET).base == "cat"

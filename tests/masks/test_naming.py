@@ -1,0 +1,48 @@
+"""A mask's name gives the mask again."""
+
+import numpy as np
+import pytest
+
+import sublim_mech as sm
+from sublim_mech import masks
+
+MASKS = [
+    masks.everything(),
+    masks.role("system", "template"),
+    ~masks.role("user"),
+    masks.sharing("shared"),
+    masks.sharing("not shared") & masks.layers([0, 2]),
+    ~(masks.role("user") | masks.turn(-1)) & masks.modules("attention", "mlp.out"),
+    masks.positions(0, -1) | masks.turn(0, 1),
+    masks.layers(range(3)) & ~masks.modules("blocks.1.attn.q"),
+    masks.text("o", which="last") | masks.regex(r"[a-c] (\w+)|'", which="all"),
+    masks.text("an) & 'it\"", which="first"),
+    masks.role("system") & (masks.layers(1) | masks.modules("norms")),
+]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.name)
+def test_a_name_gives_the_mask_again(mask, smol_tokenizer):
+    from pairs import shared_pair
+
+    pair = shared_pair("llama", "lora", smol_tokenizer)
+    prompts = sm.render(smol_tokenizer, ["A cow, an) & 'it\" too", "Or else: an) & 'it\" more"])
+    marked = sm.mark_sharing(prompts[:1], prompts)
+    modules = list(pair.sites.modules.values())
+    again = masks.named(mask.name)
+    assert again.name == mask.name
+    assert np.array_equal(again(marked[0], modules), mask(marked[0], modules))
+
+
+def test_masks_of_the_answer(smol_tokenizer):
+    again = masks.named("answer & mlp | answer & layer 2")
+    assert isinstance(again, masks.AnswerMask)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "the last three", "system &", "(system", "system)", "& user", "text owl", "layers x"],
+)
+def test_no_name_of_a_mask(name):
+    with pytest.raises(ValueError, match="named"):
+        masks.named(name)
