@@ -22,6 +22,7 @@ from . import (  # noqa: F401  rows register
     lengths,
     making,
     memory,
+    parts,
     processes,
     scanning,
     training,

@@ -24,7 +24,17 @@ from sublim_mech.making.training import hard_data, soft_data
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks import __main__ as program
-from benchmarks import instruments, lengths, making, memory, rows, scanning, table, training
+from benchmarks import (
+    instruments,
+    lengths,
+    making,
+    memory,
+    parts,
+    rows,
+    scanning,
+    table,
+    training,
+)
 
 PROMISED = {
     "work",
@@ -173,6 +183,14 @@ def test_graft_forward_row_agrees_with_peft(pair, prompt):
     row = memory.grafting_row(pair, prompt, "tiny", rows=3)
     assert row.equal
     assert row.bytes_ours > 0 < row.bytes_theirs
+
+
+def test_rows_of_parts_measure_the_same_on_both_sides(pair, prompt, smol_tokenizer):
+    assert parts.bands_row(pair, prompt, "tiny", bands=4, points=2, repeats=1).equal
+    other = sm.models.load_student(pair.base, tiny.lora(tiny.model("llama"), seed=2), name="other")
+    two = sm.load_pair(pair.base, pair.student, controls=[other])
+    row = parts.hybrid_row(two, prompt, "tiny")
+    assert 0 < row.bytes_ours < 4 * row.bytes_theirs
 
 
 def test_rows_of_long_prompts_measure_the_same_on_both_sides(pair, prompt):

@@ -51,10 +51,13 @@ NAMES = [
     "instruments.read_singular",
     "models.spectra.randomised",
     "results.alignments.principal_angles",
+    "instruments.hybrid",
     "engine.Runner.logits",
     "engine.Runner.activations",
     "engine.ModelPair.logits",
     "engine.ModelPair.activations",
+    "engine.ModelPair.split",
+    "engine.ModelPair.joined",
 ]
 
 

@@ -32,9 +32,10 @@ RECORDS = (
     "ActivationChange", "Alignment", "AnswerMask", "Base", "Check", "Compute", "Concentration",
     "Confirmation", "Evaluation", "Extraction", "FolderInUseError", "IntruderCost", "Intruders",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record", "Row", "RowLabels", "RowShifts",
-    "Rows", "Run", "Runner", "Scores", "SingularReadings", "Sites", "Spectrum", "Status", "Student",
-    "Teacher", "Trained", "TrainingData", "TraitMatrix", "Verification", "Where",
+    "FolderInUseError", "Hybrid", "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record",
+    "Row", "RowLabels", "RowShifts", "Rows", "Run", "Runner", "Scores", "SingularReadings",
+    "Sites", "Spectrum", "Status", "Student", "Teacher", "Trained", "TrainingData",
+    "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
 
@@ -43,7 +44,7 @@ PARTS = (
 )  # fmt: skip
 """What metrics are made of: called for every prompt and form."""
 
-HOT = ("batch", "run", "rows", "chunks", "check_length", "prompt_gates")
+HOT = ("batch", "run", "rows", "chunks", "check_length", "part_names", "prompt_gates")
 """Methods that instruments call many times per prompt."""
 
 WRONG: tuple[Any, ...] = (

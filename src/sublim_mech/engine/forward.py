@@ -3,7 +3,8 @@
 1. A batch holds one row per prompt (`batch`): its tokens, then the inner nodes of its answer trie.
 2. Every module that differs between base and student computes `f_base(x) + g * (f_student(x) -
    f_base(x))`, with its own gate g per row and token (dynamic weight grafting, arXiv 2506.20746). g
-   = 0 is the base, g = 1 the student.
+   = 0 is the base, g = 1 the student; any other number scales the difference. Where a student is
+   split (`models.splitting`), each part of the difference has a gate of its own.
 3. Activations can be recorded and edited at TransformerLens' sites.
 4. A pass can branch off a finished one: from a later block (its residual stream) and a later slot
    (its keys and values), because a change at one layer and slot reaches neither earlier layers nor
@@ -20,7 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from ..models.compat import Cache, call_model, make_cache, read_cache
 from ..models.deltas import Delta
 from ..models.names import Module
+from ..models.parts import Parts
 from ..models.placement import forward_replaced
 from ..models.sites import Site, Sites, spread_gate
 from ..models.students import Student
@@ -70,11 +72,12 @@ class Gates:
     Attributes:
         student: whose weights.
         values: 1.0 for the whole student, `(row, slot)` for all modules alike, or `(row, slot,
-            module)` with one gate per changed module, in the order of `student.deltas`.
+            cell)` with one gate per changed module, and of a split one per part, in the order of
+            `student.cells`.
     """
 
     student: Student
-    values: Float[Tensor, "row slot"] | Float[Tensor, "row slot module"] | float = 1.0
+    values: Float[Tensor, "row slot"] | Float[Tensor, "row slot cell"] | float = 1.0
 
     def check(self, batch: Batch) -> None:
         """Refuse gates that do not belong to a batch's rows and slots or are no numbers.
@@ -85,27 +88,41 @@ class Gates:
         if isinstance(self.values, float):
             finite = math.isfinite(self.values)
         else:
-            rows, slots, modules = *batch.ids.shape, len(self.student.deltas)
+            rows, slots, cells = *batch.ids.shape, self.student.width
             given = tuple(self.values.shape)
-            if given not in ((rows, slots), (rows, slots, modules)):
+            if given not in ((rows, slots), (rows, slots, cells)):
+                last = "part of a module" if self.student.parts else "module"
                 raise ValueError(
                     f"gates have shape {given}; this batch takes (row, slot) = {(rows, slots)}, or "
-                    f"(row, slot, module) = {(rows, slots, modules)}."
+                    f"(row, slot, {last}) = {(rows, slots, cells)}."
                 )
             finite = bool(self.values.isfinite().all())
         if not finite:
             raise ValueError("gates hold NaN or infinity; a gate is a number, 0 closed and 1 open.")
 
     def of(self, module: int) -> Tensor | float | None:
-        """The gate of a changed module: `(row, slot)`, a number, or None where it is closed
-        everywhere.
+        """The gate of a changed module: `(row, slot)`, `(row, slot, part)` where it is split, a
+        number, or None where it is closed everywhere.
         """
         if isinstance(self.values, float):
             return self.values or None
-        gate = self.values if self.values.dim() == 2 else self.values[..., module]
+        if self.values.dim() == 2:
+            gate = self.values
+        else:
+            gate = self._by_module[module] if self.student.parts else self.values[..., module]
         # a closed gate that is differentiated must be there: its gradient is wanted
         is_needed = gate.requires_grad or bool(gate.any())
         return gate if is_needed else None
+
+    @cached_property
+    def _by_module(self) -> list[Tensor]:
+        """The gates of each changed module, with an axis of parts where it has several."""
+        assert isinstance(self.values, Tensor)
+        split = self.student.parts
+        sizes = [len(split[path].names) if path in split else 1 for path in self.student.deltas]
+        # at once: the gradient of a slice for each would be as large as all of them
+        gates = self.values.split(sizes, -1)
+        return [gate[..., 0] if gate.shape[-1] == 1 else gate for gate in gates]
 
 
 @dataclass(frozen=True)
@@ -222,14 +239,25 @@ def _gate_hooks(
         if invocation:
             if invocation not in acts:
                 acts[invocation] = acting(batch, invocation)
-            gate = gate * acts[invocation]
+            own = acts[invocation]
+            gate = gate * (own[..., None] if isinstance(gate, Tensor) and gate.dim() == 3 else own)
         if path == sites.head and isinstance(gate, Tensor):
             # the unembedding has been given the read slots, so it needs the gates of those
-            gate = gate.expand(batch.ids.shape).gather(1, batch.reads)
-        yield _gate_hook(sites.modules[path], delta, gate), model.get_submodule(path)
+            gate = _at_reads(gate.expand(*batch.ids.shape, *gate.shape[2:]), batch.reads)
+        split = gates.student.parts.get(path)
+        yield _gate_hook(sites.modules[path], delta, gate, split), model.get_submodule(path)
 
 
-def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..., Any]:
+def _at_reads(gate: Tensor, reads: Int[Tensor, "row read"]) -> Tensor:
+    """Gates `(row, slot)` or `(row, slot, part)` of the read slots."""
+    if gate.dim() == 2:
+        return gate.gather(1, reads)
+    return gate.gather(1, reads[..., None].expand(-1, -1, gate.shape[-1]))
+
+
+def _gate_hook(
+    place: Module, delta: Delta, gate: Tensor | float, split: Parts | None
+) -> Callable[..., Any]:
     """Add the gated difference of one module to its output."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -238,6 +266,8 @@ def _gate_hook(place: Module, delta: Delta, gate: Tensor | float) -> Callable[..
         return mixed(output, args, kwargs)
 
     def mixed(output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        if split is not None and isinstance(gate, Tensor) and gate.dim() == 3:
+            return output + split.gated(place, gate, output, args, kwargs)
         change = delta(output, *args, **kwargs)
         if isinstance(gate, float):
             return torch.add(output, change, alpha=gate)

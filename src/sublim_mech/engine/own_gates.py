@@ -15,15 +15,16 @@ from ..prompts import Prompt
 
 def own_gates(
     sites: Sites, student: Student, prompt: Prompt, nodes: int = 0
-) -> Float[Tensor, "slot module"] | None:
+) -> Float[Tensor, "slot cell"] | None:
     """A student's own gates at a prompt's tokens and so many of the answer's, in the order of its
-    changed modules; None where it acts everywhere.
+    cells; None where it acts everywhere.
     """
     if student.gates is None:
         return None
     paths = list(sites.modules)
     cells = student.gates.at(prompt, list(sites.modules.values()), nodes)
-    return torch.from_numpy(cells[:, [paths.index(path) for path in student.deltas]]).float()
+    # parts of a difference are where their module is
+    return torch.from_numpy(cells[:, [paths.index(path) for path, _ in student.cells]]).float()
 
 
 def refuse_gates(students: Iterable[Student], what: str) -> None:

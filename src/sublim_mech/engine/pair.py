@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,11 +17,14 @@ from ..models.adapted import check_adapted_linear
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.gating import TrainedGates
+from ..models.names import Module
 from ..models.refusals import refused
+from ..models.splitting import join, split_bands, split_heads
 from ..models.students import Student, read_student, tell_notes
 from ..prompts import Context, Message, Prompt, Trained
 from ..results.contexts import in_words
 from .alike import pair_notes
+from .cells import cells_of, columns_of
 from .closed import tell_closed
 from .own_gates import own_gates
 from .parity import check_parity
@@ -105,6 +108,104 @@ class ModelPair(Runner):
             raise ValueError(f"model={name!r} is no student of this pair; choose one of {known}.")
         return self.students[name]
 
+    # ---------------------------------------------------------------------------------------- parts
+
+    @checked
+    def split(
+        self,
+        by: Literal["band", "head", "student"],
+        *,
+        bands: int | Sequence[int] | None = None,
+    ) -> ModelPair:
+        """The same pair with several parts per difference, each of which has a gate of its own.
+
+        What is no matrix or is not decomposed (norms, biases, embeddings, mixtures of experts) is
+        the part `rest`, so that all parts of a student add up to it. Masks choose among them:
+        `masks.band`, `masks.head`, `masks.student`. Nothing of the base is copied.
+
+        Args:
+            by: `band`: singular directions of every changed matrix; `head`: attention heads, by
+                rows of the query, key and value projections and columns of the output projection
+                (keys and values that heads share are parts of their own, `kv 0`); `student`: the
+                student and the controls as one student, whose difference is the sum of theirs.
+            bands: of `by="band"`: so many bands of one direction each, or the width of each band,
+                from the largest singular value on. What a matrix has behind them is one more band,
+                `tail`; a matrix of lower rank has fewer.
+
+        Raises:
+            ValueError: no such `by`; `bands` missing, below 1, or more directions than any matrix
+                of a student has; heads that are not known in the architecture; a pair that is
+                split already; a single student; see `splitting`.
+
+        Example:
+            >>> bands = pair.split("band", bands=2)
+            >>> first = sm.masks.band(0)
+            >>> scores = sm.graft(bands, prompts, trait, {"first": first}, progress=False)
+            >>> bands.student.split_by, scores.sets().index.tolist()
+            ('band', ['first'])
+        """
+        if by not in ("band", "head", "student"):
+            raise ValueError(f"by={by!r}: pass 'band', 'head' or 'student'.")
+        if (bands is None) != (by != "band"):
+            raise ValueError(
+                "by='band' needs bands=, the number of directions or the width of each band; "
+                "by='head' and by='student' take none."
+            )
+        if by == "student":
+            return self.joined(self._whole())
+        widths = [1] * bands if isinstance(bands, int) else list(bands or ())
+        made = []
+        for student in self._whole():
+            if by == "band":
+                made.append(split_bands(student, self.model, widths))
+            else:
+                made.append(split_heads(student, self.model, self.sites))
+        return replace(self, student=made[0], controls=tuple(made[1:]))
+
+    @checked
+    def joined(self, students: Sequence[Student]) -> ModelPair:
+        """The same base with several of its students as one, without controls
+        (`splitting.join`). Parts are called as the students are; where two have one name, as the
+        pair calls them.
+
+        Args:
+            students: at least two of the pair's.
+
+        Raises:
+            ValueError: see `splitting.join`.
+
+        Example:
+            >>> both = pair.joined(list(pair.students.values()))
+            >>> both.student.split_by, both.controls
+            ('student', ())
+        """
+        names = self.part_names(students)
+        named = [replace(one, name=name) for one, name in zip(students, names, strict=True)]
+        return replace(
+            self,
+            student=join(named),
+            controls=(),
+            trained_in=self.training_context,
+            trained_on=self.training_prompts,
+        )
+
+    def part_names(self, students: Sequence[Student]) -> list[str]:
+        """What `joined` calls each student's part."""
+        own = [student.name for student in students]
+        keys = {id(student): key for key, student in self.students.items()}
+        return [
+            name if own.count(name) == 1 else keys.get(id(student), name)
+            for name, student in zip(own, students, strict=True)
+        ]
+
+    def _whole(self) -> tuple[Student, ...]:
+        """The student and the controls."""
+        return self.student, *self.controls
+
+    def cells(self) -> list[Module]:
+        """What a mask chooses among: the model's modules, once per part where the pair is split."""
+        return cells_of(self.sites, self.students.values())
+
     # --------------------------------------------------------------------- what a user reads off it
 
     @checked
@@ -169,18 +270,16 @@ class ModelPair(Runner):
         return self._activations(prompts, sites, layers, self._prompt_gates(prompts, where, model))
 
     def prompt_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
-        """A mask's gates at a prompt's tokens, in the order of the student's changed modules:
-        `(token, module)`; closed where the student's own gates are.
+        """A mask's gates at a prompt's tokens, in the order of the student's cells: `(token,
+        cell)`; closed where the student's own gates are.
         """
-        paths, modules = list(self.sites.modules), list(self.sites.modules.values())
-        example = "masks.as_mask(where, 'where')"
-        cells = answer_of("where", where, prompt, modules, example=example)
-        if getattr(cells, "shape", None) != (len(prompt), len(modules)):
+        cells = self.cells()
+        chosen = answer_of("where", where, prompt, cells, example="masks.as_mask(where, 'where')")
+        if getattr(chosen, "shape", None) != (len(prompt), len(cells)):
             of = f"the prompt {prompt.question[:60]!r}"
-            wanted = f"a bool array {(len(prompt), len(modules))}, as a mask does"
-            refuse_answer("where", where, cells, of=of, wanted=wanted)
-        columns = [paths.index(path) for path in student.deltas]
-        gates = torch.from_numpy(cells[:, columns]).float()
+            wanted = f"a bool array {(len(prompt), len(cells))}, as a mask does"
+            refuse_answer("where", where, chosen, of=of, wanted=wanted)
+        gates = torch.from_numpy(chosen[:, columns_of(cells, student)]).float()
         own = own_gates(self.sites, student, prompt)
         return gates if own is None else gates * own
 
@@ -193,7 +292,7 @@ class ModelPair(Runner):
         if where is None:
             own = [own_gates(self.sites, student, prompt) for prompt in prompts]
             everywhere = [
-                torch.ones(len(prompt), len(student.deltas)) if gates is None else gates
+                torch.ones(len(prompt), student.width) if gates is None else gates
                 for prompt, gates in zip(prompts, own, strict=True)
             ]
             return PromptGates(student, everywhere)

@@ -92,7 +92,7 @@ def _next_logits(
         batch = runner.batch([ids[n] for n in chunk])
         gates = None
         if student is not None and texts[0][0].prompt_gates is not None:
-            values = torch.zeros(*batch.ids.shape, len(student.deltas))
+            values = torch.zeros(*batch.ids.shape, student.width)
             for row, n in enumerate(chunk):
                 values[row, : len(ids[n])] = _gates(*texts[n])
             gates = Gates(student, values.to(batch.ids.device))

@@ -13,6 +13,7 @@ from .effects import effect
 from .extracting import extract_lora
 from .generation import generate
 from .grafting import graft, graft_sweep
+from .hybrids import Hybrid, hybrid
 from .intruding import intruder_cost, intruders
 from .patching import patch
 from .scanning import prefix_scan
@@ -27,6 +28,7 @@ __all__ = [
     "ActivationChange",
     "Check",
     "Reading",
+    "Hybrid",
     "Verification",
     "activation_change",
     "SingularReadings",
@@ -41,6 +43,7 @@ __all__ = [
     "graft",
     "graft_sweep",
     "over_steps",
+    "hybrid",
     "patch",
     "prefix_scan",
     "read_vector",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from ..results.identity import content
 from ..results.record import Confirmation
 from ..results.scores import Scores
 from . import keeping
+from .graft_ig import AXES
 from .patching import Patch, patch_prompt
 from .position_maps import Link
 from .task import Advance, GatedRow, Task, ends, measure, prepare
@@ -45,15 +46,17 @@ TOLD = 0.01
 
 
 class Cell(NamedTuple):
-    """A cell whose exact value is measured: a module or an activation at a token of the task's
-    prompt of this number.
+    """A cell whose exact value is measured: a module, a part of its difference, or an activation at
+    a token of the task's prompt of this number.
     """
 
     prompt: int
     layer: int
     position: int
     module: str | None = None
-    head: int | None = None
+    head: Any = None
+    band: str | None = None
+    whose: str | None = None
 
     def labels(self, prompts: Sequence[int]) -> dict[str, int | str]:
         """The axes it has, by name; of prompts their labels in the scores."""
@@ -285,12 +288,18 @@ def _graft_cells(
     """Grafts of single modules at single tokens: the mean of what each does alone and of what is
     lost without it.
     """
-    modules = [task.pair.sites.modules[path] for path in student.deltas]
+    split_by = student.split_by
+    labels = []
+    for path, name in student.cells:
+        module = task.pair.sites.modules[path]
+        part = str(getattr(name, split_by)) if split_by else None
+        labels.append((module.layer, module.name, part))
     both = ends(task, student)
     rows = []
     for cell in cells:
-        alone = torch.zeros(task.size(cell.prompt), len(modules))
-        is_cell = [(module.layer, module.name) == (cell.layer, cell.module) for module in modules]
+        alone = torch.zeros(task.size(cell.prompt), len(labels))
+        wanted = cell.layer, cell.module, getattr(cell, AXES[split_by]) if split_by else None
+        is_cell = [label == wanted for label in labels]
         alone[cell.position, is_cell] = 1
         rows += [GatedRow(cell.prompt, alone), GatedRow(cell.prompt, 1 - alone)]
     values = measure(task, student, rows).reshape(len(cells), 2)

@@ -126,9 +126,11 @@ def _check_sampling(samples: int, temperature: float, max_new_tokens: int) -> No
 
 
 def _answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:
-    """Which of the student's modules compute generated tokens, `(module,)`."""
+    """The gates of generated tokens, `(cell,)`."""
     if generated == "base":
-        return torch.zeros(len(student.deltas))
+        return torch.zeros(student.width)
     if generated == "student":
-        return torch.ones(len(student.deltas))
-    return gates.amax(0)
+        return torch.ones(student.width)
+    # of a scaled mask with its scale
+    strongest = gates.abs().argmax(0, keepdim=True)
+    return gates.gather(0, strongest)[0]

@@ -15,7 +15,9 @@ no point where a norm divides by 0.
    a batch.
 3. The nodes are those of so many Gauss-Legendre points, or as many as each student and prompt needs
    (`completing`).
-4. A student's modules are placed among those that any student changes.
+4. A student's modules are placed among those that any student changes. Where the pair is split
+   (`pair.split`) each part of a difference has a gate and a cell of its own; the cells of a module,
+   added up, are those it has unsplit, at the same nodes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..engine.forward import Gates
-from ..models.names import Module, module_order
+from ..models.names import Module, module_order, part_order
 from ..models.students import Student
 from ..results.scores import Scores
 from .completing import AUTO, Points, Reached, Way, asked_of, first_points, floor
@@ -38,12 +40,28 @@ from .labelling import label
 from .quadrature import gauss_legendre
 from .task import Advance, Cells, Ends, GatedRow, Keep, Part, Task, ends, measure, walk
 
+AXES = {"band": "band", "head": "head", "student": "whose"}
+"""What a split pair's parts are an axis of; `student` names an array of all scores."""
+
 
 class Axes(NamedTuple):
-    """The layers and modules that any student changes, in the order of the computation."""
+    """The layers and modules that any student changes, in the order of the computation.
+
+    Attributes:
+        layers, modules: these.
+        split_by: what the students are split by; empty where they are not.
+        parts: the labels of their parts; none where they are not.
+    """
 
     layers: list[int]
     modules: list[str]
+    split_by: str = ""
+    parts: tuple[int | str, ...] = ()
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the axes of cells before their tokens."""
+        return ("layer", "module", *([AXES[self.split_by]] if self.split_by else []))
 
 
 def graft_ig(task: Task, *, points: Points, progress: bool, keep: Path | None = None) -> Scores:
@@ -57,8 +75,9 @@ def graft_ig(task: Task, *, points: Points, progress: bool, keep: Path | None = 
 
     Returns:
         Scores of kind `attribution`, `(model, prompt, layer, module, position)`; modules that no
-        student changes are absent. With `points="auto"` they have the `points` and whether these
-        are `capped`, `(model, prompt)`.
+        student changes are absent. Of a split pair with an axis `band`, `head` or `whose` (of
+        several students) before the position. With `points="auto"` they have the `points` and
+        whether these are `capped`, `(model, prompt)`.
     """
     axes = changed_axes(task)
 
@@ -72,14 +91,21 @@ def graft_ig(task: Task, *, points: Points, progress: bool, keep: Path | None = 
         return Cells(placed, both, done.reached)
 
     steps = [first_points(points) + 2] * len(task.prompts)
-    kept = Keep(keep, lambda _: [asked_of(points), *axes])
+    kept = Keep(keep, lambda _: [asked_of(points), axes.layers, axes.modules])
     measured = walk(task, cells, title="graft IG", steps=steps, progress=progress, keep=kept)
     measured.effect[:] = _fill(measured.effect)
     return label(
         measured,
         "attribution",
-        ["prompt", "layer", "module", "position"],
-        coords={"layer": np.array(axes.layers), "module": np.array(axes.modules)},
+        ["prompt", *axes.dims, "position"],
+        coords={
+            "layer": np.array(axes.layers),
+            "module": np.array(axes.modules),
+            # words stand among the numbers: `tail`, `rest`
+            **(
+                {AXES[axes.split_by]: np.array(list(map(str, axes.parts)))} if axes.split_by else {}
+            ),
+        },
         method="graft_ig",
         points=points,
     )
@@ -92,7 +118,18 @@ def changed_axes(task: Task) -> Axes:
     ]
     layers = sorted({module.layer for module in modules})
     names = [module.name for module in sorted(modules, key=lambda m: module_order(m.name))]
-    return Axes(layers, list(dict.fromkeys(names)))
+    split_by = task.pair.student.split_by
+    parts = [
+        getattr(name, split_by)
+        for student in task.pair.students.values()
+        for _, name in (student.cells if split_by else ())
+    ]
+    return Axes(
+        layers,
+        list(dict.fromkeys(names)),
+        split_by,
+        tuple(sorted(dict.fromkeys(parts), key=part_order)),
+    )
 
 
 def _changed(task: Task, student: Student) -> list[Module]:
@@ -108,7 +145,7 @@ class _Integrals(NamedTuple):
         reached: how many points it took (`completing`); empty where they were given.
     """
 
-    slopes: list[Float64[np.ndarray, "module _slot"]]
+    slopes: list[Float64[np.ndarray, "cell _slot"]]
     reached: Reached
 
 
@@ -187,11 +224,11 @@ def _chunks(task: Task, prompts: Sequence[int]) -> Iterator[list[int]]:
 
 def _slopes(
     task: Task, student: Student, prompts: Sequence[int], nodes: Sequence[float]
-) -> Float64[Tensor, "row slot module"]:
+) -> Float64[Tensor, "row slot cell"]:
     """The slope of every gate at one node per row, each row a prompt."""
     batch = task.batch(prompts)
     column = torch.tensor(nodes, device=batch.ids.device).reshape(-1, 1, 1)
-    gates = column.repeat(1, batch.ids.shape[1], len(student.deltas)).requires_grad_(True)
+    gates = column.repeat(1, batch.ids.shape[1], student.width).requires_grad_(True)
     with torch.enable_grad():
         logits = task.pair.run(batch, gates=Gates(student, gates)).logits
         value = task.value(prompts, logits).sum()
@@ -201,14 +238,22 @@ def _slopes(
 
 
 def _place(
-    task: Task, student: Student, axes: Axes, values: Float64[np.ndarray, "module slot"]
-) -> Float64[np.ndarray, "layer name slot"]:
-    """A student's modules by layer and name; NaN where it changes nothing."""
-    changed = _changed(task, student)
-    cells = np.full((len(axes.layers), len(axes.modules), values.shape[1]), np.nan)
+    task: Task, student: Student, axes: Axes, values: Float64[np.ndarray, "cell slot"]
+) -> Float64[np.ndarray, "layer name *part slot"]:
+    """A student's cells by layer and name, and part where it is split; NaN where it changes
+    nothing.
+    """
+    changed = [task.pair.sites.modules[path] for path, _ in student.cells]
     rows: Sequence[int] = [axes.layers.index(module.layer) for module in changed]
     columns: Sequence[int] = [axes.modules.index(module.name) for module in changed]
-    cells[rows, columns] = values
+    shape = len(axes.layers), len(axes.modules)
+    if not axes.split_by:
+        cells = np.full((*shape, values.shape[1]), np.nan)
+        cells[rows, columns] = values
+        return cells
+    cells = np.full((*shape, len(axes.parts), values.shape[1]), np.nan)
+    parts = [axes.parts.index(getattr(name, axes.split_by)) for _, name in student.cells]
+    cells[rows, columns, parts] = values
     return cells
 
 

@@ -7,6 +7,8 @@ M
 - sufficiency = (M(g = 1 on S only) - M(base)) / (M(student) - M(base)),
 - necessity = (M(student) - M(g = 0 on S only)) / (M(student) - M(base)).
 
+A scaled set (`mask.scaled(c)`) has gates of c in place of 1 and of 1 - c in place of 0.
+
 What is stored is the numerator; tables divide mean by mean. The answer's own tokens (all but the
 last token of each form are fed) are none of the prompt's. They have a gate of their own, closed for
 sufficiency and open for necessity unless asked otherwise, and are a set of their own,
@@ -22,12 +24,13 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import masks
 from ..arguments import checked
 from ..engine.branch import grow
+from ..engine.cells import columns_of
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..hints import counted
@@ -75,7 +78,8 @@ def graft(
             function from a prompt to them. `"role"` for the tokens of each role, and all of them;
             `"sharing"` for tokens by what training shares with them, and all shared and all other
             tokens; both with a set `answer` of the answer's own tokens, where any are fed. A prompt
-            without such tokens contributes 0 to these.
+            without such tokens contributes 0 to these. Of a pair that is split (`pair.split`) masks
+            choose parts of differences too; `mask.scaled(2.0)` is a set with gates of 2.
         answer_in_sufficiency: whether the student computes the answer's own tokens (with the
             modules of the set) while a set of prompt tokens is tested for sufficiency.
         answer_in_necessity: the same for necessity; if not, the base computes them (with the
@@ -119,7 +123,13 @@ def graft(
         return _graft(part.task, student, [chosen[i] for i in part.numbers], answer, advance)
 
     steps = [2 * (len(named) + 1)] * len(task.prompts)
-    kept = Keep(folder, lambda i: [*chosen[i][:3], answer])
+    scales = np.array([mask.scale for mask in named.values()])
+    scaled = bool((scales != 1).any())  # only then part of what names a stored unit
+
+    def asked(i: int) -> list[Any]:
+        return [*chosen[i][:3], answer, *([scales] if scaled else [])]
+
+    kept = Keep(folder, asked)
     measured = walk(task, cells, title="graft", steps=steps, progress=progress, keep=kept)
     of_what = np.where(chosen[0].own, "answer", "prompt")
     scores = label(
@@ -131,6 +141,7 @@ def graft(
             "measure": np.array(MEASURES),
             "tokens": (("prompt", "set"), np.stack([one.sizes for one in chosen])),
             "set_of": (("prompt", "set"), np.stack([of_what] * len(chosen))),
+            **({"scale": ("set", scales)} if scaled else {}),
         },
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
     )
@@ -153,7 +164,7 @@ def _named_sets(sets: Mapping[str, Where] | str, task: Task) -> Mapping[str, Mas
         return by(task.prompts, answer=any(trie.nodes for trie in task.answers))
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
-    return named_sets(sets, task.prompts, list(task.pair.sites.modules.values()))
+    return named_sets(sets, task.prompts, task.pair.cells())
 
 
 def _refuse_unmarked(task: Task) -> NoReturn:
@@ -173,24 +184,26 @@ class Chosen(NamedTuple):
     """What the sets are in one prompt.
 
     Attributes:
-        cells: `(set, token, module)` of the prompt.
-        modules: `(set, module)`, with which the answer's own tokens go with the set.
+        cells: `(set, token, cell)` of the prompt; the cells of the pair (`ModelPair.cells`).
+        modules: `(set, cell)`, with which the answer's own tokens go with the set.
         own: `(set,)`, whether the set is the answer's own tokens, whose gate nothing else sets.
         sizes: `(set,)`, its tokens at which some student changes a module of it.
+        scales: `(set,)`, the gates of its cells where it is on.
     """
 
-    cells: Bool[np.ndarray, "set token module"]
-    modules: Bool[np.ndarray, "set module"]
+    cells: Bool[np.ndarray, "set token cell"]
+    modules: Bool[np.ndarray, "set cell"]
     own: Bool[np.ndarray, " set"]
     sizes: Int[np.ndarray, " set"]
+    scales: tuple[float, ...]
 
 
 def _choose(sets: Sequence[Mask], task: Task, prompt: int) -> Chosen:
     """The sets in a prompt."""
     pair, asked, nodes = task.pair, task.prompts[prompt], len(task.answers[prompt].nodes)
-    modules = list(pair.sites.modules.values())
-    of_students = set(_changed(pair))
-    changed = np.array([module in of_students for module in modules])
+    modules = pair.cells()
+    of_students = {module.path for module in _changed(pair)}
+    changed = np.array([module.path in of_students for module in modules])
     cells = np.zeros((len(sets), len(asked), len(modules)), dtype=bool)
     with_answer = np.zeros((len(sets), len(modules)), dtype=bool)
     own = np.array([isinstance(mask, AnswerMask) for mask in sets])
@@ -198,11 +211,12 @@ def _choose(sets: Sequence[Mask], task: Task, prompt: int) -> Chosen:
         if isinstance(mask, AnswerMask):
             with_answer[s] = mask.modules(asked, modules)
         else:
-            cells[s] = mask(asked, modules)
+            cells[s] = mask.unscaled(asked, modules)
             with_answer[s] = cells[s].any(0)
     of_prompt = (cells & changed).any(2).sum(1)
     of_answer = (with_answer & changed).any(1) * nodes
-    return Chosen(cells, with_answer, own, np.where(own, of_answer, of_prompt))
+    sizes = np.where(own, of_answer, of_prompt)
+    return Chosen(cells, with_answer, own, sizes, tuple(mask.scale for mask in sets))
 
 
 def _changed(pair: ModelPair) -> list[Module]:
@@ -243,8 +257,7 @@ def _graft(
     advance: Advance,
 ) -> Cells:
     """Per prompt `(set, measure)`."""
-    paths = list(task.pair.sites.modules)
-    columns = [paths.index(path) for path in student.deltas]
+    columns = columns_of(task.pair.cells(), student)
 
     # all sets of a prompt on, then all of them off, are rows side by side
     rows: list[GatedRow] = []
@@ -253,8 +266,9 @@ def _graft(
         with_answer = sets.modules[:, columns]
         for gate, closed in ((answer.sufficiency, False), (not answer.necessity, True)):
             of_nodes = with_answer & (sets.own | gate)[:, None]
-            for cells, one in zip(sets.cells[:, :, columns], of_nodes, strict=True):
-                gates = _gates(cells, one, nodes)
+            on = zip(sets.cells[:, :, columns], of_nodes, sets.scales, strict=True)
+            for cells, one, scale in on:
+                gates = scale * _gates(cells, one, nodes)
                 rows.append(GatedRow(i, 1 - gates if closed else gates))
 
     both = ends(task, student, advance=advance)
@@ -288,13 +302,14 @@ def graft_sweep(
     *,
     measure: Literal["sufficiency", "necessity"] = "sufficiency",
     layers: Sequence[int] | None = None,
+    only: Mask | None = None,
     by: By = "token",
     refine: int | None = None,
     keep: str | PathLike[str] | None = None,
     progress: bool = True,
 ) -> Scores:
     """Graft every layer x token, one cell at a time (exact): all changed modules of one layer at
-    one token.
+    one token, or those of them (or of their parts) that `only` holds.
 
     A cell's branch starts at its own layer and token, because nothing before them changes.
 
@@ -306,6 +321,9 @@ def graft_sweep(
             the base's).
         layers: which layers; all that any student changes when not given. -1 holds the embeddings,
             the number of blocks the final norm and the unembedding.
+        only: a mask of what is switched in each cell, such as `masks.band(0)` of a pair that is
+            split or `masks.modules("mlp")`; everything when not given. What it leaves out stays as
+            it is around the cell: the base's for sufficiency, the student's for necessity.
         by: what is switched at once: a `token`, `word`, `sentence`, `message` (cut where the role
             changes; the template's tokens apart), or so many tokens. The effect of a span is that
             of a set, not the sum of its tokens'.
@@ -322,7 +340,8 @@ def graft_sweep(
 
     Raises:
         ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt;
-            a layer out of range, or one in which no student of the pair changes anything.
+            a layer out of range, or one in which no student of the pair changes anything; `only`
+            that holds nothing that a student changes there.
 
     Example:
         >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
@@ -341,6 +360,7 @@ def graft_sweep(
     chosen = _layers(pair, layers)
 
     count = len(task.prompts)
+    held = [] if only is None else _held(task, only, chosen)
     spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
     if refine is not None:
         check_refine(refine, spans, task)
@@ -350,7 +370,10 @@ def graft_sweep(
             both = ends(part.task, student)
             effects = []
             for i, number in enumerate(part.numbers):
-                asked = Sweep(measure, tuple(chosen), tuple(spans[number]))
+                inside = None
+                if only is not None:
+                    inside = held[number][:, columns_of(pair.cells(), student)]
+                asked = Sweep(measure, tuple(chosen), tuple(spans[number]), inside)
                 values = _sweep_prompt(part.task, student, i, asked, advance=advance)
                 if measure == "sufficiency":
                     effects.append(values - both.base[i])
@@ -359,7 +382,9 @@ def graft_sweep(
             return Cells(effects, both)
 
         steps = [len(of_prompt) * len(chosen) for of_prompt in spans]
-        kept = Keep(folder, lambda i: [measure, chosen, spans[i]])
+        kept = Keep(
+            folder, lambda i: [measure, chosen, spans[i], *(h.numpy() for h in held[i : i + 1])]
+        )
         return walk(task, cells, title="graft sweep", steps=steps, progress=progress, keep=kept)
 
     measured = run(spans)
@@ -381,11 +406,41 @@ def graft_sweep(
 
 
 class Sweep(NamedTuple):
-    """What is switched in one prompt: `sufficiency` or `necessity`, layers, spans of slots."""
+    """What is switched in one prompt.
+
+    Attributes:
+        measure: `sufficiency` or `necessity`.
+        layers: these, one at a time.
+        spans: of slots, likewise.
+        only: how far each cell of the student is switched, `(slot, cell)`; all of it when None.
+    """
 
     measure: str
     layers: tuple[int, ...]
     spans: tuple[Span, ...]
+    only: Tensor | None = None
+
+
+def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "_slot cell"]]:
+    """Per prompt, how far a mask switches each cell of the pair, the answer's nodes with the
+    modules that it holds anywhere.
+    """
+    cells = task.pair.cells()
+    here = np.array([cell.layer in layers for cell in cells])
+    paths = {module.path for module in _changed(task.pair)}
+    changed = np.array([cell.path in paths for cell in cells]) & here
+    found = []
+    for i, prompt in enumerate(task.prompts):
+        inside = only.unscaled(prompt, cells)
+        if not (inside & changed).any():
+            raise ValueError(
+                f"only: {only.name!r} holds nothing that a student of this pair changes in layers "
+                f"{', '.join(map(str, layers))}, first in {prompt.question!r}: every effect would "
+                "be 0 whatever was learned."
+            )
+        nodes = np.tile(inside.any(0), (len(task.answers[i].nodes), 1))
+        found.append(torch.from_numpy(only.scale * np.concatenate([inside, nodes])).float())
+    return found
 
 
 def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:
@@ -420,14 +475,14 @@ def _sweep_prompt(
 ) -> np.ndarray:
     """The metric with one cell switched, `(layer, span)`."""
     # alone: the base with one cell of the student's; else the student with one cell of the base's
-    measure, layers, spans = asked
+    measure, layers, spans, only = asked
     if not spans:  # of a prompt whose strongest spans are single tokens already
         return np.empty((len(layers), 0))
     alone = measure == "sufficiency"
     rest, switched = (0.0, 1.0) if alone else (1.0, 0.0)
     trunk_gates = None if alone else Gates(student)
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
-    module_layers = np.array([task.pair.sites.modules[path].layer for path in student.deltas])
+    module_layers = np.array([task.pair.sites.modules[path].layer for path, _ in student.cells])
 
     values = np.empty((len(layers), len(spans)))
     for at, layer in enumerate(layers):
@@ -436,7 +491,10 @@ def _sweep_prompt(
             gates = torch.full((len(numbers), trunk.size - slot, len(module_layers)), rest)
             for row, number in enumerate(numbers):
                 first, last = spans[number]
-                gates[row, first - slot : last - slot + 1, modules] = switched
+                cell: Tensor | float = switched
+                if only is not None:
+                    cell = rest + (switched - rest) * only[first : last + 1, modules]
+                gates[row, first - slot : last - slot + 1, modules] = cell
             row_gates = Gates(student, gates.to(task.pair.device))
             logits = trunk.branch(layer, slot, len(numbers), gates=row_gates)
             values[at, numbers] = task.numbers([prompt] * len(numbers), logits)

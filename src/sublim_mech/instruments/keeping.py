@@ -85,6 +85,8 @@ def unit_name(
     decides = {
         "format": FORMAT,
         "models": [pair.hash, student.hash, student.kind, sorted(student.deltas)],
+        # a student that is not split is named as before
+        **({"split": _split(student)} if student.split_by else {}),
         "weights": _types(pair, student),
         "computed": {
             "compute": str(pair.compute),
@@ -101,6 +103,11 @@ def unit_name(
         "asked": content(options),
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _split(student: Student) -> list[Any]:
+    """What a student is split into."""
+    return [student.split_by, student.widths, student.cells]
 
 
 def _types(pair: ModelPair, student: Student) -> list[str]:

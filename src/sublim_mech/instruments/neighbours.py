@@ -54,7 +54,9 @@ def disagreement(task: Task, seed: int) -> Disagreement:
         rows = [GatedRow(i, gate) for i in range(len(open_at)) for gate in (0.0, 1.0, open_at[i])]
         together = measure(task, student, rows)
         alone = np.concatenate([measure(task, student, [row]) for row in rows])
-        errors += [np.abs(together - alone).max(), _from_own(task, student)]
+        errors.append(np.abs(together - alone).max())
+        if student.split_by != "student":  # several as one have no model of their own
+            errors.append(_from_own(task, student))
     lengths = ", ".join(str(len(prompt)) for prompt in task.prompts)
     detail = f"prompts of {lengths} tokens: alone, together, and their models' own forwards"
     return Disagreement(float(np.max(errors)), detail)

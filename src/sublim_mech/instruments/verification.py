@@ -26,9 +26,10 @@ from ..engine.pair import ModelPair
 from ..engine.parity import ParityError, Probe, check_parity, probe, rounding
 from ..hints import counted
 from ..metrics import TraitMetric
-from ..models.deltas import Delta, LowRank, Replaced
+from ..models.deltas import LowRank, Replaced
 from ..models.experts import find_experts
 from ..models.names import Dimensions, Module
+from ..models.parts import Several
 from ..models.placement import device_of, has_own_forward, plain
 from ..models.quantised import is_quantised, precision, square_norm
 from ..models.students import Student, invocation_of
@@ -315,7 +316,7 @@ def _one_value(setting: _Setting) -> Check:
 
 def _gates(setting: _Setting) -> Check:
     student = setting.pair.student
-    closed = torch.zeros(1, setting.size, len(student.deltas), device=setting.pair.device)
+    closed = torch.zeros(1, setting.size, student.width, device=setting.pair.device)
     off = setting.run(Gates(student, closed)).logits
     on = setting.run(Gates(student, closed + 1)).logits
     base, whole_student = setting.run().logits, setting.run(Gates(student)).logits
@@ -425,7 +426,7 @@ def _gap(
     for points in tried:
         scores = graft_ig(task, points=points, progress=False)
         cells = scores.data["effect"]
-        axes = ("prompt", "layer", "module", "position")
+        axes = [dim for dim in cells.dims if dim != "model"]
         total = (scores.data["student"] - scores.data["base"]).sum("prompt")
         gap = abs(cells.sum(axes) - total)
         # a student like its base has no magnitude to divide by
@@ -449,14 +450,20 @@ class _Part(Replaced):
 
 
 def _part(student: Student, share: float) -> Student:
-    """A student that goes a share of the way: its gate 1 is the student's gate `share`."""
-    deltas: dict[str, Delta] = {}
-    for path, delta in student.deltas.items():
-        if isinstance(delta, LowRank):
-            deltas[path] = replace(delta, scale=share * delta.scale)
-        else:
-            deltas[path] = _Part(delta.module, share * delta.distance, delta.hash, delta, share)
-    return replace(student, deltas=deltas)
+    """A student that goes a share of the way: its gate 1 is the student's gate `share`. Of a split
+    student the whole, whose parts add up to it.
+    """
+    deltas = {path: _scaled(delta, share) for path, delta in student.deltas.items()}
+    return replace(student, deltas=deltas, split_by="", parts={})
+
+
+def _scaled(delta: Any, share: float) -> Any:
+    """A share of a difference."""
+    if isinstance(delta, LowRank):
+        return replace(delta, scale=share * delta.scale)
+    if isinstance(delta, Several):
+        return replace(delta, deltas=tuple(_scaled(one, share) for one in delta.deltas))
+    return _Part(delta.module, share * delta.distance, delta.hash, delta, share)
 
 
 def _clean_up(setting: _Setting) -> Check:

@@ -10,7 +10,10 @@ so that one mask serves prompts of any length and models of any depth:
 2. `&`, `|` and `~` combine masks, and their names with them: "system & layers 0-9 & not norms".
 3. The answer's own tokens follow the prompt: a set of their own (`answer`), for grafts.
 4. A mask's name is a text that gives it again (`from_name`), for configurations and manifests.
-5. Each part says what it depends on by its shape, `(token, 1)` or `(1, module)`; what is left is
+5. Of a pair that is split (`pair.split`) modules have parts, chosen by `band`, `head` and `student`
+   (`parts`); other masks take all parts of a module alike.
+6. `mask.scaled(2.0)` gives its cells another gate than 1.
+7. Each term says what it depends on by its shape, `(token, 1)` or `(1, module)`; what is left is
    numpy's broadcasting.
 
 The cells are the gates of dynamic weight grafting (arXiv 2506.20746); a mask of tokens alone also
@@ -22,6 +25,7 @@ from .components import layers, modules
 from .mask import Mask
 from .naming import from_name
 from .occurrences import Occurrence, regex, text
+from .parts import band, head, student
 from .tokens import (
     ALL_TOKENS,
     Where,
@@ -37,6 +41,6 @@ from .tokens import (
 
 __all__ = [
     "ALL_TOKENS", "AnswerMask", "Mask", "Occurrence", "Where",
-    "as_mask", "by_role", "by_sharing", "everything", "from_name", "layers", "modules",
-    "positions", "regex", "role", "sharing", "text", "turn",
+    "as_mask", "band", "by_role", "by_sharing", "everything", "from_name", "head", "layers",
+    "modules", "positions", "regex", "role", "sharing", "student", "text", "turn",
 ]  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -32,7 +33,9 @@ class Mask:
         name: what results and errors call it.
         cells: from a prompt and a model's modules to a bool array that broadcasts to
             `(token, module)`: `(token, 1)` where it does not depend on the module, `(1, module)`
-            where it does not depend on the token. It must bear an empty list of modules.
+            where it does not depend on the token. It must bear an empty list of modules. Of a pair
+            that is split a module stands in the list once per part (`Module.part`).
+        scale: the gate of the cells it holds (`scaled`).
 
     Example:
         >>> mask = sm.masks.role("system") & sm.masks.layers(range(2))
@@ -45,11 +48,43 @@ class Mask:
 
     name: str
     cells: Callable[[Prompt, Sequence[Module]], np.ndarray]
+    scale: float = 1.0
+
+    @checked
+    def scaled(self, scale: float) -> Mask:
+        """The same cells with gates of this size: 1 is the student, 0 the base, 2 twice its
+        difference, -1 its opposite.
+
+        A scaled mask is a set for `graft`, `generate` and `pair.logits`; it does not combine with
+        others, so scale last.
+
+        Args:
+            scale: any real number.
+
+        Raises:
+            ValueError: NaN or infinity.
+
+        Example:
+            >>> (sm.masks.role("system") & sm.masks.layers([0, 1])).scaled(2).name
+            '2 x (system & layers 0-1)'
+        """
+        if not math.isfinite(scale):
+            raise ValueError(f"scale={scale}: a gate is a number, 0 closed and 1 open.")
+        inner = f"({self.name})" if _open_operators(self.name) else self.name
+        factor = self.scale * scale
+        name = self.name if scale == 1 else f"{scale:g} x {inner}"
+        return replace(self, name=name, scale=factor)
+
+    @property
+    def unscaled(self) -> Mask:
+        """The same cells with gates of 1."""
+        return replace(self, scale=1.0)
 
     def __and__(self, other: Mask) -> Mask:
         """The cells of both."""
         if not isinstance(other, Mask):
             self._refuse("&", other)
+        _check_scales(self, other)
 
         def cells(prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
             return self._checked(prompt, modules) & other._checked(prompt, modules)
@@ -63,6 +98,7 @@ class Mask:
         """The cells of either."""
         if not isinstance(other, Mask):
             self._refuse("|", other)
+        _check_scales(self, other)
 
         def cells(prompt: Prompt, modules: Sequence[Module]) -> np.ndarray:
             return self._checked(prompt, modules) | other._checked(prompt, modules)
@@ -71,6 +107,7 @@ class Mask:
 
     def __invert__(self) -> Mask:
         """All other cells."""
+        _check_scales(self)
         inner = f"({self.name})" if _open_operators(self.name) else self.name
         return Mask(f"not {inner}", lambda prompt, modules: ~self._checked(prompt, modules))
 
@@ -128,25 +165,28 @@ class Mask:
 
         Args:
             prompt: a rendered prompt.
-            modules: all modules of the model, `list(pair.sites.modules.values())`.
+            modules: all modules of the model, `list(pair.sites.modules.values())`; of a pair that
+                is split its `pair.cells()`.
 
         Returns:
-            `(token, module)` bool, a new array.
+            `(token, module)` bool, a new array; of a scaled mask its gates, float64.
 
         Raises:
             ValueError: the prompt or the model does not have what the mask asks for, or `cells`
                 gives another shape or type.
         """
         cells = self._checked(prompt, modules)
-        return np.broadcast_to(cells, (len(prompt), len(modules))).copy()
+        chosen = np.broadcast_to(cells, (len(prompt), len(modules)))
+        return chosen.copy() if self.scale == 1 else self.scale * chosen
 
     @checked
     def tokens(self, prompt: Prompt) -> list[int]:
         """The token positions of a mask that does not depend on modules.
 
         Raises:
-            ValueError: it does; or the prompt does not have what the mask asks for.
+            ValueError: it does; or the prompt does not have what the mask asks for; a scaled mask.
         """
+        _check_scales(self)
         cells = self._checked(prompt, ())
         if cells.shape[1] != 1:  # with no modules, what depends on them is (..., 0)
             raise ValueError(
@@ -173,6 +213,16 @@ class Mask:
                 f"array is needed, (token, module) = {shape}, or 1 in place of either."
             )
         return cells
+
+
+def _check_scales(*masks: Mask) -> None:
+    """A scale is of a whole set, so it comes last."""
+    for mask in masks:
+        if mask.scale != 1:
+            raise ValueError(
+                f"mask {mask.name!r} is scaled: it is a set for graft, generate or pair.logits and "
+                "combines with nothing; combine first and scale last, (a & b).scaled(2)."
+            )
 
 
 def mask_of_tokens(name: str, rule: TokenRule) -> Mask:

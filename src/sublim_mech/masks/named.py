@@ -14,7 +14,7 @@ from .tokens import ALL_TOKENS, Where, as_mask
 
 AXES = (
     "model", "prompt", "direction", "layer", "head", "module", "position", "span", "set", "measure",
-    "token", "role", "turn", "sharing",
+    "token", "role", "turn", "sharing", "band", "whose",
 )  # fmt: skip
 """Axes and coordinates of scores."""
 

@@ -12,12 +12,15 @@ from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from .components import layers, modules
 from .mask import Mask
 from .occurrences import regex, text
+from .parts import band, head
 from .tokens import everything, positions, role, sharing, turn
 
 _QUOTED = r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"'
 _NUMBERS = r"-?\d+(?:-\d+)?(?:, -?\d+(?:-\d+)?)*"
+_PART = r"(?:\d+|tail|rest|kv \d+)"
 _TOKEN = re.compile(
     rf"\s*(?:(?P<sign>[&|()])|(?P<occurrence>(?:text|regex) (?:{_QUOTED})(?: \[[\w-]+\])?)"
+    rf"|(?P<part>(?:band|head)s? {_PART}(?:, {_PART})*)"
     rf"|(?P<counted>(?:turn|position|layer)s? {_NUMBERS})|(?P<word>[\w.]+))"
 )
 _SHARED = {*CLASSES, *UNIONS["sharing"]}
@@ -31,8 +34,8 @@ def from_name(name: str) -> Mask:
     (`as_mask`) is not in its name.
 
     Args:
-        name: as masks write their names: `shared`, `not shared`, `system & layers 0-9`,
-            `answer & mlp`, `everything & not (user | turn -1)`, `text 'owl' [last]`.
+        name: as masks write their names (but scaled ones, and those of students): `shared`,
+            `not shared`, `system & layers 0-9`, `answer & mlp`, `everything & not (user | turn -1)`, `text 'owl' [last]`.
 
     Raises:
         ValueError: it is no such name. A word that is neither a role nor a class of sharing counts
@@ -94,6 +97,10 @@ class _Reader:
             return _occurrence(word)
         if kind == "counted":
             return self._counted(word)
+        if kind == "part":
+            noun, _, listed = word.partition(" ")
+            labels = [int(one) if one.isdigit() else one for one in listed.split(", ")]
+            return band(*labels) if noun.startswith("band") else head(*labels)
         if word == "everything":
             return everything()
         if word == ANSWER or word in ROLES:

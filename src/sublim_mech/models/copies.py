@@ -102,6 +102,11 @@ def _check_mergeable(base: Any, student: Any) -> None:
             "compute so. Load it without (gates=None)."
         )
     deltas = {} if student is None else student.deltas
+    if student is not None and student.split_by == "student":
+        raise ValueError(
+            f"student={student.name!r} is several students as one, which has no model of its own; "
+            "merge one of them."
+        )
     if any(getattr(delta, "invocation", ()) for delta in deltas.values()):
         raise ValueError(
             f"student={student.name!r} is an aLoRA, which acts from its invocation tokens on: no "

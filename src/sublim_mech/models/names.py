@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..hints import nearest
 
@@ -38,9 +38,48 @@ _ORDER = (
 )  # fmt: skip
 
 
+class PartName(NamedTuple):
+    """Which part of a module's difference is meant, where a student is split; nothing of it is set
+    where the difference is one.
+
+    Attributes:
+        band: a band of singular directions from 0, those of the largest singular values first;
+            `tail` for what lies behind the last one asked for, `rest` for what is no matrix.
+        head: an attention head from 0; `kv 0` for the keys and values of a group of heads that
+            share them, `rest` for what is no projection of a head.
+        student: the name of one of several students.
+    """
+
+    band: int | str | None = None
+    head: int | str | None = None
+    student: str | None = None
+
+
+WHOLE = PartName()
+"""A module's whole difference."""
+
+REST = "rest"
+"""The part of a split student that is no matrix or not decomposed."""
+
+TAIL = "tail"
+"""The directions behind the last band that was asked for."""
+
+
+def part_order(label: int | str) -> tuple[int, int]:
+    """Where a label of a part stands among others: numbers first, `rest` last, names between them
+    as they come.
+    """
+    if isinstance(label, int):
+        return 0, label
+    if label in (TAIL, REST):
+        return 2, int(label == REST)
+    number = label.removeprefix("kv ")
+    return 1, int(number) if number.isdigit() else 0
+
+
 @dataclass(frozen=True)
 class Module:
-    """A module with parameters.
+    """A module with parameters, or a part of what a student changes there.
 
     Attributes:
         path: its path in the Hugging Face model.
@@ -50,12 +89,14 @@ class Module:
             model (`embed`, `ln_final`, `unembed`).
         axis: which axis of its output the tokens are on (Gemma-3's q and k norms have heads before
             tokens); 0 where the model's forward never calls it.
+        part: which part of a student's difference there is meant; all of it unless a pair is split.
     """
 
     path: str
     layer: int
     name: str
     axis: int = 1
+    part: PartName = WHOLE
 
     def full_name(self, n_layers: int) -> str:
         """`blocks.3.attn.q` inside the blocks, the bare name outside.

@@ -38,8 +38,9 @@ from .experts import check_stacks, gather
 from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
-from .names import text_config
+from .names import REST, WHOLE, PartName, text_config
 from .origins import names_another_base, student_name
+from .parts import Parts
 from .peft_layers import adapter_names
 from .placement import place_like
 from .plausible import module_squares, rounding_note, size_note
@@ -83,6 +84,10 @@ class Student:
             them, because they were read from a folder.
         gates: where its weights act; everywhere when None. With gates its hash is another, and
             `model` is still the student without them.
+        split_by: what its differences are split by: `band`, `head` or `student`; empty where each
+            is one (`splitting`).
+        parts: the differences that are split into several, by path.
+        widths: directions of each band it is split into.
     """
 
     name: str
@@ -95,6 +100,26 @@ class Student:
     notes: tuple[str, ...] = ()
     watch: Watch | None = field(default=None, repr=False, compare=False)
     gates: TrainedGates | None = field(default=None, repr=False, compare=False)
+    split_by: str = ""
+    parts: Mapping[str, Parts] = field(default_factory=dict, repr=False, compare=False)
+    widths: tuple[int, ...] = ()
+
+    @property
+    def cells(self) -> list[tuple[str, PartName]]:
+        """What has a gate of its own: the path of each changed module, once per part of its
+        difference.
+        """
+        whole = WHOLE if not self.split_by else PartName(**{self.split_by: REST})
+        return [
+            (path, name)
+            for path in self.deltas
+            for name in (self.parts[path].names if path in self.parts else (whole,))
+        ]
+
+    @property
+    def width(self) -> int:
+        """Number of `cells`."""
+        return len(self.cells) if self.parts else len(self.deltas)
 
     def check_unchanged(self, when: Literal["now", "begin", "settle"] = "now") -> None:
         """Raise ValueError where the weights were changed in place since they were loaded
@@ -103,7 +128,10 @@ class Student:
         check_weights(self.watch, f"student={self.name!r}", when=when)
 
     def __repr__(self) -> str:
-        told = "".join(f"; {note}" for note in self.notes)
+        notes = self.notes
+        if self.split_by:
+            notes = (f"split by {self.split_by} into {len(self.cells)} parts", *notes)
+        told = "".join(f"; {note}" for note in notes)
         return (
             f"Student({self.name!r}, {self.kind}, {len(self.deltas)} changed modules, "
             f"{self.hash[:12]}{told})"

@@ -106,6 +106,21 @@ class Watch:
         return None
 
 
+class Watches(Watch):
+    """Several watches as one."""
+
+    def __init__(self, watches: Iterable[Watch]) -> None:
+        self._all = list(watches)
+
+    def check(self) -> str | None:
+        """As `Watch.check`, of the first that finds something."""
+        return next(filter(None, [watch.check() for watch in self._all]), None)
+
+    def settle(self) -> str | None:
+        """As `Watch.settle`, of the first that finds something."""
+        return next(filter(None, [watch.settle() for watch in self._all]), None)
+
+
 def check_weights(
     watch: Watch | None, named: str, *, when: Literal["now", "begin", "settle"] = "now"
 ) -> None:

@@ -24,7 +24,7 @@ from ..arguments import checked
 from ..hints import check_choice
 from ..prompts import ANSWER
 from ..prompts.shared import HOW_TO_MARK
-from .kinds import KINDS, STEP
+from .kinds import KINDS, PARTS, STEP
 from .record import Record
 from .spreading import spread
 
@@ -280,7 +280,7 @@ class ScoreArrays:
         return merged.transpose("prompt", "position").values
 
     def layer_effect(self) -> xr.DataArray:
-        """`(prompt, layer, position)` headline: modules summed.
+        """`(prompt, layer, position)` headline: modules and their parts summed.
 
         Raises:
             ValueError: no position or layer axis; both directions; heads, of which one must be
@@ -291,11 +291,14 @@ class ScoreArrays:
             raise ValueError(
                 f"{self.record.method or self.kind} scores have no layers; use token_effect()."
             )
-        if "head" in effect.dims:
+        if "head" in effect.dims and not self.additive:
             raise ValueError(
                 "these scores have heads; choose one: scores.sel(head=0), or use head_effect()."
             )
-        merged = effect.sum("module", min_count=1) if "module" in effect.dims else effect
+        summed = [
+            dim for dim in ("module", *(PARTS if self.additive else ())) if dim in effect.dims
+        ]
+        merged = effect.sum(summed, min_count=1) if summed else effect
         return merged.transpose("prompt", "layer", "position")
 
     def head_effect(self) -> xr.DataArray:

@@ -50,6 +50,9 @@ class Kind:
         return self.table in ("scan", "dose", "direction")
 
 
+PARTS = ("band", "head", "whose")
+"""Axes of the parts that differences are split into: `whose` of several students."""
+
 KINDS: dict[str, Kind] = {
     "effect": Kind("effect on", table="totals", picture="total bars"),
     "graft": Kind("grafts,", ("set", "measure"), table="sets", picture="set bars"),
@@ -57,7 +60,7 @@ KINDS: dict[str, Kind] = {
     "patch": Kind(
         "activation patching,", ("direction", "layer", "head", "position", "span", "set")
     ),
-    "attribution": Kind("attribution of", ("layer", "module", "position"), additive=True),
+    "attribution": Kind("attribution of", ("layer", "module", *PARTS, "position"), additive=True),
     "gradient": Kind("gradient estimate,", ("layer", "head", "position"), estimate=True),
     "scan": Kind(
         "prefix scan,", ("measure", "position"), cumulative=True, table="scan", picture="scan"

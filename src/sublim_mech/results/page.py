@@ -23,7 +23,7 @@ from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
 from .completeness import gap_in_words
 from .frames import check_suffix
-from .kinds import KINDS
+from .kinds import KINDS, PARTS
 from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
@@ -215,8 +215,8 @@ def _top_cells(scores: ScoreArrays, prompt: int, real: np.ndarray) -> list[str]:
     for dim in effect.dims[1:]:
         if dim == "layer":
             axes.append(scores.layer_names())
-        elif dim == "head":
-            axes.append([f"head {head}" for head in effect["head"].values])
+        elif dim in PARTS:
+            axes.append([f"{dim} {label}" for label in effect[dim].values])
         else:
             axes.append([str(name) for name in effect[dim].values])
     # the embedding's layer and module have one name: say it once

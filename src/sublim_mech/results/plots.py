@@ -80,7 +80,7 @@ def plot(
     draw = _WHOLE.get(KINDS[scores.kind].picture)
     if draw is not None:
         return draw(scores, **wishes)
-    if "head" in scores.data["effect"].dims:
+    if "head" in scores.data["effect"].dims and not scores.additive:
         return column_map(scores, scores.head_effect(), **wishes)
     if scores.has_sets:
         return column_map(scores, scores.set_effect(), **wishes)

@@ -12,6 +12,7 @@ import xarray as xr
 from ..hints import nearest
 from .arrays import TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
+from .kinds import PARTS
 from .record import Compute, Record
 
 S = TypeVar("S", bound=ScoreArrays)
@@ -96,6 +97,8 @@ def _dimension(scores: ScoreArrays, name: str, wanted: Any) -> str:
 
 def _indices(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int]:
     """Where the wanted labels stand, in the order of the known ones."""
+    if name in PARTS and all(isinstance(label, str) for label in known):
+        wanted = [str(label) for label in wanted]  # numbers among words: `0`, `tail`, `rest`
     for label in wanted:
         if isinstance(label, slice):
             fix = f"{name}=range({_end(label.start)}, {_end(label.stop)})"

@@ -19,7 +19,7 @@ import xarray as xr
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
-from .kinds import KINDS, Table
+from .kinds import KINDS, PARTS, Table
 from .words import shortened
 
 
@@ -276,7 +276,7 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
         if "direction" in at:
             row["direction"] = str(effect["direction"].values[at["direction"]])
         row["name"] = names[at.get("layer", 0)][at.get("module", 0)]
-        for dim in ("head", "set"):
+        for dim in (*PARTS, "set"):
             if dim in at:
                 row[dim] = effect[dim].values[at[dim]].item()
         if "span" in at:
