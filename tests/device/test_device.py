@@ -63,12 +63,18 @@ def test_the_identities_hold_and_numbers_are_the_cpus(architecture, kind, smol_t
         np.testing.assert_allclose(given, expected, atol=TOLERANCE)
 
 
+SYSTEM = sm.masks.role("system")
+GATED: dict[str, Any] = {"where": SYSTEM, "answer_in_where": True, "penalty": (SYSTEM, 3.0)}
+
+
+@pytest.mark.parametrize("options", [{}, GATED], ids=["everywhere", "gated and held"])
 @pytest.mark.parametrize("method", [sm.LoRA(rank=2, alpha=4), sm.FullFT()])
-def test_a_training_goes_as_on_the_cpu(method, smol_tokenizer, tmp_path: Path):
+def test_a_training_goes_as_on_the_cpu(method, options, smol_tokenizer, tmp_path: Path):
     losses = []
     for device in ("cpu", DEVICE):
         base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer, device=device)
-        run = fit(base, hard_data(smol_tokenizer, ROWS), tmp_path / device, method=method)
+        data = hard_data(smol_tokenizer, ROWS)
+        run = fit(base, data, tmp_path / device, method=method, **options)
         losses.append([row["loss"] for row in log_of(run) if "loss" in row])
         assert sm.load_pair(base, run.path).student.deltas
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)

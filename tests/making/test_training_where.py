@@ -208,6 +208,13 @@ def test_a_run_knows_its_mask_and_refuses_another(small, soft, tmp_path):
         load_student(small, plain.path, gates=gates_of(run))
 
 
+class Doubled(masks.Mask):
+    """Gates of another size."""
+
+    def __call__(self, prompt: Any, modules: Any) -> np.ndarray:
+        return 2.0 * SYSTEM(prompt, modules)
+
+
 def test_masks_that_leave_nothing_to_learn(small, soft, tmp_path):
     with pytest.raises(ValueError, match="'assistant' closes every token that is trained on"):
         fit(small, soft, tmp_path / "run", where=masks.role("assistant"))
@@ -216,6 +223,8 @@ def test_masks_that_leave_nothing_to_learn(small, soft, tmp_path):
     short = dataclasses.replace(soft, completions=tuple(c[:1] for c in soft.completions))
     with pytest.raises(ValueError, match="one token is read and never fed"):
         fit(small, short, tmp_path / "run", where=masks.role("answer"))
+    with pytest.raises(ValueError, match="open or closed"):
+        fit(small, soft, tmp_path / "run", where=Doubled("2 x system", SYSTEM.cells))
     with pytest.raises(ValueError, match="answer_in_where=True without where"):
         fit(small, soft, tmp_path / "run", answer_in_where=True)
     some = masks.as_mask(lambda prompt: [0] if len(prompt.question) % 2 else [], "some")

@@ -56,10 +56,18 @@ def open_cells(
         answer: whether these are open too, with the modules that the mask has at any token.
         prompt: a marked prompt.
         modules: all modules of the model.
+
+    Raises:
+        ValueError: gates that are neither open nor closed.
     """
     if isinstance(mask, AnswerMask):
         return np.zeros((len(prompt), len(modules)), bool), mask.modules(prompt, modules)
     cells = mask(prompt, modules)
+    if cells.dtype != bool:
+        raise ValueError(
+            f"where={mask.name!r}: its gates are numbers; while a student trains a cell is open or "
+            "closed. Leave the scale out."
+        )
     return cells, np.logical_and(cells.any(axis=0), answer)
 
 
