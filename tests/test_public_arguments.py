@@ -32,7 +32,8 @@ RECORDS = (
     "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
     "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Reliability", "Row",
-    "RowLabels", "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
+    "RowLabels", "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher",
+    "Trained",
     "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
