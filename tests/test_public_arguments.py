@@ -33,9 +33,9 @@ RECORDS = (
     "Confirmation", "Evaluation", "Extraction", "FolderInUseError", "IntruderCost", "Intruders",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
     "FolderInUseError", "Hybrid", "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record",
-    "Row", "RowLabels", "RowShifts", "Rows", "Run", "Runner", "Scores", "SingularReadings",
-    "Sites", "Spectrum", "Status", "Student", "Teacher", "Trained", "TrainingData",
-    "TraitMatrix", "Verification", "Where",
+    "Reliability", "Row", "RowLabels", "RowShifts", "Rows", "Run", "Runner", "Scores",
+    "SingularReadings", "Sites", "Spectrum", "Status", "Student", "Teacher", "Trained",
+    "TrainingData", "TraitMatrix", "Verification", "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
 

@@ -81,3 +81,20 @@ def test_what_is_no_map_is_refused():
         reliability(synthetic.effect())
     with pytest.raises(ValueError, match="splits=0"):
         reliability(synthetic.attribution(), splits=0)
+
+
+@pytest.mark.parametrize("name", synthetic.all_scores())
+def test_every_map_is_told_with_its_reliability(name):
+    scores = synthetic.all_scores()[name]
+    told = repr(scores).count("split-half reliability")
+    if not is_map(scores):
+        assert told == 0
+        return
+    both = "direction" in scores.data["effect"].dims
+    assert told == (2 if both else 1)
+    if both:
+        with pytest.raises(ValueError, match="both directions"):
+            reliability(scores)
+        scores = scores.sel(direction="noising")
+    if scores.data.sizes["prompt"] > 1:
+        assert -1 <= reliability(scores).value <= 1

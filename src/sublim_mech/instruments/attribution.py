@@ -126,6 +126,8 @@ def attribute(
     if method == "gradient_x_input":
         return gradient_x_input(task, progress=progress, keep=folder)
     site, layers = pair.sites.place("resid_pre" if site is None else site)
+    # (of attribution patching they decide nothing; kept units of earlier calls are named with 8)
+    points = points if method == "activation_ig" else 8
     asked = Estimate(method, site, direction, points, None if layers is None else tuple(layers))
     chosen = range(pair.sites.n_layers) if layers is None else layers
     silent = reach_notes(pair, site, chosen)
