@@ -47,11 +47,11 @@ KNOWN: Mapping[str, Shape] = {
 }
 """Models whose plan can be printed without loading them."""
 
-PROMPT, TURN = 74, 39
+PROMPT, TURN = 106, 42
 """Tokens of a training prompt and of a question, in SmolLM2's default context."""
 
 RATES: Mapping[str, float] = {
-    "labels": 7e10, "students": 1e11, "answers": 2e10, "scores": 1.1e11,
+    "labels": 8e10, "students": 1.2e11, "answers": 2e10, "scores": 1.2e11,
 }  # fmt: skip
 """Operations per second of one worker with one thread, by stage: SmolLM2 on one
 core of a busy EPYC machine."""
