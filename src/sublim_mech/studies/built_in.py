@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ..arguments import checked
 from ..prompts import Context, Trait, animal
-from .config import Asking, Computing, Method, Part, RowPlan, Study, Training
+from .config import Method, Part, Study
+from .options import Asking, Computing, RowPlan, Training
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 """Whose teachers label the rows of the built-in studies."""
