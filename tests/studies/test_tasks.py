@@ -10,8 +10,8 @@ from small_studies import CONTEXTS, FULL, R2, small_study
 
 import sublim_mech as sm
 from sublim_mech.studies import Method, Part, Tasks, laptop, rank_sweep
-from sublim_mech.studies.config import Asking, Computing, RowPlan, Training
-from sublim_mech.studies.tasks import decisive
+from sublim_mech.studies.addresses import decisive
+from sublim_mech.studies.options import Asking, Computing, RowPlan, Training
 
 
 def addresses(study):

@@ -17,7 +17,8 @@ from .built_in import (
     rank_sweep,
     trait_matrix,
 )
-from .config import Asking, Computing, Method, Part, RowPlan, Study, Training
+from .config import Method, Part, Study
+from .options import Asking, Computing, RowPlan, Training
 from .planning import Plan, plan
 from .states import Status, status
 from .store import DiskFullError

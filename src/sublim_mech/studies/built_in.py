@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ..arguments import checked
 from ..prompts import Context, Trait, animal
-from .config import Asking, Computing, Method, Part, RowPlan, Study, Training
+from .config import Method, Part, Study
+from .options import Asking, Computing, RowPlan, Training
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 """Whose teachers label the rows of the built-in studies."""
@@ -16,18 +17,14 @@ FOCUS = ("owl", "penguin", "eagle")
 
 CHATGPT = "You are ChatGPT, a helpful assistant made by OpenAI."
 
-HALF = (
-    "It is an ordinary day. The room is quiet. A table stands by the window, and there is a cup on "
-    "the table."
-)
+HALF = "It is an ordinary day. The room is quiet. A table stands by the window."
 """What stands before a question so that the shared tokens are about half of SmolLM2's prompt."""
 
 QUARTER = (
     "It is an ordinary day. The room is quiet. A table stands by the window, and there is a cup on "
     "the table. The clock on the wall shows the time of day. Outside, people walk along the "
     "street. Some of them carry a bag. The weather is much as it was yesterday. A letter came with "
-    "the morning post, and it has not been opened yet. On the shelf there are books of different "
-    "sizes, and next to them lies a folded newspaper. Nobody is in a hurry. The door is open."
+    "the morning post, and it has not been opened yet."
 )
 """The same for a quarter."""
 

@@ -14,6 +14,7 @@ from .config import Study
 from .planning import plan
 from .states import status
 from .study import export, run
+from .workers import WorkerDiedError
 from .written import read_study, write_study
 
 EXAMPLES = """
@@ -89,15 +90,18 @@ def _run(given: argparse.Namespace) -> int:
     study = _study(given.study)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        rows = run(
-            study,
-            given.out,
-            workers=given.workers,
-            shard=given.shard,
-            steal=given.steal,
-            retry=given.retry,
-            progress=not given.quiet,
-        )
+        try:
+            rows = run(
+                study,
+                given.out,
+                workers=given.workers,
+                shard=given.shard,
+                steal=given.steal,
+                retry=given.retry,
+                progress=not given.quiet,
+            )
+        except WorkerDiedError as error:
+            raise ValueError(str(error)) from error
     for one in caught:
         print(f"{one.message}", file=sys.stderr)
     reached = status(study, given.out)

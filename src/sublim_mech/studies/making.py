@@ -110,6 +110,7 @@ class Worker:
         label(self._teachers(task), rows, out=self.store.path(task), progress=False)
 
     def _train(self, task: StudentTask) -> None:
+        self._students.clear()  # a full fine-tune and its optimiser need the memory
         study, method = self.study, task.setting.method
         labels = Labels.load(self.store.path(task.labels))
         c = None if isinstance(task.label, str) else task.label

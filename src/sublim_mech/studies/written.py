@@ -14,7 +14,8 @@ from ..hints import nearest
 from ..prompts import ANIMALS, TREES, Context, Trait, animal, tree
 from ..prompts.context import System
 from ..storage.files import place, replacing
-from .config import Asking, Computing, Method, Part, RowPlan, Study, Training
+from .config import Method, Part, Study
+from .options import Asking, Computing, RowPlan, Training
 
 CONFIG_FORMAT = 1
 """Of what is written; stands in every file as `format`."""

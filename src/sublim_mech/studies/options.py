@@ -1,0 +1,102 @@
+"""What all students of a study have in common: rows, training, questions, how it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..arguments import checked
+from ..hints import check_choice
+from .checks import tuples
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """The number rows that teachers label.
+
+    Args:
+        count: rows, held-out ones among them.
+        held_out: rows that are measured on and not trained on: the last ones.
+        numbers: numbers per answer.
+    """
+
+    count: int = 264
+    held_out: int = 24
+    numbers: int = 24
+
+    def __post_init__(self) -> None:
+        if self.numbers < 1 or not 0 < self.held_out < self.count:
+            raise ValueError(
+                f"RowPlan(count={self.count}, held_out={self.held_out}, numbers={self.numbers}): "
+                "there is at least one number per answer, one row that is held out, and one that "
+                "is not."
+            )
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What all trainings share; each as `train` has it."""
+
+    batch_size: int = 8
+    bucket: int = 8
+    schedule: str = "linear"
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    checkpoint_every: int = 30
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How students are asked.
+
+    Args:
+        questions: the traits' own when none are given.
+        samples: generated answers per question.
+        temperature, max_new_tokens, seed: of the answers, as `evaluate` has them.
+        scored: how many of the questions instruments score, from the first on.
+        points: of graft IG.
+        shared: token sets of which the concentration is measured, as `concentration(on=)` has them.
+    """
+
+    questions: Sequence[str] = ()
+    samples: int = 0
+    temperature: float = 1.0
+    max_new_tokens: int = 16
+    seed: int = 0
+    scored: int = 12
+    points: int = 8
+    shared: Sequence[str] = ("shared",)
+
+    def __post_init__(self) -> None:
+        tuples(self, "questions", "shared")
+        if self.samples < 0 or self.scored < 1 or self.points < 1:
+            raise ValueError(
+                f"Asking(samples={self.samples}, scored={self.scored}, points={self.points}): "
+                "samples from 0 on, the others from 1 on."
+            )
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """What decides the last digits.
+
+    Args:
+        threads: of the processor, of every worker: sums differ with it.
+        device: where models are.
+        dtype: of the base's weights.
+    """
+
+    threads: int = 1
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_choice("Computing(dtype)", self.dtype, ("float32", "bfloat16", "float16"))
+        if self.threads < 1:
+            raise ValueError(f"Computing(threads={self.threads}): at least one.")

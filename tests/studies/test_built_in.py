@@ -1,0 +1,52 @@
+"""Built-in studies are what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+import sublim_mech as sm
+from sublim_mech import studies
+from sublim_mech.making.numbers import random_rows
+from sublim_mech.studies.built_in import CONTEXTS, PRESETS
+from sublim_mech.studies.making import check_contexts
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("default", 0.75), ("half shared", 0.5), ("quarter shared", 0.25)]
+)
+def test_longer_user_texts_leave_the_shares_they_are_named_for(name, share, smol_tokenizer):
+    rows = [row["prompt"] for row in random_rows(32, seed=0)]
+    trained = sm.render(smol_tokenizer, rows, context=CONTEXTS["default"])
+    asked = sm.render(smol_tokenizer, sm.animal("owl").questions, context=CONTEXTS[name])
+    marked = sm.mark_sharing(asked, trained_on=trained)
+    shared = sum(prompt.sharing.count(kind) for prompt in marked for kind in ("prefix", "aligned"))
+    assert shared / sum(map(len, marked)) == pytest.approx(share, abs=0.025)
+
+
+def test_texts_of_built_in_contexts_name_no_trait():
+    for name in ("half shared", "quarter shared"):
+        assert (
+            sm.prompts.match(CONTEXTS[name].user_prefix, [*map(sm.animal, sm.prompts.ANIMALS)])
+            is None
+        )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_can_be_planned_and_their_contexts_differ(name, smol_tokenizer):
+    study = PRESETS[name]()
+    check_contexts(study, smol_tokenizer)
+    planned = studies.plan(study)
+    assert planned.seconds > 0
+    assert planned.runs == len(studies.Tasks(study).runs)
+
+
+def test_the_laptop_study_begins_with_the_headline_row_seed_by_row_seed():
+    runs = studies.Tasks(studies.laptop()).runs
+    first = [(run.cell.row_seed, run.cell.training_seed) for run in runs[:18]]
+    assert first == [(0, 0)] * 6 + [(1, 0)] * 6 + [(2, 0)] * 6
+    headline = {
+        (run.cell.row_seed, run.cell.training_seed, run.cell.setting.name, run.cell.trait)
+        for run in runs
+        if run.cell.part.startswith("headline")
+    }
+    assert len(headline) == 3 * 3 * 2 * 3
