@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pairs import QUIET, TRAIT, shared_pair
 
 import sublim_mech as sm
@@ -16,6 +17,7 @@ from sublim_mech.making import numbers
 MASK = masks.role("user")
 GIVEN: tuple[Any, ...] = (
     None, 3, 0.5, True, "user", {"a": 1}, MASK, [0.5], [None], [True, False], np.array([True]),
+    torch.tensor([True, False]),
 )  # fmt: skip
 """What is no list of positions."""
 

@@ -6,8 +6,6 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ..arguments import answer_of, refuse_answer, shown
 from ..hints import counted
 from .prompt import Prompt
@@ -48,13 +46,18 @@ def _whole_numbers(given: Any) -> list[int] | None:
         return None
     numbers = []
     for one in given:
-        if isinstance(one, bool | np.bool_):
+        if _is_truth(one):
             return None
         try:
             numbers.append(operator.index(one))
         except TypeError:
             return None
     return numbers
+
+
+def _is_truth(given: Any) -> bool:
+    """Whether it is True or False, of Python, numpy or torch, which all pass for 1 and 0."""
+    return isinstance(given, bool) or str(getattr(given, "dtype", "")).endswith("bool")
 
 
 def _wanted(given: Any) -> str:
@@ -70,7 +73,7 @@ def _wanted(given: Any) -> str:
         pass
     if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
         elements = list(given)
-        if elements and all(isinstance(one, bool | np.bool_) for one in elements):
+        if elements and all(map(_is_truth, elements)):
             return f"{wanted}; of a list of True and False: np.flatnonzero(...)"
         wrong = next((one for one in elements if _whole_numbers([one]) is None), None)
         return wanted if wrong is None else f"{wanted}, and {shown(wrong)} is none"
