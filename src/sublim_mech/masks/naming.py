@@ -34,8 +34,9 @@ def named(name: str) -> Mask:
     (`as_mask`) is not in its name.
 
     Args:
-        name: as masks write their names (but scaled ones, and those of students): `shared`, `not shared`, `system & layers 0-9`,
-            `answer & mlp`, `everything & not (user | turn -1)`, `text 'owl' [last]`.
+        name: as masks write their names (but scaled ones, and those of students): `shared`, `not
+            shared`, `system & layers 0-9`, `answer & mlp`, `everything & not (user | turn -1)`,
+            `text 'owl' [last]`.
 
     Raises:
         ValueError: it is no such name. A word that is neither a role nor a class of sharing counts
