@@ -94,6 +94,21 @@ def test_one_copy_of_the_base_weights(pair):
         assert {p.data_ptr() for p in other} <= own
 
 
+@pytest.mark.parametrize("options", [{"by": "band", "bands": 8}, {"by": "head"}, {"by": "student"}])
+def test_parts_add_up(pair, prompts, options):
+    """To 1e-4 nats in fp32, with one copy of the base."""
+    split = pair.split(**options)
+    assert split.model is pair.model
+    batch = split.batch([prompts[0].ids])
+    opened = torch.ones(*batch.ids.shape, split.student.width)
+    with torch.no_grad():
+        whole, parts = (
+            split.run(batch, gates=Gates(split.student, gates)).logits.log_softmax(-1)
+            for gates in (1.0, opened)
+        )
+    assert float((whole - parts).abs().max()) < 1e-4
+
+
 def test_system_turn_is_training_prefix(prompts):
     """The students were trained in the default context.
 

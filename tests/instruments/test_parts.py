@@ -219,6 +219,38 @@ def test_a_head_is_the_model_whose_rows_and_columns_were_assembled_by_hand(
         np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gpt2", "neox", "qwen3"])
+def test_a_head_is_that_of_the_model_s_own_attention(architecture, smol_tokenizer, prompts):
+    """Queries of a head change its own output and no other head's, keys and values those of their
+    group."""
+    split = split_pair(architecture, "full", "head", smol_tokenizer)
+    batch = split.batch([prompts[0].ids])
+    key = ("z", 0)
+
+    def z(gates: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return split.run(batch, gates=gates, record=[key]).activations[key]
+
+    plain = z(None)
+    heads = plain.shape[2]
+    found = {}
+    for label in dict.fromkeys(name.head for _, name in split.student.cells):
+        if label == "rest":
+            continue
+        values = torch.zeros(*batch.ids.shape, split.student.width)
+        for column, (path, name) in enumerate(split.student.cells):
+            inside = split.sites.modules[path].layer == 0
+            values[..., column] = float(name.head == label and inside)
+        moved = (z(Gates(split.student, values)) - plain).abs().amax((0, 1, 3)) > 0
+        found[label] = set(moved.nonzero().flatten().tolist())
+    groups = sum(isinstance(label, str) for label in found)
+    expected: dict[Any, set[int]] = {head: {head} for head in range(heads)}
+    if groups:
+        each = heads // groups
+        expected |= {f"kv {n}": set(range(n * each, (n + 1) * each)) for n in range(groups)}
+    assert found == expected
+
+
 def test_of_a_planted_rank_one_change_the_first_band_is_everything(smol_tokenizer, prompts):
     base = tiny.model("llama").double()
     student = tiny.lora(base, layers=[1]).double()
