@@ -99,7 +99,7 @@ def read_vector(runner: Runner, vector: Any, trait: Trait | None = None, *, k: i
     Example:
         >>> direction = pair.model.get_output_embeddings().weight[42]
         >>> reading = sm.instruments.read_vector(pair, direction, trait, k=2)
-        >>> reading.scores.argmax(), len(reading.tokens["top"])
+        >>> int(reading.scores.argmax()), len(reading.tokens["top"])
         (42, 2)
     """
     return read_vectors(runner, [vector], trait, k=k)[0]
