@@ -104,7 +104,7 @@ def test_nothing_of_a_full_fine_tune_is_dropped(architecture, smol_tokenizer):
     pair = load(base, student, smol_tokenizer)
     found = spectrum(pair)
     parameters = zip(base.parameters(), student.parameters(), strict=True)  # tied ones once
-    square = sum(float((new - old).double().square().sum()) for old, new in parameters)
+    square = sum(float((new - old).detach().double().square().sum()) for old, new in parameters)
     assert found.norm == pytest.approx(square**0.5, rel=1e-5)
     table = found.table()
     listed = {path.removesuffix(".bias") for path in [one.path for one in found.modules]}
