@@ -4,11 +4,13 @@ import re
 
 import numpy as np
 import pytest
+import stateful
 import tiny
 from mask_cases import DEPTH, assert_same, marked_prompts, model, network
 
 from sublim_mech import masks
 from sublim_mech.models.names import Module
+from sublim_mech.models.sites import find_sites
 
 GROUPS = ("attention", "mlp", "norms", "embeddings", "head")
 
@@ -165,3 +167,13 @@ def test_a_last_part_of_several_names_is_refused(owl):
 def test_wrong_arguments_are_named(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+def test_blocks_without_attention_and_mlp_are_blocks_too(smol_tokenizer):
+    """Mamba's hold a mixer, and are counted by their paths."""
+    modules = list(find_sites(stateful.model("mamba2")).modules.values())
+    prompt = marked_prompts(smol_tokenizer)[0]
+    inside = masks.layers([2])(prompt, modules)[0]
+    assert {m.layer for m, on in zip(modules, inside, strict=True) if on} == {2}
+    with pytest.raises(ValueError, match="the model has the blocks 0 to 2"):
+        masks.layers([3])(prompt, modules)

@@ -159,8 +159,14 @@ def module_order(name: str) -> int:
 
 
 def count_blocks(modules: Sequence[Module]) -> int:
-    """The number of blocks that the modules stand in: only blocks have attention and MLP."""
-    in_blocks = [m.layer for m in modules if module_group(m) in ("attention", "mlp")]
+    """The number of blocks that the modules stand in: what has a number in its path, and attention
+    and MLP, which only blocks have.
+    """
+    in_blocks = [
+        m.layer
+        for m in modules
+        if block_of(m.path) is not None or module_group(m) in ("attention", "mlp")
+    ]
     return 1 + max(in_blocks, default=-1)
 
 
