@@ -29,7 +29,9 @@ WITH_METHODS = (
 """Classes whose methods a user calls."""
 
 RECORDS = (
-    "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
+    "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Correlation",
+    "Detectable", "DiagonalExcess", "EqualKL", "Evaluation", "Interval", "MaxT", "NestedInterval",
+    "Shifts", "Statement", "Verdict",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
     "FolderInUseError", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels", "Rows",
     "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
