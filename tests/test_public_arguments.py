@@ -30,7 +30,9 @@ WITH_METHODS = (
 
 RECORDS = (
     "ActivationChange", "Alignment", "AnswerMask", "Base", "Check", "Compute", "Concentration",
-    "Confirmation", "Evaluation", "Extraction", "FolderInUseError", "IntruderCost", "Intruders",
+    "Confirmation", "Correlation", "Detectable", "DiagonalExcess", "EqualKL", "Evaluation",
+    "Extraction", "FolderInUseError", "Interval", "IntruderCost", "Intruders", "MaxT",
+    "NestedInterval", "Shifts", "Statement", "Verdict",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
     "FolderInUseError", "Hybrid", "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record",
     "Reliability", "Row", "RowLabels", "RowShifts", "Rows", "Run", "Runner", "Scores",

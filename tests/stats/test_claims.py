@@ -202,6 +202,12 @@ def test_a_missing_column_is_named():
         context_claim([])
 
 
+@pytest.mark.parametrize("rows", [7, "rows.csv", [1, 2], {"trait": "owl"}, None])
+def test_what_are_no_rows_is_refused(rows):
+    with pytest.raises(TypeError, match=r"rows=.*pass a list of dicts, one per student"):
+        transmission_claim(rows)
+
+
 def test_a_verdict_says_its_numbers_and_what_could_have_been_seen():
     rows = students(np.random.default_rng(0), kinds(0.3, 0.25), noise=0.3)
     found = full_fine_tuning_claim(rows)

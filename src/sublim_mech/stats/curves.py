@@ -20,6 +20,7 @@ from .nesting import NestedInterval, nested_interval
 from .over_prompts import Array
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Curve:
     """Students of one kind on one data set, from the least to the most imitation.

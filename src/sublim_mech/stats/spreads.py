@@ -19,6 +19,7 @@ from .nesting import _grouped
 from .students_t import quantile_of_f
 
 
+@checked
 @dataclass(frozen=True)
 class Spread:
     """Standard deviations of a nested design, in the unit of what was measured.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import shown
 from ..hints import nearest
 from .curves import Curve
 from .nesting import NestedInterval, nested_interval
@@ -30,9 +31,16 @@ def as_rows(rows: Any, *needed: str) -> list[Row]:
     """Rows of a list of dicts or a DataFrame, which have these columns.
 
     Raises:
+        TypeError: neither of the two.
         ValueError: there are none, or a column is missing in all of them.
     """
-    records = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    if hasattr(rows, "to_dict"):
+        rows = rows.to_dict("records")
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError(
+            f"rows={shown(rows)}: pass a list of dicts, one per student, or a DataFrame of them."
+        )
+    records: list[Row] = list(rows)
     if not records:
         raise ValueError("rows: there are none.")
     known = {name for row in records for name in row}
