@@ -17,7 +17,7 @@ from sublim_mech.making import numbers
 MASK = masks.role("user")
 GIVEN: tuple[Any, ...] = (
     None, 3, 0.5, True, "user", {"a": 1}, MASK, [0.5], [None], [True, False], np.array([True]),
-    torch.tensor([True, False]),
+    torch.tensor([True, False]), np.array(3), torch.tensor(3),
 )  # fmt: skip
 """What is no list of positions."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..arguments import answer_of, refuse_answer, shown
@@ -42,10 +42,11 @@ def _whole_numbers(given: Any) -> list[int] | None:
 
     True and False are none: a list of them is no list of positions.
     """
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+    elements = _elements(given)
+    if elements is None:
         return None
     numbers = []
-    for one in given:
+    for one in elements:
         if _is_truth(one):
             return None
         try:
@@ -53,6 +54,16 @@ def _whole_numbers(given: Any) -> list[int] | None:
         except TypeError:
             return None
     return numbers
+
+
+def _elements(given: Any) -> list[Any] | None:
+    """What a container holds; None of what is no container of its elements."""
+    if isinstance(given, str | bytes | Mapping):
+        return None
+    try:
+        return list(given)
+    except TypeError:  # such as an array of no dimension, whose class has elements
+        return None
 
 
 def _is_truth(given: Any) -> bool:
@@ -71,10 +82,8 @@ def _wanted(given: Any) -> str:
         return f"{wanted}; one alone is a list too: [{operator.index(given)}]"
     except TypeError:
         pass
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
-        elements = list(given)
-        if elements and all(map(_is_truth, elements)):
-            return f"{wanted}; of a list of True and False: np.flatnonzero(...)"
-        wrong = next((one for one in elements if _whole_numbers([one]) is None), None)
-        return wanted if wrong is None else f"{wanted}, and {shown(wrong)} is none"
-    return wanted
+    elements = _elements(given) or []
+    if elements and all(map(_is_truth, elements)):
+        return f"{wanted}; of a list of True and False: np.flatnonzero(...)"
+    wrong = [one for one in elements if _whole_numbers([one]) is None]
+    return f"{wanted}, and {shown(wrong[0])} is none" if wrong else wanted
