@@ -27,16 +27,16 @@ _SHARED = {*CLASSES, *UNIONS["sharing"]}
 
 
 @checked
-def named(name: str) -> Mask:
-    """The mask that is called so: `masks.named(mask.name)` is `mask` again.
+def from_name(name: str) -> Mask:
+    """The mask that is called so: `masks.from_name(mask.name)` is `mask` again.
 
     For configurations and manifests, which hold texts. A mask made of a function or of positions
     (`as_mask`) is not in its name.
 
     Args:
-        name: as masks write their names (but scaled ones, and those of students): `shared`, `not
-            shared`, `system & layers 0-9`, `answer & mlp`, `everything & not (user | turn -1)`,
-            `text 'owl' [last]`.
+        name: as masks write their names (but scaled ones, and those of students): `shared`,
+            `not shared`, `system & layers 0-9`, `answer & mlp`,
+            `everything & not (user | turn -1)`, `text 'owl' [last]`.
 
     Raises:
         ValueError: it is no such name. A word that is neither a role nor a class of sharing counts
@@ -44,7 +44,7 @@ def named(name: str) -> Mask:
 
     Example:
         >>> mask = sm.masks.role("system") & ~sm.masks.layers(range(2))
-        >>> sm.masks.named(mask.name).name
+        >>> sm.masks.from_name(mask.name).name
         'system & not layers 0-1'
     """
     return _Reader(name).read()
@@ -127,7 +127,7 @@ class _Reader:
 
     def _refuse(self, why: str) -> NoReturn:
         raise ValueError(
-            f"named({self.name!r}): {why}; pass the name of a mask as masks write it, such as "
+            f"from_name({self.name!r}): {why}; pass the name of a mask as masks write it, such as "
             "'shared', 'system & layers 0-9' or 'everything & not user'. Masks of functions and "
             "positions of your own (as_mask) have to be passed themselves."
         )
