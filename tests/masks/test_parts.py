@@ -43,9 +43,9 @@ def test_they_choose_parts_and_combine_with_other_masks(owl):
     assert not cells[:, 1].any()
     assert masks.head(1, "kv 0").name == "heads 1, kv 0"
     for mask in (masks.band(0, "tail"), masks.band(1) & ~masks.layers(1), ~masks.band("rest")):
-        again = masks.named(mask.name)
+        again = masks.from_name(mask.name)
         assert (again.name, chosen(again, owl)) == (mask.name, chosen(mask, owl))
-    assert masks.named("heads 1, kv 0 & layer 1").name == "heads 1, kv 0 & layer 1"
+    assert masks.from_name("heads 1, kv 0 & layer 1").name == "heads 1, kv 0 & layer 1"
 
 
 def test_what_is_not_there_is_refused(owl):
