@@ -23,7 +23,7 @@ from ..hints import counted
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import FEWEST, bootstrap_weights, mean_interval, ratio_interval
 from .arrays import ScoreArrays
-from .null import elsewhere, too_few_places
+from .null import elsewhere, layout, too_few_places
 from .report import warning
 
 
@@ -330,7 +330,7 @@ def concentration(
             excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
 
         # what the set would have given elsewhere
-        shifts = elsewhere(scores, effect, inside)
+        shifts = elsewhere(layout(scores), effect, inside)
         null = (shifts.expected + shifts.excess) / summed
     null_low, null_high = np.percentile(null, [2.5, 97.5])
     # over a negative effect the most of it is the largest share
