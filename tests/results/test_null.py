@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from sublim_mech.results.null import FEWEST_PLACES, columns_of, too_few_places
+from sublim_mech.results.null import FEWEST_PLACES, elsewhere, layout, too_few_places
 from sublim_mech.results.scores import Scores
 from sublim_mech.results.shares import concentration
 
@@ -49,7 +49,7 @@ def test_templates_meet_however_long_the_questions_are():
         values[prompt, len(row) - 5 : len(row)] = 1.0
     scores = scores_of(rows, values)
     first = scores.of_prompt.values & (np.arange(values.shape[1]) < 5)
-    found = columns_of(scores).elsewhere(np.nan_to_num(values), first)
+    found = elsewhere(layout(scores), np.nan_to_num(values), first)
     assert found.places == max(map(len, rows))
     best = found.excess.argmax()
     assert best == found.places - 5
@@ -73,7 +73,7 @@ def test_the_share_is_its_own_place_in_the_null():
     scores = with_profile([5, 9, 7], rng)
     inside = np.isin(scores.positions("sharing"), SHARED)
     effect = np.nan_to_num(scores.token_effect())
-    found = columns_of(scores).elsewhere(effect, inside)
+    found = elsewhere(layout(scores), effect, inside)
     assert found.expected + found.excess[0] == pytest.approx((effect * inside).sum())
 
 

@@ -104,6 +104,12 @@ def test_the_inverted_u():
     assert "three are needed" in repr(two)
 
 
+def test_the_best_of_several_ranks_is_told_as_such():
+    rows = students(np.random.default_rng(0), ranks({1: 0.0, 4: 0.05, 8: 0.8, 64: 0.1}))
+    alone = [row for row in rows if row["rank"] != 4]
+    assert inverted_u_claim(rows).p == pytest.approx(2 * inverted_u_claim(alone).p)
+
+
 def test_learning_rates_are_chosen_on_held_out_kl():
     """The wrong rates would show an inverted U; those of the lowest KL show none."""
     cells = []

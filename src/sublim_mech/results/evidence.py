@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..stats import bootstrap_weights
-from .null import Columns
+from .null import Layout, elsewhere
 
 
 def verdict(excess_low: float, excess_high: float, p: float, p_less: float) -> str:
@@ -30,14 +30,14 @@ class Asked(NamedTuple):
     Attributes:
         inside: `(prompt, position)` the set.
         real: `(prompt, position)` the prompts' tokens; they stand first.
-        columns: where these tokens lie, for the null.
+        laid: where these tokens stand, for the null.
         draws: resamples of prompts.
         seed: of them.
     """
 
     inside: np.ndarray
     real: np.ndarray
-    columns: Columns
+    laid: Layout
     draws: int
     seed: int
 
@@ -122,7 +122,7 @@ def _find(shared: Shared, asked: Asked) -> Found:
             excess = shares - asked.even * (weights @ on_all) / (weights @ whole)
             excess_low, excess_high = np.percentile(excess, [2.5, 97.5])
         # what the set would have given elsewhere
-        shifts = asked.columns.elsewhere(effect, asked.inside)
+        shifts = elsewhere(asked.laid, effect, asked.inside)
         null = (shifts.expected + shifts.excess) / whole.sum()
     null_low, null_high = np.percentile(null, [2.5, 97.5])
     # over a negative effect the most of it is the largest share

@@ -19,53 +19,51 @@ FEWEST_PLACES = 21
 """Columns that prompts need: of 20 no place is rarer than 1 in 20, which is not below 5 %."""
 
 
-class Columns(NamedTuple):
-    """Where the tokens of prompts lie on columns that all of them have in common.
+class Layout(NamedTuple):
+    """Where the tokens of prompts stand on common columns.
 
     Attributes:
-        real: `(prompt, position)` the prompts' tokens.
-        places: per prompt that has tokens, the column of each of them.
+        tokens: `(prompt, position)` bool, the prompts' tokens.
+        columns: of every prompt that has tokens, the column of each.
         width: how many columns there are.
     """
 
-    real: np.ndarray
-    places: list[list[int]]
+    tokens: np.ndarray
+    columns: list[list[int]]
     width: int
 
-    def elsewhere(self, effect: np.ndarray, inside: np.ndarray) -> Shifts:
-        """What a set has beyond its share of tokens, at its place and at every other.
 
-        Args:
-            effect: `(prompt, position)`, finite.
-            inside: `(prompt, position)` the set, of the prompt's tokens.
-        """
-        has_tokens = self.real.any(1)
-        shape = int(has_tokens.sum()), self.width
-        laid = np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool)
-        rows = zip(
-            effect[has_tokens],
-            inside[has_tokens],
-            self.real[has_tokens],
-            self.places,
-            strict=True,
-        )
-        for row, (values, chosen, tokens, columns) in enumerate(rows):
-            laid[0][row, columns], laid[1][row, columns] = values[tokens], chosen[tokens]
-            laid[2][row, columns] = True
-        return shifted(*laid)
-
-
-def columns_of(scores: ScoreArrays) -> Columns:
-    """Lay prompts on common columns by the turn and role of their tokens."""
-    real = scores.of_prompt.values
+def layout(scores: ScoreArrays) -> Layout:
+    """The layout of the prompts that were scored, by turn and role of their tokens."""
+    tokens = scores.of_prompt.values
     role = scores.data["role"].values
     turn = scores.data["turn"].values if "turn" in scores.data.coords else np.zeros_like(role)
-    labels = [
-        [f"{t} {r}" for t, r in zip(turns[tokens], roles[tokens], strict=True)]
-        for turns, roles, tokens in zip(turn, role, real, strict=True)
-    ]
-    places, width = common_columns([row for row in labels if row])
-    return Columns(real, places, width)
+    labels = []
+    for turns, roles, chosen in zip(turn, role, tokens, strict=True):
+        if chosen.any():
+            pairs = zip(turns[chosen], roles[chosen], strict=True)
+            labels.append([f"{number} {name}" for number, name in pairs])
+    columns, width = common_columns(labels)
+    return Layout(tokens, columns, width)
+
+
+def elsewhere(laid: Layout, effect: np.ndarray, inside: np.ndarray) -> Shifts:
+    """What the set has beyond its share of tokens, at its place and at every other.
+
+    Args:
+        laid: where tokens stand.
+        effect: `(prompt, position)`, finite.
+        inside: `(prompt, position)` the set, of the prompts' tokens.
+    """
+    has_tokens = laid.tokens.any(1)
+    shape = len(laid.columns), laid.width
+    effects, chosen, present = np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool)
+    for row, prompt in enumerate(np.flatnonzero(has_tokens)):
+        tokens, columns = laid.tokens[prompt], laid.columns[row]
+        effects[row, columns] = effect[prompt, tokens]
+        chosen[row, columns] = inside[prompt, tokens]
+        present[row, columns] = True
+    return shifted(effects, chosen, present)
 
 
 def too_few_places(places: int) -> str:

@@ -27,7 +27,7 @@ from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
-from .null import columns_of, too_few_places
+from .null import layout, too_few_places
 from .report import warning
 
 
@@ -319,7 +319,7 @@ def concentration(
     effect = np.where(real & np.isfinite(effect), effect, 0.0)
     lengths = scores.prompt_tokens
     total = mean_interval(prompt_effect, seed=seed)
-    asked = Asked(inside, real, columns_of(scores), draws, seed)
+    asked = Asked(inside, real, layout(scores), draws, seed)
     shared = Shared(effect, prompt_effect)
     filled = with_gap(shared, scores.missing.values, asked, selected=bool(scores.selected))
     found, *others = find([shared, *filled], asked)
