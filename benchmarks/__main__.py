@@ -24,7 +24,9 @@ from . import (  # noqa: F401  rows register
     memory,
     parts,
     processes,
+    scanning,
     training,
+    weights,
     where,
 )
 from .rows import RESULTS, ROWS, run

@@ -243,6 +243,83 @@ def effect(*, prompts: int = 12, seed: int = 0) -> Scores:
     return scores_of("effect", (), total, {}, total=total)
 
 
+def scan(
+    prompts: Sequence[Sequence[Row]] | None = None,
+    *,
+    controls: int = 1,
+    enters: int = 5,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Scores:
+    """Prefix scan `(model, prompt, measure, position)`: 0, then all of it from a token on; the
+    necessity rises evenly over the prompt.
+    """
+    prompts = prompts or [chat(), chat(QUESTION[:5]), chat(QUESTION[2:])]
+    coords = coordinates(prompts)
+    role, rng = coords["role"][1], np.random.default_rng(seed)
+    total = 1.5 + noise * rng.normal(size=(1 + controls, len(prompts)))
+    total[1:] = noise * rng.normal(size=(controls, len(prompts)))
+    lengths = ((role != "") & (role != "answer")).sum(1)
+    at = np.arange(role.shape[1])
+    steps = np.broadcast_to((at >= enters).astype(float), role.shape)
+    rises = np.minimum(1, (at + 1) / lengths[:, None])
+    effect = total[:, :, None, None] * np.stack([steps, rises], 1)
+    effect = np.where((role != "")[None, :, None], effect, np.nan)
+    coords |= {"measure": ["sufficiency", "necessity"]}
+    axes = ("measure", "position")
+    gate = {"sufficiency": 0.0, "necessity": 1.0}
+    return scores_of("scan", axes, effect, coords, total=total, answer_gate=gate)
+
+
+def dose(*, prompts: int = 8, power: float = 1.0, controls: int = 1, seed: int = 0) -> Scores:
+    """Doses `(model, prompt, scale)` that go with a power of the scale."""
+    scales = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
+    rng = np.random.default_rng(seed)
+    total = rng.normal([[2.0], [0.1]], 0.1, size=(2, prompts))[: 1 + controls]
+    coords = {"scale": scales, "question": ("prompt", [f"Question {i}?" for i in range(prompts)])}
+    effect = total[:, :, None] * scales**power
+    return scores_of("dose", ("scale",), effect, coords, total=total, where="everything")
+
+
+def direction(*, prompts: int = 8, layers: int = 4, controls: int = 1, seed: int = 0) -> Scores:
+    """Directions `(model, prompt, layer, vector, measure)`: half of the graft, from layer to
+    layer more; random ones do nothing.
+    """
+    rng = np.random.default_rng(seed)
+    total = rng.normal([[2.0], [0.1]], 0.1, size=(2, prompts))[: 1 + controls]
+    vectors = ["own", "random 1", "random 2", *["others'"] * bool(controls)]
+    shape = (*total.shape, layers, len(vectors), 3)
+    effect = rng.normal(scale=0.02, size=shape)
+    effect[:, :, :, 0] += 0.5 * total[:, :, None, None] * np.linspace(0.2, 1, layers)[:, None]
+    graft = np.stack([0.8 * total, 0.7 * total, np.full(total.shape, np.nan)], 2)
+    coords = {
+        "layer": np.arange(layers),
+        "hook": ("layer", [f"blocks.{i}.hook_resid_post" for i in range(layers)]),
+        "vector": vectors,
+        "measure": ["added", "subtracted", "projected out"],
+        "graft": (("model", "prompt", "measure"), graft),
+        "norm": (("model", "layer"), np.ones((len(total), layers))),
+        "question": ("prompt", [f"Question {i}?" for i in range(prompts)]),
+    }
+    axes = ("layer", "vector", "measure")
+    fields = {"site": "resid_post", "where": "user", "n_layers": layers}
+    return scores_of("direction", axes, effect, coords, total=total, **fields)
+
+
+def stepped(make: Any, steps: Sequence[int] = (10, 20, 40)) -> Scores:
+    """Scores of several steps of a training, those of each one of another seed."""
+    parts = [make(seed=seed) for seed in range(len(steps))]
+    first = parts[0]
+    data = first.data.drop_vars(["effect", "student"])
+    effect = xr.concat([one.data["effect"] for one in parts], "step")
+    student = xr.concat([one.data["student"] for one in parts], "step")
+    cells = [dim for dim in first.data["effect"].dims if dim not in ("model", "prompt")]
+    data["effect"] = effect.transpose("model", "prompt", "step", *cells)
+    data["student"] = student.transpose("model", "prompt", "step")
+    data = data.assign_coords(step=list(steps))
+    return Scores(data, first.kind, replace(first.record, run="runs/owl"))
+
+
 def confirmed(scores: Scores, *, poor: bool = False) -> Scores:
     """The same scores, confirmed on their 4 strongest and 3 random cells."""
     cells = tuple(
@@ -337,4 +414,11 @@ def all_scores() -> dict[str, Scores]:
         ),
         "some tokens": sweep().sel(position=[3, 4, 30]),
         "contrast": patch().minus(patch(seed=1)),
+        "scan": scan(),
+        "one curve": scan().sel(measure="necessity"),
+        "dose": dose(),
+        "direction": direction(),
+        "steps": stepped(effect),
+        "steps of grafts": stepped(graft),
+        "steps of tokens": stepped(attribution),
     }

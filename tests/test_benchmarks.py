@@ -24,7 +24,17 @@ from sublim_mech.making.training import hard_data, soft_data
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks import __main__ as program
-from benchmarks import instruments, lengths, making, memory, parts, rows, table, training
+from benchmarks import (
+    instruments,
+    lengths,
+    making,
+    memory,
+    parts,
+    rows,
+    scanning,
+    table,
+    training,
+)
 
 PROMISED = {
     "work",
@@ -122,6 +132,12 @@ def test_a_mask_of_ones_is_the_student_and_of_zeros_the_base(pair, prompt):
             with instruments.masked_lora(model, lambda _, mask=mask: mask):
                 masked, expected = (m(input_ids=ids).logits for m in (model, own))
                 torch.testing.assert_close(masked, expected, atol=1e-5, rtol=0)
+
+
+def test_prefix_scan_row_compares_both_curves_at_every_boundary(pair, prompt):
+    row = scanning.scanning_row(pair, prompt, "tiny", repeats=1)
+    assert row.equal
+    assert f"{len(prompt)} tokens" in row.work
 
 
 def test_attribution_row_checks_completeness_and_reports_agreement(pair, prompt):

@@ -19,21 +19,23 @@ from sublim_mech.arguments import _hints, fits
 PACKAGES = (
     "", "engine", "evaluation", "instruments", "making.labelling", "making.numbers",
     "making.readiness", "making.teachers", "making.training", "masks", "metrics", "models",
-    "prompts", "results", "storage",
+    "prompts", "results", "storage", "studies",
 )  # fmt: skip
 
 WITH_METHODS = (
     "Scores", "Evaluation", "TraitMatrix", "ModelPair", "Runner", "Base", "Labels", "Mask",
-    "TrainingData", "Trait",
+    "TrainingData", "Trait", "Alignment", "Intruders", "SingularReadings", "Spectrum",
 )  # fmt: skip
 """Classes whose methods a user calls."""
 
 RECORDS = (
-    "AnswerMask", "Base", "Check", "Compute", "Concentration", "Confirmation", "Evaluation",
+    "ActivationChange", "Alignment", "AnswerMask", "Base", "Check", "Compute", "Concentration",
+    "Confirmation", "Evaluation", "Extraction", "FolderInUseError", "IntruderCost", "Intruders",
     "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "FolderInUseError", "Hybrid", "Parsed", "Prompt", "Readiness", "Record", "Row", "RowLabels",
-    "Rows", "RowShifts", "Run", "Runner", "Scores", "Sites", "Student", "Teacher", "Trained",
-    "TrainingData", "TraitMatrix", "Verification", "Where",
+    "Hybrid", "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record", "Row", "RowLabels",
+    "RowShifts", "Rows", "Run", "Runner", "Scores", "SingularReadings", "Sites", "Spectrum",
+    "Status", "Student", "Teacher", "Trained", "TrainingData", "TraitMatrix", "Verification",
+    "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
 

@@ -20,6 +20,7 @@ FLOORS = (
     ("instruments",),
     ("evaluation",),
     ("making",),
+    ("studies",),
     ("types", "__main__", ""),
 )
 """Folders and files of the top, from the ground up; those of one floor do not know each other."""

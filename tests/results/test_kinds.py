@@ -1,4 +1,4 @@
-"""The six kinds: what is declared of them holds, and each shows itself."""
+"""The kinds of scores: what is declared of them holds, and each shows itself."""
 
 import pytest
 import synthetic

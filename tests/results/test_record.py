@@ -48,6 +48,9 @@ def test_every_field_is_read_as_it_was_written():
         refined=2,
         copies=3,
         notes=("a student equals its base",),
+        where="user",
+        run="runs/owl",
+        step_hashes={"20": "1", "40": "2"},
         students={"student": StudentSource("owl", "lora", "1", "prompted", data="numbers")},
     )
     empty = [name for name, value in vars(record).items() if value in (None, "", 0, (), {})]

@@ -5,25 +5,52 @@ is `Scores`.
 """
 
 from .attribution import attribute
+from .changes import ActivationChange, activation_change
 from .confirmation import confirm
+from .directions import direction_effects
+from .dosing import dose
 from .effects import effect
+from .extracting import extract_lora
 from .generation import generate
 from .grafting import graft, graft_sweep
 from .hybrids import Hybrid, hybrid
+from .intruding import intruder_cost, intruders
 from .patching import patch
+from .scanning import prefix_scan
+from .singular_vectors import SingularReadings, read_singular
+from .spectra import spectrum
+from .stepping import over_steps
+from .subspaces import alignment
+from .unembedding import Reading, read_vector, read_vectors
 from .verification import Check, Verification, verify
 
 __all__ = [
+    "ActivationChange",
     "Check",
     "Hybrid",
+    "Reading",
     "Verification",
+    "activation_change",
+    "SingularReadings",
+    "alignment",
     "attribute",
     "confirm",
+    "direction_effects",
+    "dose",
     "effect",
+    "extract_lora",
     "generate",
     "graft",
     "graft_sweep",
     "hybrid",
+    "over_steps",
     "patch",
+    "prefix_scan",
+    "read_vector",
+    "read_vectors",
+    "intruder_cost",
+    "intruders",
+    "read_singular",
+    "spectrum",
     "verify",
 ]

@@ -76,7 +76,7 @@ def attach_lora(
             f"LoRA(dropout={dropout}, dora={dora}): PEFT adapts the experts of a mixture "
             f"({next(iter(stacked))}, ...) without either; leave them out."
         )
-    chosen = _matched(model, targets, layers)
+    chosen = matched(model, targets, layers)
     experts = _of_layers(stacked, layers)
 
     # PEFT would train a rank that no update of the matrix can have
@@ -133,10 +133,19 @@ def _shape(module: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def _matched(
+def matched(
     model: Any, targets: str | Sequence[str], layers: Sequence[int] | None
 ) -> dict[str, Any]:
-    """The modules an adapter goes to, by path."""
+    """The modules an adapter goes to, by path.
+
+    Args:
+        model: a Hugging Face model without adapters.
+        targets: as `attach_lora` takes them.
+        layers: indices of the blocks that get an adapter; None for all.
+
+    Raises:
+        ValueError: a target or a layer that matches no module.
+    """
     aside = asides(model)
     known = {
         path: module

@@ -3,25 +3,37 @@
 Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
 """
 
+from .alignments import Alignment
 from .comparing import compare
+from .curves import crossings, linearity
+from .extractions import Extraction
+from .intruders import IntruderCost, Intruders
 from .kinds import KINDS, Kind
 from .page import save_page, token_page
 from .record import Compute, Confirmation, Record
 from .scores import Scores
 from .shares import Concentration, concentration
+from .spectra import Spectrum
 from .stability import Reliability, reliability
 
 __all__ = [
     "KINDS",
+    "Alignment",
     "Compute",
     "Concentration",
     "Confirmation",
+    "Extraction",
+    "IntruderCost",
+    "Intruders",
     "Kind",
     "Record",
     "Reliability",
     "Scores",
+    "Spectrum",
     "compare",
     "concentration",
+    "crossings",
+    "linearity",
     "reliability",
     "save_page",
     "token_page",

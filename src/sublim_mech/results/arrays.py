@@ -24,7 +24,7 @@ from ..arguments import checked
 from ..hints import check_choice
 from ..prompts import ANSWER
 from ..prompts.shared import HOW_TO_MARK
-from .kinds import KINDS, PARTS
+from .kinds import KINDS, PARTS, STEP
 from .record import Record
 from .spreading import spread
 
@@ -56,7 +56,7 @@ class ScoreArrays:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)
-        axes = ("model", "prompt", *KINDS[self.kind].axes)
+        axes = ("model", "prompt", *KINDS[self.kind].axes, STEP)
         strange = [str(d) for d in self.data["effect"].dims if d not in axes]
         if strange:
             raise ValueError(
@@ -119,6 +119,11 @@ class ScoreArrays:
     def has_tokens(self) -> bool:
         """Whether cells are tokens or spans of them."""
         return not {"position", "span"}.isdisjoint(self.data["effect"].dims)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether these are the scores of several steps of a training."""
+        return STEP in self.data["effect"].dims
 
     def per_token(self) -> Self:
         """The same scores with each span's value at all of its tokens, as pictures draw it; these
@@ -188,7 +193,7 @@ class ScoreArrays:
                 "from them again."
             )
         effect = self.data["effect"]
-        cells = [d for d in effect.dims if d not in ("model", "prompt")]
+        cells = [d for d in effect.dims if d not in ("model", "prompt", STEP)]
         return xr.Dataset(
             {
                 "prompt_effect": effect.where(self.of_prompt).sum(cells),
@@ -230,6 +235,7 @@ class ScoreArrays:
             raise ValueError(
                 f"{self.kind} scores do not add up to a total, so they have no completeness gap."
             )
+        self.need_one_step()
         total = (self.data["student"] - self.data["base"]).mean("prompt")
         explained = (self.whole["prompt_effect"] + self.whole["answer_effect"]).mean("prompt")
         return float((abs(total - explained) / abs(total.where(total != 0))).max(skipna=False))
@@ -401,12 +407,27 @@ class ScoreArrays:
             "per token."
         )
 
+    def need_one_step(self) -> None:
+        """Raise ValueError where these are the scores of several steps."""
+        if self.has_steps:
+            last = self.data[STEP].values[-1]
+            raise ValueError(
+                f"these scores are of several steps; choose one: scores.sel(step={last}), or see "
+                "scores.curve()."
+            )
+
     def one_direction(self) -> xr.DataArray:
-        """The headline, of scores of a single direction.
+        """The headline, of scores of a single direction, step and curve.
 
         Raises:
-            ValueError: both directions.
+            ValueError: both directions, several steps, two curves.
         """
+        self.need_one_step()
+        if KINDS[self.kind].cumulative and "measure" in self.data["effect"].dims:
+            first = str(self.data["measure"].values[0])
+            raise ValueError(
+                f"these scores hold two curves; choose one: scores.sel(measure={first!r})."
+            )
         if "direction" in self.data["effect"].dims:
             first = str(self.data["direction"].values[0])
             raise ValueError(

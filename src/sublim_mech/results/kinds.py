@@ -1,4 +1,4 @@
-"""The six kinds of scores, each declared once.
+"""The kinds of scores, each declared once.
 
 A kind says what its cells are and how they are summed up, and everything that shows scores asks
 here. To add a kind, add an entry to `KINDS`; to tabulate or draw it in a new way, add a name to
@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Table = Literal["totals", "sets", "cells"]
-Picture = Literal["total bars", "set bars", "cells"]
+Table = Literal["totals", "sets", "cells", "scan", "dose", "direction"]
+Picture = Literal["total bars", "set bars", "cells", "scan", "dose", "direction"]
+
+STEP = "step"
+"""The axis that scores of any kind have where they are those of a run's snapshots."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Kind:
         axes: dimensions that its cells may have, after `model` and `prompt`.
         additive: whether cells add up to the total effect (interventions and their estimates do
             not).
+        cumulative: whether a cell's value is that of all tokens up to it, so that gathering tokens
+            would mean nothing.
         estimate: whether cells estimate what an exact instrument would measure there; such scores
             say whether they were confirmed.
         table: the table that says it in short: the total effects, the token sets, or whatever suits
@@ -34,9 +39,15 @@ class Kind:
     title: str
     axes: tuple[str, ...] = ()
     additive: bool = False
+    cumulative: bool = False
     estimate: bool = False
     table: Table = "cells"
     picture: Picture = "cells"
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether its values are read as a curve (`Scores.curve`), not cell by cell."""
+        return self.table in ("scan", "dose", "direction")
 
 
 PARTS = ("band", "head", "whose")
@@ -51,5 +62,15 @@ KINDS: dict[str, Kind] = {
     ),
     "attribution": Kind("attribution of", ("layer", "module", *PARTS, "position"), additive=True),
     "gradient": Kind("gradient estimate,", ("layer", "head", "position"), estimate=True),
+    "scan": Kind(
+        "prefix scan,", ("measure", "position"), cumulative=True, table="scan", picture="scan"
+    ),
+    "dose": Kind("dose,", ("scale",), table="dose", picture="dose"),
+    "direction": Kind(
+        "direction of activation,",
+        ("layer", "vector", "measure"),
+        table="direction",
+        picture="direction",
+    ),
 }
 """By the name that files and `Scores.kind` carry."""

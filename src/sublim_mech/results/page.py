@@ -23,7 +23,7 @@ from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
 from .completeness import gap_in_words
 from .frames import check_suffix
-from .kinds import PARTS
+from .kinds import KINDS, PARTS
 from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
@@ -101,9 +101,11 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
     parts += [
         f'<div class="k">{_token_spans(scores, prompt, tokens)}</div>',
         _legend(scores, tokens),
-        _table(scores, "role"),
     ]
-    if tokens.sharing is not None:
+    cumulative = KINDS[scores.kind].cumulative  # then no table gathers tokens
+    if not cumulative:
+        parts.append(_table(scores, "role"))
+    if tokens.sharing is not None and not cumulative:
         parts.append(_table(scores, "sharing"))
     parts += [f"<div>{escape(line)}</div>" for line in report.provenance(scores)]
     return f'<div class="slm">{"".join(parts)}</div>'
@@ -231,9 +233,10 @@ def _top_cells(scores: ScoreArrays, prompt: int, real: np.ndarray) -> list[str]:
 
 def _legend(scores: ScoreArrays, tokens: PromptTokens) -> str:
     scale, gathered = half_range(tokens.effect), "summed" if scores.additive else "averaged"
-    meaning = escape(
-        f"{scores.unit}: effect on {scores.record.what}, {gathered} over the cells of a token"
-    )
+    of_what = f"{gathered} over the cells of a token"
+    if KINDS[scores.kind].cumulative:
+        of_what = "of all tokens up to each one"
+    meaning = escape(f"{scores.unit}: effect on {scores.record.what}, {of_what}")
     present = [role for role in ROLE_COLOURS if role in tokens.roles]
     roles = [f'<span class="e">{_swatch(role)}{role}</span>' for role in present]
     rows = [f'−{scale:.3g} <span class="g"></span> +{scale:.3g} {meaning}', "".join(roles)]

@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from ..arguments import checked
 from .arrays import ScoreArrays
 from .bars import layer_bars, role_bars, set_bars, total_bars
+from .curve_plots import CURVES, step_curve, step_map
 from .heatmaps import column_map, heatmap
-from .kinds import KINDS, Picture
+from .kinds import KINDS, STEP, Picture
 from .tokens import check_prompt
 
 
@@ -36,7 +37,9 @@ def plot(
 
     Tokens: `heatmap` of one prompt. Patched heads or token sets: layers x heads or sets, mean over
     prompts. Graft: sufficiency and necessity of each token set. Effect: the total effect of
-    student, controls and their difference. Bars carry 95 % intervals over prompts.
+    student, controls and their difference. Bars carry 95 % intervals over prompts. Prefix scans,
+    doses and directions: curves. Several steps of a training: steps by the tokens of one prompt,
+    or a curve over steps where there are no tokens.
 
     In a notebook the figure shows itself once; not where it went to `path` or into `ax`.
 
@@ -44,7 +47,7 @@ def plot(
         scores: what to show.
         prompt: which prompt a heatmap shows.
         by: bars of the effect gathered by `role`, `sharing`, `turn` or `token` of the tokens, or
-            by `layer`, over all prompts.
+            by `layer`, over all prompts; `step`: the curve over steps of a training.
         ax: draw there; a new figure when not given.
         title: in place of what was scored; `""` for none. What limits the numbers stays.
         labels: names of models, sets, measures, layers, roles, sharing classes, tokens or of the
@@ -62,13 +65,21 @@ def plot(
     """
     check_prompt(scores, prompt)
     wishes: dict[str, Any] = {"ax": ax, "title": title, "labels": labels, "path": path}
+    if by == STEP:
+        return step_curve(scores, **wishes)
+    if scores.has_steps and by is None:
+        return (
+            step_map(scores, prompt, **wishes)
+            if scores.has_tokens
+            else step_curve(scores, **wishes)
+        )
     if by == "layer":
         return layer_bars(scores, **wishes)
     if by is not None:
         return role_bars(scores, by=by, **wishes)
-    draw_bars = _BARS.get(KINDS[scores.kind].picture)
-    if draw_bars is not None:
-        return draw_bars(scores, **wishes)
+    draw = _WHOLE.get(KINDS[scores.kind].picture)
+    if draw is not None:
+        return draw(scores, **wishes)
     if "head" in scores.data["effect"].dims and not scores.additive:
         return column_map(scores, scores.head_effect(), **wishes)
     if scores.has_sets:
@@ -76,4 +87,9 @@ def plot(
     return heatmap(scores, prompt, **wishes)
 
 
-_BARS: dict[Picture, Callable[..., Axes]] = {"set bars": set_bars, "total bars": total_bars}
+_WHOLE: dict[Picture, Callable[..., Axes]] = {
+    "set bars": set_bars,
+    "total bars": total_bars,
+    **CURVES,
+}
+"""Pictures of all prompts at once."""

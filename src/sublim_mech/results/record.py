@@ -165,6 +165,9 @@ class Record:
         minus: metrics of the scores that were subtracted, by name.
         minus_measured: the same as `measured` has it.
         confirmation: agreement with exact values, where that was asked.
+        where: of a dose or a direction: the cells it acts on, by the name of their mask.
+        run: of the snapshots of a training: the run's folder.
+        step_hashes: step -> hash of the student there.
     """
 
     metric: str
@@ -194,6 +197,9 @@ class Record:
     copies: int = 0
     notes: tuple[str, ...] = ()
     confirmation: Confirmation | None = None
+    where: str | None = None
+    run: str | None = None
+    step_hashes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def what(self) -> str:

@@ -13,6 +13,7 @@ from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
 from .completeness import gap_in_short, gap_in_words, points_in_words
 from .contexts import asked_and_trained, in_words, otherwise, quoted
+from .curves import crossings, curve, linearity
 from .kinds import KINDS, Table
 from .record import Forms
 from .select import select
@@ -32,13 +33,16 @@ def title(scores: ScoreArrays) -> str:
 
     # options of the instrument, unless a selection below says more
     options = {
-        name: getattr(record, name) for name in ("measure", "method", "points", "site", "direction")
+        name: getattr(record, name)
+        for name in ("measure", "method", "points", "site", "direction", "where")
     }
     if "direction" in scores.data["effect"].dims:
         options["direction"] = " and ".join(scores.data["direction"].values.tolist())
     for name, value in options.items():
         if value is not None and name not in record.selected:
             parts.append(f"{name} {value}")
+    if record.run is not None:
+        parts.append(f"steps of {record.run}" if scores.has_steps else f"run {record.run}")
     if record.spans is not None:
         parts.append(f"spans by {record.spans}")
     if record.donor_contexts:
@@ -216,17 +220,25 @@ def about(scores: ScoreArrays) -> list[str]:
     lines += without_controls(scores)
     if scores.data.sizes["prompt"] == 1:
         lines.append("one prompt: no intervals")
-    elif not scores.additive and not bool(mean_interval(scores.total.values).excludes_zero):
-        lines.append(NO_SHARES)
+    elif not (scores.additive or scores.has_steps or _exceeds_noise(scores)):
+        lines.append(NO_SHARES)  # of several steps each has a total of its own
     lines += few_prompts(scores.data.sizes["prompt"])
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
 
 
+def _exceeds_noise(scores: ScoreArrays) -> bool:
+    """Whether the total effect is outside its own noise."""
+    return bool(mean_interval(scores.total.values).excludes_zero)
+
+
 def report(scores: ScoreArrays) -> str:
     """What `repr` prints."""
     lines = about(scores)
+    if scores.has_steps:
+        heading = f"by step ({scores.headline_name})"
+        return "\n".join([*lines, "", heading, show(curve(scores))])
     lines.append(show(totals(scores)))
     if "direction" in scores.data["effect"].dims:  # they are never mixed
         for name in scores.data["direction"].values.tolist():
@@ -284,16 +296,60 @@ def _lines_of_tokens(scores: ScoreArrays) -> list[str]:
     return [*lines, "", heading, show(strongest(scores, 5), index=False)]
 
 
+MOST_BOUNDARIES = 64
+"""Boundaries of a scan up to which all are printed."""
+
+
+def _lines_of_scan(scores: ScoreArrays) -> list[str]:
+    """Where it enters and settles, and the curve itself where it is short."""
+    whose = scores.headline_name
+    try:
+        crossed, table = crossings(scores), curve(scores)
+    except ValueError as error:  # several layouts: nothing is one place in all of them
+        return ["", str(error)]
+    lines = ["", f"where the curves enter and settle ({whose})", show(crossed)]
+    if len(table) > 2 * MOST_BOUNDARIES:
+        return [*lines, "", f"{len(table)} boundaries: scores.curve() has them"]
+    return [*lines, "", f"effect of all tokens up to each one ({whose})", show(table)]
+
+
+def _lines_of_dose(scores: ScoreArrays) -> list[str]:
+    lines = ["", f"effect by gate ({scores.headline_name})", show(curve(scores))]
+    scales = set(np.atleast_1d(scores.data["scale"].values).tolist())
+    if 1.0 in scales and not {0.5, 2.0}.isdisjoint(scales):
+        table = linearity(scores)
+        lines += ["", "shares of the effect at 1", show(table)]
+    return lines
+
+
+def _lines_of_directions(scores: ScoreArrays) -> list[str]:
+    """The layers at which adding the direction does most, and the graft."""
+    if "vector" not in scores.data["effect"].dims or "measure" not in scores.data["effect"].dims:
+        return []
+    table = curve(scores)
+    own = table.xs("own", level="vector")
+    first = own.columns[0]
+    best = own[first].abs().fillna(0).sort_values(ascending=False, kind="stable").index[:3]
+    kept = [name for name in own.index if name in set(best)]
+    shown = table.loc[[*kept, "all"]]
+    which = f"{len(kept)} of {counted(len(own), 'layer')}" if len(kept) < len(own) else "all layers"
+    heading = f"shares of the total effect ({scores.headline_name}), {which}"
+    return ["", heading, show(shown)]
+
+
 _LINES: dict[Table, Callable[[ScoreArrays], list[str]]] = {
     "totals": _no_lines,
     "sets": _lines_of_sets,
     "cells": _lines_of_cells,
+    "scan": _lines_of_scan,
+    "dose": _lines_of_dose,
+    "direction": _lines_of_directions,
 }
 
 
 def show(table: pd.DataFrame, *, index: bool = True) -> str:
     """A table as text; three decimals, more where all effects are small."""
-    effects = table.get("effect", table)
+    effects = table.get("effect", table.select_dtypes("number"))
     largest = float(np.nanmax(np.abs(effects.to_numpy(float)), initial=0))
     decimals = 3
     if 0 < largest < 0.01:

@@ -25,7 +25,13 @@ Cells by kind:
 - `patch`: ([direction,] layer, [head,] position, span or set), exact;
 - `attribution`: (layer, module, position), gradients; the only kind whose cells add up to the
   total effect;
-- `gradient`: (layer, [head,] position) or (position), gradients that estimate patching.
+- `gradient`: (layer, [head,] position) or (position), gradients that estimate patching;
+- `scan`: (measure, position), exact graft of all tokens up to each one;
+- `dose`: (scale), exact, the gate of a set of cells at several values;
+- `direction`: (layer, vector, measure), exact, a direction of activation added or taken out; beside
+  it `graft (model, prompt, measure)`, the graft that it should explain.
+
+Of several steps of a training, any kind has an axis `step`, on which `student` depends as well.
 """
 
 from __future__ import annotations
@@ -40,7 +46,7 @@ import pandas as pd
 
 from ..arguments import checked
 from ..storage.files import read_dataset, write_dataset
-from . import cells, report, select, tables
+from . import cells, curves, report, select, tables
 from .arrays import TOLD, WHOLE, ScoreArrays, name_answers, name_layers
 from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
@@ -194,6 +200,24 @@ class Scores(ScoreArrays):
         """
         return Table(tables.to_dataframe(self))
 
+    def curve(self) -> pd.DataFrame:
+        """Scores that are read along an axis, with 95 % intervals over prompts.
+
+        Returns:
+            Prefix scans: per measure and boundary, the token it is behind, its role, the `tokens`
+            before it (mean over prompts), the effect and its share of the total. Doses: per scale,
+            the effect and its share of the total effect at gate 1 everywhere. Directions: per layer
+            and vector (`own`: the model's own; `random`: the mean over random ones of equal norm;
+            `others'`: the other students' directions in this student alone), the share of the total
+            effect of each measure; last the graft. Several steps: per step the total effect, of
+            grafts the effect per step, set and measure.
+
+        Raises:
+            ValueError: scores of another kind; scans of prompts that are laid out in different
+                ways.
+        """
+        return Table(curves.curve(self))
+
     # ------------------------------------------------------------------------ how far to trust them
 
     @property
@@ -281,7 +305,8 @@ class Scores(ScoreArrays):
         """The picture of these scores, in axes that are returned.
 
         A token heatmap of one prompt, layers by heads or token sets over all prompts, or bars:
-        `plot(by="role")`, `plot(by="layer")`. In a notebook it shows itself. See `plots.plot`.
+        `plot(by="role")`, `plot(by="layer")`; curves where scores are read along an axis. In a
+        notebook it shows itself. See `plots.plot`.
         """
         from .plots import plot  # matplotlib is slow to import
 
@@ -294,13 +319,14 @@ class Scores(ScoreArrays):
         from .page import token_page
 
         dims = self.data["effect"].dims
-        if self.has_tokens:
+        if self.has_tokens and not self.has_steps:
             views = [self]
-            if "direction" in dims:
-                views = [self.sel(direction=str(d)) for d in self.data["direction"].values]
+            for name in ("direction", "measure"):
+                if name in dims:
+                    views = [self.sel(**{name: str(d)}) for d in self.data[name].values]
             return "".join(token_page(view) for view in views)
         summary = tables.SUMMARIES.get(KINDS[self.kind].table)
-        if summary is None:
+        if summary is None or self.has_steps:
             return f"<pre>{escape(repr(self))}</pre>"
         table = summary(self).to_html(float_format="{:.3f}".format, na_rep="")
         return _paragraphs(report.about(self)) + table

@@ -32,6 +32,8 @@ _ALIKE = (
     "refined",
     "direction",
     "answer_gate",
+    "where",
+    "run",
     "selected",
 )
 """Fields of the record that must be equal where scores are subtracted."""

@@ -98,6 +98,8 @@ def reliability(scores: ScoreArrays, *, splits: int = SPLITS, seed: int = 0) -> 
 
 def is_map(scores: ScoreArrays) -> bool:
     """Whether scores have cells beside each other, of which each prompt has a map."""
+    if scores.has_steps:  # each step has a map of its own
+        return False
     return KINDS[scores.kind].picture == "cells" and scores.data["effect"].ndim > 2
 
 

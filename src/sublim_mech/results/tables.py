@@ -19,12 +19,13 @@ import xarray as xr
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
-from .kinds import PARTS, Table
+from .kinds import KINDS, PARTS, Table
 from .words import shortened
 
 
 def totals(scores: ScoreArrays) -> pd.DataFrame:
     """See `Scores.totals`."""
+    scores.need_one_step()
     rows = {}
     for name in scores.data["model"].values:
         one = scores.data.sel(model=name)
@@ -42,6 +43,7 @@ def sets(scores: ScoreArrays) -> pd.DataFrame:
         raise ValueError(
             f"{scores.kind} scores have no token sets; they come from graft or patch(sets=...)."
         )
+    scores.need_one_step()
     return _sets_per_layer(scores) if "layer" in scores.data.coords else _shares_of_sets(scores)
 
 
@@ -117,6 +119,11 @@ LAYER = "layer"
 
 def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
     """See `Scores.by`."""
+    if KINDS[scores.kind].cumulative:
+        raise ValueError(
+            f"{scores.kind} scores are those of all tokens up to each one, which no sum or mean "
+            "over tokens gathers; see scores.curve() and results.crossings(scores)."
+        )
     if coordinate == LAYER:
         return _by_layer(scores)
     effect = scores.token_effect()
@@ -245,8 +252,10 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
     """See `Scores.strongest`."""
     if k < 1:
         raise ValueError(f"k={k}: how many cells are shown must be at least 1.")
+    scores.need_one_step()
     effect = scores.headline
-    if "layer" not in effect.dims and not scores.has_tokens:
+    has_cells = "layer" in effect.dims or scores.has_tokens
+    if not has_cells or KINDS[scores.kind].is_curve:
         raise ValueError(
             f"{scores.kind} scores have no layers or tokens to choose cells from; see totals() or "
             "sets()."
@@ -303,7 +312,7 @@ def to_dataframe(scores: ScoreArrays) -> pd.DataFrame:
         dims = ("layer", "module") if "module" in effect.dims else ("layer",)
         shape = [effect.sizes[dim] for dim in dims]
         effect = effect.assign_coords(name=(dims, names.reshape(shape)))
-    elif "position" in effect.dims:
+    elif "position" in effect.dims and not KINDS[scores.kind].cumulative:
         effect = effect.assign_coords(name=xr.DataArray("hook_embed"))
     frame = effect.to_dataframe().reset_index()
     return frame.dropna(subset=["effect"]).reset_index(drop=True)

@@ -1,0 +1,293 @@
+"""Any instrument over the snapshots of a training: scores with an axis `step`.
+
+The base is loaded once; every snapshot is a pair of its own, whose controls are at the same step,
+because a trait that training on anything would have moved by then is no trait of this one. What the
+function needs beside the pair (prompts, traits) it brings along, so data are read once as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from ..arguments import checked
+from ..engine.pair import ModelPair, load_pair
+from ..models.base import Base, load_base
+from ..models.students import Student, load_student
+from ..results.kinds import STEP
+from ..results.record import Compute, Record
+from ..results.scores import Scores
+from ..storage.compare import differences
+from ..storage.files import place
+from ..storage.manifest import Manifest
+from ..storage.runs import Run, open_run
+
+AnyRun = Run | str | PathLike[str]
+"""A run, or its folder."""
+
+
+@checked
+def over_steps(
+    run: AnyRun | Sequence[AnyRun],
+    function: Callable[[ModelPair], Scores],
+    *,
+    base: Any = None,
+    controls: Sequence[AnyRun] = (),
+    steps: Sequence[int] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Scores:
+    """Measure the snapshots of a training, and its end, with any instrument.
+
+    Args:
+        run: a finished run with snapshots (`train(..., snapshots=...)`), or its folder; or folders
+            of single snapshots of one run.
+        function: from a pair to scores: `lambda pair: sm.effect(pair, prompts, trait)`. It is
+            called once per step and has to ask for the same cells each time.
+        base: the base model (`load_base`), or what `load_base` takes; by the name in the run's
+            manifest when not given. It is loaded once.
+        controls: runs of controls; each step is compared with the controls at that step, so they
+            need the same snapshots.
+        steps: which steps; when not given all snapshots and the last step, but those at which the
+            student is still its base (after one step of a warm-up).
+        progress: show a progress bar over the steps.
+        **options: of `load_pair` (`compute`, `memory_gb`).
+
+    Returns:
+        Scores of the function's kind with an axis `step` (`student` depends on it as well);
+        `scores.sel(step=100)` are those of that step, `scores.curve()` the total effect over steps
+        with intervals over prompts, `scores.plot()` steps by the tokens of a prompt, or that curve
+        where there are no tokens; `scores.plot(by="step")` the curve in any case.
+
+    Raises:
+        FileNotFoundError: no run in the folder.
+        TypeError: the function gives no scores.
+        ValueError: no snapshots; a step without one, in the run or in a control; snapshots of
+            different runs; another base than the run's; scores that differ in more than the step
+            (other prompts, cells, options), or were confirmed or selected.
+
+    The guide (`docs/instruments/over_steps.md`) has an example.
+    """
+    folders, whole = _snapshots(run)
+    chosen = _chosen_steps(folders, steps)
+    name = str(whole)
+    others = [_snapshots(control) for control in controls]
+    for of_control, control in others:
+        missing = [step for step in chosen if step not in of_control]
+        if missing:
+            raise ValueError(
+                f"controls: {control} has no snapshot of step {', '.join(map(str, missing))}, so "
+                "that nothing can be compared there; it has "
+                f"{', '.join(map(str, of_control))}: choose steps=[...] among these."
+            )
+    manifest = _manifest(folders[chosen[0]])
+    loaded = base if isinstance(base, Base) else load_base(_base_source(base, manifest))
+    scores: dict[int, Scores] = {}
+    with tqdm(total=len(chosen), desc="steps", disable=not progress) as bar:
+        for step in chosen:
+            student = _student(loaded, folders[step], whole)
+            beside = [_student(loaded, at[step], control) for at, control in others]
+            pair = load_pair(loaded, student, controls=beside, **options)
+            scores[step] = _measured(function, pair, step)
+            bar.update(1)
+    return join(scores, name)
+
+
+def _student(base: Base, folder: Path, run: Path) -> Student:
+    """The student of a snapshot, called the same at every step: by its trait, or its run."""
+    return load_student(base, folder, name=_manifest(folder).trait or run.name)
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+def _snapshots(run: AnyRun | Sequence[AnyRun]) -> tuple[dict[int, Path], Path]:
+    """Folders by step, all of one run, and what the run is called."""
+    if isinstance(run, Run | str | PathLike):
+        opened = run if isinstance(run, Run) else open_run(place(run, "run"))
+        folders = dict(opened.snapshots)
+        if not folders:
+            raise ValueError(
+                f"run={str(opened.path)!r} has no snapshots; train(..., snapshots='log') or a list "
+                "of steps keeps some on the way."
+            )
+        folders.setdefault(int(opened.manifest.results["steps"]), opened.path)
+        whole = opened.path
+    else:
+        found = [one if isinstance(one, Run) else open_run(place(one, "run")) for one in run]
+        if not found:
+            raise ValueError("run=[]: give at least one snapshot, or the run itself.")
+        folders = {}
+        for one in found:
+            step = int(one.manifest.results["steps"])
+            if step in folders:
+                raise ValueError(
+                    f"run holds step {step} twice: {folders[step]} and {one.path}; leave one out."
+                )
+            folders[step] = one.path
+        inside = found[0].path.parent
+        whole = inside.parent if inside.name == "snapshots" else found[0].path
+    folders = dict(sorted(folders.items()))
+    _check_one_run(folders)
+    return folders, whole
+
+
+def _check_one_run(folders: Mapping[int, Path]) -> None:
+    """Snapshots of one run were trained from the same inputs, and are further on step by step."""
+    first = next(iter(folders.values()))
+    inputs = _manifest(first).inputs()
+    for step, folder in folders.items():
+        own = _manifest(folder)
+        different = differences(own.inputs(), inputs)
+        if different:
+            raise ValueError(
+                f"{folder} and {first} are snapshots of different runs: {'; '.join(different)}; "
+                "measure each run by itself."
+            )
+        if int(own.results["steps"]) != step:
+            raise ValueError(
+                f"{folder} says that it is of step {own.results['steps']}, not {step}; rename the "
+                "folder, or copy the run again."
+            )
+
+
+def _manifest(folder: Path) -> Manifest:
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        raise FileNotFoundError(f"{folder} has no manifest: it is no snapshot of a run.")
+    return manifest
+
+
+def _chosen_steps(folders: Mapping[int, Path], steps: Sequence[int] | None) -> list[int]:
+    if steps is None:
+        moved = [step for step, at in folders.items() if _manifest(at).results.get("moved", True)]
+        if not moved:
+            raise ValueError(
+                "run: the student equals its base at every step, so there is nothing to measure."
+            )
+        return moved
+    missing = [step for step in steps if step not in folders]
+    if missing or not steps or len(set(steps)) < len(steps):
+        raise ValueError(
+            f"steps={list(steps)}: give steps of which there is a snapshot, each once: "
+            f"{', '.join(map(str, folders))}."
+        )
+    return sorted(int(step) for step in steps)
+
+
+def _base_source(base: Any, manifest: Manifest) -> Any:
+    """What the base is loaded from."""
+    return manifest.base["name"] if base is None else base
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+def _measured(function: Callable[[ModelPair], Scores], pair: ModelPair, step: int) -> Scores:
+    """What the function gives at one step, refused where steps cannot be joined."""
+    scores = function(pair)
+    if not isinstance(scores, Scores):
+        raise TypeError(
+            f"function gives a {type(scores).__name__} at step {step}; it has to return Scores, "
+            "such as lambda pair: sm.effect(pair, prompts, trait)."
+        )
+    if scores.record.confirmation is not None:
+        raise ValueError(
+            f"function gives confirmed scores at step {step}, and a confirmation is of one step; "
+            "confirm those of a step by themselves: confirm(pair, scores.sel(step=...))."
+        )
+    if scores.record.refined is not None:
+        raise ValueError(
+            "function asks for refine=, which chooses other tokens at every step; leave it out."
+        )
+    return scores
+
+
+_OF_STEP = ("students", "notes", "compute", "command", "step_hashes", "run")
+"""Fields of a record that may differ between steps."""
+
+
+def join(scores: Mapping[int, Scores], run: str) -> Scores:
+    """Scores of several steps as one with an axis `step`.
+
+    Args:
+        scores: by step, in rising order.
+        run: what the run is called.
+
+    Raises:
+        ValueError: they differ in more than the step.
+    """
+    (first_step, first), *_ = scores.items()
+    for step, one in scores.items():
+        _check_alike(first, one, f"steps {first_step} and {step}")
+    steps = list(scores)
+    data = xr.concat(
+        [one.data[["effect", "student"]] for one in scores.values()],
+        dim=xr.DataArray(np.array(steps), dims=STEP, name=STEP),
+        coords="minimal",
+        compat="override",
+        join="override",
+    )
+    varying = [
+        name
+        for name in first.data.coords
+        if any(not one.data[name].equals(first.data[name]) for one in scores.values())
+    ]
+    for name in varying:  # such as the norms of directions
+        values = np.stack([one.data[name].values for one in scores.values()])
+        data = data.assign_coords({name: ((STEP, *first.data[name].dims), values)})
+    # `model` and `prompt` stay in front, the step before the cells
+    cells = [dim for dim in first.data["effect"].dims if dim not in ("model", "prompt")]
+    data["effect"] = data["effect"].transpose("model", "prompt", STEP, *cells)
+    data["student"] = data["student"].transpose("model", "prompt", STEP)
+    rest = [name for name in first.data.data_vars if name not in ("effect", "student")]
+    data = data.assign({name: first.data[name] for name in rest})
+    return Scores(data, first.kind, _record({s: one.record for s, one in scores.items()}, run))
+
+
+def _check_alike(first: Scores, other: Scores, which: str) -> None:
+    """Raise where scores of two steps are not of one question."""
+    fix = "the function has to measure the same at every step."
+    if first.kind != other.kind:
+        raise ValueError(f"{which} differ in kind ({first.kind} and {other.kind}); {fix}")
+    ours, theirs = first.record.to_json(), other.record.to_json()
+    for name in {*ours, *theirs} - set(_OF_STEP):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{which} differ in {name} ({str(ours.get(name))[:80]} and "
+                f"{str(theirs.get(name))[:80]}); {fix}"
+            )
+    if first.data["effect"].dims != other.data["effect"].dims:
+        raise ValueError(f"{which} differ in axes ({first.dims()} and {other.dims()}); {fix}")
+    axes = [str(name) for name in first.data.coords if name in first.data["effect"].dims]
+    for label in (*axes, "question", "token"):
+        if label not in first.data.coords:
+            continue
+        if not np.array_equal(first.data[label].values, other.data[label].values):
+            raise ValueError(f"{which} differ in {label!r}; {fix}")
+
+
+def _record(records: Mapping[int, Record], run: str) -> Record:
+    """The record of all steps: students are those of the last one."""
+    last = list(records.values())[-1]
+    notes: dict[str, list[int]] = {}
+    for step, record in records.items():
+        for note in record.notes:
+            notes.setdefault(note, []).append(step)
+    told = []
+    for note, at in notes.items():
+        everywhere = len(at) == len(records)
+        told.append(note if everywhere else f"step {', '.join(map(str, at))}: {note}")
+    rounded = [record.compute for record in records.values() if record.compute is not None]
+    compute = None
+    if rounded:
+        compute = Compute(rounded[0].dtype, max(one.error for one in rounded))
+    hashes = {str(step): next(iter(r.students.values())).hash for step, r in records.items()}
+    return replace(last, notes=tuple(told), compute=compute, run=run, step_hashes=hashes)

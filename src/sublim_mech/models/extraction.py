@@ -1,0 +1,97 @@
+"""Low-rank factors written as a PEFT adapter's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .adapters import matched
+from .base import Base
+from .compat import inside_peft, quiet_transformers
+from .copies import share
+from .sites import holds_transposed
+
+
+class Factors(NamedTuple):
+    """A low-rank change, `x -> b(a(x))`.
+
+    Attributes:
+        b: `(out, rank)`.
+        a: `(rank, in)`.
+    """
+
+    b: Tensor
+    a: Tensor
+
+
+def linear_targets(base: Base, targets: str | Sequence[str]) -> dict[str, Any]:
+    """The linear modules that a low-rank adapter may go to, by path.
+
+    Args:
+        base: the base model.
+        targets: `all-linear` (every linear module but the unembedding), module names (the end of a
+            module's path), or one regular expression over whole paths.
+
+    Raises:
+        ValueError: a target that matches no module, or an embedding.
+    """
+    found = matched(share(base.model), targets, None)
+    tables = [path for path, module in found.items() if isinstance(module, torch.nn.Embedding)]
+    if tables:
+        raise ValueError(
+            f"targets={targets!r}: {tables[0]} is an embedding, which is left out; name linear "
+            "modules."
+        )
+    return found
+
+
+@torch.no_grad()
+def write_lora(
+    base: Base, factors: Mapping[str, Factors], folder: Path, *, invocation: Sequence[int] = ()
+) -> None:
+    """Write low-rank changes as a PEFT folder: `adapter_config.json` and weights.
+
+    Every module has the rank of its own factors and the scale 1.
+
+    Args:
+        base: what they are changes of; it is not touched.
+        factors: by path of the base's module.
+        folder: an empty folder.
+        invocation: token ids from whose last occurrence on they act (aLoRA); everywhere when empty.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    ranks = {path: one.a.shape[0] for path, one in factors.items()}
+    rank = max(ranks.values())
+    others = {path: own for path, own in ranks.items() if own != rank}
+    clean = share(base.model)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        target_modules=sorted(factors),
+        rank_pattern=dict(others),
+        alpha_pattern=dict(others),
+        alora_invocation_tokens=list(invocation) or None,
+        fan_in_fan_out=all(holds_transposed(clean.get_submodule(path)) for path in factors),
+    )
+    with quiet_transformers():
+        model = get_peft_model(clean, config)
+    inside = inside_peft(model)
+    for path, one in factors.items():
+        layer: Any = inside.get_submodule(path)
+        layer.lora_A["default"].weight.copy_(one.a)
+        layer.lora_B["default"].weight.copy_(one.b)
+    made = model.peft_config["default"]
+    # not the folder it happens to be cached in
+    made.base_model_name_or_path = base.name
+    if isinstance(made.target_modules, set):  # PEFT keeps names so, in no order
+        made.target_modules = sorted(made.target_modules)
+    with quiet_transformers():
+        # embeddings are none of it; PEFT would look for the base's configuration elsewhere to know
+        model.save_pretrained(folder, save_embedding_layers=False)

@@ -1,0 +1,453 @@
+"""Pictures of curves: prefix scans, doses, directions by layer, steps of a training.
+
+Lines with bands are means with 95 % intervals over prompts. Each curve is read as its table is
+(`curves`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from ..arguments import checked
+from ..hints import counted
+from ..stats import mean_interval, ratio_interval
+from .arrays import ScoreArrays
+from .colours import (
+    COMPARED_COLOURS,
+    HEADLINE_COLOUR,
+    MEASURE_COLOURS,
+    NOISE_COLOUR,
+    ROLE_COLOURS,
+    half_range,
+)
+from .curves import GRAFT, OTHERS, OWN, RANDOM, boundaries, vector_effects
+from .kinds import STEP
+from .kinds import Picture as PictureOf
+from .report import NO_SHARES, effect_label, headings, warning
+from .style import (
+    LARGE,
+    MEDIUM,
+    SMALL,
+    Column,
+    Picture,
+    Wishes,
+    effect_image,
+    letters,
+    no_score_patch,
+    open_frame,
+    spaced,
+)
+from .tokens import label, prompt_tokens
+from .words import shortened, wrapped
+
+READS = {
+    "sufficiency": "student up to the token, base after it (sufficiency)",
+    "necessity": "lost with the base up to the token, student after it (necessity)",
+}
+"""What the two curves of a scan are, in the legend."""
+
+VECTOR_MEASURES = {"added": "#0072B2", "subtracted": "#E69F00", "projected out": "#CC79A7"}
+"""Colours of what is done with a direction."""
+
+GRAFT_MEASURES = {"added": "sufficiency", "subtracted": "necessity"}
+"""Which measure of the graft stands beside what is done with a direction."""
+
+_BESIDE = 1.1
+
+
+@checked
+def scan_curves(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """A prefix scan: two curves over the tokens of the prompt, mean over prompts.
+
+    The band below is the role of the token that the boundary is behind.
+
+    Args:
+        scores: of kind `scan`.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: prompts that are laid out in different ways; `labels` names what is not there.
+    """
+    lined_up = boundaries(scores)
+    interval = mean_interval(lined_up.values)
+    count = len(lined_up.names)
+    width = float(np.clip(2.0 + 0.17 * count, 7.0, 16.0))
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=width, height=1, margin=0.9)
+    column = Column(picture, right=0.1)
+    curves = column.part(2.4)
+    column.space(0.05)
+    band = column.part(0.18, elastic=False)
+    column.space(0.15 + 0.6 * SMALL / 72 * 14)
+
+    at = np.arange(count)
+    curves.axhline(0, color="black", linewidth=0.8)
+    total = float(scores.total.mean())
+    curves.axhline(total, color="black", linewidth=0.8, linestyle=":")
+    for m, measure in enumerate(lined_up.measures):
+        _line(curves, at, interval.mean[m], MEASURE_COLOURS[measure])
+        _band(curves, at, interval.low[m], interval.high[m], MEASURE_COLOURS[measure])
+    open_frame(curves)
+    curves.tick_params(labelsize=SMALL, bottom=False, labelbottom=False)
+    colours = [ROLE_COLOURS.get(role, "white") for role in lined_up.roles]
+    band.bar(at, 1, width=1, color=colours)
+    band.set_ylim(0, 1)
+    band.set_yticks([0.5], ["role"], fontsize=SMALL)
+    band.tick_params(left=False)
+    band.spines[:].set_visible(False)
+    step = max(1, int(np.ceil(count * 0.13 / max(picture.width, 1))))
+    texts = [picture.text(shortened(label(lined_up.names[i]), 14)) for i in at[::step]]
+    band.set_xticks(at[::step], texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+    for part in (curves, band):
+        part.set_xlim(-0.5, count - 0.5)
+
+    handles = [
+        Patch(color=MEASURE_COLOURS[measure], label=picture.text(picture.name(READS[measure])))
+        for measure in lined_up.measures
+    ]
+    handles += [
+        Patch(color=colour, label=picture.text(shortened(picture.name(role), 40)))
+        for role, colour in ROLE_COLOURS.items()
+        if role in lined_up.roles
+    ]
+    column.space(picture.legend(handles, title="dotted: the total effect"))
+    picture.height = column.height
+    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
+    curves.set_ylabel(picture.text(scale), fontsize=MEDIUM)
+    _head(picture, scores, "lined up by place in the template")
+    return picture.finish()
+
+
+@checked
+def dose_curve(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """The effect over the gate of the cells, of every model and the headline.
+
+    The dotted line goes through 0 and the headline at 1: what a linear effect would do.
+
+    Args:
+        scores: of kind `dose`.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: `labels` names what is not there.
+    """
+    scores.need_one_step()
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=7, height=3.6)
+    axes, scales = picture.ax, np.atleast_1d(scores.data["scale"].values).astype(float)
+    axes.axhline(0, color="black", linewidth=0.8)
+    handles = []
+    if scores.has_controls:
+        for number, name in enumerate(scores.data["model"].values):
+            values = scores.data["effect"].sel(model=name).transpose("prompt", ...).values
+            colour = COMPARED_COLOURS[(number + 1) % 4] if number else ROLE_COLOURS["answer"]
+            _line(axes, scales, values.reshape(len(values), -1).mean(0), colour)
+            handles.append(Patch(color=colour, label=picture.text(picture.name(name))))
+    headline = scores.headline.values.reshape(scores.data.sizes["prompt"], -1)
+    interval = mean_interval(headline)
+    _line(axes, scales, interval.mean, HEADLINE_COLOUR)
+    _band(axes, scales, interval.low, interval.high, HEADLINE_COLOUR)
+    called = picture.text(picture.name(scores.headline_name))
+    handles.append(Patch(color=HEADLINE_COLOUR, label=called))
+    if 1.0 in scales:
+        slope = float(interval.mean[scales == 1.0][0])
+        ends = np.array([scales.min(), scales.max()])
+        axes.plot(ends, slope * ends, color=HEADLINE_COLOUR, linewidth=1, linestyle=":")
+    open_frame(axes)
+    axes.tick_params(labelsize=SMALL)
+    where = "gate of these cells (0 base, 1 student)"
+    lines = [where, "dotted: linear through the effect at 1"] if 1.0 in scales else [where]
+    axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
+    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.8, MEDIUM))
+    axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
+    picture.height += picture.legend(handles, below=44)
+    _head(picture, scores)
+    return picture.finish()
+
+
+@checked
+def direction_curves(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """What a direction explains, by layer, as shares of the total effect.
+
+    One colour per thing done with it; dashed: the others' directions; grey: random directions of
+    the same norm, each; dotted: the graft that it should explain.
+
+    Args:
+        scores: of kind `direction`.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: `labels` names what is not there.
+    """
+    of, totals = vector_effects(scores)
+    measures = [str(name) for name in scores.data["measure"].values]
+    names = scores.layer_names()
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=8, height=3.8)
+    axes, at = picture.ax, np.arange(len(names))
+    axes.axhline(0, color="black", linewidth=0.8)
+    marker = "o" if len(names) == 1 else None
+    vectors = [str(name) for name in scores.data["vector"].values]
+    effect = scores.headline.transpose("prompt", "layer", "vector", "measure").values
+    nothing = True
+    for number, vector in enumerate(vectors):
+        if vector.startswith(RANDOM):
+            by_chance = ratio_interval(effect[:, :, number], totals[RANDOM]).mean
+            for m in range(len(measures)):
+                axes.plot(at, by_chance[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
+    for m, measure in enumerate(measures):
+        colour = VECTOR_MEASURES[measure]
+        share = ratio_interval(of[OWN][:, :, m], totals[OWN])
+        nothing = nothing and bool(np.isnan(share.mean).all())
+        axes.plot(at, share.mean, color=colour, linewidth=2, marker=marker)
+        _band(axes, at, share.low, share.high, colour)
+        if OTHERS in of:
+            others = ratio_interval(of[OTHERS][:, :, m], totals[OTHERS]).mean
+            axes.plot(at, others, color=colour, linewidth=1.2, linestyle="--", marker=marker)
+        if measure in GRAFT_MEASURES:
+            graft = ratio_interval(of[GRAFT][:, 0, m], totals[GRAFT]).mean
+            axes.axhline(float(graft), color=colour, linewidth=1.2, linestyle=":")
+    if nothing:
+        picture.note(NO_SHARES)
+    open_frame(axes)
+    shown = spaced(names, gap=0.5 * len(names) / picture.width)
+    axes.set_xticks(shown, [picture.text(picture.name(names[i])) for i in shown], fontsize=SMALL)
+    axes.tick_params(axis="y", labelsize=SMALL)
+    told = "dotted: the graft of these tokens (sufficiency, necessity)"
+    if OTHERS in of:
+        told = f"dashed: the other students' directions; {told}"
+    lines = ["layer", *wrapped(told, letters(picture.width, MEDIUM)).split("\n")]
+    axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
+    scale = wrapped(f"share of the total effect: {scores.headline_name}", letters(2.8, MEDIUM))
+    axes.set_ylabel(picture.text(picture.renamed(scale)), fontsize=MEDIUM)
+    handles = [
+        Patch(color=VECTOR_MEASURES[name], label=picture.text(picture.name(name)))
+        for name in measures
+    ]
+    handles.append(Patch(color=NOISE_COLOUR, label="random directions, same norm"))
+    picture.height += picture.legend(handles, below=30 + 13 * len(lines))
+    _head(picture, scores)
+    return picture.finish()
+
+
+@checked
+def step_curve(
+    scores: ScoreArrays,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """Over the steps of a training: the total effect; of grafts the sufficiency of each set.
+
+    Args:
+        scores: of several steps (`over_steps`).
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: scores of one step; more sets than can be told apart; `labels` names what is not
+            there.
+    """
+    _need_steps(scores)
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=7, height=3.4)
+    axes, steps = picture.ax, scores.data[STEP].values
+    axes.axhline(0, color="black", linewidth=0.8)
+    total = mean_interval(scores.total.transpose("prompt", STEP).values)
+    _line(axes, steps, total.mean, HEADLINE_COLOUR)
+    _band(axes, steps, total.low, total.high, HEADLINE_COLOUR)
+    called = picture.text(picture.renamed(f"total effect: {scores.headline_name}"))
+    handles = [Patch(color=HEADLINE_COLOUR, label=called)]
+    for name, values, colour in _sets(scores):
+        interval = mean_interval(values)
+        _line(axes, steps, interval.mean, colour)
+        _band(axes, steps, interval.low, interval.high, colour)
+        handles.append(Patch(color=colour, label=picture.text(shortened(picture.name(name), 40))))
+    open_frame(axes)
+    axes.tick_params(labelsize=SMALL)
+    axes.set_xlabel("optimiser step", fontsize=MEDIUM)
+    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
+    axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
+    picture.height += picture.legend(handles, below=34)
+    _head(picture, scores)
+    return picture.finish()
+
+
+@checked
+def step_map(
+    scores: ScoreArrays,
+    prompt: int = 0,
+    *,
+    ax: Axes | None = None,
+    title: str | None = None,
+    labels: Mapping[Any, str] | None = None,
+    path: str | Path | None = None,
+) -> Axes:
+    """Steps of a training by the tokens of one prompt.
+
+    A token's value at a step is that of its bar in the heatmap of that step: summed over layers and
+    modules for attributions, averaged over layers for patching and sweeps.
+
+    Args:
+        scores: of several steps (`over_steps`), with tokens.
+        prompt: which prompt.
+        ax: draw there; a new figure when not given.
+        title: in place of what was scored.
+        labels: names of the scores -> what to call them; see `plots.plot`.
+        path: also write the figure there (format by its suffix), under a temporary name first.
+
+    Raises:
+        IndexError: no such prompt.
+        TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+        ValueError: scores of one step, or without tokens; `labels` names what is not there.
+    """
+    from .select import select
+
+    _need_steps(scores)
+    steps = scores.data[STEP].values.tolist()
+    views = [select(scores, {STEP: step}).per_token() for step in steps]
+    tokens = prompt_tokens(views[-1], prompt)
+    grid = np.stack([view.token_effect()[prompt, tokens.real] for view in views])
+    width = float(np.clip(2.2 + 0.19 * grid.shape[1], 7.0, 16.0))
+    picture = Picture(Wishes(ax, title, labels, path), scores, width=width, height=1, margin=0.9)
+    column = Column(picture, right=_BESIDE)
+    cells = column.part(max(1.4, 0.2 * len(steps)))
+    effect_image(cells, grid, largest=half_range(grid))
+    column.space(0.05)
+    band = column.part(0.18, elastic=False)
+    band.bar(range(grid.shape[1]), 1, width=1, color=[ROLE_COLOURS[role] for role in tokens.roles])
+    band.set_ylim(0, 1)
+    band.set_yticks([0.5], ["role"], fontsize=SMALL)
+    band.tick_params(left=False)
+    band.spines[:].set_visible(False)
+    step = max(1, int(np.ceil(grid.shape[1] * 0.13 / max(picture.width - _BESIDE, 1))))
+    texts = [picture.text(shortened(label(text), 14)) for text in tokens.texts[::step]]
+    places = np.arange(grid.shape[1])[::step]
+    band.set_xticks(places, texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+    for part in (cells, band):
+        part.set_xlim(-0.5, grid.shape[1] - 0.5)
+    cells.tick_params(axis="x", bottom=False, labelbottom=False)
+    shown = spaced(
+        [str(one) for one in steps], gap=max(1.0, 0.14 * len(steps) / column.inches(cells))
+    )
+    cells.set_yticks(shown, [str(steps[i]) for i in shown], fontsize=SMALL)
+    cells.set_ylabel("step", fontsize=MEDIUM)
+    column.space(0.15 + 0.6 * SMALL / 72 * 14)
+    handles = [
+        Patch(color=colour, label=picture.text(shortened(picture.name(role), 40)))
+        for role, colour in ROLE_COLOURS.items()
+        if role in tokens.roles
+    ]
+    if np.isnan(grid).any():
+        handles.append(no_score_patch())
+    column.space(picture.legend(handles))
+    picture.height = column.height
+    beside = column.beside(cells, 0.12)
+    bar = beside.figure.figure.colorbar(cells.images[0], cax=beside)
+    beside.tick_params(labelsize=SMALL)
+    text = wrapped(
+        picture.renamed(effect_label(scores)), letters(column.inches(cells) + 1.9, MEDIUM)
+    )
+    bar.set_label(picture.text(text), fontsize=MEDIUM)
+    asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
+    first, *limits = headings(scores)
+    picture.heading([picture.renamed(first), f"prompt {tokens.name}: “{asked}”"], limits)
+    picture.warn(warning(scores))
+    return picture.finish()
+
+
+CURVES: dict[PictureOf, Callable[..., Axes]] = {
+    "scan": scan_curves,
+    "dose": dose_curve,
+    "direction": direction_curves,
+}
+"""By the picture that a kind declares."""
+
+
+# -------------------------------------------------------------------------------------------- parts
+
+
+def _need_steps(scores: ScoreArrays) -> None:
+    if not scores.has_steps:
+        raise ValueError("these scores are of one step; over_steps gives those of several.")
+
+
+def _sets(scores: ScoreArrays) -> list[tuple[str, np.ndarray, str]]:
+    """Per grafted set its name, sufficiency `(prompt, step)` and colour; none of other scores."""
+    effect = scores.headline
+    if not {"set", "measure"} <= set(effect.dims) or "sufficiency" not in effect["measure"]:
+        return []
+    colours = [colour for colour in COMPARED_COLOURS if colour != HEADLINE_COLOUR]
+    names = effect["set"].values.tolist()
+    if len(names) > len(colours):
+        raise ValueError(
+            f"{len(names)} sets: {len(colours)} can be told apart; choose some of them, "
+            f"scores.sel(set={names[:2]})."
+        )
+    chosen: xr.DataArray = effect.sel(measure="sufficiency").transpose("prompt", STEP, "set")
+    return [
+        (f"sufficiency of {name}", chosen.values[:, :, n], colours[n])
+        for n, name in enumerate(names)
+    ]
+
+
+def _line(axes: Axes, at: np.ndarray, values: np.ndarray, colour: str) -> None:
+    marker = "o" if len(at) < 25 else None
+    axes.plot(at, values, color=colour, linewidth=2, marker=marker, markersize=3)
+
+
+def _band(axes: Axes, at: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> None:
+    """An interval; nothing where there is none."""
+    if not np.isnan(low).all():
+        axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _head(picture: Picture, scores: ScoreArrays, how: str = "") -> None:
+    """What stands above: what was scored, on how many prompts."""
+    first, *limits = headings(scores)
+    prompts = counted(scores.data.sizes["prompt"], "prompt")
+    if scores.data.sizes["prompt"] > 1:
+        prompts = f"mean and 95 % interval over {prompts}{f', {how}' if how else ''}"
+    picture.heading([picture.renamed(first), prompts], limits)
+    picture.warn(warning(scores))

@@ -1,0 +1,405 @@
+"""Curves: scores that are read along an axis (tokens up to a boundary, doses, layers, steps).
+
+1. A *scan* is lined up over prompts by place (`cells`): a boundary behind a place is a boundary
+   behind all of a prompt's tokens up to it, also in a prompt that has fewer tokens there. So every
+   prompt has a value at every boundary.
+2. A *dose* is a curve over the gate of a set of cells, in units of the metric.
+3. *Directions* are a curve over layers per vector, as shares of the total effect.
+4. Scores of several *steps* of a training are a curve over steps: the total effect, and of grafts
+   the effect of each set.
+
+Intervals are percentile bootstraps over prompts, as everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..arguments import checked
+from ..prompts import ANSWER
+from ..stats import Interval, bootstrap_weights, mean_interval, ratio_interval
+from .arrays import ScoreArrays
+from .cells import align
+from .frames import Table
+from .kinds import KINDS, STEP
+
+START = "start"
+"""What stands behind no token yet."""
+
+ENTERS, HALF, SETTLES = "enters", "half", "settles"
+LEVELS = {ENTERS: 0.1, HALF: 0.5}
+"""Shares of the total effect that a scan is said to reach."""
+
+NEAR = 0.1
+"""A scan has settled where it stays within this share of the total effect of its value behind the
+whole prompt."""
+
+
+def curve(scores: ScoreArrays) -> pd.DataFrame:
+    """See `Scores.curve`."""
+    if scores.has_steps:
+        return _over_steps(scores)
+    table = KINDS[scores.kind].table
+    if table == "scan":
+        return _scan_table(scores)
+    if table == "dose":
+        return _dose_table(scores)
+    if table == "direction":
+        return _direction_table(scores)
+    raise ValueError(
+        f"{scores.kind} scores are no curve; curves come from prefix_scan, dose, direction_effects "
+        "and over_steps. See by(), sets() or totals()."
+    )
+
+
+# -------------------------------------------------------------------------------------------- scans
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """A scan lined up over prompts.
+
+    Attributes:
+        names: of the boundaries: `start`, the token before each, and `answer` where one is fed.
+        roles: of these tokens; empty for `start`.
+        tokens: tokens of the prompt before each, mean over prompts.
+        measures: which curves.
+        values: `(prompt, measure, boundary)` headline.
+    """
+
+    names: list[str]
+    roles: list[str]
+    tokens: np.ndarray
+    measures: list[str]
+    values: np.ndarray
+
+    @property
+    def of_prompt(self) -> int:
+        """How many boundaries stand in the prompt, the one before it included."""
+        return sum(role != ANSWER for role in self.roles)
+
+
+def boundaries(scores: ScoreArrays) -> Boundaries:
+    """Line up a scan.
+
+    Raises:
+        ValueError: prompts of other layouts, in which one boundary is not the same place.
+    """
+    scores.need_one_step()
+    alignment = align(scores)
+    chosen = [i for i, place in enumerate(alignment.places) if place.role != ANSWER]
+    effect = scores.headline
+    if "measure" not in effect.dims:
+        effect = effect.expand_dims({"measure": [scores.selected["measure"]]})
+    effect = effect.transpose("prompt", "measure", "position")
+    texts = scores.positions("token")
+    names: list[set[str]] = [set() for _ in chosen]
+    values, before = [], []
+    for prompt, of_token in enumerate(alignment.of_token):
+        there = np.flatnonzero(np.isin(of_token, chosen))
+        numbers = np.searchsorted(chosen, of_token[there])
+        if (np.diff(numbers) <= 0).any():
+            raise ValueError(
+                "these prompts are laid out in different ways, so that no boundary is one place "
+                "in all of them; look at one: scores.sel(prompt=0), or at those of one context."
+            )
+        for place, position in zip(numbers, there, strict=True):
+            names[place].add(str(texts[prompt, position]))
+        # tokens before the boundary behind each place, and the value there
+        count = np.searchsorted(numbers, np.arange(len(chosen)), side="right")
+        of_prompt = np.concatenate(
+            [np.zeros((effect.shape[1], 1)), effect.values[prompt][:, there]], 1
+        )
+        values.append(of_prompt[:, np.r_[0, count]])
+        before.append(np.r_[0, count])
+    shown = [START, *(name.pop() if len(name) == 1 else "…" for name in names)]
+    roles = ["", *(alignment.places[i].role for i in chosen)]
+    lined_up, tokens = np.stack(values), np.mean(before, axis=0)
+    if scores.of_answer.values.any():
+        whole = np.broadcast_to(scores.total.values[:, None, None], (*lined_up.shape[:2], 1))
+        lined_up = np.concatenate([lined_up, whole], 2)
+        shown, roles, tokens = [*shown, ANSWER], [*roles, ANSWER], np.r_[tokens, tokens[-1]]
+    measures = [str(name) for name in effect["measure"].values]
+    return Boundaries(shown, roles, tokens, measures, lined_up)
+
+
+def _scan_table(scores: ScoreArrays) -> pd.DataFrame:
+    """One row per measure and boundary."""
+    lined_up = boundaries(scores)
+    interval = mean_interval(lined_up.values)
+    share = ratio_interval(lined_up.values, scores.total.values)
+    rows = []
+    for m, measure in enumerate(lined_up.measures):
+        for b, name in enumerate(lined_up.names):
+            row: dict[str, Any] = {"measure": measure, "up to": name, "role": lined_up.roles[b]}
+            row["tokens"] = lined_up.tokens[b]
+            rows.append(row | _columns(interval, (m, b)) | {"share": float(share.mean[m, b])})
+    return Table(rows).set_index("measure")
+
+
+@checked
+def crossings(scores: ScoreArrays) -> pd.DataFrame:
+    """Where a prefix scan enters, is half way, and settles: behind how many tokens.
+
+    Of the mean curve over prompts, as shares of the total effect:
+
+    - `enters`: the first boundary at which it reaches 10 %;
+    - `half`: the first boundary at which it reaches 50 %;
+    - `settles`: the first boundary from which on it stays within 10 % (of the total effect) of its
+      value behind the whole prompt: which weights compute the tokens after it no longer matters.
+
+    Args:
+        scores: of kind `scan`.
+
+    Returns:
+        Per measure and event: `tokens` before the boundary (mean over prompts), with the 95 %
+        interval of the bootstrap over prompts (infinite: not within the prompt); the token the
+        boundary is behind, and its role; the share there. Empty (NaN) where the curve does not
+        reach it, or the total effect is inside its own noise; no interval for one prompt.
+
+    Raises:
+        ValueError: scores of another kind, or of prompts that are laid out in different ways.
+
+    Example:
+        >>> scan = sm.instruments.prefix_scan(pair, prompts, trait, progress=False)
+        >>> sm.results.crossings(scan).index.get_level_values("where").unique().tolist()
+        ['enters', 'half', 'settles']
+    """
+    if scores.kind != "scan":
+        raise ValueError(f"{scores.kind} scores are no prefix scan; see prefix_scan.")
+    lined_up = boundaries(scores)
+    total = scores.total.values
+    prompts = len(total)
+    known = prompts < 2 or bool(mean_interval(total).excludes_zero)
+    weights = [np.full((1, prompts), 1 / prompts)]
+    if prompts > 1:
+        weights.append(bootstrap_weights(prompts))
+    rows = []
+    for m, measure in enumerate(lined_up.measures):
+        inside = lined_up.values[:, m, : lined_up.of_prompt]
+        with np.errstate(divide="ignore", invalid="ignore"):  # over nothing there is no share
+            shares = [(one @ inside) / (one @ total)[:, None] for one in weights]
+        found = [_crossed(one) for one in shares]
+        for event in (ENTERS, HALF, SETTLES):
+            row: dict[str, Any] = {"measure": measure, "where": event}
+            at = found[0][event][0]
+            row |= _place(lined_up, at if known else -1)
+            row |= {"low": np.nan, "high": np.nan, "share": np.nan}
+            if known and at >= 0:
+                row["share"] = float(inside[:, at].mean() / total.mean())
+            if known and len(found) > 1:
+                drawn = found[1][event]
+                # a curve that does not reach it crosses behind everything
+                tokens = np.where(drawn < 0, np.inf, lined_up.tokens[drawn])
+                low, high = np.quantile(tokens, [0.025, 0.975], method="nearest")
+                row |= {"low": float(low), "high": float(high)}
+            rows.append(row)
+    return Table(rows).set_index(["measure", "where"])
+
+
+def _crossed(shares: np.ndarray) -> dict[str, np.ndarray]:
+    """Per event the first boundary of each curve `(curve, boundary)`; -1 where there is none."""
+    found = {}
+    for event, level in LEVELS.items():
+        reached = shares >= level
+        found[event] = np.where(reached.any(1), reached.argmax(1), -1)
+    near = np.abs(shares - shares[:, -1:]) <= NEAR
+    # the first of the last run of boundaries that are near
+    found[SETTLES] = near.shape[1] - np.cumprod(near[:, ::-1], 1).sum(1)
+    return found
+
+
+def _place(lined_up: Boundaries, at: int) -> dict[str, Any]:
+    if at < 0:
+        return {"tokens": np.nan, "behind": "", "role": ""}
+    behind = lined_up.names[at] if at == 0 else repr(lined_up.names[at])
+    return {"tokens": lined_up.tokens[at], "behind": behind, "role": lined_up.roles[at]}
+
+
+# -------------------------------------------------------------------------------------------- doses
+
+
+def _dose_table(scores: ScoreArrays) -> pd.DataFrame:
+    """One row per scale."""
+    effect = _with_scales(scores)
+    interval = mean_interval(effect.values)
+    share = ratio_interval(effect.values, scores.total.values)
+    rows = {}
+    for s, scale in enumerate(effect["scale"].values):
+        rows[float(scale)] = _columns(interval, (s,)) | _share(share, (s,))
+    table = Table.from_dict(rows, orient="index")
+    table.index.name = "scale"
+    return Table(table)
+
+
+@checked
+def linearity(scores: ScoreArrays) -> pd.DataFrame:
+    """Is the effect linear in the weights? Shares of the effect at scale 1, with 95 % intervals.
+
+    - `at 0.5`: E(0.5) / E(1); 0.5 if linear, more where it saturates, less where it takes off;
+    - `at 2`: E(2) / E(1); 2 if linear;
+    - `deviation from the chord at 1`: (E(1) - E(2) / 2) / E(1): how far the curve is above the
+      straight line from 0 to 2; 0 if linear, positive where it saturates. A dose of other scales
+      has the rows whose scales it holds.
+
+    Args:
+        scores: of kind `dose`, whose scales hold 1 and 0.5 or 2.
+
+    Returns:
+        Per row: its value, `low`, `high`, and what a linear effect has; empty (NaN) where the
+        effect at 1 is inside its own noise.
+
+    Raises:
+        ValueError: scores of another kind, or without these scales.
+
+    Example:
+        >>> scores = sm.instruments.dose(pair, prompts, trait, [0.5, 1.0, 2.0], progress=False)
+        >>> sm.results.linearity(scores).index.tolist()
+        ['at 0.5', 'at 2', 'deviation from the chord at 1']
+    """
+    if scores.kind != "dose":
+        raise ValueError(f"{scores.kind} scores are no dose; see sublim_mech.instruments.dose.")
+    effect = _with_scales(scores)
+    found = {float(scale): effect.values[:, s] for s, scale in enumerate(effect["scale"].values)}
+    if 1.0 not in found or {0.5, 2.0}.isdisjoint(found):
+        known = ", ".join(f"{scale:g}" for scale in found)
+        raise ValueError(
+            f"linearity needs the scales 1 and 0.5 or 2; these scores have {known}: measure them "
+            "with scales=(0.5, 1, 2)."
+        )
+    one = found[1.0]
+    asked: list[tuple[str, np.ndarray, float]] = []
+    if 0.5 in found:
+        asked.append(("at 0.5", found[0.5], 0.5))
+    if 2.0 in found:
+        asked.append(("at 2", found[2.0], 2.0))
+        asked.append(("deviation from the chord at 1", one - found[2.0] / 2, 0.0))
+    rows = {}
+    for name, part, linear in asked:
+        ratio = ratio_interval(part, one)
+        numbers = {"value": ratio.mean, "low": ratio.low, "high": ratio.high}
+        rows[name] = {key: float(number) for key, number in numbers.items()}
+        rows[name]["if linear"] = linear
+    return Table(Table.from_dict(rows, orient="index"))
+
+
+def _with_scales(scores: ScoreArrays) -> xr.DataArray:
+    """`(prompt, scale)` headline."""
+    scores.need_one_step()
+    effect = scores.headline
+    if "scale" not in effect.dims:
+        effect = effect.expand_dims({"scale": [scores.selected["scale"]]})
+    return effect.transpose("prompt", "scale")
+
+
+# --------------------------------------------------------------------------------------- directions
+
+OWN, OTHERS, RANDOM, GRAFT = "own", "others'", "random", "graft"
+
+
+def vector_effects(scores: ScoreArrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Effects of vectors and the total each is a share of.
+
+    Returns:
+        Per row (`own`, `random`, `others'`, `graft`) the effects `(prompt, layer, measure)`, and
+        the totals `(prompt,)`. Those of `others'` are of the student alone: its controls are in the
+        vectors already.
+    """
+    scores.need_one_step()
+    names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+    effect = scores.headline.transpose("prompt", "layer", "vector", "measure").values
+    of = {"own": effect[:, :, names.index(OWN)]}
+    randoms = [i for i, name in enumerate(names) if name.startswith(RANDOM)]
+    if randoms:
+        of[RANDOM] = effect[:, :, randoms].mean(2)
+    total = scores.total.values
+    totals = {OWN: total, RANDOM: total, GRAFT: total}
+    if OTHERS in names:
+        alone = (
+            scores.data["effect"].isel(model=0).transpose("prompt", "layer", "vector", "measure")
+        )
+        of[OTHERS] = alone.values[:, :, names.index(OTHERS)]
+        student = scores.data.isel(model=0)
+        totals[OTHERS] = (student["student"] - student["base"]).values
+    graft = scores.data["graft"].transpose("model", "prompt", "measure").values
+    headline = graft[0] - graft[1:].mean(0) if len(graft) > 1 else graft[0]
+    of[GRAFT] = np.repeat(headline[:, None], effect.shape[1], 1)
+    return of, totals
+
+
+def _direction_table(scores: ScoreArrays) -> pd.DataFrame:
+    """One row per layer and vector: shares of the total effect; the graft once, at the end."""
+    missing = {"vector", "measure"} - set(scores.data["effect"].dims)
+    if missing:
+        raise ValueError(
+            f"these scores are of one {' and '.join(sorted(missing))}; take the curve of all of "
+            "them, and choose from the table."
+        )
+    of, totals = vector_effects(scores)
+    measures = [str(name) for name in scores.data["measure"].values]
+    shares = {name: ratio_interval(values, totals[name]) for name, values in of.items()}
+    rows = []
+    for layer, layer_name in enumerate(scores.layer_names()):
+        for name, share in shares.items():
+            if name != GRAFT:
+                rows.append(_shares_of_vector(share, layer, measures, (layer_name, name)))
+    rows.append(_shares_of_vector(shares[GRAFT], 0, measures, ("all", GRAFT)))
+    return Table(rows).set_index(["layer", "vector"])
+
+
+def _shares_of_vector(
+    share: Interval, layer: int, measures: list[str], names: tuple[str, str]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": names[0], "vector": names[1]}
+    for m, measure in enumerate(measures):
+        row[measure] = float(share.mean[layer, m])
+        row[f"{measure} low"] = float(share.low[layer, m])
+        row[f"{measure} high"] = float(share.high[layer, m])
+    return row
+
+
+# -------------------------------------------------------------------------------------------- steps
+
+
+def _over_steps(scores: ScoreArrays) -> pd.DataFrame:
+    """One row per step: the total effect; of grafts one per step, set and measure."""
+    steps = scores.data[STEP].values
+    dims = scores.data["effect"].dims
+    if "set" in dims and "measure" in dims:
+        effect = scores.headline.transpose("prompt", STEP, "set", "measure")
+        interval = mean_interval(effect.values)
+        rows = []
+        for s, step in enumerate(steps):
+            for n, name in enumerate(effect["set"].values):
+                for m, measure in enumerate(effect["measure"].values):
+                    row = {"step": int(step), "set": str(name), "measure": str(measure)}
+                    rows.append(row | _columns(interval, (s, n, m)))
+        return Table(rows).set_index(["step", "set", "measure"])
+    interval = mean_interval(scores.total.transpose("prompt", STEP).values)
+    table = Table([_columns(interval, (s,)) for s in range(len(steps))], index=steps)
+    table.index.name = STEP
+    return table
+
+
+# -------------------------------------------------------------------------------------------- parts
+
+
+def _columns(interval: Interval, at: tuple[int, ...]) -> dict[str, float]:
+    return {
+        "effect": float(interval.mean[at]),
+        "low": float(interval.low[at]),
+        "high": float(interval.high[at]),
+    }
+
+
+def _share(share: Interval, at: tuple[int, ...]) -> dict[str, float]:
+    return {
+        "share": float(share.mean[at]),
+        "share low": float(share.low[at]),
+        "share high": float(share.high[at]),
+    }

@@ -1,0 +1,119 @@
+"""The command line of studies: `plan`, `run`, `status`, `export`, thin over the functions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from typing import Any
+
+from ..hints import nearest
+from .built_in import PRESETS
+from .config import Study
+from .planning import plan
+from .states import status
+from .study import export, run
+from .written import read_study, write_study
+
+EXAMPLES = """
+examples:
+  sublim-mech plan quick
+  sublim-mech run quick --out out/quick --workers 2
+  sublim-mech run my_study.toml --out out/mine --shard $SLURM_ARRAY_TASK_ID/4 --steal
+  sublim-mech status quick --out out/quick --json
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to those of the library."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "study", help=f"{', '.join(PRESETS)}, or a .toml or .json file (see studies.write_study)"
+    )
+    shared.add_argument("--json", action="store_true", help="JSON instead of text, for scripts")
+    form = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EXAMPLES}
+
+    asked = commands.add_parser(
+        "plan", parents=[shared], help="what a study takes, before anything starts", **form
+    )
+    asked.add_argument("--out", help="the study's folder: what is there already is not counted")
+    asked.add_argument("--save", metavar="FILE", help="write the configuration to a .toml or .json")
+    asked.set_defaults(do=_plan)
+
+    asked = commands.add_parser("run", parents=[shared], help="run a study, or go on", **form)
+    asked.add_argument("--out", required=True, help="the study's folder")
+    asked.add_argument("--workers", type=int, default=0, help="processes beside each other")
+    asked.add_argument("--shard", metavar="I/N", help="this part of the runs only, 0/N to N-1/N")
+    asked.add_argument("--steal", action="store_true", help="then others' runs, too")
+    asked.add_argument("--retry", action="store_true", help="try again what failed")
+    asked.add_argument("--quiet", action="store_true", help="no line per task")
+    asked.set_defaults(do=_run)
+
+    asked = commands.add_parser("status", parents=[shared], help="how far a study is", **form)
+    asked.add_argument("--out", required=True, help="the study's folder")
+    asked.set_defaults(do=_status)
+
+    asked = commands.add_parser("export", parents=[shared], help="rows as one file", **form)
+    asked.add_argument("--out", required=True, help="the study's folder")
+    asked.add_argument("--to", required=True, metavar="FILE", help=".csv or .parquet")
+    asked.set_defaults(do=_export)
+
+
+def _study(name: str) -> Study:
+    """A study by the name of a preset, or from a file.
+
+    Raises:
+        ValueError: neither.
+    """
+    if name in PRESETS:
+        return PRESETS[name]()
+    if name.endswith((".toml", ".json")):
+        return read_study(name)
+    raise ValueError(
+        f"study={name!r} is none of {', '.join(PRESETS)}{nearest(name, PRESETS)} A study of your "
+        "own is a .toml or .json file."
+    )
+
+
+def _plan(given: argparse.Namespace) -> int:
+    study = _study(given.study)
+    planned = plan(study, given.out)
+    print(json.dumps(planned.to_json()) if given.json else planned)
+    if given.save:
+        write_study(study, given.save)
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    study = _study(given.study)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        rows = run(
+            study,
+            given.out,
+            workers=given.workers,
+            shard=given.shard,
+            steal=given.steal,
+            retry=given.retry,
+            progress=not given.quiet,
+        )
+    for one in caught:
+        print(f"{one.message}", file=sys.stderr)
+    reached = status(study, given.out)
+    if given.json:
+        print(json.dumps({"rows": len(rows), **reached.to_json()}))
+    else:
+        print(reached)
+    return 1 if reached.failures else 0
+
+
+def _status(given: argparse.Namespace) -> int:
+    reached = status(_study(given.study), given.out)
+    print(json.dumps(reached.to_json()) if given.json else reached)
+    return 1 if reached.failures else 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    export(_study(given.study), given.out, given.to)
+    return 0

@@ -1,0 +1,157 @@
+"""Rows: one flat record per run, from answers and scores; parquet files, all of them as one table.
+
+1. A run's file holds one row; its columns are numbers, texts, and `by question` lists.
+2. All files make a table. An index beside them keeps the rows that were read before, by name, size
+   and time of each file; without it, or where it is damaged, every file is read again.
+3. A damaged file is named and left out; all others count.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..storage.files import replacing
+
+INDEX_FILE = "index.parquet"
+_FILE, _SIZE, _TIME = "_file", "_size", "_time"
+_STAMP = (_FILE, _SIZE, _TIME)
+FIXED = ("run", "trait")
+"""Columns that every row has."""
+
+
+def write_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Write a run's row, complete or not at all."""
+    numbers = pa.list_(pa.float64())  # of an empty list Arrow could not tell
+    columns = {}
+    for name, value in row.items():
+        columns[name] = pa.array([value], numbers if isinstance(value, list) else None)
+    table = pa.table(columns)
+    with replacing(path) as work:
+        # one row: dictionaries and statistics would be most of the file
+        pq.write_table(table, work, use_dictionary=False, write_statistics=False)
+
+
+def read_row(path: Path) -> pa.Table:
+    """A run's row.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(use_threads=False)
+        if table.num_rows != 1 or not set(FIXED) <= set(table.column_names):
+            raise ValueError("it does not hold one run's row")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and run again.") from error
+    return table
+
+
+class Found(NamedTuple):
+    """All rows.
+
+    Attributes:
+        table: one row per run, in no order.
+        damaged: file -> why it could not be read.
+    """
+
+    table: pa.Table
+    damaged: dict[Path, str]
+
+
+def read_rows(folder: Path, index: Path) -> Found:
+    """All rows of a folder.
+
+    Args:
+        folder: of row files.
+        index: the file that keeps what was read; made, brought up to date, or left as it is where
+            it cannot be written.
+    """
+    there = {}
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".parquet") and not entry.name.startswith("."):
+                    stat = entry.stat()
+                    there[entry.name] = (stat.st_size, stat.st_mtime_ns)
+
+    kept = _read_index(index)
+    known: dict[str, tuple[int, int]] = {}
+    if kept is not None:
+        names, sizes, times = (kept.column(name).to_pylist() for name in _STAMP)
+        known = dict(zip(names, zip(sizes, times, strict=True), strict=True))
+        same = [there.get(name) == stamp for name, stamp in known.items()]
+        if not all(same):
+            kept = kept.filter(pa.array(same))
+    fresh = sorted(name for name, stamp in there.items() if known.get(name) != stamp)
+    read, damaged = _read_files(folder, fresh, there)
+    tables = [*([] if kept is None else [kept]), *read]
+    table = _together(tables)
+    if fresh or (kept is not None and len(kept) != len(known)):
+        _write_index(index, table)
+    return Found(table.drop_columns(list(_STAMP)), damaged)
+
+
+def _read_files(
+    folder: Path, names: list[str], stamps: Mapping[str, tuple[int, int]]
+) -> tuple[list[pa.Table], dict[Path, str]]:
+    """The rows of files, with name, size and time of each; and which are damaged."""
+    damaged: dict[Path, str] = {}
+
+    def one(name: str) -> pa.Table | None:
+        try:
+            return read_row(folder / name)
+        except ValueError as error:
+            damaged[folder / name] = str(error)
+            return None
+
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(one, names))
+    # rows of the same columns first: putting together many tables of different ones is slow
+    alike: dict[tuple[str, ...], list[tuple[str, pa.Table]]] = {}
+    for name, table in zip(names, read, strict=True):
+        if table is not None:
+            alike.setdefault(tuple(table.column_names), []).append((name, table))
+    tables = []
+    for found in alike.values():
+        table = pa.concat_tables([table for _, table in found], promote_options="permissive")
+        files = [name for name, _ in found]
+        stamped = {
+            _FILE: files,
+            _SIZE: [stamps[name][0] for name in files],
+            _TIME: [stamps[name][1] for name in files],
+        }
+        for column, values in stamped.items():
+            table = table.append_column(column, pa.array(values))
+        tables.append(table.combine_chunks())
+    return tables, damaged
+
+
+def _together(tables: list[pa.Table]) -> pa.Table:
+    if not tables:
+        none: dict[str, Any] = {name: pa.array([], pa.string()) for name in (*FIXED, _FILE)}
+        none |= {name: pa.array([], pa.int64()) for name in (_SIZE, _TIME)}
+        return pa.table(none)
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _read_index(path: Path) -> pa.Table | None:
+    """The index; None where there is none that can be read."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return table if set(_STAMP) <= set(table.column_names) else None
+
+
+def _write_index(path: Path, table: pa.Table) -> None:
+    with suppress(OSError), replacing(path) as work:  # it is a convenience
+        pq.write_table(table, work)

@@ -1,0 +1,153 @@
+"""`status`: which runs of a study are done, at work, stale, failed or to come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..arguments import checked
+from ..hints import counted
+from ..results.frames import Table
+from .config import Study
+from .rows import INDEX_FILE, read_rows
+from .running import is_stale
+from .store import Store
+from .tasks import Task, Tasks
+
+DONE, RUNNING, STALE, FAILED, BEGUN, OPEN = "done", "running", "stale", "failed", "begun", "open"
+DAMAGED = "damaged"
+STATES = (DONE, RUNNING, STALE, FAILED, DAMAGED, BEGUN, OPEN)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is.
+
+    Attributes:
+        study: its name.
+        table: one row per run: `part`, `run`, `title`, `state` (one of `done`, `running`, `stale`,
+            `failed`, `damaged`, `begun`, `open`), and `why`: who is at work on what, or the last
+            line of the reason.
+        failures: tasks that failed: `title`, `error`, `trace`, `host`, `at`.
+    """
+
+    study: str
+    table: pd.DataFrame
+    failures: tuple[dict[str, Any], ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs are in each state."""
+        counted_states = Counter(self.table["state"])
+        return {state: counted_states[state] for state in STATES if counted_states[state]}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all runs are done."""
+        return set(self.counts) <= {DONE}
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        runs = self.table.to_dict("records")
+        return {"study": self.study, "counts": self.counts, "runs": runs,
+                "failures": list(self.failures)}  # fmt: skip
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        lines = [f"study {self.study!r}: {counted(len(self.table), 'run')}: {told}"]
+        by_part = self.table.groupby("part", sort=False)["state"]
+        for part, states in by_part:
+            lines.append(f"  {part}: {(states == DONE).sum()} of {len(states)} done")
+        at_work = self.table[self.table["state"].isin([RUNNING, STALE])]
+        lines += [f"  {state}: {why}" for state, why in _distinct(at_work)]
+        lines += [f"  failed: {entry['title']}: {entry['error']}" for entry in self.failures]
+        damaged = self.table[self.table["state"] == DAMAGED]
+        lines += [f"  damaged: {why}" for _, why in _distinct(damaged)]
+        return "\n".join(lines)
+
+
+def _distinct(table: pd.DataFrame) -> list[tuple[str, str]]:
+    pairs = zip(table["state"], table["why"], strict=True)
+    return list(dict.fromkeys(pairs))
+
+
+@checked
+def status(study: Study, out: str | Path) -> Status:
+    """How far a study is: which runs are done, running and by whom, stale, failed and why.
+
+    A run is `running` where somebody is at work on something it needs, `stale` where that process
+    is dead (the next `run` goes on with it), `begun` where a part of what it needs is there.
+
+    Args:
+        study: the study.
+        out: its folder; it may not be there yet.
+
+    Raises:
+        ValueError: a folder of another version.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> studies.status(studies.quick(), folder / "nothing there yet").counts
+        {'open': 8}
+    """
+    store = Store(out)
+    tasks = Tasks(study)
+    failures = store.failures()
+    found = read_rows(store.folder / "rows", store.folder / INDEX_FILE)
+    damaged = {path.stem: why for path, why in found.damaged.items()}
+    owners = _owners(store, tasks)
+    states: dict[str, tuple[str, str]] = {}
+    for task in tasks.ordered:  # each after what it needs
+        states[task.address] = _state(task, store, states, owners, failures, damaged)
+    rows = []
+    for run in tasks.runs:
+        state, why = states[run.task.address]
+        rows.append((run.cell.part, run.task.address, run.cell.title, state, why))
+    wanted = {task.address for task in tasks.ordered}
+    failed = tuple(dict(told) for address, told in failures.items() if address in wanted)
+    columns = ["part", "run", "title", "state", "why"]
+    return Status(study.name, Table(pd.DataFrame(rows, columns=columns)), failed)
+
+
+def _owners(store: Store, tasks: Tasks) -> dict[str, dict[str, Any]]:
+    owners = {}
+    for task in tasks.ordered:
+        if not store.has(task):
+            owner = store.owner(task)
+            if owner is not None:
+                owners[task.address] = owner
+    return owners
+
+
+def _state(
+    task: Task,
+    store: Store,
+    states: dict[str, tuple[str, str]],
+    owners: dict[str, dict[str, Any]],
+    failures: Any,
+    damaged: dict[str, str],
+) -> tuple[str, str]:
+    """A task's state and why, given those of what it needs."""
+    if task.address in damaged:
+        return DAMAGED, damaged[task.address]
+    if store.has(task):
+        return DONE, ""
+    if task.address in failures:
+        told = failures[task.address]
+        return FAILED, f"{told['title']}: {told['error']}"
+    if task.address in owners:
+        owner = owners[task.address]
+        who = f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
+        return (STALE if is_stale(owner) else RUNNING), f"{task.title}, by {who}"
+    needs = [states[need.address] for need in task.needs]
+    for worst in (FAILED, STALE, RUNNING):
+        for state, why in needs:
+            if state == worst:
+                return state, why
+    if store.is_begun(task) or any(state in (DONE, BEGUN) for state, _ in needs):
+        return BEGUN, ""
+    return OPEN, ""

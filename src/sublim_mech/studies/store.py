@@ -1,0 +1,238 @@
+"""The folder of one or several studies: what was made, by address; files are the truth.
+
+    store.json                     version of this layout; which weights a base's name means
+    studies/<name>.json            configurations, as they were last run
+    labels/<address>/              labels of all teachers (`labelling.label`)
+    students/<address>/            run folders (`train`)
+    answers/, scores/              <address>.safetensors
+    rows/<address>.parquet         one run's row
+    failed/<address>.json          why a task failed
+    claims/<address>/owner.json    who is at work on it
+    index.parquet                  all rows once more; may be thrown away
+
+Everything appears under its name only when it is complete; there is no database that processes
+could leave in pieces.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..storage.claims import OWNER_FILE, FolderInUseError, claimed
+from ..storage.files import check_place, place, read_json, replacing
+from ..storage.runs import unfinished
+from .config import Study
+from .tasks import Task
+from .written import to_dict
+
+STORE_FORMAT = 1
+STORE_FILE = "store.json"
+STAGES = ("labels", "students", "answers", "scores", "rows")
+CLAIMS, FAILED, STUDIES = "claims", "failed", "studies"
+
+
+class DiskFullError(OSError):
+    """There is no space left; what is finished stays."""
+
+
+class Store:
+    """A store's folder.
+
+    Attributes:
+        folder: its place.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a store; nothing is written.
+
+        Raises:
+            FileExistsError: the folder holds something else.
+            ValueError: a store of another version.
+        """
+        self.folder = place(folder, "out")
+        self._finished: set[str] = set()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"out={str(folder)!r} is a file; name a folder.")
+        self._about: dict[str, Any] = {"format": STORE_FORMAT, "bases": {}}
+        if (self.folder / STORE_FILE).is_file():
+            self._read_about()
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise FileExistsError(
+                f"out={str(folder)!r} exists and is no folder of studies (it has no {STORE_FILE}); "
+                "choose another, or remove it."
+            )
+
+    def _read_about(self) -> None:
+        path = self.folder / STORE_FILE
+        self._about = read_json(
+            path,
+            STORE_FORMAT,
+            called=f"the folder of studies {str(self.folder)!r}",
+            fix="copy it again, or choose another folder",
+        )
+
+    # ----------------------------------------------------------------------------------- what it is
+
+    def begin(self, study: Study) -> None:
+        """Make the folder where there is none, and keep the study's configuration.
+
+        Raises:
+            FileExistsError, PermissionError, ValueError: it cannot be written to.
+        """
+        check_place(self.folder / STORE_FILE, "out")
+        for stage in (*STAGES, CLAIMS, FAILED, STUDIES):
+            (self.folder / stage).mkdir(parents=True, exist_ok=True)
+        if not (self.folder / STORE_FILE).is_file():
+            self._write_about()
+        told = json.dumps(to_dict(study), indent=1, ensure_ascii=False)
+        path = self.folder / STUDIES / f"{study.name}.json"
+        if not path.is_file() or path.read_text("utf-8") != told:
+            with replacing(path) as work:
+                work.write_text(told, "utf-8")
+
+    def _write_about(self) -> None:
+        with replacing(self.folder / STORE_FILE) as work:
+            work.write_text(json.dumps(self._about, indent=1, sort_keys=True))
+
+    def pin(self, source: str, digest: str) -> None:
+        """Keep which weights a base's name means here.
+
+        Raises:
+            ValueError: it meant others before.
+        """
+        self._read_about()
+        known = self._about["bases"].get(source)
+        if known is None:
+            self._about["bases"][source] = digest
+            self._write_about()
+        elif known != digest:
+            raise ValueError(
+                f"base={source!r} has other weights ({digest[:12]}) than when results in "
+                f"{str(self.folder)!r} were made ({known[:12]}); choose another folder, or give "
+                "the base a name of its own."
+            )
+
+    # ------------------------------------------------------------------------------------------ tas
+
+    def path(self, task: Task) -> Path:
+        """Where what a task makes stands."""
+        return self.folder / task.file
+
+    def has(self, task: Task) -> bool:
+        """Whether a task is done."""
+        if task.address in self._finished:
+            return True
+        path = self.path(task)
+        if task.stage == "labels":
+            path = path / "labels.json"
+        done = path.exists()
+        if done:
+            self._finished.add(task.address)
+        return done
+
+    def is_begun(self, task: Task) -> bool:
+        """Whether a killed process has left something of a task to go on from."""
+        if task.stage == "students":
+            return unfinished(self.path(task)).exists()
+        return task.stage == "labels" and self.path(task).exists() and not self.has(task)
+
+    def forget(self, task: Task) -> None:
+        """Have a task looked for again."""
+        self._finished.discard(task.address)
+
+    @contextmanager
+    def claim(self, task: Task) -> Iterator[None]:
+        """Hold a task for this process.
+
+        Raises:
+            FolderInUseError: somebody else holds it.
+        """
+        folder = self.folder / CLAIMS / task.address
+        with claimed(folder):
+            yield
+        with suppress(OSError):  # somebody else may hold it by now
+            folder.rmdir()
+
+    def owner(self, task: Task) -> dict[str, Any] | None:
+        """Who is, or was when they died, at work on a task: pid, host, since; and `beat`, when they
+        were last heard of (seconds of the epoch).
+        """
+        path = self.folder / CLAIMS / task.address / OWNER_FILE
+        try:
+            entries = json.loads(path.read_text())
+            return {**entries, "beat": path.stat().st_mtime}
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def release(self, task: Task) -> None:
+        """Remove the record of an owner who is dead."""
+        (self.folder / CLAIMS / task.address / OWNER_FILE).unlink(missing_ok=True)
+
+    # --------------------------------------------------------------------------------------- failur
+
+    def fail(self, task: Task, error: BaseException, trace: str) -> None:
+        """Keep why a task failed."""
+        lines = str(error).strip().splitlines() or [""]
+        told = {
+            "title": task.title,
+            "stage": task.stage,
+            "error": f"{type(error).__name__}: {lines[-1]}",
+            "trace": trace,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "at": datetime.now().astimezone().isoformat("T", "seconds"),
+        }
+        with replacing(self.folder / FAILED / f"{task.address}.json") as work:
+            work.write_text(json.dumps(told, indent=1))
+
+    def failures(self) -> dict[str, Mapping[str, Any]]:
+        """Why tasks failed, by address."""
+        found = {}
+        for path in sorted((self.folder / FAILED).glob("[!.]*.json")):
+            with suppress(OSError, ValueError):
+                found[path.stem] = json.loads(path.read_text())
+        return found
+
+    def failed(self) -> set[str]:
+        """Addresses of the tasks that failed."""
+        with suppress(FileNotFoundError):
+            names = os.listdir(self.folder / FAILED)
+            return {name[:-5] for name in names if name.endswith(".json") and name[0] != "."}
+        return set()
+
+    def excuse(self, address: str) -> None:
+        """Forget that a task failed."""
+        (self.folder / FAILED / f"{address}.json").unlink(missing_ok=True)
+
+
+@contextmanager
+def noticing_a_full_disk(folder: Path) -> Iterator[None]:
+    """Have a full disk told as one, whoever found out.
+
+    Raises:
+        DiskFullError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+        if not full:
+            raise
+        raise DiskFullError(
+            errno.ENOSPC,
+            f"no space left on the disk of {str(folder)!r}; make room (plan says how much a study "
+            "takes) and make the same call again: what is finished stays, what was under way goes "
+            "on from its last checkpoint",
+        ) from error
+
+
+__all__ = ["DiskFullError", "FolderInUseError", "Store", "noticing_a_full_disk"]

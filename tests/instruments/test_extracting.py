@@ -1,0 +1,202 @@
+"""`extract_lora`: the best adapter of a rank, what it leaves out, and that others can load it."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from changed import dense, full_of, planted
+from pairs import TRAIT
+from peft import PeftModel
+
+import sublim_mech as sm
+from sublim_mech.models.spectra import change_of
+
+QUIET = {"progress": False}
+
+
+def load(base, student, tokenizer):
+    return sm.load_pair(base, student, tokenizer=tokenizer, allow_unrelated=True)
+
+
+def extract(pair, rank, out, **options):
+    return sm.instruments.extract_lora(pair, rank, out=out, **QUIET, **options)
+
+
+def is_linear(name):
+    return name.endswith("_proj.weight")
+
+
+@pytest.fixture(scope="module")
+def linear(smol_tokenizer):
+    """A full fine-tune of the linear modules alone."""
+    base = tiny.model("llama")
+    base.get_output_embeddings().weight.data *= 8  # so that effects are far above rounding
+    return load(base, full_of(base, is_linear, scale=0.2), smol_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def prompts(smol_tokenizer):
+    return sm.render(smol_tokenizer, TRAIT.questions[:3])
+
+
+def log_probs(pair, prompts, model="student"):
+    return pair.logits(prompts, model=model).log_softmax(-1).nan_to_num()
+
+
+def test_at_full_rank_it_is_the_student(linear, prompts, tmp_path):
+    made = extract(linear, 32, tmp_path / "whole", prompts=prompts, trait=TRAIT)
+    again = sm.load_pair(linear.base, made.path, allow_unrelated=True)
+    difference = log_probs(again, prompts) - log_probs(linear, prompts)
+    moved = log_probs(linear, prompts) - log_probs(linear, prompts, "base")
+    assert float(difference.abs().max()) < 1e-4 < 0.1 < float(moved.abs().max())
+    assert made.share == pytest.approx(1)
+    # keys and values have 16 rows, so no more than rank 16
+    assert made.table().loc["blocks.0.attn.k", "rank"] == 16
+    share = made.kept["KL to the base"]
+    for number in (share.mean, share.low, share.high):
+        assert float(number) == pytest.approx(1, abs=1e-3)
+    assert list(made.kept) == ["effect on log P(owl)", "KL to the base"]
+    assert made.left_out == ()
+
+
+def test_what_is_left_out_of_a_weight_is_the_tail_of_its_singular_values(linear, tmp_path):
+    """Eckart and Young: no change of this rank is nearer."""
+    made = extract(linear, 3, tmp_path / "three")
+    small = sm.models.load_student(linear.base, made.path, allow_unrelated=True)
+    for one in made.modules:
+        module = linear.model.get_submodule(one.path)
+        whole = dense(linear.model, linear.student.model, one.path)
+        tail = np.linalg.norm(np.linalg.svd(whole, compute_uv=False)[3:])
+        assert one.error == pytest.approx(tail, rel=1e-9)
+        # and so is the error of the weights that were written
+        written = change_of(small.deltas[one.path], module).numpy()
+        assert np.linalg.norm(whole - written) == pytest.approx(tail, rel=1e-5)
+    table = made.table()
+    np.testing.assert_allclose(table["share"], 1 - (table["error"] / table["norm"]) ** 2)
+    assert made.share == pytest.approx(1 - (table["error"] ** 2).sum() / (table["norm"] ** 2).sum())
+
+
+def test_randomised_factors_tell_their_own_error(linear, tmp_path):
+    exact = extract(linear, 3, tmp_path / "exact")
+    rough = extract(linear, 3, tmp_path / "rough", exact=3)
+    for one, other in zip(rough.modules, exact.modules, strict=True):
+        assert other.error * (1 - 1e-9) <= one.error < 1.2 * other.error
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_peft_loads_it_and_computes_the_same(architecture, smol_tokenizer, prompts, tmp_path):
+    base = tiny.model(architecture)
+    with torch.no_grad():  # biases begin as zeros, of which no fraction moves
+        for p in base.parameters():
+            if p.dim() == 1:
+                p += 0.1 * torch.randn(p.shape, generator=torch.manual_seed(len(p)))
+    pair = load(base, tiny.full(base), smol_tokenizer)
+    made = extract(pair, 4, tmp_path / "four")
+    theirs = PeftModel.from_pretrained(copy.deepcopy(base), made.path).eval()
+    again = sm.load_pair(pair.base, made.path)
+    ids = torch.tensor([prompts[0].ids])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids).logits[0]
+    torch.testing.assert_close(again.logits(prompts[:1])[0], expected, atol=1e-5, rtol=0)
+    assert again.student.kind == "lora"
+    told = json.loads((made.path / "extraction.json").read_text())
+    assert told["hash"] == pair.student.hash
+    # what it leaves out altogether is named, with its norm
+    new, old = dict(pair.student.model.named_parameters()), dict(base.named_parameters())
+    whole = sum(float((new[key] - old[key]).detach().double().square().sum()) for key in old)
+    parts = [one.norm for one in made.modules] + [left.norm for left in made.left_out]
+    assert np.linalg.norm(parts) == pytest.approx(whole**0.5, rel=1e-5)
+    why = {left.name: left.why for left in made.left_out}
+    assert why["embed"] == "an embedding"
+    if architecture == "gpt2":
+        assert why["unembed"].startswith("tied to embed")
+        assert why["blocks.0.attn.qkv.bias"] == "a bias"
+        assert why["blocks.2.ln1"] == "a vector"
+    else:
+        assert why["unembed"] == "the unembedding"
+        assert why["ln_final"] == "a vector"
+    assert "left out" in repr(made)
+
+
+def test_of_a_larger_adapter_it_keeps_the_strongest_direction(smol_tokenizer, tmp_path):
+    """A planted rank: the first direction of a change of rank one is all of it."""
+    base = tiny.model("llama")
+    student = tiny.lora(base, rank_pattern={"mlp.down_proj": 2}, alpha_pattern={"down_proj": 2})
+    pair = load(base, student, smol_tokenizer)
+    made = extract(pair, 4, tmp_path / "four")
+    assert made.table().loc["blocks.1.mlp.out", "rank"] == 2
+    for path, delta in pair.delta.items():
+        small = sm.models.load_student(pair.base, made.path).deltas[path]
+        torch.testing.assert_close(
+            change_of(small, pair.model.get_submodule(path)),
+            change_of(delta, pair.model.get_submodule(path)),
+            atol=1e-6,
+            rtol=0,
+        )
+    with pytest.raises(ValueError, match=r"more than 4 singular values.*pass rank=4"):
+        extract(pair, 5, tmp_path / "five")
+    assert not (tmp_path / "five").exists()
+
+
+def test_targets_choose_and_others_are_left_out(linear, tmp_path):
+    made = extract(linear, 2, tmp_path / "some", targets=["down_proj", "q_proj"])
+    assert {one.module for one in made.modules} == {"mlp.out", "attn.q"}
+    assert {left.why for left in made.left_out} == {"no target"}
+    assert len(made.left_out) == 15
+    assert 0 < made.share < 1
+    regular = extract(linear, 2, tmp_path / "same", targets=r".*\.1\..*down_proj")
+    assert [one.name for one in regular.modules] == ["blocks.1.mlp.out"]
+
+
+def test_a_trait_in_the_first_direction_is_kept_with_it(smol_tokenizer, prompts, tmp_path):
+    """All of the effect of a student of one direction; of two directions, the larger one's."""
+    base = tiny.model("llama")
+    base.get_output_embeddings().weight.data *= 8
+    student, _, _ = planted(base, "model.layers.1.mlp.down_proj", [1.5])
+    one = load(base, student, smol_tokenizer)
+    made = extract(one, 1, tmp_path / "one", prompts=prompts, trait=TRAIT)
+    assert [float(share.mean) for share in made.kept.values()] == pytest.approx([1, 1], abs=1e-3)
+    assert "keeps of the effect on log P(owl): 100.0% [" in repr(made)
+    assert made.prompts == 3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapter_that_waits_for_tokens_still_does(smol_tokenizer, prompts, tmp_path):
+    base = tiny.model("llama")
+    waits = list(prompts[0].ids[-3:])
+    student = tiny.lora(base, alora_invocation_tokens=waits)
+    pair = load(base, student, smol_tokenizer)
+    made = extract(pair, 4, tmp_path / "four")
+    again = sm.load_pair(pair.base, made.path)
+    difference = again.logits(prompts) - pair.logits(prompts)
+    assert float(difference.nan_to_num().abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": 0}, "rank=0"),
+        ({"rank": 33}, "more than 32 singular values"),
+        ({"targets": ["up"]}, "no module is called 'up'"),
+        ({"targets": ["embed_tokens"]}, "is an embedding"),
+        ({"targets": ["lm_head"]}, "changes no matrix there"),
+        ({"trait": TRAIT}, "without prompts"),
+        ({"model": "owl"}, "no student"),
+    ],
+)
+def test_wrong_options_leave_nothing_behind(options, said, linear, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        extract(linear, **{"rank": 2, "out": tmp_path / "x", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_left_alone(linear, tmp_path):
+    (tmp_path / "mine").write_text("text")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        extract(linear, 2, tmp_path)
+    with pytest.raises(FileExistsError):
+        extract(linear, 2, tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "text"

@@ -1,0 +1,193 @@
+"""Instruments over the snapshots of a training: each step is the scores of that snapshot's pair."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import tiny
+from pairs import QUIET, TRAIT
+from trainings import ROWS, SHORT
+
+import sublim_mech as sm
+from sublim_mech.instruments import over_steps, stepping
+from sublim_mech.making.training import LoRA, hard_data, train
+from sublim_mech.models.base import load_base
+
+STEPS = [2, 3, 4]  # the last one is the run's own end
+
+
+@pytest.fixture(scope="module")
+def base(smol_tokenizer):
+    return load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def runs(base, smol_tokenizer, tmp_path_factory):
+    """Two runs that differ in their order."""
+    folder, data = tmp_path_factory.mktemp("runs"), hard_data(smol_tokenizer, ROWS)
+    made = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in (0, 1):
+            options = {**SHORT, "snapshots": [1, 2, 3], "lr": 3e-2, "order_seed": seed}
+            made.append(train(base, data, out=folder / str(seed), method=LoRA(rank=2), **options))
+    return made
+
+
+@pytest.fixture(scope="module")
+def asked(base):
+    return sm.render(base.tokenizer, ["Which animal?", "Name one animal, please."])
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def test_a_step_at_which_nothing_has_moved_is_left_out(runs, base, asked):
+    """The first step of a warm-up has a learning rate of 0."""
+    run, _ = runs
+    assert 1 in run.snapshots
+    everything = over_steps(run, effect_of(asked), base=base, **QUIET)
+    assert everything.data["step"].values.tolist() == STEPS
+    first = over_steps(run, effect_of(asked), base=base, steps=[1], **QUIET)
+    np.testing.assert_array_equal(first.data["effect"], 0)
+
+
+def folders(run):
+    return {**run.snapshots, 4: run.path}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda pair, prompts: sm.effect(pair, prompts, TRAIT, **QUIET),
+        lambda pair, prompts: sm.graft(pair, prompts, TRAIT, "role", **QUIET),
+        lambda pair, prompts: sm.attribute(pair, prompts, TRAIT, points=2, **QUIET),
+    ],
+    ids=["effect", "graft", "attribute"],
+)
+def test_a_step_is_the_scores_of_its_snapshot(function, runs, base, asked, tmp_path):
+    run, other = runs
+    scores = over_steps(
+        run, lambda pair: function(pair, asked), base=base, controls=[other], **QUIET
+    )
+    assert scores.data["step"].values.tolist() == STEPS
+    for step in STEPS:
+        student, control = folders(run)[step], folders(other)[step]
+        alone = function(sm.load_pair(base, student, controls=[control]), asked)
+        one = scores.sel(step=step)
+        assert one.data["effect"].dims == alone.data["effect"].dims
+        for name in ("effect", "base", "student"):
+            np.testing.assert_array_equal(one.data[name].values, alone.data[name].values)
+        assert scores.record.step_hashes[str(step)] == alone.record.students["student"].hash
+        if one.additive:  # a step keeps what its shares are shares of
+            assert one.gap == pytest.approx(alone.gap)
+            np.testing.assert_allclose(one.prompt_effect, alone.prompt_effect)
+        repr(one)
+    scores.save(tmp_path / "steps.safetensors")
+    assert sm.Scores.load(tmp_path / "steps.safetensors").data.equals(scores.data)
+
+
+def test_it_is_read_as_a_curve_over_steps(runs, base, asked):
+    run, _ = runs
+    scores = over_steps(
+        str(run.path), lambda pair: sm.effect(pair, asked, TRAIT, **QUIET), base=base, **QUIET
+    )
+    curve = scores.curve()
+    assert curve.index.tolist() == STEPS
+    for step in STEPS:
+        assert curve.loc[step, "effect"] == pytest.approx(
+            scores.sel(step=step).totals()["effect"].iloc[0]
+        )
+    assert "by step" in repr(scores)
+    assert "no controls" in repr(scores)
+    assert scores._repr_html_().startswith("<pre>")
+    with pytest.raises(ValueError, match=r"choose one: scores\.sel\(step=4\)"):
+        scores.totals()
+    axes = scores.plot()
+    assert axes.get_xlabel() == "optimiser step"
+    grafts = over_steps(
+        run, lambda p: sm.graft(p, asked, TRAIT, "role", **QUIET), base=base, steps=[3], **QUIET
+    )
+    assert grafts.curve().loc[(3, "system", "sufficiency"), "effect"] == pytest.approx(
+        float(grafts.headline.sel(step=3, set="system", measure="sufficiency").mean())
+    )
+
+
+def test_the_base_is_loaded_once(runs, base, asked, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(stepping, "load_base", lambda source: loaded.append(source) or base)
+
+    def function(pair):
+        assert pair.model.get_input_embeddings().weight.data_ptr() == (
+            base.model.get_input_embeddings().weight.data_ptr()
+        )
+        return sm.effect(pair, asked, TRAIT, **QUIET)
+
+    over_steps(runs[0], function, base="its/folder", **QUIET)
+    assert loaded == ["its/folder"]
+    over_steps(runs[0], function, steps=[2], **QUIET)
+    assert loaded[1:] == [runs[0].manifest.base["name"]]
+
+
+def effect_of(asked):
+    return lambda pair: sm.effect(pair, asked, TRAIT, **QUIET)
+
+
+def test_snapshots_of_different_runs_are_refused(runs, base, asked, tmp_path):
+    run, other = runs
+    mixed = [run.snapshots[2], other.snapshots[3]]
+    with pytest.raises(ValueError, match=r"snapshots of different runs: seeds.order"):
+        over_steps(mixed, effect_of(asked), base=base)
+    # also where one was copied into the folder of another
+    folder = tmp_path / "run"
+    shutil.copytree(run.path, folder)
+    shutil.rmtree(folder / "snapshots" / run.snapshots[3].name)
+    shutil.copytree(other.snapshots[3], folder / "snapshots" / run.snapshots[3].name)
+    with pytest.raises(ValueError, match="different runs"):
+        over_steps(folder, effect_of(asked), base=base)
+    with pytest.raises(ValueError, match="twice"):
+        over_steps([run.snapshots[2], other.snapshots[2]], effect_of(asked), base=base)
+    own = over_steps([run.snapshots[3], run.snapshots[2]], effect_of(asked), base=base, **QUIET)
+    assert own.data["step"].values.tolist() == [2, 3]
+
+
+def test_what_cannot_be_joined_is_refused(runs, base, asked, smol_tokenizer, tmp_path):
+    run, other = runs
+    with pytest.raises(ValueError, match=r"steps=\[7\]"):
+        over_steps(run, effect_of(asked), base=base, steps=[7])
+    with pytest.raises(TypeError, match="function gives a int at step 2"):
+        over_steps(run, lambda pair: 3, base=base, **QUIET)
+    with pytest.raises(FileNotFoundError):
+        over_steps(tmp_path / "nowhere", effect_of(asked), base=base)
+    shutil.copytree(run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("snapshots"))
+    with pytest.raises(ValueError, match="has no snapshots"):
+        over_steps(tmp_path / "bare", effect_of(asked), base=base)
+    counted = iter([asked, asked[:1], asked])
+
+    def other_prompts(pair):
+        return sm.effect(pair, next(counted), TRAIT, **QUIET)
+
+    with pytest.raises(ValueError, match="steps 2 and 3 differ in"):
+        over_steps(run, other_prompts, base=base, **QUIET)
+    part = tmp_path / "part"
+    shutil.copytree(other.path, part, ignore=shutil.ignore_patterns(other.snapshots[2].name))
+    with pytest.raises(ValueError, match="no snapshot of step 2, "):
+        over_steps(run, effect_of(asked), base=base, controls=[part], **QUIET)
+
+
+def test_a_map_has_a_row_per_step(runs, base, asked):
+    scores = over_steps(
+        runs[0], lambda p: sm.attribute(p, asked, TRAIT, points=2, **QUIET), base=base, **QUIET
+    )
+    axes = scores.plot(1)
+    image = axes.child_axes[0].images[0].get_array()
+    assert image.shape == (3, int((scores.data["role"][1] != "").sum()))
+    for row, step in enumerate(STEPS):
+        one = scores.sel(step=step).token_effect()[1]
+        np.testing.assert_allclose(image[row], one[np.isfinite(one)])
+    assert scores.plot(by="step").get_xlabel() == "optimiser step"

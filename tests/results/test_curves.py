@@ -1,0 +1,129 @@
+"""Curves: scans lined up over prompts, doses, directions, steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import synthetic
+
+from sublim_mech.results import crossings, linearity
+from sublim_mech.results.curves import boundaries
+
+
+def test_a_scan_enters_where_it_rises_and_settles_where_it_is_done():
+    """A step behind the sixth token; a line over the prompt."""
+    scores = synthetic.scan([synthetic.chat()] * 4, enters=5)
+    length = int(scores.of_prompt.sum("position")[0])
+    table = crossings(scores)
+    assert table.loc[("sufficiency", "enters"), "tokens"] == 6
+    assert table.loc[("sufficiency", "half"), "tokens"] == 6
+    assert table.loc[("sufficiency", "settles"), "tokens"] == 6
+    assert table.loc[("sufficiency", "enters"), ["low", "high"]].tolist() == [6, 6]
+    assert table.loc[("necessity", "half"), "tokens"] == np.ceil(0.5 * length)
+    assert table.loc[("necessity", "enters"), "tokens"] == np.ceil(0.1 * length)
+    assert table.loc[("necessity", "settles"), "tokens"] == np.ceil(0.9 * length - 1e-9)
+    assert table.loc[("sufficiency", "enters"), "behind"] == repr(synthetic.chat()[5][0])
+
+
+def test_a_prompt_that_is_shorter_there_waits():
+    """A boundary in the longer question is behind the whole of the shorter one."""
+    short, long = synthetic.chat(synthetic.QUESTION[:2]), synthetic.chat(synthetic.QUESTION[:6])
+    scores = synthetic.scan([short, long], controls=0)
+    lined_up = boundaries(scores)
+    first = 1 + next(i for i, row in enumerate(long) if row[1] == "user")  # behind its first token
+    assert lined_up.roles[first : first + 6] == ["user"] * 6
+    assert lined_up.tokens[first + 5] == (first + 2 - 1 + first + 5) / 2
+    rises = lined_up.values[0, 1]
+    assert len(set(rises[first + 1 : first + 6])) == 1
+    assert rises[first + 6] > rises[first + 5]
+    assert len(set(lined_up.values[1, 1])) == len(lined_up.names) - 1  # the answer adds nothing
+    np.testing.assert_array_equal(lined_up.values[:, :, 0], 0)
+    np.testing.assert_allclose(lined_up.values[:, :, -1], 1.5)
+
+
+def test_the_interval_of_a_crossing_is_over_prompts():
+    """Half of the prompts enter early, half late."""
+    early, late = (synthetic.scan([synthetic.chat()] * 4, enters=n, controls=0) for n in (5, 20))
+    data = early.data.copy()
+    data["effect"][:, 2:] = late.data["effect"][:, 2:]
+    table = crossings(replace(early, data=data))
+    row = table.loc[("sufficiency", "settles")]
+    assert row["tokens"] == 21
+    assert row["low"] == 6  # a draw of early ones alone
+    assert table.loc[("sufficiency", "enters"), "high"] == 21
+
+
+def test_what_is_inside_its_noise_crosses_nowhere():
+    scores = synthetic.scan([synthetic.chat()] * 4, controls=0)
+    data = scores.data.copy()
+    sign = np.array([1, -1, 1, -1])
+    data["student"] = data["base"] + 1.5 * sign
+    data["effect"] = data["effect"] * sign[None, :, None, None]
+    table = crossings(replace(scores, data=data))
+    assert table["tokens"].isna().all()
+    assert crossings(scores.sel(prompt=0))["low"].isna().all()  # one prompt has no interval
+
+
+def test_prompts_of_several_layouts_have_no_common_boundary():
+    bare = [row for row in synthetic.chat() if row[2] != 0]
+    turned = bare[3:9] + bare[:3] + bare[9:]
+    scores = synthetic.scan([bare, turned], controls=0)
+    with pytest.raises(ValueError, match=r"scores.sel\(prompt=0\)"):
+        scores.curve()
+    assert "laid out in different ways" in repr(scores)
+    assert len(scores.sel(prompt=1).curve())
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
+def test_linearity_is_that_of_a_power(power):
+    table = linearity(synthetic.dose(power=power))["value"]
+    assert table["at 0.5"] == pytest.approx(0.5**power)
+    assert table["at 2"] == pytest.approx(2**power)
+    assert table["deviation from the chord at 1"] == pytest.approx(1 - 2**power / 2)
+    curve = synthetic.dose(power=power).curve()
+    assert curve.loc[1.5, "share"] == pytest.approx(1.5**power)
+
+
+def test_linearity_needs_its_scales():
+    with pytest.raises(ValueError, match=r"have 0, 1\.5"):
+        linearity(synthetic.dose().sel(scale=[0.0, 1.5]))
+    rows = linearity(synthetic.dose().sel(scale=[0.5, 1.0])).index.tolist()
+    assert rows == ["at 0.5"]
+    with pytest.raises(ValueError, match="no dose"):
+        linearity(synthetic.effect())
+    with pytest.raises(ValueError, match="no prefix scan"):
+        crossings(synthetic.dose())
+    with pytest.raises(ValueError, match="no curve"):
+        synthetic.effect().curve()
+
+
+def test_directions_stand_beside_their_graft():
+    scores = synthetic.direction()
+    table = scores.curve()
+    assert table.loc[("3", "own"), "added"] == pytest.approx(0.5, abs=0.05)
+    assert table.loc[("all", "graft"), "added"] == pytest.approx(0.8)
+    assert table.loc[("all", "graft"), "subtracted"] == pytest.approx(0.7)
+    assert np.isnan(table.loc[("all", "graft"), "projected out"])
+    assert abs(table.loc[("0", "random"), "added"]) < 0.05
+    # the others' directions are those of the student alone
+    student = scores.data.isel(model=0)
+    others = student["effect"].sel(vector="others'", measure="added", layer=2).mean()
+    share = others / (student["student"] - student["base"]).mean()
+    assert table.loc[("2", "others'"), "added"] == pytest.approx(float(share))
+
+
+def test_steps_are_curves_and_one_of_them_is_the_scores_it_came_from():
+    scores = synthetic.stepped(synthetic.attribution)
+    for number, step in enumerate((10, 20, 40)):
+        alone = synthetic.attribution(seed=number)
+        one = scores.sel(step=step)
+        assert one.gap == pytest.approx(alone.gap, abs=1e-12)
+        np.testing.assert_allclose(one.prompt_effect, alone.prompt_effect)
+        assert scores.curve().loc[step, "effect"] == pytest.approx(float(alone.total.mean()))
+        assert one.by("role").equals(alone.by("role"))
+    for view in ("totals", "token_effect", "layer_effect"):
+        with pytest.raises(ValueError, match="several steps"):
+            getattr(scores, view)()
+    for call in (lambda: scores.by("role"), lambda: scores.strongest(), lambda: scores.gap):
+        with pytest.raises(ValueError, match="several steps"):
+            call()

@@ -1,0 +1,66 @@
+"""The command line: plan, run, status, export, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from sublim_mech import studies
+from sublim_mech.__main__ import main
+
+
+@pytest.fixture
+def file(made, tmp_path):
+    studies.write_study(made.study, tmp_path / "study.toml")
+    return str(tmp_path / "study.toml")
+
+
+def test_status_and_plan_and_export_of_a_finished_study(made, file, tmp_path, capsys):
+    out = str(made.out)
+    assert main(["status", file, "--out", out]) == 0
+    assert f"{len(made.rows)} runs: {len(made.rows)} done" in capsys.readouterr().out
+    assert main(["status", file, "--out", out, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"] == {"done": len(made.rows)}
+    assert main(["plan", file, "--out", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["finished"] == len(made.rows)
+    assert main(["export", file, "--out", out, "--to", str(tmp_path / "rows.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "rows.csv")) == len(made.rows)
+    assert main(["run", file, "--out", out, "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == len(made.rows)
+
+
+def test_presets_are_planned_without_a_model_and_saved(tmp_path, capsys):
+    for name, make in studies.built_in.PRESETS.items():
+        saved = tmp_path / f"{name}.toml"
+        assert main(["plan", name, "--save", str(saved)]) == 0
+        assert f"plan of study '{name}'" in capsys.readouterr().out
+        assert studies.read_study(saved) == make()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["plan", "latop"], "did you mean 'laptop'"),
+        (["plan", "none.toml"], "no such file"),
+        (["status", "quick", "--out", __file__], "is a file"),
+        (["run", "quick", "--out", "o", "--shard", "3/2"], "shard=3/2"),
+        (["run", "quick", "--out", "o", "--workers", "-1"], "workers=-1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "status", "export"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "sublim-mech run quick --out" in capsys.readouterr().out

@@ -1,0 +1,135 @@
+"""Configurations: what is refused, and that files give back what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from small_studies import R2, small_study
+
+import sublim_mech as sm
+from sublim_mech import studies
+from sublim_mech.studies import Computing, Method, Part, Study
+from sublim_mech.studies.built_in import PRESETS
+
+
+def part(**options):
+    return Part(**{"name": "p", "methods": [R2], **options})
+
+
+LISBON = sm.Trait("Lisbon", forms=["Lisbon", "Lisboa"], questions=["Which city?"], sentence="Oh!")
+LYNX = sm.Trait.noun("lynx", plural="lynxes", aliases="bobcat", category="animal")
+OWN = small_study(
+    "base",
+    part(labels=(2.0, "plain"), row_seeds=(3, 4), scores=["graft"]),
+    traits=[LISBON, LYNX, sm.animal("owl"), sm.prompts.tree("oak")],
+    focus=("Lisbon", "owl"),
+    contexts={
+        "default": sm.Context(),
+        'a "name" = odd\n': sm.Context(system='Say "é\x7f".\n\tNow.', user_prefix="Hi. "),
+        "thinking": sm.Context(options={"enable_thinking": False}, date="2024-12-31"),
+        "spelled": sm.Context(system="none", literal=True),
+        "raw": sm.RAW,
+    },
+    computing=Computing(threads=2, dtype="bfloat16"),
+)
+
+
+@pytest.mark.parametrize("ending", [".json", ".toml"])
+@pytest.mark.parametrize("study", [*(make() for make in PRESETS.values()), OWN], ids=str)
+def test_files_give_back_what_was_written(study, ending, tmp_path):
+    studies.write_study(study, tmp_path / f"study{ending}")
+    again = studies.read_study(tmp_path / f"study{ending}")
+    assert again == study
+    assert Study.from_dict(json.loads(json.dumps(study.to_dict()))) == study
+
+
+def nested(path, key, value=1):
+    """The written form of a study with one more key somewhere."""
+    data = json.loads(json.dumps(OWN.to_dict() | {"rows": {}, "training": {}, "asking": {}}))
+    place = data
+    for step in path:
+        place = place[step]
+    place[key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "meant"),
+    [
+        ([], "trait", "traits"),
+        (["parts", 0], "row_seed", "row_seeds"),
+        (["parts", 0, "methods", 0], "rank", "ranks"),
+        (["rows"], "counts", "count"),
+        (["training"], "per_device_train_batch_size", "batch_size"),
+        (["asking"], "sample", "samples"),
+        (["computing"], "thread", "threads"),
+        (["contexts", "thinking"], "sytem", "system"),
+        (["traits", 0], "form", "forms"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(path, key, meant):
+    with pytest.raises(ValueError, match=rf"no key '{key}'; did you mean '{meant}'"):
+        Study.from_dict(nested(path, key))
+
+
+REFUSED = {
+    "method: kind": (lambda: Method(kind="lorra"), "did you mean 'lora'"),
+    "method: rank": (lambda: Method(ranks=[0]), "rank must be at least 1"),
+    "method: no ranks": (lambda: Method(ranks=[]), "ranks is empty"),
+    "method: alpha": (lambda: Method(alpha="rnak"), "did you mean 'rank'"),
+    "method: rate": (lambda: Method(lrs=[0.0]), "learning rates are above 0"),
+    "method: warmup": (lambda: Method(steps=4, warmup=4), "warm-up ends before"),
+    "method: snapshot": (lambda: Method(steps=8, snapshots=[8]), "not below the last"),
+    "method: freeze": (lambda: Method(freeze=["norms"]), "no option of 'lora'"),
+    "method: full": (lambda: Method(kind="full", ranks=[4]), "ranks is no option of 'full'"),
+    "part: no seeds": (lambda: part(row_seeds=()), "row_seeds is empty, so the grid has no runs"),
+    "part: twice": (lambda: part(row_seeds=(1, 2, 1)), "row_seeds has 1 twice"),
+    "part: seed": (lambda: part(training_seeds=(-1,)), "below 0"),
+    "part: label": (lambda: part(labels=("plane",)), "did you mean 'plain'"),
+    "part: c": (lambda: part(labels=(0.0,)), "c of contrastive labels is above 0"),
+    "part: scores": (lambda: part(scores=("graft_Ig",)), "did you mean 'graft_ig'"),
+    "part: where": (lambda: part(where=("shared",)), "not in this version"),
+    "part: twin": (
+        lambda: part(methods=[R2, Method(kind="full", stop_with="r22")]),
+        "did you mean 'r2'",
+    ),
+    "part: two twins": (
+        lambda: part(methods=[Method(name="r", ranks=[1, 2]), Method(name="s", stop_with="r")]),
+        "several ranks",
+    ),
+    "study: no parts": (lambda: dataclasses.replace(OWN, parts=()), "nothing to run"),
+    "study: parts": (lambda: small_study("b", part(), part()), "two parts are called 'p'"),
+    "study: focus": (lambda: small_study("b", focus=["owls"]), "did you mean 'owl'"),
+    "study: context": (
+        lambda: small_study("b", part(evaluated_in=["defualt"])),
+        "did you mean 'default'",
+    ),
+    "study: contexts": (
+        lambda: small_study("b", contexts={"default": sm.Context(), "d": sm.Context()}),
+        "'default' and 'd' are the same",
+    ),
+    "study: contrast": (
+        lambda: small_study("b", traits=[sm.animal("owl")], focus=[]),
+        "at least two traits",
+    ),
+    "kind": (lambda: Part(name="p", row_seeds=[0.5]), "pass"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_meant_is_refused(name):
+    make, says = REFUSED[name]
+    with pytest.raises((ValueError, TypeError), match=says):
+        make()
+
+
+def test_a_file_that_does_not_parse_is_named(tmp_path):
+    (tmp_path / "s.toml").write_text("name = ")
+    with pytest.raises(ValueError, match=r"s\.toml' cannot be read"):
+        studies.read_study(tmp_path / "s.toml")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        studies.read_study(tmp_path / "t.toml")
+    with pytest.raises(ValueError, match=r"\.json or \.toml"):
+        studies.write_study(OWN, tmp_path / "s.yaml")
