@@ -300,6 +300,16 @@ def test_a_scaled_set_is_the_model_with_a_scaled_adapter(smol_tokenizer, prompts
     np.testing.assert_allclose(lost, scores.total - doubled, atol=1e-9)
 
 
+def test_the_dose_of_a_part_is_its_scaled_graft(smol_tokenizer, prompts):
+    split, first = split_pair("llama", "lora", "band", smol_tokenizer), masks.band(0)
+    scores = sm.instruments.dose(split, prompts, TRAIT, [0.5, 2.0], where=first, **QUIET)
+    sets = {"half": first.scaled(0.5), "twice": first.scaled(2.0)}
+    grafts = sm.graft(split, prompts, TRAIT, sets, **QUIET).headline
+    np.testing.assert_allclose(scores.headline, grafts.sel(measure="sufficiency"), atol=1e-9)
+    with pytest.raises(ValueError, match="is scaled; pass the mask as it is"):
+        sm.instruments.dose(split, prompts, TRAIT, [1.0], where=first.scaled(2.0), **QUIET)
+
+
 def test_a_scale_of_one_is_no_scale(llama, prompts, tmp_path):
     system = masks.role("system")
     plain = sm.graft(llama, prompts, TRAIT, {"s": system}, keep=tmp_path, **QUIET)

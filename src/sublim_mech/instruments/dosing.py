@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import checked
+from ..engine.cells import columns_of
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..masks import AnswerMask, Mask, Where, as_mask
@@ -137,20 +138,19 @@ def _checked_scales(scales: Sequence[float]) -> list[float]:
 
 
 class Chosen(NamedTuple):
-    """The cells of a set in one prompt, over all modules of the model.
+    """The cells of a set in one prompt, over all cells of the pair.
 
     Attributes:
-        prompt: `(token, module)` bool.
-        answer: `(node, module)` bool, of the answer's own tokens.
+        prompt: `(token, cell)` bool.
+        answer: `(node, cell)` bool, of the answer's own tokens.
     """
 
     prompt: np.ndarray
     answer: np.ndarray
 
     def gates(self, student: Student, task: Task) -> Tensor:
-        """`(slot, module)`: 1 in the set, in the order of the student's changed modules."""
-        paths = list(task.pair.sites.modules)
-        columns = [paths.index(path) for path in student.deltas]
+        """`(slot, cell)`: 1 in the set, in the order of the student's cells."""
+        columns = columns_of(task.pair.cells(), student)
         both = np.concatenate([self.prompt, self.answer])[:, columns]
         return torch.from_numpy(both).float()
 
@@ -158,7 +158,11 @@ class Chosen(NamedTuple):
 def _chosen(mask: Mask, task: Task, prompt: int, answer: bool) -> Chosen:
     """The cells of a mask; the answer's tokens go with the modules of the set where they do."""
     asked, nodes = task.prompts[prompt], len(task.answers[prompt].nodes)
-    modules = list(task.pair.sites.modules.values())
+    modules = task.pair.cells()
+    if mask.scale != 1:
+        raise ValueError(
+            f"where: {mask.name!r} is scaled; pass the mask as it is, and the gates as scales=."
+        )
     if isinstance(mask, AnswerMask):
         of_prompt = np.zeros((len(asked), len(modules)), dtype=bool)
         with_answer = mask.modules(asked, modules)
@@ -170,7 +174,7 @@ def _chosen(mask: Mask, task: Task, prompt: int, answer: bool) -> Chosen:
 
 def _whole_prompt(task: Task, prompt: int) -> Chosen:
     """All cells of a prompt, and none of its answers."""
-    modules, nodes = len(task.pair.sites.modules), len(task.answers[prompt].nodes)
+    modules, nodes = len(task.pair.cells()), len(task.answers[prompt].nodes)
     whole = np.ones((len(task.prompts[prompt]), modules), dtype=bool)
     return Chosen(whole, np.zeros((nodes, modules), dtype=bool))
 
@@ -178,7 +182,7 @@ def _whole_prompt(task: Task, prompt: int) -> Chosen:
 def _refuse_empty(mask: Mask, sets: Sequence[Chosen], task: Task) -> None:
     """A set that holds nothing would have an effect of 0 that reads like a finding."""
     paths = {path for student in task.pair.students.values() for path in student.deltas}
-    changed = np.array([path in paths or not paths for path in task.pair.sites.modules])
+    changed = np.array([cell.path in paths or not paths for cell in task.pair.cells()])
     empty = [
         prompt
         for prompt, one in zip(task.prompts, sets, strict=True)
