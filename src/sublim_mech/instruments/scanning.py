@@ -15,10 +15,9 @@ student's in the other, as in `graft`.
    prompt, the logits that are read there come from the model that computes it, which no swap of
    keys and values gives. And a layer with state keeps a state instead: there the gates say what is
    meant, the state is carried on from the prefix's model into the other one.
-2. One pass of the prefix's model keeps what every boundary needs. What follows a boundary is
-   computed from there on, by one model alone, many boundaries packed into one row
-   (`engine.suffixes`): half of the tokens that whole forwards would take. Models that keep more
-   than keys and values run whole forwards (`plain`).
+2. One pass of the prefix's model keeps what every boundary needs; what follows a boundary is a
+   branch that starts behind it (`engine.branch`), so half of the tokens are computed that whole
+   forwards would take. Models that keep more than keys and values run whole forwards (`plain`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Gates
 from ..engine.pair import ModelPair
-from ..engine.suffixes import packable, packs, run_suffixes
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -140,22 +138,12 @@ def _scan(
     before, after = (1.0, 0.0) if alone else (0.0, 1.0)
     trunk_gates = Gates(student) if alone else None
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
-    starts = list(range(1, len(task.prompts[prompt]) + 1))  # per boundary, the slot behind it
+    starts = np.arange(1, len(task.prompts[prompt]) + 1)  # per boundary, the first slot behind it
     values = np.empty(len(starts))
-    # what follows a boundary is one model's, unless a token that is read stands before it
-    packed = [number for number, start in enumerate(starts) if packable(trunk, start)]
-    own_gates = None if alone else Gates(student)
-    for pack in packs(trunk, [starts[number] for number in packed]):
-        numbers = [packed[index] for index in pack]
-        logits = run_suffixes(trunk, [starts[number] for number in numbers], own_gates)
-        values[numbers] = task.numbers([prompt] * len(numbers), logits)
-        advance(len(numbers))
-    others = [number for number in range(len(starts)) if number not in set(packed)]
-    for slot, chosen in trunk.forwards([starts[number] for number in others]):
-        numbers = [others[index] for index in chosen]
+    for slot, numbers in trunk.forwards(starts.tolist()):
         gates = torch.full((len(numbers), trunk.size - slot), after)
         for row, number in enumerate(numbers):
-            gates[row, : max(0, starts[number] - slot)] = before
+            gates[row, : max(0, int(starts[number]) - slot)] = before
         row_gates = Gates(student, gates.to(task.pair.device))
         logits = trunk.branch(-1, slot, len(numbers), gates=row_gates)
         values[numbers] = task.numbers([prompt] * len(numbers), logits)
