@@ -20,7 +20,7 @@ def test_longer_user_texts_leave_the_shares_they_are_named_for(name, share, smol
     asked = sm.render(smol_tokenizer, sm.animal("owl").questions, context=CONTEXTS[name])
     marked = sm.mark_sharing(asked, trained_on=trained)
     shared = sum(prompt.sharing.count(kind) for prompt in marked for kind in ("prefix", "aligned"))
-    assert shared / sum(map(len, marked)) == pytest.approx(share, abs=0.025)
+    assert shared / sum(map(len, marked)) == pytest.approx(share, abs=0.04)
 
 
 def test_texts_of_built_in_contexts_name_no_trait():
