@@ -57,7 +57,7 @@ def placed(rng, share, sufficiency, *, row_seeds=3, tokens=0.6):
     for row in rows:
         row |= {
             "ig shared share": share + 0.02 * rng.normal(),
-            "ig shared token_share": tokens,
+            "ig shared token share": tokens,
             "graft shared sufficiency": sufficiency + 0.02 * rng.normal(),
             "graft shared token share": tokens,
             "graft total": 0.5,

@@ -58,7 +58,7 @@ def test_mistakes_are_told_in_one_line(words, says, capsys, tmp_path, monkeypatc
     assert len(told.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "status", "export"])
+@pytest.mark.parametrize("command", ["plan", "run", "status", "report", "export"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -30,14 +30,14 @@ from .tokens import PromptTokens, label, prompt_tokens, visible
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
 # a positive and a negative effect, o noise laid over it, u, v underlined; g the scale, e an entry
 # of the legend, c a swatch, r0, r1, ... roles.
-_LIGHT = "--f:#111;--b:#fff;--l:#ccc;--o:rgb(208 208 208/.8);--w:#c00000"
-_DARK = "--f:#eee;--b:#181818;--l:#555;--o:rgb(72 72 72/.8);--w:#ff7b72"
+LIGHT = "--f:#111;--b:#fff;--l:#ccc;--o:rgb(208 208 208/.8);--w:#c00000"
+DARK = "--f:#eee;--b:#181818;--l:#555;--o:rgb(72 72 72/.8);--w:#ff7b72"
 _STYLE = f"""
-.slm{{{_LIGHT};color:var(--f);background:var(--b);
+.slm{{{LIGHT};color:var(--f);background:var(--b);
 font:14px/1.5 system-ui,sans-serif;padding:12px;max-width:60em;overflow-wrap:anywhere}}
-@media (prefers-color-scheme:dark){{.slm{{{_DARK}}}}}
-[data-jp-theme-light="true"] .slm,.vscode-light .slm{{{_LIGHT}}}
-[data-jp-theme-light="false"] .slm,.vscode-dark .slm,html[theme="dark"] .slm{{{_DARK}}}
+@media (prefers-color-scheme:dark){{.slm{{{DARK}}}}}
+[data-jp-theme-light="true"] .slm,.vscode-light .slm{{{LIGHT}}}
+[data-jp-theme-light="false"] .slm,.vscode-dark .slm,html[theme="dark"] .slm{{{DARK}}}
 .slm .h{{font-weight:600;font-size:16px}}
 .slm .k{{white-space:pre-wrap;
 font:14px/2.3 ui-monospace,monospace;margin:12px 0}}

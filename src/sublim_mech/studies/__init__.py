@@ -20,6 +20,7 @@ from .built_in import (
 from .config import Method, Part, Study
 from .options import Asking, Computing, RowPlan, Training
 from .planning import Plan, plan
+from .reporting import Report, report, report_rows
 from .states import Status, status
 from .store import DiskFullError
 from .study import export, rows, run
@@ -33,6 +34,7 @@ __all__ = [
     "Method",
     "Part",
     "Plan",
+    "Report",
     "RowPlan",
     "Status",
     "Study",
@@ -47,6 +49,8 @@ __all__ = [
     "quick",
     "rank_sweep",
     "read_study",
+    "report",
+    "report_rows",
     "rows",
     "run",
     "status",

@@ -1,4 +1,4 @@
-"""The command line of studies: `plan`, `run`, `status`, `export`, thin over the functions."""
+"""The command line of studies: `plan`, `run`, `status`, `report`, `export`, thin over functions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..hints import nearest
 from .built_in import PRESETS
 from .config import Study
 from .planning import plan
+from .reporting import report
 from .states import status
 from .study import export, run
 from .workers import WorkerDiedError
@@ -23,6 +24,7 @@ examples:
   sublim-mech run quick --out out/quick --workers 2
   sublim-mech run my_study.toml --out out/mine --shard $SLURM_ARRAY_TASK_ID/4 --steal
   sublim-mech status quick --out out/quick --json
+  sublim-mech report quick --out out/quick
 """
 
 
@@ -54,6 +56,13 @@ def add_commands(commands: Any) -> None:
     asked = commands.add_parser("status", parents=[shared], help="how far a study is", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
     asked.set_defaults(do=_status)
+
+    asked = commands.add_parser(
+        "report", parents=[shared], help="verdicts and figures as one page", **form
+    )
+    asked.add_argument("--out", required=True, help="the study's folder")
+    asked.add_argument("--to", metavar="FOLDER", help="OUT/report/NAME when not given")
+    asked.set_defaults(do=_report)
 
     asked = commands.add_parser("export", parents=[shared], help="rows as one file", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
@@ -116,6 +125,12 @@ def _status(given: argparse.Namespace) -> int:
     reached = status(_study(given.study), given.out)
     print(json.dumps(reached.to_json()) if given.json else reached)
     return 1 if reached.failures else 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    told = report(_study(given.study), given.out, given.to)
+    print(json.dumps(told.to_json()) if given.json else told)
+    return 0
 
 
 def _export(given: argparse.Namespace) -> int:

@@ -163,14 +163,20 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
         if file.suffix == ".parquet":
             table.to_parquet(work_file, index=False)
         else:
-            lists = [name for name in table.columns if name.endswith("by question")]
-            flat = table.assign(**{name: table[name].map(_as_json) for name in lists})
-            flat.to_csv(work_file, index=False)
+            flat(table).to_csv(work_file, index=False)
+
+
+def flat(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows as they are written to CSV: lists as JSON."""
+    lists = [name for name in table.columns if name.endswith("by question")]
+    return table.assign(**{name: table[name].map(_as_json) for name in lists})
 
 
 def _as_json(values: object) -> str:
     import json
 
+    if isinstance(values, str):  # read from CSV
+        return values
     return json.dumps([] if values is None else list(values))  # type: ignore[call-overload]
 
 

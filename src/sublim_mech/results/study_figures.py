@@ -1,0 +1,306 @@
+"""Figures of a study, from its rows: one flat record per student and evaluation context.
+
+Every number is a mean over data sets (row seeds) of the means of their students; bands and bars are
+95 % of Student's t over data sets, and there are none where there is a single data set. Values are
+changes of log P(the trait is named) against the base, in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from ..stats.tables import DATA_SET, STUDENT, means_by, over
+from .colours import (
+    COMPARED_COLOURS,
+    HEADLINE_COLOUR,
+    MEASURE_COLOURS,
+    OTHER_COLOUR,
+    STUDENT_COLOUR,
+    half_range,
+)
+from .fonts import fallbacks, text_families
+from .style import LARGE, MEDIUM, SMALL, colour_bar, effect_image, literal, new_figure, open_frame
+from .words import wrapped
+
+WIDTH = 5.0
+"""Inches; narrow, so that letters stay legible at the width of a phone."""
+
+_INK = "#111111"  # on a coloured cell, whatever the page's text colour is
+_PAPER = "#FFFFFF"
+
+
+class Point(NamedTuple):
+    """A mean with its 95 % interval over data sets; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    data_sets: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "–"
+        if math.isnan(self.low):
+            return f"{self.mean:+.3f} (no interval: {self.data_sets} data set)"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def point(rows: pd.DataFrame, column: str) -> Point:
+    """The mean of a column over data sets."""
+    found = None
+    if column in rows:
+        values = means_by(rows.to_dict("records"), column, STUDENT)  # type: ignore[arg-type]
+        found = over(values, STUDENT, DATA_SET)
+    if found is None:
+        return Point(math.nan, math.nan, math.nan, 0)
+    return Point(found.mean, found.t_low, found.t_high, found.data_sets)
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
+    """Trait against LoRA rank under one scaling rule, with base line and control.
+
+    Args:
+        rows: LoRAs of one rule and one setting.
+        full: full fine-tunes of the same setting; may be empty.
+        rule: how the scale grows with the rank.
+    """
+    figure, axes = _begin(f"Trait against LoRA rank; scaling rule: {rule}")
+    ranks = sorted(int(rank) for rank in rows["rank"].unique())
+    by_rank = [rows[rows["rank"] == rank] for rank in ranks]
+    lines = (
+        ("specific", "student - control", HEADLINE_COLOUR, "o-"),
+        ("change", "student", STUDENT_COLOUR, "s-"),
+        ("control", "control", OTHER_COLOUR, "^--"),
+    )
+    beyond = ranks[-1] * 4
+    for column, name, colour, form in lines:
+        points = [point(group, column) for group in by_rank]
+        _banded(axes, ranks, points, (name, colour, form))
+        at_full = point(full, column)
+        if not math.isnan(at_full.mean):
+            _barred(axes, beyond, at_full, (None, colour, "D"))
+    axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base")
+    ticks, names = list(ranks), [str(rank) for rank in ranks]
+    if len(full):
+        axes.axvline(ranks[-1] * 2, color=OTHER_COLOUR, lw=0.5)
+        ticks, names = [*ticks, beyond], [*names, "full"]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, names)
+    axes.minorticks_off()
+    axes.set_xlabel("rank", fontsize=MEDIUM)
+    return _end(figure, axes, "change against the base, nats")
+
+
+def context_figure(rows: pd.DataFrame) -> Figure:
+    """Training context x evaluation context; each cell has its own base level and control."""
+    trained = list(dict.fromkeys(rows["trained_in"]))
+    asked = list(dict.fromkeys(rows["evaluated_in"]))
+    values = np.full((len(trained), len(asked)), np.nan)
+    words = [["" for _ in asked] for _ in trained]
+    for i, one in enumerate(trained):
+        for j, other in enumerate(asked):
+            here = rows[(rows["trained_in"] == one) & (rows["evaluated_in"] == other)]
+            found = point(here, "specific")
+            values[i, j] = found.mean
+            if len(here):
+                level, control = point(here, "base level"), point(here, "control")
+                words[i][j] = f"{_short(found)}\nbase {level.mean:.2f}\ncontrol {control.mean:+.2f}"
+    return _matrix(
+        values, words, (trained, asked), ("trained in", "asked in"), "student - control, nats"
+    )
+
+
+def trait_figure(rows: pd.DataFrame) -> Figure:
+    """Students x traits: how far students of each trait raise every trait."""
+    students = list(dict.fromkeys(rows["trait"]))
+    others = [name.removeprefix("change ") for name in rows if name.startswith("change ")]
+    traits = [name for name in others if name != "by question" and name not in students]
+    traits = [*students, *traits]
+    points = [
+        [point(rows[rows["trait"] == student], f"change {trait}") for trait in traits]
+        for student in students
+    ]
+    values = np.array([[one.mean for one in line] for line in points])
+    words = [[_short(one) for one in line] for line in points]
+    return _matrix(values, words, (students, traits), ("student", "trait"), "change, nats")
+
+
+def capacity_figure(rows: pd.DataFrame) -> Figure:
+    """Trait against held-out KL, one curve per capacity; a point per learning rate or snapshot."""
+    figure, axes = _begin("Trait at equal imitation of the teacher")
+    kept = rows[(rows["kl"] > 0) & rows["specific"].notna()]
+    for i, (name, group) in enumerate(kept.groupby("capacity", sort=False)):
+        colour = COMPARED_COLOURS[i % len(COMPARED_COLOURS)]
+        form = "osD^vPX*"[i % 8]
+        axes.plot(group["kl"], group["specific"], form, color=colour, ms=3, alpha=0.35)
+        stages = group.groupby(["lr", "step"], sort=False, dropna=False)
+        means = sorted(
+            (float(np.exp(np.log(stage["kl"]).mean())), *point(stage, "specific")[:3])
+            for _, stage in stages
+        )
+        kl, mean, low, high = np.array(means).T
+        axes.plot(kl, mean, form + "-", color=colour, ms=6, label=str(name))
+        for x, bottom, top in zip(kl, low, high, strict=True):
+            axes.plot([x, x], [bottom, top], color=colour, lw=1)
+    axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base and control")
+    axes.set_xscale("log")
+    axes.set_xlabel("held-out KL(teacher || student), nats per token", fontsize=MEDIUM)
+    return _end(figure, axes, "student - control, nats")
+
+
+def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Figure:
+    """Share of the effect on a token set beside its share of tokens, for each value of a column.
+
+    Args:
+        rows: with `ig <on> share`, `ig <on> token share`, `graft <on> sufficiency` and
+            `necessity`, `graft total`.
+        by: the column.
+        on: the token set.
+    """
+    figure, axes = _begin(f"How much of the effect sits on {on} tokens")
+    rows = rows.assign(
+        sufficient=rows[f"graft {on} sufficiency"] / rows["graft total"],
+        necessary=rows[f"graft {on} necessity"] / rows["graft total"],
+    )
+    bars = (
+        (f"ig {on} share", "graft IG: share", HEADLINE_COLOUR, "o"),
+        ("sufficient", "graft: sufficiency / effect", MEASURE_COLOURS["sufficiency"], "s"),
+        ("necessary", "graft: necessity / effect", MEASURE_COLOURS["necessity"], "^"),
+    )
+    groups = list(dict.fromkeys(rows[by]))
+    for i, group in enumerate(groups):
+        here = rows[rows[by] == group]
+        tokens = point(here, f"ig {on} token share").mean
+        label = "share of tokens" if i == 0 else None
+        axes.plot([i - 0.4, i + 0.4], [tokens] * 2, color=OTHER_COLOUR, lw=3, label=label)
+        for j, (column, name, colour, form) in enumerate(bars):
+            found = point(here, column)
+            place = i + 0.2 * (j - 1)
+            _barred(axes, place, found, (name if i == 0 else None, colour, form))
+    _named(axes, groups)
+    axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":")
+    axes.axhline(1, color=OTHER_COLOUR, lw=1, ls=":")
+    return _end(figure, axes, "share")
+
+
+def trained_at_figure(rows: pd.DataFrame) -> Figure:
+    """What students trained at some tokens only have of the trait."""
+    figure, axes = _begin("Trained at chosen tokens only")
+    places = list(dict.fromkeys(rows["where"]))
+    for i, place in enumerate(places):
+        here = rows[rows["where"] == place]
+        found, control = point(here, "specific"), point(here, "control")
+        names = ("student - control", "control") if i == 0 else (None, None)
+        axes.bar(i, found.mean, 0.6, color=COMPARED_COLOURS[0], alpha=0.35)
+        _barred(axes, i, found, (names[0], HEADLINE_COLOUR, "o"))
+        _barred(axes, i + 0.15, control, (names[1], OTHER_COLOUR, "^"))
+    _named(axes, places)
+    axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base")
+    return _end(figure, axes, "change against the base, nats")
+
+
+# -------------------------------------------------------------------------------------------- parts
+
+Mark = tuple[str | None, str, str]
+"""Name in the legend, colour, form."""
+
+
+def _begin(title: str) -> tuple[Figure, Axes]:
+    figure = new_figure(WIDTH, 3.8)
+    axes = figure.add_subplot()
+    literal([axes.set_title(wrapped(title, 52, lines=3), fontsize=LARGE)])
+    open_frame(axes)
+    return figure, axes
+
+
+def _end(figure: Figure, axes: Axes, name: str) -> Figure:
+    axes.set_ylabel(name, fontsize=MEDIUM)
+    axes.tick_params(labelsize=MEDIUM)
+    if axes.get_legend_handles_labels()[1]:
+        # below the axes, where it hides nothing
+        legend = figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False)
+        literal(legend.get_texts())
+    if axes.get_xscale() == "linear":  # names, not powers of ten
+        literal(axes.get_xticklabels())
+    _set_fonts(figure)
+    return figure
+
+
+def _set_fonts(figure: Figure) -> None:
+    """Give every text fonts that have its characters."""
+    texts = figure.findobj(Text)
+    found = fallbacks({c for text in texts for c in text.get_text()}).families
+    for text in texts:
+        text.set_fontfamily(list(dict.fromkeys([*text_families(*text.get_fontfamily()), *found])))
+
+
+def _banded(axes: Axes, places: Sequence[float], points: Sequence[Point], mark: Mark) -> None:
+    name, colour, form = mark
+    kept = [(x, one) for x, one in zip(places, points, strict=True) if not math.isnan(one.mean)]
+    if not kept:
+        return
+    x = [place for place, _ in kept]
+    axes.plot(x, [one.mean for _, one in kept], form, color=colour, ms=4, label=name)
+    low, high = [one.low for _, one in kept], [one.high for _, one in kept]
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def _barred(axes: Axes, place: float, found: Point, mark: Mark) -> None:
+    name, colour, form = mark
+    axes.plot([place], [found.mean], form, color=colour, ms=5, label=name)
+    if not math.isnan(found.low):
+        axes.plot([place, place], [found.low, found.high], color=colour, lw=1.2)
+
+
+def _named(axes: Axes, names: Sequence[Any]) -> None:
+    axes.set_xticks(range(len(names)), [wrapped(str(name), 14, lines=3) for name in names])
+    axes.set_xlim(-0.6, len(names) - 0.4)
+
+
+def _short(found: Point) -> str:
+    if math.isnan(found.mean):
+        return ""
+    if math.isnan(found.low):
+        return f"{found.mean:+.2f}"
+    return f"{found.mean:+.2f}\n[{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def _matrix(
+    values: np.ndarray,
+    words: Sequence[Sequence[str]],
+    names: tuple[Sequence[Any], Sequence[Any]],
+    axis_names: tuple[str, str],
+    unit: str,
+) -> Figure:
+    """An image of effects with its numbers in it; the first name is the rows'."""
+    lines = max(cell.count("\n") + 1 for row in words for cell in row)
+    figure = new_figure(WIDTH, 1.3 + len(values) * (0.25 + 0.16 * lines))
+    axes = figure.add_subplot()
+    image = effect_image(axes, values)
+    axes.invert_yaxis()  # the first student on top
+    largest = half_range(values)
+    for (i, j), value in np.ndenumerate(values):
+        colour = _PAPER if abs(value) > 0.65 * largest else _INK
+        size = SMALL - 1 if values.shape[1] > 3 else SMALL
+        literal([axes.text(j, i, words[i][j], color=colour, ha="center", va="center", size=size)])
+    across = [wrapped(str(name), 12, lines=2) for name in names[1]]
+    axes.set_xticks(range(len(across)), across, fontsize=MEDIUM)
+    down = [wrapped(str(name), 12, lines=2) for name in names[0]]
+    axes.set_yticks(range(len(down)), down, fontsize=MEDIUM)
+    axes.set_ylabel(axis_names[0], fontsize=MEDIUM)
+    axes.set_xlabel(axis_names[1], fontsize=MEDIUM)
+    literal([*axes.get_xticklabels(), *axes.get_yticklabels()])
+    colour_bar(figure, axes, image, unit)
+    _set_fonts(figure)
+    return figure

@@ -1,0 +1,297 @@
+"""Which rows of a study speak of which claim, and what they say.
+
+A study holds many kinds of students; a claim is told of one setting. Where there are several the
+one with the most row seeds is taken, then with the most rows, then of the lowest held-out KL: how
+much was measured and how well students imitate decide, never how much of the trait they have. Each
+verdict says which it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..hints import counted
+from ..stats import (
+    Verdict,
+    context_claim,
+    full_fine_tuning_claim,
+    inverted_u_claim,
+    localisation_claim,
+    transmission_claim,
+    verdicts,
+)
+from ..stats.statements import conclude, nothing_measured
+
+SETTING = ("labels", "c", "where")
+METHOD = ("kind", "rank", "rule", "lr", "method")
+CONTEXTS = ("trained_in", "evaluated_in")
+STUDENT = ("trait", "row_seed", "training_seed")
+_NEEDED = (*STUDENT, *SETTING, *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl")
+_MEASURED = ("base level", "change", "control", "specific")
+
+
+def students(rows: Any) -> pd.DataFrame:
+    """Rows as a table, each student and context once.
+
+    A student that several parts have, with and without scores, is one row with all its columns.
+
+    Raises:
+        TypeError: neither a DataFrame nor a list of dicts.
+        ValueError: a column that every row has is missing.
+    """
+    if not isinstance(rows, pd.DataFrame):
+        if not isinstance(rows, list | tuple):
+            raise TypeError(
+                f"rows: {type(rows).__name__}; pass a DataFrame (studies.rows) or a list of dicts."
+            )
+        rows = pd.DataFrame(list(rows))
+    rows = pd.DataFrame(rows)
+    needed = (*_NEEDED, *_MEASURED)
+    missing = [name for name in needed if name not in rows]
+    if missing and len(rows):
+        raise ValueError(
+            f"rows have no column {missing[0]!r}; pass the rows of a study (studies.rows, or what "
+            "studies.export wrote)."
+        )
+    if not len(rows):
+        return pd.DataFrame(columns=list(needed))
+    identity = [name for name in ("base", "student", *_NEEDED) if name in rows and name != "kl"]
+    merged = rows.groupby(identity, sort=False, dropna=False, as_index=False).first()
+    merged["rule"] = merged["rule"].fillna("")
+    ranks = [None if pd.isna(rank) else int(rank) for rank in merged["rank"]]
+    merged["rank"] = pd.Series(ranks, dtype=object)
+    merged["capacity"] = [_capacity(row) for row in merged.to_dict("records")]
+    return merged
+
+
+def _capacity(row: dict[str, Any]) -> str:
+    if row["kind"] != "lora":
+        return str(row["kind"])
+    return f"rank {int(row['rank'])}, {row['rule']}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows that speak of something.
+
+    Attributes:
+        rows: of one setting.
+        setting: which, in words.
+        others: how many other settings the study has of the same.
+    """
+
+    rows: pd.DataFrame
+    setting: str
+    others: int
+
+    @property
+    def told(self) -> str:
+        """For readers."""
+        if not self.setting:
+            return "No student of this kind."
+        told = f"Told of: {self.setting}."
+        if self.others:
+            told += (
+                f" The study has {counted(self.others, 'other setting')} of it; the one with the "
+                "most row seeds, then rows, then the lowest held-out KL is taken."
+            )
+        return told
+
+
+def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
+    """The rows of the setting with the most row seeds, then rows, then the lowest held-out KL."""
+    if not len(rows):
+        return Chosen(rows, "", 0)
+    groups = list(rows.groupby(list(by), sort=False, dropna=False))
+    order = [
+        (group["row_seed"].nunique(), len(group), -float(np.nan_to_num(group["kl"].mean())))
+        for _, group in groups
+    ]
+    key, group = groups[order.index(max(order))]
+    named = zip(by, key, strict=True)
+    words = [
+        f"{name} {_said(value)}" for name, value in named if not pd.isna(value) and value != ""
+    ]
+    return Chosen(group, ", ".join(words), len(groups) - 1)
+
+
+def _said(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ------------------------------------------------------------------------- what speaks of what
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The rows of a study, sorted by what they speak of.
+
+    Attributes:
+        all: every student and context once.
+        longer: contexts that only lengthen the user's text.
+    """
+
+    all: pd.DataFrame
+    longer: tuple[str, ...] = ()
+
+    @property
+    def _ends(self) -> pd.DataFrame:
+        return self.all[self.all["step"].fillna(0) == 0]
+
+    def _at_home(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Asked in the context of training."""
+        return rows[rows["trained_in"] == rows["evaluated_in"]]
+
+    def traits(self) -> Chosen:
+        """Students of one method, for the trait matrix."""
+        return choose(self._at_home(self._ends), (*SETTING, *CONTEXTS, *METHOD))
+
+    def ranks(self) -> list[tuple[str, Chosen, pd.DataFrame]]:
+        """Per scaling rule: its name, its LoRAs, and full fine-tunes of the same setting."""
+        ends = self._at_home(self._ends)
+        loras, fulls = ends[ends["kind"] == "lora"], ends[ends["kind"] == "full"]
+        found = []
+        for rule, group in loras.groupby("rule", sort=False):
+            several = group.groupby([*SETTING, *CONTEXTS], sort=False, dropna=False)["rank"]
+            swept = several.transform("nunique")
+            if not len(swept) or swept.max() < 2:
+                continue
+            chosen = choose(group[swept == swept.max()], (*SETTING, *CONTEXTS))
+            one = chosen.rows.iloc[0]
+            same = fulls
+            for name in (*SETTING, *CONTEXTS):
+                if not pd.isna(one[name]):
+                    same = same[same[name] == one[name]]
+            found.append((str(rule), chosen, same))
+        return found
+
+    def capacities(self) -> Chosen:
+        """LoRA and full fine-tuning of one setting, with their snapshots."""
+        home = self._at_home(self.all)
+        both = home.groupby([*SETTING, *CONTEXTS], sort=False, dropna=False)["kind"]
+        return choose(home[both.transform("nunique") > 1], (*SETTING, *CONTEXTS))
+
+    def contexts(self) -> Chosen:
+        """Students of one method, asked in several contexts."""
+        ends = self._ends[~self._ends["evaluated_in"].isin(self.longer)]
+        by = [*SETTING, *METHOD]
+        asked = ends.groupby(by, sort=False, dropna=False)["evaluated_in"].transform("nunique")
+        return choose(ends[asked == max(asked.max(), 2)] if len(ends) else ends, by)
+
+    def places(self) -> Chosen:
+        """Students of one method with grafts and graft IG, at each part that is shared."""
+        needed = ("ig shared token share", "graft shared sufficiency", "graft total")
+        if any(name not in self.all for name in needed):
+            return Chosen(self._ends.iloc[:0], "", 0)
+        ends = self._ends[self._ends["graft total"].notna()]
+        here = (ends["trained_in"] == ends["evaluated_in"]) | ends["evaluated_in"].isin(self.longer)
+        return choose(ends[here], (*SETTING, "trained_in", *METHOD))
+
+    def trained_at(self) -> Chosen:
+        """Students that were trained at several sets of tokens."""
+        home = self._at_home(self._ends)
+        by = [name for name in (*SETTING, *CONTEXTS, *METHOD) if name != "where"]
+        several = home.groupby(by, sort=False, dropna=False)["where"].transform("nunique")
+        return choose(home[several > 1], by)
+
+
+# ------------------------------------------------------------------------------------ verdicts
+
+
+def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
+    """A verdict per claim, told together; a claim of which nothing was measured cannot be told."""
+    found = [
+        _told(
+            "Students acquire their own trait",
+            evidence.traits(),
+            transmission_claim,
+            enough=lambda rows: rows.groupby("row_seed")["trait"].nunique().max() > 1,
+            missing="no row seed has students of two traits",
+        )
+    ]
+    ranks = [one for one in evidence.ranks() if one[1].rows["rank"].nunique() > 2]
+    for rule, chosen, _ in ranks:
+        verdict = _told("", chosen, lambda rows: inverted_u_claim(_one_length(rows)))
+        claim = f"{verdict.claim} (scaling rule: {rule})"
+        found.append(replace(verdict, claim=claim))
+    if not ranks:
+        nothing = Chosen(evidence.all.iloc[:0], "", 0)
+        claim = "Transmission against LoRA rank rises, peaks and falls"
+        found.append(_told(claim, nothing, inverted_u_claim, missing="fewer than three ranks"))
+    found.append(
+        _told(
+            "At equal held-out KL full fine-tuning transmits less than LoRA",
+            evidence.capacities(),
+            _equal_kl,
+            missing="no setting has both LoRA and full fine-tuning",
+        )
+    )
+    found.append(
+        _told(
+            "The trait needs the context of training at evaluation",
+            evidence.contexts(),
+            context_claim,
+            missing="no student was asked in another context",
+        )
+    )
+    found.append(
+        _told(
+            "The effect sits on shared tokens",
+            evidence.places(),
+            _localised,
+            missing="no student was scored with grafts and graft IG",
+        )
+    )
+    return verdicts(found)
+
+
+def _told(
+    claim: str,
+    chosen: Chosen,
+    ask: Callable[[pd.DataFrame], Verdict],
+    *,
+    enough: Callable[[pd.DataFrame], bool] = lambda rows: True,
+    missing: str = "",
+) -> Verdict:
+    if not len(chosen.rows) or not enough(chosen.rows):
+        return conclude(claim, [nothing_measured("measured", missing)])
+    verdict = ask(chosen.rows)
+    return replace(verdict, notes=(*verdict.notes, chosen.told))
+
+
+def _one_length(rows: pd.DataFrame) -> pd.DataFrame:
+    """LoRAs that were trained equally long, most of them."""
+    if "steps" not in rows or rows["steps"].nunique() < 2:
+        return rows
+    by_length = rows.groupby("steps")["rank"].nunique()
+    return rows[rows["steps"] == by_length.idxmax()]
+
+
+def _equal_kl(rows: pd.DataFrame) -> Verdict:
+    """Full fine-tuning against the LoRA with the most points."""
+    loras = rows[rows["kind"] == "lora"]
+    lora = choose(loras, ("rank", "rule"))
+    fulls = rows[rows["kind"] == "full"]
+    kept = pd.concat([lora.rows, fulls])
+    # a curve of one point reaches no other: seeds with two of each kind, where there are some
+    points = kept.groupby([*STUDENT, "kind"])["kl"].nunique().unstack("kind")
+    curved = points[(points > 1).all(axis=1)].index
+    notes = [f"LoRA: {lora.setting}."]
+    if 0 < len(curved) < len(points):
+        kept = kept[pd.MultiIndex.from_frame(kept[list(STUDENT)]).isin(curved)]
+        notes.append(
+            f"{len(points) - len(curved)} of {len(points)} students' seeds have a single point of "
+            "a kind and are left out."
+        )
+    verdict = full_fine_tuning_claim(kept)
+    return replace(verdict, notes=(*verdict.notes, *notes))
+
+
+def _localised(rows: pd.DataFrame) -> Verdict:
+    several = rows["evaluated_in"].nunique() > 1
+    return localisation_claim(rows, by="evaluated_in" if several else "")

@@ -1,0 +1,337 @@
+"""`report`: the rows of a study as one page that needs nothing else, figures and CSV beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..arguments import checked
+from ..hints import counted
+from ..results.document import bullets, document, drawing, folded, paragraph, table
+from ..results.frames import write_csv
+from ..results.study_figures import (
+    capacity_figure,
+    concentration_figure,
+    context_figure,
+    point,
+    rank_figure,
+    trained_at_figure,
+    trait_figure,
+)
+from ..results.style import write
+from ..stats import MATTERS, Verdict
+from ..storage.files import place, replacing
+from .concluding import Evidence, conclusions, students
+from .config import Study
+from .states import DONE, Status, status
+from .store import STORE_FILE
+from .study import flat, rows
+from .written import to_dict
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says, and where it stands.
+
+    Attributes:
+        page: the HTML file; figures, `rows.csv` and `verdicts.csv` are beside it.
+        verdicts: of the claims, told together.
+        missing: what an unfinished study lacks; empty where it is finished.
+    """
+
+    page: Path
+    verdicts: tuple[Verdict, ...]
+    missing: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        claims = [{"claim": one.claim, "label": one.label} for one in self.verdicts]
+        return {"page": str(self.page), "missing": list(self.missing), "verdicts": claims}
+
+    def __repr__(self) -> str:
+        lines = [str(self.page), *self.missing]
+        return "\n".join([*lines, *(f"{one.claim}: {one.label}" for one in self.verdicts)])
+
+
+@checked
+def report(study: Study, out: str | Path, to: str | Path | None = None) -> Report:
+    """Write the report of a study: verdicts, figures, methods, and what is missing.
+
+    Args:
+        study: the study.
+        out: its folder.
+        to: where the report goes; `report/<name>` in the study's folder when not given.
+
+    Returns:
+        The page and its verdicts. A study that is not finished is reported, and the page says what
+        is missing.
+
+    Raises:
+        FileNotFoundError: there is no such folder of studies.
+        ValueError: a folder of another version.
+
+    Warns:
+        UserWarning: a row's file is damaged; it is named and left out.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> told = studies.report(study, out, folder / "report")
+        >>> told.page.name, len(told.verdicts)
+        ('index.html', 5)
+    """
+    if not (place(out, "out") / STORE_FILE).is_file():
+        raise FileNotFoundError(
+            f"out={str(out)!r}: no folder of studies; run the study first (studies.run), or name "
+            "the folder that it was run in."
+        )
+    reached = status(study, out)
+    folder = place(out, "out") / "report" / study.name if to is None else place(to, "to")
+    longer = [name for name, context in study.contexts.items() if context.user_prefix]
+    about = _about(study)
+    return _write(rows(study, out), folder, _Head(study.name, _missing(reached), about, longer))
+
+
+@checked
+def report_rows(
+    rows: pd.DataFrame | Sequence[Any],
+    to: str | Path,
+    *,
+    name: str = "rows",
+    longer: Sequence[str] = (),
+) -> Report:
+    """The report of rows alone, such as `export` writes them.
+
+    Args:
+        rows: a DataFrame, or a list of dicts, with the columns of a study's rows.
+        to: the folder of the report.
+        name: what the page calls it.
+        longer: contexts that only lengthen the user's text: there the shared tokens are a smaller
+            part of the prompt (`concentration`); they are no other context of claim 3.
+
+    Raises:
+        TypeError: rows of another kind.
+        ValueError: a column is missing.
+    """
+    return _write(rows, place(to, "to"), _Head(name, (), (), tuple(longer)))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a page says that rows do not."""
+
+    name: str
+    missing: tuple[str, ...]
+    about: Sequence[str]
+    longer: Sequence[str]
+
+
+def _write(given: Any, folder: Path, head: _Head) -> Report:
+    evidence = Evidence(students(given), tuple(head.longer))
+    there = len(evidence.all) > 0
+    told = conclusions(evidence) if there else ()
+    body = []
+    if head.missing:
+        warning = paragraph("This study is not finished.", "label") + bullets(head.missing)
+        body.append(f'<div class="missing">{warning}</div>')
+    if there:
+        body += [*_verdicts(told), *_figures(evidence, folder), *_methods(evidence.all)]
+    else:
+        body.append(paragraph("No run is finished: there is nothing to tell yet."))
+    body += head.about
+    page = folder / PAGE
+    with replacing(page) as work:
+        work.write_text(document(f"Study {head.name}", body), "utf-8")
+    if there:
+        fix = "the report writes it"
+        write_csv(folder / "rows.csv", flat(pd.DataFrame(given)), fix=fix)
+        write_csv(folder / "verdicts.csv", _as_table(told), fix=fix)
+    return Report(page, told, head.missing)
+
+
+# ---------------------------------------------------------------------------------- what is missing
+
+
+def _missing(reached: Status) -> tuple[str, ...]:
+    """What an unfinished study lacks, a line each; nothing of a finished one."""
+    if reached.finished:
+        return ()
+    states = reached.table
+    lines = [f"{(states['state'] == DONE).sum()} of {counted(len(states), 'run')} are done."]
+    for part, group in states.groupby("part", sort=False):
+        open_ = group[group["state"] != DONE]
+        if not len(open_):
+            continue
+        titles = open_["title"].tolist()
+        more = f"; and {len(titles) - 3} more" if len(titles) > 3 else ""
+        lines.append(
+            f"Part {part}: {len(open_)} of {counted(len(group), 'run')} missing: "
+            f"{'; '.join(titles[:3])}{more}."
+        )
+    for state in ("failed", "damaged", "running", "stale"):
+        whys = dict.fromkeys(states.loc[states["state"] == state, "why"])
+        lines += [f"{state.capitalize()}: {why}" for why in whys]
+    return tuple(lines)
+
+
+# ----------------------------------------------------------------------------------------- verdicts
+
+
+def _verdicts(told: Sequence[Verdict]) -> Iterator[str]:
+    yield "<h2>Verdicts</h2>"
+    yield paragraph(
+        "A claim is supported where the 95 % intervals over data sets (row seeds) say so and its p, "
+        f"adjusted for all claims here, is below 0.05; not supported where they exclude {MATTERS:g} "
+        "(nats, or a share), the smallest that matters; else this study cannot tell. “Would be "
+        "seen” is the minimum detectable effect: the true mean that 80 % of such studies find.",
+        "note",
+    )
+    for verdict in told:
+        kind = verdict.label.replace(" ", "-")
+        yield f"<h3>{escape(verdict.claim)}: "
+        yield f'<span class="label {kind}">{verdict.label}</span></h3>'
+        tested = "Not tested."
+        if not math.isnan(verdict.p):
+            tested = f"p = {verdict.p:.2g}, q = {verdict.q:.2g}."
+        yield bullets([repr(one) for one in verdict.statements])
+        yield paragraph(" ".join(f"{one.rstrip('.')}." for one in [tested, *verdict.notes]), "note")
+
+
+def _as_table(told: Sequence[Verdict]) -> pd.DataFrame:
+    lines = [
+        {
+            "claim": verdict.claim,
+            "label": verdict.label,
+            "p": verdict.p,
+            "q": verdict.q,
+            "statement": one.text,
+            "holds": one.holds,
+            "fails": one.fails,
+            "mean": one.mean,
+            "low": one.low,
+            "high": one.high,
+            "data sets": one.data_sets,
+            "detectable": one.detectable,
+            "unit": one.unit,
+        }
+        for verdict in told
+        for one in verdict.statements
+    ]
+    return pd.DataFrame(lines)
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+_BANDS = "Bands and bars: 95 % of Student's t over data sets; none where there is one data set."
+
+
+def _figures(evidence: Evidence, folder: Path) -> Iterator[str]:
+    yield "<h2>Figures</h2>"
+    for name, heading, figure, caption in _drawn(evidence):
+        for form in ("svg", "png"):
+            write(figure, folder / "figures" / f"{name}.{form}")
+        yield f"<h3>{escape(heading)}</h3>"
+        yield drawing(figure, name, caption)
+
+
+def _drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
+    """File name, heading, figure and caption of what can be drawn."""
+    for number, (rule, chosen, full) in enumerate(evidence.ranks(), 1):
+        caption = (
+            f"Change of log P(the trait is named) against LoRA rank, scaling rule {rule}. Control: "
+            f"students of the other traits; right of the line: full fine-tuning. {_BANDS} "
+        )
+        figure = rank_figure(chosen.rows, full, rule)
+        yield f"ranks-{number}", f"Ranks, {rule}", figure, caption + chosen.told
+    chosen = evidence.capacities()
+    if len(chosen.rows):
+        caption = (
+            "Trait against held-out KL: curves that fall on one another differ in how well "
+            f"students imitate, not in capacity. The scaling rule stands with each rank. {_BANDS} "
+        )
+        yield "capacity", "Capacity", capacity_figure(chosen.rows), caption + chosen.told
+    chosen = evidence.contexts()
+    if len(chosen.rows):
+        caption = (
+            "Training context x evaluation context: student - control, 95 % over data sets where "
+            "there are several, base level (log P) and control of each cell. "
+        )
+        yield "contexts", "Contexts", context_figure(chosen.rows), caption + chosen.told
+    chosen = evidence.traits()
+    if chosen.rows["trait"].nunique() > 1:
+        caption = "Students x traits: change against the base; the diagonal is their own trait. "
+        yield "traits", "Traits", trait_figure(chosen.rows), caption + chosen.told
+    chosen = evidence.places()
+    if len(chosen.rows):
+        caption = (
+            "What shared tokens have of the effect beside their share of the prompt's tokens (grey "
+            f"line): a share that follows the grey line is no localisation. {_BANDS} "
+        )
+        figure = concentration_figure(chosen.rows, "evaluated_in")
+        yield "concentration", "Concentration", figure, caption + chosen.told
+    chosen = evidence.trained_at()
+    if len(chosen.rows):
+        caption = f"Students trained at some tokens only. {_BANDS} "
+        yield "trained-at", "Trained at", trained_at_figure(chosen.rows), caption + chosen.told
+
+
+# ------------------------------------------------------------------------------------------ methods
+
+
+def _methods(rows: pd.DataFrame) -> Iterator[str]:
+    yield "<h2>Students</h2>"
+    by = ["capacity", "lr", "labels", "where", "trained_in", "evaluated_in", "step"]
+    lines = []
+    for key, group in rows.groupby(by, sort=False, dropna=False):
+        name, lr, labels, where, trained, asked, step = key
+        lines.append(
+            [
+                f"{name}, lr {lr:g}" + (f", step {step:g}" if step else ""),
+                f"{labels}, {where}",
+                f"{trained} → {asked}",
+                str(group["row_seed"].nunique()),
+                str(len(group)),
+                f"{group['kl'].mean():.2g}",
+                f"{group['base level'].mean():.2f}",
+                *(str(point(group, column)) for column in ("change", "control", "specific")),
+            ]
+        )
+    columns = ["method", "labels, tokens", "contexts", "data sets", "students", "KL", "base level"]
+    columns += ["change", "control", "student - control"]
+    caption = "Means over data sets, nats; 95 % of Student's t. KL: held-out, per token."
+    yield table(caption, columns, lines)
+    yield "<h2>Methods</h2>"
+    contrastive = (rows["labels"] == "contrastive").any()
+    said = [
+        "All numbers are changes of log P(the trait is named), forms summed, in nats, means over "
+        "questions; student - control takes off the mean of students of the other traits.",
+        f"Traits: {_list(rows, 'trait')}. Row seeds: {_list(rows, 'row_seed')}; training seeds: "
+        f"{_list(rows, 'training_seed')}. A data set is a row seed: its rows are labelled anew.",
+        "Intervals: Student's t over data sets, each the mean of its students.",
+    ]
+    if contrastive:
+        c = ", ".join(f"{value:g}" for value in rows["c"].dropna().unique())
+        said.append(
+            f"Contrastive teachers: base logits + c x (own teacher - mean of the others'), c = {c}."
+        )
+    names = ("base", "base_hash", "dtype", "device", "threads", "questions", "steps", "versions")
+    said += [f"{name}: {_list(rows, name)}." for name in names if name in rows]
+    yield bullets(said)
+    yield paragraph("Beside this page: rows.csv, verdicts.csv, figures/ (SVG and PNG).", "note")
+
+
+def _list(rows: pd.DataFrame, column: str) -> str:
+    return ", ".join(str(value) for value in rows[column].dropna().unique())
+
+
+def _about(study: Study) -> list[str]:
+    told = json.dumps(to_dict(study), indent=1, ensure_ascii=False)
+    return [folded("Configuration of the study", f"<pre>{escape(told)}</pre>")]
