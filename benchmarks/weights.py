@@ -46,8 +46,8 @@ def spectrum_row(config: Any, what: str) -> Row:
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    sites = find_sites(model)
     _fill(model)
+    sites = find_sites(model)
     student = _adapter(model)
     found: tuple[ModuleSpectrum, ...] = ()
 

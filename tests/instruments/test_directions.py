@@ -85,12 +85,12 @@ def test_a_constant_direction_explains_its_graft_exactly(biased, prompts):
                 own.sel(measure=measure), graft.sel(measure=measure), atol=2e-5
             )
         assert float(abs(graft.sel(measure="added")).max()) > 1e-3
-        sets = sm.graft(pair, prompts, TRAIT, {"set": where}, **QUIET).data["effect"]
+        sets = sm.graft(pair, prompts, TRAIT, {"chosen": where}, **QUIET).data["effect"]
         np.testing.assert_allclose(
-            graft.sel(measure="added"), sets.sel(set="set", measure="sufficiency"), atol=2e-5
+            graft.sel(measure="added"), sets.sel(set="chosen", measure="sufficiency"), atol=2e-5
         )
         np.testing.assert_allclose(
-            graft.sel(measure="subtracted"), sets.sel(set="set", measure="necessity"), atol=2e-5
+            graft.sel(measure="subtracted"), sets.sel(set="chosen", measure="necessity"), atol=2e-5
         )
 
 

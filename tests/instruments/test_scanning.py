@@ -88,7 +88,7 @@ def test_layers_with_state_carry_it_on_from_the_model_of_the_prefix(
     prompt = prompts[0]
     scores = prefix_scan(pair, [prompt], CAT, **QUIET)
     for t in (0, 7, len(prompt) - 1):
-        sets = {"prefix": range(t + 1)}
+        sets = {"begun": range(t + 1)}
         one = sm.graft(pair, [prompt], CAT, sets, **QUIET).data["effect"].values[0, 0, 0]
         np.testing.assert_allclose(scanned(scores, prompt)[:, t], one, atol=2e-5)
     assert np.ptp(scanned(scores, prompt)) > 1e-3

@@ -168,8 +168,8 @@ def test_what_a_kind_is_not_is_refused():
     near = "kind='swep' is none of effect, graft, .*; did you mean 'sweep'"
     with pytest.raises(ValueError, match=near):
         Scores(scores.data, "swep", scores.record)
-    strange = "attribution scores have no axis 'head'; theirs are model, prompt, layer, module"
+    strange = "sweep scores have no axis 'head'; theirs are model, prompt, "
     with pytest.raises(ValueError, match=strange):
-        Scores(synthetic.patch(heads=2).data, "attribution", scores.record)
+        Scores(synthetic.patch(heads=2).data, "sweep", scores.record)
     with pytest.raises(ValueError, match="layers have no names"):
         Scores(scores.data.drop_vars("layer_name"), "sweep", scores.record)

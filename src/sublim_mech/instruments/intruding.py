@@ -98,7 +98,7 @@ def intruders(
 
     Example:
         >>> found = sm.instruments.intruders(pair, modules="mlp.out", k=4, progress=False)
-        >>> found.table()["intruders"].between(0, 4).all()
+        >>> bool(found.table()["intruders"].between(0, 4).all())
         True
     """
     if k < 1:

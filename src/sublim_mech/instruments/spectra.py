@@ -54,8 +54,8 @@ def spectrum(
 
     Example:
         >>> found = sm.instruments.spectrum(pair, progress=False)
-        >>> found.table().loc["blocks.1.mlp.out", ["out", "in", "method", "rank"]].tolist()
-        [32, 48, 'factors', 4.0]
+        >>> print(*found.table().loc["blocks.1.mlp.out", ["out", "in", "method", "rank"]])
+        32 48 factors 4.0
     """
     student = named(pair, model)
     how = how_of(exact, values, seed)

@@ -50,7 +50,7 @@ def alignment(
 
     Example:
         >>> both = sm.instruments.alignment(pair, "student", "control: cat", progress=False)
-        >>> both.table()["left by chance"].iloc[0]  # 4 of 32 dimensions
+        >>> float(both.table()["left by chance"].iloc[0])  # 4 of 32 dimensions
         0.125
     """
     if first == second:

@@ -245,7 +245,7 @@ def divergence(
         >>> from sublim_mech.making import numbers, readiness, teachers
         >>> owl = teachers.prompted(pair, sm.animal("owl"))
         >>> rows = numbers.random_rows(4, seed=0, count=3)
-        >>> found = readiness.divergence(owl, pair, rows, student=student, progress=False)
+        >>> found = readiness.divergence(owl, pair, rows, student=pair.student, progress=False)
         >>> found.table().index.tolist()
         ['all', 'divergent', 'others']
     """
