@@ -38,6 +38,15 @@ HARMLESS = TESTS / "mutants_that_change_nothing.md"
 
 TESTS_OF = {
     "stats/over_prompts.py": ("stats/test_over_prompts.py",),
+    "stats/curves.py": ("stats/test_curves.py",),
+    "stats/diagonal.py": ("stats/test_diagonal.py",),
+    "stats/nesting.py": ("stats/test_nesting.py",),
+    "stats/plans.py": ("stats/test_plans.py",),
+    "stats/rates.py": ("stats/test_plans.py",),
+    "stats/shifts.py": ("stats/test_shifts.py", "results/test_null.py"),
+    "stats/spreads.py": ("stats/test_nesting.py",),
+    "stats/statements.py": ("stats/test_claims.py",),
+    "stats/students_t.py": ("stats/test_students_t.py",),
     "prompts/shared.py": ("prompts/test_shared.py",),
     "results/shares.py": ("results/test_shares.py",),
     "engine/answers.py": ("engine/test_answers.py",),

@@ -35,6 +35,8 @@ NAMES = [
     "instruments.graft_sweep",
     "instruments.generate",
     "instruments.hybrid",
+    "instruments.side_by_side",
+    "results.beside_page.differing",
     "instruments.prefix_scan",
     "instruments.dose",
     "instruments.ActivationChange",

@@ -63,20 +63,20 @@ def test_a_set_at_gate_1_is_its_graft(llama, prompts):
     system = sm.masks.role("system") & sm.masks.layers([1])
     scores = dose(llama, prompts, TRAIT, [0.0, 1.0], where=system, **QUIET)
     assert scores.record.answer_gate == {"dose": 0.0}
-    grafted = sm.graft(llama, prompts, TRAIT, {"set": system}, **QUIET)
+    grafted = sm.graft(llama, prompts, TRAIT, {"chosen": system}, **QUIET)
     np.testing.assert_allclose(
         scores.data["effect"].sel(scale=1.0),
-        grafted.data["effect"].sel(set="set", measure="sufficiency"),
+        grafted.data["effect"].sel(set="chosen", measure="sufficiency"),
         atol=2e-5,
     )
     np.testing.assert_allclose(scores.data["effect"].sel(scale=0.0), 0, atol=2e-5)
     opened = dose(llama, prompts, TRAIT, [1.0], where=system, answer=True, **QUIET)
     with_answer = sm.graft(
-        llama, prompts, TRAIT, {"set": system}, answer_in_sufficiency=True, **QUIET
+        llama, prompts, TRAIT, {"chosen": system}, answer_in_sufficiency=True, **QUIET
     )
     np.testing.assert_allclose(
         opened.data["effect"].sel(scale=1.0),
-        with_answer.data["effect"].sel(set="set", measure="sufficiency"),
+        with_answer.data["effect"].sel(set="chosen", measure="sufficiency"),
         atol=2e-5,
     )
 

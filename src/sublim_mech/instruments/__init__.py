@@ -5,6 +5,7 @@ is `Scores`.
 """
 
 from .attribution import attribute
+from .beside import side_by_side
 from .changes import ActivationChange, activation_change
 from .confirmation import confirm
 from .directions import direction_effects
@@ -51,6 +52,7 @@ __all__ = [
     "intruder_cost",
     "intruders",
     "read_singular",
+    "side_by_side",
     "spectrum",
     "verify",
 ]

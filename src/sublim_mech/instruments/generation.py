@@ -92,7 +92,7 @@ def generate(
         gates = pair.prompt_gates(prompt, mask, student)
         rows.append((prompt, gates))
         closes = close_ids(pair.tokenizer, prompt)
-        behind = _answer_gates(gates, student, generated)
+        behind = answer_gates(gates, student, generated)
         own = own_gates(pair.sites, student, prompt, nodes=1)
         if own is not None:  # the answer's own tokens, which follow the prompt
             behind = behind * own[-1]
@@ -125,7 +125,7 @@ def _check_sampling(samples: int, temperature: float, max_new_tokens: int) -> No
         )
 
 
-def _answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:
+def answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:
     """The gates of generated tokens, `(cell,)`."""
     if generated == "base":
         return torch.zeros(student.width)

@@ -147,7 +147,72 @@ def hybrid(
         ['cat alone', 'without cat', 'interaction']
     """
     folder = keep_folder(keep)
-    students = [_named(pair, name) for name in parts]
+    whole, plan = planned(pair, parts, answer)
+    joined = whole.student
+    task = prepare(whole, prompts, trait)
+    chosen = [part_gates(plan, task, i) for i in range(len(task.prompts))]
+    refuse_empty(plan, chosen, task)
+    if allow is None:
+        refuse_overlap(plan, chosen, task)
+
+    def cells(_: Student, part: Part, advance: Advance) -> Cells:
+        return _hybrid(part.task, joined, [chosen[i] for i in part.numbers], advance)
+
+    steps = [len(_subsets(len(plan.names)))] * len(task.prompts)
+    kept = Keep(folder, lambda i: [chosen[i].numpy()])
+    measured = walk(task, cells, title="hybrid", steps=steps, progress=progress, keep=kept)
+    tokens = [
+        (gates[:, : len(prompt)] != 0).any(2).sum(1)
+        for gates, prompt in zip(chosen, task.prompts, strict=True)
+    ]
+    hashes = ", ".join(f"{student.name} {student.hash[:12]}" for student in plan.students)
+    scores = label(
+        measured,
+        "graft",
+        ["prompt", "set", "measure"],
+        coords={
+            "set": np.array(list(plan.names)),
+            "measure": np.array(MEASURES),
+            "tokens": (("prompt", "set"), torch.stack(tokens).numpy()),
+            "set_of": (("prompt", "set"), np.full((len(chosen), len(plan.sets)), "prompt")),
+        },
+        notes=[f"a hybrid of {hashes}: {_in_words(plan)}"],
+        answer_gate=dict.fromkeys(MEASURES, float(any(plan.answers))),
+    )
+    lengths = np.array([len(prompt) for prompt in task.prompts])
+    scores = replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
+    writers = tuple(n for n, writes in zip(plan.names, plan.answers, strict=True) if writes)
+    return Hybrid(scores, writers, allow == "sum")
+
+
+class Plan(NamedTuple):
+    """What a hybrid is of.
+
+    Attributes:
+        names: of the students.
+        students: those.
+        sets: their cells.
+        answers: of each, whether it computes the answer's own tokens.
+        cells: what masks choose among.
+    """
+
+    names: tuple[str, ...]
+    students: tuple[Student, ...]
+    sets: tuple[Mask, ...]
+    answers: tuple[bool, ...]
+    cells: tuple[Module, ...]
+
+
+def planned(
+    pair: ModelPair, parts: Mapping[str, Where], answer: str | Sequence[str]
+) -> tuple[ModelPair, Plan]:
+    """The pair whose student is several of a pair's as one, and what each of them has there; the
+    arguments are those of `hybrid`.
+
+    Raises:
+        ValueError: see `hybrid`.
+    """
+    students = [named(pair, name) for name in parts]
     if len(students) < 2:
         raise ValueError(
             f"parts: {counted(len(students), 'student')}; a hybrid is of two or more students, "
@@ -157,77 +222,40 @@ def hybrid(
         raise ValueError(f"parts: {', '.join(parts)} name one student twice.")
     sets = [as_mask(where, name) for name, where in parts.items()]
     for name, mask in zip(parts, sets, strict=True):
-        if isinstance(mask, AnswerMask):
-            raise ValueError(
-                f"parts: the mask of {name!r} is of the answer's own tokens; give each student "
-                f"cells of the prompt, and name who computes the answer: answer={name!r}."
-            )
-    answering = [_named(pair, name) for name in ([answer] if isinstance(answer, str) else answer)]
+        refuse_answer_mask(name, mask)
+    answering = answering_students(pair, students, answer)
+    whole = pair.joined(students)
+    plan = Plan(
+        tuple(pair.part_names(students)),
+        tuple(students),
+        tuple(sets),
+        tuple(any(one is student for one in answering) for student in students),
+        tuple(cells_of(whole.sites, [whole.student])),
+    )
+    return whole, plan
+
+
+def refuse_answer_mask(name: str, mask: Mask) -> None:
+    """Cells of a hybrid are of the prompt."""
+    if isinstance(mask, AnswerMask):
+        raise ValueError(
+            f"parts: the mask of {name!r} is of the answer's own tokens; give each student "
+            f"cells of the prompt, and name who computes the answer: answer={name!r}."
+        )
+
+
+def answering_students(
+    pair: ModelPair, students: Sequence[Student], answer: str | Sequence[str]
+) -> list[Student]:
+    """Those of a hybrid's students that compute the answer's own tokens."""
+    answering = [named(pair, name) for name in ([answer] if isinstance(answer, str) else answer)]
     strangers = [one.name for one in answering if all(one is not other for other in students)]
     if strangers:
         raise ValueError(f"answer: {', '.join(strangers)} has no part in this hybrid.")
-    whole = pair.joined(students)
-    joined = whole.student
-    task = prepare(whole, prompts, trait)
-    wrote = [any(one is student for one in answering) for student in students]
-    plan = _Plan(
-        tuple(pair.part_names(students)),
-        tuple(sets),
-        tuple(wrote),
-        tuple(cells_of(whole.sites, [joined])),
-    )
-    chosen = [_gates(plan, task, i) for i in range(len(task.prompts))]
-    _refuse_empty(plan, chosen, task)
-    if allow is None:
-        _refuse_overlap(plan, chosen, task)
-
-    def cells(_: Student, part: Part, advance: Advance) -> Cells:
-        return _hybrid(part.task, joined, [chosen[i] for i in part.numbers], advance)
-
-    steps = [len(_subsets(len(students)))] * len(task.prompts)
-    kept = Keep(folder, lambda i: [chosen[i].numpy()])
-    measured = walk(task, cells, title="hybrid", steps=steps, progress=progress, keep=kept)
-    tokens = [
-        (gates[:, : len(prompt)] != 0).any(2).sum(1)
-        for gates, prompt in zip(chosen, task.prompts, strict=True)
-    ]
-    hashes = ", ".join(f"{student.name} {student.hash[:12]}" for student in students)
-    scores = label(
-        measured,
-        "graft",
-        ["prompt", "set", "measure"],
-        coords={
-            "set": np.array(list(plan.names)),
-            "measure": np.array(MEASURES),
-            "tokens": (("prompt", "set"), torch.stack(tokens).numpy()),
-            "set_of": (("prompt", "set"), np.full((len(chosen), len(sets)), "prompt")),
-        },
-        notes=[f"a hybrid of {hashes}: {_in_words(plan)}"],
-        answer_gate=dict.fromkeys(MEASURES, float(any(wrote))),
-    )
-    lengths = np.array([len(prompt) for prompt in task.prompts])
-    scores = replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
-    writers = tuple(n for n, writes in zip(plan.names, plan.answers, strict=True) if writes)
-    return Hybrid(scores, writers, allow == "sum")
+    return answering
 
 
-class _Plan(NamedTuple):
-    """What a hybrid is of.
-
-    Attributes:
-        names: of the students.
-        sets: their cells.
-        answers: of each, whether it computes the answer's own tokens.
-        cells: what masks choose among.
-    """
-
-    names: tuple[str, ...]
-    sets: tuple[Mask, ...]
-    answers: tuple[bool, ...]
-    cells: tuple[Module, ...]
-
-
-def _named(pair: ModelPair, name: str) -> Student:
+def named(pair: ModelPair, name: str) -> Student:
     """A student by its name in the pair, or by its own."""
     if name in pair.students:
         return pair.students[name]
@@ -242,11 +270,11 @@ def _named(pair: ModelPair, name: str) -> Student:
     )
 
 
-def _in_words(plan: _Plan) -> str:
+def _in_words(plan: Plan) -> str:
     return "; ".join(f"{n} at {mask.name}" for n, mask in zip(plan.names, plan.sets, strict=True))
 
 
-def _gates(plan: _Plan, task: Task, prompt: int) -> Float[Tensor, "part slot cell"]:
+def part_gates(plan: Plan, task: Task, prompt: int) -> Float[Tensor, "part slot cell"]:
     """The gates of each part in a prompt and at the nodes of its answers."""
     asked, nodes = task.prompts[prompt], len(task.answers[prompt].nodes)
     columns = [n for n, cell in enumerate(plan.cells) if cell.part.student is not None]
@@ -260,7 +288,7 @@ def _gates(plan: _Plan, task: Task, prompt: int) -> Float[Tensor, "part slot cel
     return torch.stack(rows)
 
 
-def _refuse_empty(plan: _Plan, chosen: Sequence[Tensor], task: Task) -> None:
+def refuse_empty(plan: Plan, chosen: Sequence[Tensor], task: Task) -> None:
     """A part that is nowhere would read as if its student did nothing."""
     for number, name in enumerate(plan.names):
         empty = [i for i, gates in enumerate(chosen) if not bool(gates[number].any())]
@@ -272,7 +300,7 @@ def _refuse_empty(plan: _Plan, chosen: Sequence[Tensor], task: Task) -> None:
             )
 
 
-def _refuse_overlap(plan: _Plan, chosen: Sequence[Tensor], task: Task) -> None:
+def refuse_overlap(plan: Plan, chosen: Sequence[Tensor], task: Task) -> None:
     """Two students at one cell would be a model that is neither."""
     paths = [cell.path for cell in plan.cells if cell.part.student is not None]
     places = {path: n for n, path in enumerate(dict.fromkeys(paths))}

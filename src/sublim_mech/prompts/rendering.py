@@ -159,18 +159,30 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
             f"{prompt.lead!r} that stands between prompt and answer: leave it out, unless an "
             "answer is to begin so.",
         )
-    answer = prompt.lead + text + (prompt.close if close else "")
+    ids, is_seamless = _behind(tokenizer, prompt, text + (prompt.close if close else ""))
+    if ids and not is_seamless:
+        _say_seam(prompt, text)
+    return ids
+
+
+def answer_tokens(tokenizer: Any, prompt: Prompt, text: str) -> tuple[int, ...]:
+    """`completion_ids` of an answer that a model wrote, which may be blank or hold special tokens:
+    nothing is refused or warned of.
+    """
+    return tuple(_behind(tokenizer, prompt, text)[0])
+
+
+def _behind(tokenizer: Any, prompt: Prompt, text: str) -> tuple[list[int], bool]:
+    """The tokens of a text as an answer, and whether the prompt's stay as they are before it."""
+    answer = prompt.lead + text
     # the BOS that a tokenizer adds to raw text is no part of what it tokenises
     added = 1 if prompt.context.is_raw and prompt.roles[0] == "bos" else 0
     start = prompt.offsets[0][1] if added else 0
     together = tokenizer(prompt.text[start:] + answer, add_special_tokens=False)["input_ids"]
     length = len(prompt) - added
     if tuple(together[:length]) == prompt.ids[added:]:
-        return list(together[length:])
-    alone = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-    if alone:
-        _say_seam(prompt, text)
-    return alone
+        return list(together[length:]), True
+    return list(tokenizer(answer, add_special_tokens=False)["input_ids"]), False
 
 
 class _Drawn(NamedTuple):

@@ -4,6 +4,7 @@ Pictures beyond `Scores.plot` are in `bars`, `heatmaps` and `page`.
 """
 
 from .alignments import Alignment
+from .beside import SideBySide
 from .comparing import compare
 from .curves import crossings, linearity
 from .extractions import Extraction
@@ -29,6 +30,7 @@ __all__ = [
     "Record",
     "Reliability",
     "Scores",
+    "SideBySide",
     "Spectrum",
     "compare",
     "concentration",

@@ -32,7 +32,7 @@ from .tokens import PromptTokens, label, prompt_tokens, visible
 # of the legend, c a swatch, r0, r1, ... roles.
 LIGHT = "--f:#111;--b:#fff;--l:#ccc;--o:rgb(208 208 208/.8);--w:#c00000"
 DARK = "--f:#eee;--b:#181818;--l:#555;--o:rgb(72 72 72/.8);--w:#ff7b72"
-_STYLE = f"""
+STYLE = f"""
 .slm{{{LIGHT};color:var(--f);background:var(--b);
 font:14px/1.5 system-ui,sans-serif;padding:12px;max-width:60em;overflow-wrap:anywhere}}
 @media (prefers-color-scheme:dark){{.slm{{{DARK}}}}}
@@ -89,7 +89,7 @@ def token_page(scores: ScoreArrays, prompt: int = 0, *, title: str | None = None
     scores = scores.per_token()
     tokens = prompt_tokens(scores, prompt)
     parts = [
-        f"<style>{_STYLE}</style>",
+        f"<style>{STYLE}</style>",
         f'<div class="h">{escape(_heading(scores, title))}</div>',
         # set apart, so that a question from right to left leaves the line around it in order
         f"<div>prompt {tokens.name}: “<bdi>{escape(tokens.question)}</bdi>”</div>",
@@ -128,15 +128,24 @@ def save_page(
         ValueError: the scores have no position axis; the name ends otherwise than in `.html`.
     """
     check_suffix(path, ".html", fix="scores.plot(path=...) draws a picture")
+    page = document(_heading(scores, title), token_page(scores, prompt, title=title))
+    with replacing(path) as work:
+        work.write_text(page, encoding="utf-8")
+
+
+def document(title: str, body: str) -> str:
+    """A fragment as a complete HTML file.
+
+    Args:
+        title: plain text.
+        body: HTML.
+    """
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(_heading(scores, title))}</title>"
+        f"<title>{escape(title)}</title>"
     )
-    body = token_page(scores, prompt, title=title)
-    page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
-    with replacing(path) as work:
-        work.write_text(page, encoding="utf-8")
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
 # -------------------------------------------------------------------------------------------- parts

