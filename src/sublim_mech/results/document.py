@@ -104,7 +104,7 @@ def drawing(figure: Figure, name: str, caption: str) -> str:
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for a page: no background, black and grey in the page's colours."""
+    """A figure as an SVG element for a page, without background and in the page's colours."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -190,8 +190,8 @@ def _verdicts(told: Sequence[Verdict]) -> Iterator[str]:
     yield paragraph(
         "A claim is supported where the 95 % intervals over data sets (row seeds) say so and its "
         "p, adjusted for all claims here, is below 0.05; not supported where they exclude "
-        f"{MATTERS:g} (nats, or a share), the smallest that matters; else it cannot tell. “Would be "
-        "seen” is the minimum detectable effect: the true mean that 80 % of such studies find.",
+        f"{MATTERS:g} (nats, or a share), the smallest that matters; else it cannot tell. “Would "
+        "be seen” is the minimum detectable effect: the true mean that 80 % of such studies find.",
         "note",
     )
     for verdict in told:
