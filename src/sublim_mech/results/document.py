@@ -1,7 +1,7 @@
-"""A report as one HTML page: sections, tables, figures inlined as SVG; nothing is fetched, no script.
+"""A report as one HTML page: sections, tables, figures inlined as SVG; no script, nothing fetched.
 
-Figures are drawn without a background and black is written as the page's own text colour, so that
-the same drawing serves light and dark.
+Figures are drawn without a background; black and grey are written as the page's own colours, so
+that the same drawing serves light and dark.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from html import escape
 import matplotlib
 from matplotlib.figure import Figure
 
+from .colours import HEADLINE_COLOUR, OTHER_COLOUR
 from .page import DARK, LIGHT
 
 _STYLE = f"""
@@ -103,7 +104,7 @@ def drawing(figure: Figure, name: str, caption: str) -> str:
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for a page: no background, black in the text's colour."""
+    """A figure as an SVG element for a page, without background and in the page's colours."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -112,4 +113,5 @@ def svg_of(figure: Figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     # glyphs of text are black without saying so: the page's style fills what says nothing
-    return re.sub(r"#000000\b", "currentColor", text)
+    text = text.replace(HEADLINE_COLOUR, "currentColor")
+    return text.replace(OTHER_COLOUR, "var(--m)")

@@ -57,7 +57,7 @@ def point(rows: pd.DataFrame, column: str) -> Point:
     """The mean of a column over data sets."""
     found = None
     if column in rows:
-        values = means_by(rows.to_dict("records"), column, STUDENT)  # type: ignore[arg-type]
+        values = means_by(rows.to_dict("records"), column, STUDENT)
         found = over(values, STUDENT, DATA_SET)
     if found is None:
         return Point(math.nan, math.nan, math.nan, 0)

@@ -188,10 +188,10 @@ def _missing(reached: Status) -> tuple[str, ...]:
 def _verdicts(told: Sequence[Verdict]) -> Iterator[str]:
     yield "<h2>Verdicts</h2>"
     yield paragraph(
-        "A claim is supported where the 95 % intervals over data sets (row seeds) say so and its p, "
-        f"adjusted for all claims here, is below 0.05; not supported where they exclude {MATTERS:g} "
-        "(nats, or a share), the smallest that matters; else this study cannot tell. “Would be "
-        "seen” is the minimum detectable effect: the true mean that 80 % of such studies find.",
+        "A claim is supported where the 95 % intervals over data sets (row seeds) say so and its "
+        "p, adjusted for all claims here, is below 0.05; not supported where they exclude "
+        f"{MATTERS:g} (nats, or a share), the smallest that matters; else it cannot tell. “Would "
+        "be seen” is the minimum detectable effect: the true mean that 80 % of such studies find.",
         "note",
     )
     for verdict in told:
