@@ -107,7 +107,7 @@ def localisation_claim(
     of its values.
 
     Args:
-        rows: with `ig <on> share` and `ig <on> token_share`, `graft <on> sufficiency`, `graft <on>
+        rows: with `ig <on> share` and `ig <on> token share`, `graft <on> sufficiency`, `graft <on>
             token share` and `graft total`, and those of `STUDENT`. Runs without a share (their
             effect was inside its noise) are left out, and told.
         on: the token set.
@@ -122,7 +122,7 @@ def localisation_claim(
         >>> from sublim_mech.stats import localisation_claim
         >>> rows = [
         ...     {"trait": "owl", "row_seed": s, "training_seed": 0, "graft total": 0.5,
-        ...      "ig shared share": 0.9 + s / 100, "ig shared token_share": 0.6,
+        ...      "ig shared share": 0.9 + s / 100, "ig shared token share": 0.6,
         ...      "graft shared sufficiency": 0.45, "graft shared token share": 0.6 + s / 100}
         ...     for s in range(3)
         ... ]
@@ -131,7 +131,7 @@ def localisation_claim(
 
     Source: arXiv 2606.00831, claim 4.
     """
-    share, tokens = f"ig {on} share", f"ig {on} token_share"
+    share, tokens = f"ig {on} share", f"ig {on} token share"
     enough, part, total = f"graft {on} sufficiency", f"graft {on} token share", "graft total"
     records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT))
     about = (*SETTING, *CONTEXTS, *METHOD)

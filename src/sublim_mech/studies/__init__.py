@@ -15,6 +15,7 @@ from .built_in import (
     localisation,
     quick,
     rank_sweep,
+    trained_at,
     trait_matrix,
 )
 from .config import Method, Part, Study
@@ -50,6 +51,7 @@ __all__ = [
     "rows",
     "run",
     "status",
+    "trained_at",
     "trait_matrix",
     "write_study",
 ]
