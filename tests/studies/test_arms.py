@@ -57,7 +57,13 @@ def test_rows_have_the_change_as_trained_and_with_the_weights_on_everywhere(arms
             for one, name in ((folder, "owl"), (control, "cat"))
         )
         pair = sm.load_pair(base, own, controls=[other])
-        found = sm.evaluate(pair, study.traits, questions=study.questions, progress=False)
+        found = sm.evaluate(
+            pair,
+            study.traits,
+            contexts={"default": study.contexts["default"]},
+            questions=study.questions,
+            progress=False,
+        )
         told = found.table().loc[("default", "owl")]
         assert row[f"{column}change"] == pytest.approx(told["change"], abs=1e-5)
         assert row[f"{column}specific"] == pytest.approx(told["specific"], abs=1e-5)

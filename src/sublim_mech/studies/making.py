@@ -160,7 +160,9 @@ class Worker:
             while len(self._students) >= KEPT:
                 self._students.popitem(last=False)
             folder = self._folder(task, step)
-            self._students[key] = load_student(self.base, folder, name=task.trait, gates=gates)
+            with _quietly():
+                own = load_student(self.base, folder, name=task.trait, gates=gates)
+            self._students[key] = own
         self._students.move_to_end(key)
         return self._students[key]
 

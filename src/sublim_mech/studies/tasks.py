@@ -306,7 +306,7 @@ class Tasks:
         own = self._answers(student, cell.evaluated_in, cell.step)
         of_controls = tuple(self._answers(one, cell.evaluated_in, cell.step) for one in controls)
         scores = tuple(self._score(name, student, controls, cell) for name in cell.scores)
-        opened = ()
+        opened: tuple[AnswersTask, ...] = ()
         if gated(cell.where):
             opened = tuple(
                 self._answers(one, cell.evaluated_in, cell.step, is_open=True)
