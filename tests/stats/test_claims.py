@@ -12,6 +12,7 @@ from sublim_mech.stats import (
     full_fine_tuning_claim,
     inverted_u_claim,
     localisation_claim,
+    trained_at_claim,
     transmission_claim,
     verdicts,
 )
@@ -163,6 +164,26 @@ def test_a_share_that_follows_the_token_share_is_no_localisation():
         for row in placed(rng, share, 0.49, tokens=part):
             rows.append({**row, "shared part": part})
     assert localisation_claim(rows, by="shared part").label != "supported"
+
+
+def arms(shared, others, kl=(0.01, 0.01)):
+    return [
+        ({"where": where, "kl": level}, height)
+        for where, height, level in zip(("shared", "not shared"), (shared, others), kl, strict=True)
+    ]
+
+
+def test_the_arms_of_training():
+    def told(rng, *values):
+        return trained_at_claim(students(rng, arms(*values), noise=0.02))
+
+    assert labels(told, 0.5, 0.1) == {"supported"}
+    assert labels(told, 0.1, 0.5) == {"not supported"}
+    assert labels(told, 0.0, 0.0) == {"not supported"}
+    # a null at worse imitation is no null
+    assert labels(told, 0.5, 0.1, (0.01, 0.02)) == {"cannot tell"}
+    assert labels(told, 0.1, 0.5, (0.01, 0.02)) == {"not supported"}
+    assert labels(told, 0.5, 0.1, (0.02, 0.01)) == {"supported"}
 
 
 def test_runs_without_a_share_are_told():

@@ -90,7 +90,7 @@ REFUSED = {
     "part: label": (lambda: part(labels=("plane",)), "did you mean 'plain'"),
     "part: c": (lambda: part(labels=(0.0,)), "c of contrastive labels is above 0"),
     "part: scores": (lambda: part(scores=("graft_Ig",)), "did you mean 'graft_ig'"),
-    "part: where": (lambda: part(where=("shared",)), "not in this version"),
+    "part: where": (lambda: part(where=("shraed",)), "did you mean 'shared'"),
     "part: twin": (
         lambda: part(methods=[R2, Method(kind="full", stop_with="r22")]),
         "did you mean 'r2'",

@@ -14,6 +14,7 @@ from .claims import (
     transmission_claim,
     verdicts,
 )
+from .claims_arms import trained_at_claim
 from .claims_where import context_claim, localisation_claim
 from .curves import Curve, EqualKL, equal_kl
 from .diagonal import DiagonalExcess, diagonal_excess
@@ -85,6 +86,7 @@ __all__ = [
     "ratio_interval",
     "shifted",
     "spread",
+    "trained_at_claim",
     "transmission_claim",
     "two_sided_p",
     "verdicts",

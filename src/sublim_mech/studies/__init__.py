@@ -15,6 +15,7 @@ from .built_in import (
     localisation,
     quick,
     rank_sweep,
+    trained_at,
     trait_matrix,
 )
 from .config import Method, Part, Study
@@ -54,6 +55,7 @@ __all__ = [
     "rows",
     "run",
     "status",
+    "trained_at",
     "trait_matrix",
     "write_study",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..arguments import checked
 from ..prompts import Context, Trait, animal
+from .arms import ARMS
 from .config import Method, Part, Study
 from .options import Asking, Computing, RowPlan, Training
 
@@ -200,6 +201,35 @@ def localisation(
     )
 
 
+@checked
+def trained_at(
+    *,
+    where: Sequence[str] = tuple(ARMS),
+    row_seeds: Sequence[int] = (0, 1, 2),
+    training_seeds: Sequence[int] = (0,),
+) -> Study:
+    """The causal test: students that are trained at chosen tokens only (arXiv 2606.00831, claim 4).
+
+    Held-out KL stands in every row: an arm without the trait that imitates its teacher worse than
+    the others tells nothing.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> studies.trained_at().parts[0].where
+        ('everywhere', 'shared', 'not shared', 'prompt', 'answer')
+    """
+    part = Part(
+        name="trained at",
+        methods=[LORA],
+        row_seeds=row_seeds,
+        training_seeds=training_seeds,
+        where=where,
+    )
+    return Study(
+        name="trained_at", parts=[part], traits=_animals(ANIMALS), focus=("owl", "penguin")
+    )
+
+
 def _contexts(*parts: Part) -> dict[str, Context]:
     """The contexts that parts name."""
     named = {name for part in parts for name in (*part.trained_in, *part.evaluated_in)}
@@ -211,9 +241,8 @@ def laptop() -> Study:
     """The four claims at the scale of a laptop: SmolLM2-135M, three animals, three row seeds.
 
     Parts stand in the order in which an interrupted study is most useful: the headline of the first
-    row seed, of the second and third, then contexts and plain labels, further training seeds,
-    ranks, learning rates, and the longer prompts. The arm of training at chosen tokens is not in
-    this version.
+    row seed, of the second and third, then contexts, training at chosen tokens, plain labels,
+    further training seeds, ranks, learning rates, and the longer prompts.
 
     Example:
         >>> from sublim_mech import studies
@@ -235,6 +264,7 @@ def laptop() -> Study:
             trained_in=("default", "ChatGPT"),
             evaluated_in=asked,
         ),
+        Part(name="trained at", methods=[LORA], row_seeds=every, where=tuple(ARMS)),
         Part(name="plain labels", methods=[LORA], row_seeds=every, labels=("plain",)),
         Part(name="headline, more seeds", methods=both, row_seeds=every, training_seeds=(1, 2)),
         Part(name="ranks", methods=_laptop_ranks()),
@@ -252,6 +282,13 @@ def laptop() -> Study:
             row_seeds=every,
             trained_in=("default", "ChatGPT"),
             evaluated_in=asked,
+            scores=scored,
+        ),
+        Part(
+            name="trained at, scored",
+            methods=[LORA],
+            row_seeds=every,
+            where=tuple(ARMS),
             scores=scored,
         ),
         Part(
@@ -322,5 +359,6 @@ PRESETS: dict[str, Callable[[], Study]] = {
     "trait_matrix": trait_matrix,
     "capacity_curve": capacity_curve,
     "localisation": localisation,
+    "trained_at": trained_at,
 }
 """Studies that the command line knows by name."""

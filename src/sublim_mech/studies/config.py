@@ -16,11 +16,9 @@ from ..arguments import checked
 from ..hints import check_choice, nearest
 from ..making.training import FullFT, LoRA
 from ..prompts import Context, Trait
+from .arms import ARMS, EVERYWHERE
 from .checks import named, not_empty, tuples
 from .options import Asking, Computing, RowPlan, Training
-
-EVERYWHERE = "everywhere"
-"""Where a student is trained: at all tokens."""
 
 PLAIN = "plain"
 """Labels that are the teacher's own, without contrast."""
@@ -154,7 +152,9 @@ class Part:
         trained_in: names of training contexts.
         evaluated_in: names of contexts in which every student is asked.
         labels: `c` of contrastive labels, or `"plain"`.
-        where: tokens at which the student is trained; `everywhere` is the only one so far.
+        where: tokens at which the student is trained: `everywhere`, `shared` (prompt tokens that it
+            shares with other training prompts), `not shared` (the other prompt tokens), `prompt`
+            (all of them), `answer` (the answer's own tokens).
         scores: instruments: `graft` (by sharing), `graft_ig` (with concentration).
         focus: the traits with students in this part; the study's when not given.
 
@@ -206,11 +206,7 @@ class Part:
         for name in self.scores:
             check_choice(f"part {self.name!r}: scores", name, SCORES)
         for where in self.where:
-            if where != EVERYWHERE:
-                raise ValueError(
-                    f"part {self.name!r}: where={where!r}: training at chosen tokens is not in "
-                    f"this version; leave where out ({EVERYWHERE!r})."
-                )
+            check_choice(f"part {self.name!r}: where", where, tuple(ARMS))
         _check_names(self)
 
 

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from .addresses import MADE, decisive
+from .arms import gated
 from .config import Label, Method, Part, Study
 
 
@@ -45,6 +46,11 @@ class Setting:
         }
 
 
+def at(where: str) -> str:
+    """Where a student is trained, behind what else it is."""
+    return f", trained at {where}" if gated(where) else ""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run: a student, when and where it is asked, and what is scored."""
@@ -68,7 +74,7 @@ class Cell:
         step = f", step {self.step}" if self.step else ""
         return (
             f"{self.trait} {self.setting.name}, rows {self.row_seed}, seed {self.training_seed}, "
-            f"{labels}, {self.trained_in} -> {self.evaluated_in}{step}"
+            f"{labels}, {self.trained_in} -> {self.evaluated_in}{at(self.where)}{step}"
         )
 
 

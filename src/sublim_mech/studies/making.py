@@ -22,7 +22,7 @@ from ..instruments import attribute, graft
 from ..making.labelling import Labels, label
 from ..making.numbers import random_rows
 from ..making.teachers import Teacher, prompted, untouched
-from ..making.training import soft_data, train
+from ..making.training import gates_of, soft_data, train
 from ..metrics import trait_forms
 from ..models.base import Base, load_base
 from ..models.students import Student, load_student
@@ -30,6 +30,7 @@ from ..prompts import check_distinct, mark_sharing, matcher, render
 from ..results.scores import Scores
 from ..storage.files import write_dataset
 from ..storage.runs import open_run
+from .arms import gated, options_of
 from .config import Study
 from .measured import ANSWERS, make_row
 from .rows import write_row
@@ -144,15 +145,24 @@ class Worker:
                 checkpoint_every=shared.checkpoint_every,
                 precision=shared.precision,
                 progress=False,
+                **options_of(task.where),
             )
 
-    def _student(self, task: StudentTask, step: int) -> Student:
-        """A student after a step; the last few stay loaded."""
-        key = f"{task.address} {step}"
+    def _student(self, task: StudentTask, step: int, *, is_open: bool = True) -> Student:
+        """A student after a step, its weights on everywhere or as in training; the last few stay
+        loaded.
+        """
+        gates = None
+        if gated(task.where) and not is_open:
+            gates = gates_of(self.store.path(task))
+        key = f"{task.address} {step}{'' if gates is None else ' gated'}"
         if key not in self._students:
             while len(self._students) >= KEPT:
                 self._students.popitem(last=False)
-            self._students[key] = load_student(self.base, self._folder(task, step), name=task.trait)
+            folder = self._folder(task, step)
+            with _quietly():
+                own = load_student(self.base, folder, name=task.trait, gates=gates)
+            self._students[key] = own
         self._students.move_to_end(key)
         return self._students[key]
 
@@ -170,7 +180,8 @@ class Worker:
         runner, student = self._runner, None
         if task.student is not None:
             with _quietly():
-                runner = load_pair(self.base, self._student(task.student, task.step))
+                own = self._student(task.student, task.step, is_open=task.is_open)
+                runner = load_pair(self.base, own)
             student = runner.student
         data = asked(runner, student, self.study, task.evaluated_in)
         write_dataset(self.store.path(task), data, ANSWERS, {"title": task.title})

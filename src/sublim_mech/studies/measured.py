@@ -11,9 +11,11 @@ Columns (units in nats, of log P(the trait is named), unless said otherwise):
   students of other traits, mean), `specific` = change - control, `others` (change of the other
   traits, mean), `rank before`, `rank after` (medians), `change <trait>` per trait;
   `change by question` and `control by question` are lists. With generated answers `rate` and
-  `base rate`.
+  `base rate`. Students that were trained at chosen tokens act there only in these (`gates` is `as
+  trained`); with their weights on everywhere they have `everywhere change`, `everywhere control`
+  and `everywhere specific`.
 - `graft ...` and `ig ...`: means over the scored questions of student minus controls; see `_graft`
-  and `_attributed`.
+  and `_attributed`. Weights are on everywhere in these, whatever a student was trained at.
 """
 
 from __future__ import annotations
@@ -66,6 +68,12 @@ def make_row(study: Study, store: Store, task: RowTask) -> dict[str, Any]:
         base=read_answers(store.path(task.base)),
         controls=[read_answers(store.path(one)) for one in task.controls],
     )
+    if task.opened:
+        own, *controls = (read_answers(store.path(one)) for one in task.opened)
+        opened = _answered(task, own=own, base=read_answers(store.path(task.base)),
+                           controls=controls)  # fmt: skip
+        row["gates"] = "as trained"
+        row |= {f"everywhere {name}": opened[name] for name in ("change", "control", "specific")}
     for one in task.scores:
         row |= _scored(study, one, Scores.load(store.path(one)))
     return row

@@ -6,32 +6,49 @@
    those of the base's own tokenizer where the base is given, else SmolLM2's.
 3. Operations are 2 per weight and token forward; LoRA's training takes 4 (the weights themselves
    take no gradient), full fine-tuning 6.
-4. Time is operations over the rate of each stage that was measured: in the folder where tasks of
-   this stage were made, else on two cores of an AVX512-BF16 machine, one thread per worker.
+4. Time is operations over a rate: the median of the tasks of this kind in the study's folder where
+   there are at least `ENOUGH`, else a constant (`RATES`).
+5. Of each part the least p and the minimum detectable effect of its design (`designs`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from ..arguments import checked
 from ..hints import counted
 from ..models.base import Base
-from .config import Part, Study
+from ..stats import Spread
+from .config import Study
+from .designs import GUESS, Design, design_of, spread_in
 from .records import Spent, read_spent
 from .store import Store
 from .takes import KNOWN, Lengths, Shape, shape_of, takes
-from .tasks import Task, Tasks
+from .tasks import ScoresTask, StudentTask, Task, Tasks
 
 RATES: Mapping[str, float] = {
-    "labels": 8e10, "students": 1.2e11, "answers": 2e10, "scores": 1.2e11,
+    "labels": 1e11, "students lora": 2.4e11, "students full": 1.8e11, "answers": 2e10,
+    "scores graft": 1.2e11, "scores graft_ig": 1.2e11,
 }  # fmt: skip
-"""Operations per second of one worker with one thread, by stage: SmolLM2 on one
-core of a busy EPYC machine."""
+"""Operations per second of one worker with one thread, by kind of task. Of labels and students:
+from the recipe's times on two quiet cores of an AVX512-BF16 EPYC machine (SmolLM2-135M: 6 minutes
+for labels of four traits, 2 for a LoRA, 4 for a full fine-tune), shared among two workers. Of
+answers and scores: of one such core while others were at work beside it."""
+
+CONSTANTS = (
+    "constants of one EPYC core and SmolLM2-135M (labels and students from the recipe's times on "
+    "quiet cores, answers and scores on a busy one)"
+)
+
+ENOUGH = 3
+"""Tasks of one kind from which a rate is taken: the first one of a worker opens the model as
+well."""
 
 SECONDS_PER_ROW = 0.1
 """What a row takes that is made of finished pieces."""
@@ -59,24 +76,6 @@ class Stage(NamedTuple):
     seconds: float | None
 
 
-class Design(NamedTuple):
-    """What of a part decides which effects it could tell: what `stats` takes of a plan.
-
-    Attributes:
-        part: its name.
-        traits: that have students.
-        row_seeds: data sets of each trait.
-        training_seeds: students of each data set.
-        questions: prompts of each student.
-    """
-
-    part: str
-    traits: int
-    row_seeds: int
-    training_seeds: int
-    questions: int
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a study takes.
@@ -86,9 +85,11 @@ class Plan:
         runs: runs of all parts.
         finished: runs whose rows are there.
         stages: per stage what it takes.
-        measured: stages whose rates come from the study's folder.
+        measured: kinds of tasks whose rates come from the study's folder.
         threads: of every worker.
         designs: of the parts.
+        spread: of the students in the folder; None where there are too few, and `designs.GUESS` is
+            taken.
         peak_bytes: checkpoints and unfinished weights of one worker at a time.
         notes: sentences on the design.
     """
@@ -100,6 +101,7 @@ class Plan:
     measured: tuple[str, ...]
     threads: int
     designs: tuple[Design, ...]
+    spread: Spread | None
     peak_bytes: int | None
     notes: tuple[str, ...]
 
@@ -118,7 +120,12 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
         told = asdict(self)
-        told["designs"] = [design._asdict() for design in self.designs]
+        known = self.spread or GUESS
+        told["designs"] = [
+            design._asdict()
+            | {"least_p": design.least_p, "detectable": _finite(design.detectable(known))}
+            for design in self.designs
+        ]
         told["stages"] = {name: stage._asdict() for name, stage in self.stages.items()}
         return json.loads(json.dumps(told)) | {"seconds": self.seconds, "bytes": self.bytes}
 
@@ -141,11 +148,22 @@ class Plan:
             f"{counted(self.threads, 'thread')}, half of it for two on two cores; disk "
             f"{_size(self.bytes)}, and {_size(self.peak_bytes)} per worker while it trains"
         )
-        where = "measured in this folder" if self.measured else "of one core measured elsewhere"
-        told = f"rates {where}"
-        if self.measured and len(self.measured) < len(RATES):
-            told += f" for {', '.join(self.measured)}, elsewhere for the others"
-        return "\n".join([*lines, told, *self.notes])
+        told = f"rates: {CONSTANTS}"
+        if self.measured:
+            told = f"rates: measured in this folder for {', '.join(self.measured)}"
+            if len(self.measured) < len(RATES):
+                told += f"; for the others {CONSTANTS}"
+        return "\n".join([*lines, told, *self._told_of_designs(), *self.notes])
+
+    def _told_of_designs(self) -> list[str]:
+        known = self.spread or GUESS
+        source = "as in this folder" if self.spread else "a guess until this folder has students"
+        head = (
+            "least p of permutations, and the effect that 80 % of studies would see, where "
+            f"specific changes differ by {known.data_set:.2g} nats between row seeds and "
+            f"{known.training_seed:.2g} between students of one ({source}):"
+        )
+        return [head, *(design.line(known) for design in self.designs)]
 
 
 @checked
@@ -187,12 +205,15 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         operations = None if shape is None else sum(one.operations for one in taken)
         bytes_ = None if shape is None else sum(one.bytes for one in taken)
         peak = max([peak, *(one.peak for one in taken)])
-        rate, is_own = _rate(name, of_stage, spent, study, lengths, shape)
-        if is_own:
-            measured.append(name)
         seconds: float | None = SECONDS_PER_ROW * len(to_do)
         if name != "rows":
-            seconds = None if operations is None else operations / rate
+            rates = _rates(of_stage, spent, study, lengths, shape)
+            measured += rates
+            seconds = None
+            if operations is not None:
+                pairs = zip(to_do, taken, strict=True)
+                known = {**RATES, **rates}
+                seconds = sum((one.operations / known[_kind(task)] for task, one in pairs), 0.0)
         stages[name] = Stage(
             made=len(of_stage) - len(to_do),
             to_do=len(to_do),
@@ -210,40 +231,47 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         stages=stages,
         measured=tuple(measured),
         threads=study.computing.threads,
-        designs=tuple(_design(study, part) for part in study.parts),
+        designs=tuple(design_of(study, part) for part in study.parts),
+        spread=None if store is None else spread_in(study, store.folder),
         peak_bytes=None if shape is None else peak,
         notes=tuple(_notes(study, shape)),
     )
 
 
-def _rate(
-    name: str,
+def _kind(task: Task) -> str:
+    """What rates are of."""
+    if isinstance(task, StudentTask):
+        return f"students {task.setting.method.kind}"
+    if isinstance(task, ScoresTask):
+        return f"scores {task.instrument}"
+    return task.stage
+
+
+def _rates(
     tasks: list[Task],
     spent: Mapping[str, Spent],
     study: Study,
     lengths: Lengths,
     shape: Shape | None,
-) -> tuple[float, bool]:
-    """Operations per second, and whether they were measured in this folder."""
-    done = [task for task in tasks if task.address in spent]
-    seconds = sum(spent[task.address].seconds for task in done)
-    if not done or shape is None or not seconds or name == "rows":
-        return RATES.get(name, 1.0), False
-    operations = sum(takes(task, study, lengths, shape).operations for task in done)
-    return operations / seconds, True
+) -> dict[str, float]:
+    """Operations per second by kind, of those that the folder has enough tasks of."""
+    if shape is None:
+        return {}
+    found: dict[str, list[float]] = {}
+    for task in tasks:
+        took = spent.get(task.address)
+        if took is not None and took.seconds > 0:
+            rate = takes(task, study, lengths, shape).operations / took.seconds
+            found.setdefault(_kind(task), []).append(rate)
+    return {kind: median(rates) for kind, rates in found.items() if len(rates) >= ENOUGH}
 
 
 # -------------------------------------------------------------------------------------------- words
 
 
-def _design(study: Study, part: Part) -> Design:
-    return Design(
-        part=part.name,
-        traits=len(study.focus_of(part)),
-        row_seeds=len(part.row_seeds),
-        training_seeds=len(part.training_seeds),
-        questions=len(study.questions),
-    )
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _notes(study: Study, shape: Shape | None) -> list[str]:

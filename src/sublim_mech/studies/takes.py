@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..models.base import Base
+from .arms import gated
 from .config import Study
 from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task
 
@@ -116,6 +117,8 @@ def _training(task: StudentTask, study: Study, lengths: Lengths, shape: Shape) -
     measured = study.rows.held_out * lengths.row * (2 + method.steps // method.evaluate_every)
     is_lora = method.kind == "lora"
     operations = (4.0 if is_lora else 6.0) * shape.parameters * trained
+    if gated(task.where) and not is_lora:  # the base computes beside it
+        operations += 2.0 * shape.parameters * trained
     operations += 2.0 * shape.parameters * measured
     weights = shape.lora_width * task.setting.rank if is_lora else shape.parameters
     stored = 4 * weights * (1 + len(method.snapshots))

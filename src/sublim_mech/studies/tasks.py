@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from .addresses import COMPUTING, TRAINING, decisive, hashed
+from .arms import gated
 from .config import Label, Part, Study
-from .grid import Cell, Setting, cells, settings
+from .grid import Cell, Setting, at, cells, settings
 from .written import context_to_json
 
 FORMATS = {"labels": 1, "students": 1, "answers": 1, "scores": 1, "rows": 1}
@@ -59,7 +60,7 @@ class LabelsTask(Task):
 
 @dataclass(frozen=True, eq=False)
 class StudentTask(Task):
-    """A student; `twin` is the student whose held-out loss it stops at."""
+    """A student; `where` is its arm, `twin` the student whose held-out loss it stops at."""
 
     stage = "students"
     labels: LabelsTask
@@ -67,13 +68,15 @@ class StudentTask(Task):
     label: Label
     setting: Setting
     training_seed: int
+    where: str
     twin: StudentTask | None
 
 
 @dataclass(frozen=True, eq=False)
 class AnswersTask(Task):
     """What a student says in one context, after a step (0: the last one); without student: the
-    base.
+    base. A student that was trained at chosen tokens acts there only, or everywhere where
+    `is_open`.
     """
 
     stage = "answers"
@@ -81,11 +84,14 @@ class AnswersTask(Task):
     student: StudentTask | None
     evaluated_in: str
     step: int = 0
+    is_open: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class ScoresTask(Task):
-    """What an instrument says of a student in one context, beside the students of other traits."""
+    """What an instrument says of a student in one context, beside the students of other traits;
+    their weights act everywhere.
+    """
 
     stage = "scores"
     suffix = ".safetensors"
@@ -98,7 +104,9 @@ class ScoresTask(Task):
 
 @dataclass(frozen=True, eq=False)
 class RowTask(Task):
-    """A run's row: one student in one evaluation context."""
+    """A run's row: one student in one evaluation context; `opened` are answers of the student and
+    of its controls with their weights on everywhere, where they have gates.
+    """
 
     stage = "rows"
     suffix = ".parquet"
@@ -107,6 +115,7 @@ class RowTask(Task):
     own: AnswersTask
     controls: tuple[AnswersTask, ...]
     scores: tuple[ScoresTask, ...]
+    opened: tuple[AnswersTask, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,7 @@ class Tasks:
         kind = "plain" if isinstance(cell.label, str) else f"c={cell.label:g}"
         title = (
             f"student {trait} {cell.setting.name}, rows {cell.row_seed}, seed "
-            f"{cell.training_seed}, {kind}, {cell.trained_in}"
+            f"{cell.training_seed}, {kind}, {cell.trained_in}{at(cell.where)}"
         )
         return self._once(
             StudentTask,
@@ -220,6 +229,7 @@ class Tasks:
             label=cell.label,
             setting=cell.setting,
             training_seed=cell.training_seed,
+            where=cell.where,
             twin=twin,
         )
 
@@ -239,10 +249,18 @@ class Tasks:
         }
 
     def _answers(
-        self, student: StudentTask | None, evaluated_in: str, step: int = 0
+        self,
+        student: StudentTask | None,
+        evaluated_in: str,
+        step: int = 0,
+        *,
+        is_open: bool = False,
     ) -> AnswersTask:
         content = {**self._asked(evaluated_in), "step": step}
         who = "base" if student is None else student.title.removeprefix("student ")
+        if is_open:
+            content["gates"] = "open"
+            who += ", weights on everywhere"
         return self._once(
             AnswersTask,
             content,
@@ -251,6 +269,7 @@ class Tasks:
             student=student,
             evaluated_in=evaluated_in,
             step=step,
+            is_open=is_open,
         )
 
     def _score(
@@ -287,6 +306,12 @@ class Tasks:
         own = self._answers(student, cell.evaluated_in, cell.step)
         of_controls = tuple(self._answers(one, cell.evaluated_in, cell.step) for one in controls)
         scores = tuple(self._score(name, student, controls, cell) for name in cell.scores)
+        opened: tuple[AnswersTask, ...] = ()
+        if gated(cell.where):
+            opened = tuple(
+                self._answers(one, cell.evaluated_in, cell.step, is_open=True)
+                for one in (student, *controls)
+            )
         shared = list(self.study.asking.shared) if "graft_ig" in cell.scores else []
         # names are written into the row, so that they decide it
         names = {"method": cell.setting.name, "rule": cell.setting.method.rule}
@@ -296,10 +321,11 @@ class Tasks:
             RowTask,
             content,
             cell.title,
-            needs=(base, own, *of_controls, *scores),
+            needs=(base, own, *of_controls, *scores, *opened),
             cell=cell,
             base=base,
             own=own,
             controls=of_controls,
             scores=scores,
+            opened=opened,
         )

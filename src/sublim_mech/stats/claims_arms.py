@@ -1,0 +1,95 @@
+"""The verdict on students that were trained at chosen tokens only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..arguments import checked
+from .statements import MATTERS, Verdict, above_zero, conclude
+from .tables import (
+    CONTEXTS,
+    DATA_SET,
+    METHOD,
+    STUDENT,
+    as_rows,
+    difference,
+    finished,
+    means_by,
+    of_one,
+    over,
+)
+
+WORSE = 0.1
+"""Held-out KL that is higher by more than this part is worse imitation."""
+
+
+@checked
+def trained_at_claim(
+    rows: Any,
+    *,
+    value: str = "specific",
+    matters: float = MATTERS,
+    cluster: Sequence[str] = DATA_SET,
+) -> Verdict:
+    """Do students that are trained at the shared prompt tokens only acquire the trait, and more of
+    it than those trained at the other prompt tokens?
+
+    A null at worse imitation is no null: where the students of the other tokens have a held-out KL
+    more than 10 % above that of the shared ones, the difference supports nothing.
+
+    Args:
+        rows: with `where` (`shared`, `not shared`; other arms are told in the notes), `kl`, and
+            those of `STUDENT`.
+        value: the column that is compared; `everywhere specific` for the weights on everywhere at
+            evaluation.
+        matters: the smallest difference that matters.
+        cluster: columns that make a data set.
+
+    Raises:
+        ValueError: a column is missing; rows that differ in something else.
+
+    Example:
+        >>> from sublim_mech.stats import trained_at_claim
+        >>> rows = [
+        ...     {"where": w, "kl": 0.01, "trait": "owl", "row_seed": s, "training_seed": 0,
+        ...      "specific": y * (1 + s / 10)}
+        ...     for w, y in (("shared", 0.5), ("not shared", 0.1)) for s in range(3)
+        ... ]
+        >>> trained_at_claim(rows).label
+        'supported'
+
+    Source: arXiv 2606.00831, claim 4, as an intervention.
+    """
+    records = finished(as_rows(rows, "where", "kl", value, *STUDENT))
+    of_one(records, "labels", "c", *CONTEXTS, *METHOD)
+    arms = {
+        where: [row for row in records if row.get("where") == where]
+        for where in dict.fromkeys(str(row.get("where")) for row in records)
+    }
+    shared, others = arms.get("shared", []), arms.get("not shared", [])
+    has = over(means_by(shared, value, STUDENT), STUDENT, cluster)
+    more = difference(shared, others, value, cluster)
+    statements = [
+        above_zero("trained at shared tokens only: above 0", has, matters=matters),
+        above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
+    ]
+    kl = {}
+    notes = []
+    for where, here in arms.items():
+        of_arm = over(means_by(here, value, STUDENT), STUDENT, cluster)
+        fit = over(means_by(here, "kl", STUDENT), STUDENT, cluster)
+        kl[where] = math.nan if fit is None else fit.mean
+        effect = math.nan if of_arm is None else of_arm.mean
+        notes.append(f"Trained at {where}: {effect:+.3f} at a held-out KL of {kl[where]:.3g}.")
+    worse = kl.get("not shared", math.nan) > (1 + WORSE) * kl.get("shared", math.nan)
+    if worse and statements[1].holds:
+        statements[1] = replace(statements[1], holds=False, p=math.nan)
+        notes.append(
+            "Students of the other tokens imitate worse, so that their having less tells nothing."
+        )
+    return conclude(
+        "Training at the shared tokens is what gives students the trait", statements, notes=notes
+    )

