@@ -1,5 +1,5 @@
-"""Side by side: the same prompts answered by the base, the students, the controls, and by grafts and
-hybrids of them, each answer with its log-probability under every one of these models.
+"""Side by side: the same prompts answered by the base, the students, the controls, and by grafts
+and hybrids of them, each answer with its log-probability under every one of these models.
 """
 
 from __future__ import annotations
