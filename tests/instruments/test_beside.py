@@ -195,3 +195,8 @@ def test_an_empty_answer_has_no_probability(pair, prompts, monkeypatch):
 def test_what_is_refused(pair, prompts, models, options, message):
     with pytest.raises(ValueError, match=message):
         side_by_side(pair, prompts, TRAIT, models, **{**QUIET, **options})
+
+
+def test_a_trait_is_no_column(pair, prompts):
+    with pytest.raises(ValueError, match="'no trait' is a column"):
+        side_by_side(pair, prompts, sm.Trait("no trait"), **QUIET)
