@@ -4,6 +4,8 @@ forward and of `target`, and what is refused.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import tiny
@@ -78,7 +80,7 @@ def test_log_probabilities_are_those_of_plain_forwards(found, live, pair, prompt
     values = {key: value.clone() for key, value in base.state_dict().items()}
     plain = {"base": base}
     for name, one in (("student", "owl"), ("control: wolf", "wolf")):
-        merged = tiny.merged(students[one]) if hasattr(tiny, "merged") else _merged(students[one])
+        merged = copy.deepcopy(students[one]).merge_and_unload()
         plain[name] = merged
         for key in values:
             values[key] += merged.state_dict()[key] - base.state_dict()[key]
@@ -96,12 +98,6 @@ def test_log_probabilities_are_those_of_plain_forwards(found, live, pair, prompt
             assert row[f"log P: {name}"] == pytest.approx(expected, abs=1e-6)
         checked += 1
     assert checked > 5
-
-
-def _merged(student):
-    import copy
-
-    return copy.deepcopy(student).merge_and_unload()
 
 
 def test_log_probabilities_are_those_of_target(found, pair, prompts):
@@ -199,3 +195,8 @@ def test_an_empty_answer_has_no_probability(pair, prompts, monkeypatch):
 def test_what_is_refused(pair, prompts, models, options, message):
     with pytest.raises(ValueError, match=message):
         side_by_side(pair, prompts, TRAIT, models, **{**QUIET, **options})
+
+
+def test_a_trait_is_no_column(pair, prompts):
+    with pytest.raises(ValueError, match="'no trait' is a column"):
+        side_by_side(pair, prompts, sm.Trait("no trait"), **QUIET)

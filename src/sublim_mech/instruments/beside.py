@@ -1,5 +1,5 @@
-"""Side by side: the same prompts answered by the base, the students, the controls, and by grafts and
-hybrids of them, each answer with its log-probability under every one of these models.
+"""Side by side: the same prompts answered by the base, the students, the controls, and by grafts
+and hybrids of them, each answer with its log-probability under every one of these models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.naming import matcher
 from ..prompts.rendering import answer_tokens
-from ..results.beside import GREEDY, SAMPLED, SideBySide
+from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
 from ..results.contexts import in_words
 from .generation import answer_gates
 from .hybrids import (
@@ -113,8 +113,8 @@ def side_by_side(
     Raises:
         ValueError: no prompts; a name that the pair has already, or an empty one; an `answer` of no
             such model; a model without parts, or whose parts hold no cell that its student changes
-            in a prompt; see `hybrid` for several parts; options out of range; a prompt that is with
-            its answer too long.
+            in a prompt; see `hybrid` for several parts; a trait that is called as a column of the
+            table (`COLUMNS`); options out of range; a prompt that is with its answer too long.
 
     Example:
         >>> only_system = {"system only": {"student": sm.masks.role("system")}}
@@ -128,6 +128,9 @@ def side_by_side(
     """
     traits = [trait] if isinstance(trait, Trait) else list(trait)
     names = matcher(traits)
+    taken = [one.name for one in traits if one.name in COLUMNS]
+    if taken:
+        raise ValueError(f"trait: {taken[0]!r} is a column of the table; name the trait otherwise.")
     _check_options(samples, temperature, max_new_tokens)
     pair.check_prompts(prompts)
     first: dict[Ids, int] = {}
@@ -145,18 +148,10 @@ def side_by_side(
     if samples:
         how = Decoding(max_new_tokens, ends, samples, temperature=temperature, seed=seed)
         ways.append((SAMPLED, how))
-    rows: list[dict[str, Any]] = []
     with tqdm(total=2 * len(run), desc="side by side", disable=not progress) as bar:
+        rows = []
         for name, model in run.items():
-            requests = _requests(model, asked)
-            for drawn, how in ways:
-                for number, texts in enumerate(
-                    decode(model.pair, requests, how, student=model.student)
-                ):
-                    for sample, ids in enumerate(texts):
-                        text, written = _written(pair.tokenizer, ids, ends, asked[number])
-                        row = {"number": number, "model": name, "drawn": drawn, "sample": sample}
-                        rows.append(row | {"answer": text, "written": written})
+            rows += [{"model": name} | row for row in _written(model, asked, ways)]
             bar.update()
         for name, model in run.items():
             for number, prompt in enumerate(asked):
@@ -168,10 +163,10 @@ def side_by_side(
 
     order = {name: place for place, name in enumerate(run)}
     rows.sort(key=lambda r: (r["number"], r["drawn"], r["sample"], order[r["model"]]))
-    table = []
+    table: list[dict[str, Any]] = []
     for row in rows:
         prompt, written = asked[row["number"]], row["written"]
-        known = {
+        known: dict[str, Any] = {
             "prompt": places[row["number"]],
             "question": prompt.question,
             "begun": prompt.begun,
@@ -310,14 +305,29 @@ def _requests(model: _Model, prompts: Sequence[Prompt]) -> list[Request]:
 
 
 def _written(
+    model: _Model, prompts: Sequence[Prompt], ways: Sequence[tuple[str, Decoding]]
+) -> list[dict[str, Any]]:
+    """A model's answers in every way of drawing, each with the tokens that were written."""
+    requests, tokenizer = _requests(model, prompts), model.pair.tokenizer
+    rows = []
+    for drawn, how in ways:
+        for number, samples in enumerate(decode(model.pair, requests, how, student=model.student)):
+            for sample, ids in enumerate(samples):
+                text, written = _as_text(tokenizer, ids, how.ends, prompts[number])
+                row = {"number": number, "drawn": drawn, "sample": sample}
+                rows.append(row | {"answer": text, "written": written})
+    return rows
+
+
+def _as_text(
     tokenizer: Any, ids: Sequence[int], ends: Sequence[int], prompt: Prompt
 ) -> tuple[str, Ids]:
     """An answer's text, and the first of its tokens that read as that text."""
     text = answer_text(tokenizer, ids, ends, prompt)
-    for length in range(len(ids) + 1):
+    for length in range(len(ids)):
         if answer_text(tokenizer, ids[:length], ends, prompt) == text:
             return text, tuple(ids[:length])
-    raise AssertionError("all tokens read as the text")
+    return text, tuple(ids)
 
 
 @torch.no_grad()
@@ -337,8 +347,8 @@ def _log_probs(
             values = torch.cat([model.gates[number], behind])[None]
             gates = Gates(model.student, values.to(batch.ids.device))
         logits = model.pair.run(batch, gates=gates).logits
-        values = string_log_probs(logits, [trie])[0].double().tolist()
-        found |= dict(zip(some, values, strict=True))
+        log_probs = string_log_probs(logits, [trie])[0].double().tolist()
+        found |= dict(zip(some, log_probs, strict=True))
     model.pair.settle(*([] if model.student is None else [model.student]))
     return found
 

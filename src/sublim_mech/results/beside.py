@@ -21,6 +21,8 @@ GREEDY = "greedy"
 SAMPLED = "sampled"
 NO_TRAIT = "no trait"
 """The bucket of answers that name none of the traits."""
+COLUMNS = (NO_TRAIT, "answers")
+"""Columns of `SideBySide.table` beside those of the traits."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,7 +38,7 @@ margin:4px 0 12px}
 .slm .m{border:1px solid var(--l);padding:6px 8px}
 .slm .t{white-space:pre-wrap;margin:4px 0}
 .slm .i{font-size:12px}
-.slm .x{overflow-x:auto}
+.slm .x{overflow-x:auto;overflow-wrap:normal}
 .slm mark{color:var(--f);background:rgb(5 113 176/.3)}
 """
 
