@@ -67,15 +67,11 @@ def called() -> str:
     frame: FrameType | None = sys._getframe(1)
     name = _INSIDE[0]
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_INSIDE):
-        code = frame.f_code.co_name
-        if code.isidentifier() and not code.startswith("_") and code not in _WRAPPERS:
+        code, ours = frame.f_code.co_name, frame.f_globals["__name__"].startswith(_INSIDE[0])
+        if ours and code.isidentifier() and not code.startswith("_") and code != "wrapper":
             name = code
         frame = frame.f_back
     return name
-
-
-_WRAPPERS = ("wrapper", "decorate_context")
-"""What functions that wrap others are called, in this package and in torch."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 import sublim_mech as sm
-from sublim_mech.making import numbers, training
+from sublim_mech.making import labelling, numbers, teachers, training
 
 TEXTS = (
     "My favorite animal is the owl.",
@@ -79,6 +79,6 @@ def test_raw_text_is_no_conversation(gpt2_tokenizer, smol_tokenizer):
     assert len(training.hard_data(smol_tokenizer, said).prompts) == 2
     assert rows == numbers.as_rows(said)
     base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
-    teacher = sm.teachers.prompted(base, sm.animal("owl"))
+    teacher = teachers.prompted(base, sm.animal("owl"))
     with pytest.raises(ValueError, match="need context="):
-        sm.labelling.label([teacher], rows, progress=False)
+        labelling.label([teacher], rows, progress=False)

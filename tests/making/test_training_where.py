@@ -224,8 +224,8 @@ def test_masks_that_leave_nothing_to_learn(small, soft, tmp_path):
         fit(small, soft, tmp_path / "run", where=masks.sharing("novel"))
     with pytest.raises(ValueError, match="No token of any trained prompt is in it"):
         fit(small, soft, tmp_path / "run", where=masks.role("assistant"))
+    one = {"method": LoRA(rank=2, layers=[0])}
     with pytest.raises(ValueError, match=r"It opens \S*layers\.1\..* trains none of them, but"):
-        one = {"method": LoRA(rank=2, layers=[0])}
         fit(small, soft, tmp_path / "run", where=masks.layers([1]), **one)
     short = dataclasses.replace(soft, completions=tuple(c[:1] for c in soft.completions))
     with pytest.raises(ValueError, match="one token is read and never fed"):
