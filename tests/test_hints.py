@@ -33,8 +33,8 @@ def test_a_choice_that_exists_passes():
     ("value", "message"),
     [
         ("cosin", "schedule='cosin' is none of linear, cosine; did you mean 'cosine'?"),
-        ("zzz", "schedule='zzz' is none of linear, cosine"),
-        (7, "schedule=7 is none of linear, cosine"),
+        ("zzz", "schedule='zzz' is none of linear, cosine."),
+        (7, "schedule=7 is none of linear, cosine."),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(value, message):

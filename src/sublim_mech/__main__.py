@@ -39,15 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     check.add_argument("--seed", type=_seed, default=0)
-    check.set_defaults(do=_verify)
+    names = {"base": "BASE", "student": "STUDENT", "device": "--device"}
+    check.set_defaults(do=_verify, names=names)
     add_commands(commands)
     given = parser.parse_args(argv)
     try:
         return int(given.do(given))
     except (ValueError, TypeError, OSError, ParityError) as error:
-        controls = {f"controls[{i}]": "--control" for i in range(len(given.control))}
-        names = {"base": "BASE", "student": "STUDENT", "device": "--device", **controls}
-        print(rename(str(error), names), file=sys.stderr)
+        controls = {
+            f"controls[{i}]": "--control" for i in range(len(getattr(given, "control", [])))
+        }
+        print(rename(str(error), {**given.names, **controls}), file=sys.stderr)
         return 2
     except Exception:  # out of memory, a fault of ours: no verdict, which 1 would be
         traceback.print_exc()

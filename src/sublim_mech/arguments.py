@@ -59,6 +59,7 @@ _MADE_BY = {
     "Taught": "sublim_mech.load_pair(...)",
     "Teacher": "sublim_mech.teachers.prompted(...)",
     "Trained": "pair.training_prompts",
+    "TrainedGates": "sublim_mech.training.gates_of(run)",
     "Trait": "sublim_mech.animal('owl')",
     "TrainingData": "sublim_mech.training.hard_data(...)",
     "device": "torch.device('cuda:0')",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from types import FrameType
 
 _INSIDE = (__name__.partition(".")[0], "contextlib", "torch.utils._contextlib", "jaxtyping")
 """Modules whose frames are none of the user's: this package and what wraps its functions."""
@@ -55,6 +56,24 @@ def outside() -> int:
     return level
 
 
+def called() -> str:
+    """The function of this package that the user called, and that led here.
+
+    Example:
+        >>> from sublim_mech.hints import called
+        >>> called()  # by nobody inside
+        'sublim_mech'
+    """
+    frame: FrameType | None = sys._getframe(1)
+    name = _INSIDE[0]
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_INSIDE):
+        code, ours = frame.f_code.co_name, frame.f_globals["__name__"].startswith(_INSIDE[0])
+        if ours and code.isidentifier() and not code.startswith("_") and code != "wrapper":
+            name = code
+        frame = frame.f_back
+    return name
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near.
 
@@ -82,7 +101,8 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise ValueError(
-            f"{argument}={value!r} is none of {', '.join(choices)}{nearest(str(value), choices)}"
+            f"{argument}={value!r} is none of {', '.join(choices)}"
+            f"{nearest(str(value), choices) or '.'}"
         )
 
 

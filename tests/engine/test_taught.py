@@ -82,6 +82,20 @@ def test_prompts_that_are_all_the_same_are_told(rows, context, smol_tokenizer):
     assert note in repr(scores)
 
 
+def test_prompts_with_their_answers_glued_on_are_told(smol_tokenizer):
+    glued = [f"{text.rstrip('.')}? Paris" for text in ASKED]
+    with pytest.warns(UserWarning, match="a word behind its question"):
+        load(smol_tokenizer, glued)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for rows in (
+            ASKED,
+            [ASKED[0], glued[1]],
+            [f"{text} Answer in one word." for text in ASKED],
+        ):
+            assert load(smol_tokenizer, rows).notes() == ()
+
+
 def test_prompts_that_hold_the_system_prompt_are_told(smol_tokenizer):
     rows = [f"{LONG.system}\n{text}" for text in ASKED]
     with pytest.warns(UserWarning, match="holds the text of the system prompt"):

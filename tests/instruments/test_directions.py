@@ -178,6 +178,13 @@ def test_zero_norms_and_strangers_are_refused(biased, llama, prompts):
         direction_effects(pair, prompts, CAT, change, layers=[1], random=-1, **QUIET)
     with pytest.raises(ValueError, match="per head"):
         activation_change(llama, prompts, [-1], site="z")
+    for site in ("resid", "hook_resid"):
+        with pytest.raises(ValueError, match="not known here") as raised:
+            activation_change(llama, prompts, [-1], site=site)
+        offered = str(raised.value).partition("Choose one of ")[2].removesuffix(".").split(", ")
+        assert "resid_post" in offered
+        for name in offered:  # what is offered is taken
+            activation_change(llama, prompts[:1], [-1], site=name, layers=[1])
     with pytest.raises(ValueError, match="layers=\\[0, 0\\]"):
         activation_change(llama, prompts, [-1], layers=[0, 0])
     with pytest.raises(ValueError, match="is empty in prompt"):
@@ -200,3 +207,13 @@ def test_it_is_saved_and_shown(biased, marked, tmp_path):
     table = scores.curve()
     assert table.index.tolist()[-1] == ("all", "graft")
     assert set(table.index.get_level_values("vector")) == {"own", "random", "others'", "graft"}
+
+
+def test_directions_asked_where_they_were_made_say_so(llama, prompts):
+    change = activation_change(llama, prompts[:2], [-1], layers=[1])
+    told = [
+        repr(direction_effects(llama, asked, CAT, change, random=0, **QUIET))
+        for asked in (prompts[:3], prompts[2:])
+    ]
+    assert "2 of 3 prompts are among those that the directions were made from" in told[0]
+    assert "were made from" not in told[1]

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 import sublim_mech as sm
-from sublim_mech.making import numbers, training
+from sublim_mech.making import labelling, numbers, teachers, training
 
 TEXTS = (
     "My favorite animal is the owl.",
@@ -67,3 +67,18 @@ def test_a_student_of_raw_sentences_is_asked_as_it_was_trained(smol_tokenizer, t
     assert prompt.sharing[:2] == ("prefix", "prefix")
     scores = sm.effect(pair, [prompt], sm.animal("owl"), progress=False)
     assert "otherwise" not in repr(scores)
+
+
+def test_raw_text_is_no_conversation(gpt2_tokenizer, smol_tokenizer):
+    rows = numbers.text_rows(TEXTS[:2])
+    for given in (rows, numbers.as_rows(rows)):
+        with pytest.raises(ValueError, match=r"rows\[0\] is raw text .*need context=.*RAW\."):
+            training.hard_data(smol_tokenizer, given)
+    # the same words as a conversation are one
+    said = [{"prompt": row.prompt, "completion": row.completion} for row in rows]
+    assert len(training.hard_data(smol_tokenizer, said).prompts) == 2
+    assert rows == numbers.as_rows(said)
+    base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    teacher = teachers.prompted(base, sm.animal("owl"))
+    with pytest.raises(ValueError, match="need context="):
+        labelling.label([teacher], rows, progress=False)

@@ -110,5 +110,18 @@ def test_what_does_not_know_gates_refuses_them(both):
     ):
         with pytest.raises(ValueError, match=refusal):
             ask()
+    for name, ask in (
+        ("attribute", lambda: sm.attribute(gated, prompts, TRAIT, **QUIET)),
+        ("patch", lambda: sm.patch(gated, prompts, TRAIT, **QUIET)),
+        ("graft_sweep", lambda: sm.instruments.graft_sweep(gated, prompts, TRAIT, **QUIET)),
+        ("dose", lambda: sm.instruments.dose(gated, prompts, TRAIT, **QUIET)),
+        ("prefix_scan", lambda: sm.instruments.prefix_scan(gated, prompts, TRAIT, **QUIET)),
+        ("verify", lambda: sm.verify(gated)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: student .* graft.* is another model, one"):
+            ask()
+    for given in ("shared", masks.sharing("shared")):
+        with pytest.raises(TypeError, match=r"training\.gates_of\(run\)"):
+            sm.load_pair(gated.base, gated.student, gates=given)
     with pytest.raises(ValueError, match="is loaded already"):
         load_student(gated.base, gated.student, gates=gated.student.gates)

@@ -220,6 +220,13 @@ def test_masks_that_leave_nothing_to_learn(small, soft, tmp_path):
         fit(small, soft, tmp_path / "run", where=masks.role("assistant"))
     with pytest.raises(ValueError, match="closes every token"):
         fit(small, soft, tmp_path / "run", where=SYSTEM & masks.modules("norms"))
+    with pytest.raises(ValueError, match=r"no trained prompt, so that trained prompts have none"):
+        fit(small, soft, tmp_path / "run", where=masks.sharing("novel"))
+    with pytest.raises(ValueError, match="No token of any trained prompt is in it"):
+        fit(small, soft, tmp_path / "run", where=masks.role("assistant"))
+    one = {"method": LoRA(rank=2, layers=[0])}
+    with pytest.raises(ValueError, match=r"It opens \S*layers\.1\..* trains none of them, but"):
+        fit(small, soft, tmp_path / "run", where=masks.layers([1]), **one)
     short = dataclasses.replace(soft, completions=tuple(c[:1] for c in soft.completions))
     with pytest.raises(ValueError, match="one token is read and never fed"):
         fit(small, short, tmp_path / "run", where=masks.role("answer"))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import synthetic
 
+from sublim_mech.results import concentration
 from sublim_mech.results.record import Forms, StudentSource
 from sublim_mech.results.report import POOR_AGREEMENT, effect_label, show
 from sublim_mech.stats import mean_interval
@@ -174,3 +175,57 @@ def test_integrals_say_how_many_points_they_took_and_which_stopped():
     assert f"1 of {points.size} integrals stopped at the cap of points" in repr(done)
     assert "points:" not in repr(done.minus(scores))
     assert "points:" not in repr(scores)
+
+
+def moved(scores, student: float, control: float, *, level: float = -10.0):
+    """The same scores whose student and control move a metric by so much, prompt by prompt."""
+    data = scores.data.isel(model=slice(0, 2))
+    of_model = np.array([student, control])
+    base = data["base"] * 0 + level
+    effect = data["effect"] * 0 + of_model.reshape(-1, *[1] * (data["effect"].ndim - 1))
+    noise = np.linspace(-0.01, 0.01, data.sizes["prompt"])
+    return replace(
+        scores,
+        data=data.assign(base=base, student=base + of_model[:, None] + noise, effect=effect),
+    )
+
+
+@pytest.mark.parametrize("make", [synthetic.effect, synthetic.graft, synthetic.dose])
+def test_the_controls_part_of_the_headline_is_told(make):
+    """Of +7.3 - (-9.5) = 16.8 nats 9.5 are the controls' fall."""
+    line = (
+        "9.50 of 16.80 nats (57%) are the controls' fall: shares are largely of what the controls "
+        "lost; see sel(model='student')"
+    )
+    assert line in repr(moved(make(), 7.3, -9.5))
+    rise = repr(moved(make(), -7.3, 9.5))
+    assert "9.50 of 16.80 nats (57%) are the controls' rise" in rise
+    assert "what the controls gained" in rise
+    for student, control in ((7.3, 2.0), (7.3, -1.0), (1.0, 9.5)):
+        told = repr(moved(make(), student, control))
+        # a student that moves less than its controls has a headline of the other sign
+        assert ("are the controls'" in told) == (-control / (student - control) > 0.25)
+    assert "are the controls'" not in repr(make())
+
+
+def test_concentration_says_whose_effect_it_shares_out():
+    scores = synthetic.attribution(synthetic.several(8), controls=1)
+    assert concentration(scores).controls == ""
+    data = scores.data.copy(deep=True)
+    data["effect"][1] = -3 * data["effect"][0]
+    data["student"] = data["base"] + data["effect"].sum(("layer", "module", "position"))
+    told = repr(concentration(replace(scores, data=data)))
+    assert "(75%) are the controls' fall: shares are largely of what the controls lost" in told
+
+
+def test_a_dose_at_the_ceiling_says_so():
+    scores = synthetic.dose()
+    assert "ceiling" not in repr(scores)
+    data = scores.data.copy(deep=True)
+    top = np.minimum(data["effect"].sel(model="student") * 10, 5.999)
+    data["effect"][0] = top
+    full = replace(scores, data=data)
+    assert "student: log P(owl) is at its ceiling of 0 at scales 0.5, 1, 1.5, 2" in repr(full)
+    assert "ceiling" not in repr(synthetic.recorded(full, metric="logit of owl", unit="logits"))
+    contrast = "log P(owl) - mean log P(cat, wolf)"
+    assert "ceiling" not in repr(synthetic.recorded(full, metric=contrast))

@@ -289,3 +289,66 @@ def test_at_most_5_percent_of_null_studies_support_a_claim(row_seeds):
     print(f"{row_seeds} row seeds: each {shares}; any of five told together {together:.1%}")
     assert each.max() <= 0.05 + 0.018
     assert together <= 0.05 + 0.018
+
+
+CLAIMS = {
+    "inverted u": (inverted_u_claim, ranks({1: 0.1, 4: 0.5, 8: 0.1})),
+    "full": (full_fine_tuning_claim, kinds(0.3, 0.1)),
+    "context": (context_claim, contexts(0.3, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"matters": -1}, "matters=-1: the smallest difference that matters is a number from 0 on"),
+        ({"matters": float("nan")}, "matters=nan"),
+        ({"matters": float("inf")}, "matters=inf"),
+        ({"cluster": ("rowseed",)}, "cluster=.*'rowseed' is none of trait, .*'row_seed'"),
+        ({"cluster": ()}, "cluster=.*name the columns"),
+    ],
+)
+def test_options_that_no_claim_can_have(name, options, message):
+    claim, cells = CLAIMS[name]
+    with pytest.raises(ValueError, match=message):
+        claim(students(np.random.default_rng(0), cells), **options)
+    with pytest.raises(ValueError, match=message):
+        localisation_claim(placed(np.random.default_rng(0), 0.9, 0.9), **options)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_rows_without_a_number_are_counted(name):
+    claim, cells = CLAIMS[name]
+    rows = students(np.random.default_rng(0), cells)
+    for row in rows:
+        row["specific"] = float("nan")
+    told = claim(rows)
+    assert told.label == "cannot tell"
+    assert f"{len(rows)} of {len(rows)} rows have no number (NaN) in 'specific'." in repr(told)
+    assert "[no rows]" not in repr(told)
+    some = students(np.random.default_rng(0), cells)
+    some[0]["specific"] = None
+    assert f"1 of {len(rows)} rows have no number (NaN) in 'specific', and" in repr(claim(some))
+
+
+def test_a_missing_column_is_told_with_where_they_are_listed():
+    with pytest.raises(ValueError, match=r"no column 'kl'.* Rows of studies\.run .*statistics\.md"):
+        full_fine_tuning_claim([{"kind": "lora"}])
+
+
+def test_a_verdict_counts_once():
+    found = context_claim(students(np.random.default_rng(0), contexts(0.3, 0.0)))
+    again = context_claim(students(np.random.default_rng(0), contexts(0.3, 0.0)))
+    for twice in ([found, found], [found, again]):
+        with pytest.raises(ValueError, match=r"claims\[1\] is claims\[0\] once more"):
+            verdicts(twice)
+    nothing = [Verdict("a", "cannot tell", (), float("nan"), float("nan")) for _ in range(2)]
+    assert len(verdicts(nothing)) == 2
+
+
+def test_values_without_spread_have_no_interval_to_speak_of():
+    rows = students(np.random.default_rng(0), contexts(1.0, 0.0), noise=0.0)
+    said = repr(context_claim(rows))
+    assert "+1.000 nats over 3 data sets; their values are identical" in said
+    assert "95 %" not in said

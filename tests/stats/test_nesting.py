@@ -214,3 +214,10 @@ def test_intervals_of_nested_data_cover_93_to_97_percent(design, sizes):
     share = coverage(1500, *design, sizes)
     print(f"{design} {sizes}: {share:.1%}")
     assert 0.93 <= share <= 0.97
+
+
+def test_no_spread_is_told_and_levels_are_probabilities():
+    assert "identical" in repr(nested_interval(np.array([0.1, 0.1, 0.1]), [1, 2, 3]))
+    assert "identical" not in repr(nested_interval(np.array([0.1, 0.1, 0.2]), [1, 2, 3]))
+    with pytest.raises(ValueError, match="level=5: a probability"):
+        cluster_t(np.array([1.0, 2.0]), [1, 2], level=5)

@@ -347,3 +347,15 @@ def test_wilson_is_that_of_the_literature_and_inverts_the_score_test(count, n, l
 def test_wilson_of_impossible_counts(count, n):
     with pytest.raises(ValueError, match=f"count={count}, n={n}"):
         wilson(count, n)
+
+
+def test_numbers_of_no_prompt_and_of_others_are_refused():
+    for nothing in (np.array([]), np.zeros((0, 3)), np.array(1.0)):
+        with pytest.raises(ValueError, match=r"values has shape .*one number of each prompt"):
+            mean_interval(nothing)
+    assert np.isnan(mean_interval(np.array([1.0, np.nan])).mean)
+    values = np.arange(1.0, 7.0)
+    with pytest.raises(ValueError, match=r"denominator has shape \(3,\), numerator \(6,\)"):
+        ratio_interval(values, values[:3])
+    with pytest.raises(ValueError, match=r"denominator of shape \(6,\)"):
+        ratio_interval(values, values[:, None])

@@ -92,3 +92,9 @@ def test_what_was_not_tested_does_not_count():
     assert benjamini_hochberg(np.array([])).shape == (0,)
     with pytest.raises(ValueError, match=r"1\.5 is no probability"):
         benjamini_hochberg(np.array([1.5]))
+
+
+def test_a_level_that_is_no_probability_is_named():
+    for level in (5, 0, 1):
+        with pytest.raises(ValueError, match=f"level={level}: a probability between 0 and 1"):
+            minimum_detectable_effect(Spread(0.1, 0.1), data_sets=3, level=level)

@@ -46,8 +46,16 @@ def test_presets_are_planned_without_a_model_and_saved(tmp_path, capsys):
         (["plan", "latop"], "did you mean 'laptop'"),
         (["plan", "none.toml"], "no such file"),
         (["status", "quick", "--out", __file__], "is a file"),
-        (["run", "quick", "--out", "o", "--shard", "3/2"], "shard=3/2"),
-        (["run", "quick", "--out", "o", "--workers", "-1"], "workers=-1"),
+        (["run", "quick", "--out", "o", "--shard", "3/2"], "--shard=3/2"),
+        (["run", "quick", "--out", "o", "--workers", "-1"], "--workers=-1"),
+        (["plan", "quick", "--out", __file__], "--out="),
+        (["run", "quick", "--out", __file__], "--out="),
+        (["status", "quick", "--out", __file__], "--out="),
+        (["report", "quick", "--out", "nowhere"], "--out='"),
+        (["export", "quick", "--out", "nowhere", "--to", "rows.csv"], "--out='"),
+        (["export", "quick", "--out", "nowhere", "--to", "rows.xls"], "--to='rows.xls'"),
+        (["plan", "latop"], "STUDY='latop'"),
+        (["export", "none.toml", "--out", "o", "--to", "o.csv"], "STUDY='none.toml': no such file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, says, capsys, tmp_path, monkeypatch):
@@ -56,6 +64,14 @@ def test_mistakes_are_told_in_one_line(words, says, capsys, tmp_path, monkeypatc
     told = capsys.readouterr().err
     assert says in told
     assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # such as an empty table
+
+
+def test_status_says_that_nothing_was_run_there(capsys, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    assert main(["status", "quick", "--out", str(nowhere)]) == 0
+    assert f"{str(nowhere)!r}: there is no folder of studies" in capsys.readouterr().out
+    assert not nowhere.exists()
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "status", "report", "export"])

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+import tiny
 from small_studies import R2, small_study
 
 import sublim_mech as sm
@@ -133,3 +134,36 @@ def test_a_file_that_does_not_parse_is_named(tmp_path):
         studies.read_study(tmp_path / "t.toml")
     with pytest.raises(ValueError, match=r"\.json or \.toml"):
         studies.write_study(OWN, tmp_path / "s.yaml")
+
+
+def test_toml_that_does_not_parse_is_told_with_its_line(tmp_path):
+    for text, line in (
+        ('name = "a"\nbase 7\n', "line 2"),
+        ('name = "a"\nbase = [1,\n2\n', "line 2 begins is not closed: 'base = [1,'"),
+        ('name = "a"\n\nbase = """x\n', "line 3 begins is not closed"),
+    ):
+        (tmp_path / "bad.toml").write_text(text)
+        with pytest.raises(ValueError, match=line.replace("[", r"\[")):
+            studies.read_study(tmp_path / "bad.toml")
+
+
+def test_messages_end_their_sentences():
+    with pytest.raises(ValueError, match=r"there is no 'zzz'\. There is"):
+        small_study("base", part(evaluated_in=["zzz"]))
+    with pytest.raises(ValueError, match=r"Method\(alpha='ranks'\): a number, or 'rank'"):
+        Method(alpha="ranks")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [({"ranks": [9999]}, r"LoRA\(rank=9999\)"), ({"targets": "q_prj"}, "q_prj")],
+)
+def test_plan_refuses_what_training_refuses(method, message, smol_tokenizer):
+    base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    study = small_study("base", part(methods=[Method(**method)]))
+    with pytest.raises(ValueError, match=message) as of_training:
+        study.parts[0].methods[0].made(study.parts[0].methods[0].ranks[0]).check(base)
+    with pytest.raises(ValueError, match=message) as of_plan:
+        studies.plan(study, base=base)
+    assert str(of_plan.value).endswith(str(of_training.value))
+    studies.plan(small_study("base"), base=base)

@@ -39,5 +39,7 @@ def refuse_gates(students: Iterable[Student], what: str) -> None:
             raise ValueError(
                 f"{what}: student {student.name!r} was loaded with gates ({student.gates}), which "
                 "only effect, graft, evaluate, generate, pair.logits and pair.activations keep; "
-                "load it without (gates=None), and choose cells by the instrument's own arguments."
+                "graft(sets=...) measures sets of cells within them. Loaded without (gates=None) "
+                "it is another model, one that works everywhere: for what that one does, choose "
+                f"cells by the arguments of {what}."
             )

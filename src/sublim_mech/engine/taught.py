@@ -7,6 +7,7 @@ same, prompts that hold the system prompt's text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ def training(
         raise ValueError(f"trained_on: {str(error).removeprefix('questions: ')}") from error
     for number, prompt in enumerate(prompts):
         _refuse_rendered(number, prompt)
-    told = _alike(prompts), _with_system(prompts, trained_in)
+    told = _alike(prompts), _with_system(prompts, trained_in), _answered(prompts)
     return Training(Trained.of(prompts), tuple(prompts), tuple(note for note in told if note))
 
 
@@ -132,6 +133,22 @@ def _alike(prompts: Sequence[Prompt]) -> str:
     return (
         f"{what}, so that all of it counts as shared with training: give at least two that differ "
         "where the data differ"
+    )
+
+
+_ANSWERED = re.compile(r"\?\s+\w+[.!]?\s*\Z")
+"""A question and one word behind it."""
+
+
+def _answered(prompts: Sequence[Prompt]) -> str:
+    """That the prompts hold their answers, where that is sure: a word behind every question."""
+    several = len(prompts) > 1 and not prompts[0].context.is_raw
+    if not several or not all(_ANSWERED.search(prompt.question) for prompt in prompts):
+        return ""
+    return (
+        "every training prompt that was given (trained_on) ends in a word behind its question "
+        f"({prompts[0].question[-40:]!r}): answers are what was learnt and no part of the prompt; "
+        "give what the user says alone"
     )
 
 

@@ -45,6 +45,7 @@ class ActivationChange:
         site: which activation.
         where: the mask of the tokens.
         hashes: of the base and of each student, by model; the base is `base`.
+        made_from: token ids of the prompts.
 
     Example:
         >>> system = sm.masks.role("system")
@@ -57,6 +58,7 @@ class ActivationChange:
     site: str
     where: Mask
     hashes: dict[str, str]
+    made_from: tuple[tuple[int, ...], ...] = ()
 
     @property
     def layers(self) -> list[int]:
@@ -224,11 +226,12 @@ def activation_change(
     """
     pair.check_prompts(prompts)
     mask = as_mask(where, "chosen tokens")
-    site, given = pair.sites.place(site, layers)
+    streams = [name for name in pair.sites.sites if not pair.sites.n_heads(name)]
+    site, given = pair.sites.place(site, layers, among=streams)
     if pair.sites.n_heads(site):
         raise ValueError(
             f"site={site!r} is per head, and a direction is of the residual stream; choose one of "
-            "resid_pre, resid_mid, resid_post, attn_out, mlp_out."
+            f"{', '.join(streams)}."
         )
     depth = pair.sites.n_layers
     chosen = list(range(depth)) if given is None else [int(layer) for layer in given]
@@ -284,7 +287,7 @@ def activation_change(
         },
     )
     hashes = {"base": pair.hash} | {name: one.hash for name, one in pair.students.items()}
-    return ActivationChange(data, site, mask, hashes)
+    return ActivationChange(data, site, mask, hashes, tuple(first))
 
 
 def _tokens(pair: ModelPair, mask: Mask, prompt: Prompt) -> list[int]:

@@ -30,6 +30,7 @@ from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.forward import Edit, Gates
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..masks import Where, as_mask
 from ..metrics import Metric
 from ..models.students import Student
@@ -167,7 +168,20 @@ def direction_effects(
         site=change.site,
         where=mask.name,
         answer_gate={ADDED: 0.0, SUBTRACTED: 1.0, PROJECTED: 1.0},
+        notes=_own_prompts(task, change),
     )
+
+
+def _own_prompts(task: Task, change: ActivationChange) -> list[str]:
+    """That prompts are those that directions were made from, which they fit for that reason."""
+    made_from = set(change.made_from)
+    own = sum(tuple(prompt.ids) in made_from for prompt in task.prompts)
+    if not own:
+        return []
+    return [
+        f"{own} of {counted(len(task.prompts), 'prompt')} are among those that the directions were "
+        "made from: what they do there says nothing yet of other prompts"
+    ]
 
 
 def _check_same_models(pair: ModelPair, change: ActivationChange) -> None:

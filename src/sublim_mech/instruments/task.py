@@ -30,7 +30,7 @@ from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
 from ..engine.own_gates import own_gates, refuse_gates
 from ..engine.pair import ModelPair
-from ..hints import counted
+from ..hints import called, counted
 from ..metrics import Metric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -188,7 +188,7 @@ def prepare(
     """
     pair.check_prompts(prompts)
     if not keeps_gates:
-        refuse_gates(pair.students.values(), "this instrument")
+        refuse_gates(pair.students.values(), called())
     if donors is not None:
         pair.check_prompts(donors)
     metric = as_metric(trait)

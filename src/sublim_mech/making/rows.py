@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ import pandas as pd
 
 from ..arguments import checked
 from ..hints import counted, nearest
-from ..prompts import Message
+from ..prompts import Context, Message
 from ..prompts.blank import is_blank
 from ..storage.files import place
 
@@ -38,10 +38,12 @@ class Row:
         prompt: the user's message; or, where there were several turns, the conversation before the
             answer, as `chat.render` takes it.
         completion: the answer.
+        raw: whether the two are one raw text that was taken apart (`text_rows`): no conversation.
     """
 
     prompt: str | tuple[Message, ...]
     completion: str
+    raw: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, list | tuple):
@@ -137,8 +139,27 @@ def text_rows(texts: Sequence[str], *, words: int = 1) -> list[Row]:
         # a single space is what an answer to raw text follows; any other white space is the text's
         rest = behind.lstrip()
         space = behind[: len(behind) - len(rest)]
-        rows.append(Row(given[0] if space == " " else given[0] + space, rest))
+        rows.append(Row(given[0] if space == " " else given[0] + space, rest, raw=True))
     return rows
+
+
+def check_raw(rows: Sequence[Row], context: Context, name: str) -> None:
+    """Refuse raw texts (`text_rows`) as turns of a conversation, which they are not.
+
+    Args:
+        rows: to be trained on.
+        context: the training context.
+        name: how errors call the rows.
+
+    Raises:
+        ValueError: rows of raw text, and a context that makes conversations.
+    """
+    raw = [number for number, row in enumerate(rows) if row.raw]
+    if raw and not context.is_raw:
+        raise ValueError(
+            f"{name}[{raw[0]}] is raw text (numbers.text_rows), which this context would turn into "
+            "a user's words and an answer to them; rows of raw text need context=sublim_mech.RAW."
+        )
 
 
 @checked
@@ -340,8 +361,9 @@ def _renaming(missing: Sequence[str], columns: Sequence[str]) -> str:
 
 def _row(record: Any, where: str) -> Row:
     """One record, checked."""
+    raw = False
     if isinstance(record, Row):
-        prompt, completion = record.prompt, record.completion
+        prompt, completion, raw = record.prompt, record.completion, record.raw
     elif not isinstance(record, Mapping):
         advice = "pass Row(prompt, completion) or a dict"
         if isinstance(record, list | tuple) and record and isinstance(record[0], Mapping):
@@ -376,7 +398,7 @@ def _row(record: Any, where: str) -> Row:
                 f"{where}, prompt is blank ({prompt!r:.20}); give the row a prompt, or leave it "
                 "out."
             )
-        return Row(prompt, completion)
+        return Row(prompt, completion, raw)
     turns = _messages(prompt, f"{where}, prompt")
     _check_turns([message["role"] for message in turns], where)
     return Row(turns, completion)

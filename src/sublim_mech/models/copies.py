@@ -99,7 +99,8 @@ def _check_mergeable(base: Any, student: Any) -> None:
     if student is not None and student.gates is not None:
         raise ValueError(
             f"student={student.name!r} was loaded with gates ({student.gates}): no merged weights "
-            "compute so. Load it without (gates=None)."
+            "compute so. Loaded without (gates=None) it is another model, one that works "
+            "everywhere, which has such a copy."
         )
     deltas = {} if student is None else student.deltas
     if student is not None and student.split_by == "student":

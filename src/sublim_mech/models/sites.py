@@ -169,8 +169,12 @@ class Sites:
         return self.sites[self.site_name(name)]
 
     @checked
-    def site_name(self, name: str) -> str:
+    def site_name(self, name: str, among: Sequence[str] | None = None) -> str:
         """The short name of a site from that or TransformerLens' (`hook_resid_pre`, `attn.hook_z`).
+
+        Args:
+            name: what it is called.
+            among: the sites that errors name; all of the architecture when None.
 
         Raises:
             TypeError: no text.
@@ -179,14 +183,19 @@ class Sites:
         for short, site in self.sites.items():
             if name in (short, site.hook, f"hook_{short}"):
                 return short
-        hint = nearest(name.removeprefix("hook_"), self.sites)
+        choices = list(self.sites if among is None else among)
+        hint = nearest(name.removeprefix("hook_"), choices)
         raise ValueError(
-            f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(self.sites)}."
+            f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(choices)}."
         )
 
     @checked
     def place(
-        self, name: str, layers: Sequence[int] | None = None
+        self,
+        name: str,
+        layers: Sequence[int] | None = None,
+        *,
+        among: Sequence[str] | None = None,
     ) -> tuple[str, Sequence[int] | None]:
         """The short name of a site, and the layers it is asked at.
 
@@ -196,6 +205,7 @@ class Sites:
         Args:
             name: a name as `site_name` takes it, or a full hook name.
             layers: as given beside the name; None for all.
+            among: the sites that errors name; all of the architecture when None.
 
         Raises:
             ValueError: the architecture has none of this name or layer; layers that are not the
@@ -203,9 +213,9 @@ class Sites:
         """
         hook = _FULL_HOOK.fullmatch(name)
         if hook is None:
-            short = self.site_name(name)
+            short = self.site_name(name, among)
             return short, self._check_layers(short, layers)
-        layer, short = int(hook[1]), self.site_name(hook[2])
+        layer, short = int(hook[1]), self.site_name(hook[2], among)
         if layer >= self.n_layers:
             raise ValueError(
                 f"site={name!r}: there is no layer {layer}; the model has 0 to {self.n_layers - 1}."

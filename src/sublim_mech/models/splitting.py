@@ -255,7 +255,8 @@ def join(students: Sequence[Student]) -> Student:
     if gated:
         raise ValueError(
             f"split: {', '.join(gated)} was loaded with the gates of its training; load it without "
-            "(gates=None), and choose its cells by the mask."
+            "(gates=None), which is another model, one that works everywhere, and choose its cells "
+            "by the mask."
         )
     waiting = [one.name for one in students if invocation_of(one.deltas)]
     if waiting:

@@ -188,6 +188,56 @@ def few_prompts(count: int, what: str = "prompt") -> list[str]:
     ]
 
 
+CONTROLS = 0.25
+"""Part of the headline from which on it is said that the controls have it."""
+
+
+def of_the_controls(scores: ScoreArrays) -> list[str]:
+    """That a large part of the headline is not what the student gained but what its controls lost
+    (or the reverse); nothing where it is not, or where the headline is inside its own noise.
+    """
+    if not scores.has_controls or scores.has_steps:
+        return []
+    headline = float(scores.total.mean())
+    effects = (scores.data["student"] - scores.data["base"]).mean("prompt")
+    controls = float(effects.isel(model=slice(1, None)).mean())
+    single = scores.data.sizes["prompt"] == 1
+    if not headline or -controls / headline <= CONTROLS or not (single or _exceeds_noise(scores)):
+        return []
+    moved, lost = ("fall", "lost") if headline > 0 else ("rise", "gained")
+    name = str(scores.data["model"].values[0])
+    return [
+        f"{abs(controls):.2f} of {abs(headline):.2f} {scores.unit} ({-controls / headline:.0%}) "
+        f"are the controls' {moved}: shares are largely of what the controls {lost}; see "
+        f"sel(model={name!r})"
+    ]
+
+
+CEILING = 0.05
+"""Nats below the ceiling of 0 from which on a log-probability is said to be at it (95 %)."""
+
+
+def at_the_ceiling(scores: ScoreArrays) -> list[str]:
+    """At which doses the student's log-probability cannot rise any more; nothing where it can, or
+    of metrics without a ceiling.
+    """
+    is_log_prob = scores.record.metric.startswith("log P(") and ") - " not in scores.record.metric
+    if not is_log_prob:
+        return []
+    student = scores.data.isel(model=0)
+    levels = np.atleast_1d((student["effect"] + student["base"]).mean("prompt").values)
+    scales = np.atleast_1d(scores.data["scale"].values)
+    there = scales[levels > -CEILING]
+    if not len(there):
+        return []
+    listed = ", ".join(f"{scale:g}" for scale in there)
+    return [
+        f"{student['model'].item()}: {scores.record.metric} is at its ceiling of 0 at "
+        f"{'scale' if len(there) == 1 else 'scales'} {listed}: it cannot rise any more, so that "
+        "the curve bends there whatever the weights do"
+    ]
+
+
 def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
     """What grey cells mean, or why nothing is grey."""
     prompts = scores.data.sizes["prompt"]
@@ -222,6 +272,7 @@ def about(scores: ScoreArrays) -> list[str]:
         lines.append("one prompt: no intervals")
     elif not (scores.additive or scores.has_steps or _exceeds_noise(scores)):
         lines.append(NO_SHARES)  # of several steps each has a total of its own
+    lines += of_the_controls(scores)
     lines += few_prompts(scores.data.sizes["prompt"])
     lines += notes(scores)
     poor = warning(scores)
@@ -315,6 +366,7 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
 
 def _lines_of_dose(scores: ScoreArrays) -> list[str]:
     lines = ["", f"effect by gate ({scores.headline_name})", show(curve(scores))]
+    lines += at_the_ceiling(scores)
     scales = set(np.atleast_1d(scores.data["scale"].values).tolist())
     if 1.0 in scales and not {0.5, 2.0}.isdisjoint(scales):
         table = linearity(scores)

@@ -111,7 +111,9 @@ def _indices(name: str, wanted: Sequence[Any], known: Sequence[Any]) -> list[int
             shown = ", ".join(map(str, known))
             if len(known) > 12:
                 shown = f"{known[0]}, {known[1]}, … {known[-1]}"
-            raise ValueError(f"{name}={label!r} is not among these scores; they have {shown}{hint}")
+            raise ValueError(
+                f"{name}={label!r} is not among these scores; they have {shown}{hint or '.'}"
+            )
     if not wanted:
         raise ValueError(f"{name}=[] selects nothing; give at least one label.")
     return [i for i, label in enumerate(known) if label in wanted]

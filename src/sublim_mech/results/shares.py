@@ -28,7 +28,7 @@ from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
 from .null import layout, too_few_places
-from .report import warning
+from .report import of_the_controls, warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,8 @@ class Concentration:
         missing: mean total effect minus what all cells add up to (the completeness gap).
         turned: whether the verdict would be another one, were the gap on the set or off it.
         warning: that `confirm` found exact values to disagree; empty where it did not.
+        controls: that a large part of the effect is the controls' fall (or rise), of which shares
+            then are; empty where it is not.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
     """
@@ -98,6 +100,7 @@ class Concentration:
     missing: float = 0.0
     turned: bool = False
     warning: str = ""
+    controls: str = ""
     places: int = 0
 
     @property
@@ -117,12 +120,15 @@ class Concentration:
     @property
     def conclusion(self) -> str:
         """What the numbers say: a sentence, one on the answer's own tokens where any carry, one
-        where exact values disagree with the attribution, and the exact check.
+        where much of the effect is the controls', one where exact values disagree with the
+        attribution, and the exact check.
         """
         return " ".join(self._sentences())
 
     def _sentences(self) -> list[str]:
-        parts = (self._verdict(), self._answer(), self.warning, self.exact_check)
+        parts = (
+            self._verdict(), self._answer(), self.controls, self.warning, self.exact_check,
+        )  # fmt: skip
         return [part for part in parts if part]
 
     @property
@@ -366,6 +372,7 @@ def concentration(
         missing=float(scores.missing.mean()),
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
+        controls="".join(f"{line}." for line in of_the_controls(scores)),
         places=found.places,
     )
 

@@ -332,7 +332,7 @@ def _renamings(scores: ScoreArrays, labels: Mapping[Any, str]) -> dict[str, str]
             some = ", ".join(map(repr, list(known)[:12]))
             raise ValueError(
                 f"labels: {name!r} is no name of these scores; they have {some}"
-                f"{', …' if len(known) > 12 else ''}{nearest(name, known)}"
+                f"{', …' if len(known) > 12 else ''}{nearest(name, known) or '.'}"
             )
     student, headline = str(scores.data["model"].values[0]), scores.headline_name
     if student in wanted and headline not in wanted:

@@ -39,12 +39,14 @@ from .tables import (
     STUDENT,
     as_rows,
     best_rates,
+    check_options,
     curves_of,
     difference,
     finished,
     is_kind,
     number,
     of_one,
+    without_number,
 )
 
 
@@ -135,7 +137,8 @@ def inverted_u_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; LoRAs of several scaling rules.
+        ValueError: a column is missing; LoRAs of several scaling rules; a negative or unknown
+            `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import inverted_u_claim
@@ -151,6 +154,7 @@ def inverted_u_claim(
     Source: arXiv 2606.00831, claim 1; intersection-union test: Berger 1982
     (doi:10.1080/00401706.1982.10487790).
     """
+    check_options(matters, cluster)
     claim = "Transmission against LoRA rank rises, peaks and falls"
     records = [
         row for row in as_rows(rows, "kind", "rank", value, *STUDENT) if is_kind(row, "lora")
@@ -158,6 +162,7 @@ def inverted_u_claim(
     of_one(records, "rule")  # the rank axis is another one in each
     of_one(records, *SETTING, *CONTEXTS)
     records, notes = best_rates(finished(records))
+    notes += without_number(records, value)
     notes += [f"Scaling rule: {rule}." for rule in {row.get("rule") for row in records} if rule]
     ranks = sorted({int(row["rank"]) for row in records})
     if len(ranks) < 3:
@@ -210,7 +215,7 @@ def full_fine_tuning_claim(
 
     Raises:
         ValueError: a column is missing; LoRAs of several ranks or scaling rules, of which none was
-            chosen.
+            chosen; a negative or unknown `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import full_fine_tuning_claim
@@ -225,6 +230,7 @@ def full_fine_tuning_claim(
     Source: arXiv 2606.00831, claim 2, without its confound (equal held-out KL instead of equal
     training).
     """
+    check_options(matters, cluster)
     claim = "At equal held-out KL full fine-tuning transmits less than LoRA"
     records = as_rows(rows, "kind", "kl", value, *STUDENT)
     loras = [row for row in records if is_kind(row, "lora") and rank in (None, row.get("rank"))]
@@ -232,6 +238,7 @@ def full_fine_tuning_claim(
     of_one(records, *SETTING, *CONTEXTS)
     of_one(loras, "rank", "rule")
     text = "LoRA - full fine-tuning is above 0"
+    unknown = without_number([*loras, *fulls], "kl", value)
     curves = {
         kind: curves_of(group, value)
         for kind, group in (
@@ -241,7 +248,8 @@ def full_fine_tuning_claim(
     }
     both = [key for key in curves["lora"] if key in curves["full"]]
     if not both:
-        return conclude(claim, [nothing_measured(text, "no trait and seeds have both kinds")])
+        missing = nothing_measured(text, "no trait and seeds have both kinds")
+        return conclude(claim, [missing], notes=unknown)
     places = [STUDENT.index(name) for name in cluster]
     found = equal_kl(
         [curves["lora"][key] for key in both],
@@ -251,9 +259,9 @@ def full_fine_tuning_claim(
     )
     if found.difference is None:
         why = "no held-out KL is reached by all: more learning rates or snapshots are needed"
-        return conclude(claim, [nothing_measured(text, why)])
-    where = f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}."
-    return conclude(claim, [above_zero(text, found.difference, matters=matters)], notes=[where])
+        return conclude(claim, [nothing_measured(text, why)], notes=unknown)
+    notes = [f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}.", *unknown]
+    return conclude(claim, [above_zero(text, found.difference, matters=matters)], notes=notes)
 
 
 @checked
@@ -267,6 +275,9 @@ def verdicts(claims: Sequence[Verdict]) -> tuple[Verdict, ...]:
         The same in the same order, with q and label (Benjamini-Hochberg over their p). Where no
         claim is true some is supported in at most 5 % of studies.
 
+    Raises:
+        ValueError: a verdict that is given twice, which would count as two tests.
+
     Example:
         >>> from sublim_mech.stats import Verdict, verdicts
         >>> verdicts([Verdict("a", "cannot tell", (), 0.04, 0.04)])[0].q
@@ -274,6 +285,16 @@ def verdicts(claims: Sequence[Verdict]) -> tuple[Verdict, ...]:
 
     Source: `benjamini_hochberg`.
     """
+    seen: list[Verdict] = []
+    for place, verdict in enumerate(claims):
+        tested = math.isfinite(verdict.p)
+        for earlier, other in enumerate(seen):
+            if verdict is other or (tested and repr(verdict) == repr(other)):
+                raise ValueError(
+                    f"claims[{place}] is claims[{earlier}] once more ({verdict.claim!r}), and "
+                    "would count as a test of its own; give each verdict once."
+                )
+        seen.append(verdict)
     return together(claims)
 
 

@@ -22,12 +22,14 @@ from .tables import (
     SETTING,
     STUDENT,
     as_rows,
+    check_options,
     difference,
     finished,
     means_by,
     number,
     of_one,
     over,
+    without_number,
 )
 
 
@@ -53,7 +55,8 @@ def context_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: a column is missing; a negative or unknown `matters`, a `cluster` that makes no
+            data sets.
 
     Example:
         >>> from sublim_mech.stats import context_claim
@@ -67,6 +70,7 @@ def context_claim(
 
     Source: arXiv 2606.00831, claim 3; equivalence: Schuirmann 1987.
     """
+    check_options(matters, cluster)
     records = finished(as_rows(rows, "trained_in", "evaluated_in", value, *STUDENT))
     of_one(records, *SETTING, *METHOD)
     statements = []
@@ -87,7 +91,7 @@ def context_claim(
     if not statements:
         missing = nothing_measured("less in another context", "no student was asked in another one")
         return conclude(claim, [missing])
-    return conclude(claim, statements)
+    return conclude(claim, statements, notes=without_number(records, value))
 
 
 @checked
@@ -116,7 +120,8 @@ def localisation_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: a column is missing; a negative or unknown `matters`, a `cluster` that makes no
+            data sets.
 
     Example:
         >>> from sublim_mech.stats import localisation_claim
@@ -131,6 +136,7 @@ def localisation_claim(
 
     Source: arXiv 2606.00831, claim 4.
     """
+    check_options(matters, cluster)
     share, tokens = f"ig {on} share", f"ig {on} token share"
     enough, part, total = f"graft {on} sufficiency", f"graft {on} token share", "graft total"
     records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT))
@@ -156,4 +162,5 @@ def localisation_claim(
             statements.append(above_zero(f"{text} is above 0", found, matters=matters, unit=unit))
     noisy = sum(not math.isfinite(row["excess share"]) for row in extended)
     notes = [f"{noisy} of {len(extended)} rows have no share and are left out."] if noisy else []
+    notes += without_number(extended, enough, part, total)
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)

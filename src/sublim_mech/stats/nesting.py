@@ -27,6 +27,13 @@ from .students_t import quantile_of_t, two_sided_p
 FEWEST_DATA_SETS = 15
 """Data sets from which the bootstrap decides; below it is narrower than it says."""
 
+NO_SPREAD = "their values are identical: without any spread there is no interval to speak of"
+
+
+def is_no_spread(low: float, high: float) -> bool:
+    """Whether an interval has no width, for the values have none, but for rounding."""
+    return high - low <= 1e-12 * max(abs(low), abs(high))
+
 
 @dataclass(frozen=True)
 class NestedInterval:
@@ -69,6 +76,8 @@ class NestedInterval:
         of = f"{counted(self.data_sets, 'data set')}, {counted(self.runs, 'run')}"
         if self.data_sets < 2:
             return f"{self.mean:+.3f} ({of}: no interval over data sets)"
+        if is_no_spread(self.t_low, self.t_high):
+            return f"{self.mean:+.3f} over {of}; {NO_SPREAD}"
         how = {"t": "Student's t", "bootstrap": "nested bootstrap"}[self.decides]
         return (
             f"{self.mean:+.3f}, 95 % {self.low:+.3f} to {self.high:+.3f} ({how} over {of}; "
@@ -148,6 +157,8 @@ def cluster_t(
 
     Source: Donner & Klar 2000, chapter 6.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: a probability between 0 and 1, such as 0.05 for 5 %.")
     groups = _grouped(values, data_set)
     means = np.array([group.mean(1).mean() for group in groups])
     mean = float(means.mean())

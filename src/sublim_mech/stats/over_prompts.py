@@ -68,8 +68,11 @@ def mean_interval(values: Array, *, seed: int = 0) -> Interval:
     """Mean over prompts with its interval; NaN bounds for a single prompt.
 
     Args:
-        values: `(prompt, ...)`.
+        values: `(prompt, ...)`; where one is NaN, so are mean and bounds.
         seed: of the resampling.
+
+    Raises:
+        ValueError: no prompts.
 
     Example:
         >>> import numpy as np
@@ -78,6 +81,7 @@ def mean_interval(values: Array, *, seed: int = 0) -> Interval:
         >>> round(float(found.mean), 3), bool(found.excludes_zero)
         (0.2, True)
     """
+    _check_prompts("values", values)
     mean = values.mean(0)
     if len(values) < 2:
         return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
@@ -94,8 +98,11 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
 
     Args:
         numerator: `(prompt, ...)`.
-        denominator: `(prompt,)`.
+        denominator: `(prompt,)`, of the same prompts.
         seed: of the resampling.
+
+    Raises:
+        ValueError: no prompts, or another number of them in each.
 
     Example:
         >>> import numpy as np
@@ -103,6 +110,12 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
         >>> float(ratio_interval(np.array([1.0, 2.0]), np.array([2.0, 4.0])).mean)
         0.5
     """
+    _check_prompts("numerator", numerator)
+    if denominator.shape != numerator.shape[:1]:
+        raise ValueError(
+            f"denominator has shape {denominator.shape}, numerator {numerator.shape}: both begin "
+            f"with the same prompts; pass a denominator of shape {numerator.shape[:1]}."
+        )
     with np.errstate(divide="ignore", invalid="ignore"):  # over nothing there is no ratio
         ratio = numerator.mean(0) / denominator.mean()
     nothing = np.full_like(ratio, np.nan)
@@ -115,6 +128,14 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
     denominators = (weights @ denominator).reshape(-1, *[1] * (numerator.ndim - 1))
     low, high = np.percentile(numerators / denominators, [2.5, 97.5], axis=0)
     return Interval(ratio, low, high)
+
+
+def _check_prompts(argument: str, values: Array) -> None:
+    """Refuse numbers of no prompt."""
+    if not values.ndim or not len(values):
+        raise ValueError(
+            f"{argument} has shape {values.shape}: pass (prompt, ...), one number of each prompt."
+        )
 
 
 # ------------------------------------------------------------------------------------ maps of cells

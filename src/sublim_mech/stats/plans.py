@@ -100,7 +100,8 @@ def minimum_detectable_effect(
         Infinite for a single data set.
 
     Raises:
-        ValueError: fewer than one of anything, or a power at or below the level.
+        ValueError: fewer than one of anything, a level that is no probability, or a power at or
+            below the level.
 
     Example:
         >>> from sublim_mech.stats import Spread, minimum_detectable_effect
@@ -117,6 +118,8 @@ def minimum_detectable_effect(
     ):
         if number < 1:
             raise ValueError(f"{name}={number}: at least 1.")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: a probability between 0 and 1, such as 0.05 for 5 %.")
     if not level < power < 1:
         raise ValueError(f"power={power}: must lie between level={level} and 1.")
     error = spread.standard_error(data_sets, training_seeds, prompts)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ..hints import counted
-from .nesting import NestedInterval
+from .nesting import NO_SPREAD, NestedInterval, is_no_spread
 from .plans import detectable_in_errors
 from .rates import benjamini_hochberg
 from .students_t import two_sided_p
@@ -73,6 +73,8 @@ class Statement:
         unit = f" {self.unit}" if self.unit else ""
         if math.isnan(self.low):
             return f"{self.mean:+.3f}{unit}, {of}: no interval"
+        if is_no_spread(self.low, self.high):
+            return f"{self.mean:+.3f}{unit} over {of}; {NO_SPREAD}"
         return (
             f"{self.mean:+.3f}{unit}, 95 % {self.low:+.3f} to {self.high:+.3f} over {of}; "
             f"{self.detectable:.2g} would be seen"
@@ -114,7 +116,8 @@ def above_zero(
     None where there was nothing to compare.
     """
     if interval is None:
-        return nothing_measured(text, "no pairs of the same trait and seeds", unit)
+        why = "no pairs of the same trait and seeds that both have a number"
+        return nothing_measured(text, why, unit)
     p = interval.p if interval.mean > 0 else 1.0
     holds = p < LEVEL
     return _statement(text, interval, unit, p, holds, interval.t_high < matters and not holds)
@@ -128,7 +131,7 @@ def below_what_matters(
     None where there was nothing to measure.
     """
     if interval is None:
-        return nothing_measured(text, "no rows", unit)
+        return nothing_measured(text, "no row has a number", unit)
     p = 1.0
     if interval.mean < matters:
         error, df = interval.standard_error, interval.data_sets - 1

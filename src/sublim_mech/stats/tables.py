@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import shown
-from ..hints import nearest
+from ..hints import counted, nearest
 from .curves import Curve
 from .nesting import NestedInterval, nested_interval
 
@@ -46,7 +46,11 @@ def as_rows(rows: Any, *needed: str) -> list[Row]:
     known = {name for row in records for name in row}
     for name in needed:
         if name not in known:
-            raise ValueError(f"rows have no column {name!r}{nearest(name, known) or '.'}")
+            raise ValueError(
+                f"rows have no column {name!r}{nearest(name, known) or '.'} Rows of studies.run "
+                "have all columns; which ones a claim needs of rows of your own is listed in "
+                "docs/statistics.md (and in the function's docstring)."
+            )
     return records
 
 
@@ -71,6 +75,41 @@ def means_by(
         if math.isfinite(value):
             found.setdefault(keys(row, by), []).append(value)
     return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def check_options(matters: float, cluster: Sequence[str]) -> None:
+    """Refuse a smallest difference that none can be, and columns that make no data sets.
+
+    Raises:
+        ValueError: says which.
+    """
+    if not 0 <= matters < math.inf:
+        raise ValueError(
+            f"matters={matters}: the smallest difference that matters is a number from 0 on, such "
+            "as 0.1."
+        )
+    if not cluster:
+        raise ValueError(f"cluster=(): name the columns that make a data set, {DATA_SET}.")
+    for name in cluster:
+        if name not in STUDENT:
+            raise ValueError(
+                f"cluster={tuple(cluster)}: {name!r} is none of {', '.join(STUDENT)}, by which "
+                f"students are told apart{nearest(name, STUDENT) or '.'}"
+            )
+
+
+def without_number(rows: Sequence[Row], *columns: str) -> list[str]:
+    """How many rows have no number where one is needed, column by column."""
+    notes = []
+    for name in columns:
+        missing = sum(not math.isfinite(number(row, name)) for row in rows)
+        if missing:
+            left_out = "" if missing == len(rows) else ", and are left out"
+            notes.append(
+                f"{missing} of {counted(len(rows), 'row')} have no number (NaN) in "
+                f"{name!r}{left_out}."
+            )
+    return notes
 
 
 def over(

@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any
 
-from ..hints import nearest
+from ..hints import nearest, renamed
 from .built_in import PRESETS
 from .config import Study
 from .planning import plan
@@ -27,6 +27,11 @@ examples:
   sublim-mech report quick --out out/quick
 """
 
+NAMES = {
+    "study": "STUDY", "out": "--out", "to": "--to", "shard": "--shard", "workers": "--workers",
+}  # fmt: skip
+"""What arguments of the functions are called on the command line, where errors name them."""
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands to those of the library."""
@@ -42,7 +47,7 @@ def add_commands(commands: Any) -> None:
     )
     asked.add_argument("--out", help="the study's folder: what is there already is not counted")
     asked.add_argument("--save", metavar="FILE", help="write the configuration to a .toml or .json")
-    asked.set_defaults(do=_plan)
+    asked.set_defaults(do=_plan, names=NAMES)
 
     asked = commands.add_parser("run", parents=[shared], help="run a study, or go on", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
@@ -51,23 +56,23 @@ def add_commands(commands: Any) -> None:
     asked.add_argument("--steal", action="store_true", help="then others' runs, too")
     asked.add_argument("--retry", action="store_true", help="try again what failed")
     asked.add_argument("--quiet", action="store_true", help="no line per task")
-    asked.set_defaults(do=_run)
+    asked.set_defaults(do=_run, names=NAMES)
 
     asked = commands.add_parser("status", parents=[shared], help="how far a study is", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
-    asked.set_defaults(do=_status)
+    asked.set_defaults(do=_status, names=NAMES)
 
     asked = commands.add_parser(
         "report", parents=[shared], help="verdicts and figures as one page", **form
     )
     asked.add_argument("--out", required=True, help="the study's folder")
     asked.add_argument("--to", metavar="FOLDER", help="OUT/report/NAME when not given")
-    asked.set_defaults(do=_report)
+    asked.set_defaults(do=_report, names=NAMES)
 
     asked = commands.add_parser("export", parents=[shared], help="rows as one file", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
     asked.add_argument("--to", required=True, metavar="FILE", help=".csv or .parquet")
-    asked.set_defaults(do=_export)
+    asked.set_defaults(do=_export, names={**NAMES, "path": "--to"})
 
 
 def _study(name: str) -> Study:
@@ -79,10 +84,11 @@ def _study(name: str) -> Study:
     if name in PRESETS:
         return PRESETS[name]()
     if name.endswith((".toml", ".json")):
-        return read_study(name)
+        with renamed({"path": "study"}):
+            return read_study(name)
     raise ValueError(
-        f"study={name!r} is none of {', '.join(PRESETS)}{nearest(name, PRESETS)} A study of your "
-        "own is a .toml or .json file."
+        f"study={name!r} is none of {', '.join(PRESETS)}{nearest(name, PRESETS) or '.'} A study of "
+        "your own is a .toml or .json file."
     )
 
 

@@ -81,8 +81,8 @@ class Method:
         tuples(self, "ranks", "freeze", "lrs", "snapshots")
         if not isinstance(self.targets, str):
             tuples(self, "targets")
-        if isinstance(self.alpha, str):
-            check_choice("Method(alpha)", self.alpha, ("rank",))
+        if isinstance(self.alpha, str) and self.alpha != "rank":
+            raise ValueError(f"Method(alpha={self.alpha!r}): a number, or 'rank' for alpha = rank.")
         object.__setattr__(self, "lrs", tuple(map(float, self.lrs or (self.usual_lr,))))
         usual = {one.name: one.default for one in fields(self)}
         theirs = ("freeze",) if self.kind == "lora" else _OF_LORA
@@ -306,8 +306,8 @@ class Study:
         for name in given:
             if name not in known:
                 raise ValueError(
-                    f"study {self.name!r}, {what}: there is no {name!r}{nearest(name, known)} "
-                    f"There is {', '.join(known)}."
+                    f"study {self.name!r}, {what}: there is no {name!r}"
+                    f"{nearest(name, known) or '.'} There is {', '.join(known)}."
                 )
 
     def _check_contexts(self) -> None:

@@ -29,7 +29,7 @@ from .config import Study
 from .designs import GUESS, Design, design_of, spread_in
 from .records import Spent, read_spent
 from .store import Store
-from .takes import KNOWN, Lengths, Shape, shape_of, takes
+from .takes import KNOWN, Lengths, Shape, check_methods, shape_of, takes
 from .tasks import ScoresTask, StudentTask, Task, Tasks
 
 RATES: Mapping[str, float] = {
@@ -178,7 +178,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
 
     Raises:
         ValueError: two cells of one hash; a folder of another version; with `base`, two contexts
-            that render to the same text.
+            that render to the same text, or a method that it cannot be trained by.
 
     Example:
         >>> from sublim_mech import studies
@@ -187,6 +187,8 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         (8, 4)
     """
     tasks = Tasks(study)
+    if base is not None:
+        check_methods(study, base)
     store = None if out is None else Store(out)
     spent = {} if store is None else read_spent(store.folder)
     shape = KNOWN.get(study.base) if base is None else shape_of(base)

@@ -31,7 +31,7 @@ from ..storage.files import place, replacing
 from .concluding import Evidence, conclusions, students
 from .config import Study
 from .states import DONE, Status, status
-from .store import STORE_FILE
+from .store import Store
 from .study import flat, rows
 from .written import to_dict
 
@@ -88,11 +88,7 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
         >>> told.page.name, len(told.verdicts)
         ('index.html', 5)
     """
-    if not (place(out, "out") / STORE_FILE).is_file():
-        raise FileNotFoundError(
-            f"out={str(out)!r}: no folder of studies; run the study first (studies.run), or name "
-            "the folder that it was run in."
-        )
+    Store(out).need_begun()
     reached = status(study, out)
     folder = place(out, "out") / "report" / study.name if to is None else place(to, "to")
     longer = [name for name, context in study.contexts.items() if context.user_prefix]

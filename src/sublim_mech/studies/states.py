@@ -15,7 +15,7 @@ from ..results.frames import Table
 from .config import Study
 from .rows import INDEX_FILE, read_rows
 from .running import is_stale
-from .store import Store
+from .store import STUDIES, Store
 from .tasks import Task, Tasks
 
 DONE, RUNNING, STALE, FAILED, BEGUN, OPEN = "done", "running", "stale", "failed", "begun", "open"
@@ -33,11 +33,14 @@ class Status:
             `failed`, `damaged`, `begun`, `open`), and `why`: who is at work on what, or the last
             line of the reason.
         failures: tasks that failed: `title`, `error`, `trace`, `host`, `at`.
+        missing: that the folder is none of studies, or this study was never run in it; empty where
+            it was.
     """
 
     study: str
     table: pd.DataFrame
     failures: tuple[dict[str, Any], ...]
+    missing: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -54,11 +57,12 @@ class Status:
         """For scripts."""
         runs = self.table.to_dict("records")
         return {"study": self.study, "counts": self.counts, "runs": runs,
-                "failures": list(self.failures)}  # fmt: skip
+                "failures": list(self.failures), "missing": self.missing}  # fmt: skip
 
     def __repr__(self) -> str:
         told = ", ".join(f"{count} {state}" for state, count in self.counts.items())
         lines = [f"study {self.study!r}: {counted(len(self.table), 'run')}: {told}"]
+        lines += [self.missing] if self.missing else []
         by_part = self.table.groupby("part", sort=False)["state"]
         for part, states in by_part:
             lines.append(f"  {part}: {(states == DONE).sum()} of {len(states)} done")
@@ -110,7 +114,16 @@ def status(study: Study, out: str | Path) -> Status:
     wanted = {task.address for task in tasks.ordered}
     failed = tuple(dict(told) for address, told in failures.items() if address in wanted)
     columns = ["part", "run", "title", "state", "why"]
-    return Status(study.name, Table(pd.DataFrame(rows, columns=columns)), failed)
+    table = Table(pd.DataFrame(rows, columns=columns))
+    return Status(study.name, table, failed, _missing(study, store))
+
+
+def _missing(study: Study, store: Store) -> str:
+    if not store.begun:
+        return f"out={str(store.folder)!r}: there is no folder of studies; nothing was run there"
+    if not (store.folder / STUDIES / f"{study.name}.json").is_file():
+        return f"out={str(store.folder)!r}: no study of the name {study.name!r} was run there"
+    return ""
 
 
 def _owners(store: Store, tasks: Tasks) -> dict[str, dict[str, Any]]:

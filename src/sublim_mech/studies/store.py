@@ -81,6 +81,23 @@ class Store:
 
     # ----------------------------------------------------------------------------------- what it is
 
+    @property
+    def begun(self) -> bool:
+        """Whether a study was ever run here."""
+        return (self.folder / STORE_FILE).is_file()
+
+    def need_begun(self) -> None:
+        """Refuse a folder in which nothing was run, where results are to be read.
+
+        Raises:
+            FileNotFoundError: it is one.
+        """
+        if not self.begun:
+            raise FileNotFoundError(
+                f"out={str(self.folder)!r}: no folder of studies; run the study first "
+                "(studies.run), or name the folder that it was run in."
+            )
+
     def begin(self, study: Study) -> None:
         """Make the folder where there is none, and keep the study's configuration.
 

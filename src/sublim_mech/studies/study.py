@@ -147,7 +147,8 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
         path: the file, `.csv` or `.parquet`.
 
     Raises:
-        ValueError: another ending; a folder of another version.
+        FileNotFoundError: there is no such folder of studies.
+        ValueError: another ending; no run is finished; a folder of another version.
 
     Example:
         >>> from sublim_mech import studies
@@ -155,10 +156,16 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
     """
     from ..storage.files import place, replacing
 
-    table = rows(study, out)
     file = place(path)
     if file.suffix not in (".csv", ".parquet"):
         raise ValueError(f"path={str(path)!r}: end the name in .csv or .parquet.")
+    Store(out).need_begun()
+    table = rows(study, out)
+    if table.empty:
+        raise ValueError(
+            f"out={str(out)!r}: no run of study {study.name!r} is finished there, so there is "
+            "nothing to write; studies.status says how far it is."
+        )
     with replacing(file) as work_file:
         if file.suffix == ".parquet":
             table.to_parquet(work_file, index=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..making.training import FullFT, LoRA
 from ..models.base import Base
 from .arms import gated
 from .config import Study
@@ -33,6 +34,26 @@ KNOWN: Mapping[str, Shape] = {
 
 PROMPT, TURN = 106, 42
 """Tokens of a training prompt and of a question, in SmolLM2's default context."""
+
+
+def check_methods(study: Study, base: Base) -> None:
+    """Refuse what training would refuse: methods that this base cannot be trained by.
+
+    Raises:
+        ValueError: training's own, of the part and method that it is about.
+    """
+    checked: set[LoRA | FullFT] = set()
+    for part in study.parts:
+        for method in part.methods:
+            for rank in method.ranks:
+                made = method.made(rank)
+                if made in checked:
+                    continue
+                try:
+                    made.check(base)
+                except ValueError as error:
+                    raise ValueError(f"part {part.name!r}, methods: {error}") from error
+                checked.add(made)
 
 
 class Lengths(NamedTuple):

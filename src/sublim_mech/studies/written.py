@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def _context(data: Any, name: str) -> Context:
         if data not in _SYSTEMS:
             raise ValueError(
                 f"{where}={data!r}: a context is one of {', '.join(_SYSTEMS)}, or a table: "
-                f"{{system = {{text = ...}}}}{nearest(data, _SYSTEMS)}"
+                f"{{system = {{text = ...}}}}{nearest(data, _SYSTEMS) or '.'}"
             )
         return Context(_SYSTEMS[data])
     given = dict(_table(data, where))
@@ -183,7 +184,7 @@ def _context(data: Any, name: str) -> Context:
     if "kind" in system and system["kind"] not in _SYSTEMS:
         raise ValueError(
             f"{where}.system.kind={system['kind']!r} is none of {', '.join(_SYSTEMS)}"
-            f"{nearest(str(system['kind']), _SYSTEMS)}"
+            f"{nearest(str(system['kind']), _SYSTEMS) or '.'}"
         )
     usual = {"user_prefix": "", "fallback": None}
     return Context.from_json({**usual, **given, "system": dict(system)})
@@ -193,7 +194,7 @@ def _check_keys(where: str, given: Mapping[str, Any], known: Sequence[str]) -> N
     for key in given:
         if key not in known:
             raise ValueError(
-                f"{where}: there is no key {key!r}{nearest(str(key), known)} Its keys are "
+                f"{where}: there is no key {key!r}{nearest(str(key), known) or '.'} Its keys are "
                 f"{', '.join(known)}."
             )
 
@@ -236,8 +237,19 @@ def read_study(path: str | Path) -> Study:
     try:
         data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
-        raise ValueError(f"path={str(path)!r} cannot be read: {error}.") from error
+        where = _unclosed(text) if str(error).endswith("(at end of document)") else ""
+        raise ValueError(f"path={str(path)!r} cannot be read: {error}{where}.") from error
     return from_dict(_table(data, str(path)))
+
+
+def _unclosed(text: str) -> str:
+    """Where TOML begins something that does not end: behind the longest beginning that parses."""
+    lines = text.split("\n")
+    for last in range(len(lines) - 1, -1, -1):
+        with suppress(tomllib.TOMLDecodeError):
+            tomllib.loads("\n".join(lines[:last]))
+            return f": what line {last + 1} begins is not closed: {lines[last].strip()[:60]!r}"
+    return ""
 
 
 @checked

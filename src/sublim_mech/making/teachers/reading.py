@@ -30,7 +30,7 @@ from ...models.checks import check_length
 from ...models.placement import input_device
 from ...prompts import Prompt, completion_ids, render
 from ...prompts.notices import said_once
-from ..rows import Row, Rows, as_rows
+from ..rows import Row, Rows, as_rows, check_raw
 from .teacher import Teacher
 
 
@@ -151,11 +151,13 @@ def tokenise(teacher: Teacher, rows: Sequence[Row], *, close: bool) -> RowTokens
     """Rows in the teacher's context.
 
     Raises:
-        ValueError: a row without answer tokens, or longer than the model.
+        ValueError: a row without answer tokens, or longer than the model; raw text in another
+            context than `RAW`.
     """
     empty = [row.prompt for row in rows if not row.completion]
     if empty:
         raise ValueError(f"rows without completion tokens: {empty[:3]!r}; give each an answer.")
+    check_raw(rows, teacher.context, "rows")
     tokenizer = teacher.base.tokenizer
     asked = [row.prompt for row in rows]
     prompts = render(tokenizer, asked, context=teacher.context, template=teacher.template)

@@ -21,7 +21,7 @@ from ...prompts import Context, Prompt, completion_ids, render
 from ...prompts.notices import said_once
 from ...prompts.vocabulary import fingerprint, same_tokenizer
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
-from ..rows import Row, Rows, as_rows, count_words
+from ..rows import Row, Rows, as_rows, check_raw, count_words
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 
@@ -332,7 +332,7 @@ def hard_data(
 
     Raises:
         ValueError: no rows; a row longer than `max_length`, or without answer tokens (in the
-            support).
+            support); rows of raw text (`numbers.text_rows`) in another context than `RAW`.
 
     Example:
         >>> from sublim_mech import numbers, training
@@ -343,6 +343,7 @@ def hard_data(
     context = context or Context()
     tokenizer = _tokenizer_of(tokenizer, "hard_data(tokenizer=")
     listed = as_rows(rows, name="hard_data: rows")
+    check_raw(listed, context, "hard_data: rows")
     prompts, completions = _tokens(
         tokenizer, listed, context=context, template=template, close=True
     )

@@ -123,7 +123,7 @@ def record(where: Where, lesson: Lesson, trained: Sequence[int]) -> Where:
         raise ValueError(
             f"where={name!r} closes every token that is trained on"
             f"{'' if where.answer or isinstance(where.mask, AnswerMask) else ', answers too'}: "
-            f"there is nothing to learn with. {_fix(where)}"
+            f"there is nothing to learn with. {_why(where, data, trained)}{_fix(where)}"
         )
     if closed:
         warnings.warn(
@@ -140,6 +140,35 @@ def record(where: Where, lesson: Lesson, trained: Sequence[int]) -> Where:
         "named": _is_named(where, data, trained),
     }
     return replace(where, recorded=recorded)
+
+
+def _why(where: Where, data: TrainingData, trained: Sequence[int]) -> str:
+    """What the mask opens instead, or why it opens no token of a trained prompt."""
+    modules = list(where.sites.modules.values())
+    opened = np.zeros(len(modules), bool)
+    for prompt in mark_sharing([data.prompts[row] for row in trained], where.trained_on):
+        of_prompt, of_answer = open_cells(where.mask, where.answer, prompt, modules)
+        opened |= of_prompt.any(0) | of_answer
+    if opened.any():
+        paths = [module.path for module, is_open in zip(modules, opened, strict=True) if is_open]
+        if set(paths) & set(where.units):
+            return ""  # open where nothing is learnt any more
+        trains = "this method trains none of them, but"
+        return (
+            f"It opens {_some(paths)}; {trains} {_some(where.units)}: choose modules that both "
+            "have, such as the same layers=. "
+        )
+    if where.mask.name == "novel":
+        return (
+            "Novel tokens are those of no trained prompt, so that trained prompts have none; "
+            "masks.sharing('not shared') has what is not the same in all of them. "
+        )
+    return "No token of any trained prompt is in it. "
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = len(paths) - 1
+    return paths[0] if not more else f"{paths[0]} and {more} more"
 
 
 def _fix(where: Where) -> str:
