@@ -277,7 +277,8 @@ def read(asked: Asked) -> None:
     for layer in layers:
         reading = instruments.read_vector(asked.pair, change.vector(layer), trait, k=5)
         forms = reading.forms.sort_values("rank").iloc[0]
-        top = ", ".join(f"`{token.strip()}`" for token in reading.tokens["top"]["token"])
+        top = ", ".join(ascii(token) for token in reading.tokens["top"]["token"])
+        top = top.replace("|", "\\|")
         line = cosine.loc[(layer, "student")]
         with_teacher = f"{line['cosine']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
         own = table.loc[layer]
