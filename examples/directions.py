@@ -25,6 +25,7 @@ from train_students import Help, told
 import sublim_mech as sm
 from sublim_mech import instruments, results
 from sublim_mech.making import teachers
+from sublim_mech.masks import Where
 from sublim_mech.prompts import SHARED, Prompt
 from sublim_mech.stats import mean_interval, ratio_interval
 from sublim_mech.types import ModelPair
@@ -202,7 +203,11 @@ def hybrids(asked: Asked) -> None:
             {"student": sm.masks.everything(), control: sm.masks.everything()}, "both",
         ),
     }  # fmt: skip
-    writes = {OWN: "student", OTHER: control, "both": ("student", control)}
+    writes: dict[str, str | tuple[str, ...]] = {
+        OWN: "student",
+        OTHER: control,
+        "both": ("student", control),
+    }
     rows = []
     for text, (parts, answer) in plans.items():
         for trait in (OWN, OTHER):
@@ -243,10 +248,11 @@ def explained(asked: Asked) -> None:
     made, tested = asked.prompts[-24:][: asked.most], asked.first(12)
     layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
     rows = []
-    for text, where, count in (
+    sets: list[tuple[str, Where, int]] = [
         ("last token", [-1], 12),
         ("all of the prompt", sm.masks.everything(), 3),
-    ):
+    ]
+    for text, where, count in sets:
         change = instruments.activation_change(asked.pair, made, where, layers=layers)
         about = change.table()
         scores = instruments.direction_effects(
@@ -276,6 +282,7 @@ def read(asked: Asked) -> None:
     rows = []
     for layer in layers:
         reading = instruments.read_vector(asked.pair, change.vector(layer), trait, k=5)
+        assert reading.forms is not None  # a trait was given
         forms = reading.forms.sort_values("rank").iloc[0]
         top = ", ".join(ascii(token) for token in reading.tokens["top"]["token"])
         top = top.replace("|", "\\|")
