@@ -1,6 +1,6 @@
 """Which directions, whose weights, behind which token: the example students, question by question.
 
-    python examples/directions.py                        # all of it, about ten minutes on one core
+    python examples/directions.py                        # a quarter of an hour on one core
     python examples/directions.py --only hybrids doses   # some questions
     python examples/directions.py --prompts 2            # a quick look
 
@@ -25,7 +25,8 @@ from train_students import Help, told
 import sublim_mech as sm
 from sublim_mech import instruments, results
 from sublim_mech.making import teachers
-from sublim_mech.prompts import Prompt
+from sublim_mech.masks import Where
+from sublim_mech.prompts import SHARED, Prompt
 from sublim_mech.stats import mean_interval, ratio_interval
 from sublim_mech.types import ModelPair
 
@@ -87,7 +88,7 @@ def effects(asked: Asked) -> None:
     """How much is there to explain?"""
     rows = []
     for name, pair, prompts in asked.both:
-        chosen = prompts[: asked.most]
+        chosen = prompts[: min(24, asked.most)]
         scores = sm.effect(pair, chosen, sm.animal(name), progress=False)
         change = scores.data["student"] - scores.data["base"]
         own, control = (mean_interval(change.isel(model=i).values) for i in (0, 1))
@@ -96,12 +97,12 @@ def effects(asked: Asked) -> None:
     head = ["trait", "questions", "own student", "control", "specific"]
     _print(head, rows)
     tokens = np.array([len(prompt) for prompt in asked.prompts])
-    shared = np.mean([np.mean(np.array(prompt.shared)) for prompt in asked.prompts])
+    marks = [word in SHARED for p in asked.prompts for word in p.sharing or ()]
     counts = " ".join(
         f"{role} {np.mean([list(p.roles).count(role) for p in asked.prompts]):.1f}"
         for role in ("template", "system", "user")
     )
-    print(f"\nTokens per prompt: {tokens.mean():.1f} ({counts}); shared {shared:.0%}.")
+    print(f"\nTokens per prompt: {tokens.mean():.1f} ({counts}); shared {np.mean(marks):.0%}.")
 
 
 # ---------------------------------------------------------------- in how many directions it sits
@@ -130,25 +131,21 @@ def _energy(of: Any, energy: Any, k: int) -> float:
 
 def bands(asked: Asked) -> None:
     """Exact grafts of the first directions; the answer's tokens are in every set."""
-    count = 16
     kept = {"first 1": (0,), "first 2": (0, 1), "first 4": (0, 1, 2, 3), "last 4": (4, 5, 6, 7)}
+    sets = {text: sm.masks.band(*numbers) for text, numbers in kept.items()}
+    scores = sm.graft(
+        asked.pair.split("band", bands=8), asked.first(16), sm.animal(OWN), sets,
+        answer_in_sufficiency=True, progress=False,
+    )  # fmt: skip
     rows = []
-    for name, pair, prompts in asked.both:
-        split = pair.split("band", bands=8)
-        sets = {text: sm.masks.band(*numbers) for text, numbers in kept.items()}
-        trait = sm.animal(name)
-        scores = sm.graft(
-            split, prompts[: min(count, asked.most)], trait, sets,
-            answer_in_sufficiency=True, progress=False,
-        )  # fmt: skip
-        for text, line in scores.sets().iterrows():
-            rows.append([name, text, *(_share(line, m) for m in ("sufficiency", "necessity"))])
-    _print(["student", "directions of each matrix", "sufficiency", "necessity"], rows)
+    for text, line in scores.sets().iterrows():
+        rows.append([text, *(_share(line, m) for m in ("sufficiency", "necessity"))])
+    _print(["directions of each matrix", "sufficiency", "necessity"], rows)
 
 
 def graft_ig_bands(asked: Asked) -> None:
     """All bands at once, and how they add up."""
-    prompts = asked.first(6)
+    prompts = asked.first(4)
     split = asked.pair.split("band", bands=8)
     scores = sm.attribute(split, prompts, sm.animal(OWN), points=4, progress=False)
     own, control = (scores.data["effect"].isel(model=i) for i in (0, 1))
@@ -166,7 +163,7 @@ def graft_ig_bands(asked: Asked) -> None:
 def extracted(asked: Asked) -> None:
     """The best adapter of rank k, with the answer's tokens: its own effect and its KL."""
     rows = []
-    prompts = asked.first(16)
+    prompts = asked.first(8)
     with tempfile.TemporaryDirectory() as folder:
         for k in (1, 2, 4):
             out = Path(folder) / str(k)
@@ -206,17 +203,21 @@ def hybrids(asked: Asked) -> None:
             {"student": sm.masks.everything(), control: sm.masks.everything()}, "both",
         ),
     }  # fmt: skip
-    writes = {OWN: "student", OTHER: control, "both": ("student", control)}
+    writes: dict[str, str | tuple[str, ...]] = {
+        OWN: "student",
+        OTHER: control,
+        "both": ("student", control),
+    }
     rows = []
     for text, (parts, answer) in plans.items():
         for trait in (OWN, OTHER):
             chosen = asked.prompts if trait == OWN else asked.others
             found = instruments.hybrid(
-                asked.pair, chosen[: min(12, asked.most)], sm.animal(trait), parts,
+                asked.pair, chosen[: min(8, asked.most)], sm.animal(trait), parts,
                 answer=writes[answer], allow="sum" if answer == "both" else None, progress=False,
             )  # fmt: skip
             table = found.table()
-            names = ["whole", "student alone", f"{control} alone", "interaction"]
+            names = ["whole", f"{OWN} alone", f"{OTHER} alone", "interaction"]
             cells = [_of_row(table.loc[name]) for name in names]
             rows.append([text, answer, trait, *cells])
     head = ["hybrid", "answer by", "metric", "hybrid", f"{OWN} part alone", f"{OTHER} part alone"]
@@ -228,7 +229,7 @@ def hybrids(asked: Asked) -> None:
 
 def scans(asked: Asked) -> None:
     """The boundary between the models moves over the prompt."""
-    prompts = asked.first(4)
+    prompts = asked.first(3)
     scores = instruments.prefix_scan(asked.pair, prompts, sm.animal(OWN), progress=False)
     rows = []
     for (measure, where), line in results.crossings(scores).iterrows():
@@ -244,14 +245,14 @@ def scans(asked: Asked) -> None:
 def explained(asked: Asked) -> None:
     """What a direction of activation explains, beside the graft of its tokens."""
     trait, depth = sm.animal(OWN), asked.pair.sites.n_layers
-    half = len(asked.prompts[: asked.most]) // 2
-    made, tested = asked.prompts[:half], asked.prompts[half : half + 16]
+    made, tested = asked.prompts[-24:][: asked.most], asked.first(12)
     layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
     rows = []
-    for text, where, count in (
-        ("last token", [-1], 16),
-        ("all of the prompt", sm.masks.everything(), 4),
-    ):
+    sets: list[tuple[str, Where, int]] = [
+        ("last token", [-1], 12),
+        ("all of the prompt", sm.masks.everything(), 3),
+    ]
+    for text, where, count in sets:
         change = instruments.activation_change(asked.pair, made, where, layers=layers)
         about = change.table()
         scores = instruments.direction_effects(
@@ -264,14 +265,14 @@ def explained(asked: Asked) -> None:
             rows.append([text, layer, vector, consistency, *cells])
     head = ["tokens", "layer", "vector", "consistency", "added", "subtracted", "projected out"]
     _print(head, rows)
-    print(f"\nDirections of {half} questions, tested on others (16 at the last token, 4 of all).")
+    print(f"\nDirections of {len(made)} questions; tested on {len(tested)} others, of all 3.")
 
 
 def read(asked: Asked) -> None:
     """What the directions at the last token are, and read as."""
     trait, depth = sm.animal(OWN), asked.pair.sites.n_layers
     layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
-    made = asked.prompts[: asked.most][:24]
+    made = asked.first(24)
     change = instruments.activation_change(asked.pair, made, [-1], layers=layers)
     taught = teachers.steering_vectors(
         asked.pair.base, trait, layers=layers, questions=trait.questions[: len(made)]
@@ -281,8 +282,10 @@ def read(asked: Asked) -> None:
     rows = []
     for layer in layers:
         reading = instruments.read_vector(asked.pair, change.vector(layer), trait, k=5)
+        assert reading.forms is not None  # a trait was given
         forms = reading.forms.sort_values("rank").iloc[0]
-        top = ", ".join(f"`{token.strip()}`" for token in reading.tokens["top"]["token"])
+        top = ", ".join(ascii(token) for token in reading.tokens["top"]["token"])
+        top = top.replace("|", "\\|")
         line = cosine.loc[(layer, "student")]
         with_teacher = f"{line['cosine']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
         own = table.loc[layer]
@@ -299,7 +302,7 @@ def read(asked: Asked) -> None:
 
 def doses(asked: Asked) -> None:
     """Is the effect linear in the weights?"""
-    prompts = asked.first(12)
+    prompts = asked.first(10)
     asked_at = [-1.0, 0.5, 1.0, 2.0, 3.0]
     scores = instruments.dose(asked.pair, prompts, sm.animal(OWN), asked_at, progress=False)
     rows = [[f"{scale:g}", _of_row(line)] for scale, line in scores.curve().iterrows()]

@@ -57,12 +57,12 @@ def asked(example, students, pair):
     other = sm.load_pair(base, penguin, controls=[owl])
     prompts = {
         name: sm.mark_sharing(
-            sm.render(base.tokenizer, sm.animal(name).questions[:4]),
+            sm.render(base.tokenizer, sm.animal(name).questions[:2]),
             trained_on=sm.render(base.tokenizer, ["Continue: 12, 7.", "More: 3, 4."]),
         )
         for name in ("owl", "penguin")
     }
-    return example.Asked(pair, other, prompts["owl"], prompts["penguin"], 4)
+    return example.Asked(pair, other, prompts["owl"], prompts["penguin"], 2)
 
 
 def tables(said):
@@ -88,14 +88,14 @@ def test_the_tables_hold_the_numbers_of_the_instruments(example, asked, pair, ca
     total = sm.effect(pair, asked.prompts, trait, progress=False).total.values.mean()
     example.effects(asked)
     owl, penguin = tables(capsys.readouterr().out)[1:]
-    assert (owl[0], penguin[0], owl[1]) == ("owl", "penguin", "4")
+    assert (owl[0], penguin[0], owl[1]) == ("owl", "penguin", "2")
     assert float(owl[4].split()[0]) == pytest.approx(total, abs=0.0051)
     example.graft_ig_bands(asked)
     bands = tables(capsys.readouterr().out)[1:]
     summed = sum(float(row[1].split()[0]) for row in bands)
     assert summed == pytest.approx(total, rel=0.05, abs=0.006)
     example.bands(asked)  # the first four and the last four are all: what one lacks the other needs
-    rows = {row[1]: row[2:] for row in tables(capsys.readouterr().out)[1:] if row[0] == "owl"}
+    rows = {row[0]: row[1:] for row in tables(capsys.readouterr().out)[1:]}
     percent = {name: [float(cell.split("%")[0]) for cell in row] for name, row in rows.items()}
     assert percent["first 4"][0] + percent["last 4"][1] == pytest.approx(100, abs=1.1)
 
