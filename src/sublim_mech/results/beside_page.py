@@ -196,5 +196,8 @@ def _asked_here(found: SideBySide, scores: ScoreArrays) -> list[int]:
 
 
 def _tokens(scores: ScoreArrays, number: int) -> str:
-    """A token page without its style, which stands above."""
-    return token_page(scores, number).replace(f"<style>{STYLE}</style>", "", 1)
+    """A token page without its style, which stands above; its tables scroll where they are wider
+    than the screen.
+    """
+    page = token_page(scores, number).replace(f"<style>{STYLE}</style>", "", 1)
+    return f'<div style="overflow-x:auto">{page}</div>'
