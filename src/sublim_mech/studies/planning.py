@@ -199,7 +199,8 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
             uses[need.stage] = uses.get(need.stage, 0) + 1
     uses["rows"] = len(tasks.runs)
 
-    stages, measured, peak = {}, [], 0
+    stages, peak = {}, 0
+    measured: list[str] = []
     for name in ("labels", "students", "answers", "scores", "rows"):
         of_stage = [task for task in tasks.ordered if task.stage == name]
         to_do = [task for task in of_stage if store is None or not store.has(task)]
