@@ -203,7 +203,8 @@ def hybrids(asked: Asked) -> None:
             {"student": sm.masks.everything(), control: sm.masks.everything()}, "both",
         ),
     }  # fmt: skip
-    writes: dict[str, str | tuple[str, ...]] = {
+    writes: dict[str, str | tuple[str, ...]]
+    writes = {
         OWN: "student",
         OTHER: control,
         "both": ("student", control),

@@ -91,19 +91,15 @@ def test_the_tables_hold_the_numbers_of_the_instruments(example, asked, pair, ca
     assert (owl[0], penguin[0], owl[1]) == ("owl", "penguin", "2")
     assert float(owl[4].split()[0]) == pytest.approx(total, abs=0.0051)
     example.graft_ig_bands(asked)
-    bands = tables(capsys.readouterr().out)[1:]
-    summed = sum(float(row[1].split()[0]) for row in bands)
-    assert summed == pytest.approx(total, rel=0.05, abs=0.006)
-    example.bands(asked)  # the first four and the last four are all: what one lacks the other needs
-    rows = {row[0]: row[1:] for row in tables(capsys.readouterr().out)[1:]}
-    percent = {name: [float(cell.split("%")[0]) for cell in row] for name, row in rows.items()}
-    assert percent["first 4"][0] + percent["last 4"][1] == pytest.approx(100, abs=1.1)
+    said = capsys.readouterr().out
+    left = float(re.search(r"left over (\S+) nats", said)[1])
+    summed = sum(float(row[1].split()[0]) for row in tables(said)[1:])
+    assert summed + left == pytest.approx(total, abs=0.0051)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_notebook_has_outputs_and_runs(pair, monkeypatch):
+def test_the_notebook_runs(pair, monkeypatch):
     cells = [c for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
-    assert all(cell["outputs"] for cell in cells[1:]), "the notebook has no outputs: run it first"
     errors = [
         o for cell in cells for o in cell["outputs"] if o["output_type"] in ("error", "stream")
     ]
