@@ -82,7 +82,10 @@ class Method:
         if not isinstance(self.targets, str):
             tuples(self, "targets")
         if isinstance(self.alpha, str) and self.alpha != "rank":
-            raise ValueError(f"Method(alpha={self.alpha!r}): a number, or 'rank' for alpha = rank.")
+            near = nearest(self.alpha, ("rank",)) or "."
+            raise ValueError(
+                f"Method(alpha={self.alpha!r}): a number, or 'rank' for alpha = rank{near}"
+            )
         object.__setattr__(self, "lrs", tuple(map(float, self.lrs or (self.usual_lr,))))
         usual = {one.name: one.default for one in fields(self)}
         theirs = ("freeze",) if self.kind == "lora" else _OF_LORA
