@@ -31,13 +31,13 @@ WITH_METHODS = (
 RECORDS = (
     "ActivationChange", "Alignment", "AnswerMask", "Base", "Check", "Compute", "Concentration",
     "Confirmation", "Correlation", "Detectable", "DiagonalExcess", "EqualKL", "Evaluation",
-    "Extraction", "FolderInUseError", "Interval", "IntruderCost", "Intruders", "MaxT",
-    "NestedInterval", "Shifts", "Statement", "Verdict",
-    "Kind", "Labels", "Manifest", "Message", "Metric", "ModelPair", "Occurrence", "ParityError",
-    "FolderInUseError", "Hybrid", "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record",
-    "Reliability", "Row", "RowLabels", "RowShifts", "Rows", "Run", "Runner", "Scores",
-    "SingularReadings", "Sites", "Spectrum", "Status", "Student", "Teacher", "Trained",
-    "TrainingData", "TraitMatrix", "Verification", "Where",
+    "Extraction", "FolderInUseError", "Hybrid", "Interval", "IntruderCost", "Intruders", "Kind",
+    "Labels", "Manifest", "MaxT", "Message", "Metric", "ModelPair", "NestedInterval",
+    "Occurrence", "ParityError", "Parsed", "Plan", "Prompt", "Readiness", "Reading", "Record",
+    "Reliability", "Report", "Row", "RowLabels", "RowShifts", "Rows", "Run", "Runner", "Scores",
+    "Shifts", "SideBySide", "SingularReadings", "Sites", "Spectrum", "Statement", "Status",
+    "Student", "Teacher", "Trained", "TrainingData", "TraitMatrix", "Verdict", "Verification",
+    "Where",
 )  # fmt: skip
 """Classes that functions make and users read."""
 

@@ -56,7 +56,7 @@ def test_unknown_labels_are_answered_with_the_known():
     )
     with pytest.raises(ValueError, match=known):
         scores.sel(set="sytem")
-    with pytest.raises(ValueError, match=r"layer=9 is not among .*; they have 0, 1, 2, 3$"):
+    with pytest.raises(ValueError, match=r"layer=9 is not among .*; they have 0, 1, 2, 3\.$"):
         scores.sel(layer=[1, 9])
     axes = r"no dimension 'head'; they have model, prompt, direction, layer, set \(and hook\)"
     with pytest.raises(ValueError, match=axes):

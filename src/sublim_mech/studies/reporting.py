@@ -116,6 +116,12 @@ def report_rows(
     Raises:
         TypeError: rows of another kind.
         ValueError: a column is missing.
+
+    Example:
+        >>> from sublim_mech import studies
+        >>> rows = studies.rows(study, out)
+        >>> studies.report_rows(rows, folder / "report").page.name
+        'index.html'
     """
     return _write(rows, place(to, "to"), _Head(name, (), (), tuple(longer)))
 
