@@ -57,7 +57,9 @@ class Asking:
     Args:
         questions: the traits' own when none are given.
         samples: generated answers per question.
-        temperature, max_new_tokens, seed: of the answers, as `evaluate` has them.
+        temperature: of the answers, as `evaluate` has it.
+        max_new_tokens: of the answers, as `evaluate` has it.
+        seed: of the answers.
         scored: how many of the questions instruments score, from the first on.
         points: of graft IG.
         shared: token sets of which the concentration is measured, as `concentration(on=)` has them.
