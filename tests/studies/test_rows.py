@@ -8,7 +8,7 @@ import os
 import pandas as pd
 import pytest
 
-from sublim_mech.studies.rows import read_row, read_rows, write_row
+from sublim_mech.studies.row_files import read_row, read_rows, write_row
 
 
 def row(number, **more):

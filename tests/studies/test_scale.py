@@ -12,7 +12,7 @@ from small_studies import R2, small_study
 from sublim_mech import studies
 from sublim_mech.studies import Part, Tasks
 from sublim_mech.studies.making import Worker
-from sublim_mech.studies.rows import read_rows, write_row
+from sublim_mech.studies.row_files import read_rows, write_row
 from sublim_mech.studies.tasks import AnswersTask, LabelsTask, RowTask
 
 pytestmark = pytest.mark.science

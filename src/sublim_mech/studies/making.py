@@ -33,7 +33,7 @@ from ..storage.runs import open_run
 from .arms import gated, options_of
 from .config import Study
 from .measured import ANSWERS, make_row
-from .rows import write_row
+from .row_files import write_row
 from .store import Store
 from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task
 

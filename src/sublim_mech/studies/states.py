@@ -13,7 +13,7 @@ from ..arguments import checked
 from ..hints import counted
 from ..results.frames import Table
 from .config import Study
-from .rows import INDEX_FILE, read_rows
+from .row_files import INDEX_FILE, read_rows
 from .running import is_stale
 from .store import STUDIES, Store
 from .tasks import Task, Tasks

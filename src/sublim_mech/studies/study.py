@@ -12,7 +12,7 @@ from ..arguments import checked
 from ..hints import outside
 from .config import Study
 from .making import Worker
-from .rows import INDEX_FILE, read_rows
+from .row_files import INDEX_FILE, read_rows
 from .running import Outcome, Shard, summary, to_stderr, work
 from .store import Store
 from .tasks import Tasks
