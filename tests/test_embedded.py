@@ -68,6 +68,7 @@ def test_last_residual_stream_causality_and_clean_up(pair, prompts):
         assert not module._forward_pre_hooks
 
 
+@pytest.mark.science  # on GPT-2 small the default run holds it too
 def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
     merged = copy.deepcopy(pair.student.model).merge_and_unload()
     dense = sm.load_pair(pair.base, merged)
