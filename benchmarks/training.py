@@ -249,10 +249,13 @@ def by_full_logits(setting: Setting, *, count: bool = False) -> Steps:
     return Steps(np.array(losses), watch.seconds, watch.flops)
 
 
-def duel(setting: Setting, theirs: Callable[..., Steps], *, repeats: int) -> Race:
-    """Both sides in turns, as `race`, by what their steps take; the warm-up counts operations."""
+def duel(setting: Setting, theirs: Callable[..., Steps], *, repeats: int, **options: Any) -> Race:
+    """Both sides in turns, as `race`, by what their steps take; the warm-up counts operations.
+
+    `options` are further ones of our training.
+    """
     sides: dict[str, Callable[..., Steps]]
-    sides = {"ours": partial(ours, setting), "theirs": partial(theirs, setting)}
+    sides = {"ours": partial(ours, setting, **options), "theirs": partial(theirs, setting)}
     flops = {name: side(count=True).flops for name, side in sides.items()}
     done: dict[str, list[Steps]] = {name: [] for name in sides}
     for name in ["ours", "theirs"] * repeats + ["ours"]:
