@@ -52,7 +52,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
         shtab = importlib.import_module("shtab")
     except ModuleNotFoundError as error:
         raise ValueError(
-            'completion: it is written by shtab, which is not installed here; pip install '
+            "completion: it is written by shtab, which is not installed here; pip install "
             '"sublim-mech[completion]".'
         ) from error
     files = _with_files(parser, shtab.FILE)

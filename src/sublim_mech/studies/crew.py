@@ -27,7 +27,9 @@ class WorkerDiedError(RuntimeError):
     """Workers died of a task, or cannot begin."""
 
 
-def order(study: Study, store: Store, *, shard: Shard, steal: bool, progress: bool) -> dict[str, Any]:
+def order(
+    study: Study, store: Store, *, shard: Shard, steal: bool, progress: bool
+) -> dict[str, Any]:
     """What a worker is given, as JSON has it."""
     return {
         "study": to_dict(study),
