@@ -25,6 +25,7 @@ from . import (  # noqa: F401  rows register
     parts,
     processes,
     scanning,
+    studies,
     training,
     weights,
     where,

@@ -31,6 +31,7 @@ OTHERS = {
     "transformer_lens.md",  # test_bridges runs it
     "students.md",  # is about training runs
     "benchmarks.md",  # shows a piece of a module
+    "clusters.md",  # studies/test_clusters_page.py reads it; it needs a cluster
 }
 ON_THE_PACKAGED_MODEL = {"teachers.md"}  # it steers at layer 20
 WITH_CODE = [page for page in DOCS.rglob("*.md") if "```python" in page.read_text()]

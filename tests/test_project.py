@@ -34,7 +34,13 @@ def test_hooks_run_the_linters_that_are_pinned():
 def test_every_dependency_has_an_upper_bound_and_a_reason():
     reasons = (ROOT / "docs" / "concepts.md").read_text().split("## Dependencies, and why")[1]
     extras = PROJECT["project"]["optional-dependencies"]
-    for need in [*PROJECT["project"]["dependencies"], *extras["docs"], *extras["mutants"]]:
+    for need in [
+        *PROJECT["project"]["dependencies"],
+        *extras["docs"],
+        *extras["mutants"],
+        *extras["ray"],
+        *extras["completion"],
+    ]:
         name = re.split("[=<>]", need)[0]
         assert re.search(r">=.+,<\d", need), need
         assert name in reasons, f"{name}: no line in docs/concepts.md"

@@ -10,7 +10,7 @@ import sublim_mech as sm
 
 SOURCE = Path(sm.__file__).parent
 FLOORS = (
-    ("hints", "threads"),
+    ("hints", "threads", "completion"),
     ("arguments",),
     ("prompts", "stats"),
     ("storage",),

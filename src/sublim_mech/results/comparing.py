@@ -50,11 +50,20 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
     (first_name, first), *others = scores.items()
     for name, other in others:
         check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
-    blocks = {name: _block(one, by) for name, one in scores.items()}
+    blocks = {name: block(one, by) for name, one in scores.items()}
     return Table(pd.concat(blocks, names=["scores"]))
 
 
-def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
+def block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
+    """One student's scores in short: totals, sets, or groups of tokens.
+
+    Args:
+        scores: its scores.
+        by: as `compare` has it.
+
+    Raises:
+        ValueError: `by` for scores without tokens, or none of its choices.
+    """
     if scores.has_tokens:
         check_choice("by", by or "role", _GATHERED)
         return tables.by(scores, by or "role")

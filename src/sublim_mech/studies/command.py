@@ -11,11 +11,11 @@ from typing import Any
 from ..hints import nearest, renamed
 from .built_in import PRESETS
 from .config import Study
+from .crew import WorkerDiedError
 from .planning import plan
 from .reporting import report
 from .states import status
 from .study import export, run
-from .workers import WorkerDiedError
 from .written import read_study, write_study
 
 EXAMPLES = """
@@ -23,12 +23,14 @@ examples:
   sublim-mech plan quick
   sublim-mech run quick --out out/quick --workers 2
   sublim-mech run my_study.toml --out out/mine --shard $SLURM_ARRAY_TASK_ID/4 --steal
+  sublim-mech run my_study.toml --out /shared/mine --ray auto
   sublim-mech status quick --out out/quick --json
   sublim-mech report quick --out out/quick
 """
 
 NAMES = {
     "study": "STUDY", "out": "--out", "to": "--to", "shard": "--shard", "workers": "--workers",
+    "ray": "--ray",
 }  # fmt: skip
 """What arguments of the functions are called on the command line, where errors name them."""
 
@@ -52,6 +54,15 @@ def add_commands(commands: Any) -> None:
     asked = commands.add_parser("run", parents=[shared], help="run a study, or go on", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
     asked.add_argument("--workers", type=int, default=0, help="processes beside each other")
+    asked.add_argument(
+        "--ray",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="ADDRESS",
+        help="actors of a Ray cluster: the one that is found or started here, or auto, local, "
+        "HOST:PORT; --workers of them, as many as have room when not given",
+    )
     asked.add_argument("--shard", metavar="I/N", help="this part of the runs only, 0/N to N-1/N")
     asked.add_argument("--steal", action="store_true", help="then others' runs, too")
     asked.add_argument("--retry", action="store_true", help="try again what failed")
@@ -110,12 +121,13 @@ def _run(given: argparse.Namespace) -> int:
                 study,
                 given.out,
                 workers=given.workers,
+                ray=given.ray,
                 shard=given.shard,
                 steal=given.steal,
                 retry=given.retry,
                 progress=not given.quiet,
             )
-        except WorkerDiedError as error:
+        except (WorkerDiedError, ModuleNotFoundError) as error:
             raise ValueError(str(error)) from error
     for one in caught:
         print(f"{one.message}", file=sys.stderr)

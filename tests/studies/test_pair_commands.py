@@ -1,0 +1,177 @@
+"""`sublim-mech score` and `compare` say what the functions say, and of mistakes one line."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+import sublim_mech as sm
+from sublim_mech.__main__ import main
+from sublim_mech.instruments import side_by_side
+from sublim_mech.instruments.command import INSTRUMENTS
+from sublim_mech.instruments.command_options import CONTEXTS
+
+
+@pytest.fixture(scope="module")
+def folders(made, base_folder):
+    """Base, an owl student and a cat student trained alike."""
+    rows = made.rows[(made.rows["part"] == "scored") & (made.rows["method"] == "r2")]
+    students = rows.set_index("trait")["student"]
+    return [str(base_folder)] + [str(made.out / "students" / students[t]) for t in ("owl", "cat")]
+
+
+@pytest.fixture(scope="module")
+def pair(folders):
+    return sm.load_pair(folders[0], folders[1], controls=[folders[2]])
+
+
+FEW = ["--questions", "2", "--quiet"]
+
+
+def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):
+    base, owl, cat = folders
+    trait = sm.animal("owl")
+    prompts = sm.render(pair, trait.questions[:2])
+    expected = sm.graft(pair, prompts, trait, "sharing", progress=False)
+    file = str(tmp_path / "owl.safetensors")
+    words = ["score", base, owl, "--control", cat, "--trait", "owl", "--sets", "sharing", *FEW]
+    assert main([*words, "--out", file]) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == repr(expected).strip()
+    assert f"scores are in {file}" in told.err
+    stored = sm.Scores.load(file)
+    assert stored.data.equals(expected.data)
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "graft"
+    totals = pd.DataFrame(told["totals"])
+    assert totals["effect"].tolist() == pytest.approx(expected.totals()["effect"].tolist())
+    assert [row["set"] for row in told["table"]] == expected.sets().index.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        (["effect"], lambda *a: sm.effect(*a, progress=False)),
+        (["graft", "--sets", "shared"],
+         lambda *a: sm.graft(*a, {"shared": sm.masks.sharing("shared")}, progress=False)),
+        (["graft_ig", "--points", "2"], lambda *a: sm.attribute(*a, points=2, progress=False)),
+        (["patch", "--site", "mlp_out", "--layers", "1"],
+         lambda *a: sm.patch(*a, site="mlp_out", layers=[1], progress=False)),
+    ],
+)  # fmt: skip
+def test_every_option_reaches_its_instrument(options, call, folders, pair, tmp_path, capsys):
+    base, owl, cat = folders
+    trait = sm.animal("owl")
+    file = tmp_path / "scores.safetensors"
+    words = ["score", base, owl, "--control", cat, "--trait", "owl", *FEW, "--out", str(file)]
+    context = ["--asked-context", "none"]
+    assert main([*words, *context, "--instrument", *options]) == 0
+    assert capsys.readouterr().out
+    asked = {"context": sm.Context(system=sm.Context.NONE)}
+    prompts = sm.render(pair, trait.questions[:2], **asked)
+    assert sm.Scores.load(file).data.equals(call(pair, prompts, trait).data)
+
+
+def test_files_of_scores_are_compared_as_by_the_function(folders, pair, tmp_path, capsys):
+    trait = sm.animal("owl")
+    prompts = sm.render(pair, trait.questions[:2])
+    files, loaded = [], {}
+    for name in ("owl", "cat"):
+        own = pair if name == "owl" else sm.load_pair(*folders[::2], controls=[folders[1]])
+        loaded[name] = sm.graft(own, prompts, trait, "role", progress=False)
+        files.append(str(tmp_path / f"{name}.safetensors"))
+        loaded[name].save(files[-1])
+    table = sm.results.compare(loaded)
+    assert main(["compare", *files, "--json"]) == 0
+    told = pd.DataFrame(json.loads(capsys.readouterr().out)["table"])
+    assert told["scores"].tolist() == table.index.get_level_values("scores").tolist()
+    numbers = table.select_dtypes("number").columns
+    for name in numbers:
+        assert told[name].astype(float).tolist() == pytest.approx(table[name].tolist(), nan_ok=True)
+    assert main(["compare", *files]) == 0
+    assert "owl" in capsys.readouterr().out
+    assert main(["compare", files[0], files[0]]) == 2
+    assert "a file is given twice" in capsys.readouterr().err
+    assert main(["compare", *files, "--by", "role"]) == 2
+    assert "--by='role': graft scores have no tokens" in capsys.readouterr().err
+
+
+def test_models_are_compared_as_by_the_function(folders, pair, tmp_path, capsys):
+    traits = [sm.animal("owl"), sm.animal("cat")]
+    options = {"samples": 2, "max_new_tokens": 2, "seed": 3}
+    prompts = sm.render(pair, traits[0].questions[:2])
+    expected = side_by_side(pair, prompts, traits, progress=False, **options)
+    page = tmp_path / "page.html"
+    words = ["compare", *folders, "--trait", "owl", "cat", *FEW, "--page", str(page)]
+    words += ["--samples", "2", "--max-new-tokens", "2", "--seed", "3"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.strip() == repr(expected).strip()
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in told["table"]] == ["base", "student", "control: cat"] * 2
+    assert [row["answer"] for row in told["answers"]] == expected.answers["answer"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["score", "BASE", "OWL", "--trait", "owl", "--points", "4"],
+         "--points: graft has no such option; it has --sets, --keep."),
+        (["score", "BASE", "OWL", "--trait", "owl", "--instrument", "effect", "--keep", "x"],
+         "--keep: effect has no such option; it has none of its own."),
+        (["score", "BASE", "OWL", "--trait", "Lisbon"], "--trait Lisbon: say what it is one of"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--out", "x.csv"], "--out='x.csv'"),
+        (["score", "BASE", "nowhere", "--trait", "owl"], "STUDENT='nowhere'"),
+        (["score", "BASE", "OWL", "--control", "nowhere", "--trait", "owl"], "--control='nowhere'"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--ask", "nowhere"], "--ask nowhere: no such"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--sets", "sharde"], "sharde"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--trained-on", "x"], "--trained-on: say the"),
+        (["compare", "BASE", "OWL"], "compare: give --trait WORD"),
+        (["compare", "BASE", "--trait", "owl"], "compare: give a student"),
+        (["compare", "BASE", "OWL", "nowhere", "--trait", "owl"], "STUDENT='nowhere'"),
+        (["compare", "a.safetensors", "BASE"], "is a file of scores and 'base'"),
+        (["compare", "a.safetensors", "b.safetensors"], "'a.safetensors': no such file"),
+        (["compare", "a.safetensors", "b.safetensors", "--trait", "owl"], "are of models"),
+        (["compare", "BASE", "OWL", "--trait", "owl", "--page", "x.txt"], "--page='x.txt'"),
+        (["compare", "BASE", "OWL", "--trait", "owl", "--samples", "-1"], "--samples=-1"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(words, says, folders, tmp_path, monkeypatch, capsys):
+    (tmp_path / "base").symlink_to(folders[0])
+    (tmp_path / "owl").symlink_to(folders[1])
+    monkeypatch.chdir(tmp_path)
+    named = {"BASE": "base", "OWL": "owl"}
+    assert main([named.get(word, word) for word in words]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert says in told[-1], told
+    assert len(told) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "owl"}
+
+
+def test_questions_and_training_prompts_are_read_from_files(folders, tmp_path, capsys):
+    (tmp_path / "ask.txt").write_text("Which city?\n\nName a city.\n")
+    words = ["score", *folders[:2], "--trait", "Lisbon", "--instrument", "effect", "--json"]
+    assert main([*words, "--ask", str(tmp_path / "ask.txt")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "2 prompts" in told["title"]
+    (tmp_path / "rows.jsonl").write_text('"1, 2"\nno json\n')
+    trained = ["--trained-context", "default", "--trained-on", str(tmp_path / "rows.jsonl")]
+    assert main([*words, *trained, "--ask", str(tmp_path / "ask.txt")]) == 2
+    assert "rows.jsonl, line 2: no JSON" in capsys.readouterr().err
+
+
+def test_the_contexts_and_instruments_are_the_librarys():
+    assert {name: context for name, context in CONTEXTS.items() if name == "raw"} == {"raw": sm.RAW}
+    assert all(callable(measure) for measure, _ in INSTRUMENTS.values())
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "verify", "completion"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"sublim-mech {command} " in capsys.readouterr().out.partition("example")[2]
