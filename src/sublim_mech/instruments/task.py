@@ -108,7 +108,7 @@ class Task:
         return self.pair.batch(ids, [self.answers[i] for i in indices])
 
     def own_gates(self, student: Student, prompt: int) -> Float[Tensor, "slot cell"] | None:
-        """The gates a student brings with it, at a prompt's slots; None where it acts everywhere."""
+        """The gates a student brings with it at a prompt's slots; None where it acts everywhere."""
         key = id(student), prompt
         if key not in self._own:
             asked, nodes = self.prompts[prompt], len(self.answers[prompt].nodes)

@@ -49,8 +49,6 @@ def how_of(exact: int, values: int, seed: int) -> How:
     Raises:
         ValueError: a size below 1.
     """
-    if exact < 1:
-        raise ValueError(f"exact={exact}: the largest side decomposed exactly must be at least 1.")
     if values < 1:
         raise ValueError(f"values={values}: how many are found must be at least 1.")
     return How(exact, values, seed)
