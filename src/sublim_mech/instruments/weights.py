@@ -9,7 +9,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..engine.pair import ModelPair
-from ..models.deltas import Delta
 from ..models.names import Module, modules_named
 from ..models.placement import plain
 from ..models.sites import Sites
@@ -22,12 +21,10 @@ class Change(NamedTuple):
 
     Attributes:
         module: where it is.
-        delta: the difference.
         done: its singular basis.
     """
 
     module: Module
-    delta: Delta
     done: Decomposed
 
 
@@ -135,4 +132,4 @@ def changes(
     model = plain(base)
     for module in tqdm(modules, desc=title, disable=not progress):
         delta = student.deltas[module.path]
-        yield Change(module, delta, decompose(delta, model.get_submodule(module.path), how))
+        yield Change(module, decompose(delta, model.get_submodule(module.path), how))
