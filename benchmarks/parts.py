@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import ModelPair
 from sublim_mech.instruments import hybrid
+from sublim_mech.models.deltas import Replaced
+from sublim_mech.models.names import Module
+from sublim_mech.models.splitting import split_bands
+from sublim_mech.models.students import Student
 from sublim_mech.prompts import Prompt
 
 from .memory import peak
@@ -48,6 +55,52 @@ def bands_row(
         max_abs_diff=done.difference,
         tolerance=1e-4,
         note=f"the target is at most 1.5 times the time, a ratio of {1 / 1.5:.2f}",
+    )
+
+
+@row("bands_4096")
+def bands_4096() -> Row:
+    """Bands of a projection of 7B's shape that full fine-tuning changed."""
+    return large_bands_row(4096, directions=8)
+
+
+def large_bands_row(side: int, *, directions: int, seconds_allowed: float = 30.0) -> Row:
+    """Seconds to split one square matrix of full rank into bands, by randomised SVD above 1024,
+    against what they may take; the bands, added up, against the module's own difference.
+
+    The change has a power-law spectrum (exponent 1/2), as slow a fall as fine-tuning leaves.
+    """
+    rng = torch.Generator().manual_seed(0)
+    base = nn.Module()
+    base.projection, student = (nn.Linear(side, side, bias=False) for _ in range(2))
+    with torch.no_grad():
+        left, right = (
+            torch.linalg.qr(torch.randn(side, min(side, 512), generator=rng)).Q for _ in range(2)
+        )
+        values = torch.arange(1, left.shape[1] + 1).float() ** -0.5
+        student.weight.copy_(base.projection.weight + (left * values) @ right.T)
+    delta = Replaced(student, float(values.norm()), "")
+    whole = Student("full", "full", {"projection": delta}, base, None, "")
+    start = time.perf_counter()
+    split = split_bands(whole, base, [1] * directions)
+    seconds = time.perf_counter() - start
+    parts = split.parts["projection"]
+    x = torch.randn(1, 8, side, generator=rng)
+    output = base.projection(x)
+    gate = torch.ones(1, 8, len(parts.names))
+    summed = parts.gated(Module("projection", 0, "projection"), gate, output, (x,), {})
+    difference = float((summed - delta(output, x)).abs().max() / delta(output, x).abs().max())
+    return Row(
+        f"{directions} bands of a full fine-tune's {side} x {side} projection",
+        f"{seconds_allowed:.0f} seconds",
+        seconds / seconds_allowed,
+        1.0,
+        at_most=True,
+        max_abs_diff=difference,
+        tolerance=1e-5,
+        seconds_ours=seconds,
+        seconds_theirs=seconds_allowed,
+        note="; ".join(split.notes) or "exact SVD",
     )
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from sublim_mech.results.scores import Scores
 from sublim_mech.results.shares import Concentration, concentration
-from sublim_mech.stats import FEWEST, random_like, ratio_interval
+from sublim_mech.stats import FEWEST, ratio_interval
 
 SHARED = ["prefix", "aligned"]
 
@@ -182,7 +182,7 @@ def test_a_fixed_profile_over_positions_is_no_evidence_for_a_random_set():
         profile = rng.gamma(0.5, size=length)
         given = np.zeros(length, bool)
         given[: rng.integers(5, 25)] = given[40:] = True
-        inside = random_like(given, 1, rng)[0]
+        inside = np.roll(given, rng.integers(length))
         rows = [[("x", "user", 0, "prefix" if c else "novel") for c in inside]] * prompts
         values = profile + rng.normal(size=(prompts, length)) * 0.05
         significant += concentration(attribution_of(rows, values), draws=200).p < 0.05

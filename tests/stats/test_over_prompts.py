@@ -1,8 +1,7 @@
 """Intervals and nulls against closed forms, exhaustive lists and their own promises."""
 
 import math
-from collections import Counter
-from itertools import groupby, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,16 +11,11 @@ from sublim_mech.stats import (
     bootstrap_weights,
     max_t,
     mean_interval,
-    random_like,
     ratio_interval,
     wilson,
 )
 
 RNG = np.random.default_rng(0)
-
-
-def runs(inside):
-    return sorted(len(list(group)) for value, group in groupby(inside) if value)
 
 
 def test_bootstrap_weights_are_counts_over_n():
@@ -129,52 +123,6 @@ def test_the_same_seed_gives_the_same_bytes():
         first, again, other = make(x, seed=1), make(x, seed=1), make(x, seed=2)
         assert first.low.tobytes() == again.low.tobytes()
         assert first.low.tobytes() != other.low.tobytes()
-    inside = x[:, 0] > 0
-    sets = [random_like(inside, 50, np.random.default_rng(5)).tobytes() for _ in range(2)]
-    assert sets[0] == sets[1]
-
-
-def test_random_sets_keep_size_and_runs():
-    for length in range(1, 25):
-        for density in (0.2, 0.5, 0.9):
-            inside = RNG.random(length) < density
-            sets = random_like(inside, 20, RNG)
-            assert sets.shape == (20, length)
-            assert sets.dtype == bool
-            assert all(runs(s) == runs(inside) for s in sets)
-
-
-@pytest.mark.parametrize("inside", [[True] * 4, [False] * 4, [True, False, True]])
-def test_sets_that_can_stand_in_one_way_only_stand_so(inside):
-    assert (random_like(np.array(inside), 5, RNG) == np.array(inside)).all()
-
-
-@pytest.mark.parametrize("inside", ["1101000", "1010000", "0111000", "110110100", "1101", "10110"])
-def test_every_arrangement_is_as_likely(inside):
-    """Exhaustively: all sets of as many runs of the same lengths, each about equally often."""
-    given = np.array([c == "1" for c in inside])
-    n = len(given)
-    every = [s for s in product((False, True), repeat=n) if runs(s) == runs(given)]
-    drawn = random_like(given, 400 * len(every), np.random.default_rng(1))
-    counts = Counter(map(tuple, drawn.tolist()))
-    assert set(counts) == set(every)
-    chi2 = sum((counts[s] - 400) ** 2 / 400 for s in every)
-    freedom = len(every) - 1
-    assert chi2 < freedom + 5 * (2 * freedom) ** 0.5
-
-
-def test_one_seed_and_width_give_prompts_of_one_layout_the_same_sets():
-    """Prompts that share a layout up to a longer end: the sets' starts agree far above chance."""
-    short = np.array([c == "1" for c in "011000100000"])
-    options = {"draws": 200, "width": 40}
-    one, again = (random_like(short, **options, rng=np.random.default_rng(2)) for _ in range(2))
-    assert one.tobytes() == again.tobytes()
-    longer = np.concatenate([short, [False]])
-    similar = random_like(longer, **options, rng=np.random.default_rng(2))
-    independent = random_like(longer, **options, rng=np.random.default_rng(3))
-    agreement = [(sets[:, : len(short)] == one).all(1).mean() for sets in (similar, independent)]
-    assert agreement[0] > 0.6
-    assert agreement[1] < 0.1
 
 
 # --------------------------------------------------------------------------------------- sign flips

@@ -100,6 +100,18 @@ class Gates:
         if not finite:
             raise ValueError("gates hold NaN or infinity; a gate is a number, 0 closed and 1 open.")
 
+    def after(self, slot: int) -> Gates:
+        """Those of the slots from one on."""
+        if isinstance(self.values, float):
+            return self
+        return Gates(self.student, self.values[:, slot:])
+
+    def expand(self, rows: int) -> Gates:
+        """Those of one row, repeated."""
+        if isinstance(self.values, float):
+            return self
+        return Gates(self.student, self.values.expand(rows, *self.values.shape[1:]))
+
     def of(self, module: int) -> Tensor | float | None:
         """The gate of a changed module: `(row, slot)`, `(row, slot, part)` where it is split, a
         number, or None where it is closed everywhere.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,8 @@ from torch import Tensor
 from ..models.sites import Sites
 from ..models.students import Student
 from ..prompts import Prompt
+from .beginnings import stack_gates
+from .forward import Gates
 
 
 def own_gates(
@@ -27,6 +29,37 @@ def own_gates(
     return torch.from_numpy(cells[:, [paths.index(path) for path, _ in student.cells]]).float()
 
 
+def within(
+    student: Student,
+    own: Sequence[Tensor | None],
+    values: Tensor | float = 1.0,
+    *,
+    slots: int,
+    first: int = 0,
+    device: torch.device,
+) -> Gates:
+    """Gates of rows, closed where those of their student are.
+
+    Args:
+        student: whose weights.
+        own: per row, the student's own gates at all its slots (`own_gates`).
+        values: what is asked for: a number, `(row, slot)` or `(row, slot, cell)`; differentiable
+            where it is.
+        slots: how many slots.
+        first: the first of them.
+        device: where they are computed with.
+    """
+    open_at = [gates for gates in own if gates is not None]
+    if isinstance(values, Tensor):
+        values = values.to(device)
+    if not open_at:
+        return Gates(student, values)
+    stacked = stack_gates(open_at, torch.Size((len(own), first + slots)))[:, first:].to(device)
+    if isinstance(values, Tensor) and values.dim() == 2:
+        values = values[..., None]
+    return Gates(student, values * stacked)
+
+
 def refuse_gates(students: Iterable[Student], what: str) -> None:
     """Raise ValueError where a student brings gates, which an instrument does not know.
 
@@ -38,8 +71,7 @@ def refuse_gates(students: Iterable[Student], what: str) -> None:
         if student.gates is not None:
             raise ValueError(
                 f"{what}: student {student.name!r} was loaded with gates ({student.gates}), which "
-                "only effect, graft, evaluate, generate, pair.logits and pair.activations keep; "
-                "graft(sets=...) measures sets of cells within them. Loaded without (gates=None) "
-                "it is another model, one that works everywhere: for what that one does, choose "
-                f"cells by the arguments of {what}."
+                f"{what} does not know: no plain weights compute so. graft(sets=...) measures "
+                "sets of cells within them. Loaded without (gates=None) it is another model, one "
+                "that works everywhere."
             )

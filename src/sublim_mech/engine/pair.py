@@ -19,6 +19,7 @@ from ..models.deltas import Delta
 from ..models.gating import TrainedGates
 from ..models.names import Module
 from ..models.refusals import refused
+from ..models.spectra import How
 from ..models.splitting import join, split_bands, split_heads
 from ..models.students import Student, read_student, tell_notes
 from ..prompts import Context, Message, Prompt, Trained
@@ -116,6 +117,8 @@ class ModelPair(Runner):
         by: Literal["band", "head", "student"],
         *,
         bands: int | Sequence[int] | None = None,
+        exact: int | None = None,
+        seed: int | None = None,
     ) -> ModelPair:
         """The same pair with several parts per difference, each of which has a gate of its own.
 
@@ -131,9 +134,14 @@ class ModelPair(Runner):
             bands: of `by="band"`: so many bands of one direction each, or the width of each band,
                 from the largest singular value on. What a matrix has behind them is one more band,
                 `tail`; a matrix of lower rank has fewer.
+            exact: of `by="band"`: a replaced matrix whose smaller side is larger is decomposed by
+                randomised SVD, as `spectrum` does; 1024 when not given. What its directions leave
+                out is part of `tail`, and a note tells how much.
+            seed: of randomised SVD; 0 when not given.
 
         Raises:
-            ValueError: no such `by`; `bands` missing, below 1, or more directions than any matrix
+            ValueError: no such `by`; `exact` below 1, or `exact` or `seed` of other parts than
+                bands; `bands` missing, below 1, or more directions than any matrix
                 of a student has; heads that are not known in the architecture; a pair that is
                 split already; a single student; see `splitting`.
 
@@ -151,13 +159,19 @@ class ModelPair(Runner):
                 "by='band' needs bands=, the number of directions or the width of each band; "
                 "by='head' and by='student' take none."
             )
+        options = {"exact": exact, "seed": seed}
+        given = {name: value for name, value in options.items() if value is not None}
+        if given and by != "band":
+            raise ValueError(
+                f"{' and '.join(given)}: by={by!r} decomposes nothing; only bands take them."
+            )
         if by == "student":
             return self.joined(self._whole())
         widths = [1] * bands if isinstance(bands, int) else list(bands or ())
         made = []
         for student in self._whole():
             if by == "band":
-                made.append(split_bands(student, self.model, widths))
+                made.append(split_bands(student, self.model, widths, How(**given)))
             else:
                 made.append(split_heads(student, self.model, self.sites))
         return replace(self, student=made[0], controls=tuple(made[1:]))

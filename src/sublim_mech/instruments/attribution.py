@@ -111,7 +111,7 @@ def attribute(
             "into student)."
         )
     folder = keep_folder(keep)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     if not task.metric.differentiable:
         raise ValueError(
             f"trait: {task.metric.name} is not differentiable, so gradients say nothing of it; use "

@@ -22,7 +22,8 @@ import torch
 import xarray as xr
 
 from ..arguments import checked
-from ..engine.forward import Gates, Key
+from ..engine.forward import Key
+from ..engine.own_gates import own_gates, within
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..masks import Mask, Where, as_mask
@@ -254,7 +255,9 @@ def activation_change(
         batch = pair.batch([asked[i].ids for i in rows])
         before = pair.run(batch, record=keys).activations
         for m, student in enumerate(pair.students.values()):
-            after = pair.run(batch, gates=Gates(student), record=keys).activations
+            own = [own_gates(pair.sites, student, asked[i]) for i in rows]
+            gates = within(student, own, slots=batch.ids.shape[1], device=pair.device)
+            after = pair.run(batch, gates=gates, record=keys).activations
             for number, key in enumerate(keys):
                 for row, i in enumerate(rows):
                     base = before[key][row, tokens[i]].double().cpu().numpy()

@@ -125,7 +125,7 @@ def confirm(
             "select."
         )
     folder = keeping.keep_folder(keep)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     _check_same(task, scores)
 
     # the strongest cells, and random ones of the rest; where nothing differs both values are 0,

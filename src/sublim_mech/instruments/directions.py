@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..arguments import checked
 from ..engine.branch import grow
-from ..engine.forward import Edit, Gates
+from ..engine.forward import Edit
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..masks import Where, as_mask
@@ -109,7 +109,7 @@ def direction_effects(
     for name in names:
         change.need_norm(chosen, name)
     mask = change.where if where is None else as_mask(where, "chosen tokens")
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     slots = [
         _slots(task, i, mask.tokens(prompt), answer_in_set) for i, prompt in enumerate(task.prompts)
     ]
@@ -224,7 +224,7 @@ def _measure(
 ) -> np.ndarray:
     """The metric under each thing done, `(done, layer, vector)`."""
     ids, answers = task.prompts[prompt].ids, task.answers[prompt]
-    whole = Gates(student)
+    whole = task.gates(student, [prompt])
     base, top = grow(task.pair, ids, answers, None), grow(task.pair, ids, answers, whole)
     values = np.empty((len(DONE), len(asked.layers), len(asked.vectors)))
     for number, done in enumerate(DONE):
@@ -234,8 +234,9 @@ def _measure(
             for slot, rows in trunk.forwards([min(asked.slots)] * len(vectors)):
                 places = [one - slot for one in asked.slots]
                 edit = _EDITS[done](vectors[rows].to(task.pair.device), places)
+                of_rows = gates and gates.after(slot).expand(len(rows))
                 logits = trunk.branch(
-                    layer, slot, len(rows), gates=gates, edits={(asked.site, layer): edit}
+                    layer, slot, len(rows), gates=of_rows, edits={(asked.site, layer): edit}
                 )
                 values[number, at, rows] = task.numbers([prompt] * len(rows), logits)
                 advance(len(rows))

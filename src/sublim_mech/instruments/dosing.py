@@ -87,7 +87,7 @@ def dose(
     """
     chosen = _checked_scales(scales)
     folder = keep_folder(keep)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     mask = None if where is None else as_mask(where, "chosen tokens")
     opened = mask is None or isinstance(mask, AnswerMask) if answer is None else answer
     sets = None

@@ -142,7 +142,8 @@ def _estimate_prompt(
     batch = task.batch([prompt])
     task.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # it fits
     denoising = asked.direction == "denoising"
-    recipient, donor = (None, Gates(student)) if denoising else (Gates(student), None)
+    whole = task.gates(student, [prompt])
+    recipient, donor = (None, whole) if denoising else (whole, None)
 
     # activations of both, and the residual streams that runs of the recipient start from
     layers = asked.layers or range(pair.sites.n_layers)
@@ -270,7 +271,7 @@ class _Line:
             self.task,
             self.prompt,
             self.batch.expand(rows),
-            self.recipient,
+            self.recipient and self.recipient.expand(rows),
             shifts={self.key: self._shift(nodes)},
             start=self._start(rows),
         )
@@ -282,7 +283,8 @@ class _Line:
         rows = len(nodes)
         edits: dict[Key, Edit] = {self.key: _shift(self._shift(self._numbers(nodes)))}
         batch, start = self.batch.expand(rows), self._start(rows)
-        done = self.task.pair.run(batch, gates=self.recipient, edits=edits, start=start)
+        gates = self.recipient and self.recipient.expand(rows)
+        done = self.task.pair.run(batch, gates=gates, edits=edits, start=start)
         return self.task.numbers([self.prompt] * rows, done.logits).tolist()
 
 
@@ -327,7 +329,7 @@ def gradient_x_input(task: Task, *, progress: bool, keep: Path | None = None) ->
             batch = some.batch([i])
             some.pair.rows(slots=batch.sizes[0], reads=batch.reads.shape[1], gradient=True)  # fits
             of_base = _embedding_products(some, i, batch, None)
-            of_student = _embedding_products(some, i, batch, Gates(student))
+            of_student = _embedding_products(some, i, batch, some.gates(student, [i]))
             effects.append(of_student - of_base)
             advance(2)
         return Cells(effects, both)

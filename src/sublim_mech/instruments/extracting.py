@@ -106,7 +106,7 @@ def extract_lora(
     how = how_of(exact, rank, seed)
     factors: dict[str, Factors] = {}
     kept, most = [], 0
-    for module, _, done in changes(
+    for module, done in changes(
         pair.model, student, places, how, title="extract", progress=progress
     ):
         known = _known(done)

@@ -31,7 +31,6 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ..engine.forward import Gates
 from ..models.names import Module, module_order, part_order
 from ..models.students import Student
 from ..results.scores import Scores
@@ -230,7 +229,8 @@ def _slopes(
     column = torch.tensor(nodes, device=batch.ids.device).reshape(-1, 1, 1)
     gates = column.repeat(1, batch.ids.shape[1], student.width).requires_grad_(True)
     with torch.enable_grad():
-        logits = task.pair.run(batch, gates=Gates(student, gates)).logits
+        within = task.gates(student, prompts, gates)
+        logits = task.pair.run(batch, gates=within).logits
         value = task.value(prompts, logits).sum()
         # never backward(): it would fill the gradients of the caller's parameters
         (slope,) = torch.autograd.grad(value, gates)

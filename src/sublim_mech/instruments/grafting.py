@@ -31,7 +31,6 @@ from .. import masks
 from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.cells import columns_of
-from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..masks import AnswerMask, Mask, Where
@@ -356,7 +355,7 @@ def graft_sweep(
         )
     folder = keep_folder(keep)
     by = check_by(by, refine)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
     chosen = _layers(pair, layers)
 
     count = len(task.prompts)
@@ -480,7 +479,7 @@ def _sweep_prompt(
         return np.empty((len(layers), 0))
     alone = measure == "sufficiency"
     rest, switched = (0.0, 1.0) if alone else (1.0, 0.0)
-    trunk_gates = None if alone else Gates(student)
+    trunk_gates = None if alone else task.gates(student, [prompt])
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
     module_layers = np.array([task.pair.sites.modules[path].layer for path, _ in student.cells])
 
@@ -495,7 +494,7 @@ def _sweep_prompt(
                 if only is not None:
                     cell = rest + (switched - rest) * only[first : last + 1, modules]
                 gates[row, first - slot : last - slot + 1, modules] = cell
-            row_gates = Gates(student, gates.to(task.pair.device))
+            row_gates = task.gates(student, [prompt] * len(numbers), gates, first=slot)
             logits = trunk.branch(layer, slot, len(numbers), gates=row_gates)
             values[at, numbers] = task.numbers([prompt] * len(numbers), logits)
             advance(len(numbers))

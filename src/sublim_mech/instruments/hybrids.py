@@ -13,16 +13,18 @@ is a number with an interval. There is one copy of the base.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..arguments import checked
@@ -36,7 +38,9 @@ from ..models.students import Student
 from ..prompts import Trait
 from ..prompts.prompt import Prompt
 from ..results import report
+from ..results.hybrid_bars import hybrid_bars
 from ..results.scores import Scores
+from ..results.style import Wishes
 from ..stats import Interval, mean_interval
 from .grafting import MEASURES
 from .keeping import keep_folder
@@ -91,6 +95,48 @@ class Hybrid:
             numbers = map(float, (interval.mean, interval.low, interval.high))
             rows[name] = dict(zip(("effect", "low", "high"), numbers, strict=True))
         return pd.DataFrame.from_dict(rows, orient="index")
+
+    @checked
+    def plot(
+        self,
+        *,
+        ax: Axes | None = None,
+        title: str | None = None,
+        labels: Mapping[Any, str] | None = None,
+        path: str | PathLike[str] | None = None,
+    ) -> Axes:
+        """The hybrid, its parts alone, the hybrid without each, and the interaction, as bars with
+        95 % intervals over prompts.
+
+        Args:
+            ax: draw there; a new figure when not given.
+            title: in place of what was scored; `""` for none.
+            labels: names of the parts or of the metric -> what the picture calls them.
+            path: also write the figure there (format by its suffix), under a temporary name first.
+
+        Returns:
+            The axes; `axes.figure` is the figure.
+
+        Raises:
+            TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
+            ValueError: `labels` names what is not there.
+
+        Example:
+            >>> parts = {"student": sm.masks.role("system"), "cat": sm.masks.role("user")}
+            >>> found = sm.instruments.hybrid(pair, prompts, trait, parts, progress=False)
+            >>> [text.get_text().splitlines()[0] for text in found.plot().get_yticklabels()][:2]
+            ['whole', 'owl alone']
+        """
+        wishes = Wishes(ax, title, labels, None if path is None else Path(path))
+        return hybrid_bars(self.scores, dict(self._rows()), self.table(), wishes)
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        """The rows of the table, each with the part that it is of."""
+        yield "whole", ""
+        for name in self.scores.data["set"].values.tolist():
+            yield f"{name} alone", name
+            yield f"without {name}", name
+        yield INTERACTION, ""
 
     def __repr__(self) -> str:
         who = ", ".join(self.answer) or "the base"

@@ -107,7 +107,8 @@ def unit_name(
 
 def _split(student: Student) -> list[Any]:
     """What a student is split into."""
-    return [student.split_by, student.widths, student.cells]
+    sketch = [student.sketch] if student.sketch else []
+    return [student.split_by, student.widths, student.cells, *sketch]
 
 
 def _types(pair: ModelPair, student: Student) -> list[str]:

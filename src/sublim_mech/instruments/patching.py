@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..arguments import checked
 from ..engine.branch import grow
-from ..engine.forward import Edit, Gates, Key
+from ..engine.forward import Edit, Key
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..masks import Mask, Where
@@ -176,7 +176,7 @@ def patch(
     by = check_by(by, refine)
     if sets is not None and by != "token":
         raise ValueError(f"by={by!r} beside sets: sets are patched as they are; leave one out.")
-    task = prepare(pair, prompts, trait, donors=donor_prompts)
+    task = prepare(pair, prompts, trait, donors=donor_prompts, keeps_gates=True)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
     if donors is not task:
         for own, other in zip(task.prompts, donors.prompts, strict=True):
@@ -340,8 +340,8 @@ def patch_prompt(
     """
     # the donor runs once for its activations, the recipient once for its branches to start from
     into_base = plan.direction == "denoising"
-    student_gates = Gates(student)
-    recipient, donor = (None, student_gates) if into_base else (student_gates, None)
+    recipient = None if into_base else task.gates(student, [prompt])
+    donor = donors.gates(student, [prompt]) if into_base else None
     keys: list[Key] = [(plan.site, layer) for layer in plan.layers]
     given = donors.pair.run(donors.batch([prompt]), gates=donor, record=keys)
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], recipient)
@@ -358,7 +358,8 @@ def patch_prompt(
         for slot, indices in trunk.forwards(first_slots):
             chosen = [branches[index] for index in indices]
             edit = _put(source, _slots(plan, chosen, slot), per_head=plan.heads != (None,))
-            logits = trunk.branch(key[1], slot, len(chosen), gates=recipient, edits={key: edit})
+            gates = recipient and recipient.after(slot).expand(len(chosen))
+            logits = trunk.branch(key[1], slot, len(chosen), gates=gates, edits={key: edit})
             heads, cells = zip(*chosen, strict=True)
             values[number, heads, cells] = task.numbers([prompt] * len(chosen), logits)
             advance(len(chosen))

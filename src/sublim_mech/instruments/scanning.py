@@ -31,7 +31,6 @@ import torch
 
 from ..arguments import checked
 from ..engine.branch import grow
-from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..metrics import Metric
 from ..models.students import Student
@@ -93,7 +92,7 @@ def prefix_scan(
         )
     measures = MEASURES if measure == "both" else (measure,)
     folder = keep_folder(keep)
-    task = prepare(pair, prompts, trait)
+    task = prepare(pair, prompts, trait, keeps_gates=True)
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
         both = ends(part.task, student)
@@ -136,7 +135,7 @@ def _scan(
     """
     # the trunk computes every prefix, a branch what follows it
     before, after = (1.0, 0.0) if alone else (0.0, 1.0)
-    trunk_gates = Gates(student) if alone else None
+    trunk_gates = task.gates(student, [prompt]) if alone else None
     trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
     starts = np.arange(1, len(task.prompts[prompt]) + 1)  # per boundary, the first slot behind it
     values = np.empty(len(starts))
@@ -144,7 +143,7 @@ def _scan(
         gates = torch.full((len(numbers), trunk.size - slot), after)
         for row, number in enumerate(numbers):
             gates[row, : max(0, int(starts[number]) - slot)] = before
-        row_gates = Gates(student, gates.to(task.pair.device))
+        row_gates = task.gates(student, [prompt] * len(numbers), gates, first=slot)
         logits = trunk.branch(-1, slot, len(numbers), gates=row_gates)
         values[numbers] = task.numbers([prompt] * len(numbers), logits)
         advance(len(numbers))

@@ -85,7 +85,7 @@ def spectra_of(
     (model, sites), found = base, []
     weights, like = plain(model), next(model.parameters()).dtype
     every = with_basis(base, student)
-    for module, _, done in changes(model, student, every, how, title="spectrum", progress=progress):
+    for module, done in changes(model, student, every, how, title="spectrum", progress=progress):
         found.append(
             ModuleSpectrum(
                 path=module.path,

@@ -74,7 +74,7 @@ def alignment(
     theirs = changes(pair.model, both[1], common, how, title=title, progress=False)
     ours = changes(pair.model, both[0], common, how, title=title, progress=progress)
     modules = []
-    for (module, _, a), (_, _, b) in zip(ours, theirs, strict=True):
+    for (module, a), (_, b) in zip(ours, theirs, strict=True):
         dims = _directions(a, k), _directions(b, k)
         if 0 in dims:
             alone.append(module.full_name(depth))

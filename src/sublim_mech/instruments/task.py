@@ -28,7 +28,7 @@ from ..engine.answers import Answers
 from ..engine.batch import Batch
 from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
-from ..engine.own_gates import own_gates, refuse_gates
+from ..engine.own_gates import own_gates, refuse_gates, within
 from ..engine.pair import ModelPair
 from ..hints import called, counted
 from ..metrics import Metric, as_metric
@@ -66,6 +66,9 @@ class Task:
     places: tuple[int, ...] = ()
     copies: int = 0
     _base_logits: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _own: dict[tuple[int, int], Tensor | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if not self.places:  # made without `prepare`: nothing was left out
@@ -84,6 +87,7 @@ class Task:
             answers=tuple(self.answers[i] for i in prompts),
             places=tuple(self.places[i] for i in prompts),
             _base_logits={},
+            _own={},
         )
 
     def size(self, prompt: int) -> int:
@@ -102,6 +106,38 @@ class Task:
         """These prompts with their answers as rows of one forward."""
         ids = [self.prompts[i].ids for i in indices]
         return self.pair.batch(ids, [self.answers[i] for i in indices])
+
+    def own_gates(self, student: Student, prompt: int) -> Float[Tensor, "slot cell"] | None:
+        """The gates a student brings with it at a prompt's slots; None where it acts everywhere."""
+        key = id(student), prompt
+        if key not in self._own:
+            asked, nodes = self.prompts[prompt], len(self.answers[prompt].nodes)
+            self._own[key] = own_gates(self.pair.sites, student, asked, nodes)
+        return self._own[key]
+
+    def gates(
+        self,
+        student: Student,
+        indices: Sequence[int],
+        values: Tensor | float = 1.0,
+        *,
+        first: int = 0,
+    ) -> Gates:
+        """A student's gates in rows, each of a prompt; what its own gates close stays closed.
+
+        Args:
+            student: whose weights.
+            indices: per row, its prompt.
+            values: a number, `(row, slot)` or `(row, slot, cell)`, of the slots from `first` on.
+            first: the first slot.
+        """
+        own = [self.own_gates(student, i) for i in indices]
+        if isinstance(values, Tensor):
+            slots = values.shape[1]
+        else:
+            slots = max(map(self.size, indices)) - first
+        device = self.pair.device
+        return within(student, own, values, slots=slots, first=first, device=device)
 
     def value(
         self, indices: Sequence[int], logits: Float[Tensor, "row read vocab"]
@@ -179,8 +215,8 @@ def prepare(
         prompts: rendered prompts.
         trait: what is measured.
         donors: where prompts take something from other prompts: one per prompt.
-        keeps_gates: whether all rows of students come through `measure`, which keeps the gates that
-            students bring with them.
+        keeps_gates: whether all rows of students are under `Task.gates`, as those of `measure`
+            are: within the gates that students bring with them.
 
     Raises:
         TypeError, ValueError: see `Runner.check_prompts`; a form without tokens; a prompt that is
@@ -225,7 +261,7 @@ def donors_of(task: Task, donors: Sequence[Prompt]) -> Task:
     answers = tuple(task.metric.answers(task.pair.tokenizer, donor) for donor in chosen)
     for donor, trie in zip(chosen, answers, strict=True):
         task.pair.check_length(donor, trie.length)
-    return replace(task, prompts=chosen, answers=answers, _base_logits={})
+    return replace(task, prompts=chosen, answers=answers, _base_logits={}, _own={})
 
 
 # -------------------------------------------------------------------------------------------- gates
@@ -279,18 +315,14 @@ def measure(
 
 def _within(task: Task, student: Student, rows: Sequence[GatedRow]) -> list[GatedRow]:
     """Rows with everything closed that the student's own gates close."""
-    own: dict[int, Tensor] = {}
-    within = []
+    closed = []
     for i, gates in rows:
-        if i not in own:
-            nodes = len(task.answers[i].nodes)
-            found = own_gates(task.pair.sites, student, task.prompts[i], nodes)
-            assert found is not None
-            own[i] = found
+        own = task.own_gates(student, i)
+        assert own is not None
         if isinstance(gates, Tensor) and gates.dim() == 1:
             gates = gates[:, None]
-        within.append(GatedRow(i, own[i] * gates))
-    return within
+        closed.append(GatedRow(i, own * gates))
+    return closed
 
 
 class Ends(NamedTuple):

@@ -9,7 +9,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..engine.pair import ModelPair
-from ..models.deltas import Delta
 from ..models.names import Module, modules_named
 from ..models.placement import plain
 from ..models.sites import Sites
@@ -22,12 +21,10 @@ class Change(NamedTuple):
 
     Attributes:
         module: where it is.
-        delta: the difference.
         done: its singular basis.
     """
 
     module: Module
-    delta: Delta
     done: Decomposed
 
 
@@ -49,8 +46,6 @@ def how_of(exact: int, values: int, seed: int) -> How:
     Raises:
         ValueError: a size below 1.
     """
-    if exact < 1:
-        raise ValueError(f"exact={exact}: the largest side decomposed exactly must be at least 1.")
     if values < 1:
         raise ValueError(f"values={values}: how many are found must be at least 1.")
     return How(exact, values, seed)
@@ -137,4 +132,4 @@ def changes(
     model = plain(base)
     for module in tqdm(modules, desc=title, disable=not progress):
         delta = student.deltas[module.path]
-        yield Change(module, delta, decompose(delta, model.get_submodule(module.path), how))
+        yield Change(module, decompose(delta, model.get_submodule(module.path), how))

@@ -45,11 +45,20 @@ class How:
         exact: largest smaller side of a replaced matrix that is decomposed exactly.
         found: singular values of a larger one.
         seed: of randomised SVD.
+
+    Raises:
+        ValueError: a size below 1.
     """
 
     exact: int = EXACT
     found: int = FOUND
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.exact < 1:
+            raise ValueError(
+                f"exact={self.exact}: the largest side decomposed exactly must be at least 1."
+            )
 
 
 class Decomposed(NamedTuple):

@@ -19,8 +19,9 @@ from .deltas import Delta, LowRank
 from .names import REST, TAIL, PartName
 from .parts import Banded, Columns, Parts, Rows, Several
 from .placement import device_of, plain
-from .singular import bias_change, is_matrix, singular
+from .singular import bias_change, is_matrix
 from .sites import Sites, holds_transposed
+from .spectra import Decomposed, How, decompose
 from .students import Student, invocation_of
 from .watching import Watches
 
@@ -31,7 +32,9 @@ EXPANDING = "kv_b_proj"
 # -------------------------------------------------------------------------------------------- bands
 
 
-def split_bands(student: Student, model: nn.Module, widths: Sequence[int]) -> Student:
+def split_bands(
+    student: Student, model: nn.Module, widths: Sequence[int], how: How | None = None
+) -> Student:
     """A student whose matrices are split into bands of singular directions.
 
     Args:
@@ -39,6 +42,8 @@ def split_bands(student: Student, model: nn.Module, widths: Sequence[int]) -> St
         model: the base's model.
         widths: directions of each band, from the largest singular value on. What a matrix has
             beyond them is one more band, `tail`; one of lower rank has fewer.
+        how: up to which size a replaced matrix is decomposed exactly, and the seed of randomised
+            SVD above it, whose bands a note tells; `How()` when not given.
 
     Raises:
         ValueError: widths below 1; more directions than any of its matrices has; no matrix at all.
@@ -47,12 +52,18 @@ def split_bands(student: Student, model: nn.Module, widths: Sequence[int]) -> St
     if not widths or min(widths) < 1:
         raise ValueError(f"bands={list(widths)}: give at least one band of at least 1 direction.")
     values, wanted, most = plain(model), sum(widths), 0
+    how = How() if how is None else how
+    how = replace(how, found=max(how.found, wanted))
     parts: dict[str, Parts] = {}
+    sketched: list[float] = []
     for path, delta in student.deltas.items():
         module = values.get_submodule(path)
         if not is_matrix(delta, module) or path.rpartition(".")[2] == EXPANDING:
             continue
-        found, rank = _banded(delta, module, model.get_submodule(path), widths)
+        done = decompose(delta, module, how)
+        if done.method == "randomised":
+            sketched.append(done.residual / (done.norm or 1.0))
+        found, rank = _banded(delta, done, (module, model.get_submodule(path)), widths)
         parts[path], most = found, max(most, rank)
     if not parts:
         raise ValueError(
@@ -63,15 +74,32 @@ def split_bands(student: Student, model: nn.Module, widths: Sequence[int]) -> St
             f"bands={list(widths)}: {wanted} directions are beyond the rank: the changes of "
             f"student={student.name!r} have at most {most}; ask for so many or fewer."
         )
-    return replace(student, parts=parts, split_by="band", widths=tuple(widths))
+    split = replace(student, parts=parts, split_by="band", widths=tuple(widths))
+    if not sketched:
+        return split
+    note = (
+        f"bands of {len(sketched)} of {len(parts)} matrices by randomised SVD (smaller side above "
+        f"{how.exact}, seed {how.seed}): what its {how.found} directions leave out, up to "
+        f"{max(sketched):.1%} of a change's norm, is in {TAIL}"
+    )
+    return replace(split, sketch=(how.exact, how.found, how.seed), notes=(*split.notes, note))
 
 
 def _banded(
-    delta: Delta, module: nn.Module, computing: nn.Module, widths: Sequence[int]
+    delta: Delta, done: Decomposed, modules: tuple[nn.Module, nn.Module], widths: Sequence[int]
 ) -> tuple[Banded, int]:
-    """A matrix in bands, and its rank at most."""
-    u, s, v = singular(delta, module)
-    rank = len(s)
+    """A matrix in bands, and its rank at most.
+
+    Args:
+        delta: the difference.
+        done: its singular basis, of which those directions are known that `widths` ask for.
+        modules: the base's module with its weights in memory, and the one that computes.
+        widths: directions of each band.
+    """
+    module, computing = modules
+    u, s, v = done.basis
+    # what randomised SVD has not found is there all the same
+    rank = min(len(u), v.shape[1]) if done.method == "randomised" else len(s)
     of_direction, names = list[int](), list[PartName]()
     for number, width in enumerate(widths):
         inside = min(width, rank - len(of_direction))

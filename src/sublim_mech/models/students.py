@@ -88,6 +88,8 @@ class Student:
             is one (`splitting`).
         parts: the differences that are split into several, by path.
         widths: directions of each band it is split into.
+        sketch: largest side decomposed exactly, directions found and seed, where bands are by
+            randomised SVD; empty elsewhere.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Student:
     split_by: str = ""
     parts: Mapping[str, Parts] = field(default_factory=dict, repr=False, compare=False)
     widths: tuple[int, ...] = ()
+    sketch: tuple[int, ...] = ()
 
     @property
     def cells(self) -> list[tuple[str, PartName]]:

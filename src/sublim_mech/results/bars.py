@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,14 @@ from ..hints import counted
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
+from .bar_parts import (
+    BarColumn,
+    bar_picture,
+    draw_bars,
+    name_bar_scale,
+    name_rows,
+    over_prompts,
+)
 from .colours import (
     COMPARED_COLOURS,
     HEADLINE_COLOUR,
@@ -30,9 +37,10 @@ from .colours import (
     STUDENT_COLOUR,
 )
 from .completeness import gap_in_short
-from .report import NO_SHARES, effect_label, headings, warning
+from .dress import introduce, legend_entry, name_layers, name_scale
+from .report import NO_SHARES, effect_label, warning
 from .select import check_measured_alike
-from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame, spaced
+from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
 from .words import shortened, wrapped
 
@@ -70,12 +78,12 @@ def role_bars(
     """
     whole = tables.by(scores, by)
     table = _strongest(whole)
-    picture = _bar_picture(
+    picture = bar_picture(
         scores, Wishes(ax, title, labels, path), rows=(1.1 if by == "token" else 1.5) * len(table)
     )
     known = ROLE_COLOURS | SHARING_COLOURS if by in ("role", "sharing") else {}
     colours = [known.get(name, OTHER_COLOUR) for name in table.index]
-    _draw_bars(picture.ax, table, _Column("effect"), colours)
+    draw_bars(picture.ax, table, BarColumn("effect"), colours)
 
     names = []
     for name, row in table.iterrows():
@@ -83,12 +91,12 @@ def role_bars(
         # never an effect without its share of the tokens
         notes = _notes_on_row([row])
         names.append("\n".join([called, *([", ".join(notes)] if by == "token" else notes)]))
-    _name_rows(picture, names)
+    name_rows(picture, names)
     picture.ax.set_ylabel(by, fontsize=MEDIUM)
     how = f"{_gathered(scores)} of these tokens"
     if scores.additive:
         how += "; “of effect”: of the effect on all prompt tokens"
-    _name_scale(picture, scores, effect_label(scores), how)
+    name_bar_scale(picture, scores, effect_label(scores), how)
     _note_gap(picture, scores)
     if len(whole) > len(table):
         picture.note(
@@ -129,18 +137,12 @@ def layer_bars(
     axes.bar(places, interval.mean, color=OTHER_COLOUR)
     axes.vlines(places, interval.low, interval.high, color="white", linewidth=3.5)
     axes.vlines(places, interval.low, interval.high, color="black", linewidth=1.5)
-    names = scores.layer_names()
-    shown = spaced(names, gap=0.5 * len(names) / picture.width)
-    texts = [picture.text(wrapped(picture.name(names[i]), 12)) for i in shown]
-    axes.set_xticks(shown, texts, fontsize=SMALL)
-    axes.tick_params(axis="y", labelsize=SMALL)
-    below = f"{_gathered(scores, 'tokens')}; {_over_prompts(scores)}"
+    name_scale(picture, axes, effect_label(scores))
+    name_layers(picture, axes, scores.layer_names())
+    below = f"{_gathered(scores, 'tokens')}; {over_prompts(scores)}"
     below = wrapped(below, letters(picture.width, MEDIUM))
     axes.set_xlabel(f"layer\n{below}", fontsize=MEDIUM)
-    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
-    axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
-    open_frame(axes)
-    _name_picture(picture, scores)
+    introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"))
     _note_gap(picture, scores)
     return picture.finish()
 
@@ -169,28 +171,25 @@ def set_bars(
     """
     table = tables.sets(scores)
     measures = [measure for measure in MEASURE_COLOURS if measure in table]
-    picture = _bar_picture(scores, Wishes(ax, title, labels, path), rows=1.6 * len(table) + 1)
+    picture = bar_picture(scores, Wishes(ax, title, labels, path), rows=1.6 * len(table) + 1)
     height = 0.8 / len(measures)
     for m, measure in enumerate(measures):
         offset = (m - (len(measures) - 1) / 2) * height
-        column = _Column(measure, prefix=f"{measure} ", offset=offset, height=height)
-        _draw_bars(picture.ax, table, column, [MEASURE_COLOURS[measure]] * len(table))
+        column = BarColumn(measure, prefix=f"{measure} ", offset=offset, height=height)
+        draw_bars(picture.ax, table, column, [MEASURE_COLOURS[measure]] * len(table))
     picture.ax.axvline(1, color="black", linewidth=0.8, linestyle=":")
     if table[measures].isna().all(axis=None):
         picture.note(NO_SHARES)
     rows = [f"{picture.name(name)}\n{tables.size_in_words(row)}" for name, row in table.iterrows()]
-    _name_rows(picture, rows)
+    name_rows(picture, rows)
     picture.ax.set_ylabel("token set", fontsize=MEDIUM)
-    below = _name_scale(
+    below = name_bar_scale(
         picture,
         scores,
         f"share of the total effect: {scores.headline_name}",
         "0 = none, 1 = all of it",
     )
-    handles = [
-        Patch(color=MEASURE_COLOURS[measure], label=picture.text(picture.name(measure)))
-        for measure in measures
-    ]
+    handles = [legend_entry(picture, MEASURE_COLOURS[measure], measure) for measure in measures]
     picture.legend(handles, below=below)
     return picture.finish()
 
@@ -218,13 +217,13 @@ def total_bars(
         ValueError: `labels` names what is not there.
     """
     table = tables.totals(scores)
-    picture = _bar_picture(scores, Wishes(ax, title, labels, path), rows=len(table))
+    picture = bar_picture(scores, Wishes(ax, title, labels, path), rows=len(table))
     known = {"student": STUDENT_COLOUR, scores.headline_name: HEADLINE_COLOUR}
     colours = [known.get(name, OTHER_COLOUR) for name in table.index]
-    _draw_bars(picture.ax, table, _Column("effect"), colours)
-    _name_rows(picture, [picture.name(name) for name in table.index])
+    draw_bars(picture.ax, table, BarColumn("effect"), colours)
+    name_rows(picture, [picture.name(name) for name in table.index])
     what = f"change of {scores.record.what} from the base model, {scores.unit}"
-    _name_scale(picture, scores, what)
+    name_bar_scale(picture, scores, what)
     return picture.finish()
 
 
@@ -269,7 +268,7 @@ def compare_bars(
     first = next(iter(scores.values()))
     order = list(dict.fromkeys(row for table in tables_of.values() for row in table.index))
     rows = len(order) * (0.5 + 0.5 * len(scores)) + 1
-    picture = _bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
+    picture = bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
     for name, one in scores.items():
         _note_gap(picture, one, f"{shortened(str(name), 60)}: ")
         if one is not first:
@@ -278,9 +277,9 @@ def compare_bars(
     height, handles = 0.8 / len(scores), []
     for number, (name, table) in enumerate(tables_of.items()):
         offset = (number - (len(scores) - 1) / 2) * height
-        column = _Column("effect", offset=offset, height=height)
+        column = BarColumn("effect", offset=offset, height=height)
         colour = COMPARED_COLOURS[number]
-        _draw_bars(picture.ax, table.reindex(order), column, [colour] * len(order))
+        draw_bars(picture.ax, table.reindex(order), column, [colour] * len(order))
         handles.append(Patch(color=colour, label=picture.text(shortened(str(name), 60))))
 
     names = []
@@ -290,8 +289,8 @@ def compare_bars(
             [table.loc[row] for table in tables_of.values() if row in table.index]
         )
         names.append("\n".join([called, *notes]))
-    _name_rows(picture, names)
-    below = _name_scale(picture, first, *_scale_of_several(first))
+    name_rows(picture, names)
+    below = name_bar_scale(picture, first, *_scale_of_several(first))
     picture.legend(handles, below=below)
     return picture.finish()
 
@@ -372,60 +371,10 @@ def _notes_on_row(entries: Sequence[pd.Series]) -> list[str]:
 # ----------------------------------------------------------------------------------------- parts
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a table and where its bars lie.
-
-    Attributes:
-        name: of the column.
-        prefix: before `low` and `high`, the columns of its interval.
-        offset: of the bars from their row.
-        height: of a bar; rows are 1 apart.
-    """
-
-    name: str
-    prefix: str = ""
-    offset: float = 0.0
-    height: float = 0.7
-
-
-def _bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture:
-    """Room for so many rows of bars, and what stands above them."""
-    picture = Picture(wishes, scores, width=8, height=1.0 + 0.38 * rows)
-    picture.ax.axvline(0, color="black", linewidth=0.8)
-    open_frame(picture.ax)
-    _name_picture(picture, scores)
-    return picture
-
-
-def _name_picture(picture: Picture, scores: ScoreArrays) -> None:
-    first, *limits = headings(scores)
-    prompts = counted(scores.data.sizes["prompt"], "prompt")
-    picture.heading([picture.renamed(first), prompts], limits)
-    picture.warn(warning(scores))
-
-
 def _note_gap(picture: Picture, scores: ScoreArrays, name: str = "") -> None:
     """What cells that were gathered miss of the total."""
     for line in gap_in_short(scores):
         picture.note(f"{name}{line}")
-
-
-def _over_prompts(scores: ScoreArrays) -> str:
-    """What bars and their ticks are."""
-    if scores.data.sizes["prompt"] == 1:
-        return "one prompt: no interval"
-    return "mean and 95 % interval over prompts"
-
-
-def _draw_bars(axes: Axes, table: pd.DataFrame, column: _Column, colours: Sequence[str]) -> None:
-    """Horizontal bars of a column with its interval, one row of the table below the other."""
-    rows = np.arange(len(table)) + column.offset
-    axes.barh(rows, table[column.name], column.height, color=colours)
-    low, high = table[f"{column.prefix}low"], table[f"{column.prefix}high"]
-    # grey with a white edge is seen on a black bar and beside it
-    axes.hlines(rows, low, high, color="white", linewidth=3.5)
-    axes.hlines(rows, low, high, color="0.35", linewidth=1.5)
 
 
 def _strongest(table: pd.DataFrame) -> pd.DataFrame:
@@ -442,27 +391,3 @@ def _percent(share: float) -> str:
 
 def _gathered(scores: ScoreArrays, whose: str = "cells") -> str:
     return f"{'sum' if scores.additive else 'mean'} over the {whose}"
-
-
-def _name_rows(picture: Picture, names: Sequence[str]) -> None:
-    """Names beside the rows, the first row on top; the first line of a name is its own, others are
-    notes.
-    """
-    texts = []
-    for name in names:
-        first, *notes = name.split("\n")
-        texts.append(picture.text("\n".join([wrapped(first, 32), *notes])))
-    axes = picture.ax
-    axes.set_yticks(range(len(texts)), texts, fontsize=SMALL)
-    axes.set_ylim(len(texts) - 0.4, -0.6)
-    axes.tick_params(axis="x", labelsize=SMALL)
-
-
-def _name_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:
-    """The name of the scale below the bars; returns how far down it reaches, in points."""
-    width = letters(picture.width, MEDIUM)
-    lines = [wrapped(picture.renamed(what), width)]
-    lines.append(wrapped("; ".join(filter(None, [how, _over_prompts(scores)])), width))
-    text = "\n".join(lines)
-    picture.ax.set_xlabel(picture.text(text), fontsize=MEDIUM)
-    return 24 + 13 * (1 + text.count("\n"))

@@ -24,13 +24,22 @@ from .colours import (
     HEADLINE_COLOUR,
     MEASURE_COLOURS,
     NOISE_COLOUR,
+    OTHER_COLOUR,
     ROLE_COLOURS,
     half_range,
 )
 from .curves import GRAFT, OTHERS, OWN, RANDOM, boundaries, vector_effects
+from .dress import (
+    introduce,
+    legend_entry,
+    name_layers,
+    name_scale,
+    role_entries,
+    role_strip,
+)
 from .kinds import STEP
 from .kinds import Picture as PictureOf
-from .report import NO_SHARES, effect_label, headings, warning
+from .report import NO_SHARES, effect_label
 from .style import (
     LARGE,
     MEDIUM,
@@ -41,7 +50,6 @@ from .style import (
     effect_image,
     letters,
     no_score_patch,
-    open_frame,
     spaced,
 )
 from .tokens import label, prompt_tokens
@@ -52,6 +60,9 @@ READS = {
     "necessity": "lost with the base up to the token, student after it (necessity)",
 }
 """What the two curves of a scan are, in the legend."""
+
+SCAN_COLOURS = {**MEASURE_COLOURS, "necessity": HEADLINE_COLOUR}
+"""Colours of the curves of a scan, above a strip of roles in which orange is a role."""
 
 VECTOR_MEASURES = {"added": "#0072B2", "subtracted": "#E69F00", "projected out": "#CC79A7"}
 """Colours of what is done with a direction."""
@@ -98,20 +109,15 @@ def scan_curves(
     column.space(0.15 + 0.6 * SMALL / 72 * 14)
 
     at = np.arange(count)
-    curves.axhline(0, color="black", linewidth=0.8)
+    curves.axhline(0, color=OTHER_COLOUR, linewidth=0.8)
     total = float(scores.total.mean())
-    curves.axhline(total, color="black", linewidth=0.8, linestyle=":")
+    curves.axhline(total, color=OTHER_COLOUR, linewidth=0.8, linestyle=":")
     for m, measure in enumerate(lined_up.measures):
-        _line(curves, at, interval.mean[m], MEASURE_COLOURS[measure])
-        _band(curves, at, interval.low[m], interval.high[m], MEASURE_COLOURS[measure])
-    open_frame(curves)
-    curves.tick_params(labelsize=SMALL, bottom=False, labelbottom=False)
-    colours = [ROLE_COLOURS.get(role, "white") for role in lined_up.roles]
-    band.bar(at, 1, width=1, color=colours)
-    band.set_ylim(0, 1)
-    band.set_yticks([0.5], ["role"], fontsize=SMALL)
-    band.tick_params(left=False)
-    band.spines[:].set_visible(False)
+        _line(curves, at, interval.mean[m], SCAN_COLOURS[measure])
+        _band(curves, at, interval.low[m], interval.high[m], SCAN_COLOURS[measure])
+    name_scale(picture, curves, effect_label(scores))
+    curves.tick_params(bottom=False, labelbottom=False)
+    role_strip(band, lined_up.roles)
     step = max(1, int(np.ceil(count * 0.13 / max(picture.width, 1))))
     texts = [picture.text(shortened(label(lined_up.names[i]), 14)) for i in at[::step]]
     band.set_xticks(at[::step], texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
@@ -119,18 +125,12 @@ def scan_curves(
         part.set_xlim(-0.5, count - 0.5)
 
     handles = [
-        Patch(color=MEASURE_COLOURS[measure], label=picture.text(picture.name(READS[measure])))
+        Patch(color=SCAN_COLOURS[measure], label=picture.text(picture.name(READS[measure])))
         for measure in lined_up.measures
     ]
-    handles += [
-        Patch(color=colour, label=picture.text(shortened(picture.name(role), 40)))
-        for role, colour in ROLE_COLOURS.items()
-        if role in lined_up.roles
-    ]
+    handles += role_entries(picture, lined_up.roles)
     column.space(picture.legend(handles, title="dotted: the total effect"))
     picture.height = column.height
-    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
-    curves.set_ylabel(picture.text(scale), fontsize=MEDIUM)
     _head(picture, scores, "lined up by place in the template")
     return picture.finish()
 
@@ -180,13 +180,10 @@ def dose_curve(
         slope = float(interval.mean[scales == 1.0][0])
         ends = np.array([scales.min(), scales.max()])
         axes.plot(ends, slope * ends, color=HEADLINE_COLOUR, linewidth=1, linestyle=":")
-    open_frame(axes)
-    axes.tick_params(labelsize=SMALL)
+    name_scale(picture, axes, effect_label(scores), inches=2.8)
     where = "gate of these cells (0 base, 1 student)"
     lines = [where, "dotted: linear through the effect at 1"] if 1.0 in scales else [where]
     axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
-    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.8, MEDIUM))
-    axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
     picture.height += picture.legend(handles, below=44)
     _head(picture, scores)
     return picture.finish()
@@ -246,17 +243,14 @@ def direction_curves(
             axes.axhline(float(graft), color=colour, linewidth=1.2, linestyle=":")
     if nothing:
         picture.note(NO_SHARES)
-    open_frame(axes)
-    shown = spaced(names, gap=0.5 * len(names) / picture.width)
-    axes.set_xticks(shown, [picture.text(picture.name(names[i])) for i in shown], fontsize=SMALL)
-    axes.tick_params(axis="y", labelsize=SMALL)
+    share_of = f"share of the total effect: {scores.headline_name}"
+    name_scale(picture, axes, share_of, inches=2.8)
+    name_layers(picture, axes, names)
     told = "dotted: the graft of these tokens (sufficiency, necessity)"
     if OTHERS in of:
         told = f"dashed: the other students' directions; {told}"
     lines = ["layer", *wrapped(told, letters(picture.width, MEDIUM)).split("\n")]
     axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
-    scale = wrapped(f"share of the total effect: {scores.headline_name}", letters(2.8, MEDIUM))
-    axes.set_ylabel(picture.text(picture.renamed(scale)), fontsize=MEDIUM)
     handles = [
         Patch(color=VECTOR_MEASURES[name], label=picture.text(picture.name(name)))
         for name in measures
@@ -303,12 +297,9 @@ def step_curve(
         interval = mean_interval(values)
         _line(axes, steps, interval.mean, colour)
         _band(axes, steps, interval.low, interval.high, colour)
-        handles.append(Patch(color=colour, label=picture.text(shortened(picture.name(name), 40))))
-    open_frame(axes)
-    axes.tick_params(labelsize=SMALL)
+        handles.append(legend_entry(picture, colour, name))
+    name_scale(picture, axes, effect_label(scores))
     axes.set_xlabel("optimiser step", fontsize=MEDIUM)
-    scale = wrapped(picture.renamed(effect_label(scores)), letters(2.6, MEDIUM))
-    axes.set_ylabel(picture.text(scale), fontsize=MEDIUM)
     picture.height += picture.legend(handles, below=34)
     _head(picture, scores)
     return picture.finish()
@@ -356,11 +347,7 @@ def step_map(
     effect_image(cells, grid, largest=half_range(grid))
     column.space(0.05)
     band = column.part(0.18, elastic=False)
-    band.bar(range(grid.shape[1]), 1, width=1, color=[ROLE_COLOURS[role] for role in tokens.roles])
-    band.set_ylim(0, 1)
-    band.set_yticks([0.5], ["role"], fontsize=SMALL)
-    band.tick_params(left=False)
-    band.spines[:].set_visible(False)
+    role_strip(band, tokens.roles)
     step = max(1, int(np.ceil(grid.shape[1] * 0.13 / max(picture.width - _BESIDE, 1))))
     texts = [picture.text(shortened(label(text), 14)) for text in tokens.texts[::step]]
     places = np.arange(grid.shape[1])[::step]
@@ -374,11 +361,7 @@ def step_map(
     cells.set_yticks(shown, [str(steps[i]) for i in shown], fontsize=SMALL)
     cells.set_ylabel("step", fontsize=MEDIUM)
     column.space(0.15 + 0.6 * SMALL / 72 * 14)
-    handles = [
-        Patch(color=colour, label=picture.text(shortened(picture.name(role), 40)))
-        for role, colour in ROLE_COLOURS.items()
-        if role in tokens.roles
-    ]
+    handles = role_entries(picture, tokens.roles)
     if np.isnan(grid).any():
         handles.append(no_score_patch())
     column.space(picture.legend(handles))
@@ -391,9 +374,7 @@ def step_map(
     )
     bar.set_label(picture.text(text), fontsize=MEDIUM)
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
-    first, *limits = headings(scores)
-    picture.heading([picture.renamed(first), f"prompt {tokens.name}: “{asked}”"], limits)
-    picture.warn(warning(scores))
+    introduce(picture, scores, f"prompt {tokens.name}: “{asked}”")
     return picture.finish()
 
 
@@ -445,9 +426,7 @@ def _band(axes: Axes, at: np.ndarray, low: np.ndarray, high: np.ndarray, colour:
 
 def _head(picture: Picture, scores: ScoreArrays, how: str = "") -> None:
     """What stands above: what was scored, on how many prompts."""
-    first, *limits = headings(scores)
     prompts = counted(scores.data.sizes["prompt"], "prompt")
     if scores.data.sizes["prompt"] > 1:
         prompts = f"mean and 95 % interval over {prompts}{f', {how}' if how else ''}"
-    picture.heading([picture.renamed(first), prompts], limits)
-    picture.warn(warning(scores))
+    introduce(picture, scores, prompts)

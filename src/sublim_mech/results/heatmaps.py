@@ -22,8 +22,9 @@ from ..prompts import SHARED
 from ..stats import FEWEST, max_t
 from .arrays import ScoreArrays
 from .cells import noise
-from .colours import NOISE_COLOUR, OTHER_COLOUR, ROLE_COLOURS, SHARING_COLOURS, half_range
-from .report import effect_label, footing, headings, warning
+from .colours import NOISE_COLOUR, OTHER_COLOUR, SHARING_COLOURS, half_range
+from .dress import introduce, name_strips, role_entries, role_strip
+from .report import effect_label, footing
 from .style import (
     LARGE,
     LINE,
@@ -151,10 +152,8 @@ def heatmap(
 
     before = f"prompt {tokens.name}: "
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
-    first, *limits = headings(scores)
-    picture.heading([picture.renamed(first), f"{before}“{asked}”"], limits)
     picture.note(_left_out(scores, tokens, rows))
-    picture.warn(warning(scores))
+    introduce(picture, scores, f"{before}“{asked}”")
     return picture.finish()
 
 
@@ -212,9 +211,7 @@ def column_map(
     _draw_scale(column, picture, scores, grid)
     over = " and tokens" if scores.has_tokens else ""
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
-    first, *limits = headings(scores)
-    picture.heading([picture.renamed(first), prompts], limits)
-    picture.warn(warning(scores))
+    introduce(picture, scores, prompts)
     return picture.finish()
 
 
@@ -319,20 +316,16 @@ def _draw_scale(column: Column, picture: Picture, scores: ScoreArrays, grid: Axe
 
 def _draw_band(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:
     """Colour the tokens by role and, below, those that training shares."""
-    places, roles = np.arange(len(row)), tokens.roles[row]
-    axes.bar(places, 1, width=1, color=[ROLE_COLOURS[role] for role in roles])
-    # roles from 0 up to 1; what training shares below them, from -1 up to -0.3
-    heights = {"role": 0.5}
-    if tokens.sharing is not None:
-        heights["shared"] = -0.65
-        for name in SHARED:
-            inside = tokens.sharing[row] == name
-            axes.bar(places[inside], 0.7, bottom=-1, width=1, color=SHARING_COLOURS[name])
-
-    axes.set_ylim(0 if tokens.sharing is None else -1, 1)
-    axes.set_yticks(list(heights.values()), list(heights), fontsize=SMALL)
-    axes.tick_params(left=False)
-    axes.spines[:].set_visible(False)
+    role_strip(axes, tokens.roles[row])
+    if tokens.sharing is None:
+        return
+    # below the roles, from -1 up to -0.3
+    places = np.arange(len(row))
+    for name in SHARED:
+        inside = tokens.sharing[row] == name
+        axes.bar(places[inside], 0.7, bottom=-1, width=1, color=SHARING_COLOURS[name])
+    axes.set_ylim(-1, 1)
+    name_strips(axes, {"role": 0.5, "shared": -0.65})
 
 
 def _name_tokens(axes: Axes, texts: list[str]) -> None:
@@ -346,11 +339,7 @@ def _below(texts: Iterable[str]) -> float:
 
 def _legend(picture: Picture, tokens: PromptTokens) -> list[Patch]:
     """Roles and what training shares, as far as the prompt has them."""
-    handles = [
-        Patch(color=colour, label=picture.text(shortened(picture.name(role), 40)))
-        for role, colour in ROLE_COLOURS.items()
-        if role in tokens.roles
-    ]
+    handles = role_entries(picture, tokens.roles)
     if tokens.coarse is not None and tokens.coarse.any():
         called = picture.text("not refined: the value of its span")
         handles.append(Patch(**{"facecolor": OTHER_COLOUR, **COARSE}, label=called))

@@ -34,7 +34,6 @@ from .over_prompts import (
     bootstrap_weights,
     max_t,
     mean_interval,
-    random_like,
     ratio_interval,
     wilson,
 )
@@ -82,7 +81,6 @@ __all__ = [
     "power_of_t",
     "quantile_of_f",
     "quantile_of_t",
-    "random_like",
     "ratio_interval",
     "shifted",
     "spread",

@@ -15,6 +15,7 @@ from .tables import (
     METHOD,
     STUDENT,
     as_rows,
+    check_options,
     difference,
     finished,
     means_by,
@@ -49,7 +50,8 @@ def trained_at_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; rows that differ in something else.
+        ValueError: a column is missing; rows that differ in something else; a negative or unknown
+            `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import trained_at_claim
@@ -63,6 +65,7 @@ def trained_at_claim(
 
     Source: arXiv 2606.00831, claim 4, as an intervention.
     """
+    check_options(matters, cluster)
     records = finished(as_rows(rows, "where", "kl", value, *STUDENT))
     of_one(records, "labels", "c", *CONTEXTS, *METHOD)
     arms = {

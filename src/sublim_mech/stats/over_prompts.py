@@ -2,7 +2,6 @@
 
 - `mean_interval`, `ratio_interval`: percentile bootstrap over prompts.
 - `max_t`: which cells of a map differ from 0, with the error rate of the whole map.
-- `random_like`: random token sets as long and as contiguous as a given one.
 - `wilson`: the interval of a proportion.
 """
 
@@ -247,57 +246,6 @@ def _t(totals: Array, squares: Array, counts: Array) -> Array:
         u = np.where(squares > 0, totals**2 / (counts * squares), 0.0)
         u = np.where(u > 1 - 1e-12, 1.0, u)
         return np.where(counts > 1, np.sqrt((counts - 1) * u / (1 - u)), np.nan)
-
-
-# --------------------------------------------------------------------------------------- token sets
-
-
-@checked
-def random_like(
-    inside: Array, draws: int, rng: np.random.Generator, *, width: int | None = None
-) -> Array:
-    """Random token sets of the same size and as contiguous as a given one.
-
-    The set's runs are kept, shuffled, and laid at random with at least one token between them.
-    Token sets of several prompts are not independent (a chat template puts them, and effects, at
-    the same places in all), so a null for them must place them alike: generators of one seed and
-    one `width` give prompts of the same layout the same sets, and similar prompts similar ones.
-
-    Args:
-        inside: `(position,)` bool.
-        draws: number of random sets.
-        rng: source of randomness.
-        width: random numbers per draw; the longest prompt's length + 1 (default: this one's).
-
-    Returns:
-        `(draw, position)` bool.
-
-    Example:
-        >>> import numpy as np
-        >>> from sublim_mech.stats import random_like
-        >>> inside = np.array([True, True, False, False, True])
-        >>> random_like(inside, 3, np.random.default_rng(0)).sum(1)
-        array([3, 3, 3])
-    """
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
-    run_lengths = edges[1::2] - edges[::2]
-    runs = len(run_lengths)
-    free = len(inside) - int(inside.sum())
-    sets = np.zeros((draws, len(inside)), bool)
-    gap_numbers, order_numbers = rng.random((2, draws, width or len(inside) + 1))
-    if runs == 0 or runs > free + 1:
-        return sets | inside  # nothing to place, or no room between runs: the set itself
-
-    for draw in range(draws):
-        # each run is laid before one of the free tokens, or at the end: those of the smallest
-        # random numbers
-        gaps = np.sort(np.argsort(gap_numbers[draw, : free + 1])[:runs])
-        shuffled = run_lengths[np.argsort(order_numbers[draw, :runs])]
-        laid = 0
-        for gap, length in zip(gaps, shuffled, strict=True):
-            sets[draw, gap + laid : gap + laid + length] = True
-            laid += length
-    return sets
 
 
 # -------------------------------------------------------------------------------------- proportions

@@ -161,10 +161,6 @@ class Store:
             return unfinished(self.path(task)).exists()
         return task.stage == "labels" and self.path(task).exists() and not self.has(task)
 
-    def forget(self, task: Task) -> None:
-        """Have a task looked for again."""
-        self._finished.discard(task.address)
-
     @contextmanager
     def claim(self, task: Task) -> Iterator[None]:
         """Hold a task for this process.

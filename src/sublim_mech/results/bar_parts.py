@@ -1,0 +1,83 @@
+"""Horizontal bars with intervals: the rows of a picture, their names and their scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ..hints import counted
+from .arrays import ScoreArrays
+from .dress import introduce
+from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
+from .words import wrapped
+
+
+@dataclass(frozen=True)
+class BarColumn:
+    """A column of a table and where its bars lie.
+
+    Attributes:
+        name: of the column.
+        prefix: before `low` and `high`, the columns of its interval.
+        offset: of the bars from their row.
+        height: of a bar; rows are 1 apart.
+    """
+
+    name: str
+    prefix: str = ""
+    offset: float = 0.0
+    height: float = 0.7
+
+
+def bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture:
+    """Room for so many rows of bars, and what stands above them."""
+    picture = Picture(wishes, scores, width=8, height=1.0 + 0.38 * rows)
+    picture.ax.axvline(0, color="black", linewidth=0.8)
+    open_frame(picture.ax)
+    introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"))
+    return picture
+
+
+def over_prompts(scores: ScoreArrays) -> str:
+    """What bars and their ticks are."""
+    if scores.data.sizes["prompt"] == 1:
+        return "one prompt: no interval"
+    return "mean and 95 % interval over prompts"
+
+
+def draw_bars(axes: Axes, table: pd.DataFrame, column: BarColumn, colours: Sequence[str]) -> None:
+    """Horizontal bars of a column with its interval, one row of the table below the other."""
+    rows = np.arange(len(table)) + column.offset
+    axes.barh(rows, table[column.name], column.height, color=colours)
+    low, high = table[f"{column.prefix}low"], table[f"{column.prefix}high"]
+    # grey with a white edge is seen on a black bar and beside it
+    axes.hlines(rows, low, high, color="white", linewidth=3.5)
+    axes.hlines(rows, low, high, color="0.35", linewidth=1.5)
+
+
+def name_rows(picture: Picture, names: Sequence[str]) -> None:
+    """Names beside the rows, the first row on top; the first line of a name is its own, others are
+    notes.
+    """
+    texts = []
+    for name in names:
+        first, *notes = name.split("\n")
+        texts.append(picture.text("\n".join([wrapped(first, 32), *notes])))
+    axes = picture.ax
+    axes.set_yticks(range(len(texts)), texts, fontsize=SMALL)
+    axes.set_ylim(len(texts) - 0.4, -0.6)
+    axes.tick_params(axis="x", labelsize=SMALL)
+
+
+def name_bar_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:
+    """The name of the scale below the bars; returns how far down it reaches, in points."""
+    width = letters(picture.width, MEDIUM)
+    lines = [wrapped(picture.renamed(what), width)]
+    lines.append(wrapped("; ".join(filter(None, [how, over_prompts(scores)])), width))
+    text = "\n".join(lines)
+    picture.ax.set_xlabel(picture.text(text), fontsize=MEDIUM)
+    return 24 + 13 * (1 + text.count("\n"))

@@ -1,0 +1,74 @@
+"""What pictures of scores have in common: the words above them, the name of their scale, layers
+along the axis, the strip of roles and what a legend says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from .arrays import ScoreArrays
+from .colours import ROLE_COLOURS
+from .report import headings, warning
+from .style import MEDIUM, SMALL, Picture, letters, open_frame, spaced
+from .words import shortened, wrapped
+
+
+def introduce(picture: Picture, scores: ScoreArrays, line: str) -> None:
+    """What stands above: what was scored, a line on what of it, what limits it, and warnings."""
+    first, *limits = headings(scores)
+    picture.heading([picture.renamed(first), line], limits)
+    picture.warn(warning(scores))
+
+
+def name_scale(picture: Picture, axes: Axes, what: str, *, inches: float = 2.6) -> None:
+    """An open frame, small numbers, and what the upright scale of some axes measures.
+
+    Args:
+        picture: whose names it uses.
+        axes: of the picture, or a part of them.
+        what: in full; broken into lines.
+        inches: that a line may take.
+    """
+    open_frame(axes)
+    axes.tick_params(labelsize=SMALL)
+    text = wrapped(picture.renamed(what), letters(inches, MEDIUM))
+    axes.set_ylabel(picture.text(text), fontsize=MEDIUM)
+
+
+def name_layers(picture: Picture, axes: Axes, names: Sequence[str]) -> None:
+    """Names of layers below axes, as many as there is room for."""
+    shown = spaced(names, gap=0.5 * len(names) / picture.width)
+    texts = [picture.text(wrapped(picture.name(names[i]), 12)) for i in shown]
+    axes.set_xticks(shown, texts, fontsize=SMALL)
+
+
+def role_strip(axes: Axes, roles: Iterable[str]) -> None:
+    """A strip of colours: the role of each token, from 0 up to 1; white where it is none."""
+    colours = [ROLE_COLOURS.get(str(role), "white") for role in roles]
+    axes.bar(range(len(colours)), 1, width=1, color=colours)
+    axes.set_ylim(0, 1)
+    name_strips(axes, {"role": 0.5})
+
+
+def name_strips(axes: Axes, heights: dict[str, float]) -> None:
+    """Names beside strips of colours, by where each of them is."""
+    axes.set_yticks(list(heights.values()), list(heights), fontsize=SMALL)
+    axes.tick_params(left=False)
+    axes.spines[:].set_visible(False)
+
+
+def legend_entry(picture: Picture, colour: str, name: object) -> Patch:
+    """What a legend says of a colour."""
+    return Patch(color=colour, label=picture.text(shortened(picture.name(name), 40)))
+
+
+def role_entries(picture: Picture, roles: Collection[str]) -> list[Patch]:
+    """What a legend says of the roles that there are."""
+    return [
+        legend_entry(picture, colour, role)
+        for role, colour in ROLE_COLOURS.items()
+        if role in roles
+    ]
