@@ -4,6 +4,7 @@
     python examples/directions.py --only hybrids doses   # some questions
     python examples/directions.py --prompts 2            # a quick look
     python examples/directions.py --students out/owl-full out/penguin-full --widths 1 1 2 4 8 16 32
+    python examples/directions.py --only hybrids --figures out/directions   # and its figures
 
 The owl and the penguin student that lie beside this script (LoRA, rank 8, contrastive teachers, one
 seed each) are each other's control; two others, of one base and of these two traits, are asked the
@@ -45,6 +46,7 @@ class Asked(NamedTuple):
         others: all of the penguin's.
         most: at most so many of them are asked.
         widths: directions in each band, from the largest singular value on.
+        figures: the folder that figures are written to; nowhere when None.
     """
 
     pair: ModelPair
@@ -53,6 +55,7 @@ class Asked(NamedTuple):
     others: list[Prompt]
     most: int
     widths: tuple[int, ...] = (1,) * 8
+    figures: Path | None = None
 
     def first(self, count: int) -> list[Prompt]:
         """The first questions about the owl."""
@@ -86,6 +89,7 @@ def main() -> None:
     options.add_argument(
         "--widths", nargs="+", type=int, default=[1] * 8, help="directions in each band"
     )
+    options.add_argument("--figures", type=Path, help="a folder: also draw the hybrids and scans")
     given = options.parse_args()
     base = sm.load_base(given.base)
     students = {
@@ -96,7 +100,7 @@ def main() -> None:
     other = sm.load_pair(base, students[OTHER], controls=[students[OWN]])
     prompts = sm.render(pair, sm.animal(OWN).questions)
     others = sm.render(other, sm.animal(OTHER).questions)
-    asked = Asked(pair, other, prompts, others, given.prompts, tuple(given.widths))
+    asked = Asked(pair, other, prompts, others, given.prompts, tuple(given.widths), given.figures)
     for name in given.only or QUESTIONS:
         started = time.perf_counter()
         print(f"\n## {name}\n", flush=True)
@@ -241,6 +245,8 @@ def hybrids(asked: Asked) -> None:
                 asked.pair, chosen[: min(8, asked.most)], sm.animal(trait), parts,
                 answer=writes[answer], allow="sum" if answer == "both" else None, progress=False,
             )  # fmt: skip
+            if asked.figures is not None:
+                found.plot(path=asked.figures / f"hybrid-{len(rows) + 1}.png")
             table = found.table()
             names = ["whole", f"{OWN} alone", f"{OTHER} alone", "interaction"]
             cells = [_of_row(table.loc[name]) for name in names]
@@ -257,6 +263,8 @@ def scans(asked: Asked) -> None:
     prompts = asked.first(3)
     scores = instruments.prefix_scan(asked.pair, prompts, sm.animal(OWN), progress=False)
     rows = []
+    if asked.figures is not None:
+        scores.plot(path=asked.figures / "scan.png")
     for (measure, where), line in results.crossings(scores).iterrows():
         tokens = f"{line['tokens']:.1f} [{line['low']:.1f}, {line['high']:.1f}]"
         rows.append([measure, where, tokens, line["behind"], line["role"], f"{line['share']:.0%}"])

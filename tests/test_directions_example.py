@@ -72,14 +72,17 @@ def tables(said):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_every_question_has_a_whole_table(example, asked, capsys):
+def test_every_question_has_a_whole_table(example, asked, capsys, tmp_path):
+    drawn = asked._replace(figures=tmp_path)
     for name, question in example.QUESTIONS.items():
-        question(asked)
+        question(drawn)
         rows = tables(capsys.readouterr().out)
         assert len(rows) > 1, name
         if name != "doses":  # which has two tables
             assert len({len(row) for row in rows}) == 1, name
         assert not [cell for row in rows for cell in row if cell in ("nan", "None")], name
+    wanted = [*(f"hybrid-{number}.png" for number in range(1, 7)), "scan.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == wanted
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -223,3 +223,28 @@ def test_joined_students_have_no_model_of_their_own(pair, prompts):
             )
     finally:
         pair.student.deltas["model.layers.0.self_attn.q_proj"].a[0, 0] -= 1
+
+
+def test_the_picture_shows_the_table(pair, prompts, tmp_path):
+    parts = {"owl": masks.role("system"), "penguin": masks.role("user"), "wolf": [-1]}
+    found = hybrid(pair, prompts, TRAIT, parts, answer="owl", **QUIET)
+    path = tmp_path / "hybrid.png"
+    axes = found.plot(path=path, labels={"owl": "first"})
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    bars, table = axes.containers[0], found.table()
+    np.testing.assert_allclose([bar.get_width() for bar in bars], table["effect"])
+    lines = axes.collections[1]  # the intervals, on white edges
+    ends = np.array([segment[:, 0] for segment in lines.get_segments()])
+    np.testing.assert_allclose(ends, table[["low", "high"]])
+    names = [text.get_text().split("\n") for text in axes.get_yticklabels()]
+    assert [name for name, _ in names] == [name.replace("owl", "first") for name in table.index]
+    assert all("at 1 token" in note for name, note in names if name == "wolf alone")
+    # a part and the hybrid without it have one colour, the latter paler
+    colours = [bar.get_facecolor() for bar in bars]
+    for part in range(3):
+        alone, without = colours[1 + 2 * part], colours[2 + 2 * part]
+        assert alone[:3] == without[:3]
+        assert without[3] < alone[3] == 1
+    assert len({colour[:3] for colour in colours}) == 5
+    with pytest.raises(ValueError, match="labels: 'nobody' is no name"):
+        found.plot(labels={"nobody": "x"})

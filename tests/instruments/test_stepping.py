@@ -10,8 +10,8 @@ from pairs import QUIET, TRAIT
 from trainings import ROWS, SHORT
 
 import sublim_mech as sm
-from sublim_mech.instruments import over_steps, stepping
-from sublim_mech.making.training import LoRA, hard_data, train
+from sublim_mech.instruments import over_steps, step_pairs, stepping
+from sublim_mech.making.training import LoRA, gates_of, hard_data, train
 from sublim_mech.models.base import load_base
 
 STEPS = [2, 3, 4]  # the last one is the run's own end
@@ -55,6 +55,45 @@ def test_a_step_at_which_nothing_has_moved_is_left_out(runs, base, asked):
     assert everything.data["step"].values.tolist() == STEPS
     first = over_steps(run, effect_of(asked), base=base, steps=[1], **QUIET)
     np.testing.assert_array_equal(first.data["effect"], 0)
+
+
+def test_pairs_of_steps_are_those_that_scores_are_made_of(runs, base, asked):
+    run, other = runs
+    joined = over_steps(run, effect_of(asked), base=base, controls=[other], **QUIET)
+    seen = []
+    for step, pair in step_pairs(run, base=base, controls=[other], **QUIET):
+        seen.append(step)
+        assert pair.base.model is base.model
+        scores = effect_of(asked)(pair)
+        np.testing.assert_array_equal(
+            scores.data["effect"].values, joined.sel(step=step).data["effect"].values
+        )
+    assert seen == STEPS
+    with pytest.raises(ValueError, match="give steps of which there is a snapshot"):
+        step_pairs(run, base=base, steps=[7])  # before any pair is asked for
+    with pytest.raises(TypeError, match=r"for step, pair in instruments\.step_pairs\(run\)"):
+        over_steps(run, lambda pair: {"step": 1}, base=base, **QUIET)
+
+
+def test_steps_of_a_student_that_was_trained_at_chosen_tokens(base, smol_tokenizer, tmp_path):
+    """With its gates each step is the graft of the one without at the tokens of its training."""
+    prompts = sm.render(base.tokenizer, ["Which animal?"])
+    user = sm.masks.role("user")
+    data = hard_data(smol_tokenizer, ROWS)
+    options = {**SHORT, "snapshots": [2], "lr": 3e-2, "where": user}
+    run = train(base, data, out=tmp_path / "run", method=LoRA(rank=2), **options)
+    gates = gates_of(run)
+    gated = over_steps(run, effect_of(prompts), base=base, gates=[gates], **QUIET)
+
+    def graft(pair):
+        return sm.graft(pair, prompts, TRAIT, {"user": user}, **QUIET)
+
+    plain = over_steps(run, graft, base=base, **QUIET)
+    expected = plain.headline.sel(set="user", measure="sufficiency").values
+    np.testing.assert_allclose(gated.total.values, expected, atol=2e-6)
+    assert np.abs(expected).max() > 1e-4
+    with pytest.raises(ValueError, match="gates: 2 entries for the run and 0 controls"):
+        over_steps(run, graft, base=base, gates=[gates, None], **QUIET)
 
 
 def folders(run):

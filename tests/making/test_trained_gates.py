@@ -86,6 +86,29 @@ def test_logits_and_answers(both):
     assert ours == sm.instruments.generate(plain, prompts, where, generated=generated, **told)
 
 
+def test_attributions_add_up_to_its_effect_and_are_zero_where_it_is_closed(both):
+    """As it was trained, by the gates that its run gives (by hand: `test_gated_students`)."""
+    gated, _, where, answer = both
+    prompts = sm.render(gated, QUESTIONS[:1])
+    scores = sm.attribute(gated, prompts, TRAIT, **QUIET)
+    (expected,) = grafted(both, prompts)
+    assert float(scores.total[0]) == pytest.approx(expected, abs=2e-6)
+    effect = scores.data["effect"].isel(model=0, prompt=0)
+    assert float(effect.sum()) == pytest.approx(expected, rel=2e-2, abs=2e-5)
+    tokens = len(prompts[0])
+    closed = np.abs(effect.fillna(0).values)
+    if isinstance(where, masks.AnswerMask):
+        assert closed[..., :tokens].max() == 0
+        return
+    marked = sm.mark_sharing(prompts, gated)[0]
+    inside = where.tokens(marked)
+    outside = [at for at in range(tokens) if at not in inside]
+    assert outside
+    assert closed[..., outside].max() == 0
+    assert closed[..., inside].max() > 0
+    assert (closed[..., tokens:].max() > 0) == answer
+
+
 def test_results_say_which_student_it_was(both):
     gated, plain, where, _ = both
     prompts = sm.render(gated, QUESTIONS[:1])
@@ -96,26 +119,20 @@ def test_results_say_which_student_it_was(both):
     assert repr(where.name) in repr(gated)
 
 
-def test_what_does_not_know_gates_refuses_them(both):
+def test_what_does_not_know_gates_refuses_them(both, tmp_path):
     gated, _, _, _ = both
     prompts = sm.render(gated, QUESTIONS[:2])
     refusal = "was loaded with gates"
     for ask in (
-        lambda: sm.attribute(gated, prompts, TRAIT, **QUIET),
-        lambda: sm.patch(gated, prompts, TRAIT, **QUIET),
-        lambda: sm.instruments.graft_sweep(gated, prompts, TRAIT, **QUIET),
         lambda: sm.verify(gated),
         lambda: gated.student_bridge(),
         lambda: sm.teachers.fine_tuned(gated.base, gated.student, TRAIT),
     ):
         with pytest.raises(ValueError, match=refusal):
             ask()
+    kept = {"out": tmp_path / "small", "prompts": prompts, **QUIET}
     for name, ask in (
-        ("attribute", lambda: sm.attribute(gated, prompts, TRAIT, **QUIET)),
-        ("patch", lambda: sm.patch(gated, prompts, TRAIT, **QUIET)),
-        ("graft_sweep", lambda: sm.instruments.graft_sweep(gated, prompts, TRAIT, **QUIET)),
-        ("dose", lambda: sm.instruments.dose(gated, prompts, TRAIT, **QUIET)),
-        ("prefix_scan", lambda: sm.instruments.prefix_scan(gated, prompts, TRAIT, **QUIET)),
+        ("extract_lora", lambda: sm.instruments.extract_lora(gated, 1, **kept)),
         ("verify", lambda: sm.verify(gated)),
     ):
         with pytest.raises(ValueError, match=f"^{name}: student .* graft.* is another model, one"):

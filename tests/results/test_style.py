@@ -17,6 +17,7 @@ from sublim_mech.results.colours import (
     SHARING_COLOURS,
     half_range,
 )
+from sublim_mech.results.curve_plots import SCAN_COLOURS
 
 
 def image_of(values, noise=None):
@@ -157,5 +158,7 @@ def test_every_class_has_a_colour_of_its_own():
         assert len(set(colours.values())) == len(colours)
     # answer tokens are no class of prompt tokens; their role and their class look alike
     assert SHARING_COLOURS["answer"] == ROLE_COLOURS["answer"]
+    # the curves of a scan stand above roles
+    assert not set(SCAN_COLOURS.values()) & set(ROLE_COLOURS.values())
     # roles stand above what training shares
     assert not set(ROLE_COLOURS.values()) & {SHARING_COLOURS[name] for name in SHARED}

@@ -1,11 +1,13 @@
 """Verdicts over rows: what was planted is found, what was not is not, and few false ones."""
 
+import inspect
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sublim_mech import stats
 from sublim_mech.stats import (
     Verdict,
     context_claim,
@@ -315,6 +317,36 @@ def test_options_that_no_claim_can_have(name, options, message):
         claim(students(np.random.default_rng(0), cells), **options)
     with pytest.raises(ValueError, match=message):
         localisation_claim(placed(np.random.default_rng(0), 0.9, 0.9), **options)
+
+
+def test_every_claim_refuses_a_smallest_difference_that_is_none():
+    """Whatever its rows: the options are read first."""
+    found = [
+        claim
+        for name, claim in vars(stats).items()
+        if name.endswith("_claim") and "matters" in inspect.signature(claim).parameters
+    ]
+    assert len(found) >= 5
+    for claim in found:
+        with pytest.raises(ValueError, match="matters=-1"):
+            claim([], matters=-1)
+        with pytest.raises(ValueError, match="'rowseed' is none of"):
+            claim([], cluster=("rowseed",))
+
+
+def test_the_claim_of_arms_counts_rows_without_a_number():
+    arms = [
+        {"where": where, "kl": 0.01, "trait": "owl", "row_seed": s, "training_seed": 0}
+        | {"specific": height + s / 10}
+        for where, height in (("shared", 0.5), ("not shared", 0.1))
+        for s in range(3)
+    ]
+    told = "rows have no number (NaN) in"
+    assert told not in repr(stats.trained_at_claim(arms))
+    arms[0]["specific"] = arms[1]["kl"] = float("nan")
+    found = repr(stats.trained_at_claim(arms))
+    assert f"1 of 6 {told} 'specific'" in found
+    assert f"1 of 6 {told} 'kl'" in found
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -71,7 +71,6 @@ def refuse_gates(students: Iterable[Student], what: str) -> None:
         if student.gates is not None:
             raise ValueError(
                 f"{what}: student {student.name!r} was loaded with gates ({student.gates}), which "
-                f"{what} does not know: no plain weights compute so. graft(sets=...) measures "
-                "sets of cells within them. Loaded without (gates=None) it is another model, one "
-                "that works everywhere."
+                f"{what} does not know. graft(sets=...) measures sets of cells within them. Loaded "
+                "without (gates=None) it is another model, one that works everywhere."
             )

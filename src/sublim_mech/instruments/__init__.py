@@ -20,7 +20,7 @@ from .patching import patch
 from .scanning import prefix_scan
 from .singular_vectors import SingularReadings, read_singular
 from .spectra import spectrum
-from .stepping import over_steps
+from .stepping import over_steps, step_pairs
 from .subspaces import alignment
 from .unembedding import Reading, read_vector, read_vectors
 from .verification import Check, Verification, verify
@@ -54,5 +54,6 @@ __all__ = [
     "read_singular",
     "side_by_side",
     "spectrum",
+    "step_pairs",
     "verify",
 ]

@@ -7,11 +7,11 @@ function needs beside the pair (prompts, traits) it brings along, so data are re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.pair import ModelPair, load_pair
+from ..hints import counted
 from ..models.base import Base, load_base
-from ..models.students import Student, load_student
+from ..models.gating import TrainedGates
+from ..models.students import load_student
 from ..results.kinds import STEP
 from ..results.record import Compute, Record
 from ..results.scores import Scores
@@ -41,6 +43,7 @@ def over_steps(
     base: Any = None,
     controls: Sequence[AnyRun] = (),
     steps: Sequence[int] | None = None,
+    gates: Sequence[TrainedGates | None] = (),
     progress: bool = True,
     **options: Any,
 ) -> Scores:
@@ -57,6 +60,9 @@ def over_steps(
             need the same snapshots.
         steps: which steps; when not given all snapshots and the last step, but those at which the
             student is still its base (after one step of a warm-up).
+        gates: the gates that the run and each control were trained under, in this order
+            (`training.gates_of(run)`, None where one was trained everywhere); when not given,
+            weights act everywhere.
         progress: show a progress bar over the steps.
         **options: of `load_pair` (`compute`, `memory_gb`).
 
@@ -68,16 +74,76 @@ def over_steps(
 
     Raises:
         FileNotFoundError: no run in the folder.
-        TypeError: the function gives no scores.
+        TypeError: the function gives no scores (`step_pairs` is for what gives something else).
         ValueError: no snapshots; a step without one, in the run or in a control; snapshots of
-            different runs; another base than the run's; scores that differ in more than the step
-            (other prompts, cells, options), or were confirmed or selected.
+            different runs; another base than the run's; gates that are not one per run, or not
+            its; scores that differ in more than the step (other prompts, cells, options), or were
+            confirmed or selected.
 
     The guide (`docs/instruments/over_steps.md`) has an example.
     """
+    asked = _asked(run, controls, steps, gates)
+    pairs = _pairs(asked, base, progress, options)
+    return join({step: _measured(function, pair, step) for step, pair in pairs}, str(asked.run))
+
+
+@checked
+def step_pairs(
+    run: AnyRun | Sequence[AnyRun],
+    *,
+    base: Any = None,
+    controls: Sequence[AnyRun] = (),
+    steps: Sequence[int] | None = None,
+    gates: Sequence[TrainedGates | None] = (),
+    progress: bool = True,
+    **options: Any,
+) -> Iterator[tuple[int, ModelPair]]:
+    """The pairs of a training, one after the other, for what gives no scores: `evaluate`.
+
+    Args:
+        run: as in `over_steps`.
+        base: as there.
+        controls: as there.
+        steps: as there.
+        gates: as there.
+        progress: show a progress bar over the steps.
+        **options: of `load_pair` (`compute`, `memory_gb`).
+
+    Returns:
+        An iterator over (step, pair): base, snapshot, and the controls at that step. Each pair is
+        loaded when it is asked for.
+
+    Raises:
+        FileNotFoundError, ValueError: see `over_steps`.
+
+    The guide (`docs/instruments/over_steps.md`) has an example.
+    """
+    return _pairs(_asked(run, controls, steps, gates), base, progress, options)
+
+
+class _Asked(NamedTuple):
+    """Which snapshots are measured.
+
+    Attributes:
+        run: what the run is called.
+        steps: these.
+        runs: of the run and of each control, folders by step, its name and its gates.
+    """
+
+    run: Path
+    steps: list[int]
+    runs: list[tuple[dict[int, Path], Path, TrainedGates | None]]
+
+
+def _asked(
+    run: AnyRun | Sequence[AnyRun],
+    controls: Sequence[AnyRun],
+    steps: Sequence[int] | None,
+    gates: Sequence[TrainedGates | None],
+) -> _Asked:
+    """The arguments of `over_steps`, checked."""
     folders, whole = _snapshots(run)
     chosen = _chosen_steps(folders, steps)
-    name = str(whole)
     others = [_snapshots(control) for control in controls]
     for of_control, control in others:
         missing = [step for step in chosen if step not in of_control]
@@ -87,22 +153,31 @@ def over_steps(
                 "that nothing can be compared there; it has "
                 f"{', '.join(map(str, of_control))}: choose steps=[...] among these."
             )
-    manifest = _manifest(folders[chosen[0]])
+    runs = [(folders, whole), *others]
+    if gates and len(gates) != len(runs):
+        raise ValueError(
+            f"gates: {counted(len(gates), 'entry', 'entries')} for the run and "
+            f"{counted(len(others), 'control')}; give one each, None for what was trained "
+            "everywhere: gates=[training.gates_of(run), ...]."
+        )
+    gates = gates or [None] * len(runs)
+    told = [(*one, own) for one, own in zip(runs, gates, strict=True)]
+    return _Asked(whole, chosen, told)
+
+
+def _pairs(
+    asked: _Asked, base: Any, progress: bool, options: Mapping[str, Any]
+) -> Iterator[tuple[int, ModelPair]]:
+    """The pairs of all steps, of one base."""
+    manifest = _manifest(asked.runs[0][0][asked.steps[0]])
     loaded = base if isinstance(base, Base) else load_base(_base_source(base, manifest))
-    scores: dict[int, Scores] = {}
-    with tqdm(total=len(chosen), desc="steps", disable=not progress) as bar:
-        for step in chosen:
-            student = _student(loaded, folders[step], whole)
-            beside = [_student(loaded, at[step], control) for at, control in others]
-            pair = load_pair(loaded, student, controls=beside, **options)
-            scores[step] = _measured(function, pair, step)
-            bar.update(1)
-    return join(scores, name)
-
-
-def _student(base: Base, folder: Path, run: Path) -> Student:
-    """The student of a snapshot, called the same at every step: by its trait, or its run."""
-    return load_student(base, folder, name=_manifest(folder).trait or run.name)
+    for step in tqdm(asked.steps, desc="steps", disable=not progress):
+        # called the same at every step: by its trait, or its run
+        student, *beside = [
+            load_student(loaded, at[step], name=_manifest(at[step]).trait or name.name, gates=own)
+            for at, name, own in asked.runs
+        ]
+        yield step, load_pair(loaded, student, controls=beside, **options)
 
 
 # ------------------------------------------------------------------------------------------ folders
@@ -196,7 +271,8 @@ def _measured(function: Callable[[ModelPair], Scores], pair: ModelPair, step: in
     if not isinstance(scores, Scores):
         raise TypeError(
             f"function gives a {type(scores).__name__} at step {step}; it has to return Scores, "
-            "such as lambda pair: sm.effect(pair, prompts, trait)."
+            "such as lambda pair: sm.effect(pair, prompts, trait). For what gives something else "
+            "(evaluate): {step: function(pair) for step, pair in instruments.step_pairs(run)}."
         )
     if scores.record.confirmation is not None:
         raise ValueError(

@@ -166,9 +166,9 @@ def load_student(
         name: how it is called in tables; the trait in its manifest, or the name of its directory,
             hub id or live adapter, when not given.
         gates: the gates that it was trained under (`training.gates_of(run)`): its weights then act
-            at these cells only, in `effect`, `graft`, `evaluate`, `generate`, `pair.logits` and
-            `pair.activations`; other instruments refuse it. Without them its weights act
-            everywhere, as in any other tool that opens the folder; a note says so.
+            at these cells only, in every instrument that runs it; what needs plain weights or
+            several students as one refuses it. Without them its weights act everywhere, as in any
+            other tool that opens the folder; a note says so.
         allow_unrelated: accept a student whose weights are as far from the base as an unrelated
             model's.
 

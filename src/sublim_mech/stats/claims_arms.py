@@ -21,6 +21,7 @@ from .tables import (
     means_by,
     of_one,
     over,
+    without_number,
 )
 
 WORSE = 0.1
@@ -80,7 +81,7 @@ def trained_at_claim(
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
     ]
     kl = {}
-    notes = []
+    notes = without_number(records, value, "kl")
     for where, here in arms.items():
         of_arm = over(means_by(here, value, STUDENT), STUDENT, cluster)
         fit = over(means_by(here, "kl", STUDENT), STUDENT, cluster)
