@@ -37,8 +37,8 @@ def study_overhead() -> Row:
 
 
 def overhead_row(folder: Path, *, students: int) -> Row:
-    """Seconds of `studies.run` on so many students, less those within its tasks; what trains, labels
-    and asks is replaced by a copy of what a real study of two students made.
+    """Seconds of `studies.run` on so many students, less those within its tasks; what trains,
+    labels and asks is replaced by a copy of what a real study of two students made.
     """
     base = tiny_base(folder / "base")
     small = tiny_study(base, training_seeds=[0])

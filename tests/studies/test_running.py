@@ -249,3 +249,29 @@ def test_the_study_of_both_kinds_is_planned_as_it_is(made, base_folder):
     }
     assert FULL.stop_with  # the twins of full fine-tunes are counted once
     assert fresh.stages["students"].to_do == 6
+
+
+def test_who_waits_looks_once_for_what_many_wait_for(base_folder, tmp_path, monkeypatch):
+    """While somebody else makes the labels, students that need them are not looked for."""
+    study = small_study(base_folder, Part(name="p", methods=[R2], training_seeds=range(20)))
+    store = Store(tmp_path / "o")
+    store.begin(study)
+    tasks = Tasks(study)
+    looked: list[str] = []
+    has = Store.has
+
+    def counted(self, task):
+        looked.append(task.address)
+        return has(self, task)
+
+    for task in tasks.ordered:
+        if not task.needs:
+            hold(store.folder, task, host="elsewhere")
+    monkeypatch.setattr(Store, "has", counted)
+    monkeypatch.setattr("sublim_mech.studies.running.time.sleep", stop)
+    worker = Worker(study, store)
+    monkeypatch.setattr(worker, "ready", lambda task: None)
+    with pytest.raises(StopError):
+        work(tasks, store, worker)
+    assert len(tasks.ordered) > 100
+    assert sorted(looked) == sorted(t.address for t in tasks.ordered if not t.needs)

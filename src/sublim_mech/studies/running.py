@@ -156,24 +156,34 @@ def _go_through(
     outcome: Outcome,
 ) -> None:
     """Take the first task that can be taken, until all are done or none can be any more."""
-    pending = {task.address: task for task in ordered}
-    total = len(pending)
+    pending = {task.address for task in ordered}
+    total, first = len(pending), 0
     lost: set[str] = set()  # what failed, and what needs it
     silent: set[str] = set()
     while pending:
-        lost |= store.failed() & pending.keys()
+        lost |= store.failed() & pending
         taken = held = False
-        for address, task in list(pending.items()):
+        unfinished: set[str] = set()  # as far as this look has come: what needs these can wait
+        while ordered[first].address not in pending:
+            first += 1
+        for place in range(first, len(ordered)):
+            task = ordered[place]
+            address = task.address
+            if address not in pending:
+                continue
             if address in lost or any(need.address in lost for need in task.needs):
                 lost.add(address)
-                del pending[address]
+                pending.remove(address)
+            elif any(need.address in unfinished for need in task.needs):
+                unfinished.add(address)
             elif store.has(task):
-                del pending[address]
+                pending.remove(address)
             elif all(store.has(need) for need in task.needs):
                 left = f"[{total - len(pending) + 1}/{total}]"
                 if _do(task, store, worker, said=said, outcome=outcome, left=left):
                     taken = True
                     break
+                unfinished.add(address)
                 owner = store.owner(task)
                 if owner is None or not is_silent(owner):
                     held = True
