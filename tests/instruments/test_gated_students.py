@@ -4,7 +4,9 @@ gate, a closed cell is the base's, and a gate is a factor of the mask one would 
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -216,6 +218,15 @@ def test_scan_and_dose_are_grafts_of_the_hand_made_mask(some, plain, one):
     doubled = sm.graft(plain, one, TRAIT, {"x": SOME.scaled(2.0)}, **QUIET).data["effect"]
     expected = [all_of_it, float(doubled.sel(measure="sufficiency"))]
     assert dosed == pytest.approx(expected, abs=1e-11)
+
+
+def test_no_instrument_runs_a_student_past_its_gates():
+    """`Task.gates` closes what they close; `verify` refuses such students, `side_by_side` has rows
+    of its own."""
+    folder = Path(sm.instruments.__file__).parent
+    made = re.compile(r"(?<!\w)Gates\(")
+    found = {file.name for file in folder.glob("*.py") if made.search(file.read_text())}
+    assert found == {"beside.py", "neighbours.py", "task.py", "verification.py"}
 
 
 def test_directions_are_those_of_the_gated_student(some, plain, one):
