@@ -193,6 +193,13 @@ def test_rows_of_parts_measure_the_same_on_both_sides(pair, prompt, smol_tokeniz
     assert 0 < row.bytes_ours < 4 * row.bytes_theirs
 
 
+def test_the_row_of_large_bands_adds_up():
+    row = parts.large_bands_row(40, directions=2)
+    assert row.equal
+    assert row.met
+    assert row.note == "exact SVD"  # so small as it is here
+
+
 def test_rows_of_long_prompts_measure_the_same_on_both_sides(pair, prompt):
     again = lengths.slopes_row(pair, prompt, "tiny")
     assert again.equal

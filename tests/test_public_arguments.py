@@ -24,7 +24,7 @@ PACKAGES = (
 
 WITH_METHODS = (
     "Scores", "Evaluation", "TraitMatrix", "ModelPair", "Runner", "Base", "Labels", "Mask",
-    "TrainingData", "Trait", "Alignment", "Intruders", "SingularReadings", "Spectrum",
+    "TrainingData", "Trait", "Alignment", "Hybrid", "Intruders", "SingularReadings", "Spectrum",
 )  # fmt: skip
 """Classes whose methods a user calls."""
 

@@ -4,7 +4,9 @@ gate, a closed cell is the base's, and a gate is a factor of the mask one would 
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ SOME = masks.role("system") & masks.layers([0, 1])
 def plain_pair(tokenizer: Any) -> Any:
     """A pair in fp64 whose student acts everywhere."""
     base = tiny.model("llama").double()
-    return sm.load_pair(base, tiny.lora(base, std=0.05).double(), tokenizer=tokenizer)
+    return sm.load_pair(base, tiny.lora(base, std=0.2).double(), tokenizer=tokenizer)
 
 
 def within(pair: Any, mask: Any, *, answer: bool = False) -> Any:
@@ -78,7 +80,9 @@ INSTRUMENTS = {
     "necessity": lambda pair, at: graft_sweep(
         pair, at, TRAIT, measure="necessity", layers=[1], **QUIET
     ),
-    "patch": lambda pair, at: sm.patch(pair, at, TRAIT, direction="both", layers=[0], **QUIET),
+    "patch": lambda pair, at: sm.patch(
+        pair, at, TRAIT, direction="both", layers=[1], sets={"user": masks.role("user")}, **QUIET
+    ),
     "heads": lambda pair, at: sm.patch(
         pair, at, TRAIT, site="z", layers=[1], sets={"user": masks.role("user")}, **QUIET
     ),
@@ -121,7 +125,7 @@ def test_attributions_are_zero_where_the_gate_is_closed_and_add_up_elsewhere(som
     assert (effect.isel(position=slice(len(one[0]), None)).fillna(0) == 0).all()
     grafted = sm.graft(plain, one, TRAIT, {"x": SOME}, **QUIET).data["effect"].values.ravel()[0]
     assert float(scores.total[0]) == pytest.approx(grafted, abs=1e-11)
-    assert float(effect.sum()) == pytest.approx(grafted, rel=1e-4)
+    assert float(effect.sum()) == pytest.approx(grafted, rel=1e-2)
     # one node: each slope is a difference quotient of grafts that are written by hand
     slopes = sm.attribute(some, one, TRAIT, points=1, **QUIET).data["effect"][0, 0]
     task = prepare(plain, one, TRAIT)
@@ -151,12 +155,16 @@ def test_parts_of_a_gated_student_add_up_to_its_cells(some, one):
 def test_sweep_is_that_of_the_hand_made_mask(some, plain, one):
     ours = graft_sweep(some, one, TRAIT, **QUIET).data["effect"]
     theirs = graft_sweep(plain, one, TRAIT, only=SOME, layers=[0, 1], **QUIET).data["effect"]
-    np.testing.assert_allclose(ours.sel(layer=[0, 1]).values, theirs.values, rtol=0, atol=1e-11)
+    prompt = slice(len(one[0]))
+    inside = (found.isel(position=prompt).values for found in (ours.sel(layer=[0, 1]), theirs))
+    np.testing.assert_allclose(*inside, rtol=0, atol=1e-11)
+    # the answer's own tokens, which such a mask takes along, were closed in training
+    assert float(abs(ours.isel(position=slice(len(one[0]), None))).max()) < 1e-11
     assert float(abs(ours.sel(layer=2)).max()) < 1e-11
     # necessity: the whole student is the mask, and a cell is taken out of it
     lost = graft_sweep(some, one, TRAIT, measure="necessity", layers=[1], **QUIET).data["effect"]
     system = one[0].roles.index("system")
-    kept = SOME - (masks.positions(system) & masks.layers([1]))
+    kept = SOME & ~(masks.positions(system) & masks.layers([1]))
     both = sm.graft(plain, one, TRAIT, {"all": SOME, "kept": kept}, **QUIET).data["effect"]
     alone = both.sel(measure="sufficiency").values.ravel()
     assert float(lost[0, 0, 0, system]) == pytest.approx(alone[0] - alone[1], abs=1e-11)
@@ -198,7 +206,7 @@ def test_scan_and_dose_are_grafts_of_the_hand_made_mask(some, plain, one):
     dosed = dose(some, one, TRAIT, [1.0, 2.0], **QUIET).data["effect"].values.ravel()
     last = [at for at, role in enumerate(one[0].roles) if role == "system"][-2]
     first = masks.positions(*range(last + 1))
-    sets = {"up to": SOME & first, "behind": SOME - first, "all": SOME}
+    sets = {"up to": SOME & first, "behind": SOME & ~first, "all": SOME}
     grafted = sm.graft(plain, one, TRAIT, sets, **QUIET).data["effect"].isel(model=0, prompt=0)
     upto, behind, all_of_it = grafted.sel(measure="sufficiency").values
     of_scan = scan.sel(measure="sufficiency").values
@@ -210,6 +218,15 @@ def test_scan_and_dose_are_grafts_of_the_hand_made_mask(some, plain, one):
     doubled = sm.graft(plain, one, TRAIT, {"x": SOME.scaled(2.0)}, **QUIET).data["effect"]
     expected = [all_of_it, float(doubled.sel(measure="sufficiency"))]
     assert dosed == pytest.approx(expected, abs=1e-11)
+
+
+def test_no_instrument_runs_a_student_past_its_gates():
+    """`Task.gates` closes what they close; `verify` refuses such students, `side_by_side` has rows
+    of its own."""
+    folder = Path(sm.instruments.__file__).parent
+    made = re.compile(r"(?<!\w)Gates\(")
+    found = {file.name for file in folder.glob("*.py") if made.search(file.read_text())}
+    assert found == {"beside.py", "neighbours.py", "task.py", "verification.py"}
 
 
 def test_directions_are_those_of_the_gated_student(some, plain, one):

@@ -66,7 +66,8 @@ class Task:
     places: tuple[int, ...] = ()
     copies: int = 0
     _base_logits: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    _own: dict[tuple[int, int], Tensor | None] = field(
+    # (with the student, so that its id stays its own)
+    _own: dict[tuple[int, int], tuple[Student, Tensor]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -112,8 +113,11 @@ class Task:
         key = id(student), prompt
         if key not in self._own:
             asked, nodes = self.prompts[prompt], len(self.answers[prompt].nodes)
-            self._own[key] = own_gates(self.pair.sites, student, asked, nodes)
-        return self._own[key]
+            found = own_gates(self.pair.sites, student, asked, nodes)
+            if found is None:
+                return None
+            self._own[key] = student, found
+        return self._own[key][1]
 
     def gates(
         self,
