@@ -145,15 +145,18 @@ def weights(asked: Asked) -> None:
         for kind, of in [("all", table), *table.groupby("module", sort=False)]:
             share = [_energy(of, energy, k) for k in firsts]
             middle = [of[c].median() for c in ("stable rank", "effective rank", "relative norm")]
-            numbers = f"{middle[0]:.2f}", f"{middle[1]:.2f}", f"{middle[2]:.4f}"
-            rows.append([name, kind, len(of), *(f"{one:.0%}" for one in share), *numbers])
+            numbers = (_or_dash(x, f) for x, f in zip(middle, (".2f", ".2f", ".4f"), strict=True))
+            rows.append([name, kind, len(of), *(_or_dash(x, ".0%") for x in share), *numbers])
     head = ["student", "module", "matrices", *asked.firsts]
     _print([*head, "stable rank", "effective rank", "relative norm"], rows)
 
 
 def _energy(of: Any, energy: Any, k: int) -> float:
-    """Share of the squared norm of these modules in their first k directions."""
-    return float((of[f"first {k}"] * energy[of.index]).sum() / energy[of.index].sum())
+    """Share of the squared norm of these modules in their first k directions; NaN of what is no
+    matrix or did not change."""
+    first = of[f"first {k}"].dropna()
+    weight = energy[first.index]
+    return float((first * weight).sum() / weight.sum()) if weight.any() else float("nan")
 
 
 def bands(asked: Asked) -> None:
@@ -349,6 +352,10 @@ def doses(asked: Asked) -> None:
 
 
 # ------------------------------------------------------------------------------------------ to text
+
+
+def _or_dash(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "–"
 
 
 def _of(interval: Any, form: str = "{:+.2f}") -> str:
