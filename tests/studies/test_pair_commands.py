@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):
     assert told["kind"] == "graft"
     totals = pd.DataFrame(told["totals"])
     assert totals["effect"].tolist() == pytest.approx(expected.totals()["effect"].tolist())
-    assert [row["set"] for row in told["table"]] == expected.sets().index.tolist()
+    assert [row["label"] for row in told["table"]] == expected.sets().index.tolist()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,8 @@ def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):
         (["graft", "--sets", "shared"],
          lambda *a: sm.graft(*a, {"shared": sm.masks.sharing("shared")}, progress=False)),
         (["graft_ig", "--points", "2"], lambda *a: sm.attribute(*a, points=2, progress=False)),
+        (["graft_sweep", "--layers", "1", "--by", "2"],
+         lambda *a: sm.instruments.graft_sweep(*a, layers=[1], by=2, progress=False)),
         (["patch", "--site", "mlp_out", "--layers", "1"],
          lambda *a: sm.patch(*a, site="mlp_out", layers=[1], progress=False)),
     ],
@@ -134,7 +136,7 @@ def test_models_are_compared_as_by_the_function(folders, pair, tmp_path, capsys)
         (["compare", "BASE", "--trait", "owl"], "compare: give a student"),
         (["compare", "BASE", "OWL", "nowhere", "--trait", "owl"], "STUDENT='nowhere'"),
         (["compare", "a.safetensors", "BASE"], "is a file of scores and 'base'"),
-        (["compare", "a.safetensors", "b.safetensors"], "'a.safetensors': no such file"),
+        (["compare", "a.safetensors", "b.safetensors"], "FILE='a.safetensors': no such file"),
         (["compare", "a.safetensors", "b.safetensors", "--trait", "owl"], "are of models"),
         (["compare", "BASE", "OWL", "--trait", "owl", "--page", "x.txt"], "--page='x.txt'"),
         (["compare", "BASE", "OWL", "--trait", "owl", "--samples", "-1"], "--samples=-1"),

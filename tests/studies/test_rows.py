@@ -6,6 +6,7 @@ import math
 import os
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from sublim_mech.studies.row_files import read_row, read_rows, write_row
@@ -50,8 +51,30 @@ def test_rows_come_back_with_and_without_the_index(folder, tmp_path):
     assert frame["change by question"][3].tolist() == [1.0, 0.5]
     assert frame["graft total"].isna().tolist() == [True] * 4 + [False] * 2
     for number in range(6):
-        (one,) = read_row(folder / f"{number:08x}.parquet").to_pylist()
+        one = read_row(folder / f"{number:08x}.parquet")
         assert one["rank"] == (number or None)
+
+
+def test_files_without_the_row_in_their_metadata_say_the_same(folder, tmp_path):
+    """As earlier versions wrote them, and as other programs read them."""
+    for path in folder.iterdir():
+        columns = pq.read_table(path)
+        (told,) = columns.to_pylist()
+        assert repr(read_row(path)) == repr(told)  # NaN and types too
+        bare = tmp_path / "bare" / path.name
+        bare.parent.mkdir(exist_ok=True)
+        pq.write_table(columns.replace_schema_metadata(None), bare)
+        assert repr(read_row(bare)) == repr(told)
+        assert pd.read_parquet(path).iloc[0]["change"] == told["change"]
+    ours = read_rows(folder, tmp_path / "one.parquet").table
+    assert ours.equals(read_rows(tmp_path / "bare", tmp_path / "two.parquet").table)
+    kinds = {
+        name: str(kind) for name, kind in zip(ours.schema.names, ours.schema.types, strict=True)
+    }
+    assert kinds == {
+        "run": "string", "trait": "string", "rank": "int64", "change": "double", "c": "double",
+        "moved": "bool", "change by question": "list<item: double>", "graft total": "double",
+    }  # fmt: skip
 
 
 def test_the_index_follows_files_that_came_went_and_changed(folder, tmp_path):

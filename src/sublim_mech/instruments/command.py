@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..hints import renamed
 from ..masks import from_name
 from ..results.comparing import block, compare
 from ..results.frames import check_suffix
@@ -80,7 +81,7 @@ def add_commands(commands: Any) -> None:
     add("--site", help="patch, attribution_patching, activation_ig: resid_pre when not given")
     add("--direction", help="the same: denoising (not given), noising; patch: both")
     add("--layers", nargs="+", type=int, metavar="N", help="patch, graft_sweep: all by default")
-    add("--by", help="patch, graft_sweep: token (not given), word, sentence, message")
+    add("--by", help="patch, graft_sweep: token (not given), word, sentence, message, or a number")
     add("--points", type=int, help="graft_ig, activation_ig: as many as needed when not given")
     add("--keep", metavar="FOLDER", help="finished prompts; the same command goes on from them")
     add_shared(asked)
@@ -152,6 +153,8 @@ def _chosen(given: argparse.Namespace) -> tuple[Measure, dict[str, Any]]:
         if key not in known:
             has = ", ".join(f"--{one}" for one in known) or "none of its own"
             raise ValueError(f"--{key}: {name} has no such option; it has {has}.")
+    if "by" in options and options["by"].isdecimal():
+        options["by"] = int(options["by"])
     if measure is attribute:
         options["method"] = name
     if name == "graft":
@@ -190,7 +193,8 @@ def _compare_files(given: argparse.Namespace) -> int:
         names = list(given.compared)
     if len(set(names)) < len(names):
         raise ValueError("compare: a file is given twice; name two different ones.")
-    loaded = {name: Scores.load(file) for name, file in zip(names, given.compared, strict=True)}
+    with renamed({"path": "FILE"}):
+        loaded = {name: Scores.load(file) for name, file in zip(names, given.compared, strict=True)}
     table = compare(loaded, given.by)
     print(json.dumps({"table": records(table)}) if given.json else show(table))
     return 0

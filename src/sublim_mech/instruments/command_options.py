@@ -27,8 +27,13 @@ CONTEXTS = {
 """Contexts without a text, by name."""
 
 NAMES = {
-    "base": "BASE", "student": "STUDENT", "device": "--device", "trained_on": "--trained-on",
-    "trained_in": "--trained-system or --trained-context", "questions": "--ask", "path": "--out",
+    "base": "BASE", "student": "STUDENT", "trained_on": "--trained-on", "questions": "--ask",
+    "trained_in": "--trained-system or --trained-context", "path": "--out",
+    "max_new_tokens": "--max-new-tokens",
+    **{name: f"--{name}" for name in (
+        "device", "sets", "site", "direction", "layers", "by", "points", "keep", "samples",
+        "temperature", "seed",
+    )},
 }  # fmt: skip
 """What arguments of the functions are called on the command line, where errors name them."""
 
@@ -170,9 +175,13 @@ def _lines(option: str, file: str) -> dict[int, str]:
 
 
 def records(table: pd.DataFrame) -> Any:
-    """A table for JSON: one object per row, its labels among them."""
-    named = table.index.names != [None] or table.index.dtype == object
-    return json.loads((table.reset_index() if named else table).to_json(orient="records"))
+    """A table for JSON: one object per row, its labels among them (`label` where they have no
+    name).
+    """
+    if not isinstance(table.index, pd.RangeIndex):
+        names = [name or "label" for name in table.index.names]
+        table = table.rename_axis(index=names).reset_index()
+    return json.loads(pd.DataFrame(table).to_json(orient="records"))
 
 
 def say(line: str) -> None:

@@ -1,6 +1,8 @@
 """Rows: one flat record per run, from answers and scores; parquet files, all of them as one table.
 
-1. A run's file holds one row; its columns are numbers, texts, and `by question` lists.
+1. A run's file holds one row; its columns are numbers, texts, and `by question` lists. The row
+   stands once more in the file's metadata, as JSON: reading a hundred columns of one row each
+   takes five times as long.
 2. All files make a table. An index beside them keeps the rows that were read before, by name, size
    and time of each file; without it, or where it is damaged, every file is read again.
 3. A damaged file is named and left out; all others count.
@@ -8,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,36 +26,43 @@ from ..storage.files import replacing
 INDEX_FILE = "index.parquet"
 _FILE, _SIZE, _TIME = "_file", "_size", "_time"
 _STAMP = (_FILE, _SIZE, _TIME)
+_ROW = b"sublim_mech.row"
+_LISTS = pa.list_(pa.float64())
 FIXED = ("run", "trait")
 """Columns that every row has."""
 
 
 def write_row(path: Path, row: Mapping[str, Any]) -> None:
     """Write a run's row, complete or not at all."""
-    numbers = pa.list_(pa.float64())  # of an empty list Arrow could not tell
-    columns = {}
-    for name, value in row.items():
-        columns[name] = pa.array([value], numbers if isinstance(value, list) else None)
-    table = pa.table(columns)
+    table = pa.table({name: _column([value]) for name, value in row.items()})
+    told = json.dumps(table.to_pylist()[0])
+    table = table.replace_schema_metadata({_ROW: told})
     with replacing(path) as work:
         # one row: dictionaries and statistics would be most of the file
         pq.write_table(table, work, use_dictionary=False, write_statistics=False)
 
 
-def read_row(path: Path) -> pa.Table:
+def _column(values: list[Any]) -> pa.Array:
+    """Values of one column; what Arrow could not tell of empty lists is that they hold numbers."""
+    return pa.array(values, _LISTS if any(isinstance(one, list) for one in values) else None)
+
+
+def read_row(path: Path) -> dict[str, Any]:
     """A run's row.
 
     Raises:
         ValueError: the file is damaged.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(use_threads=False)
-        if table.num_rows != 1 or not set(FIXED) <= set(table.column_names):
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            told = (file.metadata.metadata or {}).get(_ROW)
+            rows = [json.loads(told)] if told else file.read(use_threads=False).to_pylist()
+            count = file.metadata.num_rows
+        if count != 1 or not set(FIXED) <= set(rows[0]):
             raise ValueError("it does not hold one run's row")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and run again.") from error
-    return table
+    return rows[0]
 
 
 class Found(NamedTuple):
@@ -106,7 +116,7 @@ def _read_files(
     """The rows of files, with name, size and time of each; and which are damaged."""
     damaged: dict[Path, str] = {}
 
-    def one(name: str) -> pa.Table | None:
+    def one(name: str) -> dict[str, Any] | None:
         try:
             return read_row(folder / name)
         except ValueError as error:
@@ -116,22 +126,18 @@ def _read_files(
     with ThreadPoolExecutor(4) as threads:
         read = list(threads.map(one, names))
     # rows of the same columns first: putting together many tables of different ones is slow
-    alike: dict[tuple[str, ...], list[tuple[str, pa.Table]]] = {}
-    for name, table in zip(names, read, strict=True):
-        if table is not None:
-            alike.setdefault(tuple(table.column_names), []).append((name, table))
+    alike: dict[tuple[str, ...], list[tuple[str, dict[str, Any]]]] = {}
+    for name, row in zip(names, read, strict=True):
+        if row is not None:
+            alike.setdefault(tuple(row), []).append((name, row))
     tables = []
-    for found in alike.values():
-        table = pa.concat_tables([table for _, table in found], promote_options="permissive")
+    for columns, found in alike.items():
+        arrays = {column: _column([row[column] for _, row in found]) for column in columns}
         files = [name for name, _ in found]
-        stamped = {
-            _FILE: files,
-            _SIZE: [stamps[name][0] for name in files],
-            _TIME: [stamps[name][1] for name in files],
-        }
-        for column, values in stamped.items():
-            table = table.append_column(column, pa.array(values))
-        tables.append(table.combine_chunks())
+        arrays[_FILE] = pa.array(files)
+        arrays[_SIZE] = pa.array([stamps[name][0] for name in files])
+        arrays[_TIME] = pa.array([stamps[name][1] for name in files])
+        tables.append(pa.table(arrays))
     return tables, damaged
 
 
