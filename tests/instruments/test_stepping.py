@@ -89,8 +89,9 @@ def test_steps_of_a_student_that_was_trained_at_chosen_tokens(base, smol_tokeniz
         return sm.graft(pair, prompts, TRAIT, {"user": user}, **QUIET)
 
     plain = over_steps(run, graft, base=base, **QUIET)
-    expected = plain.headline.sel(set="user", measure="sufficiency").values
-    np.testing.assert_allclose(gated.total.values, expected, atol=2e-6)
+    axes = "prompt", "step"
+    expected = plain.headline.sel(set="user", measure="sufficiency").transpose(*axes).values
+    np.testing.assert_allclose(gated.total.transpose(*axes).values, expected, atol=2e-6)
     assert np.abs(expected).max() > 1e-4
     with pytest.raises(ValueError, match="gates: 2 entries for the run and 0 controls"):
         over_steps(run, graft, base=base, gates=[gates, None], **QUIET)

@@ -124,8 +124,8 @@ class Hybrid:
         Example:
             >>> parts = {"student": sm.masks.role("system"), "cat": sm.masks.role("user")}
             >>> found = sm.instruments.hybrid(pair, prompts, trait, parts, progress=False)
-            >>> [text.get_text().splitlines()[0] for text in found.plot().get_yticklabels()][:2]
-            ['whole', 'owl alone']
+            >>> [text.get_text().splitlines()[0] for text in found.plot().get_yticklabels()][3:]
+            ['cat alone', 'without cat', 'interaction']
         """
         wishes = Wishes(ax, title, labels, None if path is None else Path(path))
         return hybrid_bars(self.scores, dict(self._rows()), self.table(), wishes)
