@@ -250,18 +250,20 @@ def _students(evidence: Evidence) -> Iterator[str]:
         "KL(teacher || student), nats per token."
     )
     yield ""
-    yield ("| student | labels | tokens | contexts | row seeds | students | KL | base log P | change "
-           "| control | student - control | would be seen |")  # fmt: skip
-    yield "|---" * 12 + "|"
-    by = ["capacity", "lr", "steps", "labels", "where", "trained_in", "evaluated_in", "step"]
+    head = ["method", "labels", "tokens", "contexts", "row seeds", "students", "KL", "base log P"]
+    head += ["change", "control", "student - control", "would be seen"]
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    by = ["method", "capacity", "lr", "labels", "where", "trained_in", "evaluated_in", "step"]
     for key, group in evidence.all.groupby(by, sort=False, dropna=False):
-        capacity, lr, steps, labels, where, trained, asked, step = key
-        name = f"{capacity}, lr {lr:g}, {step or steps:g} steps"
+        method, capacity, lr, labels, where, trained, asked, step = key
+        after = f", step {step:g}" if step else ""
         numbers = [_mean(group, column) for column in COLUMNS]
-        cells = [name, labels, where, f"{trained} → {asked}", str(group["row_seed"].nunique()),
-                 str(len(group)), f"{group['kl'].mean():.2g}", f"{group['base level'].mean():.2f}",
-                 *(f"{mean} {interval}" for mean, interval, _ in numbers), numbers[-1][2]]  # fmt: skip
-        yield f"| {' | '.join(cells)} |"
+        cells = [f"{method} ({capacity}, lr {lr:g}{after})", labels, where, f"{trained} → {asked}"]
+        cells += [str(group["row_seed"].nunique()), str(len(group)), f"{group['kl'].mean():.2g}"]
+        cells.append(f"{group['base level'].mean():.2f}")
+        cells += [f"{mean} {interval}" for mean, interval, _ in numbers]
+        yield f"| {' | '.join([*cells, numbers[-1][2]])} |"
     yield ""
 
 
@@ -287,14 +289,14 @@ def _recompute(evidence: Evidence) -> Iterator[str]:
     group = evidence.all.query(chosen.replace("\n", " "))
     yield "## Any number again"
     yield ""
-    yield "With pandas alone; the third last column of the table's first line, say:"
+    yield "With pandas alone; the first line's student - control, say:"
     yield ""
     yield "```"
     yield "import pandas as pd"
     yield ""
     yield 'rows = pd.read_csv("docs/findings/rows.csv", keep_default_na=False, na_values=[""])'
-    yield 'rows = rows.drop_duplicates(["student", "evaluated_in", "step"])'
     yield f"rows = rows.query({json.dumps(chosen)})"
+    yield 'rows = rows.drop_duplicates(["student"])          # of several parts'
     yield 'seeds = rows.groupby("row_seed")["specific"].mean()'
     yield f"print(seeds.mean())              # {_mean(group, 'specific')[0]}"
     yield "```"

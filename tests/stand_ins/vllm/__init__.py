@@ -1,8 +1,8 @@
 """A stand-in for vLLM: the names and shapes of its API that `vllm_process` uses, and no model.
 
-The file that VLLM_STAND_IN names says what it answers: `log_probs` has, by adapter ("" for none) and
-text, the log-probability of every token but the first; answers are digits of the request's seed and
-the first of its stop tokens. What it was asked for is written beside that file.
+The file that VLLM_STAND_IN names says what it answers: `log_probs` has, by adapter ("" for none)
+and text, the log-probability of every token but the first; answers are digits of the request's seed
+and the first of its stop tokens. What it was asked for is written beside that file.
 """
 
 from __future__ import annotations
@@ -53,8 +53,15 @@ class LLM:
         if max_lora_rank not in RANKS:
             raise ValueError(f"max_lora_rank {max_lora_rank}")
         self.enable_lora = enable_lora
-        self._note({"model": model, "dtype": dtype, "enable_lora": enable_lora,
-                    "max_lora_rank": max_lora_rank, "generation_config": generation_config})  # fmt: skip
+        self._note(
+            {
+                "model": model,
+                "dtype": dtype,
+                "enable_lora": enable_lora,
+                "max_lora_rank": max_lora_rank,
+                "generation_config": generation_config,
+            }
+        )
 
     def _note(self, entry: dict) -> None:
         with PLACE.with_suffix(".asked").open("a") as file:

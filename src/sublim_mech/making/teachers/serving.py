@@ -256,7 +256,7 @@ def _process() -> Iterator[_Process]:
                 child.wait()
 
 
-# ------------------------------------------------------------------------------------------ the gate
+# ----------------------------------------------------------------------------------------- the gate
 
 
 def _gate(process: _Process, teacher: Teacher, tolerance: float, *, has_adapter: bool) -> None:
