@@ -7,6 +7,7 @@ log-probabilities in that file are plain transformers' and PEFT's own.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def test_log_probabilities_that_are_off_are_refused_with_the_numbers(served, sta
         teachers.vllm_sampler(served.prompted),
     ):
         pytest.fail("it was believed")
-    with teachers.vllm_sampler(served.prompted, tolerance=0.21):
+    with teachers.vllm_sampler(served.prompted, tolerance=0.21, python=sys.executable):
         pass
 
 

@@ -77,6 +77,7 @@ def vllm_sampler(
     tolerance: float = TOLERANCE,
     memory: float = 0.4,
     max_length: int = 2048,
+    python: str | Path | None = None,
 ) -> Iterator[Callable[[list[str], int], list[str]]]:
     """A teacher as a function from prompts and a seed to one answer each, drawn by vLLM.
 
@@ -96,6 +97,8 @@ def vllm_sampler(
             for the first row to be believed.
         memory: share of the card's memory that vLLM takes, beside the base that stands there.
         max_length: most tokens of a prompt with its answer.
+        python: the interpreter of the process, where vLLM has an environment of its own; this one
+            when not given.
 
     Yields:
         The function. An answer is a function of seed, prompt, and how often the prompt came before
@@ -134,9 +137,9 @@ def vllm_sampler(
         "adapter": None if folder is None else str(folder),
         "max_lora_rank": None if folder is None else _rank_of(folder),
     }
-    if vllm_version() is None:
+    if python is None and vllm_version() is None:
         raise ModuleNotFoundError(f"vllm_sampler needs vLLM, and {_INSTALL}.")
-    with _process() as process:
+    with _process(sys.executable if python is None else str(python)) as process:
         process.ask(opening)
         _gate(process, teacher, tolerance, has_adapter=folder is not None)
         yield _Writing(process, teacher, max_new_tokens, temperature, max_length)
@@ -231,12 +234,12 @@ class _Process:
 
 
 @contextmanager
-def _process() -> Iterator[_Process]:
+def _process(python: str) -> Iterator[_Process]:
     """Start the process; it ends with the block."""
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             # -P: the script's folder is no place to import from
-            [sys.executable, "-P", str(_SCRIPT)],
+            [python, "-P", str(_SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
