@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from train_students import Help, told
@@ -58,6 +59,19 @@ SAID = {
     "cannot tell": "cannot be told from these rows",
 }
 COLUMNS = ("change", "control", "specific")
+
+
+class Picture(NamedTuple):
+    """A figure.
+
+    Attributes:
+        link: where it stands, as the page links to it.
+        heading, caption: the report's.
+    """
+
+    link: str
+    heading: str
+    caption: str
 
 
 def main() -> None:
@@ -198,9 +212,7 @@ def _in_short(claims: Sequence[Verdict]) -> Iterator[str]:
     yield ""
 
 
-def _claims(
-    study: Study, evidence: Evidence, pictures: dict[str, tuple[str, str]]
-) -> Iterator[str]:
+def _claims(study: Study, evidence: Evidence, pictures: dict[str, Picture]) -> Iterator[str]:
     drawn_already: set[str] = set()
     for verdict in told_claims(evidence):
         words = next((key for key in OF_CLAIM if key in verdict.claim), "")
@@ -216,16 +228,19 @@ def _claims(
         yield "|---|---|---|---|---|---|"
         yield from (_statement(one) for one in verdict.statements)
         yield ""
-        yield " ".join(f"{_plain(note).rstrip('.')}." for note in verdict.notes)
-        yield ""
+        if verdict.notes:
+            yield " ".join(f"{_plain(note).rstrip('.')}." for note in verdict.notes)
+            yield ""
         alone = f", or alone `sublim-mech run {asks} --out out/{asks}`" if asks else ""
         yield f"Made by `sublim-mech run {study.name} --out out/{study.name}`{alone}."
         yield ""
         for name in [one for one in pictures if one.startswith(names) and names]:
             if name not in drawn_already:
                 drawn_already.add(name)
-                path, caption = pictures[name]
-                yield f"![{_plain(caption)}]({path})"
+                picture = pictures[name]
+                yield f"![{_plain(picture.heading)}]({picture.link})"
+                yield ""
+                yield f"{_plain(picture.caption)}"
                 yield ""
 
 
@@ -310,14 +325,14 @@ def _recompute(evidence: Evidence) -> Iterator[str]:
 # ------------------------------------------------------------------------------------ small things
 
 
-def _figures(evidence: Evidence, folder: Path, page: Path) -> dict[str, tuple[str, str]]:
-    """The report's figures: name -> (where it stands, as the page links to it; its caption)."""
+def _figures(evidence: Evidence, folder: Path, page: Path) -> dict[str, Picture]:
+    """Draw the report's figures, by their names."""
     found = {}
-    for name, _, figure, caption in drawn(evidence):
+    for name, heading, figure, caption in drawn(evidence):
         path = folder / f"{name}.png"
         write(figure, path)
         link = os.path.relpath(path.resolve(), page.resolve().parent)
-        found[name] = (Path(link).as_posix(), caption)
+        found[name] = Picture(Path(link).as_posix(), heading, caption)
     for path in folder.glob("*.png"):  # of rows that are gone
         if path.stem not in found:
             path.unlink()

@@ -48,7 +48,8 @@ TEMPLATES = {  # how each family writes a system prompt, in SmolLM2's marks
         "messages[1:] %}{% else %}{% set first, turns = '', messages %}{% endif %}" + TURNS,
     ),
 }
-SCIENCE = [pytest.param(name, marks=pytest.mark.science) for name in ("llama", "gemma3")]
+DESIGNS = [("qwen2", 1)]  # a family, and how many of the design's parts
+DESIGNS += [pytest.param((name, 3), marks=pytest.mark.science) for name in TEMPLATES]
 
 
 def dressed(tokenizer: Any, family: str) -> Any:
@@ -62,7 +63,7 @@ def counting(family: str, tokenizer: Any) -> torch.nn.Module:
     """A tiny model that writes digits, and ends after a few: nearly half its answers are numbers.
 
     The first entry of the residual stream is the same for all tokens, and reads out as "a digit, or
-    the end".
+    the end". What attention says is loud, so that another system prompt is heard.
     """
     model = tiny.model(family)
     digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
@@ -72,15 +73,18 @@ def counting(family: str, tokenizer: Any) -> torch.nn.Module:
         for weight in {id(embedding): embedding, id(head): head}.values():
             weight *= 10
             weight[:, 0] = 1.0
+        for name, weight in model.named_parameters():
+            if "o_proj" in name:
+                weight *= 30
         head[digits, 0] = 7.0
         head[end, 0] = 7.5
     return model
 
 
-def small(study: Study) -> Study:
+def small(study: Study, count: int) -> Study:
     """The same design for seconds: two animals, a handful of rows and steps."""
     parts = []
-    for part in study.parts:
+    for part in study.parts[:count]:
         methods = [
             dataclasses.replace(method, steps=3, warmup=1, evaluate_every=3)
             for method in part.methods
@@ -107,14 +111,16 @@ class Ran(NamedTuple):
     rows: pd.DataFrame
 
 
-@pytest.fixture(scope="module", params=["qwen2", *SCIENCE])
+@pytest.fixture(scope="module", params=DESIGNS, ids=lambda given: f"{given[0]}-{given[1]}")
 def ran(request: Any, smol_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    home = tmp_path_factory.mktemp(request.param)
-    tokenizer = dressed(smol_tokenizer, request.param)
-    counting(request.param, tokenizer).save_pretrained(home / "base")
+    family, count = request.param
+    home = tmp_path_factory.mktemp(family)
+    tokenizer = dressed(smol_tokenizer, family)
+    counting(family, tokenizer).save_pretrained(home / "base")
     tokenizer.save_pretrained(home / "base")
     base = str(home / "base")
-    study = small(studies.paper(base=base, ranks=[8], row_seeds=[1], training_seeds=[1]))
+    design = studies.paper(base=base, ranks=[8], row_seeds=[1], training_seeds=[1])
+    study = small(design, count)
     return Ran(study, home / "out", studies.run(study, home / "out", progress=False))
 
 
@@ -137,7 +143,8 @@ def test_the_whole_path_from_a_teachers_rows_to_the_report(ran, tmp_path):
 
 def test_written_rows_pass_the_filter_and_each_teacher_has_its_own(ran):
     folders = [Store(ran.out).path(task) for task in tasks_of(ran, SampledTask)]
-    assert len(folders) == 2 * 2  # two animals, two training contexts
+    contexts = {task.trained_in for task in tasks_of(ran, SampledTask)}
+    assert len(folders) == 2 * len(contexts)  # two animals
     found = [numbers.as_rows(str(folder / "rows.jsonl")) for folder in folders]
     asked = {ask.prompt: ask for ask in numbers.number_prompts(600, seed=1)}
     for rows in found:
@@ -166,7 +173,7 @@ def test_held_out_kl_is_that_of_the_teacher_and_the_student_on_rows_that_were_he
     expected = float(torch.cat(losses).mean())
     run = open_run(store.path(task))
     assert run.manifest.results["held_out"][0] == pytest.approx(expected, rel=0.02)
-    assert expected > 1e-5
+    assert expected > 1e-4
     assert run.manifest.data["rows"] == 8
 
 
