@@ -6,7 +6,7 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures students science qwen bench adapters architectures device-test mutants clean
+.PHONY: demo test quick lint docs figures findings students science qwen bench adapters architectures device-test mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
@@ -26,6 +26,10 @@ docs: $(READY)
 
 figures: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/redraw_figures.py
+
+# docs/findings.md and its figures, from the rows beside it
+findings: $(READY)
+	cd $(ROOT) && $(BIN)/python examples/findings.py
 
 science: $(READY)
 	cd $(ROOT) && $(BIN)/python -m pytest -m science -s

@@ -153,7 +153,8 @@ def weights(asked: Asked) -> None:
 
 def _energy(of: Any, energy: Any, k: int) -> float:
     """Share of the squared norm of these modules in their first k directions; NaN of what is no
-    matrix or did not change."""
+    matrix or did not change.
+    """
     first = of[f"first {k}"].dropna()
     weight = energy[first.index]
     return float((first * weight).sum() / weight.sum()) if weight.any() else float("nan")

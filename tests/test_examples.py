@@ -1,6 +1,7 @@
 """The example scripts on a tiny model: their tables hold what `evaluate` says, and finished parts
 are used again."""
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -11,6 +12,7 @@ import pytest
 import tiny
 
 import sublim_mech as sm
+from sublim_mech import studies
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -44,10 +46,6 @@ def run(base, tmp_path, monkeypatch, capsys):
         few = {"steps": 3, "warmup": 1}
         monkeypatch.setattr(recipe, "FULL", {**recipe.FULL, **few, "evaluate_every": 1})
         example = importlib.import_module(name)
-        if name == "rank_sweep":
-            monkeypatch.setattr(example, "STEPS", 3)
-            monkeypatch.setattr(example, "WARMUP", 1)
-            monkeypatch.setattr(example, "SNAPSHOTS", (2,))
         monkeypatch.setattr(
             sys, "argv", [name, "--base", str(base), "--out", str(tmp_path), *options]
         )
@@ -55,18 +53,66 @@ def run(base, tmp_path, monkeypatch, capsys):
         return example, capsys.readouterr().out
 
     yield go
-    for name in ("train_students", "rank_sweep", "context_grid"):
-        sys.modules.pop(name, None)
+    sys.modules.pop("train_students", None)
 
 
 def stamps(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
 
 
-def test_ranks_beyond_the_model_are_told_before_anything_is_labelled(run, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run("rank_sweep", "--ranks", "2", "1000")
-    assert re.search(r"--ranks: LoRA\(rank=1000\): .* matrix, whose upd", capsys.readouterr().err)
+def small(build):
+    """A built-in study of a few rows, steps and questions, otherwise as it is."""
+
+    def built(**options):
+        study = build(**options)
+        few = {"steps": 3, "warmup": 1, "evaluate_every": 3}
+        parts = []
+        for part in study.parts:
+            methods = [
+                dataclasses.replace(
+                    method, **few, snapshots=(2,) if method.snapshots else (), lrs=(1e-4,)
+                )
+                for method in part.methods
+            ]
+            parts.append(dataclasses.replace(part, methods=methods))
+        return dataclasses.replace(
+            study,
+            parts=parts,
+            rows=studies.RowPlan(count=12, held_out=4, numbers=3),
+            training=studies.Training(batch_size=2, bucket=2),
+            asking=studies.Asking(questions=["Which animal?", "One animal:"]),
+        )
+
+    return built
+
+
+@pytest.fixture
+def go(base, tmp_path, monkeypatch, capsys):
+    """Runs an example of a built-in study in miniature, and gives its rows and what it printed."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def carried_out(name, *options):
+        monkeypatch.setattr(studies, name, small(getattr(studies.built_in, name)))
+        out = tmp_path / "out"
+        command = [name, "--base", str(base), "--out", str(out), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        importlib.import_module(name).main()
+        (study,) = (out / "studies").glob("*.json")
+        return studies.rows(studies.read_study(study), out), capsys.readouterr().out
+
+    yield carried_out
+    for name in ("train_students", "one_study", "rank_sweep", "context_grid"):
+        sys.modules.pop(name, None)
+
+
+def lines_of(said):
+    """The printed rows, cell by cell."""
+    return [line.split() for line in said.splitlines() if re.match(r" *(owl|penguin) ", line)]
+
+
+def test_ranks_beyond_the_model_are_told_before_anything_is_labelled(go, tmp_path):
+    with pytest.raises(ValueError, match=r"LoRA\(rank=1000\): .* matrix, whose upd"):
+        go("rank_sweep", "--ranks", "2", "1000")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,48 +140,33 @@ def test_the_recipe_prints_gates_before_students_and_the_numbers_of_evaluate(run
     assert stamps(tmp_path) == before
 
 
-def test_the_rank_sweep_has_every_capacity_and_step_and_the_last_one_is_the_student(
-    run, base, tmp_path
-):
-    _, said = run("rank_sweep", "--ranks", "1", "2")
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in said.splitlines()
-        if re.match(r"\| (r\d|full)", line)
-    ]
-    assert [(r[0], r[1]) for r in rows] == [
-        (c, s) for c in ("r1", "r2", "full") for s in ("2", "3")
-    ]
-    pair = sm.load_pair(str(base), tmp_path / "owl-r2", controls=[tmp_path / "penguin-r2"])
-    change = (
-        sm.evaluate(pair, [sm.animal("owl")], progress=False)
-        .change.isel(trait=0, context=0)
-        .mean("question")
-        .values
+def test_the_rank_sweep_is_the_built_in_study_along_its_training(go, tmp_path):
+    rows, said = go("rank_sweep", "--ranks", "1", "2")
+    assert set(zip(rows["method"], rows["step"], strict=True)) == {
+        (method, step) for method in ("alpha = rank r1", "alpha = rank r2", "full")
+        for step in (2, 0)
+    }  # fmt: skip
+    assert set(rows["alpha"].dropna()) == {1.0, 2.0}
+    told = lines_of(said)
+    assert [float(line[-1]) for line in told] == pytest.approx(
+        rows["specific"].tolist(), rel=0.01, abs=1e-6
     )
-    own, control, specific = numbers_of(rows[3][3])[:3]
-    np.testing.assert_allclose(
-        [own, control, specific], [*change, change[0] - change[1]], atol=0.0051
-    )
-    assert (tmp_path / "rank_sweep.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "report" / "rank_sweep" / "index.html").is_file()
 
 
-def test_the_context_grid_has_its_own_base_level_in_every_evaluation_context(run, base, tmp_path):
-    example, said = run("context_grid")
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in said.splitlines()
-        if re.match(r"\| (owl|penguin)", line)
-    ]
-    assert len(rows) == 2 * len(example.TRAINED) * len(example.EVALUATED)
+def test_the_context_grid_has_its_own_base_level_in_every_evaluation_context(go, base):
+    rows, said = go("context_grid")
+    assert len(rows) == len(lines_of(said)) == 2 * 2 * 4
+    contexts = studies.built_in.CONTEXTS
     found = sm.evaluate(
-        sm.load_base(str(base)), [sm.animal("owl")], contexts=example.EVALUATED, progress=False
-    )
+        sm.load_base(str(base)), [sm.Trait.noun("owl", category="animal", questions=(
+            "Which animal?", "One animal:"))],
+        contexts={name: contexts[name] for name in rows["evaluated_in"].unique()}, progress=False
+    )  # fmt: skip
     levels = found.data["log_prob"].isel(model=0, trait=0).mean("question")
-    for row in rows:
-        if row[0] == "owl":
-            assert float(row[3]) == pytest.approx(float(levels.sel(context=row[2])), abs=0.0051)
-    assert (tmp_path / "context_grid.png").stat().st_size > 10_000
+    for _, row in rows[rows["trait"] == "owl"].iterrows():
+        level = float(levels.sel(context=row["evaluated_in"]))
+        assert row["base level"] == pytest.approx(level, abs=1e-4)
 
 
 @pytest.mark.parametrize(

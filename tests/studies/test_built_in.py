@@ -36,7 +36,9 @@ def test_presets_can_be_planned_and_their_contexts_differ(name, smol_tokenizer):
     study = PRESETS[name]()
     check_contexts(study, smol_tokenizer)
     planned = studies.plan(study)
-    assert planned.seconds > 0
+    on_a_processor = study.computing.device == "cpu"
+    assert planned.seconds > 0 if on_a_processor else planned.seconds is None
+    assert all(stage.operations is not None for stage in planned.stages.values())
     assert planned.runs == len(studies.Tasks(study).runs)
 
 

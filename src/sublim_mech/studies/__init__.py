@@ -21,6 +21,7 @@ from .built_in import (
 from .config import Method, Part, Study
 from .options import Asking, Computing, RowPlan, Training
 from .planning import Plan, plan
+from .published import paper
 from .reporting import Report, report, report_rows
 from .states import Status, status
 from .store import DiskFullError
@@ -46,6 +47,7 @@ __all__ = [
     "export",
     "laptop",
     "localisation",
+    "paper",
     "plan",
     "quick",
     "rank_sweep",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..arguments import checked
+from ..hints import check_choice
 from ..prompts import Context, Trait, animal
 from .arms import ARMS
 from .config import Method, Part, Study
 from .options import Asking, Computing, RowPlan, Training
+from .published import PAPER
 
 ANIMALS = ("owl", "penguin", "eagle", "cat")
 """Whose teachers label the rows of the built-in studies."""
@@ -40,6 +43,9 @@ CONTEXTS = {
 """Contexts of the built-in studies: four system prompts; and the default one with longer user
 texts, so that the shared tokens are about 75 (`default`), 50 and 25 % of a prompt."""
 
+RULES = ("alpha = rank", "alpha = 32", "rslora")
+"""How LoRA's scale grows with the rank."""
+
 LORA = Method(name="r8")
 """LoRA of rank 8, alpha 32, 60 steps: the recipe of `examples/train_students.py`."""
 
@@ -58,23 +64,42 @@ def rank_sweep(
     row_seeds: Sequence[int] = (0,),
     training_seeds: Sequence[int] = (0,),
     steps: int = 32,
+    rules: Sequence[str] = RULES,
+    snapshots: Sequence[int] = (),
 ) -> Study:
     """Trait against LoRA rank, full fine-tuning beside it, under each scaling rule
     (arXiv 2606.00831, claims 1 and 2).
 
-    The rules: alpha = rank, as in the paper; alpha = 32 for all ranks; rank-stabilised.
+    Args:
+        ranks: of the LoRAs.
+        row_seeds: of the number rows.
+        training_seeds: of initialisation and data order.
+        steps: of every training.
+        rules: `alpha = rank`, as in the paper; `alpha = 32` for all ranks; `rslora`, which is
+            rank-stabilised.
+        snapshots: steps after which students are asked as well.
+
+    Raises:
+        ValueError: an unknown rule.
 
     Example:
         >>> from sublim_mech import studies
         >>> [method.rule for method in studies.rank_sweep().parts[0].methods]
         ['alpha = rank', 'alpha = 32', 'alpha = 32, rslora', '']
     """
-    methods = (
-        Method(name="alpha = rank", alpha="rank", ranks=ranks, steps=steps),
-        Method(name="alpha = 32", ranks=ranks, steps=steps),
-        Method(name="rslora", rslora=True, ranks=ranks, steps=steps),
-        Method(kind="full", name="full", steps=steps, warmup=10),
-    )
+    method = partial(Method, steps=steps, snapshots=snapshots)
+    for rule in rules:
+        check_choice("rank_sweep(rules)", rule, RULES)
+    loras = [
+        method(
+            name=rule,
+            alpha="rank" if rule == RULES[0] else 32.0,
+            rslora=rule == RULES[2],
+            ranks=ranks,
+        )
+        for rule in rules
+    ]
+    methods = (*loras, method(kind="full", name="full", warmup=10))
     part = Part(name="ranks", methods=methods, row_seeds=row_seeds, training_seeds=training_seeds)
     return Study(
         name="rank_sweep", parts=[part], traits=_animals(ANIMALS), focus=("owl", "penguin")
@@ -354,6 +379,7 @@ def quick() -> Study:
 PRESETS: dict[str, Callable[[], Study]] = {
     "laptop": laptop,
     "quick": quick,
+    **PAPER,
     "rank_sweep": rank_sweep,
     "context_grid": context_grid,
     "trait_matrix": trait_matrix,

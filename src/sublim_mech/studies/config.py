@@ -28,7 +28,10 @@ SCORES = ("graft", "graft_ig")
 
 _OF_LORA = ("ranks", "alpha", "rslora", "targets", "dropout")
 
-Label = float | Literal["plain"]
+SAMPLED = "sampled"
+"""No labels: rows that the teacher writes itself."""
+
+Label = float | Literal["plain", "sampled"]
 
 
 @checked
@@ -154,7 +157,8 @@ class Part:
         training_seeds: of the adapter's initialisation, dropout and the data order.
         trained_in: names of training contexts.
         evaluated_in: names of contexts in which every student is asked.
-        labels: `c` of contrastive labels, or `"plain"`.
+        labels: `c` of contrastive labels, `"plain"`, or `"sampled"`: no labels, but rows that each
+            teacher writes itself (`RowPlan`), cross-entropy on these.
         where: tokens at which the student is trained: `everywhere`, `shared` (prompt tokens that it
             shares with other training prompts), `not shared` (the other prompt tokens), `prompt`
             (all of them), `answer` (the answer's own tokens).
@@ -195,11 +199,11 @@ class Part:
         not_empty(self, f"part {self.name!r}", *axes[:-2])
         for label in self.labels:
             if isinstance(label, str):
-                check_choice(f"part {self.name!r}: labels", label, (PLAIN,))
+                check_choice(f"part {self.name!r}: labels", label, (PLAIN, SAMPLED))
             elif not label > 0:
                 raise ValueError(
                     f"part {self.name!r}: labels={label!r}: c of contrastive labels is above 0; "
-                    f"{PLAIN!r} for the teacher's own."
+                    f"{PLAIN!r} for the teacher's own, {SAMPLED!r} for rows that it writes."
                 )
         numbers = [label if isinstance(label, str) else float(label) for label in self.labels]
         object.__setattr__(self, "labels", tuple(numbers))
@@ -299,7 +303,7 @@ class Study:
             self._check_known(f"{where}focus", part.focus, self.focus)
             self._check_known(f"{where}trained_in", part.trained_in, self.contexts)
             self._check_known(f"{where}evaluated_in", part.evaluated_in, self.contexts)
-            if len(self.traits) < 2 and any(label != PLAIN for label in part.labels):
+            if len(self.traits) < 2 and not all(isinstance(label, str) for label in part.labels):
                 raise ValueError(
                     f"{where}contrastive labels need the teachers of at least two traits; add "
                     f"traits, or take labels=[{PLAIN!r}]."

@@ -70,7 +70,7 @@ class Cell:
     @property
     def title(self) -> str:
         """In words."""
-        labels = "plain" if isinstance(self.label, str) else f"c={self.label:g}"
+        labels = self.label if isinstance(self.label, str) else f"c={self.label:g}"
         step = f", step {self.step}" if self.step else ""
         return (
             f"{self.trait} {self.setting.name}, rows {self.row_seed}, seed {self.training_seed}, "

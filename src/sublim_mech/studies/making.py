@@ -22,7 +22,7 @@ from ..instruments import attribute, graft
 from ..making.labelling import Labels, label
 from ..making.numbers import random_rows
 from ..making.teachers import Teacher, prompted, untouched
-from ..making.training import gates_of, soft_data, train
+from ..making.training import TrainingData, gates_of, soft_data, train
 from ..metrics import trait_forms
 from ..models.base import Base, load_base
 from ..models.students import Student, load_student
@@ -34,8 +34,17 @@ from .arms import gated, options_of
 from .config import Study
 from .measured import ANSWERS, make_row
 from .row_files import write_row
+from .sampled import read_sampled, write_sampled
 from .store import Store
-from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task
+from .tasks import (
+    AnswersTask,
+    LabelsTask,
+    RowTask,
+    SampledTask,
+    ScoresTask,
+    StudentTask,
+    Task,
+)
 
 KEPT = 4
 """Students that a worker keeps loaded: a cell's student and its controls are scored in turn."""
@@ -88,6 +97,8 @@ class Worker:
             match task:
                 case LabelsTask():
                     self._label(task)
+                case SampledTask():
+                    self._write(task)
                 case StudentTask():
                     self._train(task)
                 case AnswersTask():
@@ -110,12 +121,26 @@ class Worker:
         rows = random_rows(plan.count, seed=task.row_seed, count=plan.numbers)
         label(self._teachers(task), rows, out=self.store.path(task), progress=False)
 
+    def _write(self, task: SampledTask) -> None:
+        study, trait = self.study, self._traits[task.trait]
+        teacher = prompted(self.base, trait, context=study.contexts[task.trained_in])
+        target = self.store.path(task)
+        write_sampled(teacher, study.rows, task.row_seed, target, study.computing)
+
+    def _data(self, task: StudentTask) -> tuple[TrainingData, int | TrainingData]:
+        """What a student is trained on, and what it is measured on: rows of the same, or others."""
+        folder = self.store.path(task.labels)
+        if isinstance(task.labels, SampledTask):
+            context = self.study.contexts[task.labels.trained_in]
+            return read_sampled(folder, self.base, context, task.trait)
+        c = None if isinstance(task.label, str) else task.label
+        labels = Labels.load(folder)
+        return soft_data(self.base, labels, task.trait, c=c), self.study.rows.held_out
+
     def _train(self, task: StudentTask) -> None:
         self._students.clear()  # a full fine-tune and its optimiser need the memory
         study, method = self.study, task.setting.method
-        labels = Labels.load(self.store.path(task.labels))
-        c = None if isinstance(task.label, str) else task.label
-        data = soft_data(self.base, labels, task.trait, c=c)
+        data, held_out = self._data(task)
         stop_at = None
         if task.twin is not None:
             twin = open_run(self.store.path(task.twin))
@@ -133,11 +158,12 @@ class Worker:
                 evaluate_every=method.evaluate_every,
                 snapshots=method.snapshots,
                 stop_at=stop_at,
-                held_out=study.rows.held_out,
+                held_out=held_out,
                 held_out_seed=None,  # rows are random: the last ones are as good as any
                 init_seed=task.training_seed,
                 order_seed=task.training_seed,
                 batch_size=shared.batch_size,
+                accumulate=shared.accumulate,
                 bucket=shared.bucket,
                 schedule=shared.schedule,
                 clip=shared.clip,

@@ -3,10 +3,13 @@
 Columns (units in nats, of log P(the trait is named), unless said otherwise):
 
 - what it is: `run`, `trait`, `row_seed`, `training_seed`, `trained_in`, `evaluated_in`, `labels`
-  (`contrastive` or `plain`), `c`, `where`, `method`, `kind`, `rank`, `alpha`, `rule`, `lr`, `step`,
-  `student` and `controls` (addresses), `base`, `threads`, `device`, `dtype`, `versions`.
+  (`contrastive`, `plain` or `sampled`), `c`, `where`, `method`, `kind`, `rank`, `alpha`, `rule`,
+  `lr`, `step`, `student` and `controls` (addresses), `base`, `threads`, `device`, `dtype`,
+  `versions`.
 - training: `steps` taken, `kl_before` and `kl` (held-out KL(teacher || student), nats per token, at
   the student's own step), `stop_at`, `moved`.
+- rows that teachers wrote (`labels` is `sampled`): `sampled asked` and `sampled passed`, answers
+  that were drawn and that passed the filter; `sampled by`, who drew them.
 - answers, means over questions: `base level`, `change` (student - base), `control` (the same of the
   students of other traits, mean), `specific` = change - control, `others` (change of the other
   traits, mean), `rank before`, `rank after` (medians), `change <trait>` per trait;
@@ -37,8 +40,9 @@ from ..results.shares import concentration
 from ..storage.files import read_dataset
 from ..storage.runs import Run, open_run
 from .config import Study
+from .sampled import columns_of
 from .store import Store
-from .tasks import RowTask, ScoresTask, StudentTask
+from .tasks import RowTask, SampledTask, ScoresTask, StudentTask
 
 ANSWERS = "study answers"
 """The kind of the files of answers."""
@@ -62,6 +66,8 @@ def make_row(study: Study, store: Store, task: RowTask) -> dict[str, Any]:
     assert student is not None
     row = _what(study, task, student)
     row |= _trained(open_run(store.path(student)), task.cell.step)
+    if isinstance(student.labels, SampledTask):
+        row |= columns_of(store.path(student.labels))
     row |= _answered(
         task,
         own=read_answers(store.path(task.own)),
@@ -100,7 +106,7 @@ def _what(study: Study, task: RowTask, student: StudentTask) -> dict[str, Any]:
         "training_seed": cell.training_seed,
         "trained_in": cell.trained_in,
         "evaluated_in": cell.evaluated_in,
-        "labels": "plain" if isinstance(cell.label, str) else "contrastive",
+        "labels": cell.label if isinstance(cell.label, str) else "contrastive",
         "c": math.nan if isinstance(cell.label, str) else cell.label,
         "where": cell.where,
         "method": setting.name,

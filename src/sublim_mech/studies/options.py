@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,17 +15,28 @@ from .checks import tuples
 @checked
 @dataclass(frozen=True, kw_only=True)
 class RowPlan:
-    """The number rows that teachers label.
+    """The number rows that teachers label, or write themselves (`labels=["sampled"]`).
 
     Args:
-        count: rows, held-out ones among them.
+        count: rows, held-out ones among them; of written ones those that pass the filter.
         held_out: rows that are measured on and not trained on: the last ones.
-        numbers: numbers per answer.
+        numbers: numbers per answer; in written rows the most.
+        temperature: of written answers.
+        max_new_tokens: of a written answer.
+        top_k: written rows that are held out are measured by KL(teacher || student) over the
+            teacher's k likeliest tokens, all others as one more outcome.
+        sampler: who draws written answers: `vllm` (`teachers.vllm_sampler`), `own`
+            (`teachers.sampler`), or `auto`: vLLM where it is installed and the device is no
+            processor. Rows say who it was.
     """
 
     count: int = 264
     held_out: int = 24
     numbers: int = 24
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    top_k: int = 1024
+    sampler: Literal["auto", "own", "vllm"] = "auto"
 
     def __post_init__(self) -> None:
         if self.numbers < 1 or not 0 < self.held_out < self.count:
@@ -32,6 +44,13 @@ class RowPlan:
                 f"RowPlan(count={self.count}, held_out={self.held_out}, numbers={self.numbers}): "
                 "there is at least one number per answer, one row that is held out, and one that "
                 "is not."
+            )
+        check_choice("RowPlan(sampler)", self.sampler, ("auto", "own", "vllm"))
+        if not 0 < self.temperature < math.inf or min(self.max_new_tokens, self.top_k) < 1:
+            raise ValueError(
+                f"RowPlan(temperature={self.temperature}, max_new_tokens={self.max_new_tokens}, "
+                f"top_k={self.top_k}): written rows are drawn at a temperature above 0, and have "
+                "at least one token."
             )
 
 
@@ -41,6 +60,7 @@ class Training:
     """What all trainings share; each as `train` has it."""
 
     batch_size: int = 8
+    accumulate: int = 1
     bucket: int = 8
     schedule: str = "linear"
     clip: float = 1.0

@@ -25,26 +25,32 @@ from ..arguments import checked
 from ..hints import counted
 from ..models.base import Base
 from ..stats import Spread
-from .config import Study
+from .config import SAMPLED, Study
 from .designs import GUESS, Design, design_of, spread_in
 from .records import Spent, read_spent
-from .store import Store
+from .store import STAGES, Store
 from .takes import KNOWN, Lengths, Shape, check_methods, shape_of, takes
 from .tasks import ScoresTask, StudentTask, Task, Tasks
 
 RATES: Mapping[str, float] = {
-    "labels": 1e11, "students lora": 2.4e11, "students full": 1.8e11, "answers": 2e10,
-    "scores graft": 1.2e11, "scores graft_ig": 1.2e11,
+    "labels": 1e11, "sampled": 6e10, "students lora": 2.4e11, "students full": 1.8e11,
+    "answers": 2e10, "scores graft": 1.2e11, "scores graft_ig": 1.2e11,
 }  # fmt: skip
 """Operations per second of one worker with one thread, by kind of task. Of labels and students:
 from the recipe's times on two quiet cores of an AVX512-BF16 EPYC machine (SmolLM2-135M: 6 minutes
 for labels of four traits, 2 for a LoRA, 4 for a full fine-tune), shared among two workers. Of
-answers and scores: of one such core while others were at work beside it."""
+answers and scores: of one such core while others were at work beside it. Of written rows: from the
+answers timed in docs/making/teachers.md. Of other devices than a processor none is known."""
 
 CONSTANTS = (
     "constants of one EPYC core and SmolLM2-135M (labels and students from the recipe's times on "
     "quiet cores, answers and scores on a busy one)"
 )
+
+PROCESSOR = "cpu"
+
+OPTIONAL = ("sampled",)
+"""Stages that most studies do not have."""
 
 ENOUGH = 3
 """Tasks of one kind from which a rate is taken: the first one of a worker opens the model as
@@ -87,6 +93,7 @@ class Plan:
         stages: per stage what it takes.
         measured: kinds of tasks whose rates come from the study's folder.
         threads: of every worker.
+        device: where models are.
         designs: of the parts.
         spread: of the students in the folder; None where there are too few, and `designs.GUESS` is
             taken.
@@ -100,6 +107,7 @@ class Plan:
     stages: Mapping[str, Stage]
     measured: tuple[str, ...]
     threads: int
+    device: str
     designs: tuple[Design, ...]
     spread: Spread | None
     peak_bytes: int | None
@@ -137,23 +145,33 @@ class Plan:
         head = f"{'':10}{'to do':>7}{'there':>7}{'reused':>8}{'tokens':>10}{'operations':>12}"
         lines.append(f"{head}{'disk':>10}{'time':>10}")
         for name, stage in self.stages.items():
+            if not stage.made + stage.to_do and name in OPTIONAL:
+                continue
             reused = max(0, stage.uses - stage.made - stage.to_do)
             lines.append(
                 f"{name:10}{stage.to_do:7}{stage.made:7}{reused:8}{_short(stage.tokens):>10}"
                 f"{_short(stage.operations):>12}{_size(stage.bytes):>10}"
                 f"{_duration(stage.seconds):>10}"
             )
+        who = f"one worker of {counted(self.threads, 'thread')}, half of it for two on two cores"
+        if self.device != PROCESSOR:
+            who = f"one worker on {self.device}"
         lines.append(
-            f"in all {_duration(self.seconds)} for one worker of "
-            f"{counted(self.threads, 'thread')}, half of it for two on two cores; disk "
-            f"{_size(self.bytes)}, and {_size(self.peak_bytes)} per worker while it trains"
+            f"in all {_duration(self.seconds)} for {who}; disk {_size(self.bytes)}, and "
+            f"{_size(self.peak_bytes)} per worker while it trains"
         )
-        told = f"rates: {CONSTANTS}"
-        if self.measured:
-            told = f"rates: measured in this folder for {', '.join(self.measured)}"
-            if len(self.measured) < len(RATES):
-                told += f"; for the others {CONSTANTS}"
-        return "\n".join([*lines, told, *self._told_of_designs(), *self.notes])
+        return "\n".join([*lines, self._told_of_rates(), *self._told_of_designs(), *self.notes])
+
+    def _told_of_rates(self) -> str:
+        constants = CONSTANTS
+        if self.device != PROCESSOR:
+            constants = (
+                f"none is known on {self.device} until this folder has {ENOUGH} tasks of a kind"
+            )
+        if not self.measured:
+            return f"rates: {constants}"
+        told = f"rates: measured in this folder for {', '.join(self.measured)}"
+        return told if len(self.measured) >= len(RATES) else f"{told}; for the others {constants}"
 
     def _told_of_designs(self) -> list[str]:
         known = self.spread or GUESS
@@ -201,7 +219,8 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
 
     stages, peak = {}, 0
     measured: list[str] = []
-    for name in ("labels", "students", "answers", "scores", "rows"):
+    constants = RATES if study.computing.device == PROCESSOR else {}
+    for name in STAGES:
         of_stage = [task for task in tasks.ordered if task.stage == name]
         to_do = [task for task in of_stage if store is None or not store.has(task)]
         taken = [takes(task, study, lengths, shape) for task in to_do]
@@ -214,9 +233,11 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
             measured += rates
             seconds = None
             if operations is not None:
-                pairs = zip(to_do, taken, strict=True)
-                known = {**RATES, **rates}
-                seconds = sum((one.operations / known[_kind(task)] for task, one in pairs), 0.0)
+                kinds = [_kind(task) for task in to_do]
+                known = {**constants, **rates}
+                if known.keys() >= set(kinds):
+                    pairs = zip(kinds, taken, strict=True)
+                    seconds = sum((one.operations / known[kind] for kind, one in pairs), 0.0)
         stages[name] = Stage(
             made=len(of_stage) - len(to_do),
             to_do=len(to_do),
@@ -234,6 +255,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         stages=stages,
         measured=tuple(measured),
         threads=study.computing.threads,
+        device=study.computing.device,
         designs=tuple(design_of(study, part) for part in study.parts),
         spread=None if store is None else spread_in(study, store.folder),
         peak_bytes=None if shape is None else peak,
@@ -284,6 +306,8 @@ def _notes(study: Study, shape: Shape | None) -> list[str]:
             f"base={study.base!r}: its size is not known here, so there are no operations, disk "
             "and time; pass plan(study, base=load_base(...))."
         )
+    if any(SAMPLED in part.labels for part in study.parts):
+        notes.append("written rows are counted as if every answer passed the filter.")
     alone = [part.name for part in study.parts if len(study.focus_of(part)) < 2]
     if alone:
         notes.append(

@@ -29,7 +29,7 @@ from ..results.style import write
 from ..stats import MATTERS, Verdict
 from ..storage.files import place, replacing
 from .concluding import Evidence, conclusions, students
-from .config import Study
+from .config import SAMPLED, Study
 from .states import DONE, Status, status
 from .store import Store
 from .study import flat, rows
@@ -237,15 +237,15 @@ _BANDS = "Bands and bars: 95 % of Student's t over data sets; none where there i
 
 def _figures(evidence: Evidence, folder: Path) -> Iterator[str]:
     yield "<h2>Figures</h2>"
-    for name, heading, figure, caption in _drawn(evidence):
+    for name, heading, figure, caption in drawn(evidence):
         for form in ("svg", "png"):
             write(figure, folder / "figures" / f"{name}.{form}")
         yield f"<h3>{escape(heading)}</h3>"
         yield drawing(figure, name, caption)
 
 
-def _drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
-    """File name, heading, figure and caption of what can be drawn."""
+def drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
+    """File name, heading, figure and caption of what rows can be drawn of."""
     for number, (rule, chosen, full) in enumerate(evidence.ranks(), 1):
         caption = (
             f"Change of log P(the trait is named) against LoRA rank, scaling rule {rule}. Control: "
@@ -323,6 +323,11 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
         c = ", ".join(f"{value:g}" for value in rows["c"].dropna().unique())
         said.append(
             f"Contrastive teachers: base logits + c x (own teacher - mean of the others'), c = {c}."
+        )
+    if (rows["labels"] == SAMPLED).any():
+        said.append(
+            "Sampled: students of rows that their teachers wrote, cross-entropy on the answers; KL "
+            "is measured on further rows of the same teacher."
         )
     names = ("base", "base_hash", "dtype", "device", "threads", "questions", "steps", "versions")
     said += [f"{name}: {_list(rows, name)}." for name in names if name in rows]

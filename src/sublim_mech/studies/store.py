@@ -3,6 +3,7 @@
     store.json                     version of this layout; which weights a base's name means
     studies/<name>.json            configurations, as they were last run
     labels/<address>/              labels of all teachers (`labelling.label`)
+    sampled/<address>/             rows that a teacher wrote
     students/<address>/            run folders (`train`)
     answers/, scores/              <address>.safetensors
     rows/<address>.parquet         one run's row
@@ -35,7 +36,7 @@ from .written import to_dict
 
 STORE_FORMAT = 1
 STORE_FILE = "store.json"
-STAGES = ("labels", "students", "answers", "scores", "rows")
+STAGES = ("labels", "sampled", "students", "answers", "scores", "rows")
 CLAIMS, FAILED, STUDIES = "claims", "failed", "studies"
 
 
@@ -157,7 +158,7 @@ class Store:
 
     def is_begun(self, task: Task) -> bool:
         """Whether a killed process has left something of a task to go on from."""
-        if task.stage == "students":
+        if task.stage in ("sampled", "students"):
             return unfinished(self.path(task)).exists()
         return task.stage == "labels" and self.path(task).exists() and not self.has(task)
 

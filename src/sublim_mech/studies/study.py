@@ -144,7 +144,7 @@ def rows(study: Study, out: str | Path) -> pd.DataFrame:
     return chosen[ordered]
 
 
-_SOME = ("change ", "graft ", "ig ", "rate", "base rate", "gates", "everywhere ")
+_SOME = ("change ", "graft ", "ig ", "rate", "base rate", "gates", "everywhere ", "sampled ")
 """Columns that not every study has begin so."""
 
 

@@ -9,7 +9,15 @@ from ..making.training import FullFT, LoRA
 from ..models.base import Base
 from .arms import gated
 from .config import Study
-from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task
+from .tasks import (
+    AnswersTask,
+    LabelsTask,
+    RowTask,
+    SampledTask,
+    ScoresTask,
+    StudentTask,
+    Task,
+)
 
 
 class Shape(NamedTuple):
@@ -109,6 +117,12 @@ def takes(task: Task, study: Study, lengths: Lengths, shape: Shape | None) -> Ta
             models = len(study.traits) + 1
             tokens = models * study.rows.count * lengths.row
             kept = models * study.rows.count * lengths.answer * 11 * 4
+            return Takes(tokens, 2.0 * parameters * tokens, kept)
+        case SampledTask():
+            rows = study.rows
+            # answers, then labels of the held-out rows by the teacher and the base
+            tokens = (rows.count + 2 * rows.held_out) * lengths.row
+            kept = 300 * rows.count + 2 * rows.held_out * lengths.answer * rows.top_k * 8
             return Takes(tokens, 2.0 * parameters * tokens, kept)
         case StudentTask():
             return _training(task, study, lengths, Shape(parameters, width))

@@ -1,7 +1,8 @@
 """Tasks: what has to be made for a study, each under the hash of everything that decides it.
 
     labels ──> student ──> answers (one context) ──┐
-      (of a row seed and a context, for all)       ├──> row
+      (of a row seed and a context, for all; or    │
+      rows that one teacher wrote)                 ├──> row
     answers of the base, for all ──────────────────┤
     students of the cell ──> scores (one context) ─┘
 
@@ -14,16 +15,16 @@ base under the same name is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from .addresses import COMPUTING, TRAINING, decisive, hashed
 from .arms import gated
-from .config import Label, Part, Study
+from .config import SAMPLED, Label, Part, Study
 from .grid import Cell, Setting, at, cells, settings
 from .written import context_to_json
 
-FORMATS = {"labels": 1, "students": 1, "answers": 1, "scores": 1, "rows": 1}
+FORMATS = {"labels": 1, "sampled": 1, "students": 1, "answers": 1, "scores": 1, "rows": 1}
 """Of each stage: raised where what it computes or writes changes."""
 
 
@@ -59,11 +60,21 @@ class LabelsTask(Task):
 
 
 @dataclass(frozen=True, eq=False)
+class SampledTask(Task):
+    """The rows that a trait's teacher writes from one seed, for students of one context."""
+
+    stage = "sampled"
+    row_seed: int
+    trained_in: str
+    trait: str
+
+
+@dataclass(frozen=True, eq=False)
 class StudentTask(Task):
     """A student; `where` is its arm, `twin` the student whose held-out loss it stops at."""
 
     stage = "students"
-    labels: LabelsTask
+    labels: LabelsTask | SampledTask
     trait: str
     label: Label
     setting: Setting
@@ -195,9 +206,26 @@ class Tasks:
         parts = {"row_seed": row_seed, "trained_in": trained_in}
         return self._once(LabelsTask, content, title, needs=(), **parts)
 
+    def _sampled(self, cell: Cell, trait: str) -> SampledTask:
+        study = self.study
+        sentence = next(one.sentence for one in study.traits if one.name == trait)
+        content = {
+            **self._common,
+            "trait": [trait, sentence],
+            "context": context_to_json(study.contexts[cell.trained_in]),
+            "rows": {**asdict(study.rows), "seed": cell.row_seed},
+        }
+        title = f"rows {cell.row_seed} of the teacher of {trait}, context {cell.trained_in}"
+        parts = {"row_seed": cell.row_seed, "trained_in": cell.trained_in, "trait": trait}
+        return self._once(SampledTask, content, title, needs=(), **parts)
+
     def _student(self, cell: Cell, part: Part, trait: str) -> StudentTask:
         study = self.study
-        labels = self._labels(cell.row_seed, cell.trained_in)
+        labels: LabelsTask | SampledTask
+        if cell.label == SAMPLED:
+            labels = self._sampled(cell, trait)
+        else:
+            labels = self._labels(cell.row_seed, cell.trained_in)
         twin = None
         if cell.setting.method.stop_with:
             named = {method.name: method for method in part.methods}
@@ -214,7 +242,7 @@ class Tasks:
             "held_out": study.rows.held_out,
             "training": decisive(study.training, TRAINING),
         }
-        kind = "plain" if isinstance(cell.label, str) else f"c={cell.label:g}"
+        kind = cell.label if isinstance(cell.label, str) else f"c={cell.label:g}"
         title = (
             f"student {trait} {cell.setting.name}, rows {cell.row_seed}, seed "
             f"{cell.training_seed}, {kind}, {cell.trained_in}{at(cell.where)}"

@@ -3,6 +3,7 @@
 from .prompting import neutral, prompted, teacher_context, untouched
 from .reading import log_probs, read_rows
 from .sampling import sample, sampler
+from .serving import vllm_sampler, vllm_version
 from .steering import randomly_steered, steered, steering_vectors
 from .teacher import BASE, Teacher
 from .tuning import control_rows, fine_tuned, trait_rows
@@ -24,4 +25,6 @@ __all__ = [
     "teacher_context",
     "trait_rows",
     "untouched",
+    "vllm_sampler",
+    "vllm_version",
 ]
