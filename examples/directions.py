@@ -137,7 +137,8 @@ def effects(asked: Asked) -> None:
 
 def weights(asked: Asked) -> None:
     """Of all modules: how many directions hold how much of the change."""
-    rows, firsts = [], [int(text.split()[1]) for text in asked.firsts]
+    rows: list[list[Any]] = []
+    firsts = [int(text.split()[1]) for text in asked.firsts]
     for name, pair, _ in asked.both:
         found = instruments.spectrum(pair, progress=False)
         table = found.table(tuple(firsts))
@@ -241,7 +242,7 @@ def hybrids(asked: Asked) -> None:
         OTHER: control,
         "both": ("student", control),
     }
-    rows = []
+    rows: list[list[Any]] = []
     for text, (parts, answer) in plans.items():
         for trait in (OWN, OTHER):
             chosen = asked.prompts if trait == OWN else asked.others

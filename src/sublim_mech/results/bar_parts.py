@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.typing import ColorType
 
 from ..hints import counted
 from .arrays import ScoreArrays
@@ -49,7 +50,9 @@ def over_prompts(scores: ScoreArrays) -> str:
     return "mean and 95 % interval over prompts"
 
 
-def draw_bars(axes: Axes, table: pd.DataFrame, column: BarColumn, colours: Sequence[str]) -> None:
+def draw_bars(
+    axes: Axes, table: pd.DataFrame, column: BarColumn, colours: Sequence[ColorType]
+) -> None:
     """Horizontal bars of a column with its interval, one row of the table below the other."""
     rows = np.arange(len(table)) + column.offset
     axes.barh(rows, table[column.name], column.height, color=colours)

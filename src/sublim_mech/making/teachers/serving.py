@@ -55,6 +55,7 @@ _SCRIPT = Path(__file__).with_name("vllm_process.py")
 _INSTALL = 'it is not installed: pip install "sublim-mech[vllm]", on a machine with a GPU'
 
 
+@checked
 def vllm_version() -> str | None:
     """The version of vLLM that is installed; None where it is not."""
     if find_spec("vllm") is None:
