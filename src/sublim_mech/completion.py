@@ -70,7 +70,12 @@ def _with_files(parser: argparse.ArgumentParser, files: Any) -> list[Any]:
         if isinstance(action, argparse._SubParsersAction):
             for one in action.choices.values():
                 marked += _with_files(one, files)
-        elif action.choices is None and action.type is None and action.nargs != 0:
+        elif (
+            action.choices is None
+            and action.type is None
+            and action.nargs != 0
+            and not hasattr(action, "complete")  # several commands share it
+        ):
             action.complete = files  # type: ignore[attr-defined]  # how shtab is told
             marked.append(action)
     return marked

@@ -54,14 +54,21 @@ def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "call"),
     [
-        (["effect"], lambda *a: sm.effect(*a, progress=False)),
-        (["graft", "--sets", "shared"],
-         lambda *a: sm.graft(*a, {"shared": sm.masks.sharing("shared")}, progress=False)),
         (["graft_ig", "--points", "2"], lambda *a: sm.attribute(*a, points=2, progress=False)),
-        (["graft_sweep", "--layers", "1", "--by", "2"],
-         lambda *a: sm.instruments.graft_sweep(*a, layers=[1], by=2, progress=False)),
-        (["patch", "--site", "mlp_out", "--layers", "1"],
-         lambda *a: sm.patch(*a, site="mlp_out", layers=[1], progress=False)),
+        pytest.param(
+            ["effect"], lambda *a: sm.effect(*a, progress=False), marks=pytest.mark.science),
+        pytest.param(
+            ["graft", "--sets", "shared"],
+            lambda *a: sm.graft(*a, {"shared": sm.masks.sharing("shared")}, progress=False),
+            marks=pytest.mark.science),
+        pytest.param(
+            ["graft_sweep", "--layers", "1", "--by", "2"],
+            lambda *a: sm.instruments.graft_sweep(*a, layers=[1], by=2, progress=False),
+            marks=pytest.mark.science),
+        pytest.param(
+            ["patch", "--site", "mlp_out", "--layers", "1"],
+            lambda *a: sm.patch(*a, site="mlp_out", layers=[1], progress=False),
+            marks=pytest.mark.science),
     ],
 )  # fmt: skip
 def test_every_option_reaches_its_instrument(options, call, folders, pair, tmp_path, capsys):
@@ -92,7 +99,9 @@ def test_files_of_scores_are_compared_as_by_the_function(folders, pair, tmp_path
     assert told["scores"].tolist() == table.index.get_level_values("scores").tolist()
     numbers = table.select_dtypes("number").columns
     for name in numbers:
-        assert told[name].astype(float).tolist() == pytest.approx(table[name].tolist(), nan_ok=True)
+        assert told[name].astype(float).tolist() == pytest.approx(
+            table[name].tolist(), rel=0, abs=0, nan_ok=True
+        )
     assert main(["compare", *files]) == 0
     assert "owl" in capsys.readouterr().out
     assert main(["compare", files[0], files[0]]) == 2
@@ -103,15 +112,15 @@ def test_files_of_scores_are_compared_as_by_the_function(folders, pair, tmp_path
 
 def test_models_are_compared_as_by_the_function(folders, pair, tmp_path, capsys):
     traits = [sm.animal("owl"), sm.animal("cat")]
-    options = {"samples": 2, "max_new_tokens": 2, "seed": 3}
-    prompts = sm.render(pair, traits[0].questions[:2])
+    options = {"samples": 1, "max_new_tokens": 2, "seed": 3}
+    prompts = sm.render(pair, traits[0].questions[:1])
     expected = side_by_side(pair, prompts, traits, progress=False, **options)
     page = tmp_path / "page.html"
-    words = ["compare", *folders, "--trait", "owl", "cat", *FEW, "--page", str(page)]
-    words += ["--samples", "2", "--max-new-tokens", "2", "--seed", "3"]
-    assert main(words) == 0
+    words = ["compare", *folders, "--trait", "owl", "cat", "--quiet", "--questions", "1"]
+    words += ["--max-new-tokens", "2", "--seed", "3"]
+    assert main([*words, "--page", str(page)]) == 0
     assert capsys.readouterr().out.strip() == repr(expected).strip()
-    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert page.read_text().lower().startswith("<!doctype html>")
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in told["table"]] == ["base", "student", "control: cat"] * 2
@@ -157,9 +166,11 @@ def test_mistakes_are_told_in_one_line(words, says, folders, tmp_path, monkeypat
 def test_questions_and_training_prompts_are_read_from_files(folders, tmp_path, capsys):
     (tmp_path / "ask.txt").write_text("Which city?\n\nName a city.\n")
     words = ["score", *folders[:2], "--trait", "Lisbon", "--instrument", "effect", "--json"]
-    assert main([*words, "--ask", str(tmp_path / "ask.txt")]) == 0
+    file = str(tmp_path / "lisbon.safetensors")
+    assert main([*words, "--ask", str(tmp_path / "ask.txt"), "--out", file]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert "2 prompts" in told["title"]
+    assert (told["kind"], told["title"]) == ("effect", "effect on log P(Lisbon)")
+    assert sm.Scores.load(file).data["question"].values.tolist() == ["Which city?", "Name a city."]
     (tmp_path / "rows.jsonl").write_text('"1, 2"\nno json\n')
     trained = ["--trained-context", "default", "--trained-on", str(tmp_path / "rows.jsonl")]
     assert main([*words, *trained, "--ask", str(tmp_path / "ask.txt")]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ..engine.pair import ModelPair, load_pair
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
+from ..storage.files import plain
 
 CONTEXTS = {
     "default": Context(),
@@ -174,14 +177,20 @@ def _lines(option: str, file: str) -> dict[int, str]:
 # --------------------------------------------------------------------------------------- telling
 
 
-def records(table: pd.DataFrame) -> Any:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table for JSON: one object per row, its labels among them (`label` where they have no
-    name).
+    name); what is no number is null.
     """
     if not isinstance(table.index, pd.RangeIndex):
         names = [name or "label" for name in table.index.names]
         table = table.rename_axis(index=names).reset_index()
-    return json.loads(pd.DataFrame(table).to_json(orient="records"))
+    rows = pd.DataFrame(table).to_dict("records")
+    return [{str(name): _for_json(value) for name, value in row.items()} for row in rows]
+
+
+def _for_json(value: Any) -> Any:
+    value = plain(value) if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(line: str) -> None:
