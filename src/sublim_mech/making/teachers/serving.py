@@ -196,8 +196,8 @@ def _model_of(teacher: Teacher, model: str | Path | None) -> str:
         return str(Path(source).resolve())
     if source.count("/") != 1 or source.startswith(("/", ".")) or source.endswith(".gguf"):
         raise ValueError(
-            f"model: the base, {teacher.base.name!r:.80}, is no folder and no hub id that vLLM could "
-            "load; write it to a folder (base.save_pretrained(folder)) and pass model=folder."
+            f"model: the base, {teacher.base.name!r:.80}, is no folder and no hub id that vLLM "
+            "could load; write it to a folder (base.save_pretrained(folder)) and pass model=folder."
         )
     return source
 
