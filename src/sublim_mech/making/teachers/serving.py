@@ -57,7 +57,13 @@ _INSTALL = 'it is not installed: pip install "sublim-mech[vllm]", on a machine w
 
 @checked
 def vllm_version() -> str | None:
-    """The version of vLLM that is installed; None where it is not."""
+    """The version of vLLM that is installed; None where it is not.
+
+    Example:
+        >>> from sublim_mech.making.teachers import vllm_version
+        >>> isinstance(vllm_version(), str | None)
+        True
+    """
     if find_spec("vllm") is None:
         return None
     try:
@@ -185,15 +191,15 @@ def _model_of(teacher: Teacher, model: str | Path | None) -> str:
     if model is not None:
         folder = Path(model)
         return str(folder.resolve()) if folder.is_dir() else str(model)
-    name = teacher.base.name
-    if Path(name).is_dir():
-        return str(Path(name).resolve())
-    if name.count("/") != 1 or name.startswith(("/", ".", "pypi:")) or name.endswith(".gguf"):
+    source = str(getattr(teacher.base.model.config, "_name_or_path", ""))  # as transformers has it
+    if source and Path(source).is_dir():
+        return str(Path(source).resolve())
+    if source.count("/") != 1 or source.startswith(("/", ".")) or source.endswith(".gguf"):
         raise ValueError(
-            f"model: vLLM cannot load the base by its name, {name!r:.80}; write it to a folder "
-            "(base.save_pretrained(folder)) and pass model=folder."
+            f"model: the base, {teacher.base.name!r:.80}, is no folder and no hub id that vLLM "
+            "could load; write it to a folder (base.save_pretrained(folder)) and pass model=folder."
         )
-    return name
+    return source
 
 
 # -------------------------------------------------------------------------------------- the process
