@@ -35,6 +35,7 @@ from .config import Study
 from .measured import ANSWERS, make_row
 from .row_files import write_row
 from .store import Store
+from .takes import check_methods
 from .tasks import AnswersTask, LabelsTask, RowTask, ScoresTask, StudentTask, Task
 
 KEPT = 4
@@ -60,12 +61,13 @@ class Worker:
 
         Raises:
             ValueError: other weights than those of the store; two contexts that render to the same
-                text.
+                text; a method that the base cannot be trained by.
         """
         computing = self.study.computing
         dtype = getattr(torch, computing.dtype)
         base = load_base(self.study.base, dtype=dtype, device=computing.device)
         check_contexts(self.study, base.tokenizer)
+        check_methods(self.study, base)
         self.store.pin(self.study.base, base.hash)
         return base
 
