@@ -133,6 +133,11 @@ class Method:
             "several(controls='path'): pass a list; one alone is a list too: controls=['path'].",
         ),
         (
+            lambda: several({"owl": "path"}),
+            "several(controls={'owl': 'path'}): pass a list; without names: "
+            "controls=list(controls.values()).",
+        ),
+        (
             lambda: Context(system=None),
             "Context(system=None): pass a System (Context.DEFAULT, Context.EMPTY, Context.NONE) or "
             "a text; for no system block: system=Context.NONE.",

@@ -329,6 +329,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         origin, inner = get_origin(option), get_args(option)
         takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
+            if inner[0] is Any and isinstance(value, Mapping):  # several by name, not one
+                return f"; without names: {argument}=list({argument}.values())"
             if value is None:
                 return f"; leave {argument}= out for none"
             return f"; one alone is a list too: {argument}=[{shown(value)}]"

@@ -15,6 +15,7 @@ from others as far as a line can. A metric of one's own is a dataclass of ten li
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -23,10 +24,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .arguments import checked
+from .arguments import checked, shown
 from .engine.answers import Answers, Path, build_trie, shortest_paths
 from .hints import counted
 from .prompts import Prompt, Trait, completion_ids
+from .prompts.blank import is_blank
 from .prompts.notices import said_before
 from .prompts.places import positions_of
 from .results.record import Forms
@@ -90,8 +92,38 @@ class Metric(Protocol):
 
 @checked
 def as_metric(trait: Trait | Metric) -> Metric:
-    """The metric itself, or the default metric of a trait."""
-    return log_prob(trait) if isinstance(trait, Trait) else trait
+    """The metric itself, or the default metric of a trait.
+
+    Raises:
+        TypeError: a metric of one's own without a name, or whose methods take something else.
+    """
+    if isinstance(trait, Trait):
+        return log_prob(trait)
+    kind = type(trait).__name__
+    for told in ("name", "unit"):
+        text = getattr(trait, told, None)
+        if not isinstance(text, str) or is_blank(text):
+            raise TypeError(
+                f"metric {kind}: its {told} is {shown(text)}; give a text, such as "
+                f"{told} = {'log-odds of a refusal' if told == 'name' else 'nats'!r}."
+            )
+    for method, taken in _TAKEN.items():
+        try:
+            signature = inspect.signature(getattr(trait, method))
+        except ValueError:  # written in C
+            continue
+        try:
+            signature.bind(*taken)
+        except TypeError as error:
+            raise TypeError(
+                f"metric {trait.name!r}: {method}{signature} is called as "
+                f"{method}({', '.join(taken)}); write it so."
+            ) from error
+    return trait
+
+
+_TAKEN = {"answers": ("tokenizer", "prompt"), "read": ("logits", "answers", "base")}
+"""What the methods of a metric are given."""
 
 
 # ------------------------------------------------------------------------------------------- traits
@@ -582,12 +614,25 @@ def _nested(number: int, traits: Sequence[Trait], paths: Sequence[list[Path]]) -
     return nested
 
 
+@checked
 def strings(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> Answers:
     """Tokenise texts as answers to a prompt and build their trie, one string per text.
 
+    Args:
+        tokenizer: the tokenizer that rendered the prompt.
+        prompt: the prompt they follow.
+        texts: the answers, without leading space.
+
     Raises:
-        ValueError: a text has no tokens.
+        TypeError: one text in place of a list of them.
+        ValueError: no texts; a text that is blank or has no tokens.
+
+    Example:
+        >>> sm.metrics.strings(pair.tokenizer, prompts[0], ["yes", "no"]).traits
+        (0, 1)
     """
+    if not texts:
+        raise ValueError("strings: texts is empty; pass at least one answer.")
     paths = [tuple(completion_ids(tokenizer, prompt, text)) for text in texts]
     for text, path in zip(texts, paths, strict=True):
         if not path:

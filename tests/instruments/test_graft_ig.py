@@ -106,3 +106,19 @@ def test_the_rule_is_exact_for_polynomials_of_twice_the_points(points):
     assert ((nodes > 0) & (nodes < 1)).all()
     for power in range(2 * points):
         assert (weights * nodes**power).sum() == pytest.approx(1 / (power + 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*equals its base")
+def test_a_student_that_is_its_base_has_cells_of_0_beside_one_that_is_not(smol_tokenizer, prompts):
+    base = tiny.model("llama")
+    same = tiny.lora(base, lora_alpha=0)
+    options = {"tokenizer": smol_tokenizer, "controls": [same]}
+    scores = sm.attribute(
+        sm.load_pair(base, tiny.lora(base), **options), prompts, TRAIT, points=2, **QUIET
+    )
+    student, control = scores.data["effect"].values
+    assert np.abs(np.nan_to_num(student)).max() > 0
+    assert (control[np.isfinite(student)] == 0).all()
+    alone = sm.load_pair(base, same, tokenizer=smol_tokenizer)
+    with pytest.raises(ValueError, match="no student of this pair changes anything"):
+        sm.attribute(alone, prompts, TRAIT, points=2, **QUIET)

@@ -120,3 +120,14 @@ def test_wrong_options_are_told(options, said, base, smol_tokenizer):
     pair = load(base, tiny.full(base), smol_tokenizer)
     with pytest.raises(ValueError, match=said):
         sm.instruments.intruders(pair, **QUIET, **options)
+
+
+def test_a_student_of_vectors_alone_has_no_intruders_to_look_for(base, smol_tokenizer):
+    student = copy.deepcopy(base)
+    with torch.no_grad():
+        student.get_submodule("model.norm").weight.mul_(1.5)
+    pair = load(base, student, smol_tokenizer)
+    for call in (sm.instruments.intruders, sm.instruments.intruder_cost):
+        with pytest.raises(ValueError, match=r"changes no matrix, .* spectrum\(pair\)\.table\(\)"):
+            call(pair)
+    assert not sm.instruments.spectrum(pair, **QUIET).modules

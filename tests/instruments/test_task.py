@@ -9,6 +9,7 @@ import torch
 from pairs import QUIET, TRAIT, make_pair, shared_pair, student_gates, whole_run
 
 import sublim_mech as sm
+from sublim_mech.engine.answers import Answers
 from sublim_mech.engine.runner import Runner
 from sublim_mech.instruments import task as module
 from sublim_mech.instruments.task import (
@@ -197,6 +198,74 @@ def test_a_value_that_is_not_finite_names_its_prompt(task, prompts):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         task.check_finite(values, [0, 1, 0])
     task.check_finite(values[:1], [0])
+
+
+class Own(sm.metrics.Metric):
+    """A metric of one's own whose parts are given."""
+
+    name = "own"
+
+    def __init__(self, **parts):
+        for part, value in parts.items():
+            setattr(self, part, value)
+
+    def answers(self, tokenizer, prompt):
+        return sm.metrics.strings(tokenizer, prompt, ["owl"])
+
+    def read(self, logits, answers, base=None):
+        return logits[:, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"name": " "}, "metric Own: its name is ' '; give a text"),
+        ({"name": None}, "metric Own: its name is None"),
+        ({"unit": 3}, "metric Own: its unit is 3"),
+        ({"read": lambda logits: logits}, r"read\(logits\) is called as read\(logits, answers, ba"),
+        ({"answers": lambda prompt: prompt}, r"is called as answers\(tokenizer, prompt\)"),
+        ({"read": lambda logits, answers, base: logits[:, 0, 0] * 1j}, "has to give a tensor"),
+    ],
+)
+def test_a_metric_of_one_s_own_is_what_instruments_call(parts, message, pair, prompts):
+    with pytest.raises(TypeError, match=message):
+        sm.effect(pair, prompts, Own(**parts), progress=False)
+
+
+def test_strings_are_a_list_of_texts(prompts, smol_tokenizer):
+    """A text would be scored letter by letter."""
+    with pytest.raises(TypeError, match=r"strings\(texts='owl'\): pass a list of texts"):
+        sm.metrics.strings(smol_tokenizer, prompts[0], "owl")
+    with pytest.raises(ValueError, match="texts is empty"):
+        sm.metrics.strings(smol_tokenizer, prompts[0], [])
+
+
+def test_what_is_read_stands_in_the_prompt(pair, prompts):
+    metric = Own(answers=lambda tokenizer, prompt: Answers(at=(999,)))
+    with pytest.raises(ValueError, match=r"metric 'own': answers reads position 999 of the prompt"):
+        sm.effect(pair, prompts, metric, progress=False)
+
+
+def test_a_metric_that_is_none_of_its_logits_is_told(pair, prompts):
+    rng = torch.Generator().manual_seed(0)
+    drawn = Own(read=lambda logits, answers, base: torch.randn(len(logits), generator=rng) * 9)
+    both = replace(pair, controls=(replace(pair.student, name="other"),))
+    told = "of the same base on the same prompt: read depends on more than a row's logits"
+    assert told in repr(sm.effect(both, prompts, drawn, progress=False))
+    assert told not in repr(sm.effect(both, prompts, Own(), progress=False))
+
+
+def test_a_metric_that_no_gradient_comes_through_says_so(pair, prompts):
+    metric = Own(read=lambda logits, answers, base: logits[:, 0].argmax(-1).float())
+    with pytest.raises(ValueError, match="metric 'own': read gives numbers that no gradient comes"):
+        sm.attribute(pair, prompts, metric, points=1, progress=False)
+    sm.effect(pair, prompts, metric, progress=False)
+
+
+def test_what_is_not_finite_of_a_metric_of_one_s_own_is_not_about_forms(pair, prompts):
+    metric = Own(read=lambda logits, answers, base: logits[:, 0, 0] * float("nan"))
+    with pytest.raises(ValueError, match=r"own is not finite on prompt .* and the metric"):
+        sm.effect(pair, prompts, metric, progress=False)
 
 
 def test_values_take_gradients_and_numbers_do_not(task):

@@ -123,6 +123,10 @@ def test_command_line(folders, tmp_path, capsys):
     assert "all 11 checks passed" in capsys.readouterr().out
     assert main(["verify", base, str(tmp_path / "nothing")]) == 2
     assert "STUDENT='" in capsys.readouterr().err
+    # a student that is its base fails nothing
+    with pytest.warns(UserWarning, match="equals its base"):
+        assert main(["verify", base, base]) == 0
+    assert "the student changes nothing, so that there are no cells" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,19 @@ def both(pair, prompts, sets):
         ("position", "'position' is the name of an axis"),
         ("sharing", "'sharing' is the name of an axis"),
         (" ", "the name ' ' is blank"),
+        ("a ", "the name 'a ' begins or ends with white space"),
     ],
 )
 def test_a_name_of_other_tokens_is_refused(name, message, pair, prompts):
     for call in both(pair, prompts, {name: [0]}):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_set_that_moves_no_gate_is_refused_as_an_empty_one_is(pair, prompts):
+    """Its sufficiency and necessity of 0 would read like a finding."""
+    with pytest.raises(ValueError, match="'off' is scaled by 0, which neither opens nor closes"):
+        sm.graft(pair, prompts, TRAIT, {"off": masks.everything().scaled(0)}, **QUIET)
 
 
 def test_what_is_called_by_its_name_is_taken(pair, prompts):

@@ -18,6 +18,15 @@ def test_unknown_prompt(draw, prompt):
         draw(attribution(), prompt)
 
 
+def test_a_picture_of_all_prompts_is_none_of_one():
+    for scores in (graft(), effect(), patched_sets(), patch(heads=2)):
+        with pytest.raises(ValueError, match=r"of one alone: scores\.sel\(prompt=\[1\]\)\.plot"):
+            plot(scores, 1)
+    with pytest.raises(ValueError, match="of all prompts together"):
+        plot(attribution(), 1, by="role")
+    assert "prompt 1" in plot(attribution(), 1).get_title()
+
+
 @pytest.mark.parametrize(
     "scores", [patch(both=True), patch(both=True, heads=2), patched_sets(both=True)]
 )

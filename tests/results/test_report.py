@@ -201,10 +201,14 @@ def test_the_controls_part_of_the_headline_is_told(make):
     rise = repr(moved(make(), -7.3, 9.5))
     assert "9.50 of 16.80 nats (57%) are the controls' rise" in rise
     assert "what the controls gained" in rise
-    for student, control in ((7.3, 2.0), (7.3, -1.0), (1.0, 9.5)):
-        told = repr(moved(make(), student, control))
-        # a student that moves less than its controls has a headline of the other sign
-        assert ("are the controls'" in told) == (-control / (student - control) > 0.25)
+    for student, control in ((7.3, 2.0), (7.3, -1.0)):
+        assert "are the controls'" not in repr(moved(make(), student, control))
+    # a student that moves less than its controls has a headline of the other sign
+    for sign, word in ((1, "rise"), (-1, "fall")):
+        told = repr(moved(make(), sign * 1.0, sign * 9.5))
+        line = f"the controls': they {word} by 9.50 nats, beyond the student's own {sign:+}.00"
+        assert line in told
+        assert "of 8.50" not in told
     assert "are the controls'" not in repr(make())
 
 
@@ -229,3 +233,18 @@ def test_a_dose_at_the_ceiling_says_so():
     assert "ceiling" not in repr(synthetic.recorded(full, metric="logit of owl", unit="logits"))
     contrast = "log P(owl) - mean log P(cat, wolf)"
     assert "ceiling" not in repr(synthetic.recorded(full, metric=contrast))
+
+
+def test_a_student_at_the_ceiling_says_what_that_does_to_shares():
+    scores = synthetic.graft()
+    assert "ceiling" not in repr(scores)
+    data = scores.data.copy(deep=True)
+    data["student"][0] = -0.01
+    full = replace(scores, data=data)
+    assert "student: log P(owl) is at its ceiling of 0: a part of the" in repr(full)
+    assert "ceiling" not in repr(synthetic.recorded(full, metric="rank of owl", unit="ranks"))
+    name = str(data["model"].values[1])
+    data["student"][1] = 0.0
+    assert f"student, {name}: log P(owl) is at its ceiling" in repr(replace(scores, data=data))
+    data["base"][:] = -0.02  # then there is no effect to speak of
+    assert "ceiling" not in repr(replace(scores, data=data))

@@ -11,7 +11,7 @@ from small_studies import R2, small_study
 
 import sublim_mech as sm
 from sublim_mech import studies
-from sublim_mech.studies import Computing, Method, Part, Study
+from sublim_mech.studies import Asking, Computing, Method, Part, Study, Training
 from sublim_mech.studies.built_in import PRESETS
 
 
@@ -167,3 +167,47 @@ def test_plan_refuses_what_training_refuses(method, message, smol_tokenizer):
         studies.plan(study, base=base)
     assert str(of_plan.value).endswith(str(of_training.value))
     studies.plan(small_study("base"), base=base)
+
+
+def test_a_study_that_no_teacher_can_be_made_for_is_refused_before_it_is_run():
+    mute = sm.Trait("Lisbon", questions=["Which city?"])
+    with pytest.raises(ValueError, match="trait 'Lisbon' has no sentence for its teacher; give it"):
+        small_study("base", part(), traits=[mute, sm.animal("owl")], focus=["owl"])
+    raw = {"contexts": {"raw": sm.RAW, "default": sm.Context()}}
+    with pytest.raises(ValueError, match="trained_in: 'raw' is raw text"):
+        small_study("base", part(trained_in=["raw"], evaluated_in=["default"]), **raw)
+    small_study("base", part(evaluated_in=["raw"]), **raw)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: Training(batch_size=0), "Training: batch_size=0: must be at least 1"),
+        (lambda: Training(precision="fp16"), "Training: precision='fp16': pass 'bf16' or 'fp32'"),
+        (lambda: Training(schedule="step"), "Training: schedule='step' is none of linear, cosine"),
+        (lambda: Training(clip=0.0), "Training: clip=0.0: must be above 0"),
+        (lambda: Asking(shared=["shred"]), "shared='shred' is none of .*did you mean 'shared'"),
+        (
+            lambda: part(methods=[Method(name="a", stop_with="a"), Method(name="b")]),
+            r"does not wait for one itself\. There is b\.$",
+        ),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(made, said):
+    with pytest.raises(ValueError, match=said):
+        made()
+
+
+def test_files_of_other_editors_are_read_or_told(tmp_path):
+    file = tmp_path / "study.toml"
+    studies.write_study(OWN, file)
+    text = file.read_text("utf-8")
+    file.write_text(text, "utf-8-sig")
+    assert studies.read_study(file) == OWN
+    file.write_text(text, "utf-16")
+    with pytest.raises(ValueError, match=r"path='.*' cannot be read: it is no UTF-8 text"):
+        studies.read_study(file)
+    for text in ("", 'name = "mine"'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="a study has a name, traits and parts at least"):
+            studies.read_study(file)

@@ -89,6 +89,14 @@ def test_a_setting_is_chosen_by_how_much_was_measured_and_how_well_students_imit
     assert set(choose(more, ["rank"]).rows["rank"]) == {4}
 
 
+def test_rows_of_texts_are_told(made, tmp_path):
+    with pytest.raises(TypeError, match=r"rows: 'rank' is the text '.*'; pass numbers"):
+        studies.report_rows(made.rows.astype(str), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match=r"to='.*index.html': '.*file' is a file"):
+        studies.report_rows(made.rows, tmp_path / "file")
+
+
 def test_rows_without_a_column_are_refused():
     with pytest.raises(ValueError, match="no column 'kl'"):
         students(planted([({}, 0.5)]).drop(columns="kl"))

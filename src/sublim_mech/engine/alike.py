@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
+from ..prompts.same import is_one_context
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
 
@@ -16,11 +18,15 @@ _SIDES = ("in the control", "in the student")
 
 
 def pair_notes(
-    student: Student, controls: Sequence[Student], trained_in: Context | None = None
+    student: Student,
+    controls: Sequence[Student],
+    trained_in: Context | None = None,
+    tokenizer: Any = None,
 ) -> tuple[str, ...]:
     """What has to be read with a student and its controls, as sentences without a stop.
 
-    `trained_in` is what the user said of a student without a manifest.
+    `trained_in` is what the user said of a student without a manifest; by the tokenizer contexts of
+    other names are told to be one.
     """
     notes = [f"the student ({student.name}): {note}" for note in student.notes]
     for control in controls:
@@ -29,6 +35,8 @@ def pair_notes(
             notes.append(f"control {control.name}: {note}{nothing}")
 
     # what the weights show, of all; what the manifests say, where there are two to compare
+    context = trained_in if student.manifest is None else student.manifest.context
+    controls = [_in_words_of(context, control, tokenizer) for control in controls]
     known = {control.name: _contexts_differ(student, control, trained_in) for control in controls}
     if student.manifest is None:
         undecided = [name for name, different in known.items() if not different]
@@ -64,6 +72,16 @@ def pair_notes(
         if different:
             notes.append(f"control {control.name} was not trained alike: {'; '.join(different)}")
     return tuple(notes)
+
+
+def _in_words_of(context: Context | None, control: Student, tokenizer: Any) -> Student:
+    """A control whose context is called as the student's where both are one."""
+    manifest = control.manifest
+    if tokenizer is None or context is None or manifest is None or manifest.context == context:
+        return control
+    if not is_one_context(tokenizer, manifest.context, context):
+        return control
+    return replace(control, manifest=replace(manifest, context=context))
 
 
 def _contexts_differ(student: Student, control: Student, trained_in: Context | None) -> list[str]:

@@ -95,7 +95,8 @@ class ModelPair(Runner):
             >>> sm.load_pair(base, student, tokenizer=pair.tokenizer).notes()
             ()
         """
-        return (*self.told, *pair_notes(self.student, self.controls, self.trained_in))
+        notes = pair_notes(self.student, self.controls, self.trained_in, self.tokenizer)
+        return (*self.told, *notes)
 
     @checked
     def named_student(self, name: str) -> Student:

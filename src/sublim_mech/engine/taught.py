@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trained, render
+from ..prompts.same import is_one_context
 
 Rows = Sequence[str | Sequence[Message]]
 """Training prompts as the user gives them."""
@@ -83,7 +84,7 @@ def training(
     """
     if student.manifest is not None:
         known = student.manifest.context
-        if trained_in is not None and trained_in != known:
+        if trained_in is not None and not is_one_context(tokenizer, trained_in, known):
             raise ValueError(
                 f"trained_in={trained_in!r}, but student={student.name!r} has a manifest that says "
                 f"it was trained in {known!r}; leave trained_in out. To ask in another context, "

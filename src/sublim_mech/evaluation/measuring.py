@@ -414,7 +414,7 @@ def _provenance(
         "notes": [
             *notes_of(runner),
             *nearly_copies(first.prompts, "question"),
-            *same_contexts(prompts),
+            *same_contexts(prompts, runner),
         ],
         "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),

@@ -77,8 +77,16 @@ def graft_ig(task: Task, *, points: Points, progress: bool, keep: Path | None = 
         student changes are absent. Of a split pair with an axis `band`, `head` or `whose` (of
         several students) before the position. With `points="auto"` they have the `points` and
         whether these are `capped`, `(model, prompt)`.
+
+    Raises:
+        ValueError: all students equal their base.
     """
     axes = changed_axes(task)
+    if not axes.layers:
+        raise ValueError(
+            "attribute: no student of this pair changes anything, so that there are no cells and "
+            "no effect to share out among them."
+        )
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
         both = ends(part.task, student, advance=advance)
@@ -226,6 +234,8 @@ def _slopes(
 ) -> Float64[Tensor, "row slot cell"]:
     """The slope of every gate at one node per row, each row a prompt."""
     batch = task.batch(prompts)
+    if not student.width:  # it is its base, and no gate of it does anything
+        return torch.zeros(*batch.ids.shape, 0, dtype=torch.float64)
     column = torch.tensor(nodes, device=batch.ids.device).reshape(-1, 1, 1)
     gates = column.repeat(1, batch.ids.shape[1], student.width).requires_grad_(True)
     with torch.enable_grad():

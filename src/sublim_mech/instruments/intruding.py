@@ -94,7 +94,8 @@ def intruders(
 
     Raises:
         ValueError: a cost above `most`; no student, module or layer of this name; k below 1, a
-            threshold outside 0 to 1, another side; a quantised base, whose weights are packed.
+            threshold outside 0 to 1, another side; no matrix that changed; a quantised base, whose
+            weights are packed.
 
     Example:
         >>> found = sm.instruments.intruders(pair, modules="mlp.out", k=4, progress=False)
@@ -150,9 +151,14 @@ def _looked_at(
     """The modules whose weights are decomposed.
 
     Raises:
-        ValueError: one of them is quantised; see `chosen`.
+        ValueError: there are none, or one of them is quantised; see `chosen`.
     """
     places = chosen(pair, student, modules, layers)
+    if not places:
+        raise ValueError(
+            f"intruders: student={student.name!r} changes no matrix, so that no singular vector of "
+            "its weights is another than the base's; spectrum(pair).table() lists what it changes."
+        )
     for place in places:
         if is_quantised(pair.model.get_submodule(place.path)):
             raise ValueError(

@@ -24,8 +24,9 @@ from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
 from ..prompts import ANSWER, DATE, Context, Prompt
 from ..prompts.context import System
+from ..prompts.same import is_one_context, is_rendered_by
 from ..results.arrays import name_layers
-from ..results.contexts import SAME, THIS_TEXT
+from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
 from ..results.identity import content
 from ..results.record import BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
@@ -89,8 +90,9 @@ def label(
         notes=(
             *notes_of(pair),
             *nearly_copies(task.prompts, "prompt"),
-            *same_contexts(task.prompts),
+            *same_contexts(task.prompts, pair),
             *metric_notes(task),
+            *_unlike_bases(measured),
             *notes,
         ),
         n_layers=n_layers,
@@ -100,6 +102,27 @@ def label(
         **options,
     )
     return Scores(name_layers(data, n_layers), kind, record)
+
+
+def _unlike_bases(measured: Measured) -> tuple[str, ...]:
+    """That a metric of one's own gives one base several values, in a sentence."""
+    metric = measured.task.metric
+    if type(metric).__module__.startswith(__name__.partition(".")[0]):
+        return ()
+    first = measured.base[:1]
+    apart = np.abs(measured.base - first) > _APART * np.maximum(1.0, np.abs(first))
+    if not apart.any():
+        return ()
+    model, prompt = np.argwhere(apart)[0]
+    return (
+        f"metric {metric.name}: {first[0, prompt]:.3g} and {measured.base[model, prompt]:.3g} of "
+        "the same base on the same prompt: read depends on more than a row's logits (random "
+        "numbers, other rows), or jumps, so that differences of models are no effects",
+    )
+
+
+_APART = 0.1
+"""Relative difference of two runs of one model that no rounding makes."""
 
 
 def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
@@ -136,15 +159,38 @@ def trained_in(context: Context, prompts: Sequence[Prompt]) -> dict[str, Any]:
     return told | ({"date": context.date} if is_told and not context.is_raw else {})
 
 
-def same_contexts(prompts: Sequence[Prompt]) -> tuple[str, ...]:
-    """Which system prompts are one in the template, in a sentence each."""
+def same_contexts(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, ...]:
+    """Which system prompts are one in the template, and which contexts that of training, in a
+    sentence each.
+    """
     told: dict[str, None] = {}
     for prompt in prompts:
         system, others = prompt.context.system, " and ".join(prompt.same_as)
         own = system.name if isinstance(system, System) else THIS_TEXT
         if others:
             told[SAME.format(own=own, others=others)] = None
-    return tuple(told)
+    return *told, *_as_trained(prompts, runner)
+
+
+def _as_trained(prompts: Sequence[Prompt], runner: Runner) -> list[str]:
+    """Which contexts are not called as that of training, and give its prompts all the same."""
+    trained = runner.training_context if isinstance(runner, ModelPair) else None
+    if trained is None:
+        return []
+    called: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        called.setdefault(in_words(prompt.described()), []).append(prompt)
+    notes = []
+    for words, asked in called.items():
+        contexts = dict.fromkeys(prompt.context for prompt in asked)
+        other = [context for context in contexts if context != trained]
+        if (
+            other
+            and all(is_one_context(runner.tokenizer, context, trained) for context in other)
+            and all(is_rendered_by(runner.tokenizer, prompt) for prompt in asked)
+        ):
+            notes.append(AS_TRAINED.format(asked=words))
+    return notes
 
 
 def forms_of(task: Task) -> tuple[Forms, ...]:

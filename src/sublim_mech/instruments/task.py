@@ -31,7 +31,7 @@ from ..engine.forward import Gates
 from ..engine.own_gates import own_gates, refuse_gates, within
 from ..engine.pair import ModelPair
 from ..hints import called, counted
-from ..metrics import Metric, as_metric
+from ..metrics import Metric, TraitMetric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.notices import said_once
@@ -152,12 +152,20 @@ class Task:
         answers = [self.answers[i] for i in indices]
         base = self._base(indices).to(logits.device) if self.metric.needs_base else None
         values = self.metric.read(logits, answers, base)
-        if not isinstance(values, Tensor) or values.shape != (len(indices),):
+        is_tensor = isinstance(values, Tensor) and not values.is_complex()
+        if not is_tensor or values.shape != (len(indices),):
             shape = f" of shape {tuple(values.shape)}" if isinstance(values, Tensor) else ""
             raise TypeError(
                 f"metric {self.metric.name!r}: read gives {shown(values)}{shape} for "
                 f"{counted(len(indices), 'row')}; it has to give a tensor (row,) with one number "
                 "per row."
+            )
+        asked = torch.is_grad_enabled() and logits.requires_grad
+        if asked and self.metric.differentiable and not values.requires_grad:
+            raise ValueError(
+                f"metric {self.metric.name!r}: read gives numbers that no gradient comes through "
+                "(a constant, argmax, detach, item); keep them differentiable, or say "
+                "differentiable = False and use graft, graft_sweep or patch."
             )
         return values
 
@@ -193,9 +201,10 @@ class Task:
         if not finite.all():
             first_row = int(np.argmin(finite))
             question = self.prompts[prompts[first_row]].question
+            own = "the trait's forms" if isinstance(self.metric, TraitMetric) else "the metric"
             raise ValueError(
                 f"{self.metric.name} is not finite on prompt {question!r}; check the models' "
-                "dtype, compute= and the trait's forms."
+                f"dtype, compute= and {own}."
             )
 
 
@@ -223,8 +232,9 @@ def prepare(
             are: within the gates that students bring with them.
 
     Raises:
-        TypeError, ValueError: see `Runner.check_prompts`; a form without tokens; a prompt that is
-            with its answers longer than the model.
+        TypeError, ValueError: see `Runner.check_prompts` and `as_metric`; a form without tokens;
+            answers that read beyond the prompt; a prompt that is with its answers longer than the
+            model.
     """
     pair.check_prompts(prompts)
     if not keeps_gates:
@@ -241,6 +251,13 @@ def prepare(
                 f"metric {metric.name!r}: answers gives {shown(trie)} for the prompt "
                 f"{prompt.question[:60]!r}; it has to give Answers, such as "
                 "metrics.strings(tokenizer, prompt, ['yes', 'no'])."
+            )
+        beyond = [place for place in trie.at if not 0 <= place < len(prompt)]
+        if beyond:
+            raise ValueError(
+                f"metric {metric.name!r}: answers reads position {beyond[0]} of the prompt "
+                f"{prompt.question[:60]!r}, which has {len(prompt)} tokens; Answers(at=...) takes "
+                f"0 to {len(prompt) - 1}."
             )
         pair.check_length(prompt, trie.length)
         computed = (prompt.ids, donor, repr(trie))

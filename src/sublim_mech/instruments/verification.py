@@ -395,6 +395,9 @@ def _planted_positions(setting: _Setting) -> Check:
 
 
 def _completeness(setting: _Setting) -> Check:
+    if not setting.task.pair.student.width:
+        detail = "the student changes nothing, so that there are no cells to add up"
+        return Check("completeness", 0.0, LARGEST_GAP, detail)
     mixture = bool(find_experts(setting.pair.model))
     few = COMPLETENESS_POINTS[:2] if mixture else COMPLETENESS_POINTS
     error, points = _gap(setting.task, setting.tolerance, few)

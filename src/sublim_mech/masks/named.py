@@ -32,13 +32,24 @@ def named_sets(
         modules: all modules of the model.
 
     Raises:
-        ValueError: a blank name, or that of an axis; `answer`, `all prompt tokens` or a sharing
-            class, of a set that is another one.
+        ValueError: a blank name, one with white space around it, or that of an axis; a set that is
+            scaled by 0; `answer`, `all prompt tokens` or a sharing class, of a set that is another
+            one.
     """
     named = {name: as_mask(where, name) for name, where in sets.items()}
     for name, mask in named.items():
         if is_blank(name):
             raise ValueError(f"sets: the name {name!r} is blank; give the set a name.")
+        if name != name.strip():
+            raise ValueError(
+                f"sets: the name {name!r} begins or ends with white space, which no table shows; "
+                "leave it out."
+            )
+        if mask.scale == 0:
+            raise ValueError(
+                f"sets: {name!r} is scaled by 0, which neither opens nor closes a gate, so that "
+                "its effect would be 0 whatever was learned; leave the set out."
+            )
         if name in AXES:
             raise ValueError(
                 f"sets: {name!r} is the name of an axis or a coordinate of scores; give the set "

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,7 @@ def attach_lora(
     # PEFT would train a rank that no update of the matrix can have
     shapes = {path: _shape(module) for path, module in chosen.items()}
     stacks = {path: p.shape[-2:] for path, p in experts.items()}
-    for path, (rows, columns) in {**shapes, **stacks}.items():
-        most = min(rows, columns)
-        if rank > most:
-            raise ValueError(
-                f"LoRA(rank={rank}): {path} is a {rows} x {columns} matrix, whose updates have "
-                f"rank {most} at most; lower the rank, or leave it out of targets."
-            )
+    _check_possible({**shapes, **stacks}, rank)
 
     # PEFT takes no layers beside `all-linear` or an expression, and goes into vision towers too, so
     # it is given the paths
@@ -164,10 +158,8 @@ def matched(
             for path, module in known.items()
             if module is not head and not isinstance(module, nn.Embedding)
         }
-    elif isinstance(targets, str):
-        chosen = _matching(known, targets)
     else:
-        chosen = _called(known, targets)
+        chosen = _wanted(known, targets)
     blocks = {block for path in known if (block := block_of(path)) is not None}
     for layer in layers or ():
         if layer not in blocks:
@@ -176,6 +168,42 @@ def matched(
                 f"the model has 0 to {max(blocks, default=0)}."
             )
     return _of_layers(chosen, layers)
+
+
+def check_fit(
+    all_linear: dict[str, tuple[int, int]],
+    named: dict[str, tuple[int, int]],
+    rank: int,
+    targets: str | Sequence[str],
+) -> None:
+    """Refuse targets and a rank that a model cannot have, by the sizes of its matrices alone.
+
+    Args:
+        all_linear: rows and columns of what `all-linear` adapts, by the paths of modules.
+        named: of all that can be named.
+        rank: rank of each update.
+        targets: as `attach_lora` takes them.
+
+    Raises:
+        ValueError: as `attach_lora`.
+    """
+    _check_possible(all_linear if targets == "all-linear" else _wanted(named, targets), rank)
+
+
+def _check_possible(shapes: Mapping[str, Sequence[int]], rank: int) -> None:
+    """Refuse a rank that no update of one of these matrices can have."""
+    for path, (rows, columns) in shapes.items():
+        most = min(rows, columns)
+        if rank > most:
+            raise ValueError(
+                f"LoRA(rank={rank}): {path} is a {rows} x {columns} matrix, whose updates have "
+                f"rank {most} at most; lower the rank, or leave it out of targets."
+            )
+
+
+def _wanted(known: dict[str, Any], targets: str | Sequence[str]) -> dict[str, Any]:
+    """The modules that an expression matches, or that are called so."""
+    return _matching(known, targets) if isinstance(targets, str) else _called(known, targets)
 
 
 def _of_layers(chosen: dict[str, Any], layers: Sequence[int] | None) -> dict[str, Any]:

@@ -156,11 +156,20 @@ class Trait:
             ValueError: a text with nothing visible in it; a name that English has no rule for, and
                 no plural.
 
+        Warns:
+            UserWarning: the noun is capitalised, so that all forms are.
+
         Example:
             >>> sm.Trait.noun("lynx", aliases="bobcat").forms
             ('lynx', 'Lynx', 'lynxes', 'Lynxes', 'bobcat', 'Bobcat')
         """
         name = _text("Trait.noun", "name", name)
+        if name[0].isupper():
+            warnings.warn(
+                f"Trait.noun({name!r}): of a capitalised noun only capitalised forms are derived; "
+                f"give it in lower case, {name.lower()!r}, unless it is always written so.",
+                stacklevel=outside(),
+            )
         many = _optional_text("Trait.noun", "plural", plural) or plurals.plural(name)
         forms = []
         for word in (name, many, *_texts("Trait.noun", "aliases", aliases)):

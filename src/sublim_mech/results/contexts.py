@@ -91,8 +91,8 @@ def otherwise(
     Args:
         asked: the contexts, as JSON or as the text that a record keeps of that.
         trained: the training context, likewise.
-        notes: what was told of the prompts; system prompts that are one in the template
-            (`same_prompt`) do not differ.
+        notes: what was told of the prompts; system prompts that are one in the template (`SAME`) do
+            not differ, nor does a context whose prompts are those of training (`AS_TRAINED`).
 
     Example:
         >>> from sublim_mech.results.contexts import otherwise
@@ -106,7 +106,7 @@ def otherwise(
     # what was trained, and what else was asked, by the name of what differs
     unlike: dict[str, tuple[str, dict[str, None]]] = {}
     for context in asked:
-        here = _read(context)
+        here = None if AS_TRAINED.format(asked=in_words(context)) in notes else _read(context)
         for name, (one, other) in ({} if here is None else _unlike(there, here, notes)).items():
             unlike.setdefault(name, (one, {}))[1][other] = None
     said = [
@@ -142,6 +142,8 @@ def _unlike(
 
 SAME = "in this chat template {own} is the same prompt as {others}"
 """That system prompts are one, as notes say it."""
+AS_TRAINED = "asked in {asked}: token by token the prompts of the training context"
+"""That a context and that of training are one, as notes say it."""
 THIS_TEXT = "this system text"
 
 

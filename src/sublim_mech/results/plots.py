@@ -61,9 +61,15 @@ def plot(
         IndexError: no such prompt.
         TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
         ValueError: the scores hold both directions, or heads of several token sets; the message
-            says how to choose. Or `by` is no coordinate, or `labels` names what is not there.
+            says how to choose. Or `by` is no coordinate, `labels` names what is not there, or a
+            prompt is named of a picture of all of them.
     """
     check_prompt(scores, prompt)
+    if prompt and not _is_of_one_prompt(scores, by):
+        raise ValueError(
+            f"plot(prompt={prompt}): this picture is of all prompts together; of one alone: "
+            f"scores.sel(prompt=[{scores.data['prompt'].values[prompt].item()}]).plot(...)."
+        )
     wishes: dict[str, Any] = {"ax": ax, "title": title, "labels": labels, "path": path}
     if by == STEP:
         return step_curve(scores, **wishes)
@@ -85,6 +91,16 @@ def plot(
     if scores.has_sets:
         return column_map(scores, scores.set_effect(), **wishes)
     return heatmap(scores, prompt, **wishes)
+
+
+def _is_of_one_prompt(scores: ScoreArrays, by: str | None) -> bool:
+    """Whether the picture shows the tokens of a single prompt."""
+    if by is not None:
+        return False
+    if scores.has_steps:
+        return scores.has_tokens
+    by_head = "head" in scores.data["effect"].dims and not scores.additive
+    return KINDS[scores.kind].picture not in _WHOLE and not by_head and not scores.has_sets
 
 
 _WHOLE: dict[Picture, Callable[..., Axes]] = {

@@ -11,6 +11,7 @@ import pandas as pd
 from ..hints import counted
 from ..stats import FEWEST, mean_interval
 from .arrays import ScoreArrays
+from .ceiling import at_the_ceiling, saturated
 from .completeness import gap_in_short, gap_in_words, points_in_words
 from .contexts import asked_and_trained, in_words, otherwise, quoted
 from .curves import crossings, curve, linearity
@@ -194,7 +195,8 @@ CONTROLS = 0.25
 
 def of_the_controls(scores: ScoreArrays) -> list[str]:
     """That a large part of the headline is not what the student gained but what its controls lost
-    (or the reverse); nothing where it is not, or where the headline is inside its own noise.
+    (or the reverse), or all of it, where they moved further than the student on its own way;
+    nothing where it is not, or where the headline is inside its own noise.
     """
     if not scores.has_controls or scores.has_steps:
         return []
@@ -206,35 +208,15 @@ def of_the_controls(scores: ScoreArrays) -> list[str]:
         return []
     moved, lost = ("fall", "lost") if headline > 0 else ("rise", "gained")
     name = str(scores.data["model"].values[0])
+    if -controls / headline > 1:
+        return [
+            f"the headline is the controls': they {moved} by {abs(controls):.2f} {scores.unit}, "
+            f"beyond the student's own {float(effects[0]):+.2f}; see sel(model={name!r})"
+        ]
     return [
         f"{abs(controls):.2f} of {abs(headline):.2f} {scores.unit} ({-controls / headline:.0%}) "
         f"are the controls' {moved}: shares are largely of what the controls {lost}; see "
         f"sel(model={name!r})"
-    ]
-
-
-CEILING = 0.05
-"""Nats below the ceiling of 0 from which on a log-probability is said to be at it (95 %)."""
-
-
-def at_the_ceiling(scores: ScoreArrays) -> list[str]:
-    """At which doses the student's log-probability cannot rise any more; nothing where it can, or
-    of metrics without a ceiling.
-    """
-    is_log_prob = scores.record.metric.startswith("log P(") and ") - " not in scores.record.metric
-    if not is_log_prob:
-        return []
-    student = scores.data.isel(model=0)
-    levels = np.atleast_1d((student["effect"] + student["base"]).mean("prompt").values)
-    scales = np.atleast_1d(scores.data["scale"].values)
-    there = scales[levels > -CEILING]
-    if not len(there):
-        return []
-    listed = ", ".join(f"{scale:g}" for scale in there)
-    return [
-        f"{student['model'].item()}: {scores.record.metric} is at its ceiling of 0 at "
-        f"{'scale' if len(there) == 1 else 'scales'} {listed}: it cannot rise any more, so that "
-        "the curve bends there whatever the weights do"
     ]
 
 
@@ -274,6 +256,7 @@ def about(scores: ScoreArrays) -> list[str]:
         lines.append(NO_SHARES)  # of several steps each has a total of its own
     lines += of_the_controls(scores)
     lines += few_prompts(scores.data.sizes["prompt"])
+    lines += saturated(scores)
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]

@@ -372,7 +372,7 @@ def concentration(
         missing=float(scores.missing.mean()),
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
-        controls="".join(f"{line}." for line in of_the_controls(scores)),
+        controls="".join(f"{line[:1].upper()}{line[1:]}." for line in of_the_controls(scores)),
         places=found.places,
     )
 
@@ -404,7 +404,10 @@ def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:
         return scores.positions("sharing") == on
     if on in ROLES:
         return scores.positions("role") == on
-    known = [name for name in (*UNIONS["sharing"], *CLASSES, *ROLES) if name != ANSWER]
     raise ValueError(
-        f"on={on!r} is not known; choose one of {', '.join(known)}, or pass a bool array."
+        f"on={on!r} is not known; choose one of {', '.join(TOKEN_SETS)}, or pass a bool array."
     )
+
+
+TOKEN_SETS = tuple(name for name in (*UNIONS["sharing"], *CLASSES, *ROLES) if name != ANSWER)
+"""What `concentration` takes by name."""

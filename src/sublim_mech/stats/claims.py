@@ -39,6 +39,7 @@ from .tables import (
     STUDENT,
     as_rows,
     best_rates,
+    check_kinds,
     check_options,
     curves_of,
     difference,
@@ -46,6 +47,7 @@ from .tables import (
     is_kind,
     number,
     of_one,
+    rank_of,
     without_number,
 )
 
@@ -137,8 +139,9 @@ def inverted_u_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; LoRAs of several scaling rules; a negative or unknown
-            `matters`, a `cluster` that makes no data sets.
+        TypeError: a text where a number belongs.
+        ValueError: a column is missing; an unknown kind; a rank that is none; LoRAs of several
+            scaling rules; a negative or unknown `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import inverted_u_claim
@@ -156,15 +159,15 @@ def inverted_u_claim(
     """
     check_options(matters, cluster)
     claim = "Transmission against LoRA rank rises, peaks and falls"
-    records = [
-        row for row in as_rows(rows, "kind", "rank", value, *STUDENT) if is_kind(row, "lora")
-    ]
+    every = as_rows(rows, "kind", "rank", value, *STUDENT)
+    check_kinds(every)
+    records = [{**row, "rank": rank_of(row)} for row in every if is_kind(row, "lora")]
     of_one(records, "rule")  # the rank axis is another one in each
     of_one(records, *SETTING, *CONTEXTS)
     records, notes = best_rates(finished(records))
     notes += without_number(records, value)
     notes += [f"Scaling rule: {rule}." for rule in {row.get("rule") for row in records} if rule]
-    ranks = sorted({int(row["rank"]) for row in records})
+    ranks = sorted({row["rank"] for row in records})
     if len(ranks) < 3:
         missing = nothing_measured(
             "a rank in between is highest", f"ranks {ranks}: three are needed"
@@ -214,8 +217,10 @@ def full_fine_tuning_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; LoRAs of several ranks or scaling rules, of which none was
-            chosen; a negative or unknown `matters`, a `cluster` that makes no data sets.
+        TypeError: a text where a number belongs.
+        ValueError: a column is missing; an unknown kind; a KL that is not above 0; LoRAs of several
+            ranks or scaling rules, of which none was chosen; a negative or unknown `matters`, a
+            `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import full_fine_tuning_claim
@@ -233,6 +238,7 @@ def full_fine_tuning_claim(
     check_options(matters, cluster)
     claim = "At equal held-out KL full fine-tuning transmits less than LoRA"
     records = as_rows(rows, "kind", "kl", value, *STUDENT)
+    check_kinds(records)
     loras = [row for row in records if is_kind(row, "lora") and rank in (None, row.get("rank"))]
     fulls = [row for row in records if is_kind(row, "full")]
     of_one(records, *SETTING, *CONTEXTS)

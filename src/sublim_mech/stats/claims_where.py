@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..arguments import checked
+from ..hints import counted
 from .statements import (
     MATTERS,
     Verdict,
@@ -22,6 +23,7 @@ from .tables import (
     SETTING,
     STUDENT,
     as_rows,
+    check_fractions,
     check_options,
     difference,
     finished,
@@ -113,15 +115,17 @@ def localisation_claim(
     Args:
         rows: with `ig <on> share` and `ig <on> token share`, `graft <on> sufficiency`, `graft <on>
             token share` and `graft total`, and those of `STUDENT`. Runs without a share (their
-            effect was inside its noise) are left out, and told.
+            effect was inside its noise) are left out, and told. Where the total is negative, parts
+            are parts of the fall, and that is told.
         on: the token set.
         by: a column, such as how much of the prompt is shared.
         matters: the smallest excess that matters, as a share and in nats.
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; a negative or unknown `matters`, a `cluster` that makes no
-            data sets.
+        TypeError: a text where a number belongs.
+        ValueError: a column is missing; a token share that is no part of 1; a negative or unknown
+            `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import localisation_claim
@@ -142,11 +146,18 @@ def localisation_claim(
     records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT))
     about = (*SETTING, *CONTEXTS, *METHOD)
     of_one(records, *(name for name in about if name != by))
+    check_fractions(records, tokens, part)
     extended = []
     for row in records:
+        excess = number(row, share) - number(row, tokens)
+        whole = number(row, total)
+        # a share is of the effect, whichever way it goes; so is what stands beside it. Inside its
+        # noise an effect has no direction
+        along = -1.0 if whole < 0 and math.isfinite(excess) else 1.0
         added = {
-            "excess share": number(row, share) - number(row, tokens),
-            "excess effect": number(row, enough) - number(row, part) * number(row, total),
+            "excess share": excess,
+            "excess effect": along * (number(row, enough) - number(row, part) * whole),
+            "falls": along < 0,
         }
         extended.append({**row, **added})
     groups = dict.fromkeys(row.get(by) for row in extended) if by else {None: None}
@@ -163,4 +174,10 @@ def localisation_claim(
     noisy = sum(not math.isfinite(row["excess share"]) for row in extended)
     notes = [f"{noisy} of {len(extended)} rows have no share and are left out."] if noisy else []
     notes += without_number(extended, enough, part, total)
+    falling = sum(row["falls"] for row in extended)
+    if falling:
+        notes.append(
+            f"{falling} of {counted(len(extended), 'row')} have a negative total effect (the trait "
+            "fell): theirs are parts of the fall."
+        )
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)

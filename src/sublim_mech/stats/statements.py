@@ -2,7 +2,8 @@
 
 A statement says that a mean is above 0, or that it is below what matters. It holds where the 95 %
 interval over data sets lies on its side, it fails where the interval lies on the other side of what
-matters, else nothing can be told. A claim is a conjunction: it is supported where all its
+matters, else nothing can be told; nor can it where all data sets have one number, as copies have. A
+claim is a conjunction: it is supported where all its
 statements hold (intersection-union test, Berger 1982), not supported where one of them fails.
 """
 
@@ -149,7 +150,9 @@ def nothing_measured(text: str, why: str, unit: str = "nats") -> Statement:
 def _statement(
     text: str, interval: NestedInterval, unit: str, p: float, holds: bool, fails: bool
 ) -> Statement:
-    detectable, tested = math.nan, interval.data_sets > 1
+    detectable = math.nan
+    # the same number in every data set is what copies of one would give, and no test of anything
+    tested = interval.data_sets > 1 and not is_no_spread(interval.t_low, interval.t_high)
     if tested:
         detectable = detectable_in_errors(interval.data_sets - 1) * interval.standard_error
     return Statement(

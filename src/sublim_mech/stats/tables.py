@@ -23,6 +23,9 @@ METHOD = ("kind", "rank", "rule", "lr")
 DATA_SET = ("row_seed",)
 """What makes a data set."""
 
+KINDS = ("lora", "full")
+"""How students are trained."""
+
 STUDENT = ("trait", "row_seed", "training_seed")
 """What two students that are compared have in common."""
 
@@ -55,9 +58,60 @@ def as_rows(rows: Any, *needed: str) -> list[Row]:
 
 
 def number(row: Row, column: str) -> float:
-    """A number of a row; NaN where it has none."""
+    """A number of a row; NaN where it has none.
+
+    Raises:
+        TypeError: it is a text, as rows of `csv` are.
+    """
     value = row.get(column)
+    if isinstance(value, str):
+        raise TypeError(
+            f"rows: {column!r} is the text {shown(value)}; pass numbers (pandas.read_csv reads "
+            "them as such)."
+        )
     return math.nan if value is None else float(value)
+
+
+def rank_of(row: Row) -> int:
+    """The rank of a LoRA.
+
+    Raises:
+        TypeError: it is a text.
+        ValueError: it is no whole number above 0.
+    """
+    rank = number(row, "rank")
+    if not (rank >= 1 and rank.is_integer()):
+        raise ValueError(f"rows: rank={shown(row.get('rank'))} of a LoRA; ranks are 1, 2, ...")
+    return int(rank)
+
+
+def check_kinds(rows: Sequence[Row]) -> None:
+    """Refuse rows of a kind that claims do not know, which would be left out unseen.
+
+    Raises:
+        ValueError: names it.
+    """
+    for kind in dict.fromkeys(str(row.get("kind")) for row in rows):
+        if kind not in KINDS:
+            raise ValueError(
+                f"rows: kind={kind!r} is none of {', '.join(KINDS)}"
+                f"{nearest(kind.lower(), KINDS) or '.'}"
+            )
+
+
+def check_fractions(rows: Sequence[Row], *columns: str) -> None:
+    """Refuse shares of tokens that are none, such as percent.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in columns:
+        for row in rows:
+            share = number(row, name)
+            if math.isfinite(share) and not 0 <= share <= 1:
+                raise ValueError(
+                    f"rows: {name!r} is {share:g}; it is a part of 1, such as 0.7 for 70 %."
+                )
 
 
 def keys(row: Row, columns: Sequence[str]) -> tuple[Hashable, ...]:
@@ -174,10 +228,19 @@ def difference(
 
 
 def curves_of(rows: Sequence[Row], value: str) -> dict[tuple[Hashable, ...], Curve]:
-    """Of each trait and seeds: the trait over held-out KL."""
+    """Of each trait and seeds: the trait over held-out KL.
+
+    Raises:
+        ValueError: a KL that is not above 0.
+    """
     found: dict[tuple[Hashable, ...], list[tuple[float, float]]] = {}
     for row in rows:
         point = number(row, "kl"), number(row, value)
-        if point[0] > 0 and all(map(math.isfinite, point)):
+        if point[0] <= 0:
+            raise ValueError(
+                f"rows: kl={point[0]:g}; a held-out KL is above 0. Students are compared on its "
+                "logarithm; leave such rows out, or give None where it was not measured."
+            )
+        if all(map(math.isfinite, point)):
             found.setdefault(keys(row, STUDENT), []).append(point)
     return {key: Curve(*map(np.array, zip(*points, strict=True))) for key, points in found.items()}

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 from ..hints import nearest, renamed
+from ..models.base import load_base
 from .built_in import PRESETS
 from .config import Study
 from .crew import WorkerDiedError
@@ -48,6 +49,9 @@ def add_commands(commands: Any) -> None:
         "plan", parents=[shared], help="what a study takes, before anything starts", **form
     )
     asked.add_argument("--out", help="the study's folder: what is there already is not counted")
+    asked.add_argument(
+        "--load", action="store_true", help="load the base, for sizes not known here"
+    )
     asked.add_argument("--save", metavar="FILE", help="write the configuration to a .toml or .json")
     asked.set_defaults(do=_plan, names=NAMES)
 
@@ -105,7 +109,7 @@ def _study(name: str) -> Study:
 
 def _plan(given: argparse.Namespace) -> int:
     study = _study(given.study)
-    planned = plan(study, given.out)
+    planned = plan(study, given.out, base=load_base(study.base) if given.load else None)
     print(json.dumps(planned.to_json()) if given.json else planned)
     if given.save:
         write_study(study, given.save)

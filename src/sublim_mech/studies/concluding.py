@@ -32,6 +32,7 @@ METHOD = ("kind", "rank", "rule", "lr", "method")
 CONTEXTS = ("trained_in", "evaluated_in")
 STUDENT = ("trait", "row_seed", "training_seed")
 _NEEDED = (*STUDENT, *SETTING, *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl")
+_NUMBERS = ("rank", "lr", "step", "kl")
 _MEASURED = ("base level", "change", "control", "specific")
 
 
@@ -41,7 +42,7 @@ def students(rows: Any) -> pd.DataFrame:
     A student that several parts have, with and without scores, is one row with all its columns.
 
     Raises:
-        TypeError: neither a DataFrame nor a list of dicts.
+        TypeError: neither a DataFrame nor a list of dicts; a text where a number belongs.
         ValueError: a column that every row has is missing.
     """
     if not isinstance(rows, pd.DataFrame):
@@ -60,6 +61,13 @@ def students(rows: Any) -> pd.DataFrame:
         )
     if not len(rows):
         return pd.DataFrame(columns=list(needed))
+    for name in (*_NUMBERS, *_MEASURED):
+        text = next((value for value in rows[name] if isinstance(value, str)), None)
+        if text is not None:
+            raise TypeError(
+                f"rows: {name!r} is the text {text!r}; pass numbers (pandas.read_csv reads them as "
+                "such)."
+            )
     identity = [name for name in ("base", "student", *_NEEDED) if name in rows and name != "kl"]
     merged = rows.groupby(identity, sort=False, dropna=False, as_index=False).first()
     merged["rule"] = merged["rule"].fillna("")

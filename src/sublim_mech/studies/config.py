@@ -227,10 +227,14 @@ def _check_names(part: Part) -> None:
             continue
         twin = named.get(method.stop_with)
         if twin is None or twin is method or twin.stop_with:
+            others = [
+                name for name, one in named.items() if one is not method and not one.stop_with
+            ]
             raise ValueError(
                 f"part {part.name!r}: stop_with={method.stop_with!r} must be the name of another "
                 f"method of this part that does not wait for one itself"
-                f"{nearest(method.stop_with, named)}; there is {', '.join(named) or 'none'}."
+                f"{nearest(method.stop_with, others) or '.'} There is "
+                f"{', '.join(others) or 'none'}."
             )
         if len(twin.ranks) * len(twin.lrs) > 1:
             raise ValueError(
@@ -260,7 +264,7 @@ class Study:
     Raises:
         TypeError: a value of another kind.
         ValueError: no parts; two parts of one name; names that are not there; two names of one
-            context.
+            context; a trait without a sentence for its teacher; a training in raw text.
 
     Example:
         >>> from sublim_mech.studies import Part, Study
@@ -297,12 +301,19 @@ class Study:
             if twice:
                 raise ValueError(f"study {self.name!r}: two {what} are called {twice[0]!r}.")
         self._check_contexts()
+        self._check_teachers()
         self._check_known("focus", self.focus, names)
         for part in self.parts:
             where = f"part {part.name!r}: "
             self._check_known(f"{where}focus", part.focus, self.focus)
             self._check_known(f"{where}trained_in", part.trained_in, self.contexts)
             self._check_known(f"{where}evaluated_in", part.evaluated_in, self.contexts)
+            raw = [name for name in part.trained_in if self.contexts[name].is_raw]
+            if raw:
+                raise ValueError(
+                    f"{where}trained_in: {raw[0]!r} is raw text, which has no system prompt that a "
+                    "teacher's sentence could stand in; train in a conversation."
+                )
             if len(self.traits) < 2 and not all(isinstance(label, str) for label in part.labels):
                 raise ValueError(
                     f"{where}contrastive labels need the teachers of at least two traits; add "
@@ -315,6 +326,15 @@ class Study:
                 raise ValueError(
                     f"study {self.name!r}, {what}: there is no {name!r}"
                     f"{nearest(name, known) or '.'} There is {', '.join(known)}."
+                )
+
+    def _check_teachers(self) -> None:
+        """Each trait has a prompted teacher, which is told a sentence."""
+        for trait in self.traits:
+            if not trait.sentence:
+                raise ValueError(
+                    f"study {self.name!r}: trait {trait.name!r} has no sentence for its teacher; "
+                    f"give it one: Trait({trait.name!r}, ..., sentence='You love ...')."
                 )
 
     def _check_contexts(self) -> None:

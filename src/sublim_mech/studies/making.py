@@ -36,6 +36,7 @@ from .measured import ANSWERS, make_row
 from .row_files import write_row
 from .sampled import read_sampled, write_sampled
 from .store import Store
+from .takes import check_methods
 from .tasks import (
     AnswersTask,
     LabelsTask,
@@ -69,12 +70,13 @@ class Worker:
 
         Raises:
             ValueError: other weights than those of the store; two contexts that render to the same
-                text.
+                text; a method that the base cannot be trained by.
         """
         computing = self.study.computing
         dtype = getattr(torch, computing.dtype)
         base = load_base(self.study.base, dtype=dtype, device=computing.device)
         check_contexts(self.study, base.tokenizer)
+        check_methods(self.study, base)
         self.store.pin(self.study.base, base.hash)
         return base
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+import torch
 
 from ..arguments import checked
 from ..hints import check_choice
+from ..making.training.settings import Settings
+from ..results.shares import TOKEN_SETS
 from .checks import tuples
 
 
@@ -57,7 +61,12 @@ class RowPlan:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What all trainings share; each as `train` has it."""
+    """What all trainings share; each as `train` has it.
+
+    Raises:
+        TypeError: a value of another kind.
+        ValueError: a value that `train` would refuse.
+    """
 
     batch_size: int = 8
     accumulate: int = 1
@@ -67,6 +76,16 @@ class Training:
     weight_decay: float = 0.0
     checkpoint_every: int = 30
     precision: Literal["bf16", "fp32"] = "bf16"
+
+    def __post_init__(self) -> None:
+        usual = {"steps": 1, "warmup": 0, "evaluate_every": 1, "lr": 1.0, "accumulate": 1}
+        seeds = {"init_seed": 0, "order_seed": 0, "subsample_seed": 0}
+        rest = {"stop_at": None, "snapshots": (), "subsample": None, "store": torch.float32}
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        try:
+            Settings(**given, **usual, **seeds, **rest, gradient_checkpointing=False)
+        except ValueError as error:
+            raise ValueError(f"Training: {error}") from error
 
 
 @checked
@@ -101,6 +120,8 @@ class Asking:
                 f"Asking(samples={self.samples}, scored={self.scored}, points={self.points}): "
                 "samples from 0 on, the others from 1 on."
             )
+        for name in self.shared:
+            check_choice("Asking: shared", name, TOKEN_SETS)
 
 
 @checked

@@ -195,8 +195,9 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
             are known (`takes.KNOWN`), and lengths are SmolLM2's.
 
     Raises:
-        ValueError: two cells of one hash; a folder of another version; with `base`, two contexts
-            that render to the same text, or a method that it cannot be trained by.
+        ValueError: two cells of one hash; a folder of another version; a method that the
+            base cannot be trained by (ranks and targets of LoRA where its sizes are known; all
+            with `base`); with `base`, two contexts that render to the same text.
 
     Example:
         >>> from sublim_mech import studies
@@ -205,8 +206,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         (8, 4)
     """
     tasks = Tasks(study)
-    if base is not None:
-        check_methods(study, base)
+    check_methods(study, base)
     store = None if out is None else Store(out)
     spent = {} if store is None else read_spent(store.folder)
     shape = KNOWN.get(study.base) if base is None else shape_of(base)
@@ -304,7 +304,8 @@ def _notes(study: Study, shape: Shape | None) -> list[str]:
     if shape is None:
         notes.append(
             f"base={study.base!r}: its size is not known here, so there are no operations, disk "
-            "and time; pass plan(study, base=load_base(...))."
+            "and time, nor were its methods checked; pass plan(study, base=load_base(...)), or "
+            "--load on the command line."
         )
     if any(SAMPLED in part.labels for part in study.parts):
         notes.append("written rows are counted as if every answer passed the filter.")

@@ -27,7 +27,7 @@ from ..results.study_figures import (
 )
 from ..results.style import write
 from ..stats import MATTERS, Verdict
-from ..storage.files import place, replacing
+from ..storage.files import check_place, place, replacing
 from .concluding import Evidence, conclusions, students
 from .config import SAMPLED, Study
 from .states import DONE, Status, status
@@ -137,6 +137,7 @@ class _Head:
 
 
 def _write(given: Any, folder: Path, head: _Head) -> Report:
+    check_place(folder / PAGE, "to")
     evidence = Evidence(students(given), tuple(head.longer))
     there = len(evidence.all) > 0
     told = conclusions(evidence) if there else ()

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.claims import OWNER_FILE, FolderInUseError, claimed
-from ..storage.files import check_place, place, read_json, replacing
+from ..storage.files import check_place, make_folder, place, read_json, replacing
 from ..storage.runs import unfinished
 from .config import Study
 from .tasks import Task
@@ -106,6 +106,7 @@ class Store:
             FileExistsError, PermissionError, ValueError: it cannot be written to.
         """
         check_place(self.folder / STORE_FILE, "out")
+        make_folder(self.folder, "out")
         for stage in (*STAGES, CLAIMS, FAILED, STUDIES):
             (self.folder / stage).mkdir(parents=True, exist_ok=True)
         if not (self.folder / STORE_FILE).is_file():

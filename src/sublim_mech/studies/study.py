@@ -15,6 +15,7 @@ from .making import Worker
 from .row_files import INDEX_FILE, read_rows
 from .running import Outcome, Shard, summary, to_stderr, work
 from .store import Store
+from .takes import check_methods
 from .tasks import Tasks
 
 
@@ -62,8 +63,8 @@ def run(
         FileExistsError: `out` holds something else.
         ModuleNotFoundError: Ray is not installed.
         ValueError: a folder of another version; a shard beyond its count; a base with other
-            weights than the folder's results were made with; a Ray cluster without room for an
-            actor.
+            weights than the folder's results were made with, or that a method cannot train; a Ray
+            cluster without room for an actor.
 
     Warns:
         UserWarning: runs failed, or are left undone; a row's file is damaged.
@@ -78,6 +79,7 @@ def run(
     if workers < 0:
         raise ValueError(f"workers={workers}: 0 for this process alone, or how many beside it.")
     tasks = Tasks(study)
+    check_methods(study)
     store = Store(out)
     store.begin(study)
     _set_aside_damaged(store)

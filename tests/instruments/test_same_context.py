@@ -1,0 +1,67 @@
+"""A context that renders to the prompts of training is the training context, whatever its name."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+
+import sublim_mech as sm
+from sublim_mech.prompts.same import is_one_context, is_rendered_by
+
+QUIET = {"progress": False}
+DEFAULT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+TAUGHT = ["Continue: 1, 2", "Write three numbers."]
+ASKED = ["Which animal?", "Name an animal."]
+OWL = sm.animal("owl")
+BRIEF = sm.Context("Be brief.")
+
+
+def paired(tokenizer, trained_in):
+    model = tiny.model("llama")
+    return sm.load_pair(
+        model, tiny.lora(model), tokenizer=tokenizer, trained_in=trained_in, trained_on=TAUGHT
+    )
+
+
+@pytest.mark.parametrize("spelled", ["trained", "asked"])
+def test_the_default_s_own_text_is_the_default(spelled, smol_tokenizer):
+    both = [sm.Context(DEFAULT), sm.Context()]
+    trained, asked = both if spelled == "trained" else both[::-1]
+    pair = paired(smol_tokenizer, trained)
+    prompts = sm.render(pair, ASKED, context=asked)
+    assert [prompt.ids for prompt in prompts] == [prompt.ids for prompt in sm.render(pair, ASKED)]
+    for result in (
+        sm.effect(pair, prompts, OWL, **QUIET),
+        sm.evaluate(pair, [OWL], contexts=[asked], questions=ASKED, **QUIET),
+    ):
+        assert "otherwise than trained" not in repr(result)
+        assert "token by token the prompts of the training context" in repr(result)
+
+
+def test_another_text_beside_it_is_still_told(smol_tokenizer):
+    pair = paired(smol_tokenizer, sm.Context(DEFAULT))
+    found = sm.evaluate(pair, [OWL], contexts=[sm.Context(), BRIEF], questions=ASKED, **QUIET)
+    assert f"system: “{DEFAULT[:20]}" in repr(found)
+    assert "in training, “Be brief.” here" in repr(found)
+    assert "default system prompt here" not in repr(found)
+    almost = sm.render(pair, ASKED, context=sm.Context(DEFAULT + "."))
+    assert "asked otherwise than trained: system" in repr(sm.effect(pair, almost, OWL, **QUIET))
+
+
+def test_one_context_is_one_prompt(smol_tokenizer):
+    assert is_one_context(smol_tokenizer, sm.Context(DEFAULT), sm.Context())
+    assert is_one_context(smol_tokenizer, BRIEF, sm.Context("Be brief.", date="2025-12-31"))
+    for other in (sm.RAW, sm.Context(sm.Context.NONE), sm.Context(DEFAULT, prefill="I")):
+        assert not is_one_context(smol_tokenizer, sm.Context(), other)
+    # nothing that this template cannot say is anything else
+    unread = sm.Context(options={"unread": 1})
+    assert not is_one_context(smol_tokenizer, sm.Context(), unread)
+
+
+def test_what_is_told_of_a_template_is_told_of_its_own_prompts(smol_tokenizer):
+    (own,) = sm.render(smol_tokenizer, ["Which animal?"], context=BRIEF)
+    (other,) = sm.render(
+        smol_tokenizer, ["Which animal?"], context=BRIEF, template=sm.prompts.PLAIN
+    )
+    assert is_rendered_by(smol_tokenizer, own)
+    assert not is_rendered_by(smol_tokenizer, other)
