@@ -37,7 +37,7 @@ def saturated(scores: ScoreArrays) -> list[str]:
     if not _is_log_prob(scores) or scores.has_steps:
         return []
     means = scores.data[["base", "student"]].mean("prompt")
-    there = (means["base"] <= -CEILING) & (means["student"] > -CEILING)
+    there = (means["base"] <= -CEILING) & (abs(means["student"]) < CEILING)
     names = means["model"].values[there.values].tolist()
     if not names:
         return []

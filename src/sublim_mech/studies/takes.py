@@ -60,18 +60,17 @@ def check_methods(study: Study, base: Base | None = None) -> None:
     seen: set[LoRA | FullFT] = set()
     for part in study.parts:
         for method in part.methods:
-            for rank in method.ranks:
-                made = method.made(rank)
-                if made in seen:
-                    continue
-                seen.add(made)
-                try:
-                    if base is not None:
-                        made.check(base)
-                    elif known is not None and isinstance(made, LoRA):
-                        check_fit(known.projections(), known.named(), made.rank, made.targets)
-                except ValueError as error:
-                    raise ValueError(f"part {part.name!r}, methods: {error}") from error
+            made = method.made(max(method.ranks))  # lower ranks fit where the highest does
+            if made in seen:
+                continue
+            seen.add(made)
+            try:
+                if base is not None:
+                    made.check(base)
+                elif known is not None and isinstance(made, LoRA):
+                    check_fit(known.projections(), known.named(), made.rank, made.targets)
+            except ValueError as error:
+                raise ValueError(f"part {part.name!r}, methods: {error}") from error
 
 
 class Lengths(NamedTuple):
