@@ -14,7 +14,7 @@ from .effects import effect
 from .extracting import extract_lora
 from .generation import generate
 from .grafting import graft, graft_sweep
-from .hybrids import Hybrid, hybrid
+from .hybrids import hybrid
 from .intruding import intruder_cost, intruders
 from .patching import patch
 from .scanning import prefix_scan
@@ -28,7 +28,6 @@ from .verification import Check, Verification, verify
 __all__ = [
     "ActivationChange",
     "Check",
-    "Hybrid",
     "Reading",
     "Verification",
     "activation_change",

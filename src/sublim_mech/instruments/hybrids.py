@@ -13,18 +13,15 @@ is a number with an interval. There is one copy of the base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..arguments import checked
@@ -37,116 +34,11 @@ from ..models.names import Module
 from ..models.students import Student
 from ..prompts import Trait
 from ..prompts.prompt import Prompt
-from ..results import report
-from ..results.hybrid_bars import hybrid_bars
-from ..results.scores import Scores
-from ..results.style import Wishes
-from ..stats import Interval, mean_interval
+from ..results.hybrids import Hybrid
 from .grafting import MEASURES
 from .keeping import keep_folder
 from .labelling import label
 from .task import Advance, Cells, Ends, GatedRow, Keep, Part, Task, measure, prepare, walk
-
-INTERACTION = "interaction"
-"""The row of a table that is no part of a hybrid."""
-
-
-@dataclass(frozen=True, repr=False)
-class Hybrid:
-    """What a hybrid does, whole and in parts.
-
-    Attributes:
-        scores: scores of kind `graft` whose student is the hybrid and whose sets are its parts:
-            `sufficiency` is what a part does by itself, `necessity` what the hybrid loses without
-            it.
-        answer: the students that compute the answer's own tokens, with the modules of their cells.
-        allowed: whether cells may belong to several students, whose differences then add up.
-    """
-
-    scores: Scores
-    answer: tuple[str, ...]
-    allowed: bool
-
-    @property
-    def interaction(self) -> np.ndarray:
-        """`(prompt,)`: the hybrid's effect minus the sum of those of its parts alone, in `unit`."""
-        alone = self.scores.headline.sel(measure="sufficiency").sum("set")
-        return (self.scores.total - alone).values
-
-    @property
-    def interval(self) -> Interval:
-        """Mean interaction with its 95 % interval over prompts."""
-        return mean_interval(self.interaction)
-
-    def table(self) -> pd.DataFrame:
-        """The hybrid, its parts alone, the hybrid without each, and the interaction: effects in
-        `unit` with 95 % intervals over prompts.
-        """
-        effects = {"whole": self.scores.total.values}
-        for name in self.scores.data["set"].values.tolist():
-            part = self.scores.headline.sel(set=name)
-            effects[f"{name} alone"] = part.sel(measure="sufficiency").values
-            lost = part.sel(measure="necessity").values
-            effects[f"without {name}"] = self.scores.total.values - lost
-        effects[INTERACTION] = self.interaction
-        rows = {}
-        for name, values in effects.items():
-            interval = mean_interval(values)
-            numbers = map(float, (interval.mean, interval.low, interval.high))
-            rows[name] = dict(zip(("effect", "low", "high"), numbers, strict=True))
-        return pd.DataFrame.from_dict(rows, orient="index")
-
-    @checked
-    def plot(
-        self,
-        *,
-        ax: Axes | None = None,
-        title: str | None = None,
-        labels: Mapping[Any, str] | None = None,
-        path: str | PathLike[str] | None = None,
-    ) -> Axes:
-        """The hybrid, its parts alone, the hybrid without each, and the interaction, as bars with
-        95 % intervals over prompts.
-
-        Args:
-            ax: draw there; a new figure when not given.
-            title: in place of what was scored; `""` for none.
-            labels: names of the parts or of the metric -> what the picture calls them.
-            path: also write the figure there (format by its suffix), under a temporary name first.
-
-        Returns:
-            The axes; `axes.figure` is the figure.
-
-        Raises:
-            TypeError: `ax` is no Axes, `title` no text, `labels` no mapping.
-            ValueError: `labels` names what is not there.
-
-        Example:
-            >>> parts = {"student": sm.masks.role("system"), "cat": sm.masks.role("user")}
-            >>> found = sm.instruments.hybrid(pair, prompts, trait, parts, progress=False)
-            >>> [text.get_text().splitlines()[0] for text in found.plot().get_yticklabels()][3:]
-            ['cat alone', 'without cat', 'interaction']
-        """
-        wishes = Wishes(ax, title, labels, None if path is None else Path(path))
-        return hybrid_bars(self.scores, dict(self._rows()), self.table(), wishes)
-
-    def _rows(self) -> Iterator[tuple[str, str]]:
-        """The rows of the table, each with the part that it is of."""
-        yield "whole", ""
-        for name in self.scores.data["set"].values.tolist():
-            yield f"{name} alone", name
-            yield f"without {name}", name
-        yield INTERACTION, ""
-
-    def __repr__(self) -> str:
-        who = ", ".join(self.answer) or "the base"
-        lines = [
-            line for line in report.about(self.scores) if not line.startswith("no controls given")
-        ]
-        lines.append(f"the answer's own tokens: computed by {who}")
-        if self.allowed:
-            lines.append("cells of several students: their differences add up there")
-        return "\n".join([*lines, report.show(self.table())])
 
 
 @checked

@@ -8,6 +8,7 @@ from .beside import SideBySide
 from .comparing import compare
 from .curves import crossings, linearity
 from .extractions import Extraction
+from .hybrids import Hybrid
 from .intruders import IntruderCost, Intruders
 from .kinds import KINDS, Kind
 from .page import save_page, token_page
@@ -24,6 +25,7 @@ __all__ = [
     "Concentration",
     "Confirmation",
     "Extraction",
+    "Hybrid",
     "IntruderCost",
     "Intruders",
     "Kind",
