@@ -26,6 +26,7 @@ from .models.students import Student
 from .prompts import Message, Prompt, Trained
 from .results.alignments import Alignment
 from .results.extractions import Extraction
+from .results.hybrids import Hybrid
 from .results.intruders import Intruders
 from .results.scores import Scores
 from .results.shares import Concentration
@@ -46,6 +47,7 @@ __all__ = [
     "Evaluation",
     "Extraction",
     "Gates",
+    "Hybrid",
     "Intruders",
     "Labels",
     "LowRank",

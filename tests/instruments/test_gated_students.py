@@ -36,7 +36,7 @@ SOME = masks.role("system") & masks.layers([0, 1])
 def plain_pair(tokenizer: Any) -> Any:
     """A pair in fp64 whose student acts everywhere."""
     base = tiny.model("llama").double()
-    return sm.load_pair(base, tiny.lora(base, std=0.2).double(), tokenizer=tokenizer)
+    return sm.load_pair(base, tiny.lora(base, std=0.05).double(), tokenizer=tokenizer)
 
 
 def within(pair: Any, mask: Any, *, answer: bool = False) -> Any:

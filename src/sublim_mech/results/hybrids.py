@@ -1,4 +1,4 @@
-"""What a hybrid of several students does, whole and in parts (`instruments.hybrid`)."""
+"""What a hybrid of several students does, whole and in parts."""
 
 from __future__ import annotations
 
