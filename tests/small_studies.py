@@ -43,6 +43,6 @@ def small_study(base: Path | str, *parts: Part, **changes: Any) -> Study:
         "parts": parts or [Part(name="one", methods=[R2])],
         "rows": RowPlan(count=12, held_out=4, numbers=3),
         "training": Training(batch_size=2, bucket=2, checkpoint_every=1, precision="fp32"),
-        "asking": Asking(questions=QUESTIONS, scored=6, points=2),
+        "asking": Asking(questions=QUESTIONS, scored=3, points=2),
     }
     return Study(**{**options, **changes})

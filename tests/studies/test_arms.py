@@ -26,7 +26,7 @@ RECORDED = {
 def arms(base_folder, tmp_path_factory):
     method = dataclasses.replace(R2, lrs=[1e-2])
     part = Part(name="p", methods=[method], where=tuple(ARMS))
-    study = small_study(base_folder, part)
+    study = small_study(base_folder, part, contexts={"default": sm.Context()})
     out = tmp_path_factory.mktemp("arms") / "out"
     return study, out, studies.run(study, out, progress=False)
 

@@ -62,7 +62,7 @@ def test_scores_are_those_of_graft_and_attribute(made):
         folder_of(made, row["student"]),
         controls=[folder_of(made, row["controls"])],
     )
-    asked = sm.render(pair.tokenizer, made.study.questions)
+    asked = sm.render(pair.tokenizer, made.study.questions[: made.study.asking.scored])
     prompts, trait = sm.mark_sharing(asked, pair), sm.animal("cat")
     graft = sm.graft(pair, prompts, trait, "sharing", progress=False)
     shared = graft.headline.sel(set="shared").mean("prompt")
