@@ -237,8 +237,13 @@ def test_the_picture_shows_the_table(pair, prompts, tmp_path):
     ends = np.array([segment[:, 0] for segment in lines.get_segments()])
     np.testing.assert_allclose(ends, table[["low", "high"]])
     names = [text.get_text().split("\n") for text in axes.get_yticklabels()]
-    assert [name for name, _ in names] == [name.replace("owl", "first") for name in table.index]
-    assert all("at 1 token" in note for name, note in names if name == "wolf alone")
+    assert [name for name, *_ in names] == [name.replace("owl", "first") for name in table.index]
+    notes = {name: " ".join(rest) for name, *rest in names}
+    assert notes["wolf alone"] == "at 1 token"
+    assert f"{found.interval.mean:+.2g}" in notes["interaction"]
+    title = " ".join(axes.get_title().split())
+    assert "first at system; penguin at user" in title
+    assert "answers computed by first" in title
     # a part and the hybrid without it have one colour, the latter paler
     colours = [bar.get_facecolor() for bar in bars]
     for part in range(3):

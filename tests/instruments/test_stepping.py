@@ -1,5 +1,6 @@
 """Instruments over the snapshots of a training: each step is the scores of that snapshot's pair."""
 
+import dataclasses
 import shutil
 import warnings
 
@@ -156,6 +157,21 @@ def test_it_is_read_as_a_curve_over_steps(runs, base, asked):
     assert grafts.curve().loc[(3, "system", "sufficiency"), "effect"] == pytest.approx(
         float(grafts.headline.sel(step=3, set="system", measure="sufficiency").mean())
     )
+    total = grafts.curve().loc[(3, "total effect", ""), "effect"]
+    assert total == pytest.approx(curve.loc[3, "effect"], abs=1e-6)
+    assert grafts.title().endswith(f"steps of {run.path.name}")
+
+
+def test_snapshots_far_apart_stand_on_a_scale_of_ratios(runs, base, asked):
+    run, _ = runs
+    scores = over_steps(run, effect_of(asked), base=base, **QUIET)
+    assert scores.plot().get_xscale() == "linear"  # steps 2, 3, 4
+    many = scores.data.isel(step=[0, 1, 2, 0, 1, 2, 0, 1])
+    far = many.assign_coords(step=[1, 2, 4, 8, 16, 32, 64, 256])
+    axes = dataclasses.replace(scores, data=far).plot()
+    assert axes.get_xscale() == "log"
+    named = [text.get_text() for text in axes.get_xticklabels()]
+    assert named == ["256", "64", "32", "16", "8", "4", "2", "1"]
 
 
 def test_the_base_is_loaded_once(runs, base, asked, monkeypatch):

@@ -120,7 +120,7 @@ def hybrid(
     lengths = np.array([len(prompt) for prompt in task.prompts])
     scores = replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
     writers = tuple(n for n, writes in zip(plan.names, plan.answers, strict=True) if writes)
-    return Hybrid(scores, writers, allow == "sum")
+    return Hybrid(scores, writers, allow == "sum", tuple(mask.name for mask in plan.sets))
 
 
 class Plan(NamedTuple):

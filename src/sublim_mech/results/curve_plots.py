@@ -299,7 +299,7 @@ def step_curve(
         _band(axes, steps, interval.low, interval.high, colour)
         handles.append(legend_entry(picture, colour, name))
     name_scale(picture, axes, effect_label(scores))
-    axes.set_xlabel("optimiser step", fontsize=MEDIUM)
+    _name_steps(axes, steps)
     picture.height += picture.legend(handles, below=34)
     _head(picture, scores)
     return picture.finish()
@@ -392,6 +392,22 @@ CURVES: dict[PictureOf, Callable[..., Axes]] = {
 def _need_steps(scores: ScoreArrays) -> None:
     if not scores.has_steps:
         raise ValueError("these scores are of one step; over_steps gives those of several.")
+
+
+def _name_steps(axes: Axes, steps: np.ndarray) -> None:
+    """Name the axis of steps; snapshots that lie ever further apart have one of ratios."""
+    called, at = "optimiser step", steps.astype(float)
+    if len(steps) > 3 and np.diff(at).min() < 0.05 * np.ptp(at):
+        called, at = f"{called}, on a scale of ratios", np.log(at)
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        apart = 0.06 * np.ptp(at)
+        shown = [len(steps) - 1]  # from the last one back, as far as there is room
+        for number in range(len(steps) - 2, -1, -1):
+            if at[shown[-1]] - at[number] >= apart:
+                shown.append(number)
+        axes.set_xticks(steps[shown], [str(steps[number]) for number in shown])
+    axes.set_xlabel(called, fontsize=MEDIUM)
 
 
 def _sets(scores: ScoreArrays) -> list[tuple[str, np.ndarray, str]]:

@@ -31,6 +31,9 @@ from .kinds import KINDS, STEP
 START = "start"
 """What stands behind no token yet."""
 
+TOTAL = "total effect"
+"""What tables over steps call it, beside sets."""
+
 ENTERS, HALF, SETTLES = "enters", "half", "settles"
 LEVELS = {ENTERS: 0.1, HALF: 0.5}
 """Shares of the total effect that a scan is said to reach."""
@@ -367,21 +370,22 @@ def _shares_of_vector(
 
 
 def _over_steps(scores: ScoreArrays) -> pd.DataFrame:
-    """One row per step: the total effect; of grafts one per step, set and measure."""
+    """One row per step: the total effect; of grafts also one per step, set and measure."""
     steps = scores.data[STEP].values
     dims = scores.data["effect"].dims
+    total = mean_interval(scores.total.transpose("prompt", STEP).values)
     if "set" in dims and "measure" in dims:
         effect = scores.headline.transpose("prompt", STEP, "set", "measure")
         interval = mean_interval(effect.values)
         rows = []
         for s, step in enumerate(steps):
+            rows.append({"step": int(step), "set": TOTAL, "measure": ""} | _columns(total, (s,)))
             for n, name in enumerate(effect["set"].values):
                 for m, measure in enumerate(effect["measure"].values):
                     row = {"step": int(step), "set": str(name), "measure": str(measure)}
                     rows.append(row | _columns(interval, (s, n, m)))
         return Table(rows).set_index(["step", "set", "measure"])
-    interval = mean_interval(scores.total.transpose("prompt", STEP).values)
-    table = Table([_columns(interval, (s,)) for s in range(len(steps))], index=steps)
+    table = Table([_columns(total, (s,)) for s in range(len(steps))], index=steps)
     table.index.name = STEP
     return table
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from ..arguments import checked
 from ..stats import Interval, mean_interval
 from . import report
-from .hybrid_bars import hybrid_bars
+from .hybrid_bars import Whose, hybrid_bars
 from .scores import Scores
 from .style import Wishes
 
@@ -33,11 +33,13 @@ class Hybrid:
             it.
         answer: the students that compute the answer's own tokens, with the modules of their cells.
         allowed: whether cells may belong to several students, whose differences then add up.
+        cells: of each part the name of its mask.
     """
 
     scores: Scores
     answer: tuple[str, ...]
     allowed: bool
+    cells: tuple[str, ...] = ()
 
     @property
     def interaction(self) -> np.ndarray:
@@ -100,7 +102,8 @@ class Hybrid:
             ['cat alone', 'without cat', 'interaction']
         """
         wishes = Wishes(ax, title, labels, None if path is None else Path(path))
-        return hybrid_bars(self.scores, dict(self._rows()), self.table(), wishes)
+        who = Whose(self.cells, self.answer)
+        return hybrid_bars(self.scores, dict(self._rows()), self.table(), who=who, wishes=wishes)
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         """The rows of the table, each with the part that it is of."""

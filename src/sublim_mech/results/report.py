@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,9 @@ def title(scores: ScoreArrays) -> str:
         if value is not None and name not in record.selected:
             parts.append(f"{name} {value}")
     if record.run is not None:
-        parts.append(f"steps of {record.run}" if scores.has_steps else f"run {record.run}")
+        # a folder's own name: where it lay is of no use to whoever reads a figure
+        run = PurePath(record.run).name
+        parts.append(f"steps of {run}" if scores.has_steps else f"run {record.run}")
     if record.spans is not None:
         parts.append(f"spans by {record.spans}")
     if record.donor_contexts:
