@@ -248,3 +248,8 @@ def test_a_student_at_the_ceiling_says_what_that_does_to_shares():
     assert f"student, {name}: log P(owl) is at its ceiling" in repr(replace(scores, data=data))
     data["base"][:] = -0.02  # then there is no effect to speak of
     assert "ceiling" not in repr(replace(scores, data=data))
+
+
+def test_a_name_of_several_lines_is_one_in_titles():
+    scores = synthetic.recorded(synthetic.effect(), metric="log P(owl\nhoot)")
+    assert repr(scores).splitlines()[0].startswith(r"effect on log P(owl\nhoot), 12 prompts")

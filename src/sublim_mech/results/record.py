@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..hints import nearest
+from .words import seen
 
 T = TypeVar("T")
 
@@ -206,7 +207,7 @@ class Record:
         """What was measured, in words: the metric's name and those of what was subtracted; where
         other metrics have the same name, with what tells them apart.
         """
-        first, *others = self._told_apart()
+        first, *others = map(seen, self._told_apart())  # a line end would break titles
         if not others:
             return first
         return f"{first} minus {'the mean of ' if len(others) > 1 else ''}{', '.join(others)}"
