@@ -26,7 +26,7 @@ from train_students import Help, told
 
 import sublim_mech as sm
 from sublim_mech import instruments, results
-from sublim_mech.making import teachers
+from sublim_mech.making import numbers, readiness, teachers
 from sublim_mech.masks import Where
 from sublim_mech.prompts import SHARED, Prompt
 from sublim_mech.stats import mean_interval, ratio_interval
@@ -46,6 +46,7 @@ class Asked(NamedTuple):
         others: all of the penguin's.
         most: at most so many of them are asked.
         widths: directions in each band, from the largest singular value on.
+        rows: number rows that are read for divergence.
         figures: the folder that figures are written to; nowhere when None.
     """
 
@@ -55,6 +56,7 @@ class Asked(NamedTuple):
     others: list[Prompt]
     most: int
     widths: tuple[int, ...] = (1,) * 8
+    rows: int = 64
     figures: Path | None = None
 
     def first(self, count: int) -> list[Prompt]:
@@ -100,7 +102,8 @@ def main() -> None:
     other = sm.load_pair(base, students[OTHER], controls=[students[OWN]])
     prompts = sm.render(pair, sm.animal(OWN).questions)
     others = sm.render(other, sm.animal(OTHER).questions)
-    asked = Asked(pair, other, prompts, others, given.prompts, tuple(given.widths), given.figures)
+    widths = tuple(given.widths)
+    asked = Asked(pair, other, prompts, others, given.prompts, widths, figures=given.figures)
     for name in given.only or QUESTIONS:
         started = time.perf_counter()
         print(f"\n## {name}\n", flush=True)
@@ -353,6 +356,31 @@ def doses(asked: Asked) -> None:
     _print(["linearity", "value", "if linear"], rows)
 
 
+# ------------------------------------------------------------------------ which training tokens
+
+
+def divergent(asked: Asked) -> None:
+    """At which tokens of random number rows teacher and base would write another one."""
+    rows = numbers.random_rows(asked.rows, seed=0)
+    lines = []
+    for name, pair, _ in asked.both:
+        teacher = teachers.prompted(pair.base, sm.animal(name))
+        found = readiness.divergence(teacher, pair.base, rows, student=pair.student, progress=False)
+        for where, line in found.table().iterrows():
+            share = f"{line['share']:.1%}"
+            cells = [_three(line, column, ".4f") for column in ("kl", "student kl")]
+            cells.append(_three(line, "as teacher", ".0%"))
+            lines.append([name, where, f"{line['tokens']:.0f}", share, *cells])
+    head = ["teacher and student", "answer tokens", "number", "share", "KL to the base"]
+    _print([*head, "to the student", "the student writes the teacher's"], lines)
+    print(f"\n{len(rows)} rows.")
+
+
+def _three(line: Any, column: str, form: str) -> str:
+    mean, low, high = (format(line[f"{column}{end}"], form) for end in ("", " low", " high"))
+    return f"{mean} [{low}, {high}]"
+
+
 # ------------------------------------------------------------------------------------------ to text
 
 
@@ -400,7 +428,7 @@ QUESTIONS: dict[str, Callable[[Asked], None]] = {
     one.__name__: one
     for one in (
         effects, weights, bands, graft_ig_bands, extracted, aligned, hybrids, scans, explained,
-        read, doses,
+        read, doses, divergent,
     )
 }  # fmt: skip
 """In this order."""

@@ -62,7 +62,7 @@ def asked(example, students, pair):
         )
         for name in ("owl", "penguin")
     }
-    return example.Asked(pair, other, prompts["owl"], prompts["penguin"], 2)
+    return example.Asked(pair, other, prompts["owl"], prompts["penguin"], 2, rows=2)
 
 
 def tables(said):
