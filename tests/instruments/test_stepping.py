@@ -133,6 +133,25 @@ def test_a_step_is_the_scores_of_its_snapshot(function, runs, base, asked, tmp_p
     assert sm.Scores.load(tmp_path / "steps.safetensors").data.equals(scores.data)
 
 
+def test_what_is_told_of_integrals_is_of_each_step(runs, base, asked):
+    """Points, and where they stopped: a step's own, not the first one's."""
+    run, _ = runs
+    pair = sm.load_pair(base, run.path)
+    scores = effect_of(asked)(pair)
+    of_step = {}
+    for step, points in ((2, 8.0), (4, 23.0)):
+        told = np.full((1, len(asked)), points)
+        axes = ("model", "prompt")
+        data = scores.data.assign(points=(axes, told), capped=(axes, told * 0 + (step == 4)))
+        of_step[step] = dataclasses.replace(scores, data=data)
+    joined = stepping.join(of_step, "run")
+    for step, one in of_step.items():
+        for name in ("points", "capped"):
+            np.testing.assert_array_equal(joined.sel(step=step).data[name], one.data[name])
+    assert "points: 8 to 23, mean 15.5 for each student, prompt and step" in repr(joined)
+    assert "points: 23 for each student and prompt" in repr(joined.sel(step=4))
+
+
 def test_it_is_read_as_a_curve_over_steps(runs, base, asked):
     run, _ = runs
     scores = over_steps(

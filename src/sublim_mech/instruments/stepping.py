@@ -23,6 +23,7 @@ from ..hints import counted
 from ..models.base import Base, load_base
 from ..models.gating import TrainedGates
 from ..models.students import load_student
+from ..results.arrays import TOLD
 from ..results.kinds import STEP
 from ..results.record import Compute, Record
 from ..results.scores import Scores
@@ -323,8 +324,14 @@ def join(scores: Mapping[int, Scores], run: str) -> Scores:
     cells = [dim for dim in first.data["effect"].dims if dim not in ("model", "prompt")]
     data["effect"] = data["effect"].transpose("model", "prompt", STEP, *cells)
     data["student"] = data["student"].transpose("model", "prompt", STEP)
-    rest = [name for name in first.data.data_vars if name not in ("effect", "student")]
-    data = data.assign({name: first.data[name] for name in rest})
+    for name in first.data.data_vars:
+        if name in ("effect", "student"):
+            continue
+        data[name] = first.data[name]
+        if name in TOLD:  # of each step's integrals
+            own = np.stack([one.data[name].values for one in scores.values()], axis=2)
+            dims = first.data[name].dims
+            data[name] = (*dims[:2], STEP, *dims[2:]), own
     return Scores(data, first.kind, _record({s: one.record for s, one in scores.items()}, run))
 
 

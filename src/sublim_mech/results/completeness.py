@@ -56,8 +56,10 @@ def points_in_words(scores: ScoreArrays) -> list[str]:
     """
     if "points" not in scores.data:
         return []
+    dims = scores.data["points"].dims
     points, capped = scores.data["points"].values, scores.data["capped"].values > 0
-    per = "student, prompt and layer" if points.ndim == 3 else "student and prompt"
+    of = ["student", "prompt", *map(str, dims[2:])]
+    per = f"{', '.join(of[:-1])} and {of[-1]}"
     low, high = int(points.min()), int(points.max())
     count = f"{low}" if low == high else f"{low} to {high}, mean {points.mean():.1f}"
     lines = [f"points: {count} for each {per}"]
@@ -81,4 +83,4 @@ def _gaps(scores: ScoreArrays) -> np.ndarray:
     whole = scores.whole
     found = whole["prompt_effect"] + whole["answer_effect"]
     gap = data["student"] - data["base"] - found
-    return np.abs(gap.transpose("model", "prompt").values)
+    return np.abs(gap.transpose(*data["points"].dims, ...).values)

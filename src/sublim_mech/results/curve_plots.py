@@ -375,6 +375,9 @@ def step_map(
     bar.set_label(picture.text(text), fontsize=MEDIUM)
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
     introduce(picture, scores, f"prompt {tokens.name}: “{asked}”")
+    gaps = [view.gap for view in views if view.knows_whole]
+    if np.isfinite(gaps).any():
+        picture.note(f"completeness gap at most {np.nanmax(gaps):.2%}, of any model and step")
     return picture.finish()
 
 
