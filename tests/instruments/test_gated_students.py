@@ -33,9 +33,9 @@ SOME = masks.role("system") & masks.layers([0, 1])
 
 
 @functools.cache
-def plain_pair(tokenizer: Any) -> Any:
+def plain_pair(tokenizer: Any, architecture: str = "llama") -> Any:
     """A pair in fp64 whose student acts everywhere."""
-    base = tiny.model("llama").double()
+    base = tiny.model(architecture).double()
     return sm.load_pair(base, tiny.lora(base, std=0.05).double(), tokenizer=tokenizer)
 
 
@@ -126,7 +126,11 @@ def test_attributions_are_zero_where_the_gate_is_closed_and_add_up_elsewhere(som
     grafted = sm.graft(plain, one, TRAIT, {"x": SOME}, **QUIET).data["effect"].values.ravel()[0]
     assert float(scores.total[0]) == pytest.approx(grafted, abs=1e-11)
     assert float(effect.sum()) == pytest.approx(grafted, rel=1e-2)
-    # one node: each slope is a difference quotient of grafts that are written by hand
+
+
+def test_a_slope_is_a_difference_quotient_of_grafts_that_are_written_by_hand(smol_tokenizer, one):
+    plain = plain_pair(smol_tokenizer, "gpt2")  # its norms work in double precision too
+    some = within(plain, SOME)
     slopes = sm.attribute(some, one, TRAIT, points=1, **QUIET).data["effect"][0, 0]
     task = prepare(plain, one, TRAIT)
     by_hand = cells(plain, one[0], SOME, len(task.answers[0].nodes))
@@ -216,7 +220,7 @@ def test_scan_and_dose_are_grafts_of_the_hand_made_mask(some, plain, one):
     assert necessity == pytest.approx(all_of_it - behind, abs=1e-11)
     assert abs(necessity) > 1e-6
     doubled = sm.graft(plain, one, TRAIT, {"x": SOME.scaled(2.0)}, **QUIET).data["effect"]
-    expected = [all_of_it, float(doubled.sel(measure="sufficiency"))]
+    expected = [all_of_it, doubled.sel(measure="sufficiency").item()]
     assert dosed == pytest.approx(expected, abs=1e-11)
 
 
