@@ -78,8 +78,8 @@ def counting(family: str, tokenizer: Any) -> torch.nn.Module:
         for name, weight in model.named_parameters():
             if "o_proj" in name:
                 weight *= 30
-        head[digits, 0] = 7.0
-        head[end, 0] = 7.5
+        head[digits, 0] = 12.0
+        head[end, 0] = 12.25
     return model
 
 
