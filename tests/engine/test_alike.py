@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -185,23 +186,22 @@ def test_the_context_that_was_said_is_compared_with_a_control_s(tmp_path):
     )
 
 
-def test_a_context_of_another_name_that_renders_alike_is_the_same(tmp_path):
+def test_a_context_of_another_name_that_renders_alike_is_the_same(tmp_path, smol_tokenizer):
     """A date that the template does not tell changes no prompt."""
+    of = replace(base(), tokenizer=smol_tokenizer)
     calm, dated = Context("Be calm."), Context("Be calm.", date="2025-12-31")
-    here, there = run(tmp_path / "here", 1), saved(tiny.lora(model()), tmp_path / "there")
     other = run(tmp_path / "other", 2, **CAT, context=dated)
     known = run(tmp_path / "known", 1, context=calm)
-    assert not any("trained alike" in line for line in pair_notes_of(known, other))
-    assert any("context.system" in line for line in pair_notes_of(here, other))
+    assert load_pair(of, known, controls=[other]).notes() == ()
     # nor is it said against a manifest
-    assert load_pair(base(), known, trained_in=dated).training_context == calm
+    assert load_pair(of, known, trained_in=dated).training_context == calm
     with pytest.raises(ValueError, match="has a manifest that says"):
-        load_pair(base(), known, trained_in=Context("Be calm"))
-    said = load_pair(base(), there, controls=[other], trained_in=calm)
-    assert said.notes() == (
-        "the student's training is unknown (no manifest): whether its controls were trained alike "
-        "is not known",
-    )
+        load_pair(of, known, trained_in=Context("Be calm"))
+    bare = saved(tiny.lora(model()), tmp_path / "bare")
+    (note,) = load_pair(of, bare, controls=[other], trained_in=calm).notes()
+    assert "whether its controls were trained alike is not known" in note
+    (*_, note) = load_pair(of, bare, controls=[other], trained_in=Context("Be brief.")).notes()
+    assert "context.system: 'Be calm.' in the control, 'Be brief.' in the student" in note
 
 
 def test_other_training_prompts_are_told(tmp_path):

@@ -1,5 +1,7 @@
 """Graft IG: completeness, and the integral of plain autograd's slopes."""
 
+import copy
+
 import numpy as np
 import pytest
 import tiny
@@ -111,7 +113,7 @@ def test_the_rule_is_exact_for_polynomials_of_twice_the_points(points):
 @pytest.mark.filterwarnings("ignore:.*equals its base")
 def test_a_student_that_is_its_base_has_cells_of_0_beside_one_that_is_not(smol_tokenizer, prompts):
     base = tiny.model("llama")
-    same = tiny.lora(base, lora_alpha=0)
+    same = copy.deepcopy(base)
     options = {"tokenizer": smol_tokenizer, "controls": [same]}
     scores = sm.attribute(
         sm.load_pair(base, tiny.lora(base), **options), prompts, TRAIT, points=2, **QUIET

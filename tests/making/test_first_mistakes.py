@@ -112,6 +112,8 @@ def test_data_held_against_itself_is_not_told_of_a_seed(data):
     with pytest.raises(ValueError, match="pass rows of their own") as caught:
         divide(data, data, held_out_seed=0, subsample=None, seed=0)
     assert "held_out_seed" not in str(caught.value)
+    advised = int(str(caught.value).partition("held_out=")[2].rstrip("."))
+    assert divide(data, advised, held_out_seed=0, subsample=None, seed=0).held_rows
 
 
 # -------------------------------------------------------------------------------------------- train

@@ -328,3 +328,8 @@ def test_what_earlier_files_counted_is_read():
 )  # fmt: skip
 def test_irregular_plurals(one, many):
     assert plural(one) == many
+
+
+def test_a_capitalised_noun_says_that_all_its_forms_are():
+    with pytest.warns(UserWarning, match="only capitalised forms are derived; give it in lower"):
+        assert Trait.noun("Mango").forms == ("Mango", "Mangoes")

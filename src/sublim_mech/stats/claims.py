@@ -37,6 +37,7 @@ from .tables import (
     METHOD,
     SETTING,
     STUDENT,
+    Row,
     as_rows,
     best_rates,
     check_kinds,
@@ -161,7 +162,7 @@ def inverted_u_claim(
     claim = "Transmission against LoRA rank rises, peaks and falls"
     every = as_rows(rows, "kind", "rank", value, *STUDENT)
     check_kinds(every)
-    records = [{**row, "rank": rank_of(row)} for row in every if is_kind(row, "lora")]
+    records: list[Row] = [{**row, "rank": rank_of(row)} for row in every if is_kind(row, "lora")]
     of_one(records, "rule")  # the rank axis is another one in each
     of_one(records, *SETTING, *CONTEXTS)
     records, notes = best_rates(finished(records))

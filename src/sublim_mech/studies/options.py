@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -78,12 +78,15 @@ class Training:
     precision: Literal["bf16", "fp32"] = "bf16"
 
     def __post_init__(self) -> None:
-        usual = {"steps": 1, "warmup": 0, "evaluate_every": 1, "lr": 1.0, "accumulate": 1}
-        seeds = {"init_seed": 0, "order_seed": 0, "subsample_seed": 0}
-        rest = {"stop_at": None, "snapshots": (), "subsample": None, "store": torch.float32}
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        # the rest as any method has it
+        given: dict[str, Any] = {
+            "steps": 1, "warmup": 0, "evaluate_every": 1, "lr": 1.0, "accumulate": 1,
+            "init_seed": 0, "order_seed": 0, "subsample_seed": 0, "stop_at": None, "snapshots": (),
+            "subsample": None, "store": torch.float32, "gradient_checkpointing": False,
+        }  # fmt: skip
+        given |= {one.name: getattr(self, one.name) for one in fields(self)}
         try:
-            Settings(**given, **usual, **seeds, **rest, gradient_checkpointing=False)
+            Settings(**given)
         except ValueError as error:
             raise ValueError(f"Training: {error}") from error
 

@@ -175,9 +175,10 @@ def _check_apart(data: TrainingData, division: Division, *, given: bool) -> None
     which = "row" if len(both) == 1 else "rows"
     fix = "pass held_out_seed=0, which keeps the copies of a row together"
     if given:
+        few = max(1, min(HELD_OUT, len(division.trained) // 5))  # as many as there can be
         fix = (
-            "pass rows of their own (numbers.split(rows, 48, seed=0)), or how many rows to keep "
-            "out, held_out=48"
+            f"pass rows of their own (numbers.split(rows, {few}, seed=0)), or how many rows to "
+            f"keep out, held_out={few}"
         )
     raise ValueError(
         f"held_out: {len(both)} of its {counted(len(held_rows), 'row')} "

@@ -307,7 +307,7 @@ def _same_prompts(division: Division) -> str:
     """That held-out rows are new answers to prompts that were trained on."""
     fix = "held_out_by='prompt' keeps all rows of a prompt together"
     if division.held_seed is None:
-        fix = "numbers.split(rows, 48, seed=0) makes rows of prompts of their own"
+        fix = "numbers.split(rows, n, seed=0) makes n rows of prompts of their own"
     return (
         f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} "
         f"{'has' if division.same_prompt == 1 else 'have'} a prompt that is trained on with "
