@@ -6,16 +6,23 @@ READY  := $(ROOT).venv/.ready
 # two processes with two spinning OpenMP threads each on two cores are 5-10x slower than waiting ones
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test quick lint docs figures findings students science qwen bench adapters architectures device-test mutants clean
+# two workers take files in the order of tests/conftest.py, which begins with the longest
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test tests quick lint docs figures findings students science qwen bench adapters architectures device-test mutants clean
 
 demo: $(READY)
 	cd $(ROOT) && $(BIN)/python examples/per_token_heatmap.py --out out/demo
 
-test: $(READY) lint
-	cd $(ROOT) && $(BIN)/python -m pytest -n 2 --dist loadfile
+# side by side: the types take one core for a minute, in which the tests' workers only begin
+test: $(READY)
+	$(MAKE) --no-print-directory -j 2 -f $(ROOT)Makefile lint tests
+
+tests: $(READY)
+	cd $(ROOT) && $(BIN)/python -m pytest $(SHARED)
 
 quick: $(READY)
-	cd $(ROOT) && $(BIN)/python -m pytest -n 2 --dist loadfile -m heart
+	cd $(ROOT) && $(BIN)/python -m pytest $(SHARED) -m heart
 
 lint: $(READY)
 	cd $(ROOT) && $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

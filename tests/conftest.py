@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,11 @@ import pytest
 import shapes
 import torch
 from huggingface_hub import try_to_load_from_cache
-from jaxtyping import install_import_hook
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 # shapes are checked whenever a test calls the engine, an instrument or a metric; this has to stand
 # before anything of ours is imported
-install_import_hook(shapes.MODULES, "shapes.check_shapes")
+shapes.install()
 
 from sublim_mech.models import plausible  # noqa: E402
 from sublim_mech.models.base import Base, load_base  # noqa: E402
@@ -45,6 +46,19 @@ HEART = (  # what `make quick` runs in 90 seconds: files and folders that say mo
     "test_reference.py",
     "test_walls.py",
 )
+
+LONGEST = (  # what takes a worker longest is begun first, so that none waits for another at the end
+    "test_embedded.py",
+    "studies",
+    "test_docs.py",
+    "making/test_training_resume.py",
+    "instruments/test_references.py",
+    "making/test_training_processes.py",
+    "results/test_pictures.py",
+    "test_examples.py",
+    "test_heatmap_example.py",
+)
+TOGETHER = ("studies",)  # folders whose files share a fixture that takes seconds to make
 
 TEMPLATES = {path.stem: path.read_text() for path in (TESTS / "data/templates").glob("*.jinja")}
 
@@ -75,14 +89,49 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the heart of the tests."""
-    heart = tuple(TESTS / name for name in HEART)
-    missing = [str(part) for part in heart if not part.exists()]
-    if missing:
-        raise pytest.UsageError(f"HEART in conftest.py: there is no {', '.join(missing)}")
+    """Mark the heart of the tests, and begin with what takes longest."""
+    named = {"HEART": HEART, "LONGEST": LONGEST, "TOGETHER": TOGETHER}
+    for name, parts in named.items():
+        if missing := [part for part in parts if not (TESTS / part).exists()]:
+            raise pytest.UsageError(f"{name} in conftest.py: there is no {', '.join(missing)}")
     for item in items:
-        if any(item.path.is_relative_to(part) for part in heart):
+        if place(item.path, HEART) is not None:
             item.add_marker("heart")
+    items.sort(key=lambda item: len(LONGEST) if (n := place(item.path, LONGEST)) is None else n)
+
+
+@functools.cache
+def place(file: Path, parts: tuple[str, ...]) -> int | None:
+    """Which of these files and folders of the tests a file is, or is in; None for none of them."""
+    return next((n for n, part in enumerate(parts) if file.is_relative_to(TESTS / part)), None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`: files go to the workers one by one, `TOGETHER` at once."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            among = place(config.rootpath / file, TOGETHER)
+            return file if among is None else TOGETHER[among]
+
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Let no collection of garbage go through all that is imported and collected.
+
+    The trainer asks for one in every run.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

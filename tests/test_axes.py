@@ -1,9 +1,12 @@
 """Shapes: they are checked while the tests run, and their words stand on one page."""
 
+import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import shapes
 import tiny
 import torch
 from jaxtyping import TypeCheckError
@@ -16,6 +19,7 @@ from sublim_mech.instruments.task import Task
 from sublim_mech.metrics import as_metric
 
 SOURCE = Path(sm.__file__).parent
+CHECKS = "jaxtyping/_decorator.py"
 PAGE = Path(__file__).parent.parent / "docs" / "axes.md"
 SHAPE = re.compile(r"\b(?:Float|Float64|Int|Bool)\[[\w.]+,\s*\"([^\"]*)\"\]")
 
@@ -32,6 +36,37 @@ def test_every_axis_word_stands_on_the_page():
         for shape in SHAPE.findall(file.read_text()):
             unknown = words_of(shape) - explained
             assert not unknown, f"{file.relative_to(SOURCE)}: {shape!r} has {unknown}"
+
+
+def functions(module):
+    """What a module defines: functions, and methods of classes."""
+    own = [
+        thing
+        for thing in vars(module).values()
+        if getattr(thing, "__module__", "") == module.__name__
+    ]
+    inside = [member for one in own if inspect.isclass(one) for member in vars(one).values()]
+    for thing in (*own, *inside):
+        found = getattr(thing, "__func__", getattr(thing, "fget", thing))
+        if inspect.isfunction(found):
+            yield found
+
+
+def test_every_function_with_a_shape_is_checked():
+    """The others are as they are when nobody tests."""
+    counts = {True: 0, False: 0}
+    for name, module in list(sys.modules.items()):
+        if not name.startswith(shapes.MODULES):
+            continue
+        for function in functions(module):
+            layers = [function]
+            while hasattr(layers[-1], "__wrapped__"):
+                layers.append(layers[-1].__wrapped__)
+            checks = any(layer.__code__.co_filename.endswith(CHECKS) for layer in layers)
+            shaped = any(SHAPE.search(str(a)) for a in layers[-1].__annotations__.values())
+            assert checks or not shaped, f"{name}.{function.__qualname__}"
+            counts[checks] += 1
+    assert 20 < counts[True] < counts[False]
 
 
 def test_a_wrong_shape_is_noticed_on_the_way_in():

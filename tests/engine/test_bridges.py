@@ -141,7 +141,13 @@ def test_half_precision_stays_half(smol_tokenizer):
         torch.testing.assert_close(bridge(IDS).float(), logits(exact), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *("llama", "gpt2", "phi3"),
+        *(pytest.param(name, marks=pytest.mark.science) for name in ("gemma3", "neox", "opt")),
+    ],
+)
 def test_hooks_of_scores_name_the_activations_the_engine_sees(architecture, given, smol_tokenizer):
     pair = given(architecture).pair
     prompt = sm.render(smol_tokenizer, ["Which animal?"])[0]
@@ -238,7 +244,9 @@ def words(tokenizer: Any) -> tuple[Any, ...]:
     return tokenizer.chat_template, special, len(tokenizer), made_with, backend
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gpt2", pytest.param("gemma3", marks=pytest.mark.science)]
+)
 def test_the_pair_is_bit_identical_afterwards(architecture, smol_tokenizer):
     tokenizer = copy.deepcopy(smol_tokenizer)
     tokenizer.bos_token = tokenizer.pad_token = None  # TransformerLens fills them in

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import zoo
+from covering import covering
 from pairs import NO_SYSTEM, QUIET, brute_force
 
 import sublim_mech as sm
@@ -63,7 +64,7 @@ def base_values(smol_tokenizer: Any, short_and_long: list[Any]) -> Any:
     return functools.cache(values)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), STUDENTS)
+@pytest.mark.parametrize(("architecture", "kind"), covering(STUDENTS))
 def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenizer, short_and_long):
     entry, clean = zoo.KINDS[kind], zoo.base(architecture)
     student = entry.make(clean, architecture, None)
@@ -94,7 +95,7 @@ def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenize
     np.testing.assert_allclose(summed, total, atol=2e-3 if kinked else 1e-4)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), PLANTED)
+@pytest.mark.parametrize(("architecture", "kind"), covering(PLANTED))
 def test_a_student_of_one_layer_acts_from_there_on(architecture, kind, base, short_and_long):
     entry = zoo.KINDS[kind]
     student = entry.make(zoo.base(architecture), architecture, [zoo.PLANTED])

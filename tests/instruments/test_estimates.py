@@ -1,9 +1,12 @@
 """Gradient estimates of patching: whole-row patches, finite differences, plain autograd."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import tiny
 import torch
+from covering import covering
 from pairs import (
     CAT,
     QUIET,
@@ -33,23 +36,21 @@ def whole_row(pair, prompt, key, *, direction):
     return change if direction == "denoising" else -change
 
 
-@pytest.mark.parametrize(
-    ("site", "direction"),
-    [("resid_pre", "noising"), ("mlp_out", "denoising"), ("z", "denoising"), ("k", "noising")],
-)
-@pytest.mark.parametrize(
-    ("architecture", "kind"),
-    [
-        ("llama", "lora"),
-        ("gemma3", "full"),
-        ("gpt2", "lora"),
-        ("neox", "full"),
-        ("opt", "lora"),
-    ],
-)
+PATCHED = [("resid_pre", "noising"), ("mlp_out", "denoising"), ("z", "denoising"), ("k", "noising")]
+STUDENTS = [
+    ("llama", "lora"),
+    ("gemma3", "full"),
+    ("gpt2", "lora"),
+    ("neox", "full"),
+    ("opt", "lora"),
+]
+
+
+@pytest.mark.parametrize(("student", "patched"), covering(list(product(STUDENTS, PATCHED))))
 def test_activation_ig_adds_up_to_the_patch_of_the_whole_row(
-    architecture, kind, smol_tokenizer, prompts, site, direction
+    student, patched, smol_tokenizer, prompts
 ):
+    (architecture, kind), (site, direction) = student, patched
     """Within a layer the cells sum to what patching all slots (and heads) of that layer does."""
     pair, prompt = shared_pair(architecture, kind, smol_tokenizer), prompts[0]
     asked = {"method": "activation_ig", "points": 32, "site": site, "direction": direction}

@@ -17,8 +17,8 @@ from sublim_mech.instruments.task import prepare
 CELLS = ("layer", "module", "position")
 
 
-def test_cells_add_up_to_the_effect(pair, marked):
-    scores = sm.attribute(pair, marked, TRAIT, points=64, **QUIET)  # tiny models have curved paths
+def test_cells_add_up_to_the_effect(pair, prompts):
+    scores = sm.attribute(pair, prompts, TRAIT, points=64, **QUIET)  # tiny models have curved paths
     summed = scores.data["effect"].sum(CELLS).values[0]
     # ReLU: the integrand jumps, so quadrature converges slowly
     kinked = pair.model.config.model_type == "opt"

@@ -54,9 +54,9 @@ def ends_of(pair, direction):
         ("llama", "lora", "noising"),
         ("gpt2", "full", "noising"),
         ("gemma3", "full", "denoising"),
-        ("opt", "lora", "noising"),
-        ("neox", "full", "denoising"),
-        ("phi3", "lora", "noising"),
+        pytest.param("opt", "lora", "noising", marks=pytest.mark.science),
+        pytest.param("neox", "full", "denoising", marks=pytest.mark.science),
+        pytest.param("phi3", "lora", "noising", marks=pytest.mark.science),
     ],
 )
 def test_patching_every_site_equals_whole_runs(

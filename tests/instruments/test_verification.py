@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from covering import covering
 from pairs import make_pair, shared_pair
 
 import sublim_mech as sm
@@ -30,8 +31,9 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-@pytest.mark.parametrize("architecture", list(tiny.CONFIGS))
+@pytest.mark.parametrize(
+    ("architecture", "kind"), covering(list(itertools.product(tiny.CONFIGS, ("lora", "full"))))
+)
 def test_sound_pairs_pass(architecture, kind, smol_tokenizer):
     report = sm.verify(shared_pair(architecture, kind, smol_tokenizer), seed=3)
     assert report.passed, report

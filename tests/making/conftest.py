@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,16 +16,6 @@ from sublim_mech.making.teachers import prompted
 from sublim_mech.making.training import FullFT, LoRA, TrainingData, hard_data, soft_data
 from sublim_mech.models.base import Base, load_base
 from sublim_mech.storage.runs import Run
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_collections() -> Iterator[None]:
-    """The trainer collects garbage in every run: let it not go through all that is imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
 
 # --------------------------------------------------------------------------- few tokens, most tests
 
