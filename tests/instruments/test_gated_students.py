@@ -258,3 +258,27 @@ def test_confirming_asks_the_gated_student(some, one):
     roles = [one[0].roles[at] for at in table["position"]]
     assert set(roles) == {"system"}
     assert set(table["layer"]) <= {0, 1}
+
+
+@pytest.mark.science
+@pytest.mark.parametrize("architecture", tiny.CONFIGS)
+def test_every_architecture_closes_what_its_students_gates_close(architecture, smol_tokenizer):
+    """Two prompts of different lengths, so that rows are padded."""
+    plain = plain_pair(smol_tokenizer, architecture)
+    some = within(plain, SOME)
+    prompts = sm.render(plain, ["Which animal?", "And which animal is it that you like most?"])
+    scores = sm.attribute(some, prompts, TRAIT, **QUIET)
+    grafted = sm.graft(plain, prompts, TRAIT, {"x": SOME}, **QUIET)
+    expected = grafted.data["effect"].sel(measure="sufficiency").values.ravel()
+    assert np.abs(expected).max() > 1e-6
+    np.testing.assert_allclose(scores.total.values, expected, rtol=0, atol=1e-6)
+    ours = graft_sweep(some, prompts, TRAIT, layers=[1], **QUIET).data["effect"]
+    theirs = graft_sweep(plain, prompts, TRAIT, only=SOME, layers=[1], **QUIET).data["effect"]
+    for number, prompt in enumerate(prompts):
+        system = [at for at, role in enumerate(prompt.roles) if role == "system"]
+        outside = [at for at in range(len(prompt)) if at not in system]
+        cells = scores.data["effect"].isel(model=0, prompt=number)
+        assert (cells.isel(position=outside).fillna(0) == 0).all()
+        assert (cells.sel(layer=[0, 1]).isel(position=system).fillna(0) != 0).any()
+        at = {"model": 0, "prompt": number, "position": slice(len(prompt))}
+        np.testing.assert_allclose(ours.isel(at).values, theirs.isel(at).values, rtol=0, atol=1e-6)

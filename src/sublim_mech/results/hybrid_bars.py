@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
 
 from ..hints import counted
 from .arrays import ScoreArrays
@@ -72,12 +72,12 @@ def hybrid_bars(
     colours, called, whole = [], [], next(iter(rows))
     for row, part in rows.items():
         if not part:
-            colours.append(to_rgba(HEADLINE_COLOUR if row == whole else OTHER_COLOUR))
+            colours.append(HEADLINE_COLOUR if row == whole else OTHER_COLOUR)
             note = "the hybrid" if row == whole else f"whole - alone\n{_in_words(table.loc[row])}"
             called.append(f"{picture.name(row)}\n{note}")
             continue
         alone = row == f"{part} alone"
-        colours.append(to_rgba(colour_of[part], 1.0 if alone else PALE))
+        colours.append(colour_of[part] if alone else _pale(colour_of[part]))
         of = row.replace(part, picture.name(part))
         many = f"{sizes[part]:.3g} {'token' if sizes[part] == 1 else 'tokens'}"
         called.append(f"{of}\n{f'at {many}' if alone else 'what the others do'}")
@@ -85,6 +85,11 @@ def hybrid_bars(
     name_rows(picture, called)
     name_bar_scale(picture, scores, f"change of {what} from the base model, {scores.unit}")
     return picture.finish()
+
+
+def _pale(colour: str) -> str:
+    """A colour through which the background is seen."""
+    return to_hex(to_rgba(colour, PALE), keep_alpha=True)
 
 
 def _in_words(line: pd.Series) -> str:
