@@ -62,7 +62,9 @@ def claimed(folder: Path) -> Iterator[None]:
             "since": datetime.now().astimezone().isoformat("T", "seconds"),
         }
         handle.seek(0)
-        handle.truncate()
+        if os.fstat(handle.fileno()).st_size:
+            # not where it is new: ext4 has what was cut to nothing on the disk before it closes it
+            handle.truncate()
         json.dump(owner, handle)
         handle.flush()
         yield

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -37,7 +37,7 @@ import xarray as xr
 from ..prompts import ANSWER, CLASSES, UNIONS
 from ..results.scores import Scores
 from ..results.shares import concentration
-from ..storage.files import read_dataset
+from ..storage.files import read_arrays, read_dataset
 from ..storage.runs import Run, open_run
 from .config import Study
 from .sampled import columns_of
@@ -70,14 +70,13 @@ def make_row(study: Study, store: Store, task: RowTask) -> dict[str, Any]:
         row |= columns_of(store.path(student.labels))
     row |= _answered(
         task,
-        own=read_answers(store.path(task.own)),
-        base=read_answers(store.path(task.base)),
-        controls=[read_answers(store.path(one)) for one in task.controls],
+        own=_values(store.path(task.own)),
+        base=_values(store.path(task.base)),
+        controls=[_values(store.path(one)) for one in task.controls],
     )
     if task.opened:
-        own, *controls = (read_answers(store.path(one)) for one in task.opened)
-        opened = _answered(task, own=own, base=read_answers(store.path(task.base)),
-                           controls=controls)  # fmt: skip
+        own, *controls = (_values(store.path(one)) for one in task.opened)
+        opened = _answered(task, own=own, base=_values(store.path(task.base)), controls=controls)
         row["gates"] = "as trained"
         row |= {f"everywhere {name}": opened[name] for name in ("change", "control", "specific")}
     for one in task.scores:
@@ -152,40 +151,74 @@ def _trained(run: Run, step: int) -> dict[str, Any]:
     }
 
 
+class _Values(NamedTuple):
+    """The numbers of a file of answers, as arrays alone: a study reads three files per row.
+
+    Attributes:
+        place: trait -> its row in the arrays.
+        log_prob: `(trait, question)`, nats.
+        rank: `(trait, question)`.
+        count: `(trait, question)`, answers that name it; None where none were generated.
+        samples: generated answers per question.
+    """
+
+    place: dict[str, int]
+    log_prob: np.ndarray
+    rank: np.ndarray
+    count: np.ndarray | None
+    samples: int
+
+    def of(self, trait: str, values: np.ndarray) -> np.ndarray:
+        """The values of a trait, `(question,)`."""
+        return values[self.place[trait]]
+
+
+def _values(path: Path) -> _Values:
+    """The numbers of a file of answers.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_answers`.
+    """
+    arrays, meta = read_arrays(path, ANSWERS)
+    told = meta["variables"]
+    place = {name: at for at, name in enumerate(told["trait"]["values"])}
+    samples = len(told["answer"]["values"][0]) if "answer" in told else 0
+    return _Values(place, arrays["log_prob"], arrays["rank"], arrays.get("count"), samples)
+
+
 def _answered(
-    task: RowTask, *, own: xr.Dataset, base: xr.Dataset, controls: list[xr.Dataset]
+    task: RowTask, *, own: _Values, base: _Values, controls: list[_Values]
 ) -> dict[str, Any]:
-    trait = task.cell.trait
-    levels = base["log_prob"]  # (trait, question)
-    change = own["log_prob"] - levels
-    of_trait = change.sel(trait=trait).values
+    trait, traits = task.cell.trait, list(own.place)
+    levels = base.log_prob[[base.place[name] for name in traits]]  # (trait, question)
+    change = own.log_prob - levels
+    of_trait = own.of(trait, change)
     row: dict[str, Any] = {
-        "questions": int(levels.sizes["question"]),
-        "base level": float(levels.sel(trait=trait).mean()),
+        "questions": levels.shape[1],
+        "base level": float(np.nanmean(own.of(trait, levels))),
         "change": float(of_trait.mean()),
         "control": math.nan,
         "specific": math.nan,
         "others": math.nan,
-        "rank before": float(base["rank"].sel(trait=trait).median()),
-        "rank after": float(own["rank"].sel(trait=trait).median()),
+        "rank before": float(np.median(base.of(trait, base.rank))),
+        "rank after": float(np.median(own.of(trait, own.rank))),
     }
     of_controls = None
     if controls:
-        changes = [one["log_prob"].sel(trait=trait) - levels.sel(trait=trait) for one in controls]
-        of_controls = np.mean([one.values for one in changes], 0)
+        level = own.of(trait, levels)
+        of_controls = np.mean([one.of(trait, one.log_prob) - level for one in controls], 0)
         row["control"] = float(of_controls.mean())
         row["specific"] = float((of_trait - of_controls).mean())
-    others = [name for name in change["trait"].values.tolist() if name != trait]
+    others = [at for name, at in own.place.items() if name != trait]
     if others:
-        row["others"] = float(change.sel(trait=others).mean())
-    for name in change["trait"].values.tolist():
-        row[f"change {name}"] = float(change.sel(trait=name).mean())
+        row["others"] = float(np.nanmean(change[others]))
+    for name in traits:
+        row[f"change {name}"] = float(np.nanmean(own.of(name, change)))
     row["change by question"] = of_trait.tolist()
     row["control by question"] = [] if of_controls is None else of_controls.tolist()
-    if "count" in own:
-        samples = own.sizes["sample"]
-        row["rate"] = float(own["count"].sel(trait=trait).mean() / samples)
-        row["base rate"] = float(base["count"].sel(trait=trait).mean() / samples)
+    if own.count is not None and base.count is not None:
+        row["rate"] = float(own.of(trait, own.count).mean() / own.samples)
+        row["base rate"] = float(base.of(trait, base.count).mean() / own.samples)
     return row
 
 

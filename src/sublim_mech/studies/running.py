@@ -20,8 +20,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -126,10 +127,12 @@ def work(
     outcome = Outcome()
     said = say or (lambda line: None)
     mine = [run.task for run in tasks.runs if shard.has(run.task.address)]
-    _go_through(_with_needs(tasks, mine), store, worker, steal=steal, said=said, outcome=outcome)
-    if steal and shard.of > 1:
-        _go_through(tasks.ordered, store, worker, steal=steal, said=said, outcome=outcome)
-        mine = [run.task for run in tasks.runs]
+    with _Heart() as heart:
+        hands = _Hands(store, worker, heart, said, outcome)
+        _go_through(_with_needs(tasks, mine), hands, steal=steal)
+        if steal and shard.of > 1:
+            _go_through(tasks.ordered, hands, steal=steal)
+            mine = [run.task for run in tasks.runs]
     outcome.waiting = sum(not store.has(task) for task in mine)
     return outcome
 
@@ -146,16 +149,19 @@ def _with_needs(tasks: Tasks, wanted: Sequence[Task]) -> list[Task]:
     return [task for task in tasks.ordered if task.address in found]
 
 
-def _go_through(
-    ordered: Sequence[Task],
-    store: Store,
-    worker: Worker,
-    *,
-    steal: bool,
-    said: Say,
-    outcome: Outcome,
-) -> None:
+class _Hands(NamedTuple):
+    """What one process does tasks with, and whom it tells."""
+
+    store: Store
+    worker: Worker
+    heart: _Heart
+    said: Say
+    outcome: Outcome
+
+
+def _go_through(ordered: Sequence[Task], hands: _Hands, *, steal: bool) -> None:
     """Take the first task that can be taken, until all are done or none can be any more."""
+    store = hands.store
     pending = {task.address for task in ordered}
     total, first = len(pending), 0
     lost: set[str] = set()  # what failed, and what needs it
@@ -180,7 +186,7 @@ def _go_through(
                 pending.remove(address)
             elif all(store.has(need) for need in task.needs):
                 left = f"[{total - len(pending) + 1}/{total}]"
-                if _do(task, store, worker, said=said, outcome=outcome, left=left):
+                if _do(task, hands, left):
                     taken = True
                     break
                 unfinished.add(address)
@@ -192,31 +198,24 @@ def _go_through(
                     held = True  # and taken at the next look
                 elif address not in silent:
                     silent.add(address)
-                    said(_silence(task, owner, store))
+                    hands.said(_silence(task, owner, store))
         if not taken and not held:
             return  # what is left waits for somebody silent
         if not taken:
             time.sleep(WAIT)
 
 
-def _do(
-    task: Task,
-    store: Store,
-    worker: Worker,
-    *,
-    said: Say,
-    outcome: Outcome,
-    left: str,
-) -> bool:
+def _do(task: Task, hands: _Hands, left: str) -> bool:
     """Do a task; False where somebody else holds it.
 
     Raises:
         DiskFullError: there is no space left.
     """
+    store, worker, heart, said, outcome = hands
     worker.ready(task)  # what is wrong with the base is wrong with all tasks
     begun = time.monotonic()
     try:
-        with noticing_a_full_disk(store.folder), store.claim(task), _beating(store, task):
+        with noticing_a_full_disk(store.folder), store.claim(task), heart.beating(store, task):
             if store.has(task):
                 return True  # somebody finished it just now
             worker.do(task)
@@ -241,26 +240,38 @@ def _do(
 # ------------------------------------------------------------------------------------------- owners
 
 
-@contextmanager
-def _beating(store: Store, task: Task) -> Iterator[None]:
-    """Give signs of life for a claim."""
-    path = store.folder / CLAIMS / task.address / OWNER_FILE
-    ended = threading.Event()
+class _Heart:
+    """Signs of life for the claim that is held, from one thread for all tasks: starting a thread
+    for each takes as long as a row.
+    """
 
-    def beat() -> None:
-        while not ended.wait(BEAT):
-            try:
-                os.utime(path)
-            except OSError:
-                return
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    def __enter__(self) -> _Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @contextmanager
+    def beating(self, store: Store, task: Task) -> Iterator[None]:
+        """Beat for a task's claim."""
+        self._path = store.folder / CLAIMS / task.address / OWNER_FILE
+        try:
+            yield
+        finally:
+            self._path = None
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT):
+            if (path := self._path) is not None:
+                with suppress(OSError):
+                    os.utime(path)
 
 
 def is_here(owner: Mapping[str, Any]) -> bool:
