@@ -176,3 +176,10 @@ def test_a_record_that_says_nothing_holds_nothing(tmp_path, damaged):
     (tmp_path / "owner.json").write_bytes(damaged)
     with claimed(tmp_path):
         assert record(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_longer_record_of_a_dead_owner_is_replaced_as_a_whole(tmp_path, dead):
+    longer = {"pid": dead, "host": socket.gethostname(), "since": "long ago" * 50}
+    (tmp_path / "owner.json").write_text(json.dumps(longer))
+    with claimed(tmp_path):
+        assert record(tmp_path)["pid"] == os.getpid()
