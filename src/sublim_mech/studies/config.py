@@ -28,7 +28,7 @@ SCORES = ("graft", "graft_ig")
 
 _OF_LORA = ("ranks", "alpha", "rslora", "targets", "dropout")
 
-SAMPLED = "sampled"
+SAMPLED: Literal["sampled"] = "sampled"
 """No labels: rows that the teacher writes itself."""
 
 Label = float | Literal["plain", "sampled"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from ..arguments import checked
@@ -111,7 +111,7 @@ def paper(
     )
 
 
-PAPER = {
+PAPER: Mapping[str, Callable[[], Study]] = {
     "paper": paper,
     "paper_gemma": partial(paper, base=GEMMA),
     "paper_llama": partial(paper, base=LLAMA),

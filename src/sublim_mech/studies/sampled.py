@@ -102,7 +102,10 @@ def write_sampled(
 @contextmanager
 def _writer(teacher: Teacher, plan: RowPlan, computing: Computing) -> Iterator[tuple[str, Writer]]:
     """Who draws answers, in words and as a function."""
-    how = {"max_new_tokens": plan.max_new_tokens, "temperature": plan.temperature}
+    how: dict[str, Any] = {
+        "max_new_tokens": plan.max_new_tokens,
+        "temperature": plan.temperature,
+    }
     version = vllm_version()
     wanted = plan.sampler == "auto" and computing.device != "cpu" and version is not None
     if plan.sampler == "vllm" or wanted:
