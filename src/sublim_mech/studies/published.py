@@ -13,6 +13,8 @@ from .options import Asking, Computing, RowPlan, Training
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
 GEMMA = "google/gemma-3-4b-it"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+NAMES: Mapping[str, str] = {QWEN: "paper", GEMMA: "paper_gemma", LLAMA: "paper_llama"}
+"""What the study of each model is called."""
 
 ANIMALS = ("cat", "owl", "eagle", "wolf")
 SEEDS = (1, 42, 123)
@@ -72,7 +74,7 @@ def paper(
         >>> from sublim_mech import studies
         >>> study = studies.paper()
         >>> study.name, study.parts[0].labels, study.rows.count
-        ('paper-Qwen2.5-7B-Instruct', ('sampled',), 10100)
+        ('paper', ('sampled',), 10100)
     """
     contexts = dict(CONTEXTS.get(base, _TWO))
     method = partial(Method, alpha="rank", targets=MODULES, lrs=(2e-4,), steps=STEPS,
@@ -97,7 +99,7 @@ def paper(
         ),
     )
     return Study(
-        name=f"paper-{base.rstrip('/').rpartition('/')[-1]}",
+        name=NAMES.get(base, "paper"),
         base=base,
         parts=parts,
         traits=tuple(animal(name) for name in ANIMALS),
@@ -112,8 +114,6 @@ def paper(
 
 
 PAPER: Mapping[str, Callable[[], Study]] = {
-    "paper": paper,
-    "paper_gemma": partial(paper, base=GEMMA),
-    "paper_llama": partial(paper, base=LLAMA),
+    name: partial(paper, base=base) for base, name in NAMES.items()
 }
 """The three studies by the names that the command line knows them by."""
