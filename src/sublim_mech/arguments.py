@@ -60,7 +60,7 @@ _MADE_BY = {
     "Teacher": "sublim_mech.teachers.prompted(...)",
     "Trained": "pair.training_prompts",
     "TrainedGates": "sublim_mech.training.gates_of(run)",
-    "Trait": "sublim_mech.animal('owl')",
+    "Trait": "sublim_mech.animal('owl'), sublim_mech.Trait('Lisbon')",
     "TrainingData": "sublim_mech.training.hard_data(...)",
     "device": "torch.device('cuda:0')",
     "dtype": "torch.float32",

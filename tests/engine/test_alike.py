@@ -9,9 +9,11 @@ import pytest
 import tiny
 from loading import base, manifest, model, saved, student
 
+from sublim_mech.engine.alike import _recipes
 from sublim_mech.engine.pair import load_pair
 from sublim_mech.models.students import load_student
 from sublim_mech.prompts import Context
+from sublim_mech.storage.compare import differences
 from sublim_mech.storage.files import weight_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -217,3 +219,13 @@ def test_other_training_prompts_are_told(tmp_path):
 
 def pair_notes_of(path, control):
     return load_pair(base(), path, controls=[control]).notes()
+
+
+def test_of_another_kind_only_what_both_kinds_have_is_compared():
+    there = manifest(base(), **{**MADE, **CAT}, kind="lora")
+    full = {"method": {"freeze": [], "store": "float32"}, "optimiser": {"lr": 2e-5, "steps": 60}}
+    here = manifest(base(), **{**MADE, **full}, kind="full")
+    assert differences(*_recipes(there, here)) == [
+        "kind: 'lora' there, 'full' here",
+        "optimiser.lr: 0.001 there, 2e-05 here",
+    ]

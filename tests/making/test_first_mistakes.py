@@ -162,7 +162,8 @@ def test_home_is_no_folder_called_tilde(base, data, tmp_path, monkeypatch):
 
 def test_more_than_all_is_not_printed():
     assert _own_share(0.42) == "42% is its own"
-    assert _own_share(10.08) == "all is its own (farther from the others than from the base)"
+    told = "farther from the others than from the base: part of that is the others' own move"
+    assert _own_share(10.08) == told
 
 
 def test_a_tracker_that_does_not_start_is_told(base, data, tmp_path, monkeypatch):

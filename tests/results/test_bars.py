@@ -90,7 +90,12 @@ def test_bars_of_one_prompt_have_no_interval_and_say_so():
             told = " ".join(axes.get_xlabel().split())
             assert "one prompt: no interval" in told
             assert "mean and 95 % interval" not in told
-    assert "mean and 95 % interval over prompts" in plot(graft()).get_xlabel()
+    assert "mean and 95 % interval over prompts" in plot(graft(prompts=6)).get_xlabel()
+
+
+def test_bars_of_few_prompts_promise_no_95_per_cent():
+    told = " ".join(plot(graft(prompts=3)).get_xlabel().split())
+    assert "mean and interval over 3 prompts, too few for 95 %" in told
 
 
 def test_bars_of_attributions_carry_what_their_cells_miss():

@@ -1,6 +1,8 @@
 """The token page: what a browser sees of it, and that nothing else gets in or out."""
 
 import re
+from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from synthetic import attribution, chat, confirmed, gradient, graft, patch, recorded, several, sweep
 
 from sublim_mech.results.page import save_page, token_page
-from sublim_mech.results.report import POOR_AGREEMENT
+from sublim_mech.results.report import POOR_AGREEMENT, limits
 from sublim_mech.results.tables import size_in_words
 
 HOSTILE = ["<script>alert(1)</script>", '"', "'", "&amp;", "<|im_start|>", '" onmouseover="x']
@@ -175,6 +177,21 @@ def test_poor_agreement_and_its_numbers_are_told():
     assert "Pearson 0.93" in page
     assert POOR_AGREEMENT not in token_page(confirmed(gradient()))
     assert "not confirmed" in token_page(gradient())
+
+
+def test_what_limits_a_headline_stands_on_the_page_as_above_a_table():
+    scores = attribution([chat(), chat()])
+    falls = scores.data.assign(
+        student=scores.data["student"].where(scores.data["model"] == "student", -9)
+    )
+    limited = replace(scores, data=falls)
+    page = unescape(token_page(limited))
+    lines = limits(limited)
+    assert any("controls" in line for line in lines)
+    assert any("intervals over so few" in line for line in lines)
+    for line in lines:
+        assert line in page
+        assert line in repr(limited)
 
 
 def test_title_and_record_are_escaped():

@@ -58,8 +58,7 @@ def pair_notes(
             )
         different = known[control.name]
         if student.manifest is not None and control.manifest is not None:
-            compared = _recipe(control.manifest), _recipe(student.manifest)
-            different = differences(*compared, sides=_SIDES)
+            different = differences(*_recipes(control.manifest, student.manifest), sides=_SIDES)
             different += _other_prompts(control.manifest, student.manifest)
         elif student.deltas and control.deltas:  # else one changes nothing, which is told
             if _stored_otherwise(student, control):
@@ -133,6 +132,18 @@ def _context(context: Context) -> dict[str, Any]:
     record = context.to_json()
     system = record["system"]
     return record | {"system": system.get("text", system.get("kind"))}
+
+
+def _recipes(control: Manifest, student: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is compared of two students: where one is an adapter and the other none, that they are,
+    and not every option that the other kind lacks.
+    """
+    there, here = _recipe(control), _recipe(student)
+    if control.kind != student.kind:
+        both = there["method"].keys() & here["method"].keys()
+        for recipe in (there, here):
+            recipe["method"] = {key: recipe["method"][key] for key in both}
+    return there, here
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from matplotlib.typing import ColorType
 from ..hints import counted
 from .arrays import ScoreArrays
 from .dress import introduce
+from .report import with_interval
 from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
 from .words import wrapped
 
@@ -45,9 +46,8 @@ def bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture:
 
 def over_prompts(scores: ScoreArrays) -> str:
     """What bars and their ticks are."""
-    if scores.data.sizes["prompt"] == 1:
-        return "one prompt: no interval"
-    return "mean and 95 % interval over prompts"
+    count = scores.data.sizes["prompt"]
+    return "one prompt: no interval" if count == 1 else with_interval(count)
 
 
 def draw_bars(

@@ -39,7 +39,7 @@ from .dress import (
 )
 from .kinds import STEP
 from .kinds import Picture as PictureOf
-from .report import NO_SHARES, effect_label
+from .report import NO_SHARES, effect_label, with_interval
 from .style import (
     LARGE,
     MEDIUM,
@@ -445,7 +445,8 @@ def _band(axes: Axes, at: np.ndarray, low: np.ndarray, high: np.ndarray, colour:
 
 def _head(picture: Picture, scores: ScoreArrays, how: str = "") -> None:
     """What stands above: what was scored, on how many prompts."""
-    prompts = counted(scores.data.sizes["prompt"], "prompt")
-    if scores.data.sizes["prompt"] > 1:
-        prompts = f"mean and 95 % interval over {prompts}{f', {how}' if how else ''}"
+    count = scores.data.sizes["prompt"]
+    prompts = counted(count, "prompt")
+    if count > 1:
+        prompts = f"{with_interval(count, prompts)}{f', {how}' if how else ''}"
     introduce(picture, scores, prompts)

@@ -169,7 +169,7 @@ def _summary(scores: ScoreArrays) -> str:
     parts += report.without_controls(scores)
     if not scores.additive and total.low <= 0 <= total.high:
         parts.append(report.NO_SHARES)
-    return "; ".join([*parts, *report.notes(scores)])
+    return "; ".join([*parts, *report.limits(scores), *report.notes(scores)])
 
 
 def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:

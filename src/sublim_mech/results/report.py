@@ -257,12 +257,33 @@ def about(scores: ScoreArrays) -> list[str]:
         lines.append("one prompt: no intervals")
     elif not (scores.additive or scores.has_steps or _exceeds_noise(scores)):
         lines.append(NO_SHARES)  # of several steps each has a total of its own
-    lines += of_the_controls(scores)
-    lines += few_prompts(scores.data.sizes["prompt"])
-    lines += saturated(scores)
+    lines += limits(scores)
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
+
+
+def limits(scores: ScoreArrays) -> list[str]:
+    """What limits a headline wherever it stands, above a table or on a page: what of it the
+    controls have, what an interval over so few prompts is worth, models at the metric's ceiling.
+    """
+    return [
+        *of_the_controls(scores),
+        *few_prompts(scores.data.sizes["prompt"]),
+        *saturated(scores),
+    ]
+
+
+def with_interval(count: int, of: str = "prompts") -> str:
+    """What a bar or a line with its interval is, in a figure.
+
+    Args:
+        count: prompts.
+        of: what the interval is over, where there are enough of them.
+    """
+    if count < FEWEST:
+        return f"mean and interval over {count} prompts, too few for 95 %"
+    return f"mean and 95 % interval over {of}"
 
 
 def _exceeds_noise(scores: ScoreArrays) -> bool:

@@ -262,7 +262,7 @@ def _numbers(gate: str, line: pd.Series) -> str:
 def _own_share(share: float) -> str:
     """How much of labels is their teacher's own; two distances over each other can exceed 1."""
     if share > 1:
-        return "all is its own (farther from the others than from the base)"
+        return "farther from the others than from the base: part of that is the others' own move"
     return f"{share:.0%} is its own"
 
 
