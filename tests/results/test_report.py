@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from sublim_mech.results import concentration
+from sublim_mech.results import Hybrid, concentration
 from sublim_mech.results.record import Forms, StudentSource
-from sublim_mech.results.report import POOR_AGREEMENT, effect_label, show
+from sublim_mech.results.report import POOR_AGREEMENT, _pearson, effect_label, show
 from sublim_mech.stats import mean_interval
 
 
@@ -253,3 +253,16 @@ def test_a_student_at_the_ceiling_says_what_that_does_to_shares():
 def test_a_name_of_several_lines_is_one_in_titles():
     scores = synthetic.recorded(synthetic.effect(), metric="log P(owl\nhoot)")
     assert repr(scores).splitlines()[0].startswith(r"effect on log P(owl\nhoot), 12 prompts")
+
+
+def test_an_interaction_at_the_ceiling_is_told():
+    scores = synthetic.graft()
+    told = "the whole is at its ceiling: the interaction holds what had no room"
+    assert told not in repr(Hybrid(scores, (), allowed=False))
+    full = replace(scores, data=scores.data.assign(student=0 * scores.data["student"]))
+    assert told in repr(Hybrid(full, (), allowed=False))
+
+
+def test_two_cells_have_no_correlation():
+    assert _pearson(1.0, 2) == ""
+    assert _pearson(0.5, 3) == ", Pearson 0.50"

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from ..arguments import checked
 from ..stats import Interval, mean_interval
 from . import report
+from .ceiling import saturated
 from .hybrid_bars import Whose, hybrid_bars
 from .scores import Scores
 from .style import Wishes
@@ -119,6 +120,8 @@ class Hybrid:
             line for line in report.about(self.scores) if not line.startswith("no controls given")
         ]
         lines.append(f"the answer's own tokens: computed by {who}")
+        if saturated(self.scores):
+            lines.append("the whole is at its ceiling: the interaction holds what had no room")
         if self.allowed:
             lines.append("cells of several students: their differences add up there")
         return "\n".join([*lines, report.show(self.table())])

@@ -165,7 +165,7 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"confirmed on {top} strongest and {len(confirmation.cells) - top} random cells: "
             f"Pearson {confirmation.pearson:.2f}, Spearman {confirmation.spearman:.2f}, "
             f"same sign {100 * confirmation.sign:.0f} %; of the strongest alone, exact values are "
-            f"{confirmation.scale:.2f} times the estimates, Pearson {confirmation.pearson_top:.2f}"
+            f"{confirmation.scale:.2f} times the estimates{_pearson(confirmation.pearson_top, top)}"
         )
     elif KINDS[scores.kind].estimate:
         # without a site (gradient x input) no intervention gives the exact value
@@ -176,6 +176,11 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"computed in {compute.dtype}: totals off by up to {compute.error:.2g} {scores.unit}"
         )
     return lines
+
+
+def _pearson(value: float, cells: int) -> str:
+    """A correlation; nothing of two cells, of which it is 1 or -1 whatever they are."""
+    return f", Pearson {value:.2f}" if cells > 2 else ""
 
 
 def few_prompts(count: int, what: str = "prompt") -> list[str]:

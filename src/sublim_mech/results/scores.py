@@ -232,10 +232,11 @@ class Scores(ScoreArrays):
         return report.warning(self)
 
     def notes(self) -> list[str]:
-        """What to know before trusting a number: copies among the prompts, what is odd about the
+        """What to know before trusting a number: what of the headline is the controls', intervals
+        over few prompts, a metric at its ceiling, copies among the prompts, what is odd about the
         students, how estimates agree with exact values, what the floating-point type costs.
         """
-        return report.notes(self)
+        return [*report.limits(self), *report.notes(self)]
 
     # ---------------------------------------------------------------------------------------- files
 

@@ -306,8 +306,8 @@ def concentration(
         raise ValueError(f"draws={draws}: at least one is needed; 2000 is the default.")
     if not scores.additive:
         raise ValueError(
-            f"{scores.kind} scores do not add up, so they have no shares; use attribute(...) or "
-            "graft(sets='sharing')."
+            f"{scores.kind} scores do not add up over tokens, so nothing is concentrated in them; "
+            "take attribute(...), or read sufficiency and necessity of graft(sets='sharing')."
         )
     prompt_effect, answer_effect = scores.prompt_effect.values, scores.answer_effect.values
     effect = scores.token_effect()
