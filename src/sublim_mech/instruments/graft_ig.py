@@ -77,16 +77,8 @@ def graft_ig(task: Task, *, points: Points, progress: bool, keep: Path | None = 
         student changes are absent. Of a split pair with an axis `band`, `head` or `whose` (of
         several students) before the position. With `points="auto"` they have the `points` and
         whether these are `capped`, `(model, prompt)`.
-
-    Raises:
-        ValueError: all students equal their base.
     """
     axes = changed_axes(task)
-    if not axes.layers:
-        raise ValueError(
-            "attribute: no student of this pair changes anything, so that there are no cells and "
-            "no effect to share out among them."
-        )
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
         both = ends(part.task, student, advance=advance)
