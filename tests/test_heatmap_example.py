@@ -65,20 +65,30 @@ def test_nothing_is_made_up_for_a_student_made_elsewhere(run, tmp_path):
     assert list(scores.data["model"].values) == ["student"]
 
 
-@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
-def test_the_student_is_asked_in_its_training_context(suffix, run, folders, tmp_path):
-    file = tmp_path / f"prompts.{suffix}"
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": PROMPTS[0]},
-                {"role": "assistant", "content": "8"},
-            ]
-        },
-        {"prompt": PROMPTS[1], "completion": "5"},
-    ]
-    lines = PROMPTS if suffix == "txt" else [json.dumps(row) for row in rows]
-    file.write_text("\n".join(lines) + "\n")
+def test_training_prompts_are_lines_or_rows(folders, tmp_path, monkeypatch):
+    """Of a conversation the last answer is left off."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("per_token_heatmap")
+    chat = [{"role": "user", "content": PROMPTS[0]}, {"role": "assistant", "content": "8"}]
+    rows = [{"messages": chat}, {"prompt": PROMPTS[1], "completion": "5"}]
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    lines, read = (example.read_prompts(str(tmp_path / f"prompts.{s}")) for s in ("txt", "jsonl"))
+    assert lines == PROMPTS
+    where = {"trained_in": sm.Context(system=SYSTEM, literal=True)}
+    pairs = (
+        sm.load_pair(str(folders / "base"), folders / "lisbon", trained_on=one, **where)
+        for one in (lines, read)
+    )
+    one, other = (pair.training_prompts for pair in pairs)
+    assert one == other
+    assert (one.count, other.count) == (2, 2)
+    sys.modules.pop("per_token_heatmap")
+
+
+def test_the_student_is_asked_in_its_training_context(run, folders, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS) + "\n")
     options = ["--system", SYSTEM, "--trained-on", str(file)]
     said = run(*options, "--control", str(folders / "toronto"))
     assert "controls: toronto" in said
