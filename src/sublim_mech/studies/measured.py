@@ -152,14 +152,14 @@ class _Values(NamedTuple):
         place: trait -> its row in the arrays.
         log_prob: `(trait, question)`, nats.
         rank: `(trait, question)`.
-        count: `(trait, question)`, answers that name it; None where none were generated.
+        named: `(trait, question)`, answers that name it; None where none were generated.
         samples: generated answers per question.
     """
 
     place: dict[str, int]
     log_prob: np.ndarray
     rank: np.ndarray
-    count: np.ndarray | None
+    named: np.ndarray | None
     samples: int
 
     def of(self, trait: str, values: np.ndarray) -> np.ndarray:
@@ -210,9 +210,9 @@ def _answered(
         row[f"change {name}"] = float(np.nanmean(own.of(name, change)))
     row["change by question"] = of_trait.tolist()
     row["control by question"] = [] if of_controls is None else of_controls.tolist()
-    if own.count is not None and base.count is not None:
-        row["rate"] = float(own.of(trait, own.count).mean() / own.samples)
-        row["base rate"] = float(base.of(trait, base.count).mean() / own.samples)
+    if own.named is not None and base.named is not None:
+        row["rate"] = float(own.of(trait, own.named).mean() / own.samples)
+        row["base rate"] = float(base.of(trait, base.named).mean() / own.samples)
     return row
 
 
