@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ..stats.tables import DATA_SET, STUDENT, means_by, over
 from .colours import (
@@ -155,8 +156,19 @@ def capacity_figure(rows: pd.DataFrame) -> Figure:
             axes.plot([x, x], [bottom, top], color=colour, lw=1)
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base and control")
     axes.set_xscale("log")
+    _few_ticks(axes)
     axes.set_xlabel("held-out KL(teacher || student), nats per token", fontsize=MEDIUM)
     return _end(figure, axes, "student - control, nats")
+
+
+def _few_ticks(axes: Axes) -> None:
+    """Numbers along a logarithmic scale of less than a decade, where powers of ten are missing."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if high / low < 10:
+        ticks = [one for one in MaxNLocator(4).tick_values(low, high) if low <= one <= high]
+        axes.set_xticks(ticks, [f"{one:.3g}" for one in ticks])
+        axes.minorticks_off()
 
 
 def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Figure:

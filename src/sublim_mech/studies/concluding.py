@@ -3,7 +3,8 @@
 A study holds many kinds of students; a claim is told of one setting. Where there are several the
 one with the most row seeds is taken, then with the most rows, then of the lowest held-out KL: how
 much was measured and how well students imitate decide, never how much of the trait they have. Each
-verdict says which it was.
+verdict says which it was. Students that were trained at chosen tokens only speak of that claim
+alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..stats import (
     verdicts,
 )
 from ..stats.statements import conclude, nothing_measured
+from .arms import EVERYWHERE
 
 SETTING = ("labels", "c", "where")
 METHOD = ("kind", "rank", "rule", "lr", "method")
@@ -148,8 +150,16 @@ class Evidence:
     longer: tuple[str, ...] = ()
 
     @property
+    def _everywhere(self) -> pd.DataFrame:
+        """Students that were trained at all tokens, where there are some: those of chosen tokens
+        are what `trained_at` is about.
+        """
+        everywhere = self.all[self.all["where"] == EVERYWHERE]
+        return everywhere if len(everywhere) else self.all
+
+    @property
     def _ends(self) -> pd.DataFrame:
-        return self.all[self.all["step"].fillna(0) == 0]
+        return _ends(self._everywhere)
 
     def _at_home(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Asked in the context of training."""
@@ -180,7 +190,7 @@ class Evidence:
 
     def capacities(self) -> Chosen:
         """LoRA and full fine-tuning of one setting, with their snapshots."""
-        home = self._at_home(self.all)
+        home = self._at_home(self._everywhere)
         both = home.groupby([*SETTING, *CONTEXTS], sort=False, dropna=False)["kind"]
         return choose(home[both.transform("nunique") > 1], (*SETTING, *CONTEXTS))
 
@@ -202,10 +212,15 @@ class Evidence:
 
     def trained_at(self) -> Chosen:
         """Students that were trained at several sets of tokens."""
-        home = self._at_home(self._ends)
+        home = self._at_home(_ends(self.all))
         by = [name for name in (*SETTING, *CONTEXTS, *METHOD) if name != "where"]
         several = home.groupby(by, sort=False, dropna=False)["where"].transform("nunique")
         return choose(home[several > 1], by)
+
+
+def _ends(rows: pd.DataFrame) -> pd.DataFrame:
+    """Students as their training left them, without snapshots."""
+    return rows[rows["step"].fillna(0) == 0]
 
 
 # ------------------------------------------------------------------------------------ verdicts
