@@ -6,7 +6,7 @@ import pytest
 import synthetic
 
 from sublim_mech.results import compare
-from sublim_mech.results.record import BaseSource, StudentSource
+from sublim_mech.results.record import BaseSource, Forms, StudentSource
 
 
 def of_another_student(scores):
@@ -64,3 +64,18 @@ def test_what_was_measured_otherwise_is_refused():
         compare({"a": one})
     with pytest.raises(TypeError, match="pass a dict from texts to ScoreArrays"):
         compare([one, one])
+
+
+def test_metrics_of_one_name_are_told_by_their_forms():
+    one, other = (
+        synthetic.recorded(
+            synthetic.effect(),
+            metric="log P(owl)",
+            measured=" ".join(forms),
+            forms=(Forms("owl", forms),),
+        )
+        for forms in (("owl",), ("owl", "owls"))
+    )
+    words = r"metrics differ \('log P\(owl\) by owl' and 'log P\(owl\) by owl, owls'\)"
+    with pytest.raises(ValueError, match=words):
+        compare({"one": one, "two": other})

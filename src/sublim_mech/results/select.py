@@ -196,12 +196,20 @@ def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) ->
     same, record, other_record = _Same(where), scores.record, other.record
     told = [_measured(one) if one.measured else one.what for one in (record, other_record)]
     if told[0] != told[1]:
-        same.refuse("metrics", *told)
+        forms = [_forms(one) for one in (record, other_record)]
+        for words in ([one.what for one in (record, other_record)], forms, told):
+            if words[0] != words[1]:
+                same.refuse("metrics", *words)
     if scores.has_controls != other.has_controls:
         with_controls = {True: "with controls", False: "without"}
         same.refuse("controls", *(with_controls[one.has_controls] for one in (scores, other)))
     alike = tuple(name for name in _ALIKE if name not in ("base", "students"))
     same.check(scores, other, (*alike, "points", "donor_contexts"), models=False)
+
+
+def _forms(record: Record) -> str:
+    """A metric and the forms that it counts."""
+    return f"{record.what} by {'; '.join(', '.join(of.forms) for of in record.forms)}"
 
 
 @dataclass(frozen=True)
