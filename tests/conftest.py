@@ -32,7 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must n
     torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
-HEART = (  # what `make quick` runs in 90 seconds: files and folders that say most per second
+HEART = (  # what `make quick` runs, in minutes: files and folders that say most per second
     "engine",
     "masks",
     "models",
