@@ -29,6 +29,18 @@ def own_gates(
     return torch.from_numpy(cells[:, [paths.index(path) for path, _ in student.cells]]).float()
 
 
+def closed(own: Tensor, values: Tensor | float) -> Tensor:
+    """What is asked for, with everything closed that a student's own gates close.
+
+    Args:
+        own: the student's own gates, `(..., cell)`.
+        values: a number, or a gate per slot or per cell; differentiable where it is.
+    """
+    if isinstance(values, Tensor) and values.dim() < own.dim():
+        values = values[..., None]
+    return own * values
+
+
 def within(
     student: Student,
     own: Sequence[Tensor | None],
@@ -55,9 +67,7 @@ def within(
     if not open_at:
         return Gates(student, values)
     stacked = stack_gates(open_at, torch.Size((len(own), first + slots)))[:, first:].to(device)
-    if isinstance(values, Tensor) and values.dim() == 2:
-        values = values[..., None]
-    return Gates(student, values * stacked)
+    return Gates(student, closed(stacked, values))
 
 
 def refuse_gates(students: Iterable[Student], what: str) -> None:

@@ -28,7 +28,7 @@ from ..engine.answers import Answers
 from ..engine.batch import Batch
 from ..engine.beginnings import Row, forwards, stack_gates
 from ..engine.forward import Gates
-from ..engine.own_gates import own_gates, refuse_gates, within
+from ..engine.own_gates import closed, own_gates, refuse_gates, within
 from ..engine.pair import ModelPair
 from ..hints import called, counted
 from ..metrics import Metric, TraitMetric, as_metric
@@ -336,14 +336,12 @@ def measure(
 
 def _within(task: Task, student: Student, rows: Sequence[GatedRow]) -> list[GatedRow]:
     """Rows with everything closed that the student's own gates close."""
-    closed = []
+    within_own = []
     for i, gates in rows:
         own = task.own_gates(student, i)
         assert own is not None
-        if isinstance(gates, Tensor) and gates.dim() == 1:
-            gates = gates[:, None]
-        closed.append(GatedRow(i, own * gates))
-    return closed
+        within_own.append(GatedRow(i, closed(own, gates)))
+    return within_own
 
 
 class Ends(NamedTuple):
