@@ -60,7 +60,7 @@ class Batch:
         return Batch(
             self.ids.expand(rows, -1),
             None if self.positions is None else self.positions.expand(rows, -1),
-            self._masks(lambda mask: mask.expand(rows, -1, -1, -1)),
+            self.masks(lambda mask: mask.expand(rows, -1, -1, -1)),
             self.reads.expand(rows, -1),
             self.sizes * rows,
             self.prompts * rows,
@@ -73,13 +73,14 @@ class Batch:
         return Batch(
             self.ids[:, slot:],
             None if self.positions is None else self.positions[:, slot:],
-            self._masks(lambda mask: mask[:, :, slot:]),
+            self.masks(lambda mask: mask[:, :, slot:]),
             self.reads - slot,
             tuple(size - slot for size in self.sizes),
             self.prompts,
         )
 
-    def _masks(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor] | None:
+    def masks(self, change: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor] | None:
+        """The mask, or that of each type of layer, changed; None where the model makes its own."""
         if isinstance(self.mask, dict):
             return {kind: change(mask) for kind, mask in self.mask.items()}
         return None if self.mask is None else change(self.mask)

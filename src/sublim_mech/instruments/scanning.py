@@ -15,23 +15,26 @@ student's in the other, as in `graft`.
    prompt, the logits that are read there come from the model that computes it, which no swap of
    keys and values gives. And a layer with state keeps a state instead: there the gates say what is
    meant, the state is carried on from the prefix's model into the other one.
-2. One pass of the prefix's model keeps what every boundary needs; what follows a boundary is a
-   branch that starts behind it (`engine.branch`), so half of the tokens are computed that whole
-   forwards would take. Models that keep more than keys and values run whole forwards (`plain`).
+2. One pass of each model keeps what every boundary needs; what follows a boundary is computed from
+   there on, by the other model alone and many boundaries in a forward (`engine.suffixes`), so half
+   of the tokens are computed that whole forwards would take. Models that keep more than keys and
+   values run whole forwards (`plain`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from ..arguments import checked
-from ..engine.branch import grow
+from ..engine.forward import Gates
 from ..engine.pair import ModelPair
+from ..engine.suffixes import follow
+from ..engine.suffixes import keep as keep_runs
 from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
@@ -39,7 +42,7 @@ from ..results.scores import Scores
 from .grafting import MEASURES
 from .keeping import keep_folder
 from .labelling import label
-from .task import Advance, Cells, Keep, Part, Task, ends, prepare, walk
+from .task import Advance, Cells, Ends, Keep, Part, Task, prepare, walk
 
 
 @checked
@@ -95,17 +98,10 @@ def prefix_scan(
     task = prepare(pair, prompts, trait, keeps_gates=True)
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
-        both = ends(part.task, student)
-        effects = []
-        for i, prompt in enumerate(part.task.prompts):
-            # behind the prompt stands the answer, which is switched as a whole
-            effect = np.full((len(measures), part.task.size(i)), both.student[i] - both.base[i])
-            for m, one in enumerate(measures):
-                values = _scan(part.task, student, i, alone=one == "sufficiency", advance=advance)
-                change = values - both.base[i] if one == "sufficiency" else both.student[i] - values
-                effect[m, : len(prompt)] = change
-            effects.append(effect)
-        return Cells(effects, both)
+        count = len(part.task.prompts)
+        scans = [_scan(part.task, student, i, measures, advance) for i in range(count)]
+        both = Ends(*np.array([(scan.base, scan.student) for scan in scans]).T)
+        return Cells([scan.effect for scan in scans], both)
 
     steps = [len(measures) * len(prompt) for prompt in task.prompts]
     kept = Keep(folder, lambda i: ["prefix", measures])
@@ -119,33 +115,33 @@ def prefix_scan(
     )
 
 
-@torch.no_grad()
-def _scan(
-    task: Task, student: Student, prompt: int, *, alone: bool, advance: Advance
-) -> np.ndarray:
-    """The metric with the boundary behind each token of a prompt, `(token,)`.
+class _Scan(NamedTuple):
+    """One prompt's: `(measure, slot)`, and the metric of the two models."""
 
-    Args:
-        task: what is measured.
-        student: whose weights.
-        prompt: which prompt.
-        alone: whether the student computes the prefix, and the base what follows; else the other
-            way round.
-        advance: called with the number of boundaries that are done.
-    """
-    # the trunk computes every prefix, a branch what follows it
-    before, after = (1.0, 0.0) if alone else (0.0, 1.0)
-    trunk_gates = task.gates(student, [prompt]) if alone else None
-    trunk = grow(task.pair, task.prompts[prompt].ids, task.answers[prompt], trunk_gates)
-    starts = np.arange(1, len(task.prompts[prompt]) + 1)  # per boundary, the first slot behind it
-    values = np.empty(len(starts))
-    for slot, numbers in trunk.forwards(starts.tolist()):
-        gates = torch.full((len(numbers), trunk.size - slot), after)
-        for row, number in enumerate(numbers):
-            gates[row, : max(0, int(starts[number]) - slot)] = before
-        row_gates = task.gates(student, [prompt] * len(numbers), gates, first=slot)
-        logits = trunk.branch(-1, slot, len(numbers), gates=row_gates)
-        values[numbers] = task.numbers([prompt] * len(numbers), logits)
-        advance(len(numbers))
-    task.check_finite(values, [prompt] * len(values))
-    return values
+    effect: np.ndarray
+    base: float
+    student: float
+
+
+def _scan(
+    task: Task, student: Student, prompt: int, measures: Sequence[str], advance: Advance
+) -> _Scan:
+    """The graft of all tokens up to each one of a prompt."""
+    ids, whole = task.prompts[prompt].ids, task.gates(student, [prompt])
+    sides = keep_runs(task.pair, ids, task.answers[prompt], [Gates(student, 0.0), whole])
+    base, of_student = task.numbers([prompt] * 2, torch.cat([side.logits for side in sides]))
+    task.check_finite(np.array([base, of_student]), [prompt] * 2)
+    # behind the prompt stands the answer, which is switched as a whole
+    effect = np.full((len(measures), task.size(prompt)), of_student - base)
+    starts = range(1, len(ids) + 1)  # per boundary, the first slot behind it
+    for m, measure in enumerate(measures):
+        # the model of the prefix comes first
+        before, after = sides if measure == "necessity" else reversed(sides)
+        values = np.empty(len(starts))
+        for numbers, logits in follow(before, after, starts):
+            values[numbers] = task.numbers([prompt] * len(numbers), logits)
+            advance(len(numbers))
+        task.check_finite(values, [prompt] * len(values))
+        change = of_student - values if measure == "necessity" else values - base
+        effect[m, : len(ids)] = change
+    return _Scan(effect, float(base), float(of_student))
