@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from synthetic import attribution, chat, confirmed, gradient, graft, patch, recorded, several, sweep
 
+from sublim_mech.results.limits import in_full
 from sublim_mech.results.page import save_page, token_page
-from sublim_mech.results.report import POOR_AGREEMENT, limits
+from sublim_mech.results.report import POOR_AGREEMENT
 from sublim_mech.results.tables import size_in_words
 
 HOSTILE = ["<script>alert(1)</script>", '"', "'", "&amp;", "<|im_start|>", '" onmouseover="x']
@@ -186,7 +187,7 @@ def test_what_limits_a_headline_stands_on_the_page_as_above_a_table():
     )
     limited = replace(scores, data=falls)
     page = unescape(token_page(limited))
-    lines = limits(limited)
+    lines = in_full(limited, "noise")
     assert any("controls" in line for line in lines)
     assert any("intervals over so few" in line for line in lines)
     for line in lines:

@@ -8,13 +8,13 @@ import pandas as pd
 
 from ..hints import counted
 from ..results.contexts import asked_and_trained, in_words, otherwise
+from ..results.limits import few_prompts, uncontrolled
 from ..results.record import Forms
-from ..results.report import few_prompts, forms_in_words, uncontrolled
+from ..results.report import forms_in_words
+from .limits import at_the_ceiling, of_the_controls, short_context
 
 if TYPE_CHECKING:
     from .outcome import Evaluation
-
-_LONGEST = 30  # letters of a context that are shown
 
 
 def described(evaluation: Evaluation) -> str:
@@ -41,10 +41,10 @@ def described(evaluation: Evaluation) -> str:
             "for copies are no evidence"
         )
     lines += provenance.get("notes", [])
-    one_question = sizes["question"] == 1
-    intervals = " (one question: no intervals)" if one_question else " [95 % over questions]"
+    intervals = " [95 % over questions]" if sizes["question"] > 1 else ""
     lines.append(f"log P in nats, mean over questions{intervals}")
-    lines += few_prompts(sizes["question"], "question")
+    lines += [limit.text for limit in few_prompts(sizes["question"], "question")]
+    lines += [*of_the_controls(evaluation), *at_the_ceiling(evaluation)]
     compute = provenance.get("compute")
     if compute is not None:
         lines.append(
@@ -127,8 +127,4 @@ def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:
 
 def _short(table: pd.DataFrame) -> pd.DataFrame:
     """Long system prompts, which name contexts, shortened."""
-
-    def shorten(context: str) -> str:
-        return context if len(context) <= _LONGEST else f"{context[: _LONGEST - 1]}…"
-
-    return table.rename(index=shorten, level="context")
+    return table.rename(index=short_context, level="context")

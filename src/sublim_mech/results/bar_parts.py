@@ -47,7 +47,7 @@ def bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture:
 def over_prompts(scores: ScoreArrays) -> str:
     """What bars and their ticks are."""
     count = scores.data.sizes["prompt"]
-    return "one prompt: no interval" if count == 1 else with_interval(count)
+    return "one prompt" if count == 1 else with_interval(count)
 
 
 def draw_bars(

@@ -36,9 +36,8 @@ from .colours import (
     SHARING_COLOURS,
     STUDENT_COLOUR,
 )
-from .completeness import gap_in_short
-from .dress import introduce, legend_entry, name_layers, name_scale
-from .report import NO_SHARES, effect_label, warning
+from .dress import in_short, introduce, legend_entry, name_layers, name_scale
+from .report import effect_label, warning
 from .select import check_measured_alike
 from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
@@ -97,13 +96,10 @@ def role_bars(
     if scores.additive:
         how += "; “of effect”: of the effect on all prompt tokens"
     name_bar_scale(picture, scores, effect_label(scores), how)
-    _note_gap(picture, scores)
     if len(whole) > len(table):
         picture.note(
             f"{len(table)} of {len(whole)} rows, those of largest effect; scores.by({by!r}) has all"
         )
-    if scores.additive and table["share"].isna().all():
-        picture.note(NO_SHARES)
     return picture.finish()
 
 
@@ -143,7 +139,6 @@ def layer_bars(
     below = wrapped(below, letters(picture.width, MEDIUM))
     axes.set_xlabel(f"layer\n{below}", fontsize=MEDIUM)
     introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"))
-    _note_gap(picture, scores)
     return picture.finish()
 
 
@@ -178,8 +173,6 @@ def set_bars(
         column = BarColumn(measure, prefix=f"{measure} ", offset=offset, height=height)
         draw_bars(picture.ax, table, column, [MEASURE_COLOURS[measure]] * len(table))
     picture.ax.axvline(1, color="black", linewidth=0.8, linestyle=":")
-    if table[measures].isna().all(axis=None):
-        picture.note(NO_SHARES)
     rows = [f"{picture.name(name)}\n{tables.size_in_words(row)}" for name, row in table.iterrows()]
     name_rows(picture, rows)
     picture.ax.set_ylabel("token set", fontsize=MEDIUM)
@@ -269,10 +262,10 @@ def compare_bars(
     order = list(dict.fromkeys(row for table in tables_of.values() for row in table.index))
     rows = len(order) * (0.5 + 0.5 * len(scores)) + 1
     picture = bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
-    for name, one in scores.items():
-        _note_gap(picture, one, f"{shortened(str(name), 60)}: ")
+    for one in scores.values():
         if one is not first:
             picture.warn(warning(one))
+    picture.limit(_limits_of_several(picture, scores))
 
     height, handles = 0.8 / len(scores), []
     for number, (name, table) in enumerate(tables_of.items()):
@@ -339,6 +332,17 @@ def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def _limits_of_several(picture: Picture, scores: Mapping[str, ScoreArrays]) -> list[str]:
+    """What limits all of them, then what limits some, under their names."""
+    each = {shortened(str(name), 60): in_short(picture, one) for name, one in scores.items()}
+    first, *others = each.values()
+    of_all = [line for line in first if all(line in lines for lines in others)]
+    of_some = [
+        f"{name}: {line}" for name, lines in each.items() for line in lines if line not in of_all
+    ]
+    return [*of_all, *of_some]
+
+
 def _called(picture: Picture, name: object, by: str | None) -> str:
     """The name of a row; turns are numbers and tokens are texts, which nobody renames."""
     return str(name) if by in ("turn", "token") else picture.name(name)
@@ -369,12 +373,6 @@ def _notes_on_row(entries: Sequence[pd.Series]) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------- parts
-
-
-def _note_gap(picture: Picture, scores: ScoreArrays, name: str = "") -> None:
-    """What cells that were gathered miss of the total."""
-    for line in gap_in_short(scores):
-        picture.note(f"{name}{line}")
 
 
 def _strongest(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,15 @@ CEILING = 0.05
 """Nats below the ceiling of 0 from which on a log-probability is said to be at it (95 %)."""
 
 
-def at_the_ceiling(scores: ScoreArrays) -> list[str]:
-    """At which doses the student's log-probability cannot rise any more; nothing where it can, or
-    of metrics without a ceiling.
+Told = tuple[str, str, tuple[str, ...]]
+"""In full, in short, and of which models."""
+
+
+def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
+    """At which doses the student's log-probability cannot rise any more; nothing where it can, of
+    metrics without a ceiling, or of scores that are no doses.
     """
-    if not _is_log_prob(scores):
+    if scores.kind != "dose" or scores.has_steps or not _is_log_prob(scores):
         return []
     student = scores.data.isel(model=0)
     levels = np.atleast_1d((student["effect"] + student["base"]).mean("prompt").values)
@@ -23,29 +27,40 @@ def at_the_ceiling(scores: ScoreArrays) -> list[str]:
     if not len(there):
         return []
     listed = ", ".join(f"{scale:g}" for scale in there)
-    return [
-        f"{student['model'].item()}: {scores.record.metric} is at its ceiling of 0 at "
-        f"{'scale' if len(there) == 1 else 'scales'} {listed}: it cannot rise any more, so that "
-        "the curve bends there whatever the weights do"
-    ]
+    where = f"{'scale' if len(there) == 1 else 'scales'} {listed}"
+    short = f"{ceiling_of(scores.record.metric)} at {where}"
+    why = "it cannot rise any more, so that the curve bends there whatever the weights do"
+    name = str(student["model"].item())
+    return [(f"{name}: {short}: {why}", short, (name,))]
 
 
-def saturated(scores: ScoreArrays) -> list[str]:
+def saturated(scores: ScoreArrays) -> list[Told]:
     """Of which whole models the log-probability is at its ceiling, and what that does to shares;
     nothing where it is of none, where the base's is there too, or of metrics without a ceiling.
     """
     if not _is_log_prob(scores) or scores.has_steps:
         return []
     means = scores.data[["base", "student"]].mean("prompt")
-    there = (means["base"] <= -CEILING) & (abs(means["student"]) < CEILING)
-    names = means["model"].values[there.values].tolist()
+    there = reached(means["base"].values, means["student"].values)
+    names = tuple(means["model"].values[there].tolist())
     if not names:
         return []
-    return [
-        f"{', '.join(names)}: {scores.record.metric} is at its ceiling of 0: a part of the change "
-        "is enough to reach it, so that many sets may seem sufficient and few necessary; "
-        "metrics.own_minus_others has no ceiling"
-    ]
+    short = ceiling_of(scores.record.metric)
+    why = (
+        "a part of the change is enough to reach it, so that many sets may seem sufficient and few "
+        "necessary; metrics.own_minus_others has no ceiling"
+    )
+    return [(f"{', '.join(names)}: {short}: {why}", short, names)]
+
+
+def reached(base: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Whether mean log-probabilities are at their ceiling, and the base's are not."""
+    return (base <= -CEILING) & (np.abs(level) < CEILING)
+
+
+def ceiling_of(metric: str) -> str:
+    """That a metric is at its ceiling."""
+    return f"{metric} is at its ceiling of 0"
 
 
 def _is_log_prob(scores: ScoreArrays) -> bool:

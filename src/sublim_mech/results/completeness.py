@@ -8,6 +8,8 @@ import numpy as np
 
 from ..hints import counted
 from .arrays import ScoreArrays
+from .kinds import STEP
+from .select import select
 
 
 def gap_in_words(scores: ScoreArrays) -> str:
@@ -29,14 +31,13 @@ def gap_in_words(scores: ScoreArrays) -> str:
     return f"{line}; of single models and their own effects at most {largest:.2%}"
 
 
-def gap_in_short(scores: ScoreArrays) -> list[str]:
-    """The completeness gap for a picture, and whether integrals stopped short; nothing where it is
-    not known.
-    """
-    line = gap_in_words(scores).partition(" of ")[0]
-    capped = int((scores.data["capped"].values > 0).sum()) if "capped" in scores.data else 0
-    stopped = f"{counted(capped, 'integral')} stopped at the cap of points"
-    return [*([line] if line else []), *([stopped] if capped else [])]
+def gap_of_steps(scores: ScoreArrays) -> str:
+    """The largest completeness gap of several steps; empty where it is not known."""
+    views = [select(scores, {STEP: step}) for step in scores.data[STEP].values.tolist()]
+    gaps = [view.gap for view in views if view.knows_whole]
+    if not np.isfinite(gaps).any():
+        return ""
+    return f"completeness gap at most {np.nanmax(gaps):.2%}, of any model and step"
 
 
 def _gap_of_rows(scores: ScoreArrays) -> str:
@@ -51,26 +52,34 @@ def _gap_of_rows(scores: ScoreArrays) -> str:
 
 
 def points_in_words(scores: ScoreArrays) -> list[str]:
-    """How many points were taken where each integral had as many as it needed, and which stopped
-    short of it; nothing of other scores.
+    """How many points were taken where each integral had as many as it needed; nothing of other
+    scores.
     """
     if "points" not in scores.data:
         return []
-    dims = scores.data["points"].dims
-    points, capped = scores.data["points"].values, scores.data["capped"].values > 0
-    of = ["student", "prompt", *map(str, dims[2:])]
+    points = scores.data["points"].values
+    of = ["student", "prompt", *map(str, scores.data["points"].dims[2:])]
     per = f"{', '.join(of[:-1])} and {of[-1]}"
     low, high = int(points.min()), int(points.max())
     count = f"{low}" if low == high else f"{low} to {high}, mean {points.mean():.1f}"
-    lines = [f"points: {count} for each {per}"]
-    if capped.any():
-        gap = _gaps(scores)[capped]
-        upto = f"{np.nanmax(gap):.2g}" if np.isfinite(gap).any() else "unknown"
-        lines.append(
-            f"{capped.sum()} of {counted(points.size, 'integral')} stopped at the cap of points: "
-            f"their cells miss up to {upto} {scores.unit}"
-        )
-    return lines
+    return [f"points: {count} for each {per}"]
+
+
+def stopped(scores: ScoreArrays) -> list[tuple[str, str]]:
+    """Which integrals stopped short of the points they needed, in full and in short; nothing where
+    none did.
+    """
+    if "capped" not in scores.data:
+        return []
+    capped = scores.data["capped"].values > 0
+    if not capped.any():
+        return []
+    gap = _gaps(scores)[capped]
+    upto = f"{np.nanmax(gap):.2g}" if np.isfinite(gap).any() else "unknown"
+    whole = counted(capped.size, "integral")
+    how = "stopped at the cap of points"
+    text = f"{capped.sum()} of {whole} {how}: their cells miss up to {upto} {scores.unit}"
+    return [(text, f"{counted(int(capped.sum()), 'integral')} {how}")]
 
 
 def _gaps(scores: ScoreArrays) -> np.ndarray:

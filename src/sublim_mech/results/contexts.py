@@ -21,6 +21,7 @@ BESIDE = ("options", "date", "prefill", "bos")
 """What a context says beside system prompt, user prefix and fallback, where it is not as usual."""
 
 NOT_GIVEN = "training context not given"
+OTHERWISE = "asked otherwise than trained"
 
 
 def in_words(context: str | Mapping[str, Any]) -> str:
@@ -100,20 +101,30 @@ def otherwise(
         >>> print(*otherwise([none.to_json()], calm.to_json()))
         asked otherwise than trained: system: “You are calm.” in training, no system block here
     """
+    found = unlike(asked, trained, notes)
+    said = [f"{name}: {how}" for name, how in found.items()]
+    return [f"{OTHERWISE}: {'; '.join(said)}"] if said else []
+
+
+def unlike(
+    asked: Iterable[str | Mapping[str, Any]],
+    trained: str | Mapping[str, Any] | None,
+    notes: Sequence[str] = (),
+) -> dict[str, str]:
+    """What `otherwise` tells, by the name of what differs."""
     there = None if trained is None else _read(trained)
     if there is None:
-        return []
+        return {}
     # what was trained, and what else was asked, by the name of what differs
-    unlike: dict[str, tuple[str, dict[str, None]]] = {}
+    found: dict[str, tuple[str, dict[str, None]]] = {}
     for context in asked:
         here = None if AS_TRAINED.format(asked=in_words(context)) in notes else _read(context)
         for name, (one, other) in ({} if here is None else _unlike(there, here, notes)).items():
-            unlike.setdefault(name, (one, {}))[1][other] = None
-    said = [
-        f"{name}: {one} in training, {' / '.join(others)} here"
-        for name, (one, others) in unlike.items()
-    ]
-    return [f"asked otherwise than trained: {'; '.join(said)}"] if said else []
+            found.setdefault(name, (one, {}))[1][other] = None
+    return {
+        name: f"{one} in training, {' / '.join(others)} here"
+        for name, (one, others) in found.items()
+    }
 
 
 def _unlike(

@@ -37,9 +37,10 @@ from .dress import (
     role_entries,
     role_strip,
 )
+from .heatmaps import NOT_SHOWN
 from .kinds import STEP
 from .kinds import Picture as PictureOf
-from .report import NO_SHARES, effect_label, with_interval
+from .report import effect_label, with_interval
 from .style import (
     LARGE,
     MEDIUM,
@@ -223,7 +224,6 @@ def direction_curves(
     marker = "o" if len(names) == 1 else None
     vectors = [str(name) for name in scores.data["vector"].values]
     effect = scores.headline.transpose("prompt", "layer", "vector", "measure").values
-    nothing = True
     for number, vector in enumerate(vectors):
         if vector.startswith(RANDOM):
             by_chance = ratio_interval(effect[:, :, number], totals[RANDOM]).mean
@@ -232,7 +232,6 @@ def direction_curves(
     for m, measure in enumerate(measures):
         colour = VECTOR_MEASURES[measure]
         share = ratio_interval(of[OWN][:, :, m], totals[OWN])
-        nothing = nothing and bool(np.isnan(share.mean).all())
         axes.plot(at, share.mean, color=colour, linewidth=2, marker=marker)
         _band(axes, at, share.low, share.high, colour)
         if OTHERS in of:
@@ -241,8 +240,6 @@ def direction_curves(
         if measure in GRAFT_MEASURES:
             graft = ratio_interval(of[GRAFT][:, 0, m], totals[GRAFT]).mean
             axes.axhline(float(graft), color=colour, linewidth=1.2, linestyle=":")
-    if nothing:
-        picture.note(NO_SHARES)
     share_of = f"share of the total effect: {scores.headline_name}"
     name_scale(picture, axes, share_of, inches=2.8)
     name_layers(picture, axes, names)
@@ -374,10 +371,7 @@ def step_map(
     )
     bar.set_label(picture.text(text), fontsize=MEDIUM)
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
-    introduce(picture, scores, f"prompt {tokens.name}: “{asked}”")
-    gaps = [view.gap for view in views if view.knows_whole]
-    if np.isfinite(gaps).any():
-        picture.note(f"completeness gap at most {np.nanmax(gaps):.2%}, of any model and step")
+    introduce(picture, scores, f"prompt {tokens.name}: “{asked}”", *NOT_SHOWN)
     return picture.finish()
 
 

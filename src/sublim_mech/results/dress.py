@@ -11,16 +11,36 @@ from matplotlib.patches import Patch
 
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
-from .report import headings, warning
+from .limits import Kind, limits
+from .report import title, warning
 from .style import MEDIUM, SMALL, Picture, letters, open_frame, spaced
 from .words import shortened, wrapped
 
 
-def introduce(picture: Picture, scores: ScoreArrays, line: str) -> None:
-    """What stands above: what was scored, a line on what of it, what limits it, and warnings."""
-    first, *limits = headings(scores)
-    picture.heading([picture.renamed(first), line], limits)
+def introduce(picture: Picture, scores: ScoreArrays, line: str, *without: Kind) -> None:
+    """What stands around a picture: above it what was scored, a line on what of it, and warnings;
+    below it what limits it.
+
+    Args:
+        picture: whose words they are.
+        scores: what is drawn.
+        line: below the title.
+        without: limits of what the picture does not show.
+    """
+    picture.heading([picture.renamed(title(scores)), line])
     picture.warn(warning(scores))
+    picture.limit(in_short(picture, scores, *without))
+
+
+def in_short(picture: Picture, scores: ScoreArrays, *without: Kind) -> list[str]:
+    """What limits some scores, in short, under the names that the caller gave."""
+    lines = []
+    for limit in limits(scores):
+        if limit.kind not in without:
+            whose = ", ".join(map(picture.name, limit.models))
+            text = picture.renamed(limit.short)
+            lines.append(f"{whose}: {text}" if whose else text)
+    return lines
 
 
 def name_scale(picture: Picture, axes: Axes, what: str, *, inches: float = 2.6) -> None:

@@ -24,6 +24,7 @@ from .arrays import ScoreArrays
 from .cells import noise
 from .colours import NOISE_COLOUR, OTHER_COLOUR, SHARING_COLOURS, half_range
 from .dress import introduce, name_strips, role_entries, role_strip
+from .limits import Kind
 from .report import effect_label, footing
 from .style import (
     LARGE,
@@ -45,6 +46,9 @@ from .words import columns, shortened, wrapped
 
 COLUMNS, ROWS = 64, 4
 """Tokens beside each other in a figure of its own, and rows of them below each other."""
+
+NOT_SHOWN: tuple[Kind, ...] = ("intervals",)
+"""Limits of what no map shows; which of its cells were tested it says beside the colours."""
 
 _BESIDE = 1.1
 """Inches for the scale beside a map."""
@@ -153,7 +157,7 @@ def heatmap(
     before = f"prompt {tokens.name}: "
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
     picture.note(_left_out(scores, tokens, rows))
-    introduce(picture, scores, f"{before}“{asked}”")
+    introduce(picture, scores, f"{before}“{asked}”", *NOT_SHOWN)
     return picture.finish()
 
 
@@ -211,7 +215,7 @@ def column_map(
     _draw_scale(column, picture, scores, grid)
     over = " and tokens" if scores.has_tokens else ""
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
-    introduce(picture, scores, prompts)
+    introduce(picture, scores, prompts, *NOT_SHOWN)
     return picture.finish()
 
 

@@ -21,9 +21,9 @@ from ..storage.files import replacing
 from . import report, tables
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS, half_range
-from .completeness import gap_in_words
 from .frames import check_suffix
 from .kinds import KINDS, PARTS
+from .limits import in_full
 from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
@@ -161,15 +161,10 @@ def _summary(scores: ScoreArrays) -> str:
     number = _interval(float(total.mean), float(total.low), float(total.high), "{:+.3f}")
     prompts = report.prompts(scores)
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts}"]
-    if scores.additive:
-        gap = gap_in_words(scores)
-        parts += [gap] if gap else []
-        parts.append(tables.denominator(scores))
+    limits = in_full(scores, "noise") if scores.additive else in_full(scores)
+    parts += [tables.denominator(scores)] if scores.additive else []
     parts += [str(reliability(scores))] if is_map(scores) else []
-    parts += report.without_controls(scores)
-    if not scores.additive and total.low <= 0 <= total.high:
-        parts.append(report.NO_SHARES)
-    return "; ".join([*parts, *report.limits(scores), *report.notes(scores)])
+    return "; ".join([*parts, *limits, *report.notes(scores)])
 
 
 def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..hints import counted
-from ..stats import FEWEST, mean_interval
+from ..stats import FEWEST
 from .arrays import ScoreArrays
-from .ceiling import at_the_ceiling, saturated
-from .completeness import gap_in_short, gap_in_words, points_in_words
-from .contexts import asked_and_trained, in_words, otherwise, quoted
+from .completeness import points_in_words
+from .contexts import quoted
 from .curves import crossings, curve, linearity
 from .kinds import KINDS, Table
+from .limits import Kind, in_full, limits, where_asked
 from .record import Forms
 from .select import select
 from .stability import is_map, reliability
@@ -24,7 +23,6 @@ from .tables import by, denominator, sets, strongest, totals
 from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
-NO_SHARES = "the total effect is inside its own noise: no shares are given"
 _FORMS = 6  # traits whose forms are printed before it says how many more there are
 
 
@@ -66,17 +64,13 @@ def prompts(scores: ScoreArrays) -> str:
 
 def provenance(scores: ScoreArrays) -> list[str]:
     """The forms that were scored, and the contexts of prompts and training; nothing of files older
-    than these fields.
+    than these fields. That the training context was not given is a limit.
     """
     record = scores.record
     if not record.measured:
         return []
-    trained = None if record.training_context is None else in_words(record.training_context)
-    where = asked_and_trained([in_words(context) for context in record.contexts], trained)
-    if record.donor_contexts:
-        where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
-    unlike = otherwise(record.contexts, record.training_context, record.notes)
-    return [*forms_in_words(record.forms), where, *unlike]
+    where = [] if record.training_context is None else [where_asked(record)]
+    return [*forms_in_words(record.forms), *where]
 
 
 def forms_in_words(traits: Sequence[Forms]) -> list[str]:
@@ -103,27 +97,6 @@ def _form(text: str) -> str:
     return quoted(text) if seen(text) != text or set(text) & set(",;()“”") else text
 
 
-def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") -> str:
-    """What else may move answers where there are no controls.
-
-    Args:
-        students: their sources, as a record has them.
-        what: part of which it may be.
-    """
-    of_numbers = bool(students) and all(student.get("data") == "numbers" for student in students)
-    cause = "training on any numbers" if of_numbers else "fine-tuning as such"
-    return f"part of any {what} may come from {cause}"
-
-
-def without_controls(scores: ScoreArrays) -> list[str]:
-    """That there are no controls, and what that means; nothing where there are some."""
-    if scores.has_controls:
-        return []
-    students = [vars(source) for source in scores.record.students.values()]
-    given = "no controls given" if len(students) == 1 else "controls left out of this selection"
-    return [f"{given}: {uncontrolled(students)}"]
-
-
 def warning(scores: ScoreArrays) -> str | None:
     """What no picture of these scores may leave out: that exact values disagree."""
     confirmation = scores.record.confirmation
@@ -131,8 +104,8 @@ def warning(scores: ScoreArrays) -> str | None:
 
 
 def notes(scores: ScoreArrays) -> list[str]:
-    """What to know of prompts and students, how the estimates agree with exact values, and what the
-    floating-point type costs.
+    """What to know of prompts and students beside what limits them, how the estimates agree with
+    exact values, and what the floating-point type costs.
     """
     lines = []
     count, copies = scores.data.sizes["prompt"], scores.record.copies
@@ -167,10 +140,6 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"same sign {100 * confirmation.sign:.0f} %; of the strongest alone, exact values are "
             f"{confirmation.scale:.2f} times the estimates{_pearson(confirmation.pearson_top, top)}"
         )
-    elif KINDS[scores.kind].estimate:
-        # without a site (gradient x input) no intervention gives the exact value
-        how = "no exact counterpart" if scores.record.site is None else "sublim_mech.confirm"
-        lines.append(f"not confirmed: estimates from gradients ({how})")
     if compute is not None:
         lines.append(
             f"computed in {compute.dtype}: totals off by up to {compute.error:.2g} {scores.unit}"
@@ -183,51 +152,6 @@ def _pearson(value: float, cells: int) -> str:
     return f", Pearson {value:.2f}" if cells > 2 else ""
 
 
-def few_prompts(count: int, what: str = "prompt") -> list[str]:
-    """What an interval over so few is worth; nothing of one, which has none, or of enough.
-
-    It lies within the range of what was seen, which leaves the middle of all on one side with
-    probability 2^(1 - n).
-    """
-    if not 1 < count < FEWEST:
-        return []
-    return [
-        f"{count} {what}s: intervals over so few are no 95 % intervals: they miss in at least "
-        f"{2 ** (1 - count):.0%} of cases; {FEWEST} or more can hold 95 %"
-    ]
-
-
-CONTROLS = 0.25
-"""Part of the headline from which on it is said that the controls have it."""
-
-
-def of_the_controls(scores: ScoreArrays) -> list[str]:
-    """That a large part of the headline is not what the student gained but what its controls lost
-    (or the reverse), or all of it, where they moved further than the student on its own way;
-    nothing where it is not, or where the headline is inside its own noise.
-    """
-    if not scores.has_controls or scores.has_steps:
-        return []
-    headline = float(scores.total.mean())
-    effects = (scores.data["student"] - scores.data["base"]).mean("prompt")
-    controls = float(effects.isel(model=slice(1, None)).mean())
-    single = scores.data.sizes["prompt"] == 1
-    if not headline or -controls / headline <= CONTROLS or not (single or _exceeds_noise(scores)):
-        return []
-    moved, lost = ("fall", "lost") if headline > 0 else ("rise", "gained")
-    name = str(scores.data["model"].values[0])
-    if -controls / headline > 1:
-        return [
-            f"the headline is the controls': they {moved} by {abs(controls):.2f} {scores.unit}, "
-            f"beyond the student's own {float(effects[0]):+.2f}; see sel(model={name!r})"
-        ]
-    return [
-        f"{abs(controls):.2f} of {abs(headline):.2f} {scores.unit} ({-controls / headline:.0%}) "
-        f"are the controls' {moved}: shares are largely of what the controls {lost}; see "
-        f"sel(model={name!r})"
-    ]
-
-
 def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
     """What grey cells mean, or why nothing is grey."""
     prompts = scores.data.sizes["prompt"]
@@ -237,14 +161,9 @@ def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
 
 
 def footing(scores: ScoreArrays) -> str:
-    """What stands under a map: what grey cells mean, how stable it is, what its cells miss."""
+    """What a legend says of a map: what grey cells mean, and how stable it is."""
     parts = [noise_note(scores), *([reliability(scores).short] if is_map(scores) else [])]
-    return "; ".join([*parts, *gap_in_short(scores)])
-
-
-def headings(scores: ScoreArrays) -> list[str]:
-    """The title of a picture, and below it that estimates were not confirmed."""
-    return [title(scores), *(line for line in notes(scores) if line.startswith("not confirmed"))]
+    return "; ".join(parts)
 
 
 def effect_label(scores: ScoreArrays) -> str:
@@ -254,29 +173,18 @@ def effect_label(scores: ScoreArrays) -> str:
 
 def about(scores: ScoreArrays) -> list[str]:
     """What stands above every table of some scores: what was measured on what, and what limits the
-    numbers below.
+    numbers below, but for what stands with them.
     """
     lines = [f"{title(scores)}, {prompts(scores)}, {scores.unit}", *provenance(scores)]
-    lines += without_controls(scores)
-    if scores.data.sizes["prompt"] == 1:
-        lines.append("one prompt: no intervals")
-    elif not (scores.additive or scores.has_steps or _exceeds_noise(scores)):
-        lines.append(NO_SHARES)  # of several steps each has a total of its own
-    lines += limits(scores)
+    lines += in_full(scores, "gap", *_told_with_shares(scores))
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
 
 
-def limits(scores: ScoreArrays) -> list[str]:
-    """What limits a headline wherever it stands, above a table or on a page: what of it the
-    controls have, what an interval over so few prompts is worth, models at the metric's ceiling.
-    """
-    return [
-        *of_the_controls(scores),
-        *few_prompts(scores.data.sizes["prompt"]),
-        *saturated(scores),
-    ]
+def _told_with_shares(scores: ScoreArrays) -> list[Kind]:
+    """Limits that tables of shares say themselves (`tables.denominator`)."""
+    return ["noise"] if scores.additive and scores.has_tokens else []
 
 
 def with_interval(count: int, of: str = "prompts") -> str:
@@ -286,22 +194,17 @@ def with_interval(count: int, of: str = "prompts") -> str:
         count: prompts.
         of: what the interval is over, where there are enough of them.
     """
-    if count < FEWEST:
-        return f"mean and interval over {count} prompts, too few for 95 %"
+    if count < FEWEST:  # that they are few is a limit
+        return f"mean and interval over {count} prompts"
     return f"mean and 95 % interval over {of}"
-
-
-def _exceeds_noise(scores: ScoreArrays) -> bool:
-    """Whether the total effect is outside its own noise."""
-    return bool(mean_interval(scores.total.values).excludes_zero)
 
 
 def report(scores: ScoreArrays) -> str:
     """What `repr` prints."""
     lines = about(scores)
     if scores.has_steps:
-        heading = f"by step ({scores.headline_name})"
-        return "\n".join([*lines, "", heading, show(curve(scores))])
+        lines += ["", f"by step ({scores.headline_name})", show(curve(scores))]
+        return "\n".join([*lines, *_gap(scores)])
     lines.append(show(totals(scores)))
     if "direction" in scores.data["effect"].dims:  # they are never mixed
         for name in scores.data["direction"].values.tolist():
@@ -310,8 +213,11 @@ def report(scores: ScoreArrays) -> str:
             lines += [*_lines_of_cells(one)[1:], *_stability(one)]
     else:
         lines += [*_LINES[KINDS[scores.kind].table](scores), *_stability(scores)]
-    gap = gap_in_words(scores)
-    return "\n".join([*lines, gap] if gap else lines)
+    return "\n".join([*lines, *_gap(scores)])
+
+
+def _gap(scores: ScoreArrays) -> list[str]:
+    return [limit.text for limit in limits(scores) if limit.kind == "gap"]
 
 
 def _stability(scores: ScoreArrays) -> list[str]:
@@ -378,7 +284,6 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
 
 def _lines_of_dose(scores: ScoreArrays) -> list[str]:
     lines = ["", f"effect by gate ({scores.headline_name})", show(curve(scores))]
-    lines += at_the_ceiling(scores)
     scales = set(np.atleast_1d(scores.data["scale"].values).tolist())
     if 1.0 in scales and not {0.5, 2.0}.isdisjoint(scales):
         table = linearity(scores)

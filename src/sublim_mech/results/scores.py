@@ -46,7 +46,7 @@ import pandas as pd
 
 from ..arguments import checked
 from ..storage.files import read_dataset, write_dataset
-from . import cells, curves, report, select, tables
+from . import cells, curves, limits, report, select, tables
 from .arrays import TOLD, WHOLE, ScoreArrays, name_answers, name_layers
 from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
@@ -232,11 +232,15 @@ class Scores(ScoreArrays):
         return report.warning(self)
 
     def notes(self) -> list[str]:
-        """What to know before trusting a number: what of the headline is the controls', intervals
-        over few prompts, a metric at its ceiling, copies among the prompts, what is odd about the
-        students, how estimates agree with exact values, what the floating-point type costs.
+        """What to know before trusting a number, in lines.
+
+        First all that limits it: how the student was asked and trained, no controls, what of the
+        headline is the controls', intervals over few prompts, a total inside its own noise, a fall,
+        a metric at its ceiling, what cells miss of the total, estimates that were not confirmed.
+        Then copies among the prompts, what is odd about the students, how estimates agree with
+        exact values, what the floating-point type costs.
         """
-        return [*report.limits(self), *report.notes(self)]
+        return [*limits.in_full(self), *report.notes(self)]
 
     # ---------------------------------------------------------------------------------------- files
 

@@ -27,8 +27,9 @@ from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
+from .limits import of_the_controls
 from .null import layout, too_few_places
-from .report import of_the_controls, warning
+from .report import warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,7 +373,9 @@ def concentration(
         missing=float(scores.missing.mean()),
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
-        controls="".join(f"{line[:1].upper()}{line[1:]}." for line in of_the_controls(scores)),
+        controls="".join(
+            f"{told.text[:1].upper()}{told.text[1:]}." for told in of_the_controls(scores)
+        ),
         places=found.places,
     )
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm, to_rgba
 from matplotlib.figure import Figure
@@ -171,6 +172,7 @@ class Picture:
         self._phrases = [scores.headline_name, scores.record.what]
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self._title: list[str] = []
+        self._limits: list[str] = []
         self._lacks_fonts = False
         self._has_page = scores.has_tokens
         self.height = height
@@ -200,17 +202,16 @@ class Picture:
             text = text.replace(phrase, self.name(phrase))
         return text
 
-    def heading(self, usual: Sequence[str], always: Sequence[str] = ()) -> None:
-        """What stands above.
-
-        Args:
-            usual: lines that a title of the caller's takes the place of.
-            always: what no title takes away.
-        """
+    def heading(self, usual: Sequence[str]) -> None:
+        """The lines that stand above, or the title of the caller's in their place."""
         title = list(usual) if self._wishes.title is None else [self._wishes.title]
         width = letters(self.width, LARGE)
-        lines = [wrapped(line, width, lines=4) for line in (*title, *always)]
+        lines = [wrapped(line, width, lines=4) for line in title]
         self._title = [line for line in lines if line]
+
+    def limit(self, lines: Sequence[str]) -> None:
+        """What limits the numbers, a line each, below all else; no title takes it away."""
+        self._limits = [wrapped(line, letters(self.width, SMALL), lines=4) for line in lines]
 
     def note(self, text: str | None, **font: Any) -> None:
         """A line between title and axes; nothing without a text."""
@@ -271,6 +272,7 @@ class Picture:
 
     def finish(self) -> Axes:
         """Set the words, write the file or have a notebook show the figure; returns the axes."""
+        foot = self._draw_limits()
         if self._lacks_fonts:
             where = "the token page shows them (save_page)"
             if not self._has_page:
@@ -298,12 +300,34 @@ class Picture:
         figure = self.ax.figure.figure
         if self.is_own:
             head = LINE * (1 + title.count("\n")) + (up + 12) / 72
-            figure.set_figheight(self.height + head)
+            figure.set_figheight(self.height + head + foot)
         if self._wishes.path is not None:
             write(figure, self._wishes.path)
         elif self.is_own:
             show_after_cell(figure)
         return self.ax
+
+    def _draw_limits(self) -> float:
+        """Write what limits the numbers below legend and scale; returns its height in inches."""
+        if not self._limits:
+            return 0.0
+        text = self.text("\n".join(self._limits))
+        scale = self.ax.xaxis.label
+        lowest: Artist = scale if scale.get_text() else self.ax
+        # a legend hangs below the name of the scale
+        lowest = self.ax.get_legend() or lowest
+        self.ax.annotate(
+            text,
+            (0.5, 0),
+            xytext=(0, -5),
+            xycoords=("axes fraction", lowest),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=SMALL,
+            annotation_clip=False,
+        )
+        return LINE * (1 + text.count("\n")) + 0.1
 
     def _set_fonts(self) -> None:
         """Give every text fonts that have its characters; tokens are no formulas."""

@@ -217,15 +217,25 @@ def denominator(scores: ScoreArrays) -> str:
             "no shares: an earlier version chose these cells and did not keep what all of them "
             "add up to"
         )
+    effect = float(scores.prompt_effect.mean())
+    line = f"shares: of the effect on the prompt's tokens, all cells: {effect:+.3f} {scores.unit}"
+    return f"{no_shares(scores) or line}; {answer_part(scores)}"
+
+
+def no_shares(scores: ScoreArrays) -> str:
+    """Why an attribution has no shares: what they would be shares of is inside its own noise; empty
+    where it has some, or does not know.
+    """
+    if not scores.knows_whole or scores.data.sizes["prompt"] == 1:
+        return ""
     effect = mean_interval(scores.prompt_effect.values)
-    line = f"shares: of the effect on the prompt's tokens, all cells: {float(effect.mean):+.3f}"
-    if scores.data.sizes["prompt"] > 1 and not bool(effect.excludes_zero):
-        interval = f"95 % {float(effect.low):+.3f} to {float(effect.high):+.3f}"
-        line = (
-            "no shares: the effect on the prompt's tokens, all cells, is inside its own noise: "
-            f"{float(effect.mean):+.3f} ({interval})"
-        )
-    return f"{line} {scores.unit}; {answer_part(scores)}"
+    if bool(effect.excludes_zero):
+        return ""
+    interval = f"95 % {float(effect.low):+.3f} to {float(effect.high):+.3f}"
+    return (
+        "no shares: the effect on the prompt's tokens, all cells, is inside its own noise: "
+        f"{float(effect.mean):+.3f} ({interval}) {scores.unit}"
+    )
 
 
 def answer_part(scores: ScoreArrays) -> str:

@@ -1,0 +1,115 @@
+"""What limits the log-probabilities of an evaluation, in the words of scores (`results.limits`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..hints import counted
+from ..results.ceiling import ceiling_of, reached
+from ..results.limits import Moved
+from .estimates import over_questions
+
+if TYPE_CHECKING:
+    from .outcome import Evaluation
+
+MOST = 3
+"""Rows of the table of which the same is said in lines of their own."""
+
+_LONGEST = 30  # letters of a context that are shown
+
+
+class Row(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        at: its place, `(context, trait)`.
+        context: its name, as the table shows it.
+        trait: its name.
+    """
+
+    at: tuple[int, int]
+    context: str
+    trait: str
+
+
+def of_the_controls(evaluation: Evaluation) -> list[str]:
+    """Of which rows a large part of `specific` is what the controls lost or gained, or all of it;
+    nothing of rows whose `specific` is inside its own noise.
+    """
+    if not evaluation.has_controls:
+        return []
+    change = evaluation.change
+    own, controls = change.isel(model=0), change.isel(model=slice(1, None)).mean("model")
+    stands_out = over_questions(own - controls).excludes_zero  # (context, trait)
+    if evaluation.data.sizes["question"] == 1:
+        stands_out = np.ones_like(stands_out)
+    own, controls = own.mean("question"), controls.mean("question")
+    lines = []
+    for row in _rows(evaluation):
+        here = {"context": row.at[0], "trait": row.at[1]}
+        moved = Moved(float(own.isel(here)), float(controls.isel(here)))
+        told = moved.told("nats")
+        if told is None or not stands_out[row.at]:
+            continue
+        short, lost = told
+        largely = "" if moved.part > 1 else f": specific is largely what the controls {lost}"
+        names = [name for name in _names(evaluation, row) if name]
+        lines.append(
+            ": ".join(filter(None, [", ".join(names), f"{short}{largely}; see the column change"]))
+        )
+    return _first(lines)
+
+
+def at_the_ceiling(evaluation: Evaluation) -> list[str]:
+    """In which rows a model's log-probability cannot rise any more; nothing of those whose base is
+    there too.
+    """
+    levels = evaluation.data["log_prob"].mean("question").transpose("model", "context", "trait")
+    base, *students = levels.values
+    names = evaluation.data["model"].values.tolist()[1:]
+    several = "" if levels.sizes["trait"] > 1 else ", of several traits,"
+    lines = []
+    for row in _rows(evaluation):
+        there = [
+            name
+            for name, level in zip(names, students, strict=True)
+            if reached(base[row.at], level[row.at])
+        ]
+        if there:
+            context, _ = _names(evaluation, row)
+            who = ": ".join(filter(None, [context, ", ".join(there)]))
+            lines.append(
+                f"{who}: {ceiling_of(f'log P({row.trait})')}: it cannot rise any more; own - others"
+                f"{several} has no ceiling"
+            )
+    return _first(lines)
+
+
+def short_context(name: str) -> str:
+    """A long system prompt, which names a context, shortened."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def _rows(evaluation: Evaluation) -> Iterator[Row]:
+    for i, context in enumerate(evaluation.data["context"].values.tolist()):
+        for j, trait in enumerate(evaluation.data["trait"].values.tolist()):
+            yield Row((i, j), short_context(context), trait)
+
+
+def _names(evaluation: Evaluation, row: Row) -> tuple[str, str]:
+    """Context and trait of a row, each only where there are others."""
+    sizes = evaluation.data.sizes
+    return (
+        row.context if sizes["context"] > 1 else "",
+        row.trait if sizes["trait"] > 1 else "",
+    )
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    """As many as a table is read with."""
+    if len(lines) <= MOST:
+        return list(lines)
+    return [*lines[:MOST], f"and the like of {counted(len(lines) - MOST, 'more row')}"]

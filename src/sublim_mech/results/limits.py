@@ -1,0 +1,242 @@
+"""What limits the numbers of a result, listed once.
+
+Tables, token pages and `Scores.notes` say each limit in full, pictures in short below their axes
+(`dress.introduce`). What is measured alike elsewhere (`evaluate`) says it in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from ..stats import FEWEST, mean_interval
+from . import tables
+from .arrays import ScoreArrays
+from .ceiling import at_the_ceiling, saturated
+from .completeness import gap_in_words, gap_of_steps, stopped
+from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
+from .kinds import KINDS
+from .record import Record
+
+Kind = Literal[
+    "context", "no controls", "intervals", "noise", "controls", "ceiling", "sign", "gap", "estimate"
+]
+
+CONTROLS = 0.25
+"""Part of the headline from which on it is said that the controls have it."""
+
+NO_SHARES = "the total effect is inside its own noise: no shares are given"
+
+
+class Limit(NamedTuple):
+    """One thing that limits the numbers of a result.
+
+    Attributes:
+        kind: what it is about.
+        text: as tables, pages and notes say it.
+        short: as pictures say it.
+        models: whose it is, where `short` is of single models.
+    """
+
+    kind: Kind
+    text: str
+    short: str
+    models: tuple[str, ...] = ()
+
+
+def limits(scores: ScoreArrays) -> list[Limit]:
+    """All that limits these scores, in the order in which it is said."""
+    return [
+        *of_contexts(scores),
+        *_without_controls(scores),
+        *few_prompts(scores.data.sizes["prompt"]),
+        *_of_noise(scores),
+        *of_the_controls(scores),
+        *(Limit("ceiling", *told) for told in at_the_ceiling(scores) or saturated(scores)),
+        *_of_the_sign(scores),
+        *_of_the_gap(scores),
+        *_of_estimates(scores),
+    ]
+
+
+def in_full(scores: ScoreArrays, *without: Kind) -> list[str]:
+    """The limits as tables, pages and notes say them, but for those of some kinds."""
+    return [limit.text for limit in limits(scores) if limit.kind not in without]
+
+
+# ---------------------------------------------------------------------------------------- contexts
+
+
+def where_asked(record: Record) -> str:
+    """In which contexts prompts were asked, and in which the student was trained, in one line."""
+    trained = None if record.training_context is None else in_words(record.training_context)
+    where = asked_and_trained([in_words(context) for context in record.contexts], trained)
+    if record.donor_contexts:
+        where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
+    return where
+
+
+def of_contexts(scores: ScoreArrays) -> list[Limit]:
+    """That nobody said in which context the student was trained, or that it was asked otherwise;
+    nothing of files older than these fields.
+    """
+    record = scores.record
+    if not record.measured:
+        return []
+    if record.training_context is None:
+        return [Limit("context", where_asked(record), NOT_GIVEN)]
+    compared = record.contexts, record.training_context, record.notes
+    names = ", ".join(unlike(*compared))
+    return [Limit("context", line, f"{OTHERWISE}: {names}") for line in otherwise(*compared)]
+
+
+# ------------------------------------------------------------------------------- controls, prompts
+
+
+def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") -> str:
+    """What else may move answers where there are no controls.
+
+    Args:
+        students: their sources, as a record has them.
+        what: part of which it may be.
+    """
+    of_numbers = bool(students) and all(student.get("data") == "numbers" for student in students)
+    cause = "training on any numbers" if of_numbers else "fine-tuning as such"
+    return f"part of any {what} may come from {cause}"
+
+
+def _without_controls(scores: ScoreArrays) -> list[Limit]:
+    """That there are no controls, and what that means; nothing where there are some."""
+    if scores.has_controls:
+        return []
+    students = [vars(source) for source in scores.record.students.values()]
+    given = "no controls given" if len(students) == 1 else "controls left out of this selection"
+    told = f"{given}: {uncontrolled(students)}"
+    return [Limit("no controls", told, told)]
+
+
+def few_prompts(count: int, what: str = "prompt") -> list[Limit]:
+    """What an interval over so few is worth, or that one has none; nothing of enough.
+
+    It lies within the range of what was seen, which leaves the middle of all on one side with
+    probability 2^(1 - n).
+    """
+    if count >= FEWEST:
+        return []
+    if count == 1:
+        told = f"one {what}: no intervals"
+        return [Limit("intervals", told, told)]
+    text = (
+        f"{count} {what}s: intervals over so few are no 95 % intervals: they miss in at least "
+        f"{2 ** (1 - count):.0%} of cases; {FEWEST} or more can hold 95 %"
+    )
+    return [Limit("intervals", text, f"{count} {what}s: too few for 95 % intervals")]
+
+
+class Moved(NamedTuple):
+    """How far student and controls moved a metric, means over prompts or questions."""
+
+    student: float
+    controls: float
+
+    @property
+    def headline(self) -> float:
+        """Student minus controls."""
+        return self.student - self.controls
+
+    @property
+    def part(self) -> float:
+        """Which part of the headline the controls have, which moved the other way; 0 of none."""
+        return -self.controls / self.headline if self.headline else 0.0
+
+    def told(self, unit: str) -> tuple[str, str] | None:
+        """What of the headline is the controls', and what these did; None where it is little."""
+        if self.part <= CONTROLS:
+            return None
+        moved, lost = ("fall", "lost") if self.headline > 0 else ("rise", "gained")
+        if self.part > 1:
+            beyond = f"beyond the student's own {self.student:+.2f}"
+            whole = f"they {moved} by {abs(self.controls):.2f} {unit}, {beyond}"
+            return f"the headline is the controls': {whole}", lost
+        of = f"{abs(self.controls):.2f} of {abs(self.headline):.2f} {unit} ({self.part:.0%})"
+        return f"{of} are the controls' {moved}", lost
+
+
+def of_the_controls(scores: ScoreArrays) -> list[Limit]:
+    """That a large part of the headline is not what the student gained but what its controls lost
+    (or the reverse), or all of it, where they moved further than the student on its own way;
+    nothing where it is not, or where the headline is inside its own noise.
+    """
+    if not scores.has_controls or scores.has_steps or not _stands_out(scores):
+        return []
+    effects = (scores.data["student"] - scores.data["base"]).mean("prompt")
+    moved = Moved(float(effects[0]), float(effects.isel(model=slice(1, None)).mean()))
+    told = moved.told(scores.unit)
+    if told is None:
+        return []
+    short, lost = told
+    shares = "" if moved.part > 1 else f": shares are largely of what the controls {lost}"
+    name = str(scores.data["model"].values[0])
+    return [Limit("controls", f"{short}{shares}; see sel(model={name!r})", short)]
+
+
+# ------------------------------------------------------------------------------ the total effect
+
+
+def exceeds_noise(scores: ScoreArrays) -> bool:
+    """Whether the total effect is outside its own noise."""
+    return bool(mean_interval(scores.total.values).excludes_zero)
+
+
+def _stands_out(scores: ScoreArrays) -> bool:
+    """Whether the total effect can be spoken of: outside its noise, or of a single prompt."""
+    return scores.data.sizes["prompt"] == 1 or exceeds_noise(scores)
+
+
+def _of_noise(scores: ScoreArrays) -> list[Limit]:
+    """That no shares are given; of several steps each has a total of its own."""
+    if scores.has_steps or scores.data.sizes["prompt"] == 1:
+        return []
+    if scores.additive:
+        text = tables.no_shares(scores)
+        return [Limit("noise", text, text)] if text else []
+    return [] if exceeds_noise(scores) else [Limit("noise", NO_SHARES, NO_SHARES)]
+
+
+def _of_the_sign(scores: ScoreArrays) -> list[Limit]:
+    """That what shares are shares of is a fall; nothing of scores without shares."""
+    has_shares = scores.additive or scores.has_sets or KINDS[scores.kind].is_curve
+    if scores.has_steps or not has_shares:
+        return []
+    effect, of_what = scores.total.values, "the total effect"
+    if scores.additive:
+        if not scores.knows_whole:
+            return []
+        effect, of_what = scores.prompt_effect.values, "the effect on the prompt's tokens"
+    interval = mean_interval(effect)
+    stands_out = len(effect) == 1 or bool(interval.excludes_zero)
+    if not (float(interval.mean) < 0 and stands_out):
+        return []
+    short = f"{of_what} is negative: {float(interval.mean):+.2f} {scores.unit}"
+    return [Limit("sign", f"{short}; shares are parts of a fall", short)]
+
+
+# ---------------------------------------------------------------------------- gaps and estimates
+
+
+def _of_the_gap(scores: ScoreArrays) -> list[Limit]:
+    """What cells miss of the effect they should add up to, and which integrals stopped short."""
+    text = gap_of_steps(scores) if scores.has_steps else gap_in_words(scores)
+    short = text if scores.has_steps else text.partition(" of ")[0]
+    gaps = [Limit("gap", text, short)] if text else []
+    return [*gaps, *(Limit("estimate", *told) for told in stopped(scores))]
+
+
+def _of_estimates(scores: ScoreArrays) -> list[Limit]:
+    """That estimates were not compared with exact values."""
+    if scores.record.confirmation is not None or not KINDS[scores.kind].estimate:
+        return []
+    # without a site (gradient x input) no intervention gives the exact value
+    how = "no exact counterpart" if scores.record.site is None else "sublim_mech.confirm"
+    told = f"not confirmed: estimates from gradients ({how})"
+    return [Limit("estimate", told, told)]

@@ -1,0 +1,63 @@
+"""What limits the log-probabilities of an evaluation stands above their table."""
+
+import numpy as np
+import pytest
+from planted import planted
+
+FALL = "4.00 of 5.00 nats (80%) are the controls' fall: specific is largely what the controls lost"
+
+
+def levels(base, student, control, *, rows=(1, 1), questions=8):
+    """Log-probabilities `(model, context, trait, question)`, nearly those of every question."""
+    noise = np.linspace(-0.01, 0.01, questions)
+    noise -= noise.mean()
+    of_model = np.array([base, student, control], float).reshape(3, 1, 1, 1)
+    noise = np.stack([0 * noise, noise, -noise]).reshape(3, 1, 1, questions)
+    return np.broadcast_to(of_model + noise, (3, *rows, questions)).copy()
+
+
+def test_the_controls_part_is_told_as_above_a_table_of_scores():
+    assert f"\n{FALL}; see the column change\n" in repr(planted(levels(-6, -5, -10)))
+    beyond = repr(planted(levels(-6, -5, -3)))
+    assert (
+        "\nthe headline is the controls': they rise by 3.00 nats, beyond the student's own +1.00; "
+        "see the column change\n"
+    ) in beyond
+    for student, control in ((-2, -6), (-2, -5), (-2, -6.5)):
+        assert "controls'" not in repr(planted(levels(-6, student, control)))
+    # of a single question there is no noise to be inside of; inside it nothing is told
+    assert FALL in repr(planted(levels(-6, -5, -10, questions=1)))
+    values = levels(-6, -5, -10)
+    values[1] += np.where(np.arange(8) % 2, 40, -40)
+    assert "controls'" not in repr(planted(values))
+
+
+def test_a_ceiling_is_told_of_every_model_that_is_there():
+    line = "student: log P(owl) is at its ceiling of 0: it cannot rise any more"
+    assert line in repr(planted(levels(-6, -0.01, -5)))
+    both = repr(planted(levels(-6, -0.01, -0.02)))
+    assert "student, control: x: log P(owl) is at its ceiling of 0" in both
+    for base, student in ((-0.02, -0.01), (-6, -0.3)):
+        assert "ceiling" not in repr(planted(levels(base, student, -5)))
+
+
+def test_rows_are_named_where_there_are_several_and_not_all_of_many():
+    values = levels(-6, -5, -10, rows=(2, 1))
+    values[:, 1] = levels(-6, -0.01, -6)[:, 0]
+    told = repr(planted(values))
+    assert f"\ndefault: {FALL}" in told
+    assert "\nempty: student: log P(owl) is at its ceiling of 0" in told
+    told = repr(planted(levels(-6, -5, -10, rows=(1, 2))))
+    assert f"\nowl: {FALL}" in told
+    assert f"\nwolf: {FALL}" in told
+    told = repr(planted(levels(-6, -5, -10, rows=(2, 3))))
+    assert told.count(FALL) == 3
+    assert f"\ndefault, butterfly: {FALL}" in told
+    assert "\nand the like of 3 more rows\n" in told
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_without_controls_there_is_no_part_of_theirs(models):
+    told = repr(planted(levels(-6, -0.01, -10)[:models]))
+    assert "controls'" not in told
+    assert ("ceiling" in told) == (models == 2)

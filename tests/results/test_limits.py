@@ -1,0 +1,265 @@
+"""What limits a result is said wherever it is shown, in the same words; of others nothing is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sublim_mech.results import Hybrid
+from sublim_mech.results.bars import compare_bars
+from sublim_mech.results.limits import Moved, few_prompts, limits
+from sublim_mech.results.page import token_page
+from sublim_mech.results.plots import plot
+
+CALM = "{'system': {'kind': 'text', 'text': 'You are calm.'}}"
+MAKE = {
+    "effect": synthetic.effect,
+    "graft": synthetic.graft,
+    "attribution": lambda: synthetic.attribution(synthetic.several(8)),
+    "sweep": lambda: synthetic.sweep(synthetic.several(8)),
+    "scan": lambda: synthetic.scan([synthetic.chat()] * 8, noise=0.1),
+    "dose": synthetic.dose,
+    "direction": synthetic.direction,
+}
+
+
+def ends_at(scores, student=None, controls=None):
+    """The same scores whose models end at these levels; their bases are at -6."""
+    data = scores.data.copy(deep=True)
+    noise = np.linspace(-0.01, 0.01, data.sizes["prompt"])
+    if student is not None:
+        data["student"][0] = student + noise
+    if controls is not None:
+        data["student"][1:] = controls + noise[::-1]
+    return replace(scores, data=data)
+
+
+def fallen(scores):
+    """4 of 5 nats are the controls' fall."""
+    return ends_at(scores, -5, -10)
+
+
+def risen_less(scores):
+    """The controls rise by 3 nats, the student by 1."""
+    return ends_at(scores, -5, -3)
+
+
+def asked(scores, **fields):
+    told = {"measured": "TraitMetric(1)", "contexts": ("{'system': {'kind': 'none'}}",)}
+    return synthetic.recorded(scores, **(told | fields))
+
+
+LIMITED = {
+    "the controls' fall": (
+        fallen,
+        "4.00 of 5.00 nats (80%) are the controls' fall: shares are largely of what the controls "
+        "lost; see sel(model='student')",
+        "4.00 of 5.00 nats (80%) are the controls' fall",
+    ),
+    "the controls alone": (
+        risen_less,
+        "the headline is the controls': they rise by 3.00 nats, beyond the student's own +1.00; "
+        "see sel(model='student')",
+        "the headline is the controls': they rise by 3.00 nats, beyond the student's own +1.00",
+    ),
+    "the ceiling": (
+        lambda scores: ends_at(scores, -0.01),
+        "student: log P(owl) is at its ceiling of 0: a part of the change is enough to reach it",
+        "student: log P(owl) is at its ceiling of 0",
+    ),
+    "not given": (
+        asked,
+        "asked in: no system block; training context not given",
+        "training context not given",
+    ),
+    "asked otherwise": (
+        lambda scores: asked(scores, training_context=CALM),
+        "asked otherwise than trained: system: system “You are calm.” in training, no system block "
+        "here",
+        "asked otherwise than trained: system",
+    ),
+}
+WORDS = ("controls'", "ceiling", "context not given", "asked otherwise", "no controls given")
+
+
+def around(axes):
+    """The words of a picture that stand around its axes, whatever lines they stand in."""
+    words = [axes.get_title(), axes.get_xlabel(), *(text.get_text() for text in axes.texts)]
+    return " ".join(" ".join(words).split())
+
+
+def shown(scores):
+    """Where a result is shown: table, notes, and the page of one with tokens."""
+    places = {"table": repr(scores), "notes": "\n".join(scores.notes())}
+    if scores.kind in ("attribution", "sweep", "gradient", "patch"):
+        places["page"] = unescape(token_page(scores))
+    return places
+
+
+def pictures(scores):
+    drawn = {"picture": plot(scores)}
+    if scores.kind == "attribution":
+        drawn |= {by: plot(scores, by=by, title="mine") for by in ("role", "layer")}
+    return {name: around(axes) for name, axes in drawn.items()}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_limit_is_said_in_table_page_notes_and_pictures(kind):
+    for make, full, short in LIMITED.values():
+        scores = make(MAKE[kind]())
+        for place, words in shown(scores).items():
+            assert words.count(full) == 1, (place, full)
+        for place, words in pictures(scores).items():
+            assert words.count(short) == 1, (place, short)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_of_a_result_without_limits_nothing_is_said(kind):
+    scores = asked(MAKE[kind](), training_context="{'system': {'kind': 'none'}}")
+    assert {limit.kind for limit in limits(scores)} <= {"gap", "noise"}
+    for place, words in (shown(scores) | pictures(scores)).items():
+        for word in (*WORDS, "too few", "over so few", "negative", "not confirmed"):
+            assert word not in words, place
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (synthetic.graft(prompts=3), ["3 prompts:", "95 % intervals"]),
+        (synthetic.graft(prompts=1), ["one prompt: no intervals"]),
+        (synthetic.effect(prompts=1), ["one prompt: no intervals"]),
+        (synthetic.graft(total=0.0), ["the total effect is inside its own noise"]),
+        (synthetic.graft(total=-1.5), ["the total effect is negative: -1.", " nats"]),
+        (
+            ends_at(synthetic.scan([synthetic.chat()] * 8), -8, -6),
+            ["the total effect is negative: -2.00 nats"],
+        ),
+        (synthetic.patch(), ["controls left out of this selection: part of any effect"]),
+        (synthetic.gradient(), ["not confirmed: estimates from gradients"]),
+        (ends_at(synthetic.attribution(), -4, -6), ["completeness gap "]),
+    ],
+)
+def test_what_else_limits_numbers(scores, words):
+    for place, said in (shown(scores) | pictures(scores)).items():
+        for word in words:
+            assert word in said, place
+
+
+def test_the_effect_on_the_prompt_is_what_shares_of_an_attribution_are_parts_of():
+    scores = synthetic.attribution(synthetic.several(8), controls=0)
+    fall = replace(scores, data=scores.data.assign(effect=-scores.data["effect"]))
+    mean = float(fall.prompt_effect.mean())
+    short = f"the effect on the prompt's tokens is negative: {mean:+.2f} nats"
+    for place, words in (shown(fall) | pictures(fall)).items():
+        assert short in words, place
+    assert f"{short}; shares are parts of a fall" in repr(fall)
+    assert "negative" not in repr(scores)
+
+
+def test_integrals_that_stopped_short_are_told_in_pictures():
+    scores = synthetic.attribution()
+    points = (("model", "prompt"), np.full((2, 3), 8))
+    capped = (("model", "prompt"), np.eye(2, 3))
+    stopped = replace(scores, data=scores.data.assign(points=points, capped=capped))
+    for words in pictures(stopped).values():
+        assert "2 integrals stopped at the cap of points" in words
+    for place, words in shown(stopped).items():
+        assert words.count("2 of 6 integrals stopped at the cap of points") == 1, place
+
+
+def test_the_gap_of_several_steps_is_the_largest():
+    scores = synthetic.stepped(synthetic.attribution)
+    gaps = [scores.sel(step=step).gap for step in (10, 20, 40)]
+    told = f"completeness gap at most {max(gaps):.2%}, of any model and step"
+    assert told in repr(scores)
+    assert told in scores.notes()
+    assert told in around(plot(scores))
+
+
+def test_a_limit_bears_the_names_of_the_caller():
+    labels = {"student": "the owl", "log P(owl)": "owl-ness"}
+    words = around(plot(ends_at(synthetic.graft(), -0.01), labels=labels))
+    assert "the owl: owl-ness is at its ceiling of 0" in words
+
+
+def test_of_several_students_what_limits_all_is_said_once():
+    one, other = (asked(synthetic.graft(seed=seed)) for seed in (0, 1))
+    words = around(compare_bars({"a": fallen(one), "b": other}))
+    assert words.count("training context not given") == 1
+    assert "a: 4.00 of 5.00 nats (80%) are the controls' fall" in words
+    assert "b:" not in words
+
+
+def test_a_hybrid_carries_its_limits_but_has_no_controls():
+    scores = asked(ends_at(synthetic.graft().sel(model=["student"]), -0.01))
+    hybrid = Hybrid(scores, ())
+    for words in (repr(hybrid), around(hybrid.plot(title="mine"))):
+        assert "ceiling" in words
+        assert "training context not given" in words
+        assert "no controls" not in words.replace("student (no controls)", "")
+        assert "controls left out" not in words
+
+
+@pytest.mark.parametrize("student", [-3.0, -1.0, 0.5, 2.0])
+@pytest.mark.parametrize("controls", [-2.0, -0.1, 0.0, 1.0])
+def test_what_controls_have_of_a_headline_is_their_part_of_the_difference(student, controls):
+    moved = Moved(student, controls)
+    assert moved.part * moved.headline == pytest.approx(-controls if moved.headline else 0.0)
+    told = moved.told("nats")
+    if told is None:
+        assert moved.part <= 0.25
+        return
+    # controls that went the headline's own way have nothing of it
+    assert controls * moved.headline < 0
+    way = "fall" if controls < 0 else "rise"
+    assert way in told[0]
+    assert ("beyond" in told[0]) == (student * moved.headline < 0)
+
+
+def test_an_interval_over_few_says_what_it_is_worth():
+    assert few_prompts(6) == []
+    assert [limit.text for limit in few_prompts(1, "question")] == ["one question: no intervals"]
+    (limit,) = few_prompts(3)
+    assert "in at least 25% of cases" in limit.text
+
+
+# ------------------------------------------------------------------------------- where they stand
+
+
+def everything(scores):
+    """As many limits as there are at once."""
+    return asked(ends_at(scores, -0.01, -9), training_context=CALM)
+
+
+@pytest.mark.parametrize("kind", ["effect", "attribution", "dose", "role", "narrow"])
+def test_limits_stand_below_the_picture_inside_the_figure(kind):
+    wishes, ax = {}, None
+    if kind == "narrow":  # half of a page, in a figure of the caller's
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        ax, _ = figure.subplots(1, 2)
+        ax.figure.canvas = FigureCanvasAgg(figure)
+    if kind == "role":
+        wishes["by"] = "role"
+    scores = MAKE.get(kind, MAKE["attribution"] if kind == "role" else MAKE["graft"])()
+    axes = plot(everything(scores), ax=ax, **wishes)
+    FigureCanvasAgg(axes.figure).draw()
+    (foot,) = [
+        text for text in axes.texts if "controls' fall" in re.sub(r"\s", " ", text.get_text())
+    ]
+    box, figure_box = foot.get_window_extent(), axes.figure.bbox
+    assert figure_box.x0 <= box.x0
+    assert box.x1 <= figure_box.x1
+    assert figure_box.y0 <= box.y0
+    above = [axes.bbox, *(part.get_window_extent() for part in axes.child_axes)]
+    legend = axes.get_legend()
+    above += [] if legend is None else [legend.get_window_extent()]
+    label = axes.xaxis.label
+    above += [label.get_window_extent()] if axes.axison and label.get_text() else []
+    assert all(box.y1 <= other.y0 + 1 for other in above)
