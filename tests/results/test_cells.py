@@ -11,12 +11,23 @@ from sublim_mech.stats import max_t, mean_interval
 PLACE = ["layer", "turn", "role", "run", "index"]
 
 
-def position_of(rows, turn, role, run, index):
-    """The position of a place, found by walking the prompt; None where it has none."""
+def runs_of(rows, turn, role):
+    """The positions of each run of a role in a turn, found by walking the prompt."""
     tokens = range(len(rows))
     runs = [list(group) for _, group in groupby(tokens, key=lambda i: (rows[i][2], rows[i][1]))]
-    runs = [r for r in runs if (rows[r[0]][2], rows[r[0]][1]) == (turn, role)]
-    return runs[run][index] if run < len(runs) and index < len(runs[run]) else None
+    return [r for r in runs if (rows[r[0]][2], rows[r[0]][1]) == (turn, role)]
+
+
+def position_of(prompts, prompt, turn, role, run, index):
+    """The position of a place in a prompt; None where it has none."""
+    all_runs = [runs_of(rows, turn, role) for rows in prompts]
+    lengths = {len(runs[run]) for runs in all_runs if run < len(runs)}
+    if run >= len(all_runs[prompt]):
+        return None
+    tokens = all_runs[prompt][run]
+    middle = len(tokens) if len(lengths) == 1 else (len(tokens) + 1) // 2
+    inside = 0 <= index < middle or middle - len(tokens) <= index < 0
+    return tokens[index] if inside else None
 
 
 def test_cells_are_aligned_by_turn_role_and_place_in_the_run():
@@ -28,7 +39,7 @@ def test_cells_are_aligned_by_turn_role_and_place_in_the_run():
     for cell in table.sample(60, random_state=0).itertuples():
         # by position in the row: a named tuple's own `index` is a method
         place = cell.turn, cell.role, cell.run, cell[6]
-        positions = [position_of(rows[p], *place) for p in range(9)]
+        positions = [position_of(rows, p, *place) for p in range(9)]
         where = [(p, t) for p, t in enumerate(positions) if t is not None]
         values = np.array([effect[p, cell.layer + 1, t] for p, t in where])
         assert (cell.n, cell.mean) == (len(values), pytest.approx(values.mean()))
@@ -41,6 +52,20 @@ def test_cells_are_aligned_by_turn_role_and_place_in_the_run():
     closing = template[template["run"] == 1]
     assert set(closing["token"]) == {"<|im_end|>", "\n"}  # though questions are of other lengths
     assert (closing["n"] == 9).all()
+
+
+@pytest.mark.parametrize("lengths", [range(5, 13), [12, 5, 9, 7, 6, 11, 10, 8]])
+def test_last_tokens_of_raw_texts_of_other_lengths_are_one_place(lengths):
+    rows = [[(f"{i}", "text", 0, "")] * n for i, n in enumerate(lengths)]
+    scores = synthetic.sweep(rows, controls=0)
+    effect = np.where(np.isnan(scores.data["effect"]), np.nan, 0.0)
+    rng = np.random.default_rng(0)
+    for prompt, length in enumerate(lengths):
+        effect[0, prompt, 2, length - 1] = 1 + 0.1 * rng.normal()
+    scores.data["effect"].values[:] = effect
+    for prompt, length in enumerate(lengths):
+        clear = np.argwhere(~scores.noise(prompt)[:, :length])
+        np.testing.assert_array_equal(clear, [[2, length - 1]])
 
 
 def test_cells_of_attributions_are_named_by_their_block():

@@ -26,7 +26,7 @@ def test_a_scan_enters_where_it_rises_and_settles_where_it_is_done():
 
 
 def test_a_prompt_that_is_shorter_there_waits():
-    """A boundary in the longer question is behind the whole of the shorter one."""
+    """Boundaries in the middle of the longer question are in the middle of the shorter one."""
     short, long = synthetic.chat(synthetic.QUESTION[:2]), synthetic.chat(synthetic.QUESTION[:6])
     scores = synthetic.scan([short, long], controls=0)
     lined_up = boundaries(scores)
@@ -34,8 +34,9 @@ def test_a_prompt_that_is_shorter_there_waits():
     assert lined_up.roles[first : first + 6] == ["user"] * 6
     assert lined_up.tokens[first + 5] == (first + 2 - 1 + first + 5) / 2
     rises = lined_up.values[0, 1]
-    assert len(set(rises[first + 1 : first + 6])) == 1
-    assert rises[first + 6] > rises[first + 5]
+    assert len(set(rises[first : first + 5])) == 1  # behind its first token, before its last
+    assert rises[first] > rises[first - 1]
+    assert rises[first + 5] > rises[first + 4]
     assert len(set(lined_up.values[1, 1])) == len(lined_up.names) - 1  # the answer adds nothing
     np.testing.assert_array_equal(lined_up.values[:, :, 0], 0)
     np.testing.assert_allclose(lined_up.values[:, :, -1], 1.5)

@@ -263,3 +263,15 @@ def test_limits_stand_below_the_picture_inside_the_figure(kind):
     label = axes.xaxis.label
     above += [label.get_window_extent()] if axes.axison and label.get_text() else []
     assert all(box.y1 <= other.y0 + 1 for other in above)
+
+
+def test_the_ceiling_speaks_of_sets_only_where_there_are_some():
+    def told(kind):
+        return repr(ends_at(MAKE[kind](), -0.01))
+
+    sets, parts = "many sets may seem sufficient", "what one part brings depends on the others"
+    assert sets in told("graft")
+    assert parts not in told("graft")
+    for kind in ("attribution", "sweep", "effect"):
+        assert parts in told(kind)
+        assert sets not in told(kind)

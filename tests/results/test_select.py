@@ -75,8 +75,8 @@ def test_a_chosen_direction_is_as_if_asked_for_alone():
 def test_what_was_chosen_is_said_and_has_the_gap_of_the_whole():
     whole = synthetic.attribution()
     scores = whole.sel(layer=[1, 2], module="attn.q")
-    assert scores.title().endswith("layer 1/2, module attn.q")
-    assert whole.sel(layer=[1, 2, 3]).title().endswith(", layer 1 to 3")
+    assert scores.title().endswith("layers 1/2, module attn.q")
+    assert whole.sel(layer=[1, 2, 3]).title().endswith(", layers 1 to 3")
     modules = ["attn.q", "attn.o", "embed"]
     assert whole.sel(module=modules).title().endswith(", module embed/attn.q/attn.o")
     whole.data["student"][:] += 0.01  # as quadrature misses some

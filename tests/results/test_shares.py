@@ -517,3 +517,32 @@ def test_poor_agreement_with_exact_values_stands_in_the_conclusion():
     scores = synthetic.confirmed(synthetic.attribution(), poor=True)
     assert "AGREEMENT WITH EXACT VALUES IS POOR" in concentration(scores).conclusion
     assert "POOR" not in concentration(synthetic.attribution()).conclusion
+
+
+def test_the_exact_check_of_a_part_names_the_part():
+    scores = synthetic.attribution([synthetic.chat(synthetic.QUESTION[:n]) for n in range(2, 8)])
+    shared = np.isin(scores.positions("sharing"), SHARED)
+    assert concentration(scores).exact_check.endswith(
+        "sufficiency and necessity of 'shared' in graft(pair, prompts, trait, sets='sharing')."
+    )
+    assert concentration(scores.sel(layer=[0, 1, 2])).exact_check.endswith(
+        "sets={'chosen': masks.sharing('shared') & ...}), where the last mask is layers 0 to 2."
+    )
+    assert concentration(scores, on=shared).exact_check.endswith("sets={'chosen': ...}).")
+
+
+def test_what_the_controls_lost_is_of_the_effect_that_shares_are_of():
+    """4 of 5 nats on the prompt; the answer's own tokens have 5 more, all of them the student's."""
+    scores = synthetic.attribution(synthetic.several(8))
+    effect, cell = scores.data["effect"], {"layer": 1, "module": 1}
+    values = xr.zeros_like(effect).where(effect.notnull())
+    in_prompt, in_answer = scores.of_prompt.values, scores.of_answer.values
+    own = in_prompt / in_prompt.sum(1, keepdims=True) + 5 * in_answer / in_answer.sum(1)[:, None]
+    values[{"model": 0, **cell}] = own
+    values[{"model": slice(1, None), **cell}] = -4 * in_prompt / in_prompt.sum(1, keepdims=True)
+    data = scores.data.assign(effect=values)
+    moved = values.sum(["layer", "module", "position"]) + np.linspace(-0.01, 0.01, 8)
+    data["student"] = data["base"] + moved.transpose(*data["student"].dims)
+    scores = dataclasses.replace(scores, data=data)
+    assert "4.00 of 5.00 nats (80%) are the controls' fall" in concentration(scores).conclusion
+    assert "4.00 of 10.00 nats (40%) are the controls' fall" in repr(scores)

@@ -145,7 +145,7 @@ class ScoreArrays:
 
     def selection(self) -> str:
         """What `sel` kept of the cells, in words."""
-        return ", ".join(f"{dim} {_in_words(labels)}" for dim, labels in self.selected.items())
+        return ", ".join(_in_words(dim, labels) for dim, labels in self.selected.items())
 
     # --------------------------------------------------------------------------- headline and total
 
@@ -489,11 +489,11 @@ def _module_name(layer: str, module: str) -> str:
     return f"blocks.{layer}.{module}" if module else f"blocks.{layer}"
 
 
-def _in_words(labels: Any) -> str:
-    """One label, several, or a whole range of numbers."""
+def _in_words(dim: str, labels: Any) -> str:
+    """A dimension with one of its labels, with several, or with a whole range of numbers."""
     if np.ndim(labels) == 0:
-        return str(labels)
+        return f"{dim} {labels}"
     first, count = labels[0], len(labels)
     if count > 2 and isinstance(first, int) and labels == list(range(first, first + count)):
-        return f"{first} to {labels[-1]}"
-    return "/".join(map(str, labels))
+        return f"{dim}s {first} to {labels[-1]}"
+    return f"{dim}{'s' * (count > 1)} {'/'.join(map(str, labels))}"

@@ -46,10 +46,13 @@ def saturated(scores: ScoreArrays) -> list[Told]:
     if not names:
         return []
     short = ceiling_of(scores.record.metric)
-    why = (
-        "a part of the change is enough to reach it, so that many sets may seem sufficient and few "
-        "necessary; metrics.own_minus_others has no ceiling"
+    so = (
+        "many sets may seem sufficient and few necessary"
+        if scores.has_sets
+        else "what one part brings depends on the others"
     )
+    why = f"a part of the change is enough to reach it, so that {so}; "
+    why += "metrics.own_minus_others has no ceiling"
     return [(f"{', '.join(names)}: {short}: {why}", short, names)]
 
 

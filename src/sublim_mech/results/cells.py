@@ -1,7 +1,8 @@
 """Cells over all prompts: which tokens are the same place, and which cells differ from 0.
 
 1. A place is a turn and role, the run of that role in the turn (0: before its content, 1: after it,
-   for template tokens) and the token of the run, counted from its start.
+   for template tokens) and the token of the run, counted from its start. Of runs that are longer in
+   some prompts the second half is counted from the end (-1: the last), so that last tokens meet.
 2. Prompts are lined up by place; a prompt without a place has no value there.
 3. Every cell of the lined-up map is tested over prompts by sign flips with the largest |t| of the
    map (`stats.max_t`).
@@ -31,7 +32,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Runs:
-    """`(prompt, position)` each: the run of its role in its turn, and which token of the run."""
+    """`(prompt, position)` each: the run of its role in its turn, and which token of the run (from
+    its end, below 0, in the second half of a run that is longer in some prompts).
+    """
 
     run: np.ndarray
     index: np.ndarray
@@ -56,16 +59,23 @@ def count_runs(scores: ScoreArrays) -> Runs:
         return Runs(scores.positions("run"), scores.positions("index"))
     roles, turns = scores.positions("role"), scores.positions("turn")
     run, index = np.zeros(roles.shape, int), np.zeros(roles.shape, int)
+    pieces: dict[tuple[int, str, int], list[tuple[int, slice]]] = {}
     for prompt, frames in enumerate(zip(turns.tolist(), roles.tolist(), strict=True)):
         start = 0
         runs_so_far: dict[tuple[int, str], int] = {}
         for turn_and_role, tokens in groupby(zip(*frames, strict=True)):
-            length = len(list(tokens))
+            stop = start + len(list(tokens))
             number = runs_so_far.get(turn_and_role, 0)
-            run[prompt, start : start + length] = number
-            index[prompt, start : start + length] = np.arange(length)
+            run[prompt, start:stop] = number
+            pieces.setdefault((*turn_and_role, number), []).append((prompt, slice(start, stop)))
             runs_so_far[turn_and_role] = number + 1
-            start += length
+            start = stop
+    for alike in pieces.values():
+        lengths = [piece.stop - piece.start for _, piece in alike]
+        for at, length in zip(alike, lengths, strict=True):
+            index[at] = np.arange(length)
+            if len(set(lengths)) > 1:
+                index[at][(length + 1) // 2 :] -= length
     return Runs(run, index)
 
 

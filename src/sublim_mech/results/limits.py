@@ -162,14 +162,20 @@ class Moved(NamedTuple):
         return f"{of} are the controls' {moved}", lost
 
 
-def of_the_controls(scores: ScoreArrays) -> list[Limit]:
+def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Limit]:
     """That a large part of the headline is not what the student gained but what its controls lost
     (or the reverse), or all of it, where they moved further than the student on its own way;
     nothing where it is not, or where the headline is inside its own noise.
+
+    Args:
+        scores: whose headline.
+        on_prompt: of the effect on the prompt's tokens, of which shares on these are, and not of
+            the total effect.
     """
     if not scores.has_controls or scores.has_steps or not _stands_out(scores):
         return []
-    effects = (scores.data["student"] - scores.data["base"]).mean("prompt")
+    whole = scores.data["student"] - scores.data["base"]
+    effects = (scores.whole["prompt_effect"] if on_prompt else whole).mean("prompt")
     moved = Moved(float(effects[0]), float(effects.isel(model=slice(1, None)).mean()))
     told = moved.told(scores.unit)
     if told is None:

@@ -155,7 +155,8 @@ class Scores(ScoreArrays):
 
         The same place in different prompts is the same turn and role, the same run of that role in
         the turn (0: before its content, 1: after it, for template tokens) and the same token of the
-        run, counted from its start.
+        run, counted from its start; in the second half of runs that are longer in some prompts
+        (questions, raw texts), from its end, so that last tokens meet.
 
         Returns:
             One row per cell: layer, TransformerLens' name, turn, role, run, index, the token's text

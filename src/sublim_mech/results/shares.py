@@ -140,10 +140,15 @@ class Concentration:
         if np.isnan(self.share):
             return ""
         kind = next((kind for kind, names in _SETS.items() if self.on in names), "")
-        sets = repr(kind) if kind else "{'chosen': ...}"
+        tokens, sets, which = f"masks.{kind}({self.on!r})" if kind else "...", repr(kind), ""
+        if self.cells:
+            sets, which = f"{{'chosen': {tokens} & ...}}", f", where the last mask is {self.cells}"
+        elif not kind:
+            sets = "{'chosen': ...}"
+        of = f" of {self.on!r}" if kind and not self.cells else ""
         return (
-            f"Exact check: sufficiency and necessity of {self.on!r} in graft(pair, prompts, trait, "
-            f"sets={sets})."
+            f"Exact check: sufficiency and necessity{of} in graft(pair, prompts, trait, "
+            f"sets={sets}){which}."
         )
 
     def _verdict(self) -> str:
@@ -374,7 +379,7 @@ def concentration(
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
         controls="".join(
-            f"{told.text[:1].upper()}{told.text[1:]}." for told in of_the_controls(scores)
+            f"{told.text[:1].upper()}{told.text[1:]}." for told in of_the_controls(scores, on_prompt=True)
         ),
         places=found.places,
     )
