@@ -96,7 +96,7 @@ class SideBySide:
         answers = self.answers.rename(
             columns={f"log P: {old}": f"log P: {name}" for old, name in names.items()}
         )
-        answers["model"] = answers["model"].replace(dict(names))
+        answers["model"] = [names.get(name, name) for name in answers["model"]]
         return replace(
             self, answers=answers, models=dict(zip(new, self.models.values(), strict=True))
         )
