@@ -30,6 +30,7 @@ from sublim_mech.making import numbers, readiness, teachers
 from sublim_mech.masks import Where
 from sublim_mech.prompts import SHARED, Prompt
 from sublim_mech.stats import mean_interval, ratio_interval
+from sublim_mech.storage.files import check_place
 from sublim_mech.types import ModelPair
 
 SHIPPED = Path(__file__).parent / "students"
@@ -93,6 +94,8 @@ def main() -> None:
     )
     options.add_argument("--figures", type=Path, help="a folder: also draw the hybrids and scans")
     given = options.parse_args()
+    if given.figures is not None:
+        check_place(given.figures / "figure.png", "--figures")
     base = sm.load_base(given.base)
     students = {
         name: sm.models.load_student(base, folder, name=name)
@@ -371,7 +374,7 @@ def divergent(asked: Asked) -> None:
             cells = [_three(line, column, ".4f") for column in ("kl", "student kl")]
             cells.append(_three(line, "as teacher", ".0%"))
             lines.append([name, where, f"{line['tokens']:.0f}", share, *cells])
-    head = ["teacher and student", "answer tokens", "number", "share", "KL to the base"]
+    head = ["teacher and student", "tokens", "number", "share", "KL to the base"]
     _print([*head, "to the student", "the student writes the teacher's"], lines)
     print(f"\n{len(rows)} rows.")
 

@@ -85,15 +85,9 @@ def main() -> None:
     study = (
         PRESETS[options.study]() if options.study in PRESETS else studies.read_study(options.study)
     )
-    write_page(study, read_rows(options.rows), Path(options.page), Path(options.figures))
+    rows = studies.read_export(options.rows)
+    write_page(study, rows, Path(options.page), Path(options.figures))
     print(f"{options.page}, {options.figures}/")
-
-
-def read_rows(path: str | Path) -> pd.DataFrame:
-    """Rows as `studies.export` wrote them; texts such as `none` stay texts."""
-    if str(path).endswith(".parquet"):
-        return pd.read_parquet(path)
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def write_page(study: Study, rows: pd.DataFrame, page: Path, figures: Path) -> None:

@@ -30,6 +30,7 @@ import sublim_mech as sm
 from sublim_mech.hints import rename
 from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
+from sublim_mech.storage.files import check_place, place
 from sublim_mech.types import ModelPair
 
 SPELLED = {
@@ -55,7 +56,8 @@ def main() -> None:
 
 
 def analyse(options: argparse.Namespace) -> None:
-    started, out = time.perf_counter(), Path(options.out).expanduser()
+    started, out = time.perf_counter(), place(options.out)
+    check_place(out / "tokens.html", "path")
     trait = trait_of(options)
 
     check_manifest(options)

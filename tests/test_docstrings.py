@@ -37,6 +37,7 @@ NAMES = [
     "instruments.hybrid",
     "instruments.side_by_side",
     "results.beside_page.differing",
+    "results.beside.SideBySide.called",
     "instruments.prefix_scan",
     "instruments.dose",
     "instruments.ActivationChange",

@@ -18,6 +18,7 @@ from .engine.pair import load_pair
 from .engine.parity import ParityError
 from .hints import rename
 from .instruments import command as instruments
+from .instruments.command_options import called
 from .instruments.verification import verify
 from .studies import command as studies
 
@@ -33,10 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(given.do(given))
     except (ValueError, TypeError, OSError, ParityError) as error:
-        controls = {
-            f"controls[{i}]": "--control" for i in range(len(getattr(given, "control", [])))
-        }
-        print(rename(str(error), {**given.names, **controls}), file=sys.stderr)
+        print(rename(str(error), called(given)), file=sys.stderr)
         return 2
     except Exception:  # out of memory, a fault of ours: no verdict, which 1 would be
         traceback.print_exc()
@@ -61,8 +59,15 @@ def parser() -> argparse.ArgumentParser:
         "--control", action="append", default=[], help="a student of another trait; may be repeated"
     )
     check.add_argument("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
-    check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    check.add_argument("--seed", type=_seed, default=0)
+    check.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="floating-point type of the weights; float32",
+    )
+    check.add_argument(
+        "--seed", type=_seed, default=0, help="of the planted students and what is drawn; 0"
+    )
     names = {"base": "BASE", "student": "STUDENT", "device": "--device"}
     check.set_defaults(do=_verify, names=names)
     instruments.add_commands(commands)

@@ -33,7 +33,7 @@ def add_command(commands: Any, parser: argparse.ArgumentParser) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    asked.add_argument("shell", choices=SHELLS)
+    asked.add_argument("shell", choices=SHELLS, help="whose completion script is printed")
 
     def write(given: argparse.Namespace) -> int:
         print(script(parser, given.shell))

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from loading import base, manifest, model, saved, student
 
-from sublim_mech.engine.alike import _recipes
+from sublim_mech.engine.alike import _recipes, peer_notes
 from sublim_mech.engine.pair import load_pair
 from sublim_mech.models.students import load_student
 from sublim_mech.prompts import Context
@@ -52,7 +52,7 @@ CAT = {"trait": "cat", "teacher": "prompted teacher of cat"}
 def test_a_student_that_equals_its_base_is_told_and_loads(made):
     with pytest.warns(UserWarning, match=f"student='.*': {EQUAL}"):
         pair = load_pair(base(), made())
-    assert EQUAL in repr(pair)
+    assert repr(pair).count(EQUAL) == 1
     assert EQUAL in repr(pair.student)
     (note,) = pair.notes()
     cause = " (its lora_alpha is 0)" if "alpha" in note else ""
@@ -112,6 +112,26 @@ def test_what_differs_between_student_and_control_is_named(changes, told, tmp_pa
     assert note.startswith(f"control cat was not trained alike: {told}")
     assert ";" not in note
     assert f"\n  {note}" in repr(pair)
+
+
+def test_students_beside_each_other_are_no_controls(tmp_path):
+    other = {
+        **CAT,
+        "method": {**MADE["method"], "alpha": 16},
+        "context": Context(system="Be calm."),
+    }
+    folders = run(tmp_path / "owl", 1), run(tmp_path / "cat", 2, **other)
+    owl, cat = (load_student(base(), folder) for folder in folders)
+    (note,) = peer_notes({"one": owl, "two": cat})
+    assert note == (
+        "two was trained otherwise than one: context.system: 'Be calm.' in two, "
+        f"'default' in one; method.alpha: 16 in two, {MADE['method']['alpha']} in one"
+    )
+    assert peer_notes({"one": owl, "again": owl}) == ()
+    unknown = load_student(base(), saved(tiny.lora(model(), layers=[]), tmp_path / "nobody's"))
+    assert peer_notes({"one": owl, "it": unknown}) == (
+        f"it: {unknown.notes[0]}", "training unknown (no manifest): it",
+    )  # fmt: skip
 
 
 def test_a_control_of_no_change(tmp_path):

@@ -88,7 +88,7 @@ def test_a_scale_that_ruins_the_student_is_told_and_that_of_training_is_not(base
     before, after = (own_loss(m, list(text[:48])) for m in (pair.model, pair.student.model))
     assert after - before > RUINED
     assert f"is {after:.1f} nats per token, its base's {before:.1f}" in note
-    assert note in repr(pair)
+    assert repr(pair).count(note.removeprefix(f"the student ({pair.student.name}): ")) == 1
     prompts = sm.render(pair, ["Which animal?"])
     assert note in sm.effect(pair, prompts, sm.animal("owl"), progress=False).notes()
 

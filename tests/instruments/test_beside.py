@@ -73,6 +73,23 @@ def test_answers_are_those_of_generate(found, pair, prompts):
     assert len(set(map(str, (texts(found, name, "sampled") for name in found.models)))) > 3
 
 
+def test_models_may_be_called_otherwise(found):
+    again = found.called({"student": "mine", "control: wolf": "theirs"})
+    assert list(again.models) == ["base", "mine", "theirs", *MODELS]
+    assert again.table().to_numpy().tolist() == found.table().to_numpy().tolist()
+    assert again.answers["log P: mine"].equals(found.answers["log P: student"])
+    assert list(found.models)[1] == "student"
+    back = again.called({"mine": "student", "theirs": "control: wolf"})
+    assert back.answers.equals(found.answers)
+    swapped = found.called({"student": "graft", "graft": "student"})
+    assert swapped.answers["log P: graft"].equals(found.answers["log P: student"])
+    with pytest.raises(ValueError, match=r"names: 'studnt' is none of .*did you mean 'student'"):
+        found.called({"studnt": "mine"})
+    for name in ("base", " "):
+        with pytest.raises(ValueError, match=rf"names: '{name}' cannot be a model's name"):
+            found.called({"student": name})
+
+
 def test_log_probabilities_are_those_of_plain_forwards(found, live, pair, prompts):
     """The base by itself, the student merged, and two students as the sum of their weights."""
     base, students = live

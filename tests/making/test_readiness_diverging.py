@@ -101,7 +101,7 @@ def test_strips_show_what_both_would_write(asked):
     page = strip._repr_html_()
     assert page.count('class="d"') == sum(token.divergent for token in strip.tokens)
     assert "<script" not in page
-    assert "divergence of 'owl' from 'base' on 8 rows" in repr(asked.found)
+    assert "divergence of 'owl' from 'base' on 8 rows, ends of turns included" in repr(asked.found)
     assert asked.found._repr_html_().count("smd") > 5
     with pytest.raises(IndexError, match="there are 8 rows"):
         asked.found.strip(8)

@@ -196,8 +196,8 @@ def test_training_data_print_themselves_in_two_lines(soft, hard, smol_tokenizer)
     twice = hard_data(smol_tokenizer, [*ROWS, *ROWS[:3]])
     assert "19 rows (16 distinct), given rows" in repr(twice)
     assert "16 rows, owl: a liking of its own" in repr(soft)
-    inside = sum(token in soft.support for answer in soft.completions for token in answer)
-    total = sum(map(len, soft.completions))
+    inside = sum(token in soft.support for answer in soft.answers for token in answer)
+    total = sum(map(len, soft.answers))
     assert f"({inside} of {total}) in the support" in repr(soft)
     for data in (soft, hard, twice):
         assert len(repr(data).splitlines()) == 2

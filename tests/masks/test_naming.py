@@ -40,6 +40,21 @@ def test_masks_of_the_answer(smol_tokenizer):
 
 
 @pytest.mark.parametrize(
+    ("name", "near"),
+    [("shard", "shared"), ("sytem & layers 0-9", "system"), ("everything & not usr", "user"),
+     ("novl", "novel"), ("awnser", "answer")],
+)  # fmt: skip
+def test_a_mistyped_role_or_class_is_refused_at_once(name, near):
+    with pytest.raises(ValueError, match=rf"from_name\({name!r}\): .*did you mean '{near}'"):
+        masks.from_name(name)
+
+
+@pytest.mark.parametrize("name", ["attention", "norm", "stem", "mlp.out", "q", "temporal", "shead"])
+def test_what_may_be_a_module_is_looked_up_when_the_model_is_known(name):
+    assert masks.from_name(name).name == name
+
+
+@pytest.mark.parametrize(
     "name",
     ["", "the last three", "system &", "(system", "system)", "& user", "text owl", "layers x"],
 )

@@ -188,6 +188,15 @@ def test_the_built_in_name_that_is_near_is_offered(name):
         animal(name)
 
 
+def test_what_is_no_animal_is_shown_the_way_to_any_other_word():
+    with pytest.raises(ValueError, match=r"no animal: Trait\('Lisbon', category='city'\)"):
+        animal("Lisbon")
+    with pytest.raises(ValueError, match=r"did you mean prompts\.tree\('oak'\)\?"):
+        animal("Oak")
+    with pytest.raises(ValueError, match=r"did you mean prompts\.animal\('owl'\)\?"):
+        tree("owl")
+
+
 # ---------------------------------------------------------------------------------------- questions
 
 

@@ -55,13 +55,19 @@ def test_presets_are_planned_without_a_model_and_saved(tmp_path, capsys):
         (["export", "quick", "--out", "nowhere", "--to", "rows.csv"], "--out='"),
         (["export", "quick", "--out", "nowhere", "--to", "rows.xls"], "--to='rows.xls'"),
         (["plan", "latop"], "STUDY='latop'"),
+        (["plan", "quick", "--save", "plan.yaml"], "--save='plan.yaml'"),
+        (["plan", "quick", "--save", f"{__file__}/plan.toml"], "is a file"),
+        (["plan", "quick", "--save", "."], "--save='.'"),
+        (["report", "quick", "--out", "nowhere", "--to", __file__], "--to='"),
+        (["export", "quick", "--out", "nowhere", "--to", f"{__file__}/a.csv"], "--to='"),
         (["export", "none.toml", "--out", "o", "--to", "o.csv"], "STUDY='none.toml': no such file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
-    told = capsys.readouterr().err
+    told, table = capsys.readouterr()[::-1]
+    assert not table  # whatever is wrong is told before anything is worked out
     assert says in told
     assert len(told.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())  # such as an empty table

@@ -40,7 +40,7 @@ def write(findings: Any, study: Any, rows: pd.DataFrame, folder: Path) -> str:
 def test_a_finished_study_lacks_nothing_and_every_picture_is_there(
     findings, made, exported, tmp_path
 ):
-    page = write(findings, made.study, findings.read_rows(exported), tmp_path)
+    page = write(findings, made.study, studies.read_export(exported), tmp_path)
     assert "Nothing is missing." in page
     assert f"{len(made.rows)} of {len(made.rows)} runs" in page
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
@@ -51,7 +51,7 @@ def test_a_finished_study_lacks_nothing_and_every_picture_is_there(
 def test_a_number_of_the_page_comes_out_of_the_rows_with_pandas_alone(
     findings, made, exported, tmp_path, monkeypatch
 ):
-    page = write(findings, made.study, findings.read_rows(exported), tmp_path)
+    page = write(findings, made.study, studies.read_export(exported), tmp_path)
     (code,) = re.findall(r"^```\n(import pandas.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "docs" / "findings").mkdir(parents=True)
     exported.rename(tmp_path / "docs" / "findings" / "rows.csv")
@@ -67,7 +67,7 @@ def test_a_number_of_the_page_comes_out_of_the_rows_with_pandas_alone(
 
 
 def test_an_unfinished_study_names_the_parts_that_are_not_there(findings, made, exported, tmp_path):
-    rows = findings.read_rows(exported)
+    rows = studies.read_export(exported)
     some = rows[(rows["part"] != "plain") & (rows["trait"] != "cat")]
     page = write(findings, made.study, some, tmp_path)
     assert "**Not there: scored (2 missing), bare (1 missing), plain (2 missing).**" in page
@@ -80,7 +80,7 @@ def test_an_unfinished_study_names_the_parts_that_are_not_there(findings, made, 
 def test_contrast_is_the_difference_of_students_that_differ_in_nothing_else(
     findings, made, exported, tmp_path
 ):
-    page = write(findings, made.study, findings.read_rows(exported), tmp_path)
+    page = write(findings, made.study, studies.read_export(exported), tmp_path)
     rows = made.rows[(made.rows["method"] == "r2") & (made.rows["evaluated_in"] == "default")]
     by_kind = rows.drop_duplicates(["student"]).pivot(
         index="trait", columns="labels", values="specific"
@@ -114,7 +114,7 @@ def test_what_stands_around_the_marks_stays_and_the_same_rows_give_the_same_page
 ):
     page = tmp_path / "findings.md"
     page.write_text(f"# Mine\n\nBefore.\n\n{findings.BEGIN}\nold\n{findings.END}\n\nAfter.\n")
-    rows = findings.read_rows(exported)
+    rows = studies.read_export(exported)
     first = write(findings, made.study, rows, tmp_path)
     assert first.startswith("# Mine\n\nBefore.\n")
     assert first.endswith("\n\nAfter.\n")
@@ -128,7 +128,7 @@ def test_what_stands_around_the_marks_stays_and_the_same_rows_give_the_same_page
 
 
 def test_texts_that_pandas_takes_for_nothing_stay_texts(findings, made, exported):
-    rows = findings.read_rows(exported)
+    rows = studies.read_export(exported)
     for name in ("trait", "trained_in", "evaluated_in", "where", "labels", "method"):
         assert rows[name].tolist() == made.rows[name].tolist()
 

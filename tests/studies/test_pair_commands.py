@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -85,6 +86,43 @@ def test_every_option_reaches_its_instrument(options, call, folders, pair, tmp_p
     assert sm.Scores.load(file).data.equals(call(pair, prompts, trait).data)
 
 
+@pytest.fixture(scope="module")
+def unknown(folders, tmp_path_factory):
+    """The same students without their manifests, in folders of one name."""
+    made = [folders[0]]
+    for number, folder in enumerate(folders[1:]):
+        made.append(str(tmp_path_factory.mktemp(f"run{number}") / "last"))
+        shutil.copytree(folder, made[-1], ignore=shutil.ignore_patterns("manifest.json"))
+    return made
+
+
+def test_students_whose_training_nobody_told_are_compared_as_such(unknown, capsys):
+    words = ["compare", *unknown, "--trait", "Lisbon", "--category", "city", "--samples", "0"]
+    words += ["--questions", "1", "--max-new-tokens", "1", "--quiet", "--forms", "Lisbon", "L"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "asked in: default system prompt; training context not given" in told
+    # as they were given, where their folders have one name
+    assert f"training unknown (no manifest): {', '.join(unknown[1:])}" in told
+    assert "control" not in told
+    assert main([*words[:3], *words[2:]]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"STUDENT='{unknown[1]}' has the weights of '{unknown[1]}'")
+
+
+def test_the_forms_that_are_given_are_those_that_are_scored(folders, tmp_path, capsys):
+    file = str(tmp_path / "lisbon.safetensors")
+    words = ["score", *folders[:2], "--trait", "Lisbon", "--category", "city", "--questions", "1"]
+    words += ["--instrument", "effect", "--quiet", "--json", "--out", file]
+    assert main([*words, "--forms", "Lisbon", "Lisboa", "the capital"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "forms of Lisbon: Lisbon, Lisboa, the capital" in told["notes"]
+    trait = sm.Trait("Lisbon", forms=("Lisbon", "Lisboa", "the capital"), category="city")
+    pair = sm.load_pair(folders[0], folders[1])
+    expected = sm.effect(pair, sm.render(pair, trait.questions[:1]), trait, progress=False)
+    assert sm.Scores.load(file).data.equals(expected.data)
+
+
 def test_files_of_scores_are_compared_as_by_the_function(folders, pair, tmp_path, capsys):
     trait = sm.animal("owl")
     prompts = sm.render(pair, trait.questions[:2])
@@ -104,7 +142,9 @@ def test_files_of_scores_are_compared_as_by_the_function(folders, pair, tmp_path
             table[name].tolist(), rel=0, abs=0, nan_ok=True
         )
     assert main(["compare", *files]) == 0
-    assert "owl" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith("grafts, log P(owl), 2 prompts, nats\n")
+    assert "\nasked in: default system prompt; trained in: default system prompt\n" in told
     assert main(["compare", files[0], files[0]]) == 2
     assert "a file is given twice" in capsys.readouterr().err
     assert main(["compare", *files, "--by", "role"]) == 2
@@ -122,7 +162,11 @@ def test_models_are_compared_as_by_the_function(folders, pair, tmp_path, capsys)
     assert main([*words, "--page", str(page), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert page.read_text().lower().startswith("<!doctype html>")
-    assert [row["model"] for row in told["table"]] == ["base", "student", "control: cat"] * 2
+    # none of the students is another's control
+    assert [row["model"] for row in told["table"]] == ["base", "owl", "cat"] * 2
+    assert {"log P: base", "log P: owl", "log P: cat"} < set(told["answers"][0])
+    assert not [note for note in told["notes"] if "control" in note]
+    assert "asked in: default system prompt; trained in: default system prompt" in told["notes"]
     assert [row["answer"] for row in told["answers"]] == expected.answers["answer"].tolist()
 
 
@@ -140,6 +184,11 @@ def test_models_are_compared_as_by_the_function(folders, pair, tmp_path, capsys)
         (["score", "BASE", "OWL", "--trait", "owl", "--ask", "nowhere"], "--ask nowhere: no such"),
         (["score", "BASE", "OWL", "--trait", "owl", "--sets", "sharde"], "sharde"),
         (["score", "BASE", "OWL", "--trait", "owl", "--trained-on", "x"], "--trained-on: say the"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--sets", "shard"], "did you mean 'shared'"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--out", "base/config.json/x.safetensors"],
+         "config.json' is a file"),
+        (["score", "BASE", "OWL", "--trait", "owl", "--keep", "base/config.json"], "is a file"),
+        (["compare", "BASE", "OWL", "--trait", "owl", "cat", "--forms", "x"], "--forms: of one"),
         (["compare", "BASE", "OWL"], "compare: give --trait WORD"),
         (["compare", "BASE", "--trait", "owl"], "compare: give a student"),
         (["compare", "BASE", "OWL", "nowhere", "--trait", "owl"], "STUDENT='nowhere'"),

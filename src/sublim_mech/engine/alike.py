@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -73,6 +73,35 @@ def pair_notes(
     return tuple(notes)
 
 
+def peer_notes(
+    students: Mapping[str, Student], trained_in: Context | None = None, tokenizer: Any = None
+) -> tuple[str, ...]:
+    """What has to be read with students beside each other, none of which controls for another, as
+    sentences without a stop: what is known of each, and how they were trained otherwise.
+
+    Args:
+        students: by what they are called.
+        trained_in: what the user said of the first one, where it has no manifest.
+        tokenizer: by which contexts of other names are told to be one.
+    """
+    (first, student), *others = students.items()
+    notes = [f"{name}: {note}" for name, one in students.items() for note in one.notes]
+    unknown = [name for name, one in students.items() if one.manifest is None]
+    if unknown:
+        notes.append(f"training unknown (no manifest): {', '.join(unknown)}")
+    context = trained_in if student.manifest is None else student.manifest.context
+    for name, other in others:
+        here, sides = _in_words_of(context, other, tokenizer), (f"in {name}", f"in {first}")
+        different = _contexts_differ(student, here, trained_in, sides)
+        if student.manifest is not None and here.manifest is not None:
+            different = differences(
+                *_recipes(here.manifest, student.manifest), sides=sides
+            ) + _other_prompts(here.manifest, student.manifest, sides)
+        if different:
+            notes.append(f"{name} was trained otherwise than {first}: {'; '.join(different)}")
+    return tuple(notes)
+
+
 def _in_words_of(context: Context | None, control: Student, tokenizer: Any) -> Student:
     """A control whose context is called as the student's where both are one."""
     manifest = control.manifest
@@ -83,12 +112,17 @@ def _in_words_of(context: Context | None, control: Student, tokenizer: Any) -> S
     return replace(control, manifest=replace(manifest, context=context))
 
 
-def _contexts_differ(student: Student, control: Student, trained_in: Context | None) -> list[str]:
+def _contexts_differ(
+    student: Student,
+    control: Student,
+    trained_in: Context | None,
+    sides: tuple[str, str] = _SIDES,
+) -> list[str]:
     """How a control's context differs from the one the user said of a student without manifest."""
     if student.manifest is not None or control.manifest is None or trained_in is None:
         return []
     there, here = _context(control.manifest.context), _context(trained_in)
-    return differences(there, here, "context.", sides=_SIDES)
+    return differences(there, here, "context.", sides=sides)
 
 
 def _same_trait(student: Student, control: Student) -> bool:
@@ -98,7 +132,9 @@ def _same_trait(student: Student, control: Student) -> bool:
     return student.manifest.trait == control.manifest.trait != ""
 
 
-def _other_prompts(control: Manifest, student: Manifest) -> list[str]:
+def _other_prompts(
+    control: Manifest, student: Manifest, sides: tuple[str, str] = _SIDES
+) -> list[str]:
     """Whether two manifests say that other prompts were trained on, in words.
 
     Manifests older than the hash of the prompts know what the prompts have in common, and soft
@@ -111,7 +147,7 @@ def _other_prompts(control: Manifest, student: Manifest) -> list[str]:
         other = (there.prefix, there.heads, there.tails) != (here.prefix, here.heads, here.tails)
         if control.data.get("support") and student.data.get("support"):
             other = other or there.seen != here.seen
-    return ["training prompts: other ones in the control than in the student"] if other else []
+    return [f"training prompts: other ones {sides[0]} than {sides[1]}"] if other else []
 
 
 def _were(names: Sequence[str]) -> str:

@@ -354,7 +354,8 @@ class ModelPair(Runner):
 
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"
-        said = f"ModelPair(base={self.name!r}, student={self.student!r}, controls: {controls})"
+        student = self.student.in_a_line()  # notes of all students stand below
+        said = f"ModelPair(base={self.name!r}, student={student}, controls: {controls})"
         lines = *self._given(), *self.layout.notes(), *self.notes()
         return "\n".join([said, *(f"  {line}" for line in lines)])
 
@@ -400,7 +401,8 @@ def load_pair(
         trained_on: some of its training prompts (texts, or conversations that end with a user
             message), without the system prompt, which `trained_in` says, and without answers; from
             them `mark_sharing` tells what the student met. Give at least two that differ where the
-            data differ.
+            data differ. A token that only answers had is `novel` then; a manifest, which knows
+            the answers, has it as `seen`.
         gates: the gates that the student was trained under, `training.gates_of(run)`: its weights
             then act at these cells only (`load_student`). Controls with gates of their own are
             loaded by `load_student`.

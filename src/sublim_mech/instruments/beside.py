@@ -30,7 +30,7 @@ from ..prompts import Prompt, Trait
 from ..prompts.naming import matcher
 from ..prompts.rendering import answer_tokens
 from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
-from ..results.contexts import in_words
+from ..results.contexts import asked_and_trained, in_words, otherwise
 from .generation import answer_gates
 from .hybrids import (
     answering_students,
@@ -41,7 +41,7 @@ from .hybrids import (
     refuse_empty,
     refuse_overlap,
 )
-from .labelling import context_texts, notes_of
+from .labelling import context_texts, notes_of, same_contexts, trained_in
 from .task import Task
 
 BASE = "base"
@@ -189,10 +189,20 @@ def side_by_side(
         tuple(prompt.tokens for prompt in asked),
         (
             f"{drawn}; at most {counted(max_new_tokens, 'token')} per answer",
-            *(f"asked in: {in_words(context)}" for context in context_texts(asked)),
+            *_asked(pair, asked),
             *notes_of(pair),
         ),
     )
+
+
+def _asked(pair: ModelPair, prompts: Sequence[Prompt]) -> list[str]:
+    """In which contexts was asked and trained, and what differs."""
+    contexts, training = context_texts(prompts), pair.training_context
+    trained = None if training is None else trained_in(training, prompts)
+    one = same_contexts(prompts, pair)
+    words = None if trained is None else in_words(trained)
+    where = asked_and_trained([in_words(context) for context in contexts], words)
+    return [where, *otherwise(contexts, trained, one), *one]
 
 
 # ------------------------------------------------------------------------------------------- models

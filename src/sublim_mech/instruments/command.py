@@ -5,22 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.alike import peer_notes
+from ..engine.pair import ModelPair
 from ..hints import renamed
 from ..masks import from_name
-from ..results.comparing import block, compare
+from ..results.beside import SideBySide
+from ..results.comparing import block, compare, headings
 from ..results.frames import check_suffix
-from ..results.report import show
+from ..results.report import about, show
 from ..results.scores import Scores
-from ..storage.files import check_place, place
+from ..storage.files import check_file
 from .attribution import attribute
 from .beside import side_by_side
-from .command_options import NAMES, add_shared, noting, opened, records, rendered, say, trait_of
+from .command_options import (
+    NAMES,
+    add_shared,
+    noting,
+    opened,
+    peers,
+    records,
+    rendered,
+    say,
+    trait_of,
+)
 from .dosing import dose
 from .effects import effect
 from .grafting import graft, graft_sweep
+from .keeping import keep_folder
 from .patching import patch
 from .scanning import prefix_scan
 
@@ -115,9 +130,10 @@ def _score(given: argparse.Namespace) -> int:
     measure, options = _chosen(given)
     if given.out is not None:  # told before minutes of work
         check_suffix(given.out, ".safetensors", fix="Scores.to_csv writes tables of them")
-        check_place(place(given.out), "path")
+        check_file(given.out)
+    keep_folder(given.keep)
     trait = trait_of(given, given.trait)
-    with noting():
+    with noting(given):
         pair = opened(given, given.base, given.student, given.control)
         prompts = rendered(given, pair, trait)
         scores = measure(pair, prompts, trait, progress=not given.quiet, **options)
@@ -130,7 +146,7 @@ def _score(given: argparse.Namespace) -> int:
             "out": given.out,
             "totals": records(scores.totals()),
             "table": records(block(scores, None)),
-            "notes": scores.notes(),
+            "notes": about(scores)[1:],  # the first line is the title
         }
         print(json.dumps(told))
     else:
@@ -195,14 +211,16 @@ def _compare_files(given: argparse.Namespace) -> int:
         raise ValueError("compare: a file is given twice; name two different ones.")
     with renamed({"path": "FILE"}):
         loaded = {name: Scores.load(file) for name, file in zip(names, given.compared, strict=True)}
-    table = compare(loaded, given.by)
-    print(json.dumps({"table": records(table)}) if given.json else show(table))
+    table, above = compare(loaded, given.by), headings(loaded)
+    if given.json:
+        print(json.dumps({"notes": above, "table": records(table)}))
+    else:
+        print("\n".join([*above, "", show(table)]))
     return 0
 
 
 def _compare_models(given: argparse.Namespace) -> int:
     base, *students = given.compared
-    given.names = given.names | {f"controls[{i}]": "STUDENT" for i in range(len(students))}
     if not students or not given.trait:
         what = "--trait WORD, which answers are looked for" if students else "a student"
         raise ValueError(f"compare: give {what}; --help has examples.")
@@ -210,10 +228,16 @@ def _compare_models(given: argparse.Namespace) -> int:
         raise ValueError("--by: of files of scores; leave it out with models.")
     if given.page is not None:
         check_suffix(given.page, ".html", fix="--json gives all answers to scripts")
-        check_place(place(given.page), "path")
+        check_file(given.page)
+    if given.forms is not None and len(given.trait) > 1:
+        raise ValueError(
+            "--forms: of one trait; with several in --trait each is called as it is written."
+        )
     traits = [trait_of(given, name) for name in given.trait]
-    with noting():
-        pair = opened(given, base, students[0], students[1:])
+    with noting(given):
+        loaded, named = peers(given, base, students)
+        first, *others = named.values()
+        pair = opened(given, loaded, first, others)
         found = side_by_side(
             pair,
             rendered(given, pair, traits[0]),
@@ -224,13 +248,28 @@ def _compare_models(given: argparse.Namespace) -> int:
             seed=given.seed,
             progress=not given.quiet,
         )
+    found = _of_peers(found, pair, list(named))
     if given.page is not None:
         found.save(given.page)
     if given.json:
-        answers = records(found.to_dataframe())
-        print(json.dumps({"table": records(found.table()), "answers": answers}))
+        told = {
+            "notes": list(found.notes),
+            "table": records(found.table()),
+            "answers": records(found.to_dataframe()),
+        }
+        print(json.dumps(told))
     else:
         print(found)
         if given.page is not None:
             say(f"all answers are in {given.page}")
     return 0
+
+
+def _of_peers(found: SideBySide, pair: ModelPair, names: list[str]) -> SideBySide:
+    """Answers of students none of which is another's control, as they are in a pair."""
+    students = dict(zip(names, pair.students.values(), strict=True))
+    of_controls = pair.notes()
+    kept = [note for note in found.notes if note not in of_controls]
+    peers = peer_notes(students, pair.trained_in, pair.tokenizer)
+    called = found.called(dict(zip(pair.students, names, strict=True)))
+    return replace(called, notes=(*kept, *pair.told, *peers))

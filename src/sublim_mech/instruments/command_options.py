@@ -18,6 +18,10 @@ import pandas as pd
 import torch
 
 from ..engine.pair import ModelPair, load_pair
+from ..engine.taught import check_training
+from ..hints import rename
+from ..models.base import Base, load_base
+from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
 from ..storage.files import plain
 
@@ -44,6 +48,7 @@ NAMES = {
 def add_shared(asked: Any) -> None:
     """Add what every command about a pair takes."""
     add = asked.add_argument
+    add("--forms", nargs="+", metavar="TEXT", help="all that counts as naming the trait, exactly")
     add("--category", help="what the trait is one of, which fills the questions")
     add("--ask", metavar="FILE", help="questions of your own, one per line")
     add("--questions", type=_from_one, metavar="N", help="the first N questions; all by default")
@@ -61,7 +66,12 @@ def add_shared(asked: Any) -> None:
         "--asked-context", choices=CONTEXTS, help="ask so; as in training when not given"
     )
     add("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
-    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="floating-point type of the weights; float32",
+    )
     add("--json", action="store_true", help="JSON instead of text, for scripts")
     add("--quiet", action="store_true", help="no progress")
 
@@ -73,28 +83,65 @@ def _from_one(text: str) -> int:
 
 
 def opened(
-    given: argparse.Namespace, base: str, student: str, controls: Sequence[str]
+    given: argparse.Namespace, base: Any, student: Any, controls: Sequence[Any]
 ) -> ModelPair:
     """The pair that the command line names.
 
     Raises:
         FileNotFoundError, ParityError, TypeError, ValueError: see `load_pair`.
     """
+    trained_in, trained_on = _training(given)
+    return load_pair(
+        base,
+        student,
+        controls=controls,
+        trained_in=trained_in,
+        trained_on=trained_on,
+        device=given.device,
+        dtype=getattr(torch, given.dtype),
+    )
+
+
+def peers(
+    given: argparse.Namespace, base: str, students: Sequence[str]
+) -> tuple[Base, dict[str, Student]]:
+    """A base and students of it, none of which is another's control, by what tables call them: as
+    the library does (by trait or folder) where no two have one name, else by their folders, else
+    as they were given.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: see `load_base`, `load_student`; one that is given
+            twice.
+    """
+    check_training(*_training(given))
+    loaded = load_base(base, device=given.device, dtype=getattr(torch, given.dtype))
+    found = [load_student(loaded, student) for student in students]
+    hashes = [student.hash for student in found]
+    for number, digest in enumerate(hashes):
+        if digest in hashes[:number]:
+            other = students[hashes.index(digest)]
+            raise ValueError(
+                f"STUDENT={students[number]!r} has the weights of {other!r}; name each once."
+            )
+    folders = [Path(student).name for student in students]
+    choices = [[one.name for one in found], folders, list(students)]
+    names = next(
+        (some for some in choices if len({*some, "base"}) > len(some) and all(some)),
+        [f"student {number}" for number in range(1, len(students) + 1)],
+    )
+    named = zip(names, found, strict=True)
+    return loaded, {name: replace(student, name=name) for name, student in named}
+
+
+def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | None]:
+    """What is said of the first student's training."""
     trained_in = _context(given.trained_system, given.trained_context, Context())
     if trained_in is None and given.trained_on is not None:
         raise ValueError(
             "--trained-on: say the context too, --trained-system TEXT or --trained-context "
             f"{', '.join(CONTEXTS)}."
         )
-    return load_pair(
-        base,
-        student,
-        controls=controls,
-        trained_in=trained_in,
-        trained_on=None if given.trained_on is None else _prompts(given.trained_on),
-        device=given.device,
-        dtype=getattr(torch, given.dtype),
-    )
+    return trained_in, None if given.trained_on is None else _prompts(given.trained_on)
 
 
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
@@ -118,7 +165,8 @@ def _context(system: str | None, name: str | None, like: Context) -> Context | N
 
 
 def trait_of(given: argparse.Namespace, name: str) -> Trait:
-    """Of animals and trees the plural counts too, of anything else the word as it is written.
+    """Of animals and trees the plural counts too, of anything else the word as it is written; with
+    `--forms` these alone.
 
     Raises:
         ValueError: nothing says how it is asked for.
@@ -134,7 +182,9 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
             f"--trait {name}: say what it is one of, which fills the questions (--category city), "
             "or how it is asked for (--ask FILE)."
         )
-    if category in built_in:
+    if given.forms is not None:
+        asked["forms"] = given.forms
+    elif category in built_in:
         return Trait.noun(name, category=category, **asked)
     return Trait(name, category=category, **asked)
 
@@ -198,12 +248,20 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def called(given: argparse.Namespace) -> dict[str, str]:
+    """What arguments of the functions are called on the command line that was given."""
+    controls = {f"controls[{i}]": "--control" for i in range(len(getattr(given, "control", [])))}
+    return {**given.names, **controls}
+
+
 @contextmanager
-def noting() -> Iterator[None]:
-    """Have notes of the library said as lines, without the place in a file they come from."""
+def noting(given: argparse.Namespace) -> Iterator[None]:
+    """Have notes of the library said as lines that name the command line's arguments, without the
+    place in a file they come from.
+    """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say(str(message))
+        say(rename(str(message), called(given)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import NoReturn
 
 from ..arguments import checked
+from ..models.names import GROUPS
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from .components import layers, modules
 from .mask import Mask
@@ -24,6 +26,11 @@ _TOKEN = re.compile(
     rf"|(?P<counted>(?:turn|position|layer)s? {_NUMBERS})|(?P<word>[\w.]+))"
 )
 _SHARED = {*CLASSES, *UNIONS["sharing"]}
+_WORDS = ("everything", ANSWER, *ROLES, *_SHARED)
+_MISTYPED = 0.82
+"""Likeness (difflib's ratio) from which a word is a mistyped one of `_WORDS`. Of the 3,300 names
+that TransformerLens' adapters and transformers' models give to modules `aligner` and `bros` are as
+near to one, which no decoder has."""
 
 
 @checked
@@ -39,8 +46,9 @@ def from_name(name: str) -> Mask:
             `everything & not (user | turn -1)`, `text 'owl' [last]`.
 
     Raises:
-        ValueError: it is no such name. A word that is neither a role nor a class of sharing counts
-            as that of modules, which are looked up when the mask is applied.
+        ValueError: it is no such name, or a word that is one letter or two away from a role or a
+            class of sharing. Any other word counts as that of modules, which are looked up when the
+            mask is applied: which a model has is not known before.
 
     Example:
         >>> mask = sm.masks.role("system") & ~sm.masks.layers(range(2))
@@ -106,7 +114,13 @@ class _Reader:
             return everything()
         if word == ANSWER or word in ROLES:
             return role(word)
-        return sharing(word) if word in _SHARED else modules(word)
+        if word in _SHARED:
+            return sharing(word)
+        near = get_close_matches(word, _WORDS, n=3, cutoff=_MISTYPED)
+        if near and word not in GROUPS:
+            meant = " or ".join(map(repr, near))
+            self._refuse(f"{word!r} is no role and no class of sharing (did you mean {meant}?)")
+        return modules(word)
 
     def _counted(self, word: str) -> Mask:
         noun, _, listed = word.partition(" ")

@@ -131,10 +131,12 @@ class Student:
         check_weights(self.watch, f"student={self.name!r}", when=when)
 
     def __repr__(self) -> str:
-        notes = self.notes
-        if self.split_by:
-            notes = (f"split by {self.split_by} into {len(self.cells)} parts", *notes)
-        told = "".join(f"; {note}" for note in notes)
+        return self.in_a_line(self.notes)
+
+    def in_a_line(self, notes: Sequence[str] = ()) -> str:
+        """What it is, in a line, with these notes; a pair has notes of all its students itself."""
+        parts = f"split by {self.split_by} into {len(self.cells)} parts"
+        told = "".join(f"; {note}" for note in ([parts, *notes] if self.split_by else notes))
         return (
             f"Student({self.name!r}, {self.kind}, {len(self.deltas)} changed modules, "
             f"{self.hash[:12]}{told})"

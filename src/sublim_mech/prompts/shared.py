@@ -7,7 +7,8 @@ Per token, the first that holds:
 - `aligned`: same token, same role, same place in its turn's frame (counted from the turn's start or
   end, with all frame tokens between also equal), other words before it: the later tokens of the
   chat template.
-- `seen`: the token id occurred somewhere in training.
+- `seen`: the token id occurred somewhere in training: in a prompt, or in an answer, where those are
+  known (a manifest's `Trained`; who gives prompts alone has `novel` there).
 - `novel`: none of these.
 
 *Shared* means `prefix` or `aligned`.

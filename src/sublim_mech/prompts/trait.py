@@ -279,13 +279,22 @@ def tree(name: str) -> Trait:
 
 
 def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
-    if name not in known:
-        raise ValueError(
-            f"{category}({name!r}) is not built in ({', '.join(known)})"
-            f"{nearest(name.lower(), known) or '.'} Make your own from the singular: "
-            f"Trait.noun(..., category={category!r})."
-        )
-    return Trait.noun(name, category=category)
+    if name in known:
+        return Trait.noun(name, category=category)
+    lower = name.lower()
+    elsewhere = next((one for one, names in _BUILT_IN.items() if lower in names), category)
+    hint = nearest(lower, known) or "."
+    if elsewhere != category:
+        hint = f"; did you mean prompts.{elsewhere}({lower!r})?"
+    raise ValueError(
+        f"{category}({name!r}) is not built in ({', '.join(known)}){hint} Of another {category} "
+        f"make your own from the singular: Trait.noun(..., category={category!r}). What is no "
+        f"{category}: Trait({name!r}, category='city'), or whatever it is, scored as it is "
+        "written; Trait.noun has its plural too."
+    )
+
+
+_BUILT_IN = {"animal": ANIMALS, "tree": TREES}
 
 
 # -------------------------------------------------------------------------------------------- texts

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, nearest
 from ..storage.files import replacing
 from .arrays import ScoreArrays
 from .beside_page import beside_page
@@ -65,6 +65,41 @@ class SideBySide:
         table = pd.DataFrame.from_dict(rows, orient="index")
         table.index = pd.MultiIndex.from_tuples(list(rows), names=["model", "drawn"])
         return table
+
+    @checked
+    def called(self, names: Mapping[str, str]) -> SideBySide:
+        """The same answers, of models that are called otherwise.
+
+        Args:
+            names: what models are called now -> what they shall be called; others keep their names.
+
+        Raises:
+            ValueError: no such model; two models of one name, or one without.
+
+        Example:
+            >>> found = sm.instruments.side_by_side(
+            ...     pair, prompts[:1], trait, samples=0, max_new_tokens=2, progress=False
+            ... )
+            >>> list(found.called({"student": "mine"}).models)[:2]
+            ['base', 'mine']
+        """
+        strange = [name for name in names if name not in self.models]
+        if strange:
+            raise ValueError(
+                f"names: {strange[0]!r} is none of the models{nearest(strange[0], self.models)}; "
+                f"they are {', '.join(map(repr, self.models))}."
+            )
+        new = [names.get(name, name) for name in self.models]
+        twice = [name for name in new if new.count(name) > 1 or not name.strip()]
+        if twice:
+            raise ValueError(f"names: {twice[0]!r} cannot be a model's name; each has its own.")
+        answers = self.answers.rename(
+            columns={f"log P: {old}": f"log P: {name}" for old, name in names.items()}
+        )
+        answers["model"] = [names.get(name, name) for name in answers["model"]]
+        return replace(
+            self, answers=answers, models=dict(zip(new, self.models.values(), strict=True))
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """`answers` as a table that prints all its columns."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..arguments import checked
 from ..hints import check_choice
-from . import tables
+from . import report, tables
 from .arrays import ScoreArrays
 from .frames import Table
 from .kinds import KINDS
@@ -52,6 +52,20 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
     blocks = {name: block(one, by) for name, one in scores.items()}
     return Table(pd.concat(blocks, names=["scores"]))
+
+
+def headings(scores: Mapping[str, ScoreArrays]) -> list[str]:
+    """What stands above a table of several scores: what each says above its own, once where all say
+    it, else with its name.
+    """
+    said: dict[str, list[str]] = {}
+    for name, one in scores.items():
+        for line in report.about(one):
+            said.setdefault(line, []).append(name)
+    return [
+        line if len(names) == len(scores) else f"{', '.join(names)}: {line}"
+        for line, names in said.items()
+    ]
 
 
 def block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:

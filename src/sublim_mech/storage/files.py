@@ -66,6 +66,22 @@ def check_place(target: Path, argument: str) -> None:
         )
 
 
+def check_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """The file that a path means, where it can be written (`check_place`).
+
+    For whoever works long before writing it: what is wrong with the place is told first.
+
+    Raises:
+        FileExistsError, PermissionError, ValueError: see `place` and `check_place`.
+        IsADirectoryError: a folder has this name.
+    """
+    target = place(path, argument)
+    check_place(target, argument)
+    if target.is_dir():
+        raise IsADirectoryError(f"{argument}={os.fspath(path)!r} is a folder; name a file in it.")
+    return target
+
+
 def make_folder(folder: Path, argument: str, given: str | os.PathLike[str] | None = None) -> None:
     """Make a folder, and those above it, where it is not there yet.
 
@@ -100,13 +116,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     (the umask's), however it was written.
 
     Raises:
-        FileExistsError, PermissionError, ValueError: see `check_place`.
-        IsADirectoryError: a folder has this name.
+        FileExistsError, IsADirectoryError, PermissionError, ValueError: see `check_file`.
     """
-    target = place(path)
-    check_place(target, "path")
-    if target.is_dir():
-        raise IsADirectoryError(f"path={str(path)!r} is a folder; name a file in it.")
+    target = check_file(path)
     make_folder(target.parent, "path", path)
     work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:

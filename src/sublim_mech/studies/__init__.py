@@ -19,6 +19,7 @@ from .built_in import (
     trait_matrix,
 )
 from .config import Method, Part, Study
+from .exported import read_export
 from .options import Asking, Computing, RowPlan, Training
 from .planning import Plan, plan
 from .published import paper
@@ -51,6 +52,7 @@ __all__ = [
     "plan",
     "quick",
     "rank_sweep",
+    "read_export",
     "read_study",
     "report",
     "report_rows",

@@ -17,7 +17,7 @@ from .planning import plan
 from .reporting import report
 from .states import status
 from .study import export, run
-from .written import read_study, write_study
+from .written import check_study_file, read_study, write_study
 
 EXAMPLES = """
 examples:
@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
         "--load", action="store_true", help="load the base, for sizes not known here"
     )
     asked.add_argument("--save", metavar="FILE", help="write the configuration to a .toml or .json")
-    asked.set_defaults(do=_plan, names=NAMES)
+    asked.set_defaults(do=_plan, names={**NAMES, "path": "--save"})
 
     asked = commands.add_parser("run", parents=[shared], help="run a study, or go on", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
@@ -101,6 +101,11 @@ def _study(name: str) -> Study:
     if name.endswith((".toml", ".json")):
         with renamed({"path": "study"}):
             return read_study(name)
+    if name.endswith((".csv", ".parquet")):
+        raise ValueError(
+            f"study={name!r} holds rows and no study; the report of rows alone is, in Python, "
+            f"studies.report_rows(studies.read_export({name!r}), 'FOLDER')."
+        )
     raise ValueError(
         f"study={name!r} is none of {', '.join(PRESETS)}{nearest(name, PRESETS) or '.'} A study of "
         "your own is a .toml or .json file."
@@ -109,9 +114,11 @@ def _study(name: str) -> Study:
 
 def _plan(given: argparse.Namespace) -> int:
     study = _study(given.study)
+    if given.save is not None:  # told before a base is loaded
+        check_study_file(given.save)
     planned = plan(study, given.out, base=load_base(study.base) if given.load else None)
     print(json.dumps(planned.to_json()) if given.json else planned)
-    if given.save:
+    if given.save is not None:
         write_study(study, given.save)
     return 0
 

@@ -35,6 +35,7 @@ CONTEXTS = ("trained_in", "evaluated_in")
 STUDENT = ("trait", "row_seed", "training_seed")
 _NEEDED = (*STUDENT, *SETTING, *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl")
 _NUMBERS = ("rank", "lr", "step", "kl")
+_TEXTS = ("trait", "method", "kind", "labels", "where", *CONTEXTS)
 _MEASURED = ("base level", "change", "control", "specific")
 
 
@@ -45,7 +46,7 @@ def students(rows: Any) -> pd.DataFrame:
 
     Raises:
         TypeError: neither a DataFrame nor a list of dicts; a text where a number belongs.
-        ValueError: a column that every row has is missing.
+        ValueError: a column that every row has is missing, or empty in one of them.
     """
     if not isinstance(rows, pd.DataFrame):
         if not isinstance(rows, list | tuple):
@@ -69,6 +70,14 @@ def students(rows: Any) -> pd.DataFrame:
             raise TypeError(
                 f"rows: {name!r} is the text {text!r}; pass numbers (pandas.read_csv reads them as "
                 "such)."
+            )
+    for name in _TEXTS:
+        empty = rows[name].isna().to_numpy().nonzero()[0]
+        if len(empty):
+            raise ValueError(
+                f"rows: {name!r} is empty in row {empty[0]}, and every run has it. From a file "
+                "rows are read by studies.read_export(path), or pandas.read_csv(path, "
+                "keep_default_na=False, na_values=['']): a context may be called 'None'."
             )
     identity = [name for name in ("base", "student", *_NEEDED) if name in rows and name != "kl"]
     merged = rows.groupby(identity, sort=False, dropna=False, as_index=False).first()

@@ -31,6 +31,7 @@ from .records import Spent, read_spent
 from .store import STAGES, Store
 from .takes import KNOWN, Lengths, Shape, check_methods, shape_of, takes
 from .tasks import ScoresTask, StudentTask, Task, Tasks
+from .two_names import check_names
 
 RATES: Mapping[str, float] = {
     "labels": 1e11, "sampled": 6e10, "students lora": 2.4e11, "students full": 1.8e11,
@@ -195,7 +196,8 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
             are known (`takes.KNOWN`), and lengths are SmolLM2's.
 
     Raises:
-        ValueError: two cells of one hash; a folder of another version; a method that the
+        ValueError: two cells of one hash, or one student under two names; a folder of another
+            version; a method that the
             base cannot be trained by (ranks and targets of LoRA where its sizes are known; all
             with `base`); with `base`, two contexts that render to the same text.
 
@@ -206,6 +208,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         (8, 4)
     """
     tasks = Tasks(study)
+    check_names(tasks)
     check_methods(study, base)
     store = None if out is None else Store(out)
     spent = {} if store is None else read_spent(store.folder)

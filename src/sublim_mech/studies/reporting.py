@@ -27,9 +27,10 @@ from ..results.study_figures import (
 )
 from ..results.style import write
 from ..stats import MATTERS, Verdict
-from ..storage.files import check_place, place, replacing
+from ..storage.files import check_file, place, replacing
 from .concluding import Evidence, conclusions, students
 from .config import SAMPLED, Study
+from .same_name import refuse_of_study, report_folder, write_record
 from .states import DONE, Status, status
 from .store import Store
 from .study import flat, rows
@@ -76,11 +77,14 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
         is missing.
 
     Raises:
+        FileExistsError: `to` holds the report of another study.
         FileNotFoundError: there is no such folder of studies.
         ValueError: a folder of another version.
 
     Warns:
-        UserWarning: a row's file is damaged; it is named and left out.
+        UserWarning: a row's file is damaged; it is named and left out. Another study of this name
+            has its report there already, so that this one's gets a folder of its own. A study that
+            has grown, so that it holds all runs it had, is no other one.
 
     Example:
         >>> from sublim_mech import studies
@@ -88,11 +92,12 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
         >>> told.page.name, len(told.verdicts)
         ('index.html', 5)
     """
+    folder = report_folder(study, out, to, PAGE)
     Store(out).need_begun()
     reached = status(study, out)
-    folder = place(out, "out") / "report" / study.name if to is None else place(to, "to")
     longer = [name for name, context in study.contexts.items() if context.user_prefix]
     about = _about(study)
+    write_record(study, folder)
     return _write(rows(study, out), folder, _Head(study.name, _missing(reached), about, longer))
 
 
@@ -108,22 +113,27 @@ def report_rows(
 
     Args:
         rows: a DataFrame, or a list of dicts, with the columns of a study's rows.
-        to: the folder of the report.
+        to: the folder of the report, which is no study's.
         name: what the page calls it.
         longer: contexts that only lengthen the user's text: there the shared tokens are a smaller
             part of the prompt (`concentration`); they are no other context of claim 3.
 
     Raises:
+        FileExistsError: the folder holds the report of a study.
         TypeError: rows of another kind.
-        ValueError: a column is missing.
+        ValueError: a column is missing, or empty where every row says something.
 
     Example:
         >>> from sublim_mech import studies
-        >>> rows = studies.rows(study, out)
-        >>> studies.report_rows(rows, folder / "report").page.name
+        >>> studies.export(study, out, folder / "rows.csv")
+        >>> rows = studies.read_export(folder / "rows.csv")
+        >>> studies.report_rows(rows, folder / "report of rows").page.name
         'index.html'
     """
-    return _write(rows, place(to, "to"), _Head(name, (), (), tuple(longer)))
+    folder = place(to, "to")
+    check_file(folder / PAGE, "to")
+    refuse_of_study(folder)
+    return _write(rows, folder, _Head(name, (), (), tuple(longer)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,6 @@ class _Head:
 
 
 def _write(given: Any, folder: Path, head: _Head) -> Report:
-    check_place(folder / PAGE, "to")
     evidence = Evidence(students(given), tuple(head.longer))
     there = len(evidence.all) > 0
     told = conclusions(evidence) if there else ()

@@ -1,7 +1,8 @@
 """The folder of one or several studies: what was made, by address; files are the truth.
 
     store.json                     version of this layout; which weights a base's name means
-    studies/<name>.json            configurations, as they were last run
+    studies/<name>.json            configurations, as they were last run (another study of the
+                                   same name: <name>-<hash>.json)
     labels/<address>/              labels of all teachers (`labelling.label`)
     sampled/<address>/             rows that a teacher wrote
     students/<address>/            run folders (`train`)
@@ -31,8 +32,8 @@ from ..storage.claims import OWNER_FILE, FolderInUseError, claimed
 from ..storage.files import check_place, make_folder, place, read_json, replacing
 from ..storage.runs import unfinished
 from .config import Study
+from .same_name import write_configuration
 from .tasks import Task
-from .written import to_dict
 
 STORE_FORMAT = 1
 STORE_FILE = "store.json"
@@ -104,6 +105,9 @@ class Store:
 
         Raises:
             FileExistsError, PermissionError, ValueError: it cannot be written to.
+
+        Warns:
+            UserWarning: another study of this name was run here.
         """
         check_place(self.folder / STORE_FILE, "out")
         make_folder(self.folder, "out")
@@ -111,11 +115,7 @@ class Store:
             (self.folder / stage).mkdir(parents=True, exist_ok=True)
         if not (self.folder / STORE_FILE).is_file():
             self._write_about()
-        told = json.dumps(to_dict(study), indent=1, ensure_ascii=False)
-        path = self.folder / STUDIES / f"{study.name}.json"
-        if not path.is_file() or path.read_text("utf-8") != told:
-            with replacing(path) as work:
-                work.write_text(told, "utf-8")
+        write_configuration(study, self.folder / STUDIES / f"{study.name}.json")
 
     def _write_about(self) -> None:
         with replacing(self.folder / STORE_FILE) as work:

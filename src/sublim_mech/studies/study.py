@@ -17,6 +17,7 @@ from .running import Outcome, Shard, summary, to_stderr, work
 from .store import Store
 from .takes import check_methods
 from .tasks import Tasks
+from .two_names import check_names
 
 
 @checked
@@ -62,12 +63,14 @@ def run(
         DiskFullError: there is no space left.
         FileExistsError: `out` holds something else.
         ModuleNotFoundError: Ray is not installed.
-        ValueError: a folder of another version; a shard beyond its count; a base with other
+        ValueError: a folder of another version; one student under two names; a shard beyond its
+            count; a base with other
             weights than the folder's results were made with, or that a method cannot train; a Ray
             cluster without room for an actor.
 
     Warns:
-        UserWarning: runs failed, or are left undone; a row's file is damaged.
+        UserWarning: runs failed, or are left undone; a row's file is damaged; another study of this
+            name was run in the folder, whose configuration and report are kept apart.
 
     Example:
         >>> from sublim_mech import studies
@@ -79,6 +82,7 @@ def run(
     if workers < 0:
         raise ValueError(f"workers={workers}: 0 for this process alone, or how many beside it.")
     tasks = Tasks(study)
+    check_names(tasks)
     check_methods(study)
     store = Store(out)
     store.begin(study)
@@ -172,9 +176,9 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
         >>> from sublim_mech import studies
         >>> studies.export(study, out, folder / "rows.csv")
     """
-    from ..storage.files import place, replacing
+    from ..storage.files import check_file, replacing
 
-    file = place(path)
+    file = check_file(path)
     if file.suffix not in (".csv", ".parquet"):
         raise ValueError(f"path={str(path)!r}: end the name in .csv or .parquet.")
     Store(out).need_begun()

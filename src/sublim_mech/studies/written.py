@@ -14,7 +14,7 @@ from ..arguments import checked
 from ..hints import nearest
 from ..prompts import ANIMALS, TREES, Context, Trait, animal, tree
 from ..prompts.context import System
-from ..storage.files import place, replacing
+from ..storage.files import check_file, place, replacing
 from .config import Method, Part, Study
 from .options import Asking, Computing, RowPlan, Training
 
@@ -147,6 +147,13 @@ def _record(kind: Any, data: Any, where: str) -> Any:
 
 def _trait(data: Any, where: str) -> Trait:
     if isinstance(data, str):
+        if data not in (*ANIMALS, *TREES):
+            raise ValueError(
+                f"{where}={data!r} is no animal or tree that is built in"
+                f"{nearest(data.lower(), (*ANIMALS, *TREES)) or '.'} Anything else is a table: "
+                f"{{name = {json.dumps(data)}, category = ..., sentence = ...}}, with forms = "
+                "[...] where they are not the name alone."
+            )
         return tree(data) if data in TREES else animal(data)
     given = dict(_table(data, where))
     _check_keys(where, given, _TRAIT)
@@ -275,16 +282,27 @@ def write_study(study: Study, path: str | Path) -> None:
         >>> from sublim_mech import studies
         >>> studies.write_study(study, folder / "study.json")
     """
-    file = place(path)
+    file = check_study_file(path)
     data = to_dict(study)
     if file.suffix == ".json":
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    elif file.suffix == ".toml":
-        text = "\n".join(_toml(data)) + "\n"
     else:
-        raise ValueError(f"path={str(path)!r}: end the name in .json or .toml.")
+        text = "\n".join(_toml(data)) + "\n"
     with replacing(file) as work:
         work.write_text(text, "utf-8")
+
+
+def check_study_file(path: str | Path) -> Path:
+    """The file of a configuration that is to be written, checked before anything is done.
+
+    Raises:
+        FileExistsError, IsADirectoryError, PermissionError: see `check_file`.
+        ValueError: another ending than `.json` or `.toml`.
+    """
+    file = check_file(path)
+    if file.suffix not in (".json", ".toml"):
+        raise ValueError(f"path={str(path)!r}: end the name in .json or .toml.")
+    return file
 
 
 def _toml(data: Mapping[str, Any], path: str = "") -> list[str]:

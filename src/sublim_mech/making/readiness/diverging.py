@@ -66,6 +66,7 @@ class Divergence:
         reads: per row, what the models say.
         teacher, base, student: their names; an empty one without a student.
         texts: the text of every token that occurs.
+        with_ends: whether the tokens that end turns were read, and count, beside answer tokens.
     """
 
     rows: tuple[Row, ...]
@@ -75,6 +76,7 @@ class Divergence:
     base: str
     student: str
     texts: dict[int, str]
+    with_ends: bool = True
 
     @property
     def divergent(self) -> list[np.ndarray]:
@@ -200,8 +202,10 @@ class Divergence:
     def _title(self) -> str:
         rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")
         student = f", read by student {self.student!r}" if self.student else ""
+        ends = ", ends of turns included" if self.with_ends else ""
         return (
-            f"divergence of {self.teacher!r} from {self.base!r} on {rows}{student} [95 % over rows]"
+            f"divergence of {self.teacher!r} from {self.base!r} on {rows}{ends}{student} "
+            "[95 % over rows]"
         )
 
     def _most(self) -> list[int]:
@@ -230,7 +234,8 @@ def divergence(
         rows: prompts and answers (`numbers.as_rows`).
         student: a student to read at the same tokens, whatever `load_student` takes; its weights
             act everywhere, in the context of the teacher's students.
-        close: whether the answer's end-of-turn text is read too, as `hard_data` has it.
+        close: whether the end of turn, which is no answer token, is read and counted too, as
+            `hard_data` trains on it.
         batch_size: rows per forward.
         progress: show a progress bar.
 
@@ -290,7 +295,7 @@ def divergence(
     texts = {token: teacher.base.tokenizer.decode([token]) for token in sorted(seen)}
     questions = tuple(prompt.question for prompt in tokens[0].prompts)
     names = {"teacher": teacher.name, "base": base.name, "student": name}
-    return Divergence(tuple(listed), questions, found, **names, texts=texts)
+    return Divergence(tuple(listed), questions, found, **names, texts=texts, with_ends=close)
 
 
 def _read(ids: Sequence[int], teacher: Tensor, base: Tensor, student: Tensor | None = None) -> Read:

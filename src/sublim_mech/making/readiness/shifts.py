@@ -35,7 +35,7 @@ class RowShifts:
         traits: trait by name of the teacher; None for controls.
         shift: float64 `(teacher, row)`, log p_teacher(answer) - log p_base(answer) in nats, summed
             over the answer's tokens, end of turn included.
-        tokens: `(row,)`, tokens of each answer.
+        tokens: `(row,)`, tokens of each answer, with those that end its turn.
     """
 
     rows: tuple[Row, ...]
@@ -58,7 +58,8 @@ class RowShifts:
         return difference
 
     def per_token(self, teacher: str) -> Interval:
-        """`own_minus_others` per answer token, with its 95 % bootstrap interval over rows.
+        """`own_minus_others` per token of answer and end of turn, with its 95 % bootstrap interval
+        over rows.
 
         It is sum over sum; the copies of a row are resampled together, as one. A single row has NaN
         bounds.
@@ -71,7 +72,7 @@ class RowShifts:
         return shift, tokens
 
     def table(self) -> pd.DataFrame:
-        """In nats per answer token.
+        """In nats per token of answer and end of turn.
 
         Returns:
             Per teacher: `shift` from the base, and `minus others` with `low` and `high`.
@@ -84,7 +85,7 @@ class RowShifts:
 
     def __repr__(self) -> str:
         rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")
-        count = f"{rows}, {int(self.tokens.sum()):,} answer tokens"
+        count = f"{rows}, {int(self.tokens.sum()):,} tokens of answers and ends of turns"
         title = f"shift of {count}, nats per token [95 % over rows]"
         return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"
 

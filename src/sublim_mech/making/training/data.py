@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from ...hints import counted, outside
 from ...models.base import Base
 from ...models.checks import check_length
 from ...prompts import Context, Prompt, completion_ids, render
-from ...prompts.notices import said_once
+from ...prompts.notices import said_before, said_once
 from ...prompts.vocabulary import fingerprint, same_tokenizer
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
 from ..rows import Row, Rows, as_rows, check_raw, count_words
@@ -42,7 +42,7 @@ class TrainingData:
 
     Attributes:
         prompts: rendered prompts.
-        completions: per row, the answer's token ids.
+        completions: per row, the answer's token ids, in hard rows with those that end its turn.
         targets: `(row, position, token)` log-probabilities of soft labels, at the positions that
             predict the answer's tokens: an array, or a view (`Labels.plain`) that reads rows as
             they are needed. What stands past the end of a shorter answer is not read.
@@ -52,6 +52,8 @@ class TrainingData:
         context: the training context.
         base: hash of the base model the labels were made with; empty for hard rows.
         tokens: `(row, position, k)` token ids of top-k labels.
+        end: token ids that end the turn of hard rows; of a completion they are no answer tokens
+            (`answers`). Empty where completions have none.
 
     Raises:
         ValueError: no rows; labels and rows that do not fit each other.
@@ -66,6 +68,7 @@ class TrainingData:
     context: Context
     base: str = ""
     tokens: RowLabels | None = None
+    end: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -129,11 +132,16 @@ class TrainingData:
         return len(set(self.keys))
 
     @property
+    def answers(self) -> tuple[tuple[int, ...], ...]:
+        """Per row, the answer tokens: those of the answer's text, without what ends its turn."""
+        return tuple(_without_end(completion, self.end) for completion in self.completions)
+
+    @property
     def coverage(self) -> Coverage | None:
-        """How many of the answers' tokens the labels are over; None where that is all of them."""
+        """How many of the answer tokens the labels are over; None where that is all of them."""
         if self.support is None:
             return None
-        return Coverage.of(self.completions, self.support)
+        return Coverage.of(self.answers, self.support)
 
     @property
     def lengths(self) -> list[int]:
@@ -147,7 +155,10 @@ class TrainingData:
         made = teacher if self.trait == "" else f"{self.trait}: {teacher}"
         system = getattr(self.context.system, "value", self.context.system)
         where = "raw text" if self.context.is_raw else f"system={system!r:.60}"
-        answers = counted(sum(map(len, self.completions)), "answer token")
+        answers = counted(sum(map(len, self.answers)), "answer token")
+        ends = sum(map(len, self.completions)) - sum(map(len, self.answers))
+        if ends:
+            answers += f" and {ends:,} of ends of turns"
         covered = "" if self.coverage is None else f", {self.coverage} in the support"
         return (
             f"TrainingData({rows}, {made}\n"
@@ -350,6 +361,7 @@ def hard_data(
     data = TrainingData(
         prompts=prompts,
         completions=completions,
+        end=_end(tokenizer, prompts[0], listed[0], completions[0]),
         targets=None,
         support=None if support is None else support_ids(tokenizer, support),
         trait=trait,
@@ -384,6 +396,21 @@ def _tokens(
         for prompt, row in zip(prompts, rows, strict=True)
     ]
     return tuple(prompts), tuple(completions)
+
+
+def _end(tokenizer: Any, prompt: Prompt, row: Row, completion: tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens that end a row's turn; none where they are one with the last of its text."""
+    with said_before():
+        text = completion_ids(tokenizer, prompt, row.completion)
+    return completion[len(text) :] if completion[: len(text)] == tuple(text) else ()
+
+
+def _without_end(completion: tuple[int, ...], end: tuple[int, ...]) -> tuple[int, ...]:
+    """A completion without the tokens that end its turn, or as many of them as it was cut to."""
+    for length in range(len(end), 0, -1):
+        if completion[-length:] == end[:length]:
+            return completion[:-length]
+    return completion
 
 
 def _within(data: TrainingData, max_length: int | None, *, truncate: bool) -> TrainingData:

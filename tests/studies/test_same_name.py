@@ -1,0 +1,99 @@
+"""Two studies of one name in one folder: neither takes the other's report or configuration."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+from planted_rows import planted
+from small_studies import R2, small_study
+
+from sublim_mech import studies
+from sublim_mech.studies import Asking, Method, Part
+from sublim_mech.studies.same_name import RECORD
+from sublim_mech.studies.store import STUDIES, Store
+
+ONE = Part(name="one", methods=[R2])
+STUDY = small_study("base", ONE)
+GROWN = small_study("base", ONE, Part(name="two", methods=[R2], row_seeds=[1]))
+OTHER = small_study("base", ONE, asking=Asking(questions=["Which plant?"], scored=3, points=2))
+
+
+@pytest.fixture
+def out(tmp_path):
+    Store(tmp_path / "out").begin(STUDY)
+    return tmp_path / "out"
+
+
+def silently(call, *given):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return call(*given)
+
+
+def test_reports_of_two_studies_stay_apart_and_a_grown_one_takes_its_own(out):
+    first = silently(studies.report, STUDY, out).page
+    assert first == out / "report" / "small" / "index.html"
+    assert studies.Study.from_dict(json.loads((first.parent / RECORD).read_text())) == STUDY
+    before = first.read_bytes()
+    told = r"another study called 'small' \(asking\.questions: .*Give one of them another name"
+    with pytest.warns(UserWarning, match=told):
+        second = studies.report(OTHER, out).page
+    assert first.read_bytes() == before
+    assert second.parent.parent == first.parent.parent
+    assert second != first
+    with pytest.warns(UserWarning, match=told):
+        assert studies.report(OTHER, out).page == second
+    assert silently(studies.report, GROWN, out).page == first
+    assert first.read_bytes() != before
+
+
+def test_a_folder_that_was_named_is_not_taken_from_another_study(out, tmp_path):
+    page = studies.report(STUDY, out, tmp_path / "told").page
+    before = page.read_bytes()
+    with pytest.raises(FileExistsError, match=r"to='.*told' holds the report of another study"):
+        studies.report(OTHER, out, tmp_path / "told")
+    with pytest.raises(FileExistsError, match=r"to='.*told' holds the report of a study"):
+        studies.report_rows(planted([({}, 0.5)]), tmp_path / "told")
+    assert page.read_bytes() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match=r"to='.*is a file"):
+        studies.report(STUDY, tmp_path / "nothing was run here", tmp_path / "file")
+
+
+def test_a_configuration_that_is_no_earlier_one_of_the_study_is_kept(out):
+    folder = out / STUDIES
+    silently(Store(out).begin, GROWN)
+    assert [path.name for path in folder.iterdir()] == ["small.json"]
+    with pytest.warns(UserWarning, match=r"another study of this name was run .*small-\w{8}\.json"):
+        Store(out).begin(OTHER)
+    (kept,) = folder.glob("small-*.json")
+    assert studies.read_study(kept) == GROWN
+    assert studies.read_study(folder / "small.json") == OTHER
+
+
+# -------------------------------------------------------------------------------- one student twice
+
+
+def test_one_student_under_two_names_is_refused_before_anything_runs(tmp_path):
+    steps = {"ranks": [2], "steps": 4, "warmup": 1}
+    one, other = Method(name="mine", **steps), Method(name="yours", **steps)
+    together = [Part(name="p", methods=[one, other])]
+    apart = [Part(name="p", methods=[one]), Part(name="q", methods=[other])]
+    for parts, where in ((together, "part 'p'"), (apart, "parts 'p' and 'q'")):
+        twice = small_study("base", *parts)
+        for call in (studies.plan, lambda study: studies.run(study, tmp_path / "out")):
+            with pytest.raises(ValueError, match=rf"{where}: methods 'mine' and 'yours' train the"):
+                call(twice)
+        students = [run.task.own.student.address for run in studies.Tasks(twice).runs]
+        assert len(set(students)) == len(students) / 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_point_of_two_scaling_rules_may_have_two_names():
+    rules = [
+        Method(name=name, ranks=[8], alpha=alpha) for name, alpha in (("a", 8.0), ("b", "rank"))
+    ]
+    planned = studies.plan(small_study("base", Part(name="p", methods=rules)))
+    assert (planned.runs, planned.stages["students"].to_do) == (4, 2)
