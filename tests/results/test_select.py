@@ -78,7 +78,7 @@ def test_what_was_chosen_is_said_and_has_the_gap_of_the_whole():
     assert scores.title().endswith("layers 1/2, module attn.q")
     assert whole.sel(layer=[1, 2, 3]).title().endswith(", layers 1 to 3")
     modules = ["attn.q", "attn.o", "embed"]
-    assert whole.sel(module=modules).title().endswith(", module embed/attn.q/attn.o")
+    assert whole.sel(module=modules).title().endswith(", modules embed/attn.q/attn.o")
     whole.data["student"][:] += 0.01  # as quadrature misses some
     assert whole.gap > 0.01
     assert whole.sel(layer=[1, 2], module="attn.q").sel(position=[3]).gap == whole.gap

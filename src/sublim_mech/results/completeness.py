@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..hints import counted
+from ..stats import mean_interval
 from .arrays import ScoreArrays
 from .kinds import STEP
 from .select import select
@@ -15,20 +16,34 @@ from .select import select
 def gap_in_words(scores: ScoreArrays) -> str:
     """The completeness gap of the headline, and the largest of a single model where it is another.
 
-    That of a control is relative to the control's own effect, which may be next to nothing. Empty
-    where it is not known, or relative to nothing at all: a total of exactly 0.
+    It is told as a part of an effect only where that is outside its own noise. Empty where it is
+    not known, or relative to nothing at all: a total of exactly 0.
     """
     if "row" in scores.data:
         return _gap_of_rows(scores)
     if not scores.knows_whole:
         return ""
-    missing, total, largest = float(scores.missing.mean()), float(scores.total.mean()), scores.gap
-    if total == 0 or np.isnan(largest):
+    missing, total = float(scores.missing.mean()), scores.total.values
+    if total.mean() == 0:
         return ""
-    line = f"completeness gap {abs(missing / total):.2%} of the total effect (all cells)"
-    if not scores.has_controls:
+    if not _stands_out(total):
+        return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
+    line = f"completeness gap {abs(missing / total.mean()):.2%} of the total effect (all cells)"
+    whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt")
+    found = scores.whole["prompt_effect"] + scores.whole["answer_effect"]
+    gaps = [
+        abs(float(missed.mean()) / float(effect.mean()))
+        for effect, missed in zip(whole, whole - found, strict=True)
+        if _stands_out(effect.values)
+    ]
+    if not scores.has_controls or not gaps:
         return line
-    return f"{line}; of single models and their own effects at most {largest:.2%}"
+    return f"{line}; of single models and their own effects at most {max(gaps):.2%}"
+
+
+def _stands_out(effect: np.ndarray) -> bool:
+    """Whether an effect can be divided by: outside its noise, or that of a single prompt."""
+    return bool(effect.any()) and (len(effect) == 1 or bool(mean_interval(effect).excludes_zero))
 
 
 def gap_of_steps(scores: ScoreArrays) -> str:

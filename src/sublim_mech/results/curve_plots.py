@@ -181,7 +181,7 @@ def dose_curve(
         slope = float(interval.mean[scales == 1.0][0])
         ends = np.array([scales.min(), scales.max()])
         axes.plot(ends, slope * ends, color=HEADLINE_COLOUR, linewidth=1, linestyle=":")
-    name_scale(picture, axes, effect_label(scores), inches=2.8)
+    name_scale(picture, axes, f"effect on {scores.record.what}, {scores.unit}", inches=2.8)
     where = "gate of these cells (0 base, 1 student)"
     lines = [where, "dotted: linear through the effect at 1"] if 1.0 in scales else [where]
     axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
