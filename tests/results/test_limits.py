@@ -41,51 +41,39 @@ def ends_at(scores, student=None, controls=None):
     return replace(scores, data=data)
 
 
-def fallen(scores):
-    """4 of 5 nats are the controls' fall."""
-    return ends_at(scores, -5, -10)
-
-
-def risen_less(scores):
-    """The controls rise by 3 nats, the student by 1."""
-    return ends_at(scores, -5, -3)
-
-
 def asked(scores, **fields):
     told = {"measured": "TraitMetric(1)", "contexts": ("{'system': {'kind': 'none'}}",)}
     return synthetic.recorded(scores, **(told | fields))
 
 
-LIMITED = {
-    "the controls' fall": (
-        fallen,
-        "4.00 of 5.00 nats (80%) are the controls' fall: shares are largely of what the controls "
-        "lost; see sel(model='student')",
-        "4.00 of 5.00 nats (80%) are the controls' fall",
+def everything(scores):
+    """The same scores, limited in three ways."""
+    return asked(ends_at(scores, -0.01, -9), training_context=CALM)
+
+
+LIMITED = [
+    (
+        everything,
+        {
+            "asked otherwise than trained: system": ": “You are calm.” in training, no system "
+            "block here",
+            "3.00 of 8.99 nats (33%) are the controls' fall": ": shares are largely of what the "
+            "controls lost; see sel(model='student')",
+            "student: log P(owl) is at its ceiling of 0": ": a part of the change is enough to "
+            "reach it, so that many sets may seem sufficient and few necessary",
+        },
     ),
-    "the controls alone": (
-        risen_less,
-        "the headline is the controls': they rise by 3.00 nats, beyond the student's own +1.00; "
-        "see sel(model='student')",
-        "the headline is the controls': they rise by 3.00 nats, beyond the student's own +1.00",
+    (
+        lambda scores: asked(ends_at(scores, -5, -3)),
+        {
+            "the headline is the controls': they rise by 3.00 nats, beyond the student's own "
+            "+1.00": "; see sel(model='student')",
+            "training context not given": "",
+        },
     ),
-    "the ceiling": (
-        lambda scores: ends_at(scores, -0.01),
-        "student: log P(owl) is at its ceiling of 0: a part of the change is enough to reach it",
-        "student: log P(owl) is at its ceiling of 0",
-    ),
-    "not given": (
-        asked,
-        "asked in: no system block; training context not given",
-        "training context not given",
-    ),
-    "asked otherwise": (
-        lambda scores: asked(scores, training_context=CALM),
-        "asked otherwise than trained: system: system “You are calm.” in training, no system block "
-        "here",
-        "asked otherwise than trained: system",
-    ),
-}
+]
+"""What makes scores limited, and how: what pictures say, and what follows it elsewhere."""
+
 WORDS = ("controls'", "ceiling", "context not given", "asked otherwise", "no controls given")
 
 
@@ -112,12 +100,12 @@ def pictures(scores):
 
 @pytest.mark.parametrize("kind", MAKE)
 def test_a_limit_is_said_in_table_page_notes_and_pictures(kind):
-    for make, full, short in LIMITED.values():
+    for make, told in LIMITED:
         scores = make(MAKE[kind]())
-        for place, words in shown(scores).items():
-            assert words.count(full) == 1, (place, full)
-        for place, words in pictures(scores).items():
-            assert words.count(short) == 1, (place, short)
+        places, drawn = shown(scores), pictures(scores)
+        for short, more in told.items():
+            assert all(words.count(f"{short}{more}") == 1 for words in places.values()), short
+            assert all(words.count(short) == 1 for words in drawn.values()), short
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -143,7 +131,7 @@ def test_of_a_result_without_limits_nothing_is_said(kind):
         ),
         (synthetic.patch(), ["controls left out of this selection: part of any effect"]),
         (synthetic.gradient(), ["not confirmed: estimates from gradients"]),
-        (ends_at(synthetic.attribution(), -4, -6), ["completeness gap "]),
+        (ends_at(synthetic.attribution(), -4, -5.5), ["completeness gap "]),
     ],
 )
 def test_what_else_limits_numbers(scores, words):
@@ -191,7 +179,7 @@ def test_a_limit_bears_the_names_of_the_caller():
 
 def test_of_several_students_what_limits_all_is_said_once():
     one, other = (asked(synthetic.graft(seed=seed)) for seed in (0, 1))
-    words = around(compare_bars({"a": fallen(one), "b": other}))
+    words = around(compare_bars({"a": ends_at(one, -5, -10), "b": other}))
     assert words.count("training context not given") == 1
     assert "a: 4.00 of 5.00 nats (80%) are the controls' fall" in words
     assert "b:" not in words
@@ -199,7 +187,7 @@ def test_of_several_students_what_limits_all_is_said_once():
 
 def test_a_hybrid_carries_its_limits_but_has_no_controls():
     scores = asked(ends_at(synthetic.graft().sel(model=["student"]), -0.01))
-    hybrid = Hybrid(scores, ())
+    hybrid = Hybrid(scores, (), allowed=False)
     for words in (repr(hybrid), around(hybrid.plot(title="mine"))):
         assert "ceiling" in words
         assert "training context not given" in words
@@ -231,11 +219,6 @@ def test_an_interval_over_few_says_what_it_is_worth():
 
 
 # ------------------------------------------------------------------------------- where they stand
-
-
-def everything(scores):
-    """As many limits as there are at once."""
-    return asked(ends_at(scores, -0.01, -9), training_context=CALM)
 
 
 @pytest.mark.parametrize("kind", ["effect", "attribution", "dose", "role", "narrow"])

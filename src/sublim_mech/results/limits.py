@@ -49,9 +49,9 @@ def limits(scores: ScoreArrays) -> list[Limit]:
     return [
         *of_contexts(scores),
         *_without_controls(scores),
-        *few_prompts(scores.data.sizes["prompt"]),
         *_of_noise(scores),
         *of_the_controls(scores),
+        *few_prompts(scores.data.sizes["prompt"]),
         *(Limit("ceiling", *told) for told in at_the_ceiling(scores) or saturated(scores)),
         *_of_the_sign(scores),
         *_of_the_gap(scores),
