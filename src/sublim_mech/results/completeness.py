@@ -26,7 +26,7 @@ def gap_in_words(scores: ScoreArrays) -> str:
     missing, total = float(scores.missing.mean()), scores.total.values
     if total.mean() == 0:
         return ""
-    if not _stands_out(total):
+    if not stands_out(total):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):.2%} of the total effect (all cells)"
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt")
@@ -34,14 +34,14 @@ def gap_in_words(scores: ScoreArrays) -> str:
     gaps = [
         abs(float(missed.mean()) / float(effect.mean()))
         for effect, missed in zip(whole, whole - found, strict=True)
-        if _stands_out(effect.values)
+        if stands_out(effect.values)
     ]
     if not scores.has_controls or not gaps:
         return line
     return f"{line}; of single models and their own effects at most {max(gaps):.2%}"
 
 
-def _stands_out(effect: np.ndarray) -> bool:
+def stands_out(effect: np.ndarray) -> bool:
     """Whether an effect can be divided by: outside its noise, or that of a single prompt."""
     return bool(effect.any()) and (len(effect) == 1 or bool(mean_interval(effect).excludes_zero))
 

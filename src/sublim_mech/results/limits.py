@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from ..stats import FEWEST, mean_interval
 from . import tables
 from .arrays import ScoreArrays
 from .ceiling import at_the_ceiling, saturated
-from .completeness import gap_in_words, gap_of_steps, stopped
+from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
 from .record import Record
@@ -24,6 +26,10 @@ Kind = Literal[
 
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
+
+BEND = 0.1
+"""Share of the effect at scale 1 by which the student's dose differs from the headline's where it
+is said."""
 
 NO_SHARES = "the total effect is inside its own noise: no shares are given"
 
@@ -51,6 +57,7 @@ def limits(scores: ScoreArrays) -> list[Limit]:
         *_without_controls(scores),
         *_of_noise(scores),
         *of_the_controls(scores),
+        *_of_doses(scores),
         *few_prompts(scores.data.sizes["prompt"]),
         *(Limit("ceiling", *told) for told in at_the_ceiling(scores) or saturated(scores)),
         *_of_the_sign(scores),
@@ -186,6 +193,37 @@ def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Lim
     return [Limit("controls", f"{short}{shares}; see sel(model={name!r})", short)]
 
 
+def _of_doses(scores: ScoreArrays) -> list[Limit]:
+    """At which doses but 1, of which the line on the whole models speaks, a large part of the
+    headline is the controls', and where a bend of the headline is not the student's own; nothing
+    of doses inside their own noise.
+    """
+    if scores.kind != "dose" or not scores.has_controls or scores.has_steps:
+        return []
+    values = scores.data["effect"].transpose("model", "prompt", ...)
+    moves = values.values.reshape(*values.shape[:2], -1)  # (model, prompt, scale)
+    headline = scores.headline.transpose("prompt", ...).values.reshape(moves.shape[1], -1)
+    told, own = [], []
+    whole = (scores.data["student"] - scores.data["base"]).isel(model=0).values
+    for s, scale in enumerate(np.atleast_1d(scores.data["scale"].values).tolist()):
+        if scale in (0, 1) or not stands_out(headline[:, s]):
+            continue
+        student, *controls = moves[:, :, s].mean(1)
+        moved = Moved(float(student), float(np.mean(controls))).told(scores.unit)
+        if moved is not None:
+            told.append(f"at scale {scale:g}: {moved[0]}")
+        if stands_out(whole) and stands_out(scores.total.values):
+            share = float(student / whole.mean())
+            if abs(share - headline[:, s].mean() / scores.total.values.mean()) > BEND:
+                own.append(f"{share:.2f} at {scale:g}")
+    lines = ["; ".join(told)] if told else []
+    if own:
+        name = str(scores.data["model"].values[0])
+        of_its = f"of its effect at 1 {name} alone has {', '.join(own)}"
+        lines.append(f"{of_its}: the headline bends otherwise; see sel(model={name!r})")
+    return [Limit("controls", line, line) for line in lines]
+
+
 # ------------------------------------------------------------------------------ the total effect
 
 
@@ -196,7 +234,7 @@ def exceeds_noise(scores: ScoreArrays) -> bool:
 
 def _stands_out(scores: ScoreArrays) -> bool:
     """Whether the total effect can be spoken of: outside its noise, or of a single prompt."""
-    return scores.data.sizes["prompt"] == 1 or exceeds_noise(scores)
+    return stands_out(scores.total.values)
 
 
 def _of_noise(scores: ScoreArrays) -> list[Limit]:

@@ -379,7 +379,8 @@ def concentration(
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
         controls="".join(
-            f"{told.text[:1].upper()}{told.text[1:]}." for told in of_the_controls(scores, on_prompt=True)
+            f"{told.text[:1].upper()}{told.text[1:]}."
+            for told in of_the_controls(scores, on_prompt=True)
         ),
         places=found.places,
     )
