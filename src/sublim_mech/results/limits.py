@@ -46,12 +46,15 @@ class Limit(NamedTuple):
 
 def limits(scores: ScoreArrays) -> list[Limit]:
     """All that limits these scores, in the order in which it is said."""
+    count = scores.data.sizes["prompt"]
+    few = few_prompts(count)
     return [
         *of_contexts(scores),
         *_without_controls(scores),
+        *(few if count == 1 else []),
         *_of_noise(scores),
         *of_the_controls(scores),
-        *few_prompts(scores.data.sizes["prompt"]),
+        *(few if count > 1 else []),
         *(Limit("ceiling", *told) for told in at_the_ceiling(scores) or saturated(scores)),
         *_of_the_sign(scores),
         *_of_the_gap(scores),
