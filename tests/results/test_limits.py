@@ -22,9 +22,9 @@ CALM = "{'system': {'kind': 'text', 'text': 'You are calm.'}}"
 MAKE = {
     "effect": synthetic.effect,
     "graft": synthetic.graft,
-    "attribution": lambda: synthetic.attribution(synthetic.several(8)),
-    "sweep": lambda: synthetic.sweep(synthetic.several(8)),
-    "scan": lambda: synthetic.scan([synthetic.chat()] * 8, noise=0.1),
+    "attribution": lambda: synthetic.attribution(synthetic.several(6), layers=2),
+    "sweep": lambda: synthetic.sweep(synthetic.several(6), layers=2),
+    "scan": lambda: synthetic.scan([synthetic.chat()] * 6, noise=0.1),
     "dose": synthetic.dose,
     "direction": synthetic.direction,
 }
@@ -112,7 +112,7 @@ def test_a_limit_is_said_in_table_page_notes_and_pictures(kind):
 def test_of_a_result_without_limits_nothing_is_said(kind):
     scores = asked(MAKE[kind](), training_context="{'system': {'kind': 'none'}}")
     assert {limit.kind for limit in limits(scores)} <= {"gap", "noise"}
-    for place, words in (shown(scores) | pictures(scores)).items():
+    for place, words in (shown(scores) | {"picture": around(plot(scores))}).items():
         for word in (*WORDS, "too few", "over so few", "negative", "not confirmed"):
             assert word not in words, place
 
@@ -141,7 +141,7 @@ def test_what_else_limits_numbers(scores, words):
 
 
 def test_the_effect_on_the_prompt_is_what_shares_of_an_attribution_are_parts_of():
-    scores = synthetic.attribution(synthetic.several(8), controls=0)
+    scores = synthetic.attribution(synthetic.several(6), layers=2, controls=0)
     fall = replace(scores, data=scores.data.assign(effect=-scores.data["effect"]))
     mean = float(fall.prompt_effect.mean())
     short = f"the effect on the prompt's tokens is negative: {mean:+.2f} nats"

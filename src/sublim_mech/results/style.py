@@ -210,8 +210,15 @@ class Picture:
         self._title = [line for line in lines if line]
 
     def limit(self, lines: Sequence[str]) -> None:
-        """What limits the numbers, a line each, below all else; no title takes it away."""
-        self._limits = [wrapped(line, letters(self.width, SMALL), lines=4) for line in lines]
+        """What limits the numbers, below all else; no title takes it away.
+
+        Each in a line of its own, or in axes of the caller's, whose room is given, one after the
+        other.
+        """
+        width = letters(self.width, SMALL)
+        self._limits = [wrapped(line, width, lines=4) for line in lines]
+        if lines and not self.is_own:
+            self._limits = [wrapped("; ".join(lines), width, lines=4 * len(lines))]
 
     def note(self, text: str | None, **font: Any) -> None:
         """A line between title and axes; nothing without a text."""
