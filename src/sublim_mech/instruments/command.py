@@ -76,6 +76,12 @@ INSTRUMENTS: dict[str, tuple[Measure, tuple[str, ...]]] = {
 }
 """What computes, and which of the command's options it takes."""
 
+OF_MODELS = (
+    "trait", "page", "forms", "category", "ask", "questions", "trained_system", "trained_context",
+    "trained_on", "asked_system", "asked_context", "device",
+)  # fmt: skip
+"""Options of `compare` that files of scores do not have."""
+
 OPTIONS = ("sets", "site", "direction", "layers", "by", "points", "keep")
 
 
@@ -202,8 +208,9 @@ def _compare(given: argparse.Namespace) -> int:
 
 
 def _compare_files(given: argparse.Namespace) -> int:
-    if given.trait or given.page:
-        raise ValueError("compare: --trait and --page are of models; leave them out with files.")
+    others = [f"--{name.replace('_', '-')}" for name in OF_MODELS if getattr(given, name)]
+    if others:
+        raise ValueError(f"compare: with files leave out {', '.join(others)}: of models alone.")
     names = [Path(file).stem for file in given.compared]
     if len(set(names)) < len(names):
         names = list(given.compared)
