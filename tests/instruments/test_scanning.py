@@ -42,6 +42,36 @@ def test_every_boundary_is_a_graft_of_the_tokens_before_it(pair, prompts):
     np.testing.assert_allclose(of_answer, np.repeat(total[:, None], 2, 1), atol=1e-12)
 
 
+@pytest.fixture(scope="module")
+def doubled(smol_tokenizer):
+    """GPT-2, whose norms work in double precision too."""
+    base = tiny.model("gpt2").double()
+    return sm.load_pair(base, tiny.lora(base, std=0.05).double(), tokenizer=smol_tokenizer)
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers renames the argument of the cache
+def test_in_double_precision_the_three_ways_are_one(doubled, prompts):
+    """A scan, plain grafts of every prefix, and one model on the other's keys and values."""
+    scores = prefix_scan(doubled, prompts, TRAIT, **QUIET)
+    for number, prompt in enumerate(prompts):
+        np.testing.assert_allclose(
+            scanned(scores, prompt, number), grafted(doubled, prompt), atol=1e-9, rtol=0
+        )
+    prompt = prompts[0]
+    ids, cat = list(prompt.ids), sm.Trait("cat", forms=("cat",))
+    (form,) = doubled.tokenizer(prompt.lead + "cat", add_special_tokens=False)["input_ids"]
+    up_to, behind = scanned(prefix_scan(doubled, [prompt], cat, **QUIET), prompt)
+    base, student = doubled.model, doubled.student.model
+    ends = [swapped(model, model, ids, len(ids), form) for model in (base, student)]
+    for at in range(1, len(ids), 6):
+        of_student = swapped(student, base, ids, at, form)
+        assert up_to[at - 1] == pytest.approx(of_student - ends[0], abs=1e-9)
+        of_base = swapped(base, student, ids, at, form)
+        assert behind[at - 1] == pytest.approx(ends[1] - of_base, abs=1e-9)
+    # behind a prompt whose answer is one token nothing is left to switch
+    assert up_to[-1] == behind[-1] == pytest.approx(ends[1] - ends[0], abs=1e-12)
+
+
 @torch.no_grad()
 def swapped(before, after, ids, boundary, form):
     """log P of a token, by transformers alone: one model on the keys and values of another."""

@@ -26,6 +26,12 @@ Mask = Float[Tensor, "row 1 query key"]
 """An additive attention mask: 0 where a query sees a key, the least number elsewhere."""
 
 
+LONG = 512
+"""Tokens from which on a row without answers is left to the model's own mask: its attention then
+leaves out what stands behind a token, half of the scores, where a mask of ours has it multiplied by
+0. In shorter rows that is next to nothing."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of token ids, ready for a forward.
@@ -40,6 +46,7 @@ class Batch:
         sizes: per row, the number of tokens and nodes before padding.
         prompts: per row, the token ids of its whole prompt, also where the batch begins later: by
             them an aLoRA is invoked. Position ids count its tokens.
+        causal: whether the mask is what the model makes by itself.
     """
 
     ids: Int[Tensor, "row slot"]
@@ -48,6 +55,7 @@ class Batch:
     reads: Int[Tensor, "row read"]
     sizes: tuple[int, ...]
     prompts: tuple[tuple[int, ...], ...] = ()
+    causal: bool = False
 
     @property
     def shapes(self) -> list[Shape]:
@@ -64,6 +72,7 @@ class Batch:
             self.reads.expand(rows, -1),
             self.sizes * rows,
             self.prompts * rows,
+            self.causal,
         )
 
     def after(self, slot: int) -> Batch:
@@ -104,7 +113,8 @@ def make_batch(
     positions = rows.positions
     assert positions is not None
     mask = attention_masks(model.config, sees, positions, positions, dtype=parameter.dtype)
-    return replace(rows, mask=mask)
+    causal = len(set(rows.sizes)) == 1 and not any(trie.nodes for trie in answers)
+    return replace(rows, mask=mask, causal=causal and rows.ids.shape[1] >= LONG)
 
 
 def trie_rows(

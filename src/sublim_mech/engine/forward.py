@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..models.compat import Cache, call_model, make_cache, read_cache
+from ..models.compat import Cache, attention_kernel, call_model, make_cache, read_cache
 from ..models.deltas import Delta
 from ..models.names import Module
 from ..models.parts import Parts
@@ -229,9 +229,10 @@ def forward(
         if compute is not None:
             stack.enter_context(torch.autocast(batch.ids.device.type, compute))
         cache = None if latents.past is None else make_cache(latents.past, len(batch.sizes))
-        output = call_model(
-            model, ids=batch.ids, mask=batch.mask, positions=batch.positions, cache=cache
-        )
+        mask = batch.mask
+        if batch.causal and not past and attention_kernel(model) == "sdpa":
+            mask = None  # the same, but what it hides is not computed
+        output = call_model(model, ids=batch.ids, mask=mask, positions=batch.positions, cache=cache)
     return Pass(output.logits, recorded, () if cache is None else latents.kept(read_cache(cache)))
 
 

@@ -32,9 +32,8 @@ from .forward import Gates
 from .plain import PartedBatch
 from .runner import Runner
 
-TOKENS = 384
-"""Of a forward on a CPU, and of a row with several suffixes: more bring no speed, and each of them
-has all of the row's keys to look at."""
+SHARED = 384
+"""Slots of a row that may hold several suffixes: each of them looks at all of its row's keys."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,8 @@ def follow(before: Kept, after: Kept, starts: Sequence[int]) -> Iterator[Suffixe
     waiting.sort(key=starts.__getitem__)
     if not waiting:
         return
-    width = min(TOKENS, before.size - starts[waiting[0]])  # of rows that are shared
+    # the longest beside the shortest, and so on: then every row that is shared is full
+    width = min(SHARED, 2 * before.size - starts[waiting[0]] - starts[waiting[-1]])
     while waiting:
         rows, waiting = _fill(before, starts, waiting, width)
         packed = _pack(before, starts, rows)
@@ -141,14 +141,11 @@ def _fill(
         waiting: the boundaries, the longest suffix first.
         width: of a row with several suffixes; a longer one has a row for itself.
     """
-    runner, longest = before.runner, before.size - starts[waiting[0]]
-    slots = max(width, longest)
-    fit = runner.rows(
-        slots=slots,
-        keys=before.size + slots,
-        reads=2 * before.batch.reads.shape[1],
-        tokens=TOKENS if runner.device.type == "cpu" else None,
-    )
+    longest, reads = before.size - starts[waiting[0]], before.batch.reads.shape[1]
+    if longest <= width:
+        fit = before.runner.rows(slots=width, keys=before.size + width, reads=2 * reads)
+    else:
+        fit = before.runner.rows(slots=longest, keys=before.size, reads=reads)
     rows: list[list[int]] = []
     room: list[int] = []
     left = []

@@ -31,7 +31,6 @@ import numpy as np
 import torch
 
 from ..arguments import checked
-from ..engine.forward import Gates
 from ..engine.pair import ModelPair
 from ..engine.suffixes import follow
 from ..engine.suffixes import keep as keep_runs
@@ -127,8 +126,8 @@ def _scan(
     task: Task, student: Student, prompt: int, measures: Sequence[str], advance: Advance
 ) -> _Scan:
     """The graft of all tokens up to each one of a prompt."""
-    ids, whole = task.prompts[prompt].ids, task.gates(student, [prompt])
-    sides = keep_runs(task.pair, ids, task.answers[prompt], [Gates(student, 0.0), whole])
+    ids, gates = task.prompts[prompt].ids, [task.gates(student, [prompt], to) for to in (0.0, 1.0)]
+    sides = keep_runs(task.pair, ids, task.answers[prompt], gates)
     base, of_student = task.numbers([prompt] * 2, torch.cat([side.logits for side in sides]))
     task.check_finite(np.array([base, of_student]), [prompt] * 2)
     # behind the prompt stands the answer, which is switched as a whole
