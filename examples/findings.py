@@ -54,6 +54,26 @@ OF_CLAIM = {  # words of a claim -> the figures and what makes its rows
     "Training at the shared": (("trained-at",), "trained_at"),
     "Contrastive labels": ((), ""),
 }
+AGAIN = {  # words of a claim -> its number, by the columns of the rows
+    "own trait": (
+        "Per row seed, of the columns `change <trait>` of the traits that students were made for "
+        "(of no other that was asked): the mean of the diagonal minus the mean of the rest. "
+        "Training seeds of one trait and row seed are averaged first."
+    ),
+    "sits on shared": (
+        "Per student: `ig shared share` - `ig shared token share`; and `graft shared sufficiency` "
+        "- `graft shared token share` x `graft total`, with its sign turned where `graft total` is "
+        "below 0 and there is a share."
+    ),
+    "Training at the shared": (
+        "`specific` of the students of `where` shared; and its difference from that of `where` not "
+        "shared, of students of the same trait, row seed and training seed."
+    ),
+    "Contrastive labels": (
+        "`specific` of students of `labels` contrastive minus plain that agree in trait, seeds, "
+        "method, tokens and contexts."
+    ),
+}
 SAID = {
     "supported": "holds at this scale",
     "not supported": "does not hold at this scale",
@@ -197,7 +217,8 @@ def _in_short(claims: Sequence[Verdict]) -> Iterator[str]:
     yield ""
     yield (
         "A claim holds where the 95 % intervals over row seeds say so and its p, adjusted for all "
-        f"claims here (Benjamini-Hochberg), is below 0.05; it does not where they exclude "
+        "claims here that were tested (Benjamini-Hochberg: q), is below 0.05; it does not where "
+        f"they exclude "
         f"{MATTERS:g} (nats, or a share), the smallest effect that matters. Everything is a change "
         "of log P(the trait is named) in nats, student minus the students of the other traits, "
         "unless it is said otherwise."
@@ -223,6 +244,9 @@ def _claims(study: Study, evidence: Evidence, pictures: dict[str, Picture]) -> I
         yield ""
         if verdict.notes:
             yield " ".join(f"{_plain(note).rstrip('.')}." for note in verdict.notes)
+            yield ""
+        if words in AGAIN and any(one.data_sets for one in verdict.statements):
+            yield AGAIN[words]
             yield ""
         alone = f", or alone `sublim-mech run {asks} --out out/{asks}`" if asks else ""
         yield f"Made by `sublim-mech run {study.name} --out out/{study.name}`{alone}."
@@ -312,6 +336,16 @@ def _recompute(evidence: Evidence) -> Iterator[str]:
     yield (
         "and the interval is `scipy.stats.t.interval(0.95, len(seeds) - 1, seeds.mean(), "
         "seeds.sem())`. The columns are listed at the head of `sublim_mech/studies/measured.py`."
+    )
+    yield ""
+    yield (
+        "A line of a claim: of the rows that it is told of, at step 0, those with a number in its "
+        "columns (a student stands in several parts, in some without scores), each student and "
+        "context once, asked in the context of training unless the line names another. Its number "
+        "is formed per student, as the claim says; the mean is that of the row seeds' means, the "
+        "interval as above. What would be seen is their standard error times the mean, in standard "
+        "errors, that a two-sided t test at 5 % finds in 80 % of studies (noncentral t, "
+        "[statistics](statistics.md#before-a-study-is-run))."
     )
 
 

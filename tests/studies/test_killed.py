@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from killing import one_killed
 from small_studies import R2, small_study
 
 from sublim_mech import studies
@@ -62,29 +63,11 @@ def test_workers_make_the_same_rows_though_one_is_killed(study, tmp_path):
     said: list[str] = []
     store = Store(tmp_path / "three")
     store.begin(study)
-    watcher = subprocess.Popen([sys.executable, "-c", _KILLER, str(os.getpid())])
-    try:
+    with one_killed(store.folder) as killed:
         work_beside(study, store, 2, shard=Shard(), steal=False, say=said.append)
-    finally:
-        watcher.kill()
-    assert any("another takes its place" in line for line in said), said
+    told = f"worker {killed[0]} died (signal 9); another takes its place"
+    assert told in said
     pd.testing.assert_frame_equal(one, studies.rows(study, tmp_path / "three"))
-
-
-_KILLER = """
-import os, signal, sys, time
-import psutil
-
-parent = psutil.Process(int(sys.argv[1]))
-until = time.monotonic() + 120
-while time.monotonic() < until:
-    for child in parent.children():
-        old = time.time() - child.create_time() > 6
-        if old and "sublim_mech.studies.workers" in " ".join(child.cmdline()):
-            child.send_signal(signal.SIGKILL)
-            sys.exit()
-    time.sleep(0.1)
-"""
 
 
 @pytest.mark.science

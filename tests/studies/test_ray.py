@@ -7,12 +7,10 @@ import json
 import os
 import signal
 import socket
-import threading
-import time
 
 import pandas as pd
-import psutil
 import pytest
+from killing import one_killed
 from small_studies import R2, small_study
 
 from sublim_mech import studies
@@ -157,29 +155,10 @@ def test_a_killed_actor_costs_its_task_and_no_row(study, tmp_path, offline, capf
     import ray
 
     one = studies.run(study, tmp_path / "one", progress=False)
-    killed: list[int] = []
-
-    def kill():
-        claims = tmp_path / "out/claims"
-        until = time.monotonic() + 120
-        while not killed and time.monotonic() < until:
-            time.sleep(0.02)
-            for path in claims.glob("*/owner.json"):
-                try:
-                    pid = json.loads(path.read_text())["pid"]
-                except (OSError, ValueError):
-                    continue
-                if pid != os.getpid():
-                    psutil.Process(pid).kill()
-                    killed.append(pid)
-                    break
-
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
     try:
-        watcher = threading.Thread(target=kill)
-        watcher.start()
-        again = studies.run(study, tmp_path / "out", ray=True)
-        watcher.join()
+        with one_killed(tmp_path / "out") as killed:
+            again = studies.run(study, tmp_path / "out", ray=True)
         pd.testing.assert_frame_equal(one, again)
         told = capfd.readouterr().err
         assert f"Ray actor {killed[0]} on {socket.gethostname()} died" in told

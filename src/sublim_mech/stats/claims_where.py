@@ -178,6 +178,6 @@ def localisation_claim(
     if falling:
         notes.append(
             f"{falling} of {counted(len(extended), 'row')} have a negative total effect (the trait "
-            "fell): theirs are parts of the fall."
+            "fell): theirs are parts of the fall, in nats with the sign turned."
         )
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)

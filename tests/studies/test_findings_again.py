@@ -1,0 +1,82 @@
+"""The numbers of the page of findings come out of its rows without the library that wrote them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted_rows import TRAITS, planted
+from recomputed import OF_STATEMENT, OWN, of_setting, permutation_p, read, told
+from small_studies import small_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def hold(page: str, rows: pd.DataFrame) -> int:
+    """How many lines of the page were recomputed, and came out the same."""
+    found = list(told(page, rows))
+    for one in found:
+        assert one.again == one.page, one.statement
+    section = page.partition(f"\n## {OWN}\n")[2].partition("\n## ")[0]
+    said = re.search(r"p = (\S+) of ([\d,]+) \(all\)", section)
+    assert said
+    p, assignments = permutation_p(of_setting(rows, section, "specific"))
+    assert (f"{p:.2g}", f"{assignments:,}") == said.groups()
+    return len(found)
+
+
+def test_numbers_of_the_committed_page_come_out_of_the_committed_rows():
+    page = (ROOT / "docs" / "findings.md").read_text()
+    assert hold(page, read(ROOT / "docs" / "findings" / "rows.csv")) >= 3
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    """Three row seeds of two training seeds each; every student in two parts, once with scores.
+
+    Some students' traits fall, and of one the share is inside its noise.
+    """
+    rng = np.random.default_rng(3)
+    parts = []
+    for seed in (0, 1):
+        cells = [({"where": where, "training_seed": seed}, height) for where, height in
+                 (("everywhere", 0.2), ("shared", 0.5), ("not shared", 0.1))]  # fmt: skip
+        parts.append(planted(cells, row_seeds=3, noise=0.2))
+    made = pd.concat(parts, ignore_index=True).drop(columns="change by question")
+    names = ["where", "trait", "row_seed", "training_seed"]
+    made["student"] = made[names].astype(str).agg(" ".join, axis=1)
+    made["change cat"] = rng.normal(size=len(made))  # asked, and nobody was made for it
+    made["run"] = "none"
+    scored = made[made["where"] == "everywhere"].copy()
+    count = len(scored)
+    scored["graft total"] = rng.normal(0.3, 0.4, count)
+    for name, middle in (("ig shared share", 0.9), ("graft shared sufficiency", 0.3)):
+        scored[name] = rng.normal(middle, 0.1, count)
+    for name in ("ig shared token share", "graft shared token share"):
+        scored[name] = rng.uniform(0.5, 0.7, count)
+    assert (scored["graft total"] < 0).sum() > 2
+    scored.loc[scored["graft total"].idxmin(), "ig shared share"] = np.nan
+    return pd.concat([made, scored], ignore_index=True)
+
+
+def test_intervals_and_what_would_be_seen_come_out_of_the_rows_of_several_seeds(
+    rows, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    findings: Any = importlib.import_module("findings")
+    monkeypatch.setattr(findings, "_figures", lambda *given: {})
+    study = small_study("none")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    written = findings.read_rows(tmp_path / "rows.csv")
+    findings.write_page(study, written, tmp_path / "page.md", tmp_path / "figures")
+    page = (tmp_path / "page.md").read_text()
+    assert len(TRAITS) == 3
+    assert "with its sign turned where `graft total` is below 0" in page
+    assert hold(page, read(tmp_path / "rows.csv")) == len(OF_STATEMENT)
+    assert "of 216 (all)" in page
+    assert "no interval" not in page.partition(f"## {OWN}")[2].partition("##")[0]
