@@ -3,13 +3,15 @@
     python examples/directions.py                        # a quarter of an hour on one core
     python examples/directions.py --only hybrids doses   # some questions
     python examples/directions.py --prompts 2            # a quick look
+    python examples/directions.py --trait penguin        # the other student's own
     python examples/directions.py --students out/owl-full out/penguin-full --widths 1 1 2 4 8 16 32
     python examples/directions.py --only hybrids --figures out/directions   # and its figures
 
 The owl and the penguin student that lie beside this script (LoRA, rank 8, contrastive teachers, one
 seed each) are each other's control; two others, of one base and of these two traits, are asked the
-same. Every question prints one Markdown table, with 95 % intervals over questions; they stand, with
-what they say, in docs/science/directions.md.
+same. Questions are about the owl student, with `--trait penguin` about the penguin student. Every
+question prints one Markdown table, with 95 % intervals over questions; they stand, with what they
+say, in docs/science/directions.md.
 """
 
 from __future__ import annotations
@@ -34,23 +36,27 @@ from sublim_mech.storage.files import check_place
 from sublim_mech.types import ModelPair
 
 SHIPPED = Path(__file__).parent / "students"
-OWN, OTHER = "owl", "penguin"
+OWL, PENGUIN = "owl", "penguin"
 
 
 class Asked(NamedTuple):
     """What a question is asked of.
 
     Attributes:
-        pair: the owl student, with the penguin student as its control.
-        other: the penguin student, with the owl student as its control; same base.
-        prompts: all of the owl's questions in the training context.
-        others: all of the penguin's.
+        own: the trait that is asked about.
+        rival: the control's trait.
+        pair: the student of the one, with the student of the other as its control.
+        other: the other way round; same base.
+        prompts: all questions about the one in the training context.
+        others: all about the other.
         most: at most so many of them are asked.
         widths: directions in each band, from the largest singular value on.
         rows: number rows that are read for divergence.
         figures: the folder that figures are written to; nowhere when None.
     """
 
+    own: str
+    rival: str
     pair: ModelPair
     other: ModelPair
     prompts: list[Prompt]
@@ -61,7 +67,7 @@ class Asked(NamedTuple):
     figures: Path | None = None
 
     def first(self, count: int) -> list[Prompt]:
-        """The first questions about the owl."""
+        """The first questions about the student's own trait."""
         return self.prompts[: min(count, self.most)]
 
     @property
@@ -74,7 +80,7 @@ class Asked(NamedTuple):
     @property
     def both(self) -> Iterable[tuple[str, ModelPair, list[Prompt]]]:
         """Student, its pair, its prompts."""
-        return ((OWN, self.pair, self.prompts), (OTHER, self.other, self.others))
+        return ((self.own, self.pair, self.prompts), (self.rival, self.other, self.others))
 
 
 def main() -> None:
@@ -85,9 +91,12 @@ def main() -> None:
     options.add_argument(
         "--students",
         nargs=2,
-        default=[SHIPPED / OWN, SHIPPED / OTHER],
-        metavar=(OWN, OTHER),
+        default=[SHIPPED / OWL, SHIPPED / PENGUIN],
+        metavar=(OWL, PENGUIN),
         help="folders of the two students",
+    )
+    options.add_argument(
+        "--trait", choices=(OWL, PENGUIN), default=OWL, help="whose student is asked about"
     )
     options.add_argument(
         "--widths", nargs="+", type=int, default=[1] * 8, help="directions in each band"
@@ -99,14 +108,22 @@ def main() -> None:
     base = sm.load_base(given.base)
     students = {
         name: sm.models.load_student(base, folder, name=name)
-        for name, folder in zip((OWN, OTHER), given.students, strict=True)
+        for name, folder in zip((OWL, PENGUIN), given.students, strict=True)
     }
-    pair = sm.load_pair(base, students[OWN], controls=[students[OTHER]])
-    other = sm.load_pair(base, students[OTHER], controls=[students[OWN]])
-    prompts = sm.render(pair, sm.animal(OWN).questions)
-    others = sm.render(other, sm.animal(OTHER).questions)
-    widths = tuple(given.widths)
-    asked = Asked(pair, other, prompts, others, given.prompts, widths, figures=given.figures)
+    own, rival = (OWL, PENGUIN) if given.trait == OWL else (PENGUIN, OWL)
+    pair = sm.load_pair(base, students[own], controls=[students[rival]])
+    other = sm.load_pair(base, students[rival], controls=[students[own]])
+    asked = Asked(
+        own,
+        rival,
+        pair,
+        other,
+        prompts=sm.render(pair, sm.animal(own).questions),
+        others=sm.render(other, sm.animal(rival).questions),
+        most=given.prompts,
+        widths=tuple(given.widths),
+        figures=given.figures,
+    )
     for name in given.only or QUESTIONS:
         started = time.perf_counter()
         print(f"\n## {name}\n", flush=True)
@@ -173,7 +190,7 @@ def bands(asked: Asked) -> None:
     last = list(asked.firsts)[-1]
     sets[f"all but the {last}"] = ~sets[last]
     scores = sm.graft(
-        asked.pair.split("band", bands=asked.widths), asked.first(16), sm.animal(OWN), sets,
+        asked.pair.split("band", bands=asked.widths), asked.first(16), sm.animal(asked.own), sets,
         answer_in_sufficiency=True, progress=False,
     )  # fmt: skip
     rows = []
@@ -186,7 +203,7 @@ def graft_ig_bands(asked: Asked) -> None:
     """All bands at once, and how they add up."""
     prompts = asked.first(4)
     split = asked.pair.split("band", bands=asked.widths)
-    scores = sm.attribute(split, prompts, sm.animal(OWN), points=4, progress=False)
+    scores = sm.attribute(split, prompts, sm.animal(asked.own), points=4, progress=False)
     own, control = (scores.data["effect"].isel(model=i) for i in (0, 1))
     dims = [d for d in own.dims if d not in ("prompt", "band")]
     cells = (own - control).sum(dims).transpose("prompt", "band").values
@@ -207,7 +224,7 @@ def extracted(asked: Asked) -> None:
         for k in (int(text.split()[1]) for text in asked.firsts):
             out = Path(folder) / str(k)
             found = instruments.extract_lora(
-                asked.pair, k, out=out, prompts=prompts, trait=sm.animal(OWN), progress=False
+                asked.pair, k, out=out, prompts=prompts, trait=sm.animal(asked.own), progress=False
             )
             kept = [_interval(one, "{:.0%}") for one in found.kept.values()]
             rows.append([k, f"{found.share:.0%}", *kept])
@@ -228,30 +245,87 @@ def aligned(asked: Asked) -> None:
     _print(["what they", "k", "mean overlap", "by chance", "modules above 95 % of chance"], rows)
 
 
+def intruding(asked: Asked) -> None:
+    """Have the students' weights singular vectors that the base's have not? Of what they write."""
+    rows, modules = [], ["attn.o", "mlp.out"]
+    for name, pair, _ in asked.both:
+        table = instruments.intruders(pair, modules=modules, progress=False).table()
+        least = f"{table['smallest cosine'].min():.3f}"
+        rows.append([name, len(table), int(table["intruders"].sum()), least])
+    _print(["student", "matrices", "intruders among the first 10 of each", "least cosine"], rows)
+
+
+# --------------------------------------------------------------------------- in which heads it sits
+
+
+def heads(asked: Asked) -> None:
+    """Attention heads, what several of them share, and all that belongs to no head."""
+    prompts, kept = asked.first(4), ("prompt", "layer", "head")
+    split = asked.pair.split("head")
+    scores = sm.attribute(split, prompts, sm.animal(asked.own), points=4, progress=False)
+    own, control = (scores.data["effect"].isel(model=i) for i in (0, 1))
+    cells = (own - control).sum([d for d in own.dims if d not in kept]).transpose(*kept)
+    total = scores.total.values
+
+    names = [str(name) for name in cells["head"].values]
+    queries = [name for name in names if name.isdigit()]
+    kinds = {
+        "heads": queries,
+        "keys and values, shared by heads": [n for n in names if n.startswith("kv")],
+        "no head": [n for n in names if n == "rest"],
+    }
+    rows = [
+        [kind, *_nats_and_share(cells.sel(head=of).sum(["layer", "head"]).values, total)]
+        for kind, of in kinds.items()
+    ]
+    _print(["part", "nats", "share of the effect"], rows)
+
+    each = cells.sel(head=queries).stack(place=("layer", "head")).transpose("prompt", "place")
+    sizes = np.abs(each.values.mean(0))
+    order = np.argsort(-sizes)
+    rows = [
+        [*each["place"].values[i], *_nats_and_share(each.values[:, i], total)] for i in order[:8]
+    ]
+    print()
+    _print(["layer", "head", "nats", "share of the effect"], rows)
+    half = int(np.searchsorted(np.cumsum(sizes[order]), sizes.sum() / 2)) + 1
+    print(
+        f"\nTotal {total.mean():+.3f} nats ({len(prompts)} questions). Of {len(order)} heads, ",
+        end="",
+    )
+    print(f"{half} have half of the sum of absolute values.")
+
+
+def _nats_and_share(values: Any, total: Any) -> tuple[str, str]:
+    shares = ratio_interval(values[:, None], total)
+    return _of(mean_interval(values), "{:+.3f}"), _at(shares, 0, "{:.0%}")
+
+
 # ------------------------------------------------------------------------------------ whose weights
 
 
 def hybrids(asked: Asked) -> None:
-    """Owl and penguin in one model, by both traits."""
+    """Both students in one model, by both traits."""
+    own, rival = asked.own, asked.rival
     before, user = sm.masks.role("system", "template"), sm.masks.role("user")
     control = list(asked.pair.students)[1]
     plans = {
-        f"{OWN} before, {OTHER} in the question": ({"student": before, control: user}, OWN),
-        f"{OTHER} before, {OWN} in the question": ({"student": user, control: before}, OTHER),
+        f"{own} before, {rival} in the question": ({"student": before, control: user}, own),
+        f"{rival} before, {own} in the question": ({"student": user, control: before}, rival),
         "both everywhere, added up": (
             {"student": sm.masks.everything(), control: sm.masks.everything()}, "both",
         ),
     }  # fmt: skip
     writes: dict[str, str | tuple[str, ...]]
     writes = {
-        OWN: "student",
-        OTHER: control,
+        own: "student",
+        rival: control,
         "both": ("student", control),
     }
     rows: list[list[Any]] = []
     for text, (parts, answer) in plans.items():
-        for trait in (OWN, OTHER):
-            chosen = asked.prompts if trait == OWN else asked.others
+        for trait in (own, rival):
+            chosen = asked.prompts if trait == own else asked.others
             found = instruments.hybrid(
                 asked.pair, chosen[: min(8, asked.most)], sm.animal(trait), parts,
                 answer=writes[answer], allow="sum" if answer == "both" else None, progress=False,
@@ -259,10 +333,10 @@ def hybrids(asked: Asked) -> None:
             if asked.figures is not None:
                 found.plot(path=asked.figures / f"hybrid-{len(rows) + 1}.png")
             table = found.table()
-            names = ["whole", f"{OWN} alone", f"{OTHER} alone", "interaction"]
+            names = ["whole", f"{own} alone", f"{rival} alone", "interaction"]
             cells = [_of_row(table.loc[name]) for name in names]
             rows.append([text, answer, trait, *cells])
-    head = ["hybrid", "answer by", "metric", "hybrid", f"{OWN} part alone", f"{OTHER} part alone"]
+    head = ["hybrid", "answer by", "metric", "hybrid", f"{own} part alone", f"{rival} part alone"]
     _print([*head, "interaction"], rows)
 
 
@@ -272,7 +346,7 @@ def hybrids(asked: Asked) -> None:
 def scans(asked: Asked) -> None:
     """The boundary between the models moves over the prompt."""
     prompts = asked.first(3)
-    scores = instruments.prefix_scan(asked.pair, prompts, sm.animal(OWN), progress=False)
+    scores = instruments.prefix_scan(asked.pair, prompts, sm.animal(asked.own), progress=False)
     rows = []
     if asked.figures is not None:
         scores.plot(path=asked.figures / "scan.png")
@@ -288,7 +362,7 @@ def scans(asked: Asked) -> None:
 
 def explained(asked: Asked) -> None:
     """What a direction of activation explains, beside the graft of its tokens."""
-    trait, depth = sm.animal(OWN), asked.pair.sites.n_layers
+    trait, depth = sm.animal(asked.own), asked.pair.sites.n_layers
     made, tested = asked.prompts[-24:][: asked.most], asked.first(12)
     layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
     rows = []
@@ -314,7 +388,7 @@ def explained(asked: Asked) -> None:
 
 def read(asked: Asked) -> None:
     """What the directions at the last token are, and read as."""
-    trait, depth = sm.animal(OWN), asked.pair.sites.n_layers
+    trait, depth = sm.animal(asked.own), asked.pair.sites.n_layers
     layers = sorted({depth // 3, 2 * depth // 3, depth - 1})
     made = asked.first(24)
     change = instruments.activation_change(asked.pair, made, [-1], layers=layers)
@@ -348,7 +422,7 @@ def doses(asked: Asked) -> None:
     """Is the effect linear in the weights?"""
     prompts = asked.first(10)
     asked_at = [-1.0, 0.5, 1.0, 2.0, 3.0]
-    scores = instruments.dose(asked.pair, prompts, sm.animal(OWN), asked_at, progress=False)
+    scores = instruments.dose(asked.pair, prompts, sm.animal(asked.own), asked_at, progress=False)
     rows = [[f"{scale:g}", _of_row(line)] for scale, line in scores.curve().iterrows()]
     _print(["gate", "specific effect"], rows)
     print()
@@ -430,8 +504,8 @@ def _print(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 QUESTIONS: dict[str, Callable[[Asked], None]] = {
     one.__name__: one
     for one in (
-        effects, weights, bands, graft_ig_bands, extracted, aligned, hybrids, scans, explained,
-        read, doses, divergent,
+        effects, weights, bands, graft_ig_bands, extracted, aligned, intruding, heads, hybrids,
+        scans, explained, read, doses, divergent,
     )
 }  # fmt: skip
 """In this order."""
