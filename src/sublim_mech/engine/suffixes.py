@@ -229,7 +229,7 @@ def _pack(before: Kept, starts: Sequence[int], rows: Sequence[Sequence[int]]) ->
 
     def mask(of_whole: Tensor) -> Tensor:
         by_slot, hidden = of_whole[0, 0], torch.finfo(of_whole.dtype).min
-        earlier = by_slot[slots][..., :past].masked_fill(~kept, hidden)
+        earlier = by_slot[:, :past][slots].masked_fill(~kept, hidden)
         own = by_slot[slots[:, :, None], slots[:, None, :]].masked_fill(~own_slots, hidden)
         return torch.cat([earlier, own], -1)[:, None]
 
@@ -256,7 +256,7 @@ def _whole(before: Kept, after: Kept, starts: Sequence[int]) -> Iterator[Suffixe
     fit = runner.rows(slots=batch.computed, keys=before.size, reads=batch.reads.shape[1])
     for first in range(0, len(starts), fit):
         some = list(range(first, min(first + fit, len(starts))))
-        values = torch.stack([torch.where(slots < starts[i], *sides) for i in some])
+        values = torch.stack([torch.where(slots < starts[i], sides[0], sides[1]) for i in some])
         rows = batch.expand(len(some))
         logits = runner.run(rows, gates=replace(after.gates, values=values)).logits
         yield Suffixes(some, logits)
