@@ -14,6 +14,7 @@ from loading import TOKENIZER
 from pairs import QUIET, TRAIT
 
 import sublim_mech as sm
+from sublim_mech.engine import recomputing
 from sublim_mech.engine.forward import Gates
 from sublim_mech.instruments.task import prepare
 
@@ -117,3 +118,22 @@ def test_a_pass_without_gradients_computes_nothing_twice(llama, prompts, monkeyp
     monkeypatch.setattr("sublim_mech.engine.forward.recomputed", None)
     with torch.no_grad():
         lean(llama).run(lean(llama).batch([prompts[0].ids]), gates=Gates(llama.student))
+
+
+@pytest.mark.filterwarnings("ignore:one row of")
+def test_memory_is_given_back_block_by_block_or_with_several_small_ones(
+    llama, prompts, monkeypatch
+):
+    """Each block is done twice, and counts what it was given."""
+    given: list[None] = []
+    monkeypatch.setattr(recomputing, "_give_back", lambda: given.append(None))
+    width, task = llama.model.config.hidden_size, prepare(llama, prompts, TRAIT)
+    block = 4 * width * task.batch(range(len(prompts))).ids.numel()  # bytes of its input in fp32
+    counts = []
+    for often in (1, block, 2 * block, 2 * llama.sites.n_layers * block + 1):
+        monkeypatch.setattr(recomputing, "OFTEN", often)
+        slopes(lean(llama), prompts)
+        counts.append(len(given))
+        given.clear()
+    twice = 2 * llama.sites.n_layers
+    assert counts == [twice, twice, twice // 2, 0]

@@ -229,7 +229,7 @@ def _pack(before: Kept, starts: Sequence[int], rows: Sequence[Sequence[int]]) ->
 
     def mask(of_whole: Tensor) -> Tensor:
         by_slot, hidden = of_whole[0, 0], torch.finfo(of_whole.dtype).min
-        earlier = by_slot[slots][..., :past].masked_fill(~kept, hidden)
+        earlier = by_slot[:, :past][slots].masked_fill(~kept, hidden)
         own = by_slot[slots[:, :, None], slots[:, None, :]].masked_fill(~own_slots, hidden)
         return torch.cat([earlier, own], -1)[:, None]
 
