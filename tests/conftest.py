@@ -32,7 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must n
     torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
-HEART = (  # what `make quick` runs, in minutes: files and folders that say most per second
+HEART = (  # what `make quick` runs but for `BESIDE`, in about 90 s on two cores; no slow runs
     "engine",
     "masks",
     "models",
@@ -45,6 +45,17 @@ HEART = (  # what `make quick` runs, in minutes: files and folders that say most
     "test_project.py",
     "test_reference.py",
     "test_walls.py",
+)
+
+BESIDE = (  # in these folders, with half of their time: figures, matrices, reading, placing
+    "engine/test_bridges.py",
+    "models/test_adapters_quantised.py",
+    "models/test_experts.py",
+    "models/test_placement.py",
+    "models/test_sources.py",
+    "models/test_wrappers.py",
+    "results/test_heatmaps.py",
+    "results/test_pictures.py",
 )
 
 LONGEST = (  # what takes a worker longest is begun first, so that none waits for another at the end
@@ -90,12 +101,14 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the heart of the tests, and begin with what takes longest."""
-    named = {"HEART": HEART, "LONGEST": LONGEST, "TOGETHER": TOGETHER}
+    named = {"HEART": HEART, "BESIDE": BESIDE, "LONGEST": LONGEST, "TOGETHER": TOGETHER}
     for name, parts in named.items():
         if missing := [part for part in parts if not (TESTS / part).exists()]:
             raise pytest.UsageError(f"{name} in conftest.py: there is no {', '.join(missing)}")
     for item in items:
-        if place(item.path, HEART) is not None:
+        in_heart = place(item.path, HEART) is not None and place(item.path, BESIDE) is None
+        # `-m heart` takes the place of "not science" on the command line of pyproject.toml
+        if in_heart and item.get_closest_marker("science") is None:
             item.add_marker("heart")
     items.sort(key=lambda item: len(LONGEST) if (n := place(item.path, LONGEST)) is None else n)
 

@@ -44,3 +44,32 @@ def test_every_dependency_has_an_upper_bound_and_a_reason():
         name = re.split("[=<>]", need)[0]
         assert re.search(r">=.+,<\d", need), need
         assert name in reasons, f"{name}: no line in docs/concepts.md"
+
+
+class Collected:
+    """What pytest collects, as far as marking it goes."""
+
+    def __init__(self, place: str, *marks: str) -> None:
+        self.path, self.marks = ROOT / "tests" / place, list(marks)
+        self.add_marker = self.marks.append
+
+    def get_closest_marker(self, name: str) -> str | None:
+        return name if name in self.marks else None
+
+
+def test_the_heart_has_no_slow_run_and_nothing_that_is_left_beside(pytestconfig):
+    """`-m heart` replaces `-m "not science"` of pyproject.toml."""
+    (conftest,) = (
+        plugin
+        for plugin in pytestconfig.pluginmanager.get_plugins()
+        if getattr(plugin, "__file__", None) == str(ROOT / "tests" / "conftest.py")
+    )
+    plain, slow = Collected("stats/test_claims.py"), Collected("stats/test_claims.py", "science")
+    beside, elsewhere = Collected(conftest.BESIDE[0]), Collected("test_examples.py")
+    conftest.pytest_collection_modifyitems([plain, slow, beside, elsewhere])
+    assert [one.marks for one in (plain, slow, beside, elsewhere)] == [
+        ["heart"],
+        ["science"],
+        [],
+        [],
+    ]
