@@ -17,6 +17,7 @@ sufficiency and open for necessity unless asked otherwise, and are a set of thei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -116,7 +117,7 @@ def graft(
     named = _named_sets(sets, task)
     chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
     if not isinstance(sets, str):
-        _refuse_empty(list(named), chosen, task)
+        _refuse_empty(named, chosen, task)
     answer = Answer(answer_in_sufficiency, answer_in_necessity)
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
@@ -241,9 +242,9 @@ def _changed(pair: ModelPair) -> list[Module]:
     return [module for path, module in modules.items() if path in paths or not paths]
 
 
-def _refuse_empty(names: Sequence[str], chosen: Sequence[Chosen], task: Task) -> None:
+def _refuse_empty(named: Mapping[str, Mask], chosen: Sequence[Chosen], task: Task) -> None:
     """A set somebody named must be somewhere, or its 0 would read like a finding."""
-    for s, name in enumerate(names):
+    for s, (name, mask) in enumerate(named.items()):
         empty = [i for i, one in enumerate(chosen) if not one.sizes[s]]
         if not empty:
             continue
@@ -261,7 +262,8 @@ def _refuse_empty(names: Sequence[str], chosen: Sequence[Chosen], task: Task) ->
                 f"effect would be 0 whatever was learned. They change {', '.join(known)} in layers "
                 f"{', '.join(map(str, _layers(task.pair, None)))}; choose among these."
             )
-        nothing = _nothing_shared(task.prompts)
+        of_shared = {"shared", *SHARED} & set(re.findall(r"\w+", mask.name))
+        nothing = _nothing_shared(task.prompts) if of_shared else ""
         raise ValueError(
             f"sets: {name!r} is empty {where}; leave the set or the prompt out."
             f"{f' ({nothing}.)' if nothing else ''}"
