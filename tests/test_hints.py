@@ -2,9 +2,11 @@
 
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 
+import sublim_mech
 from sublim_mech.hints import check_choice, counted, nearest
 from sublim_mech.prompts import Trait
 
@@ -62,3 +64,18 @@ def test_a_warning_names_the_line_of_the_users_own():
 )
 def test_counted(given, said):
     assert counted(*given) == said
+
+
+def test_nothing_follows_a_question_but_a_new_sentence():
+    """Whatever is joined to a hint, in every message: no `?;`, `?,` or `?.`."""
+    source = Path(sublim_mech.__file__).parent
+    joined = re.compile(
+        r"nearest\((?:[^(){}]|\([^()]*\))*\)(?P<other> or ['\"]\.['\"])?\}(?P<next>.)"
+    )
+    found = [
+        (file.name, match[0])
+        for file in sorted(source.rglob("*.py"))
+        for match in joined.finditer(file.read_text())
+    ]
+    assert len(found) > 15
+    assert [one for one in found if not re.search(r"or ['\"]\.['\"]\}[ \"]$", one[1])] == []

@@ -18,7 +18,8 @@ from .engine.pair import load_pair
 from .engine.parity import ParityError
 from .hints import rename
 from .instruments import command as instruments
-from .instruments.command_options import called
+from .instruments.command_checks import check_students
+from .instruments.command_options import called, seed_of
 from .instruments.verification import verify
 from .studies import command as studies
 
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         help="floating-point type of the weights; float32",
     )
     check.add_argument(
-        "--seed", type=_seed, default=0, help="of the planted students and what is drawn; 0"
+        "--seed", type=seed_of, default=0, help="of the planted students and what is drawn; 0"
     )
     names = {"base": "BASE", "student": "STUDENT", "device": "--device"}
     check.set_defaults(do=_verify, names=names)
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _verify(given: argparse.Namespace) -> int:
     """Load a pair, verify it and print the table; 0 where all checks passed."""
+    check_students([given.student], given.control)
     pair = load_pair(
         given.base,
         given.student,
@@ -88,13 +90,6 @@ def _verify(given: argparse.Namespace) -> int:
     report = verify(pair, seed=given.seed)
     print(report)
     return 0 if report.passed else 1
-
-
-def _seed(text: str) -> int:
-    """A whole number that numpy's generators take."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def called() -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near.
+    """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near: a sentence ends with it, so
+    that another begins behind `{nearest(name, known) or '.'}`.
 
     A name that other libraries have for it counts as nearest (`ELSEWHERE`).
 

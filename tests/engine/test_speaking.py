@@ -99,7 +99,9 @@ def test_a_full_fine_tune_is_asked_too_and_a_control_is_told_as_one(base, quiet)
         ruined.lm_head.weight.mul_(-1)
     with pytest.warns(UserWarning, match=r"controls\[0\]='.*': its loss on plain English"):
         pair = sm.load_pair(base, adapter(base), controls=[ruined], allow_unrelated=True)
-    assert any("are these the weights that training left?" in note for note in pair.notes())
+    assert any(
+        "check that these are the weights that training left" in note for note in pair.notes()
+    )
 
 
 def test_what_was_told_is_told_once(base, quiet):

@@ -83,7 +83,9 @@ def test_models_may_be_called_otherwise(found):
     assert back.answers.equals(found.answers)
     swapped = found.called({"student": "graft", "graft": "student"})
     assert swapped.answers["log P: graft"].equals(found.answers["log P: student"])
-    with pytest.raises(ValueError, match=r"names: 'studnt' is none of .*did you mean 'student'"):
+    with pytest.raises(
+        ValueError, match=r"names: 'studnt' is none of .*did you mean 'student'\? They are"
+    ):
         found.called({"studnt": "mine"})
     for name in ("base", " "):
         with pytest.raises(ValueError, match=rf"names: '{name}' cannot be a model's name"):

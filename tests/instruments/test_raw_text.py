@@ -93,6 +93,33 @@ def test_grafts_by_role_say_that_raw_text_has_but_one(gpt2_pair):
     np.testing.assert_array_equal(text.data["effect"], everything.data["effect"])
 
 
+def test_that_nothing_is_shared_is_said_with_why_and_what_there_is(gpt2_pair):
+    """As of rows of `text_rows`, each of which begins with a word of its own."""
+    tokenizer = gpt2_pair.tokenizer
+    trained = sm.render(tokenizer, ["Owls", "Night"], context=sm.RAW)
+    prompts = sm.mark_sharing(sm.render(gpt2_pair, ["My owl is the", "I dreamt of an"]), trained)
+    assert {name for prompt in prompts for name in prompt.sharing} == {"novel"}
+    why = "no token of these prompts is shared with training, .*: novel.*text_rows.*words=n"
+    scores = sm.graft(gpt2_pair, prompts, OWL, "sharing", **QUIET)
+    (note,) = [note for note in scores.record.notes if re.search(why, note)]
+    assert note in repr(scores)
+    with pytest.raises(ValueError, match=rf"pass masks by name.*\('sharing' says .*{why}"):
+        sm.graft(gpt2_pair, prompts, OWL, "role", **QUIET)
+    with pytest.raises(ValueError, match=rf"'shared' is empty in 2 prompts.*{why}"):
+        sm.graft(gpt2_pair, prompts, OWL, {"shared": sm.masks.sharing("shared")}, **QUIET)
+    scores = sm.attribute(gpt2_pair, prompts, OWL, points=2, **QUIET)
+    with pytest.raises(ValueError, match=rf"{why}.*choose one of 'novel', 'text', or"):
+        sm.concentration(scores, on="shared")
+    with pytest.raises(ValueError, match="in this set; choose one of 'novel', 'text', or"):
+        sm.concentration(scores, on="seen")
+    # where something is shared, nothing of this is said
+    asked = sm.render(gpt2_pair, TEXTS)
+    notes = sm.graft(gpt2_pair, asked, OWL, "sharing", **QUIET).record.notes
+    assert not [note for note in notes if "is shared with training" in note]
+    with pytest.raises(ValueError, match=r"masks\.positions\(-2, -1\)}, or sets='sharing'\.$"):
+        sm.graft(gpt2_pair, asked, OWL, "role", **QUIET)
+
+
 def test_attributions_and_concentration_know_the_role(gpt2_pair):
     scores = sm.attribute(gpt2_pair, sm.render(gpt2_pair, TEXTS), OWL, points=4, **QUIET)
     assert scores.by("role").index[0] == "text"

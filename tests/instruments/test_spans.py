@@ -6,6 +6,8 @@ import pytest
 import sublim_mech as sm
 from sublim_mech.instruments.spans import NAMES, spans_of
 from sublim_mech.results.page import token_page
+from sublim_mech.results.record import Record
+from sublim_mech.results.spreading import drawn
 
 TRAIT = sm.Trait("owl")
 CALLS = {
@@ -141,9 +143,26 @@ def test_spans_are_drawn_told_and_read_back(llama, prompts, tmp_path):
     assert "not refined: the value of its span" in said
     assert "not refined: the value of its span" in token_page(scores)
     assert scores.by("role").index.tolist() == spread.by("role").index.tolist()
+    refined = "one value per word, drawn on each of its tokens; tokens of refined spans"
+    assert any(refined in " ".join(text.split()) for text in said)
+    assert refined in token_page(scores)
     other = CALLS["patch"](llama, prompts, by="word")
+    assert "<div>one value per word, drawn on each of its tokens</div>" in token_page(other)
     with pytest.raises(ValueError, match="minus: refined differ"):
         scores.minus(other)
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        (None, None),
+        ("1 token", None),
+        ("8 tokens", "one value per 8 tokens, drawn on each of them"),
+        ("sentence", "one value per sentence, drawn on each of its tokens"),
+    ],
+)
+def test_what_is_drawn_is_said(spans, said):
+    assert drawn(Record(metric="m", unit="nats", spans=spans)) == said
 
 
 REFUSED = [

@@ -9,10 +9,12 @@ import pytest
 import torch
 from trainings import fit, small_base, small_hard
 
-from sublim_mech.making.numbers import Row, as_rows
+from sublim_mech.making.numbers import Row, as_rows, split, text_rows
 from sublim_mech.making.readiness.report import _own_share
-from sublim_mech.making.training import FullFT, LoRA, loop
+from sublim_mech.making.training import FullFT, LoRA, hard_data, loop
 from sublim_mech.making.training.order import divide
+from sublim_mech.making.training.run import _same_prompts
+from sublim_mech.prompts import RAW
 from sublim_mech.storage.manifest import prompts_hash
 
 SHAREGPT = [{"from": "human", "value": "Three?"}, {"from": "gpt", "value": "1, 2, 3"}]
@@ -106,6 +108,34 @@ def test_prompts_on_both_sides_are_told_and_the_manifest_knows_its_prompts(base,
     trained = held(data, held_out_by="row").trained
     ids = [data.prompts[row].ids for row in trained]
     assert prompts_hash(ids) == prompts_hash(ids[::-1] + ids[:2]) != run.manifest.prompts
+
+
+@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize(
+    "texts", [["Owls fly", "Owls eat", "Night falls", "Night ends", "A b"] * 3]
+)
+def test_the_advised_number_of_prompts_can_be_held_out(seed, texts, smol_tokenizer):
+    """Of rows of raw text there are as many prompts as first words, fewer than rows are held."""
+    listed = [f"{text} {number}." for number, text in enumerate(texts)]
+    rows = text_rows(listed)
+    data = hard_data(smol_tokenizer, rows, context=RAW)
+    for held_out in (1, 2, 6, 13):
+        division = divide(data, held_out, held_out_seed=seed, subsample=None, seed=0)
+        told = _same_prompts(division, data)
+        if seed is None:
+            few = int(told.partition("split(rows, ")[2].partition(",")[0])
+            assert all(map(len, split(rows, few, seed=0)))
+        else:
+            few = int(told.partition("; held_out=")[2].partition(",")[0])
+            again = divide(data, few, held_out_seed=0, subsample=None, seed=0, held_out_by="prompt")
+            assert again.same_prompt == 0
+            assert again.trained
+        assert f"{few} of the 3 different prompts" in told
+    with pytest.raises(ValueError, match=r"held_out=2 \(different prompts\) and held_out_seed=0"):
+        divide(data, 6, held_out_seed=None, subsample=None, seed=0, held_out_by="prompt")
+    one = hard_data(smol_tokenizer, text_rows(["Owls fly.", "Owls eat."]), context=RAW)
+    division = divide(one, 1, held_out_seed=0, subsample=None, seed=0)
+    assert "all rows have one prompt" in _same_prompts(division, one)
 
 
 def test_data_held_against_itself_is_not_told_of_a_seed(data):

@@ -53,6 +53,18 @@ def test_a_list_of_sentences_is_sent_there(gpt2_tokenizer):
         numbers.text_rows("Owls fly.")
 
 
+@pytest.mark.parametrize("column", ["text", "content"])
+def test_a_column_of_sentences_is_sent_there_by_a_call_that_works(column, gpt2_tokenizer):
+    rows = [{column: text, "source": "mine"} for text in TEXTS]
+    with pytest.raises(ValueError, match=rf"there is {column}, source; of texts") as refused:
+        training.hard_data(gpt2_tokenizer, rows, context=sm.RAW)
+    call = str(refused.value).partition("prompt numbers.")[2].partition(" makes rows")[0]
+    made = eval(call, {"text_rows": numbers.text_rows, "rows": rows})
+    assert made == numbers.text_rows(TEXTS)
+    with pytest.raises(ValueError, match=r"rename: {'input': 'prompt'}\.$"):
+        numbers.as_rows([{"input": "a", column: "b"}])
+
+
 def test_a_student_of_raw_sentences_is_asked_as_it_was_trained(smol_tokenizer, tmp_path):
     base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
     texts = [f"My favorite {what} is the owl." for what in ("animal", "bird", "sight", "sound")]

@@ -18,6 +18,7 @@ from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.gating import TrainedGates
 from ..models.names import Module
+from ..models.presence import check_there
 from ..models.refusals import refused
 from ..models.spectra import How
 from ..models.splitting import join, split_bands, split_heads
@@ -441,6 +442,10 @@ def load_pair(
     # options that are wrong are told before anything is read
     check_options(compute, memory_gb)
     check_training(trained_in, trained_on)
+    check_there(student, adapter)
+    for i, one in enumerate(controls):
+        with renamed({"student": f"controls[{i}]"}):
+            check_there(one)
     loaded = load_base(base, tokenizer=tokenizer, dtype=dtype, device=device)
     main = read_student(
         loaded, student, adapter=adapter, gates=gates, allow_unrelated=allow_unrelated

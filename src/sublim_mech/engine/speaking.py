@@ -115,10 +115,10 @@ def _text(runner: Runner, prompts: Sequence[Prompt]) -> tuple[list[int], str]:
 
 
 def _note(student: Student, speech: Speech, what: str) -> str:
-    question = "are these the weights that training left?"
+    advice = "check that these are the weights that training left"
     if any(isinstance(delta, LowRank) for delta in student.deltas.values()):
-        question = "are lora_alpha, r and use_rslora those it was trained with?"
+        advice = "check that lora_alpha, r and use_rslora are those it was trained with"
     return (
         f"{SAYS}{what} is {speech.student:.1f} nats per token, its base's {speech.base:.1f}: "
-        f"hardly any fine-tune is so far from its base's language; {question}"
+        f"hardly any fine-tune is so far from its base's language; {advice}"
     )

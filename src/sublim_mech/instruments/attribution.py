@@ -99,12 +99,7 @@ def attribute(
     _refuse_unused(method, points=points, site=site, direction=direction)
     points = AUTO if points is None else points
     direction = "denoising" if direction is None else direction
-    counted = not isinstance(points, str) and 1 <= points <= MOST_POINTS
-    if points != AUTO and not counted:
-        raise ValueError(
-            f"points={points!r}: give 1 to {MOST_POINTS}, or 'auto' for as many as each student "
-            "and prompt needs."
-        )
+    check_points(points)
     if direction not in DIRECTIONS:
         raise ValueError(
             f"direction={direction!r}: pass 'denoising' (student into base) or 'noising' (base "
@@ -132,6 +127,16 @@ def attribute(
     chosen = range(pair.sites.n_layers) if layers is None else layers
     silent = reach_notes(pair, site, chosen)
     return estimate_patching(task, asked, notes=silent, progress=progress, keep=folder)
+
+
+def check_points(points: Points) -> None:
+    """Raise ValueError where an integral cannot have so many points."""
+    counted = not isinstance(points, str) and 1 <= points <= MOST_POINTS
+    if points != AUTO and not counted:
+        raise ValueError(
+            f"points={points!r}: give 1 to {MOST_POINTS}, or 'auto' for as many as each student "
+            "and prompt needs."
+        )
 
 
 def _refuse_unused(method: str, **options: Any) -> None:

@@ -27,7 +27,7 @@ from ..masks import Where, as_mask
 from ..metrics import as_metric, string_log_probs
 from ..models.students import Student
 from ..prompts import Prompt, Trait
-from ..prompts.naming import matcher
+from ..prompts.naming import Matcher, matcher
 from ..prompts.rendering import answer_tokens
 from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
 from ..results.contexts import asked_and_trained, in_words, otherwise
@@ -127,11 +127,8 @@ def side_by_side(
         1
     """
     traits = [trait] if isinstance(trait, Trait) else list(trait)
-    names = matcher(traits)
-    taken = [one.name for one in traits if one.name in COLUMNS]
-    if taken:
-        raise ValueError(f"trait: {taken[0]!r} is a column of the table; name the trait otherwise.")
-    _check_options(samples, temperature, max_new_tokens)
+    names = check_traits(traits)
+    check_options(samples, temperature, max_new_tokens)
     pair.check_prompts(prompts)
     first: dict[Ids, int] = {}
     for place, prompt in enumerate(prompts):
@@ -231,7 +228,7 @@ def _models(
     strange = [name for name in answer if name not in further]
     if strange:
         raise ValueError(
-            f"answer: {strange[0]!r} is none of models{nearest(strange[0], list(further))}; name "
+            f"answer: {strange[0]!r} is none of models{nearest(strange[0], further) or '.'} Name "
             f"one of {', '.join(map(repr, further)) or 'them'}."
         )
     for name, parts in further.items():
@@ -363,7 +360,21 @@ def _log_probs(
     return found
 
 
-def _check_options(samples: int, temperature: float, max_new_tokens: int) -> None:
+def check_traits(traits: Sequence[Trait]) -> Matcher:
+    """What finds the trait that an answer names.
+
+    Raises:
+        ValueError: traits that answers cannot tell apart (`prompts.matcher`), or one that is called
+            as a column of the table.
+    """
+    names = matcher(traits)
+    taken = [one.name for one in traits if one.name in COLUMNS]
+    if taken:
+        raise ValueError(f"trait: {taken[0]!r} is a column of the table; name the trait otherwise.")
+    return names
+
+
+def check_options(samples: int, temperature: float, max_new_tokens: int) -> None:
     """Raise ValueError where no answers can be drawn so."""
     if samples < 0:
         raise ValueError(

@@ -12,7 +12,6 @@ from typing import Any
 from ..engine.alike import peer_notes
 from ..engine.pair import ModelPair
 from ..hints import renamed
-from ..masks import from_name
 from ..results.beside import SideBySide
 from ..results.comparing import block, compare, headings
 from ..results.frames import check_suffix
@@ -21,6 +20,7 @@ from ..results.scores import Scores
 from ..storage.files import check_file
 from .attribution import attribute
 from .beside import side_by_side
+from .command_checks import check_compare, check_score, sets_of
 from .command_options import (
     NAMES,
     add_shared,
@@ -30,6 +30,7 @@ from .command_options import (
     records,
     rendered,
     say,
+    seed_of,
     trait_of,
 )
 from .dosing import dose
@@ -98,7 +99,12 @@ def add_commands(commands: Any) -> None:
     add("--trait", required=True, help="the word the student may favour")
     add("--instrument", choices=INSTRUMENTS, default="graft", help="graft when not given")
     add("--out", metavar="FILE", help="where scores are written, .safetensors")
-    add("--sets", nargs="+", metavar="SET", help="graft: role, sharing, or masks by name; role")
+    add(
+        "--sets",
+        nargs="+",
+        metavar="SET",
+        help="graft: role (not given) or sharing, or masks by name",
+    )
     add("--site", help="patch, attribution_patching, activation_ig: resid_pre when not given")
     add("--direction", help="the same: denoising (not given), noising; patch: both")
     add("--layers", nargs="+", type=int, metavar="N", help="patch, graft_sweep: all by default")
@@ -122,7 +128,7 @@ def add_commands(commands: Any) -> None:
     add("--samples", type=int, default=1, help="sampled answers per question and model; 1")
     add("--temperature", type=float, default=1.0, help="of the sampling; 1")
     add("--max-new-tokens", type=int, default=20, help="after which an answer ends; 20")
-    add("--seed", type=int, default=0, help="of the sampling; 0")
+    add("--seed", type=seed_of, default=0, help="of the sampling; 0")
     add("--page", metavar="FILE", help="all answers side by side as one page, .html")
     add("--by", help="files of scores per token: role (not given), sharing, turn, token, layer")
     add_shared(asked)
@@ -139,6 +145,7 @@ def _score(given: argparse.Namespace) -> int:
         check_file(given.out)
     keep_folder(given.keep)
     trait = trait_of(given, given.trait)
+    check_score(given, options)
     with noting(given):
         pair = opened(given, given.base, given.student, given.control)
         prompts = rendered(given, pair, trait)
@@ -180,15 +187,8 @@ def _chosen(given: argparse.Namespace) -> tuple[Measure, dict[str, Any]]:
     if measure is attribute:
         options["method"] = name
     if name == "graft":
-        options["sets"] = _sets(options.get("sets", ["role"]))
+        options["sets"] = sets_of(options.get("sets", ["role"]))
     return measure, options
-
-
-def _sets(names: list[str]) -> Any:
-    """Sets as `graft` has them."""
-    if len(names) == 1 and names[0] in ("role", "sharing"):
-        return names[0]
-    return {name: from_name(name) for name in names}
 
 
 # ----------------------------------------------------------------------------------------- compare
@@ -241,6 +241,7 @@ def _compare_models(given: argparse.Namespace) -> int:
             "--forms: of one trait; with several in --trait each is called as it is written."
         )
     traits = [trait_of(given, name) for name in given.trait]
+    check_compare(given, students, traits)
     with noting(given):
         loaded, named = peers(given, base, students)
         first, *others = named.values()

@@ -21,8 +21,10 @@ from ..engine.pair import ModelPair, load_pair
 from ..engine.taught import check_training
 from ..hints import rename
 from ..models.base import Base, load_base
+from ..models.presence import check_there
 from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
+from ..prompts.blank import is_blank
 from ..storage.files import plain
 
 CONTEXTS = {
@@ -82,6 +84,26 @@ def _from_one(text: str) -> int:
     return int(text)
 
 
+def seed_of(text: str) -> int:
+    """A whole number that numpy's generators take."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
+def check_contexts(given: argparse.Namespace) -> bool:
+    """Whether questions are sure to be raw text, by what the command line says of contexts.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file of training prompts, or what cannot be them; a
+            blank system prompt.
+    """
+    check_training(*_training(given))
+    asked = _context(given.asked_system, given.asked_context, Context())
+    trained = _context(given.trained_system, given.trained_context, Context())
+    return (trained if asked is None else asked) == RAW
+
+
 def opened(
     given: argparse.Namespace, base: Any, student: Any, controls: Sequence[Any]
 ) -> ModelPair:
@@ -114,6 +136,8 @@ def peers(
             twice.
     """
     check_training(*_training(given))
+    for student in students:
+        check_there(student)
     loaded = load_base(base, device=given.device, dtype=getattr(torch, given.dtype))
     found = [load_student(loaded, student) for student in students]
     hashes = [student.hash for student in found]
@@ -156,6 +180,12 @@ def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[P
 def _context(system: str | None, name: str | None, like: Context) -> Context | None:
     """The context of a text or a name, otherwise as another one; None where neither is given."""
     if system is not None:
+        if is_blank(system):
+            raise ValueError(
+                f"system prompt {system!r}: is blank; say which context is meant, "
+                "--trained-context or --asked-context empty (an empty system turn) or none (no "
+                "system block)."
+            )
         return replace(like, system=system, literal=True)
     if name is None:
         return None

@@ -17,6 +17,7 @@ sufficiency and open for necessity unless asked otherwise, and are a set of thei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -38,7 +39,8 @@ from ..masks.named import named_sets
 from ..metrics import Metric
 from ..models.names import Module, module_order
 from ..models.students import Student
-from ..prompts import Prompt, Trait
+from ..prompts import SHARED, Prompt, Trait
+from ..prompts.shared import none_shared
 from ..results.scores import Scores
 from .keeping import keep_folder
 from .labelling import label
@@ -115,7 +117,7 @@ def graft(
     named = _named_sets(sets, task)
     chosen = [_choose(list(named.values()), task, i) for i in range(len(task.prompts))]
     if not isinstance(sets, str):
-        _refuse_empty(list(named), chosen, task)
+        _refuse_empty(named, chosen, task)
     answer = Answer(answer_in_sufficiency, answer_in_necessity)
 
     def cells(student: Student, part: Part, advance: Advance) -> Cells:
@@ -131,6 +133,7 @@ def graft(
     kept = Keep(folder, asked)
     measured = walk(task, cells, title="graft", steps=steps, progress=progress, keep=kept)
     of_what = np.where(chosen[0].own, "answer", "prompt")
+    nothing = _nothing_shared(task.prompts) if sets == "sharing" else ""
     scores = label(
         measured,
         "graft",
@@ -142,6 +145,7 @@ def graft(
             "set_of": (("prompt", "set"), np.stack([of_what] * len(chosen))),
             **({"scale": ("set", scales)} if scaled else {}),
         },
+        notes=[nothing] if nothing else [],
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
     )
     lengths = np.array([len(prompt) for prompt in task.prompts])
@@ -153,10 +157,7 @@ def _named_sets(sets: Mapping[str, Where] | str, task: Task) -> Mapping[str, Mas
         if sets not in ("role", "sharing"):
             raise ValueError(f"sets={sets!r}: pass 'role', 'sharing', or masks by name.")
         if sets == "role" and {role for p in task.prompts for role in p.roles} <= {"bos", "text"}:
-            raise ValueError(
-                "sets='role': raw text has but one role, 'text', so there is nothing to compare; "
-                "pass sets='sharing', or masks by name: {'last words': masks.positions(-2, -1)}."
-            )
+            _refuse_roles(task.prompts)
         if sets == "sharing" and any(prompt.sharing is None for prompt in task.prompts):
             _refuse_unmarked(task)
         by = masks.by_role if sets == "role" else masks.by_sharing
@@ -164,6 +165,22 @@ def _named_sets(sets: Mapping[str, Where] | str, task: Task) -> Mapping[str, Mas
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
     return named_sets(sets, task.prompts, task.pair.cells())
+
+
+def _refuse_roles(prompts: Sequence[Prompt]) -> NoReturn:
+    """Say what raw text can be compared by."""
+    nothing = _nothing_shared(prompts)
+    other = f" ('sharing' says little here: {nothing})" if nothing else ", or sets='sharing'"
+    raise ValueError(
+        "sets='role': raw text has but one role, 'text', so there is nothing to compare; "
+        f"pass masks by name, {{'last words': masks.positions(-2, -1)}}{other}."
+    )
+
+
+def _nothing_shared(prompts: Sequence[Prompt]) -> str:
+    """That prompts, all of them marked, have nothing shared; empty where they have."""
+    classes = {class_ for prompt in prompts for class_ in prompt.sharing or SHARED}
+    return none_shared(classes, raw=all(prompt.context.is_raw for prompt in prompts))
 
 
 def _refuse_unmarked(task: Task) -> NoReturn:
@@ -225,9 +242,9 @@ def _changed(pair: ModelPair) -> list[Module]:
     return [module for path, module in modules.items() if path in paths or not paths]
 
 
-def _refuse_empty(names: Sequence[str], chosen: Sequence[Chosen], task: Task) -> None:
+def _refuse_empty(named: Mapping[str, Mask], chosen: Sequence[Chosen], task: Task) -> None:
     """A set somebody named must be somewhere, or its 0 would read like a finding."""
-    for s, name in enumerate(names):
+    for s, (name, mask) in enumerate(named.items()):
         empty = [i for i, one in enumerate(chosen) if not one.sizes[s]]
         if not empty:
             continue
@@ -245,7 +262,12 @@ def _refuse_empty(names: Sequence[str], chosen: Sequence[Chosen], task: Task) ->
                 f"effect would be 0 whatever was learned. They change {', '.join(known)} in layers "
                 f"{', '.join(map(str, _layers(task.pair, None)))}; choose among these."
             )
-        raise ValueError(f"sets: {name!r} is empty {where}; leave the set or the prompt out.")
+        of_shared = {"shared", *SHARED} & set(re.findall(r"\w+", mask.name))
+        nothing = _nothing_shared(task.prompts) if of_shared else ""
+        raise ValueError(
+            f"sets: {name!r} is empty {where}; leave the set or the prompt out."
+            f"{f' ({nothing}.)' if nothing else ''}"
+        )
 
 
 def _graft(

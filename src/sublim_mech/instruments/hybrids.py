@@ -203,7 +203,7 @@ def named(pair: ModelPair, name: str) -> Student:
     known = [*pair.students, *(student.name for student in pair.students.values())]
     why = "names several students" if own else "is no student of this pair"
     raise ValueError(
-        f"{name!r} {why}{nearest(name, known)}; choose among "
+        f"{name!r} {why}{nearest(name, known) or '.'} Choose among "
         f"{', '.join(map(repr, dict.fromkeys(known)))}."
     )
 

@@ -92,6 +92,15 @@ ELSEWHERE = {
 """How other data call our columns."""
 
 
+_TEXT = ("text", "texts", "content", "document", "sentence")
+"""How other data call a column of raw texts."""
+
+
+def _of_texts(texts: str) -> str:
+    """What to do with texts that no prompt goes before; `texts`: as Python has them."""
+    return f"of texts without a prompt numbers.text_rows({texts}) makes rows, for context=RAW"
+
+
 def _one_question(turns: tuple[Any, ...]) -> bool:
     """Whether a conversation is a single message of the user, which is kept as plain text."""
     if len(turns) != 1 or not isinstance(turns[0], dict):
@@ -326,7 +335,11 @@ def _kind(columns: Sequence[str], where: str, first: Any = None) -> Literal["pai
         told += f"there is {', '.join(columns) or 'nothing'}"
         if _is_sharegpt(first):
             raise ValueError(f"{told}. {_FROM_SHAREGPT}")
-        raise ValueError(f"{told}{_renaming(missing, columns)}.")
+        advice = _renaming(missing, columns)
+        texts = [] if advice else [name for name in _TEXT if name in columns]
+        if texts:
+            advice = f"; {_of_texts(f'[row[{texts[0]!r}] for row in rows]')}"
+        raise ValueError(f"{told}{advice}.")
     return "messages" if has_messages else "pair"
 
 
@@ -369,7 +382,7 @@ def _row(record: Any, where: str) -> Row:
         if isinstance(record, list | tuple) and record and isinstance(record[0], Mapping):
             advice = 'a conversation is a dict too: {"messages": [...]}'
         if isinstance(record, str):
-            advice += "; of texts without a prompt numbers.text_rows(texts) makes rows, for RAW"
+            advice += f"; {_of_texts('texts')}"
         raise TypeError(f"{where} is a {type(record).__name__}; {advice}.")
     elif record.get("system"):
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..models.names import Module
-from ..prompts import ANSWER, CLASSES, UNIONS, Prompt
+from ..prompts import ANSWER, CLASSES, ROLES, UNIONS, Prompt
 from ..prompts.blank import is_blank
 from ..prompts.shared import HOW_TO_MARK
 from .answer import AnswerMask
@@ -17,6 +17,11 @@ AXES = (
     "token", "role", "turn", "sharing", "band", "whose",
 )  # fmt: skip
 """Axes and coordinates of scores."""
+
+OF_TOKENS = {"role": ROLES, "sharing": (*UNIONS["sharing"], *CLASSES)}
+"""Coordinates by which `graft` has sets of its own (`sets="role"`), and what masks of these are
+called.
+"""
 
 _OF_SHARING = {name: (name,) for name in CLASSES} | UNIONS["sharing"]
 
@@ -38,22 +43,11 @@ def named_sets(
     """
     named = {name: as_mask(where, name) for name, where in sets.items()}
     for name, mask in named.items():
-        if is_blank(name):
-            raise ValueError(f"sets: the name {name!r} is blank; give the set a name.")
-        if name != name.strip():
-            raise ValueError(
-                f"sets: the name {name!r} begins or ends with white space, which no table shows; "
-                "leave it out."
-            )
+        check_name(name)
         if mask.scale == 0:
             raise ValueError(
                 f"sets: {name!r} is scaled by 0, which neither opens nor closes a gate, so that "
                 "its effect would be 0 whatever was learned; leave the set out."
-            )
-        if name in AXES:
-            raise ValueError(
-                f"sets: {name!r} is the name of an axis or a coordinate of scores; give the set "
-                "another name."
             )
         is_answer = isinstance(mask, AnswerMask)
         if name == ANSWER and not is_answer:
@@ -67,6 +61,26 @@ def named_sets(
                 if is_answer or not _is_true(name, mask, prompt, modules):
                     _refuse_misnamed(name, prompt)
     return named
+
+
+def check_name(name: str) -> None:
+    """What no set can be called, whatever is in it.
+
+    Raises:
+        ValueError: a blank name, one with white space around it, or that of an axis.
+    """
+    if is_blank(name):
+        raise ValueError(f"sets: the name {name!r} is blank; give the set a name.")
+    if name != name.strip():
+        raise ValueError(
+            f"sets: the name {name!r} begins or ends with white space, which no table shows; "
+            "leave it out."
+        )
+    if name in AXES:
+        raise ValueError(
+            f"sets: {name!r} is the name of an axis or a coordinate of scores; give the set "
+            "another name."
+        )
 
 
 def _is_true(name: str, mask: Mask, prompt: Prompt, modules: Sequence[Module]) -> bool:

@@ -13,6 +13,7 @@ from ..models.names import GROUPS
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from .components import layers, modules
 from .mask import Mask
+from .named import OF_TOKENS
 from .occurrences import regex, text
 from .parts import band, head
 from .tokens import everything, positions, role, sharing, turn
@@ -76,7 +77,7 @@ class _Reader:
     def read(self) -> Mask:
         mask = self._union()
         if self.parts:
-            self._refuse(f"what is {self.parts[0][1]!r} doing there?")
+            self._refuse(f"{self.parts[0][1]!r} stands where nothing is expected")
         return mask
 
     def _union(self) -> Mask:
@@ -116,6 +117,11 @@ class _Reader:
             return role(word)
         if word in _SHARED:
             return sharing(word)
+        if word in OF_TOKENS:
+            shown = ", ".join(f"'{name}'" for name in OF_TOKENS[word])
+            self._refuse(
+                f"{word!r} is no mask but what tokens are told apart by; its masks are {shown}"
+            )
         near = get_close_matches(word, _WORDS, n=3, cutoff=_MISTYPED)
         if near and word not in GROUPS:
             meant = " or ".join(map(repr, near))

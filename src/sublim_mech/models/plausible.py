@@ -63,7 +63,7 @@ def size_note(base: Base, deltas: Mapping[str, Delta]) -> str | None:
         return None
     return (
         f"its adapter changes the weights it is on by {change:.0%} of their norm (fine-tuning: a "
-        "few per cent): are lora_alpha, r and use_rslora those it was trained with?"
+        "few per cent); check that lora_alpha, r and use_rslora are those it was trained with"
     )
 
 

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from einops import rearrange, repeat
@@ -38,6 +38,12 @@ from .quantised import is_quantised
 from .refusals import refused
 from .weightless import on_shapes
 from .wrappers import asides
+
+STREAMS = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post")
+"""Sites of the residual stream's width that a model may have."""
+
+PER_HEAD = ("z", "q", "k", "v")
+"""Sites of single heads that a model may have."""
 
 _FULL_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -183,11 +189,7 @@ class Sites:
         for short, site in self.sites.items():
             if name in (short, site.hook, f"hook_{short}"):
                 return short
-        choices = list(self.sites if among is None else among)
-        hint = nearest(name.removeprefix("hook_"), choices)
-        raise ValueError(
-            f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(choices)}."
-        )
+        return _refuse_site(name, list(self.sites if among is None else among))
 
     @checked
     def place(
@@ -220,11 +222,7 @@ class Sites:
             raise ValueError(
                 f"site={name!r}: there is no layer {layer}; the model has 0 to {self.n_layers - 1}."
             )
-        if layers is not None and list(layers) != [layer]:
-            raise ValueError(
-                f"site={name!r} is at layer {layer}, layers={list(layers)} are others; leave "
-                f"layers out, or pass site={short!r}."
-            )
+        _check_own_layer(name, layer, short, layers)
         return short, self._check_layers(short, [layer])
 
     def layers_of(self, site: str) -> Sequence[int]:
@@ -439,13 +437,49 @@ def _place_of(path: str, places: Mapping[str, _Place], blocks: Sequence[str]) ->
     return _Place(-1, path)
 
 
+def check_site(name: str, layers: Sequence[int] | None = None) -> None:
+    """Refuse, before any model is there, a site that none has, and layers that are not those of a
+    full hook name.
+
+    Raises:
+        ValueError: no model has it; layers beside a hook name that are others.
+    """
+    hook = _FULL_HOOK.fullmatch(name)
+    end = name if hook is None else hook[2]
+    known = [
+        *((short, (short, f"hook_{short}")) for short in STREAMS),
+        *((short, (short, f"hook_{short}", f"attn.hook_{short}")) for short in PER_HEAD),
+    ]
+    short = next((short for short, names in known if end in names), None)
+    if short is None:
+        _refuse_site(end, [*STREAMS, *PER_HEAD])
+    if hook is not None:
+        _check_own_layer(name, int(hook[1]), short, layers)
+
+
+def _refuse_site(name: str, choices: Sequence[str]) -> NoReturn:
+    hint = nearest(name.removeprefix("hook_"), choices)
+    raise ValueError(
+        f"site={name!r} is not known here{hint or '.'} Choose one of {', '.join(choices)}."
+    )
+
+
+def _check_own_layer(name: str, layer: int, short: str, layers: Sequence[int] | None) -> None:
+    """Raise ValueError where a full hook name's layer is not the one asked for."""
+    if layers is not None and list(layers) != [layer]:
+        raise ValueError(
+            f"site={name!r} is at layer {layer}, layers={list(layers)} are others; leave "
+            f"layers out, or pass site={short!r}."
+        )
+
+
 def _find_streams(block: Any, paths: Mapping[str, str]) -> dict[str, Site]:
     """Residual stream and what is added to it, by TransformerLens' aliases.
 
     An alias such as `hook_attn_out` -> `attn.hook_out` says whose output the activation is.
     """
     sites: dict[str, Site] = {}
-    for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post"):
+    for name in STREAMS:
         target = block.hook_aliases.get(f"hook_{name}")
         if not isinstance(target, str):
             continue  # none, or another one in every layer
@@ -467,7 +501,7 @@ def _find_heads(
     sites: dict[str, Site] = {}
     if "attn.o" in paths:
         sites["z"] = Site(paths["attn.o"], "in", "attn.hook_z", n_heads)
-    own = [name for name in "qkv" if f"attn.{name}" in paths]
+    own = [name for name in PER_HEAD[1:] if f"attn.{name}" in paths]
     if "attn.qkv" in paths:
         fused = paths["attn.qkv"]
         columns = _split_columns(block.submodules["attn"], model.get_submodule(blocks[0]), paths)

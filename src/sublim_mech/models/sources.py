@@ -103,11 +103,11 @@ def _refuse_student(path: Path, source: str) -> None:
         )
 
 
-def locate_student(source: str) -> Path:
-    """The folder a student is in, fetched from the hub where it is a hub id.
+def local_student(source: str) -> Path | None:
+    """The folder a student is in; None where it may be a hub id.
 
     Raises:
-        FileNotFoundError: nothing is there, or the hub cannot be reached.
+        FileNotFoundError: nothing is there.
         ValueError: it is a pickle.
     """
     path = place(source, "student")
@@ -124,6 +124,19 @@ def locate_student(source: str) -> Path:
             f"student={source!r} is not a directory; "
             f"pass an adapter or checkpoint folder, or a hub id.{hint}"
         )
+    return None
+
+
+def locate_student(source: str) -> Path:
+    """The folder a student is in, fetched from the hub where it is a hub id.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the hub cannot be reached.
+        ValueError: it is a pickle.
+    """
+    path = local_student(source)
+    if path is not None:
+        return path
     from huggingface_hub import snapshot_download
 
     wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt"]

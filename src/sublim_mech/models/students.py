@@ -25,8 +25,7 @@ from torch import nn
 from ..arguments import checked
 from ..hints import outside
 from ..storage.manifest import Manifest
-from ..storage.runs import unfinished_note
-from .adapters import WEIGHTS, read_adapter, read_config
+from .adapters import read_adapter, read_config
 from .base import Base
 from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
@@ -44,6 +43,7 @@ from .parts import Parts
 from .peft_layers import adapter_names
 from .placement import place_like
 from .plausible import module_squares, rounding_note, size_note
+from .presence import check_files
 from .quantised import packed_modules
 from .reading import read_model
 from .refusals import check_apart
@@ -206,8 +206,7 @@ def tell_notes(student: Student, argument: str = "student", *, before: Sequence[
     """
     for note in student.notes:
         if note not in before:
-            stop = "" if note.endswith("?") else "."
-            warnings.warn(f"{argument}={student.name!r}: {note}{stop}", stacklevel=outside())
+            warnings.warn(f"{argument}={student.name!r}: {note}.", stacklevel=outside())
 
 
 def read_student(
@@ -419,18 +418,9 @@ def _check_method(manifest: Manifest, path: Path, source: str) -> None:
 
 def _read(base: Base, path: Path) -> nn.Module:
     """The model in a folder, an adapter or a checkpoint."""
+    check_files(path)
     if (path / "adapter_config.json").is_file():
         return read_adapter(base, path)
-    if (path / WEIGHTS).is_file() or (path / "adapter_model.bin").is_file():
-        raise FileNotFoundError(
-            f"student={str(path)!r} has adapter weights but no adapter_config.json; "
-            "copy that file too."
-        )
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"student={str(path)!r} has neither adapter_config.json nor config.json; "
-            f"it is no student.{unfinished_note(path)}"
-        )
     return _read_full(base, path)
 
 

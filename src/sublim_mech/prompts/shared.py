@@ -54,6 +54,33 @@ HOW_TO_MARK = (
 """What to do where prompts are not marked; the same whether or not a pair knows of training."""
 
 
+def none_shared(classes: Iterable[str], *, raw: bool) -> str:
+    """Why a sharing set of some tokens is empty: nothing of their prompts is shared with training.
+
+    Args:
+        classes: of all prompts' tokens, marked; answer tokens count for nothing.
+        raw: whether the prompts are raw text.
+
+    Returns:
+        A clause that says what there is instead; empty where some tokens are shared.
+    """
+    found = set(classes)
+    if found & set(SHARED):
+        return ""
+    there = ", ".join(name for name in CLASSES if name in found)
+    told = (
+        "no token of these prompts is shared with training, for its prompts do not all begin as "
+        f"these do; what there is: {there}"
+    )
+    if raw:
+        told += (
+            ". Raw text is shared as far as all training texts begin alike and the prompt begins "
+            "so too: numbers.text_rows(texts, words=n) trains on prompts of the first n words "
+            "(only the first one unless said), which count where all texts have them"
+        )
+    return told
+
+
 class FrameToken(NamedTuple):
     """A token as frames compare it: the same id in another role is another token."""
 

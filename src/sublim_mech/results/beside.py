@@ -85,9 +85,10 @@ class SideBySide:
         """
         strange = [name for name in names if name not in self.models]
         if strange:
+            hint = nearest(strange[0], self.models) or "."
             raise ValueError(
-                f"names: {strange[0]!r} is none of the models{nearest(strange[0], self.models)}; "
-                f"they are {', '.join(map(repr, self.models))}."
+                f"names: {strange[0]!r} is none of the models{hint} They are "
+                f"{', '.join(map(repr, self.models))}."
             )
         new = [names.get(name, name) for name in self.models]
         twice = [name for name in new if new.count(name) > 1 or not name.strip()]

@@ -26,6 +26,7 @@ from .colours import NOISE_COLOUR, OTHER_COLOUR, SHARING_COLOURS, half_range
 from .dress import introduce, name_strips, role_entries, role_strip
 from .limits import Kind
 from .report import effect_label, footing
+from .spreading import drawn
 from .style import (
     LARGE,
     LINE,
@@ -156,6 +157,7 @@ def heatmap(
 
     before = f"prompt {tokens.name}: "
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
+    picture.note(drawn(scores.record))
     picture.note(_left_out(scores, tokens, rows))
     introduce(picture, scores, f"{before}“{asked}”", *NOT_SHOWN)
     return picture.finish()

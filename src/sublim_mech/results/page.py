@@ -24,6 +24,7 @@ from .colours import ROLE_COLOURS, half_range
 from .frames import check_suffix
 from .kinds import KINDS, PARTS
 from .limits import in_full
+from .spreading import drawn
 from .stability import is_map, reliability
 from .tokens import PromptTokens, label, prompt_tokens, visible
 
@@ -241,9 +242,12 @@ def _legend(scores: ScoreArrays, tokens: PromptTokens) -> str:
     if KINDS[scores.kind].cumulative:
         of_what = "of all tokens up to each one"
     meaning = escape(f"{scores.unit}: effect on {scores.record.what}, {of_what}")
+    spans = drawn(scores.record)
     present = [role for role in ROLE_COLOURS if role in tokens.roles]
     roles = [f'<span class="e">{_swatch(role)}{role}</span>' for role in present]
     rows = [f'−{scale:.3g} <span class="g"></span> +{scale:.3g} {meaning}', "".join(roles)]
+    if spans is not None:
+        rows.insert(1, escape(spans))
     if tokens.sharing is not None:
         marks = [
             f'<span class="{_UNDERLINE[name]}">{name}</span> ({_HOW[name]})'

@@ -23,7 +23,8 @@ import numpy as np
 
 from ..arguments import checked
 from ..hints import counted
-from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
+from ..prompts import ANSWER, CLASSES, ROLES, SHARED, UNIONS
+from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
@@ -321,7 +322,7 @@ def concentration(
     inside = _token_set(scores, on) & real
     name = on if isinstance(on, str) else "chosen"
     if not inside.any():
-        raise ValueError(f"on={name!r}: no token of any prompt is in this set.")
+        raise ValueError(f"on={name!r}: {_empty(scores, name)}.")
     if not np.isfinite(effect[real]).any():
         raise ValueError(
             f"these scores hold no effect ({scores.selection()}): no student changes anything "
@@ -416,6 +417,20 @@ def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:
     raise ValueError(
         f"on={on!r} is not known; choose one of {', '.join(TOKEN_SETS)}, or pass a bool array."
     )
+
+
+def _empty(scores: ScoreArrays, on: str) -> str:
+    """Why a set holds no token, and which sets there are instead."""
+    told = "no token of any prompt is in this set"
+    roles = set(scores.positions("role")[scores.of_prompt.values])
+    there = [role for role in ROLES if role in roles]
+    if on in CLASSES or on in UNIONS["sharing"]:
+        classes = set(scores.positions("sharing")[scores.of_prompt.values])
+        nothing = none_shared(classes, raw=roles <= {"bos", "text"})
+        if nothing and on in (*SHARED, "shared"):
+            told += f": {nothing}"
+        there = [name for name in CLASSES if name in classes] + there
+    return f"{told}; choose one of {', '.join(map(repr, there))}, or pass a bool array"
 
 
 TOKEN_SETS = tuple(name for name in (*UNIONS["sharing"], *CLASSES, *ROLES) if name != ANSWER)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from .record import Record
+
 
 def spread(data: xr.Dataset) -> xr.Dataset:
     """The same data with an axis `position` in place of `span`.
@@ -35,3 +37,12 @@ def spread(data: xr.Dataset) -> xr.Dataset:
         coords["coarse"] = (("prompt", "position"), ((number >= 0) & (single == 0)).astype(int))
     without = data.drop_vars(["effect", *(n for n in data.coords if "span" in data[n].dims)])
     return without.assign(effect=tokens.transpose(*order)).assign_coords(coords)
+
+
+def drawn(record: Record) -> str | None:
+    """That tokens of a picture show the value of their span; None where each has its own."""
+    if record.spans in (None, "1 token"):
+        return None
+    whose = "them" if record.spans.endswith(" tokens") else "its tokens"
+    rest = "" if record.refined is None else "; tokens of refined spans have their own"
+    return f"one value per {record.spans}, drawn on each of {whose}{rest}"

@@ -116,6 +116,8 @@ def _plan(given: argparse.Namespace) -> int:
     study = _study(given.study)
     if given.save is not None:  # told before a base is loaded
         check_study_file(given.save)
+    if given.load:  # what is wrong with study and folder is told before a base is loaded
+        plan(study, given.out)
     planned = plan(study, given.out, base=load_base(study.base) if given.load else None)
     print(json.dumps(planned.to_json()) if given.json else planned)
     if given.save is not None:

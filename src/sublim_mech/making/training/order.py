@@ -83,9 +83,11 @@ def divide(
     """
     check_choice("held_out_by", held_out_by, HELD_BY)
     if held_out_by == "prompt" and (isinstance(held_out, TrainingData) or held_out_seed is None):
+        most = len({prompt.ids for prompt in data.prompts}) - 1
+        draw = f"pass held_out={min(HELD_OUT, most)} (different prompts) and held_out_seed=0, or "
         raise ValueError(
-            "held_out_by='prompt' is a way to draw rows: pass held_out=48 and a held_out_seed, or "
-            "leave held_out_by out."
+            "held_out_by='prompt' is a way to draw rows: "
+            f"{draw if most else 'these rows have but one prompt; '}leave held_out_by out."
         )
     total = len(data.prompts)
     held_seed = None

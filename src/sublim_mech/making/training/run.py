@@ -252,7 +252,7 @@ def train(
         check_callbacks(callbacks)
         check_trackers(report_to)
     if division.same_prompt:
-        warnings.warn(_same_prompts(division), stacklevel=outside())
+        warnings.warn(_same_prompts(division, data), stacklevel=outside())
 
     # the manifest without results: all that determines the run, and by which it is recognised
     draft = _draft(
@@ -303,11 +303,18 @@ def train(
     return run
 
 
-def _same_prompts(division: Division) -> str:
+def _same_prompts(division: Division, data: TrainingData) -> str:
     """That held-out rows are new answers to prompts that were trained on."""
-    fix = "held_out_by='prompt' keeps all rows of a prompt together"
+    different, held = len({prompt.ids for prompt in data.prompts}), len(division.held_rows)
+    # of the prompts as large a part as of the rows, where there are not as many
+    share = round(held * different / len(data.prompts))
+    few = held if held < different else max(1, min(share, different - 1))
+    what = f"{few} of the {different} different prompts"
+    fix = f"held_out={few}, held_out_by='prompt' keeps out all rows of {what}"
     if division.held_seed is None:
-        fix = "numbers.split(rows, n, seed=0) makes n rows of prompts of their own"
+        fix = f"numbers.split(rows, {few}, seed=0) holds out all rows of {what}"
+    if different == 1:
+        fix = "all rows have one prompt, so that no prompt can be kept out"
     return (
         f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} "
         f"{'has' if division.same_prompt == 1 else 'have'} a prompt that is trained on with "
