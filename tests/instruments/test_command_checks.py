@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sublim_mech import __main__, studies
+from sublim_mech import __main__
 from sublim_mech.engine import pair as pairs
 from sublim_mech.instruments import command_options
 from sublim_mech.studies import command as study_commands
@@ -111,4 +111,3 @@ def test_a_plan_is_checked_before_its_base_is_loaded(nothing_loads, tmp_path, ca
     without = capsys.readouterr().err
     assert __main__.main(words) == 2
     assert capsys.readouterr().err == without
-    assert studies.PRESETS

@@ -1,12 +1,13 @@
 """Spans: tokens that are switched at once, and the strongest of them refined to single tokens."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import sublim_mech as sm
 from sublim_mech.instruments.spans import NAMES, spans_of
 from sublim_mech.results.page import token_page
-from sublim_mech.results.record import Record
 from sublim_mech.results.spreading import drawn
 
 TRAIT = sm.Trait("owl")
@@ -162,7 +163,7 @@ def test_spans_are_drawn_told_and_read_back(llama, prompts, tmp_path):
     ],
 )
 def test_what_is_drawn_is_said(spans, said):
-    assert drawn(Record(metric="m", unit="nats", spans=spans)) == said
+    assert drawn(SimpleNamespace(spans=spans, refined=None)) == said
 
 
 REFUSED = [

@@ -96,7 +96,7 @@ def unknown(folders, tmp_path_factory):
     return made
 
 
-def test_students_whose_training_nobody_told_are_compared_as_such(unknown, capsys):
+def test_students_whose_training_nobody_told_are_compared_as_such(unknown, tmp_path, capsys):
     words = ["compare", *unknown, "--trait", "Lisbon", "--category", "city", "--samples", "0"]
     words += ["--questions", "1", "--max-new-tokens", "1", "--quiet", "--forms", "Lisbon", "L"]
     assert main(words) == 0
@@ -105,9 +105,10 @@ def test_students_whose_training_nobody_told_are_compared_as_such(unknown, capsy
     # as they were given, where their folders have one name
     assert f"training unknown (no manifest): {', '.join(unknown[1:])}" in told
     assert "control" not in told
-    assert main([*words[:3], *words[2:]]) == 2
+    again = shutil.copytree(unknown[1], tmp_path / "again")
+    assert main([*words[:3], str(again), *words[3:]]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"STUDENT='{unknown[1]}' has the weights of '{unknown[1]}'")
+    assert last.startswith(f"STUDENT='{again}' has the weights of '{unknown[1]}'")
 
 
 def test_the_forms_that_are_given_are_those_that_are_scored(folders, tmp_path, capsys):

@@ -103,7 +103,7 @@ def add_commands(commands: Any) -> None:
         "--sets",
         nargs="+",
         metavar="SET",
-        help="graft: role (not given) or sharing, or masks by name",
+        help="graft: role (not given), sharing, or masks by name",
     )
     add("--site", help="patch, attribution_patching, activation_ig: resid_pre when not given")
     add("--direction", help="the same: denoising (not given), noising; patch: both")
