@@ -34,7 +34,10 @@ CASES: dict[str, tuple[Any, Any]] = {
         for name in stateful.CONFIGS
     },
 }
-USUAL = ("gpt2, full", "opt, full", "gemma3, lora", "phi3, full", "olmoe, experts", "lfm2, full")
+USUAL = (
+    "gpt2, full", "opt, full", "gemma3, lora", "phi3, full", "olmoe, experts", "lfm2, full",
+    "mamba2, lora",  # asks the unembedding for its weight
+)  # fmt: skip
 WHERE = masks.role("system") | masks.role("user") & masks.layers([1])
 
 

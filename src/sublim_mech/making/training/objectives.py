@@ -147,6 +147,11 @@ class AnswerHead(nn.Module):
         self._places, self._support, self._exact = (row, column), support, exact
         self._open = is_open
 
+    @property
+    def weight(self) -> Tensor:
+        """The unembedding's own, whose dtype some models (Mamba) ask for."""
+        return self.head.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """`(row, column, d_model)` to logits `(token, outcome)`."""
         assert self._places is not None
