@@ -46,7 +46,7 @@ class Batch:
         sizes: per row, the number of tokens and nodes before padding.
         prompts: per row, the token ids of its whole prompt, also where the batch begins later: by
             them an aLoRA is invoked. Position ids count its tokens.
-        causal: whether the mask is what the model makes by itself.
+        causal: whether rows are whole and the mask is what the model makes by itself.
     """
 
     ids: Int[Tensor, "row slot"]

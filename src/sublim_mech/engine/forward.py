@@ -230,7 +230,7 @@ def forward(
             stack.enter_context(torch.autocast(batch.ids.device.type, compute))
         cache = None if latents.past is None else make_cache(latents.past, len(batch.sizes))
         mask = batch.mask
-        if batch.causal and not past and attention_kernel(model) == "sdpa":
+        if batch.causal and attention_kernel(model) == "sdpa":
             mask = None  # the same, but what it hides is not computed
         output = call_model(model, ids=batch.ids, mask=mask, positions=batch.positions, cache=cache)
     return Pass(output.logits, recorded, () if cache is None else latents.kept(read_cache(cache)))
