@@ -24,7 +24,7 @@ def test_an_adapter_is_no_base(tmp_path):
     with pytest.raises(ValueError, match=message):
         load_base(path)
     with pytest.raises(ValueError, match=message):
-        load_pair(path, tmp_path / "base")  # swapped
+        load_pair(path, saved(model(), tmp_path / "base"))  # swapped
 
 
 def test_a_run_in_the_place_of_a_base_is_told(tmp_path, smol_tokenizer):

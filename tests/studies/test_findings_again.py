@@ -14,6 +14,8 @@ from planted_rows import planted
 from recomputed import OF_STATEMENT, OWN, of_setting, permutation_p, read, told
 from small_studies import small_study
 
+from sublim_mech import studies
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,7 +74,7 @@ def test_intervals_and_what_would_be_seen_come_out_of_the_rows_of_several_seeds(
     monkeypatch.setattr(findings, "_figures", lambda *given: {})
     study = small_study("none")
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    written = findings.read_rows(tmp_path / "rows.csv")
+    written = studies.read_export(tmp_path / "rows.csv")
     findings.write_page(study, written, tmp_path / "page.md", tmp_path / "figures")
     page = (tmp_path / "page.md").read_text()
     assert "with its sign turned where `graft total` is below 0" in page

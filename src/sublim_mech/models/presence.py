@@ -14,7 +14,8 @@ from .sources import local_student
 
 
 def check_there(source: Any, adapter: str | Sequence[str] | None = None) -> None:
-    """Refuse a student that is not there; a hub id and a live model are let pass.
+    """Refuse a student that is not there; a hub id, a live model and what is no model
+    are let pass.
 
     Args:
         source: as `load_student` takes it.
@@ -24,7 +25,7 @@ def check_there(source: Any, adapter: str | Sequence[str] | None = None) -> None
         FileNotFoundError: nothing is there, or no student.
         ValueError: it is a pickle; there is no such adapter.
     """
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike) or not str(source):
         return
     path = local_student(str(source))
     if path is not None:
