@@ -54,7 +54,7 @@ def shared_only(rows: pd.DataFrame) -> pd.Series:
 
 def shared_less_the_others(rows: pd.DataFrame) -> pd.Series:
     arms = rows.pivot_table("specific", ["trait", "row_seed", "training_seed"], "where")
-    return (arms["shared"] - arms["not shared"]).groupby("row_seed").mean()
+    return (arms["shared"] - arms["not shared"]).dropna().groupby("row_seed").mean()
 
 
 OF_STATEMENT: dict[tuple[str, str], tuple[Callable[[pd.DataFrame], pd.Series], str]] = {
