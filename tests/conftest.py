@@ -32,7 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share two cores must n
     torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
-HEART = (  # what `make quick` runs but for `BESIDE`, in about 90 s on two cores; no slow runs
+HEART = (  # what `make quick` runs but for `BESIDE`, in two minutes on two cores; no slow runs
     "engine",
     "masks",
     "models",
