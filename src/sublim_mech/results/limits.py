@@ -28,8 +28,8 @@ CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
 
 BEND = 0.1
-"""Share of the effect at scale 1 by which the student's dose differs from the headline's where it
-is said."""
+"""By how much a dose differs where it is said: the controls' part from theirs at scale 1, and the
+student's share of its effect at 1 from the headline's, of the larger of 1 and the latter."""
 
 NO_SHARES = "the total effect is inside its own noise: no shares are given"
 
@@ -194,9 +194,9 @@ def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Lim
 
 
 def _of_doses(scores: ScoreArrays) -> list[Limit]:
-    """At which doses but 1, of which the line on the whole models speaks, a large part of the
-    headline is the controls', and where a bend of the headline is not the student's own; nothing
-    of doses inside their own noise.
+    """At which doses a large part of the headline is the controls', and a larger one than at 1, of
+    which the line on the whole models speaks; and where a bend of the headline is not the student's
+    own. Nothing of doses inside their own noise.
     """
     if scores.kind != "dose" or not scores.has_controls or scores.has_steps:
         return []
@@ -204,17 +204,20 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
     moves = values.values.reshape(*values.shape[:2], -1)  # (model, prompt, scale)
     headline = scores.headline.transpose("prompt", ...).values.reshape(moves.shape[1], -1)
     told, own = [], []
-    whole = (scores.data["student"] - scores.data["base"]).isel(model=0).values
+    whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
+    at_one = Moved(float(whole[0].mean()), float(whole[1:].mean())).part
     for s, scale in enumerate(np.atleast_1d(scores.data["scale"].values).tolist()):
         if scale in (0, 1) or not stands_out(headline[:, s]):
             continue
         student, *controls = moves[:, :, s].mean(1)
-        moved = Moved(float(student), float(np.mean(controls))).told(scores.unit)
-        if moved is not None:
-            told.append(f"at scale {scale:g}: {moved[0]}")
-        if stands_out(whole) and stands_out(scores.total.values):
-            share = float(student / whole.mean())
-            if abs(share - headline[:, s].mean() / scores.total.values.mean()) > BEND:
+        moved = Moved(float(student), float(np.mean(controls)))
+        line = moved.told(scores.unit)
+        if line is not None and moved.part - at_one > BEND:
+            told.append(f"at scale {scale:g}: {line[0]}")
+        if stands_out(whole[0]) and stands_out(scores.total.values):
+            share = float(student / whole[0].mean())
+            of_headline = float(headline[:, s].mean() / scores.total.values.mean())
+            if abs(share - of_headline) > BEND * max(1, abs(of_headline)):
                 own.append(f"{share:.2f} at {scale:g}")
     lines = ["; ".join(told)] if told else []
     if own:
