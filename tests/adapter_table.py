@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import adapter_kinds
+from between import write_between
 
 BEGIN, END = "<!-- made by `make adapters` -->", "<!-- end of what it made -->"
 
@@ -47,12 +48,7 @@ def table() -> str:
 
 def main(file: Path) -> None:
     """Write the table into a page."""
-    before, _, rest = file.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    made = f"{before}{BEGIN}\n{table()}\n{END}{after}"
-    work = file.with_suffix(".tmp")
-    work.write_text(made)
-    work.replace(file)
+    write_between(file, BEGIN, END, table())
 
 
 if __name__ == "__main__":

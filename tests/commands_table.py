@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from between import write_between
+
 from sublim_mech.__main__ import parser
 
 BEGIN = "<!-- made by `python tests/commands_table.py` -->"
@@ -58,11 +60,7 @@ def table() -> str:
 
 def main(file: Path) -> None:
     """Write the tables into a page."""
-    before, _, rest = file.read_text().partition(BEGIN)
-    made = f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
-    work = file.with_suffix(".tmp")
-    work.write_text(made)
-    work.replace(file)
+    write_between(file, BEGIN, END, f"\n{table()}\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ..arguments import checked
 from ..models.names import GROUPS
-from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
+from ..prompts import ANSWER, ROLES
 from .components import layers, modules
 from .mask import Mask
 from .named import OF_TOKENS
@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     rf"|(?P<part>(?:band|head)s? {_PART}(?:, {_PART})*)"
     rf"|(?P<counted>(?:turn|position|layer)s? {_NUMBERS})|(?P<word>[\w.]+))"
 )
-_SHARED = {*CLASSES, *UNIONS["sharing"]}
+_SHARED = OF_TOKENS["sharing"]
 _WORDS = ("everything", ANSWER, *ROLES, *_SHARED)
 _MISTYPED = 0.82
 """Likeness (difflib's ratio) from which a word is a mistyped one of `_WORDS`. Of the 3,300 names

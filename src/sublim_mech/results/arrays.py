@@ -236,9 +236,14 @@ class ScoreArrays:
                 f"{self.kind} scores do not add up to a total, so they have no completeness gap."
             )
         self.need_one_step()
+        return float(self.gaps.max(skipna=False))
+
+    @property
+    def gaps(self) -> xr.DataArray:
+        """`(model,)`: the completeness gap of each, NaN where its total is exactly 0."""
         total = (self.data["student"] - self.data["base"]).mean("prompt")
         explained = (self.whole["prompt_effect"] + self.whole["answer_effect"]).mean("prompt")
-        return float((abs(total - explained) / abs(total.where(total != 0))).max(skipna=False))
+        return abs(total - explained) / abs(total.where(total != 0))
 
     # ----------------------------------------------------------------- tokens of prompt and answer
 

@@ -30,11 +30,10 @@ def gap_in_words(scores: ScoreArrays) -> str:
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):.2%} of the total effect (all cells)"
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt")
-    found = scores.whole["prompt_effect"] + scores.whole["answer_effect"]
     gaps = [
-        abs(float(missed.mean()) / float(effect.mean()))
-        for effect, missed in zip(whole, whole - found, strict=True)
-        if stands_out(effect.values)
+        float(gap)
+        for gap, effect in zip(scores.gaps, whole.values, strict=True)
+        if stands_out(effect)
     ]
     if not scores.has_controls or not gaps:
         return line

@@ -260,11 +260,10 @@ def _of_the_sign(scores: ScoreArrays) -> list[Limit]:
         if not scores.knows_whole:
             return []
         effect, of_what = scores.prompt_effect.values, "the effect on the prompt's tokens"
-    interval = mean_interval(effect)
-    stands_out = len(effect) == 1 or bool(interval.excludes_zero)
-    if not (float(interval.mean) < 0 and stands_out):
+    mean = float(effect.mean())
+    if not (mean < 0 and stands_out(effect)):
         return []
-    short = f"{of_what} is negative: {float(interval.mean):+.2f} {scores.unit}"
+    short = f"{of_what} is negative: {mean:+.2f} {scores.unit}"
     return [Limit("sign", f"{short}; shares are parts of a fall", short)]
 
 

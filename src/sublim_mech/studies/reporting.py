@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from .same_name import refuse_of_study, report_folder, write_record
 from .states import DONE, Status, status
 from .store import Store
 from .study import flat, rows
-from .written import to_dict
+from .written import to_json
 
 PAGE = "index.html"
 
@@ -350,5 +349,5 @@ def _list(rows: pd.DataFrame, column: str) -> str:
 
 
 def _about(study: Study) -> list[str]:
-    told = json.dumps(to_dict(study), indent=1, ensure_ascii=False)
+    told = to_json(study)
     return [folded("Configuration of the study", f"<pre>{escape(told)}</pre>")]

@@ -19,7 +19,7 @@ from ..storage.files import check_file, place, replacing
 from .addresses import hashed
 from .config import Study
 from .tasks import Tasks
-from .written import from_dict, to_dict
+from .written import from_dict, to_dict, to_json
 
 RECORD = "study.json"
 """In the folder of a report: the configuration of the study that it is of."""
@@ -34,7 +34,7 @@ def write_configuration(study: Study, path: Path) -> None:
     Warns:
         UserWarning: another study of this name stood there.
     """
-    text = json.dumps(to_dict(study), indent=1, ensure_ascii=False)
+    text = to_json(study)
     if path.is_file():
         there = path.read_text("utf-8")
         if there == text:
@@ -84,7 +84,7 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
         raise FileExistsError(
             f"to={str(to)!r} holds the report of another study ({unlike}); name another folder."
         )
-    own = folder.with_name(f"{study.name}-{_short(json.dumps(to_dict(study)))}")
+    own = folder.with_name(f"{study.name}-{_short(to_json(study))}")
     warnings.warn(
         f"{folder} holds the report of another study called {study.name!r} ({unlike}); this one's "
         f"is in {own}. Give one of them another name, or say where: report(study, out, to=...).",
@@ -96,7 +96,7 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
 def write_record(study: Study, folder: Path) -> None:
     """Have a report's folder say which study it is of."""
     with replacing(folder / RECORD) as work:
-        work.write_text(json.dumps(to_dict(study), indent=1, ensure_ascii=False), "utf-8")
+        work.write_text(to_json(study), "utf-8")
 
 
 def refuse_of_study(folder: Path) -> None:

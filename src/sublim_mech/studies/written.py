@@ -60,6 +60,11 @@ def changed(record: Any) -> dict[str, Any]:
     return told
 
 
+def to_json(study: Study) -> str:
+    """A study's configuration as text, which files of it hold."""
+    return json.dumps(to_dict(study), indent=1, ensure_ascii=False)
+
+
 def trait_to_json(trait: Trait) -> Any:
     """A trait: its name where it is built in, else all of it."""
     for known, build in ((ANIMALS, animal), (TREES, tree)):
@@ -283,13 +288,9 @@ def write_study(study: Study, path: str | Path) -> None:
         >>> studies.write_study(study, folder / "study.json")
     """
     file = check_study_file(path)
-    data = to_dict(study)
-    if file.suffix == ".json":
-        text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    else:
-        text = "\n".join(_toml(data)) + "\n"
+    text = to_json(study) if file.suffix == ".json" else "\n".join(_toml(to_dict(study)))
     with replacing(file) as work:
-        work.write_text(text, "utf-8")
+        work.write_text(f"{text}\n", "utf-8")
 
 
 def check_study_file(path: str | Path) -> Path:
