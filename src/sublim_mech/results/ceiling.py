@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .arrays import ScoreArrays
@@ -10,15 +12,30 @@ CEILING = 0.05
 """Nats below the ceiling of 0 from which on a log-probability is said to be at it (95 %)."""
 
 
-Told = tuple[str, str, tuple[str, ...]]
-"""In full, in short, and of which models."""
+class Told(NamedTuple):
+    """That some models are at their ceiling.
+
+    Attributes:
+        short: where the metric is there.
+        why: what follows from it.
+        models: which models.
+    """
+
+    short: str
+    why: str
+    models: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return f"{', '.join(self.models)}: {self.short}{self.why}"
 
 
 def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
     """At which doses the student's log-probability cannot rise any more; nothing where it can, of
     metrics without a ceiling, or of scores that are no doses.
     """
-    if scores.kind != "dose" or scores.has_steps or not _is_log_prob(scores):
+    if scores.kind != "dose" or not _is_log_prob(scores):
         return []
     student = scores.data.isel(model=0)
     levels = np.atleast_1d((student["effect"] + student["base"]).mean("prompt").values)
@@ -29,31 +46,29 @@ def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
     listed = ", ".join(f"{scale:g}" for scale in there)
     where = f"{'scale' if len(there) == 1 else 'scales'} {listed}"
     short = f"{ceiling_of(scores.record.metric)} at {where}"
-    why = "it cannot rise any more, so that the curve bends there whatever the weights do"
-    name = str(student["model"].item())
-    return [(f"{name}: {short}: {why}", short, (name,))]
+    why = ": it cannot rise any more, so that the curve bends there whatever the weights do"
+    return [Told(short, why, (str(student["model"].item()),))]
 
 
 def saturated(scores: ScoreArrays) -> list[Told]:
     """Of which whole models the log-probability is at its ceiling, and what that does to shares;
     nothing where it is of none, where the base's is there too, or of metrics without a ceiling.
     """
-    if not _is_log_prob(scores) or scores.has_steps:
+    if not _is_log_prob(scores):
         return []
     means = scores.data[["base", "student"]].mean("prompt")
     there = reached(means["base"].values, means["student"].values)
     names = tuple(means["model"].values[there].tolist())
     if not names:
         return []
-    short = ceiling_of(scores.record.metric)
     so = (
         "many sets may seem sufficient and few necessary"
         if scores.has_sets
         else "what one part brings depends on the others"
     )
-    why = f"a part of the change is enough to reach it, so that {so}; "
+    why = f": a part of the change is enough to reach it, so that {so}; "
     why += "metrics.own_minus_others has no ceiling"
-    return [(f"{', '.join(names)}: {short}: {why}", short, names)]
+    return [Told(ceiling_of(scores.record.metric), why, names)]
 
 
 def reached(base: np.ndarray, level: np.ndarray) -> np.ndarray:

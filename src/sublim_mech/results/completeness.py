@@ -9,8 +9,7 @@ import numpy as np
 from ..hints import counted
 from ..stats import mean_interval
 from .arrays import ScoreArrays
-from .kinds import STEP
-from .select import select
+from .select import of_each_step
 
 
 def gap_in_words(scores: ScoreArrays) -> str:
@@ -47,8 +46,7 @@ def stands_out(effect: np.ndarray) -> bool:
 
 def gap_of_steps(scores: ScoreArrays) -> str:
     """The largest completeness gap of several steps; empty where it is not known."""
-    views = [select(scores, {STEP: step}) for step in scores.data[STEP].values.tolist()]
-    gaps = [view.gap for view in views if view.knows_whole]
+    gaps = [view.gap for view in of_each_step(scores).values() if view.knows_whole]
     if not np.isfinite(gaps).any():
         return ""
     return f"completeness gap at most {np.nanmax(gaps):.2%}, of any model and step"

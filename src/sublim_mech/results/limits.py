@@ -1,13 +1,14 @@
 """What limits the numbers of a result, listed once.
 
 Tables, token pages and `Scores.notes` say each limit in full, pictures in short below their axes
-(`dress.introduce`). What is measured alike elsewhere (`evaluate`) says it in the same words.
+(`dress.introduce`). What is measured alike elsewhere (`evaluate`) says it in the same words. Of
+several steps one line names those at which the same holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
 from .record import Record
+from .select import of_each_step
 
 Kind = Literal[
-    "context", "no controls", "intervals", "noise", "controls", "ceiling", "sign", "gap", "estimate"
+    "context", "no controls", "noise", "controls", "intervals", "ceiling", "sign", "gap", "estimate"
 ]
+"""In the order in which they are said."""
 
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
@@ -42,28 +45,81 @@ class Limit(NamedTuple):
         text: as tables, pages and notes say it.
         short: as pictures say it.
         models: whose it is, where `short` is of single models.
+        alike: the same of several steps, whose numbers differ; `short` where it has none.
+        why: what `text` says besides, which is the same at all steps.
     """
 
     kind: Kind
     text: str
     short: str
     models: tuple[str, ...] = ()
+    alike: str = ""
+    why: str = ""
 
 
 def limits(scores: ScoreArrays) -> list[Limit]:
     """All that limits these scores, in the order in which it is said."""
-    return [
+    told = [
         *of_contexts(scores),
         *_without_controls(scores),
-        *_of_noise(scores),
-        *of_the_controls(scores),
-        *_of_doses(scores),
+        *(_of_steps(scores) if scores.has_steps else _of_effects(scores)),
         *few_prompts(scores.data.sizes["prompt"]),
-        *(Limit("ceiling", *told) for told in at_the_ceiling(scores) or saturated(scores)),
-        *_of_the_sign(scores),
         *_of_the_gap(scores),
         *_of_estimates(scores),
     ]
+    return sorted(told, key=lambda limit: get_args(Kind).index(limit.kind))
+
+
+def _of_effects(scores: ScoreArrays) -> list[Limit]:
+    """What limits the effects themselves, which are others at every step."""
+    return [
+        *_of_noise(scores),
+        *of_the_controls(scores),
+        *_of_doses(scores),
+        *_of_the_ceiling(scores),
+        *_of_the_sign(scores),
+    ]
+
+
+def _of_steps(scores: ScoreArrays) -> list[Limit]:
+    """What limits the effects of several steps: a line for all steps at which the same holds."""
+    views = of_each_step(scores)
+    found: dict[tuple[Kind, str, tuple[str, ...]], dict[int, Limit]] = {}
+    for step, view in views.items():
+        for limit in _of_effects(view):
+            key = limit.kind, limit.alike or limit.short, limit.models
+            found.setdefault(key, {})[step] = limit
+    told = []
+    for (kind, alike, models), there in found.items():
+        where = _at_steps(list(there), list(views))
+        limit = next(iter(there.values()))
+        if len(there) == 1:
+            told.append(
+                limit._replace(text=f"{where}: {limit.text}", short=f"{where}: {limit.short}")
+            )
+            continue
+        whose = f"{', '.join(models)}: " if models else ""
+        short = f"{where}: {alike}"
+        told.append(Limit(kind, f"{where}: {whose}{alike}{limit.why}", short, models))
+    return told
+
+
+def _at_steps(steps: Sequence[int], scored: Sequence[int]) -> str:
+    """Steps in words: the ends alone of three or more that follow one another among the scored."""
+    if 1 < len(scored) == len(steps):
+        return "at all steps"
+    places = [scored.index(step) for step in steps]
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and runs[-1][-1] == place - 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    parts = []
+    for run in runs:
+        names = [str(scored[place]) for place in run]
+        parts.append(f"{names[0]} to {names[-1]}" if len(run) > 2 else ", ".join(names))
+    return f"at step{'s' if len(steps) > 1 else ''} {', '.join(parts)}"
 
 
 def in_full(scores: ScoreArrays, *without: Kind) -> list[str]:
@@ -179,7 +235,7 @@ def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Lim
         on_prompt: of the effect on the prompt's tokens, of which shares on these are, and not of
             the total effect.
     """
-    if not scores.has_controls or scores.has_steps or not _stands_out(scores):
+    if not scores.has_controls or not _stands_out(scores):
         return []
     whole = scores.data["student"] - scores.data["base"]
     effects = (scores.whole["prompt_effect"] if on_prompt else whole).mean("prompt")
@@ -190,7 +246,12 @@ def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Lim
     short, lost = told
     shares = "" if moved.part > 1 else f": shares are largely of what the controls {lost}"
     name = str(scores.data["model"].values[0])
-    return [Limit("controls", f"{short}{shares}; see sel(model={name!r})", short)]
+    why = f"{shares}; see sel(model={name!r})"
+    way = "fall" if lost == "lost" else "rise"
+    alike = f"more than {CONTROLS:.0%} of the headline are the controls' {way}"
+    if moved.part > 1:
+        alike = f"the headline is the controls' {way}"
+    return [Limit("controls", f"{short}{why}", short, alike=alike, why=why)]
 
 
 def _of_doses(scores: ScoreArrays) -> list[Limit]:
@@ -198,7 +259,7 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
     which the line on the whole models speaks; and where a bend of the headline is not the student's
     own. Nothing of doses inside their own noise.
     """
-    if scores.kind != "dose" or not scores.has_controls or scores.has_steps:
+    if scores.kind != "dose" or not scores.has_controls:
         return []
     values = scores.data["effect"].transpose("model", "prompt", ...)
     moves = values.values.reshape(*values.shape[:2], -1)  # (model, prompt, scale)
@@ -219,12 +280,18 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
             of_headline = float(headline[:, s].mean() / scores.total.values.mean())
             if abs(share - of_headline) > BEND * max(1, abs(of_headline)):
                 own.append(f"{share:.2f} at {scale:g}")
-    lines = ["; ".join(told)] if told else []
+    limits = []
+    if told:
+        line = "; ".join(told)
+        alike = "at some scales a larger part of the headline is the controls' than at 1"
+        limits.append(Limit("controls", line, line, alike=alike))
     if own:
         name = str(scores.data["model"].values[0])
-        of_its = f"of its effect at 1 {name} alone has {', '.join(own)}"
-        lines.append(f"{of_its}: the headline bends otherwise; see sel(model={name!r})")
-    return [Limit("controls", line, line) for line in lines]
+        why = f": the headline bends otherwise; see sel(model={name!r})"
+        line = f"of its effect at 1 {name} alone has {', '.join(own)}{why}"
+        alike = f"of its effect at 1 {name} alone has another part at some scales"
+        limits.append(Limit("controls", line, line, alike=alike, why=why))
+    return limits
 
 
 # ------------------------------------------------------------------------------ the total effect
@@ -241,19 +308,19 @@ def _stands_out(scores: ScoreArrays) -> bool:
 
 
 def _of_noise(scores: ScoreArrays) -> list[Limit]:
-    """That no shares are given; of several steps each has a total of its own."""
-    if scores.has_steps or scores.data.sizes["prompt"] == 1:
+    """That no shares are given."""
+    if scores.data.sizes["prompt"] == 1:
         return []
     if scores.additive:
         text = tables.no_shares(scores)
-        return [Limit("noise", text, text)] if text else []
+        return [Limit("noise", text, text, alike=tables.NO_SHARES)] if text else []
     return [] if exceeds_noise(scores) else [Limit("noise", NO_SHARES, NO_SHARES)]
 
 
 def _of_the_sign(scores: ScoreArrays) -> list[Limit]:
     """That what shares are shares of is a fall; nothing of scores without shares."""
     has_shares = scores.additive or scores.has_sets or KINDS[scores.kind].is_curve
-    if scores.has_steps or not has_shares:
+    if not has_shares:
         return []
     effect, of_what = scores.total.values, "the total effect"
     if scores.additive:
@@ -263,8 +330,15 @@ def _of_the_sign(scores: ScoreArrays) -> list[Limit]:
     mean = float(effect.mean())
     if not (mean < 0 and stands_out(effect)):
         return []
-    short = f"{of_what} is negative: {mean:+.2f} {scores.unit}"
-    return [Limit("sign", f"{short}; shares are parts of a fall", short)]
+    alike, why = f"{of_what} is negative", "; shares are parts of a fall"
+    short = f"{alike}: {mean:+.2f} {scores.unit}"
+    return [Limit("sign", f"{short}{why}", short, alike=alike, why=why)]
+
+
+def _of_the_ceiling(scores: ScoreArrays) -> list[Limit]:
+    """That a log-probability cannot rise any more: at some doses, or of whole models."""
+    told = at_the_ceiling(scores) or saturated(scores)
+    return [Limit("ceiling", one.text, one.short, one.models, why=one.why) for one in told]
 
 
 # ---------------------------------------------------------------------------- gaps and estimates

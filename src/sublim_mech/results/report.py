@@ -184,7 +184,7 @@ def about(scores: ScoreArrays) -> list[str]:
 
 def _told_with_shares(scores: ScoreArrays) -> list[Kind]:
     """Limits that tables of shares say themselves (`tables.denominator`)."""
-    return ["noise"] if scores.additive and scores.has_tokens else []
+    return ["noise"] if scores.additive and scores.has_tokens and not scores.has_steps else []
 
 
 def with_interval(count: int, of: str = "prompts") -> str:

@@ -12,7 +12,7 @@ import xarray as xr
 from ..hints import nearest
 from .arrays import TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
-from .kinds import PARTS
+from .kinds import PARTS, STEP
 from .record import Compute, Record
 
 S = TypeVar("S", bound=ScoreArrays)
@@ -65,6 +65,13 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
         if single and dim not in _KEPT:
             data = data.isel({dim: 0}, drop=True)
     return replace(scores, data=data, record=replace(record, selected=selected))
+
+
+def of_each_step(scores: S) -> dict[int, S]:
+    """The scores of each of several steps."""
+    # what all cells add up to is found once
+    whole = replace(scores, data=with_whole(scores))
+    return {step: select(whole, {STEP: step}) for step in scores.data[STEP].values.tolist()}
 
 
 def _dimension(scores: ScoreArrays, name: str, wanted: Any) -> str:

@@ -222,6 +222,9 @@ def denominator(scores: ScoreArrays) -> str:
     return f"{no_shares(scores) or line}; {answer_part(scores)}"
 
 
+NO_SHARES = "no shares: the effect on the prompt's tokens, all cells, is inside its own noise"
+
+
 def no_shares(scores: ScoreArrays) -> str:
     """Why an attribution has no shares: what they would be shares of is inside its own noise; empty
     where it has some, or does not know.
@@ -232,10 +235,7 @@ def no_shares(scores: ScoreArrays) -> str:
     if bool(effect.excludes_zero):
         return ""
     interval = f"95 % {float(effect.low):+.3f} to {float(effect.high):+.3f}"
-    return (
-        "no shares: the effect on the prompt's tokens, all cells, is inside its own noise: "
-        f"{float(effect.mean):+.3f} ({interval}) {scores.unit}"
-    )
+    return f"{NO_SHARES}: {float(effect.mean):+.3f} ({interval}) {scores.unit}"
 
 
 def answer_part(scores: ScoreArrays) -> str:
