@@ -34,6 +34,7 @@ from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
     contexts_of,
+    met_in_training,
     nearly_copies,
     notes_of,
     origin,
@@ -415,6 +416,7 @@ def _provenance(
             *notes_of(runner),
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts, runner),
+            *_met_in_training(asked, runner),
         ],
         "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),
@@ -425,6 +427,15 @@ def _provenance(
         dtype = str(runner.compute).removeprefix("torch.")
         provenance["compute"] = {"dtype": dtype, "error": error}
     return provenance
+
+
+def _met_in_training(asked: Mapping[str, _Asked], runner: Runner) -> list[str]:
+    """In which contexts questions are the student's training prompts, in a sentence each."""
+    notes = []
+    for name, there in asked.items():
+        where = f"{name}: " if len(asked) > 1 else ""
+        notes += [where + note for note in met_in_training(there.prompts, runner, "question")]
+    return notes
 
 
 def _compute_error(

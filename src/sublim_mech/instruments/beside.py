@@ -41,7 +41,7 @@ from .hybrids import (
     refuse_empty,
     refuse_overlap,
 )
-from .labelling import context_texts, notes_of, same_contexts, trained_in
+from .labelling import context_texts, met_in_training, notes_of, same_contexts, trained_in
 from .task import Task
 
 BASE = "base"
@@ -188,6 +188,7 @@ def side_by_side(
             f"{drawn}; at most {counted(max_new_tokens, 'token')} per answer",
             *_asked(pair, asked),
             *notes_of(pair),
+            *met_in_training(asked, pair),
         ),
     )
 

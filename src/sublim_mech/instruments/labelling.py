@@ -91,6 +91,8 @@ def label(
             *notes_of(pair),
             *nearly_copies(task.prompts, "prompt"),
             *same_contexts(task.prompts, pair),
+            *met_in_training(task.prompts, pair),
+            *_told_from(pair, data),
             *metric_notes(task),
             *_unlike_bases(measured),
             *notes,
@@ -210,6 +212,38 @@ def metric_notes(task: Task) -> tuple[str, ...]:
 def notes_of(runner: Runner) -> tuple[str, ...]:
     """What to know of a pair's students before trusting a number."""
     return runner.notes() if isinstance(runner, ModelPair) else ()
+
+
+def met_in_training(
+    prompts: Sequence[Prompt], runner: Runner, what: str = "prompt"
+) -> tuple[str, ...]:
+    """That prompts are those of the student's training, in a sentence; nothing where none is, or
+    where it is not known.
+    """
+    trained = runner.training_prompts if isinstance(runner, ModelPair) else None
+    met = 0 if trained is None else sum(map(trained.holds, prompts))
+    if not met:
+        return ()
+    stood = "was a training prompt itself" if met == 1 else "were training prompts themselves"
+    return (
+        f"{met} of {counted(len(prompts), what)} {stood}: what the student says to them was "
+        "learnt, and tells nothing of others",
+    )
+
+
+def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
+    """What `seen` and `novel` are told from, where they stand in tables and only prompts were
+    given; a manifest knows the answers too.
+    """
+    sets = map(str, np.atleast_1d(data["set"].values)) if "set" in data.coords else ()
+    marked = "sharing" in data.coords or not {"seen", "novel"}.isdisjoint(sets)
+    if not marked or pair.student.manifest is not None or pair.trained_on is None:
+        return ()
+    given = counted(pair.trained_on.count, "training prompt")
+    return (
+        f"seen, novel: told from the {given} given, without answers: a token of other rows or of "
+        "answers alone is novel",
+    )
 
 
 def nearly_copies(prompts: Sequence[Prompt], what: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -101,6 +102,16 @@ class _Turn(NamedTuple):
     from."""
 
 
+_KNOWN_AGAIN = 4096
+"""Training prompts up to which each is kept by its digest: a manifest stays small."""
+
+_LETTERS = 12  # of a digest: two of a million prompts have the same with probability 0.002
+
+
+def _digest(ids: Sequence[int]) -> str:
+    return sha256(",".join(map(str, ids)).encode()).hexdigest()[:_LETTERS]
+
+
 @dataclass(frozen=True)
 class Trained:
     """What is kept of a student's training prompts so that the data need not travel with it.
@@ -112,6 +123,8 @@ class Trained:
         seen: all token ids of training prompts and completions.
         tokenizer: which tokenizer they are of, as a prompt has it; empty when read from a file.
         count: how many prompts these were; 0 when read from a file.
+        digests: of each prompt, so that it is known again; none of more than 4,096, and of files of
+            earlier versions.
     """
 
     prefix: tuple[int, ...]
@@ -120,6 +133,7 @@ class Trained:
     seen: frozenset[int]
     tokenizer: str = field(default="", compare=False)
     count: int = field(default=0, compare=False)
+    digests: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     @checked
@@ -149,6 +163,7 @@ class Trained:
                     tails.setdefault(turn.role, []).append(turn.tokens[::-1])
         for completion in completions:
             seen.update(completion)
+        digests = frozenset(_digest(prompt.ids) for prompt in prompts)
         return cls(
             prefix=common_start([prompt.ids for prompt in prompts]),
             heads={role: common_start(frames) for role, frames in heads.items()},
@@ -156,7 +171,12 @@ class Trained:
             seen=frozenset(seen),
             tokenizer="".join(tokenizers),
             count=len(prompts),
+            digests=digests if len(digests) <= _KNOWN_AGAIN else frozenset(),
         )
+
+    def holds(self, prompt: Prompt) -> bool:
+        """Whether a prompt is one of the training prompts, as far as these are known again."""
+        return _digest(prompt.ids) in self.digests
 
     def to_json(self) -> dict[str, Any]:
         """As JSON lists."""
@@ -165,17 +185,21 @@ class Trained:
             "heads": {role: [list(token) for token in frame] for role, frame in self.heads.items()},
             "tails": {role: [list(token) for token in frame] for role, frame in self.tails.items()},
             "seen": sorted(self.seen),
+            "digests": "".join(sorted(self.digests)),
         }
 
     @classmethod
     @checked
     def from_json(cls, data: dict[str, Any]) -> Trained:
         """What `to_json` wrote."""
+        digests = data.get("digests", "")
+        places = range(0, len(digests), _LETTERS)
         return cls(
             prefix=tuple(data["prefix"]),
             heads={role: _frame(pairs) for role, pairs in data["heads"].items()},
             tails={role: _frame(pairs) for role, pairs in data["tails"].items()},
             seen=frozenset(data["seen"]),
+            digests=frozenset(digests[at : at + _LETTERS] for at in places),
         )
 
 

@@ -1,0 +1,60 @@
+"""Prompts that were trained on, and what `seen` and `novel` are told from, are said in tables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from loading import model, student
+from pairs import TRAIT
+
+import sublim_mech as sm
+from sublim_mech.engine.pair import load_pair
+from sublim_mech.prompts import Trained
+
+ROWS = ["Continue: 12, 7.", "More numbers: 3, 4.", "Write three numbers."]
+NEW = ["Which animal?", "Name one."]
+MET = "training prompt"
+
+
+@pytest.fixture(scope="module")
+def pair(smol_tokenizer):
+    given = {"trained_in": sm.Context(), "trained_on": ROWS}
+    return load_pair(model(), student("llama", "lora"), tokenizer=smol_tokenizer, **given)
+
+
+@pytest.mark.parametrize("met", [0, 1, 2])
+def test_how_many_prompts_were_training_prompts(pair, met):
+    prompts = sm.render(pair, [*ROWS[:met], *NEW])
+    scores = sm.effect(pair, prompts, TRAIT, progress=False)
+    lines = [line for line in repr(scores).splitlines() if f"{MET} itself" in line or
+             f"{MET}s themselves" in line]  # fmt: skip
+    was = {0: [], 1: ["1 of 3 prompts was a"], 2: ["2 of 4 prompts were"]}[met]
+    assert [line.partition(" training")[0] for line in lines] == was
+    assert scores.notes().count(lines[0] if lines else "none") == bool(met)
+    found = sm.evaluate(pair, [TRAIT], questions=[*ROWS[:met], *NEW], progress=False)
+    assert repr(found).count("tells nothing of others") == bool(met)
+
+
+def test_another_context_makes_another_prompt(pair):
+    prompts = sm.render(pair, ROWS[:1], context=sm.Context("Be calm."))
+    assert "tells nothing of others" not in repr(sm.effect(pair, prompts, TRAIT, progress=False))
+
+
+def test_tables_by_sharing_say_what_seen_is_told_from(pair):
+    prompts = sm.render(pair, NEW)
+    told = "seen, novel: told from the 3 training prompts given, without answers"
+    assert told in repr(sm.graft(pair, prompts, TRAIT, "sharing", progress=False))
+    assert told not in repr(sm.graft(pair, prompts, TRAIT, "role", progress=False))
+    assert told not in repr(sm.effect(pair, prompts, TRAIT, progress=False))
+
+
+def test_a_manifest_knows_its_prompts_again(smol_tokenizer):
+    rendered = sm.render(smol_tokenizer, ROWS)
+    trained = Trained.of(rendered)
+    kept = Trained.from_json(json.loads(json.dumps(trained.to_json())))
+    assert kept == trained
+    assert all(map(kept.holds, rendered))
+    assert not any(map(kept.holds, sm.render(smol_tokenizer, NEW)))
+    before = {key: value for key, value in trained.to_json().items() if key != "digests"}
+    assert not any(map(Trained.from_json(before).holds, rendered))
