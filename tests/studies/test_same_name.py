@@ -17,6 +17,7 @@ from sublim_mech.studies.store import STUDIES, Store
 ONE = Part(name="one", methods=[R2])
 STUDY = small_study("base", ONE)
 GROWN = small_study("base", ONE, Part(name="two", methods=[R2], row_seeds=[1]))
+LARGER = small_study("base", Part(name="one", methods=[R2], row_seeds=[0, 1]))
 OTHER = small_study("base", ONE, asking=Asking(questions=["Which plant?"], scored=3, points=2))
 
 
@@ -47,6 +48,33 @@ def test_reports_of_two_studies_stay_apart_and_a_grown_one_takes_its_own(out):
         assert studies.report(OTHER, out).page == second
     assert silently(studies.report, GROWN, out).page == first
     assert first.read_bytes() != before
+
+
+def test_a_study_made_smaller_is_a_part_of_what_it_was(tmp_path):
+    out = tmp_path / "out"
+    Store(out).begin(LARGER)
+    page = silently(studies.report, LARGER, out).page
+    how = r"\(parts\.one\.row_seeds: \[0, 1\] there, \[0\] here\)"
+    found = "All 2 runs here are among its 4"
+    with pytest.warns(
+        UserWarning, match=rf"a larger study of this name .*{how}\. {found}: what is"
+    ):
+        Store(out).begin(STUDY)
+    assert [one.name for one in (out / STUDIES).iterdir()] == ["small.json"]
+    assert studies.read_study(out / STUDIES / "small.json") == LARGER
+    with pytest.warns(UserWarning, match=rf"held the report of a larger study .*{how}\. {found}"):
+        assert studies.report(STUDY, out).page == page
+    assert studies.Study.from_dict(json.loads((page.parent / RECORD).read_text())) == STUDY
+    assert silently(studies.report, LARGER, out).page == page
+    with pytest.warns(UserWarning, match="the report is now of these alone"):
+        assert studies.report(STUDY, out, page.parent).page == page
+
+
+def test_another_study_says_which_runs_and_students_it_shares(out):
+    fewer = small_study("base", ONE, focus=["owl"])  # the other student was its control
+    told = r"Of the 1 run here 0 are among its own, of the 1 student 1\."
+    with pytest.warns(UserWarning, match=rf"another study .*focus: .*{told}"):
+        Store(out).begin(fewer)
 
 
 def test_a_folder_that_was_named_is_not_taken_from_another_study(out, tmp_path):

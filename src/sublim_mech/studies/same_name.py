@@ -2,7 +2,10 @@
 
 1. A study that has *grown* holds all runs of the one that it was: what was written of the one is
    written anew of the other, and nothing is lost.
-2. Any other of the same name is another study. Its configuration is kept beside the last one's, and
+2. One made *smaller* is a part of the one that it was: all its runs are among that one's, and what
+   is done is found again. The larger configuration stays; a report of the part takes the place of
+   the whole's. Both are told, with what differs.
+3. Any other of the same name is another study. Its configuration is kept beside the last one's, and
    its report has a folder of its own.
 """
 
@@ -10,14 +13,16 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sized
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..hints import outside
+from ..hints import counted, outside
 from ..storage.compare import differences
 from ..storage.files import check_file, place, replacing
 from .addresses import hashed
-from .config import Study
+from .config import Method, Study
 from .tasks import Tasks
 from .written import from_dict, to_dict, to_json
 
@@ -27,12 +32,26 @@ RECORD = "study.json"
 _SHOWN = 2  # differences
 
 
+class _Unlike(NamedTuple):
+    """How a configuration that is there differs from a study.
+
+    Attributes:
+        how: what each says, in words; empty of the same study, or one that has grown into this.
+        is_part: whether all runs of the study are among that one's.
+        found: which of the study's runs and students are, in words.
+    """
+
+    how: str = ""
+    is_part: bool = False
+    found: str = ""
+
+
 def write_configuration(study: Study, path: Path) -> None:
     """Write a study's configuration; where another study's stands there, that one is kept beside
-    it, under its hash.
+    it, under its hash. That of a larger study, which holds all runs of this one, stays.
 
     Warns:
-        UserWarning: another study of this name stood there.
+        UserWarning: another study of this name stood there, or a larger one.
     """
     text = to_json(study)
     if path.is_file():
@@ -40,13 +59,21 @@ def write_configuration(study: Study, path: Path) -> None:
         if there == text:
             return
         unlike = _unlike(there, study)
-        if unlike:
+        if unlike.is_part:
+            warnings.warn(
+                f"study {study.name!r}: a larger study of this name was run in this folder before "
+                f"({unlike.how}). {unlike.found}: what is done of them is found again. Its "
+                f"configuration stays, as {path}.",
+                stacklevel=outside(),
+            )
+            return
+        if unlike.how:
             kept = path.with_name(f"{path.stem}-{_short(there)}.json")
             path.replace(kept)
             warnings.warn(
                 f"study {study.name!r}: another study of this name was run in this folder before "
-                f"({unlike}). Its configuration is kept as {kept}, and reports of the two stay "
-                "apart; give one of them another name.",
+                f"({unlike.how}). {unlike.found}. Its configuration is kept as {kept}, and reports "
+                "of the two stay apart; give one of them another name.",
                 stacklevel=outside(),
             )
     with replacing(path) as work:
@@ -71,23 +98,33 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
             of another study.
 
     Warns:
-        UserWarning: another study of this name has the study's own folder.
+        UserWarning: another study of this name has the study's own folder; the report there is of a
+            larger study, of which this one's takes the place.
     """
     folder = place(out, "out") / "report" / study.name if to is None else place(to, "to")
     check_file(folder / page, "to")
     record = folder / RECORD
     there = record.read_text("utf-8") if record.is_file() else ""
-    unlike = _unlike(there, study) if there else ""
-    if not unlike:
+    unlike = _unlike(there, study) if there else _Unlike()
+    if not unlike.how:
+        return folder
+    if unlike.is_part:
+        warnings.warn(
+            f"{folder} held the report of a larger study {study.name!r} ({unlike.how}). "
+            f"{unlike.found}; the report is now of these alone. Report the larger one again for "
+            "its own, or say where this one goes: report(study, out, to=...).",
+            stacklevel=outside(),
+        )
         return folder
     if to is not None:
         raise FileExistsError(
-            f"to={str(to)!r} holds the report of another study ({unlike}); name another folder."
+            f"to={str(to)!r} holds the report of another study ({unlike.how}); name another folder."
         )
     own = folder.with_name(f"{study.name}-{_short(to_json(study))}")
     warnings.warn(
-        f"{folder} holds the report of another study called {study.name!r} ({unlike}); this one's "
-        f"is in {own}. Give one of them another name, or say where: report(study, out, to=...).",
+        f"{folder} holds the report of another study called {study.name!r} ({unlike.how}); this "
+        f"one's is in {own}. Give one of them another name, or say where: "
+        "report(study, out, to=...).",
         stacklevel=outside(),
     )
     return own
@@ -112,28 +149,62 @@ def refuse_of_study(folder: Path) -> None:
         )
 
 
-def _unlike(there: str, study: Study) -> str:
-    """What another configuration says otherwise, in words; empty of the same study, or one that has
-    grown into this.
-    """
+def _unlike(there: str, study: Study) -> _Unlike:
+    """How another configuration differs; a study that has grown from it does not."""
     try:
         known = from_dict(json.loads(there))
     except (ValueError, TypeError, AttributeError):
-        return "its configuration cannot be read"
+        return _Unlike("its configuration cannot be read", found="Nothing is known of its runs")
     if known == study:
-        return ""
-    addresses = [{run.task.address for run in Tasks(one).runs} for one in (known, study)]
-    if addresses[0] <= addresses[1]:
-        return ""
+        return _Unlike()
+    tasks = Tasks(known), Tasks(study)
+    before, now = ({run.task.address for run in one.runs} for one in tasks)
+    if before <= now:
+        return _Unlike()
     told = differences(_by_name(known), _by_name(study), sides=("there", "here"))
     more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return "; ".join(told[:_SHOWN]) + more
+    how = "; ".join(told[:_SHOWN]) + more
+    if now <= before:
+        return _Unlike(
+            how, is_part=True, found=f"All {_runs(now)} here are among its {len(before)}"
+        )
+    trained = [{task.address for task in one.ordered if task.stage == "students"} for one in tasks]
+    both = len(trained[0] & trained[1])
+    found = f"Of the {_runs(now)} here {len(before & now)} are among its own"
+    found += f", of the {counted(len(trained[1]), 'student')} {both}"
+    return _Unlike(how, found=found)
+
+
+def _runs(addresses: Sized) -> str:
+    return counted(len(addresses), "run")
 
 
 def _by_name(study: Study) -> dict[str, Any]:
-    """A configuration whose parts are found by their names."""
+    """A configuration in which nothing is left out, whose parts and methods are found by their
+    names.
+    """
     told = to_dict(study)
-    return told | {"parts": {part["name"]: part for part in told["parts"]}}
+    for name in ("rows", "training", "asking", "computing"):
+        told[name] = _all(getattr(study, name))
+    told["parts"] = {
+        part.name: _all(part)
+        | {
+            "focus": list(study.focus_of(part)),
+            "methods": {_called(method): _all(method) for method in part.methods},
+        }
+        for part in study.parts
+    }
+    return told
+
+
+def _called(method: Method) -> str:
+    return method.name or " ".join([method.kind, *map(str, method.ranks)])
+
+
+def _all(record: Any) -> dict[str, Any]:
+    """All fields of a configuration; sequences as lists."""
+    values = {one.name: getattr(record, one.name) for one in fields(record)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _short(text: str) -> str:
