@@ -23,7 +23,16 @@ from .record import Record
 from .select import of_each_step
 
 Kind = Literal[
-    "context", "no controls", "noise", "controls", "intervals", "ceiling", "sign", "gap", "estimate"
+    "context",
+    "no controls",
+    "unmoved",
+    "noise",
+    "controls",
+    "intervals",
+    "ceiling",
+    "sign",
+    "gap",
+    "estimate",
 ]
 """In the order in which they are said."""
 
@@ -212,6 +221,14 @@ class Moved(NamedTuple):
         """Which part of the headline the controls have, which moved the other way; 0 of none."""
         return -self.controls / self.headline if self.headline else 0.0
 
+    @property
+    def alike(self) -> str:
+        """What is told of several, whose numbers differ."""
+        way = "fall" if self.headline > 0 else "rise"
+        if self.part > 1:
+            return f"the headline is the controls' {way}"
+        return f"more than {CONTROLS:.0%} of the headline are the controls' {way}"
+
     def told(self, unit: str) -> tuple[str, str] | None:
         """What of the headline is the controls', and what these did; None where it is little."""
         if self.part <= CONTROLS:
@@ -247,11 +264,7 @@ def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Lim
     shares = "" if moved.part > 1 else f": shares are largely of what the controls {lost}"
     name = str(scores.data["model"].values[0])
     why = f"{shares}; see sel(model={name!r})"
-    way = "fall" if lost == "lost" else "rise"
-    alike = f"more than {CONTROLS:.0%} of the headline are the controls' {way}"
-    if moved.part > 1:
-        alike = f"the headline is the controls' {way}"
-    return [Limit("controls", f"{short}{why}", short, alike=alike, why=why)]
+    return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why)]
 
 
 def _of_doses(scores: ScoreArrays) -> list[Limit]:
@@ -282,15 +295,15 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
                 own.append(f"{share:.2f} at {scale:g}")
     limits = []
     if told:
-        line = "; ".join(told)
+        said = "; ".join(told)
         alike = "at some scales a larger part of the headline is the controls' than at 1"
-        limits.append(Limit("controls", line, line, alike=alike))
+        limits.append(Limit("controls", said, said, alike=alike))
     if own:
         name = str(scores.data["model"].values[0])
         why = f": the headline bends otherwise; see sel(model={name!r})"
-        line = f"of its effect at 1 {name} alone has {', '.join(own)}{why}"
+        said = f"of its effect at 1 {name} alone has {', '.join(own)}{why}"
         alike = f"of its effect at 1 {name} alone has another part at some scales"
-        limits.append(Limit("controls", line, line, alike=alike, why=why))
+        limits.append(Limit("controls", said, said, alike=alike, why=why))
     return limits
 
 

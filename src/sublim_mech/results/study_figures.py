@@ -2,23 +2,24 @@
 
 Every number is a mean over data sets (row seeds) of the means of their students; bands and bars are
 95 % of Student's t over data sets, and there are none where there is a single data set. Values are
-changes of log P(the trait is named) against the base, in nats.
+changes of log P(the trait is named) against the base, in nats. What limits them stands below
+(`study_limits`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from ..stats.tables import DATA_SET, STUDENT, means_by, over
 from .colours import (
     COMPARED_COLOURS,
     HEADLINE_COLOUR,
@@ -28,7 +29,29 @@ from .colours import (
     half_range,
 )
 from .fonts import fallbacks, text_families
-from .style import LARGE, MEDIUM, SMALL, colour_bar, effect_image, literal, new_figure, open_frame
+from .limits import Limit
+from .study_limits import (
+    HEADLINE,
+    Point,
+    of_capacities,
+    of_concentrations,
+    of_contexts,
+    of_places,
+    of_ranks,
+    of_traits,
+    point,
+)
+from .style import (
+    LARGE,
+    MEDIUM,
+    SMALL,
+    colour_bar,
+    effect_image,
+    letters,
+    literal,
+    new_figure,
+    open_frame,
+)
 from .words import wrapped
 
 WIDTH = 5.0
@@ -36,33 +59,6 @@ WIDTH = 5.0
 
 _INK = "#111111"  # on a coloured cell, whatever the page's text colour is
 _PAPER = "#FFFFFF"
-
-
-class Point(NamedTuple):
-    """A mean with its 95 % interval over data sets; NaN where there is none."""
-
-    mean: float
-    low: float
-    high: float
-    data_sets: int
-
-    def __str__(self) -> str:
-        if math.isnan(self.mean):
-            return "–"
-        if math.isnan(self.low):
-            return f"{self.mean:+.3f} (no interval: {self.data_sets} data set)"
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def point(rows: pd.DataFrame, column: str) -> Point:
-    """The mean of a column over data sets."""
-    found = None
-    if column in rows:
-        values = means_by(rows.to_dict("records"), column, STUDENT)
-        found = over(values, STUDENT, DATA_SET)
-    if found is None:
-        return Point(math.nan, math.nan, math.nan, 0)
-    return Point(found.mean, found.t_low, found.t_high, found.data_sets)
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -80,7 +76,7 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     ranks = sorted(int(rank) for rank in rows["rank"].unique())
     by_rank = [rows[rows["rank"] == rank] for rank in ranks]
     lines = (
-        ("specific", "student - control", HEADLINE_COLOUR, "o-"),
+        ("specific", HEADLINE, HEADLINE_COLOUR, "o-"),
         ("change", "student", STUDENT_COLOUR, "s-"),
         ("control", "control", OTHER_COLOUR, "^--"),
     )
@@ -100,7 +96,7 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     axes.set_xticks(ticks, names)
     axes.minorticks_off()
     axes.set_xlabel("rank", fontsize=MEDIUM)
-    return _end(figure, axes, "change against the base, nats")
+    return _end(figure, axes, "change against the base, nats", of_ranks(rows, full))
 
 
 def context_figure(rows: pd.DataFrame) -> Figure:
@@ -117,9 +113,10 @@ def context_figure(rows: pd.DataFrame) -> Figure:
             if len(here):
                 level, control = point(here, "base level"), point(here, "control")
                 words[i][j] = f"{_short(found)}\nbase {level.mean:.2f}\ncontrol {control.mean:+.2f}"
-    return _matrix(
-        values, words, (trained, asked), ("trained in", "asked in"), "student - control, nats"
+    figure = _matrix(
+        values, words, (trained, asked), ("trained in", "asked in"), f"{HEADLINE}, nats"
     )
+    return _finish(figure, of_contexts(rows))
 
 
 def trait_figure(rows: pd.DataFrame) -> Figure:
@@ -134,7 +131,8 @@ def trait_figure(rows: pd.DataFrame) -> Figure:
     ]
     values = np.array([[one.mean for one in line] for line in points])
     words = [[_short(one) for one in line] for line in points]
-    return _matrix(values, words, (students, traits), ("student", "trait"), "change, nats")
+    figure = _matrix(values, words, (students, traits), ("student", "trait"), "change, nats")
+    return _finish(figure, of_traits(rows))
 
 
 def capacity_figure(rows: pd.DataFrame) -> Figure:
@@ -158,7 +156,7 @@ def capacity_figure(rows: pd.DataFrame) -> Figure:
     axes.set_xscale("log")
     _few_ticks(axes)
     axes.set_xlabel("held-out KL(teacher || student), nats per token", fontsize=MEDIUM)
-    return _end(figure, axes, "student - control, nats")
+    return _end(figure, axes, f"{HEADLINE}, nats", of_capacities(rows))
 
 
 def _few_ticks(axes: Axes) -> None:
@@ -181,9 +179,11 @@ def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Fig
         on: the token set.
     """
     figure, axes = _begin(f"How much of the effect sits on {on} tokens")
+    # inside its own noise an effect has no parts
+    total = rows["graft total"].where(rows[f"ig {on} share"].notna())
     rows = rows.assign(
-        sufficient=rows[f"graft {on} sufficiency"] / rows["graft total"],
-        necessary=rows[f"graft {on} necessity"] / rows["graft total"],
+        sufficient=rows[f"graft {on} sufficiency"] / total,
+        necessary=rows[f"graft {on} necessity"] / total,
     )
     bars = (
         (f"ig {on} share", "graft IG: share", HEADLINE_COLOUR, "o"),
@@ -203,7 +203,7 @@ def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Fig
     _named(axes, groups)
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":")
     axes.axhline(1, color=OTHER_COLOUR, lw=1, ls=":")
-    return _end(figure, axes, "share")
+    return _end(figure, axes, "share", of_concentrations(rows, by, on))
 
 
 def trained_at_figure(rows: pd.DataFrame) -> Figure:
@@ -213,13 +213,13 @@ def trained_at_figure(rows: pd.DataFrame) -> Figure:
     for i, place in enumerate(places):
         here = rows[rows["where"] == place]
         found, control = point(here, "specific"), point(here, "control")
-        names = ("student - control", "control") if i == 0 else (None, None)
+        names = (HEADLINE, "control") if i == 0 else (None, None)
         axes.bar(i, found.mean, 0.6, color=COMPARED_COLOURS[0], alpha=0.35)
         _barred(axes, i, found, (names[0], HEADLINE_COLOUR, "o"))
         _barred(axes, i + 0.15, control, (names[1], OTHER_COLOUR, "^"))
     _named(axes, places)
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base")
-    return _end(figure, axes, "change against the base, nats")
+    return _end(figure, axes, "change against the base, nats", of_places(rows))
 
 
 # -------------------------------------------------------------------------------------------- parts
@@ -236,7 +236,7 @@ def _begin(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _end(figure: Figure, axes: Axes, name: str) -> Figure:
+def _end(figure: Figure, axes: Axes, name: str, limits: Sequence[Limit]) -> Figure:
     axes.set_ylabel(name, fontsize=MEDIUM)
     axes.tick_params(labelsize=MEDIUM)
     if axes.get_legend_handles_labels()[1]:
@@ -245,6 +245,29 @@ def _end(figure: Figure, axes: Axes, name: str) -> Figure:
         literal(legend.get_texts())
     if axes.get_xscale() == "linear":  # names, not powers of ten
         literal(axes.get_xticklabels())
+    return _finish(figure, limits)
+
+
+def _finish(figure: Figure, limits: Sequence[Limit]) -> Figure:
+    """Write what limits the numbers below all else, and give every text its fonts."""
+    if limits:
+        width, height = figure.get_size_inches()
+        room = letters(width - 0.2, SMALL)
+        text = "\n".join(wrapped(limit.short, room, lines=4) for limit in limits)
+        foot = 0.05 + SMALL / 72 * 1.25 * (1 + text.count("\n"))
+        # a legend outside of the axes makes room for itself only at the figure's own edge
+        figure.draw_without_rendering()
+        boxes = [legend.get_window_extent() for legend in figure.legends]
+        legends = sum(box.height / figure.dpi + 0.08 for box in boxes)
+        whole = height + foot
+        figure.set_size_inches(width, whole)
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)
+        engine.set(rect=(0.0, (foot + legends) / whole, 1.0, (height - legends) / whole))
+        for legend in figure.legends:
+            legend.set_bbox_to_anchor((0.0, foot / whole, 1.0, height / whole), figure.transFigure)
+        below = figure.text(0.5, 0.03 / whole, text, fontsize=SMALL, ha="center", va="bottom")
+        literal([below])
     _set_fonts(figure)
     return figure
 
@@ -314,5 +337,4 @@ def _matrix(
     axes.set_xlabel(axis_names[1], fontsize=MEDIUM)
     literal([*axes.get_xticklabels(), *axes.get_yticklabels()])
     colour_bar(figure, axes, image, unit)
-    _set_fonts(figure)
     return figure

@@ -15,19 +15,29 @@ from ..arguments import checked
 from ..hints import counted
 from ..results.document import bullets, document, drawing, folded, paragraph, table
 from ..results.frames import write_csv
+from ..results.limits import Limit
 from ..results.study_figures import (
     capacity_figure,
     concentration_figure,
     context_figure,
-    point,
     rank_figure,
     trained_at_figure,
     trait_figure,
 )
+from ..results.study_limits import (
+    in_a_line,
+    of_capacities,
+    of_concentrations,
+    of_contexts,
+    of_places,
+    of_ranks,
+    of_traits,
+    point,
+)
 from ..results.style import write
 from ..stats import MATTERS, Verdict
 from ..storage.files import check_file, place, replacing
-from .concluding import Evidence, conclusions, students
+from .concluding import Chosen, Evidence, conclusions, students
 from .config import SAMPLED, Study
 from .same_name import refuse_of_study, report_folder, write_record
 from .states import DONE, Status, status
@@ -258,40 +268,51 @@ def drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
     for number, (rule, chosen, full) in enumerate(evidence.ranks(), 1):
         caption = (
             f"Change of log P(the trait is named) against LoRA rank, scaling rule {rule}. Control: "
-            f"students of the other traits; right of the line: full fine-tuning. {_BANDS} "
+            f"students of the other traits; right of the line: full fine-tuning. {_BANDS}"
         )
         figure = rank_figure(chosen.rows, full, rule)
-        yield f"ranks-{number}", f"Ranks, {rule}", figure, caption + chosen.told
+        told = _caption(caption, of_ranks(chosen.rows, full), chosen)
+        yield f"ranks-{number}", f"Ranks, {rule}", figure, told
     chosen = evidence.capacities()
     if len(chosen.rows):
         caption = (
             "Trait against held-out KL: curves that fall on one another differ in how well "
-            f"students imitate, not in capacity. The scaling rule stands with each rank. {_BANDS} "
+            f"students imitate, not in capacity. The scaling rule stands with each rank. {_BANDS}"
         )
-        yield "capacity", "Capacity", capacity_figure(chosen.rows), caption + chosen.told
+        told = _caption(caption, of_capacities(chosen.rows), chosen)
+        yield "capacity", "Capacity", capacity_figure(chosen.rows), told
     chosen = evidence.contexts()
     if len(chosen.rows):
         caption = (
             "Training context x evaluation context: student - control, 95 % over data sets where "
-            "there are several, base level (log P) and control of each cell. "
+            "there are several, base level (log P) and control of each cell."
         )
-        yield "contexts", "Contexts", context_figure(chosen.rows), caption + chosen.told
+        told = _caption(caption, of_contexts(chosen.rows), chosen)
+        yield "contexts", "Contexts", context_figure(chosen.rows), told
     chosen = evidence.traits()
     if chosen.rows["trait"].nunique() > 1:
-        caption = "Students x traits: change against the base; the diagonal is their own trait. "
-        yield "traits", "Traits", trait_figure(chosen.rows), caption + chosen.told
+        caption = "Students x traits: change against the base; the diagonal is their own trait."
+        told = _caption(caption, of_traits(chosen.rows), chosen)
+        yield "traits", "Traits", trait_figure(chosen.rows), told
     chosen = evidence.places()
     if len(chosen.rows):
         caption = (
             "What shared tokens have of the effect beside their share of the prompt's tokens (grey "
-            f"line): a share that follows the grey line is no localisation. {_BANDS} "
+            f"line): a share that follows the grey line is no localisation. {_BANDS}"
         )
-        figure = concentration_figure(chosen.rows, "evaluated_in")
-        yield "concentration", "Concentration", figure, caption + chosen.told
+        by = "evaluated_in"
+        told = _caption(caption, of_concentrations(chosen.rows, by), chosen)
+        yield "concentration", "Concentration", concentration_figure(chosen.rows, by), told
     chosen = evidence.trained_at()
     if len(chosen.rows):
-        caption = f"Students trained at some tokens only. {_BANDS} "
-        yield "trained-at", "Trained at", trained_at_figure(chosen.rows), caption + chosen.told
+        caption = f"Students trained at some tokens only. {_BANDS}"
+        told = _caption(caption, of_places(chosen.rows), chosen)
+        yield "trained-at", "Trained at", trained_at_figure(chosen.rows), told
+
+
+def _caption(what: str, limits: Sequence[Limit], chosen: Chosen) -> str:
+    """What a figure shows, what limits it, and which students it is told of."""
+    return " ".join(filter(None, [what, in_a_line(limits), chosen.told]))
 
 
 # ------------------------------------------------------------------------------------------ methods

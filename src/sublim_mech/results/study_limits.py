@@ -1,0 +1,260 @@
+"""What limits the figures of a study, in the words of scores (`limits`).
+
+A study's rows are students; a figure shows means over data sets (row seeds) of groups of them: a
+rank, a pair of contexts, a trait. What limits some of its groups is said in one line, which names
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..hints import counted
+from ..stats import FEWEST
+from ..stats.tables import DATA_SET, STUDENT, means_by, over
+from .ceiling import ceiling_of, reached
+from .limits import NO_SHARES, Limit, Moved, few_prompts, uncontrolled
+
+HEADLINE = "student - control"
+"""What figures of studies call it."""
+
+_NAMED = 3  # groups of a figure that a line names
+
+Groups = Mapping[str, pd.DataFrame]
+"""Rows by the name that a figure gives them."""
+
+
+class Point(NamedTuple):
+    """A mean with its 95 % interval over data sets; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    data_sets: int
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether its interval holds 0."""
+        return self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "–"
+        if math.isnan(self.low):
+            return f"{self.mean:+.3f} (no interval: {self.data_sets} data set)"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def point(rows: pd.DataFrame, column: str) -> Point:
+    """The mean of a column over data sets."""
+    found = None
+    if column in rows:
+        values = means_by(rows.to_dict("records"), column, STUDENT)
+        found = over(values, STUDENT, DATA_SET)
+    if found is None:
+        return Point(math.nan, math.nan, math.nan, 0)
+    return Point(found.mean, found.t_low, found.t_high, found.data_sets)
+
+
+# -------------------------------------------------------------------------------------- per figure
+
+
+def of_effects(groups: Groups) -> list[Limit]:
+    """Of groups whose `student - control` a figure shows."""
+    return [
+        *_uncontrolled(groups),
+        *_unmoved(groups),
+        *_of_noise({name: point(rows, "specific") for name, rows in groups.items()}),
+        *_of_the_controls(groups),
+        *_of_data_sets(groups, "specific"),
+        *_of_the_ceiling(groups),
+    ]
+
+
+def of_ranks(rows: pd.DataFrame, full: pd.DataFrame) -> list[Limit]:
+    """Of the figure of ranks, beside which full fine-tunes stand."""
+    return of_effects({**_by(rows, "rank", lambda rank: f"rank {rank}"), **_if_any("full", full)})
+
+
+def of_contexts(rows: pd.DataFrame) -> list[Limit]:
+    """Of training context x evaluation context."""
+    return of_effects(
+        _by(rows, ["trained_in", "evaluated_in"], lambda one, other: f"{one} → {other}")
+    )
+
+
+def of_places(rows: pd.DataFrame) -> list[Limit]:
+    """Of students that were trained at chosen tokens."""
+    return of_effects(_by(rows, "where", str))
+
+
+def of_capacities(rows: pd.DataFrame) -> list[Limit]:
+    """Of curves over held-out KL, a point per learning rate or snapshot."""
+
+    def name(capacity: str, lr: float, step: float) -> str:
+        return f"{capacity}, lr {lr:g}" + (f", step {step:g}" if step > 0 else "")
+
+    return of_effects(_by(rows, ["capacity", "lr", "step"], name))
+
+
+def of_traits(rows: pd.DataFrame) -> list[Limit]:
+    """Of students x traits, where controls stand beside each other: of the diagonal alone."""
+    groups = _by(rows, "trait", str)
+    own = {name: point(here, "change") for name, here in groups.items()}
+    return [
+        *_unmoved(groups),
+        *_of_noise(own, "the change of the own trait"),
+        *_of_data_sets(groups, "change"),
+        *_of_the_ceiling(groups),
+    ]
+
+
+def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[Limit]:
+    """Of shares of the effect on a token set; of these students one by one, for a share is formed
+    of each.
+    """
+    groups = _by(rows, by, str)
+    share, total = rows[f"ig {on} share"], rows["graft total"]
+    told = [*_uncontrolled(groups), *_unmoved(groups)]
+    noisy = int((share.isna() & total.notna()).sum())
+    if noisy:
+        of = _of(noisy, rows)
+        told.append(Limit("noise", f"{of}: {NO_SHARES}", f"{of}: {NO_SHARES}"))
+    told += [*_of_the_controls(groups), *_of_data_sets(groups, f"ig {on} share")]
+    told += _of_the_ceiling(groups)
+    falling = int(((total < 0) & share.notna()).sum())
+    if falling:
+        short = f"{_of(falling, rows)}: the total effect is negative"
+        told.append(Limit("sign", f"{short}; shares are parts of a fall", short))
+    gap = f"ig {on} gap"
+    missed = np.abs(rows.loc[share.notna(), gap].dropna()) if gap in rows else pd.Series()
+    if len(missed):
+        text = f"completeness gap at most {missed.max():.2%}, of any student"
+        told.append(Limit("gap", text, text))
+    return told
+
+
+def in_a_line(limits: Sequence[Limit]) -> str:
+    """What captions say, as a sentence; empty where nothing limits a figure."""
+    text = "; ".join(limit.text for limit in limits)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+# ------------------------------------------------------------------------------------- one by one
+
+
+def _uncontrolled(groups: Groups) -> list[Limit]:
+    """Students without controls, which no study of two traits has."""
+    without = [name for name, rows in groups.items() if rows["specific"].isna().all()]
+    if not without:
+        return []
+    given = f"no controls given{_whose(without, groups)}"
+    told = f"{given}: {uncontrolled([{'data': 'numbers'}], 'change')}"
+    return [Limit("no controls", told, told)]
+
+
+def _unmoved(groups: Groups) -> list[Limit]:
+    """Students that are their base."""
+    rows = pd.concat(list(groups.values())) if groups else pd.DataFrame()
+    if "moved" not in rows:
+        return []
+    still = int((rows["moved"].astype(object) == False).sum())  # noqa: E712 (NaN: not known)
+    if not still:
+        return []
+    who = "equals its base" if still == 1 else "equal their base"
+    told = f"{still} of {counted(len(rows), 'student')} {who}: no weight differs"
+    return [Limit("unmoved", told, told)]
+
+
+def _of_noise(points: Mapping[str, Point], what: str = HEADLINE) -> list[Limit]:
+    """Effects that are not told from 0."""
+    noisy = [name for name, one in points.items() if one.is_noise]
+    if not noisy:
+        return []
+    told = f"{what} is inside its own noise{_whose(noisy, points)}"
+    return [Limit("noise", told, told)]
+
+
+def _of_the_controls(groups: Groups) -> list[Limit]:
+    """That a large part of an effect is the controls', as of scores."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for name, rows in groups.items():
+        whole = point(rows, "specific")
+        if whole.is_noise or math.isnan(whole.mean):
+            continue
+        moved = Moved(point(rows, "change").mean, point(rows, "control").mean)
+        told = moved.told("nats")
+        if told is not None:
+            found.setdefault(moved.alike, {})[name] = told
+    limits = []
+    for alike, who in found.items():
+        first, _ = next(iter(who.values()))
+        short = (first if len(who) == 1 else alike) + _whose(list(who), groups)
+        limits.append(Limit("controls", short, short))
+    return limits
+
+
+def _of_data_sets(groups: Groups, column: str) -> list[Limit]:
+    """How few data sets intervals are over, or that there are none."""
+    counts = {name: point(rows, column).data_sets for name, rows in groups.items()}
+    counts = {name: count for name, count in counts.items() if count}
+    limits = []
+    alone = [name for name, count in counts.items() if count == 1]
+    for limit in few_prompts(1, "row seed") if alone else []:
+        told = limit.text.replace(":", f"{_whose(alone, counts)}:", 1)
+        limits.append(limit._replace(text=told, short=told))
+    few = sorted({count for count in counts.values() if 1 < count < FEWEST})
+    if few:
+        seeds = f"{' or '.join(map(str, few))} row seeds"
+        told = f"{seeds}: 95 % by Student's t, which takes their means as normal"
+        limits.append(Limit("intervals", told, told))
+    return limits
+
+
+def _of_the_ceiling(groups: Groups) -> list[Limit]:
+    """Students whose log-probability cannot rise any more."""
+    there = []
+    for name, rows in groups.items():
+        base = rows["base level"].to_numpy(float)
+        if reached(base, base + rows["change"].to_numpy(float)).any():
+            there.append(name)
+    if not there:
+        return []
+    told = f"{ceiling_of('log P(the trait is named)')}{_whose(there, groups)}"
+    return [Limit("ceiling", f"{told}: it cannot rise any more", told)]
+
+
+# ------------------------------------------------------------------------------------ small things
+
+
+def _by(rows: pd.DataFrame, by: str | list[str], name: Callable[..., str]) -> Groups:
+    """Rows by what they are of, in the order in which they come."""
+    keys = [by] if isinstance(by, str) else by
+    grouped = rows.groupby(keys, sort=False, dropna=False)
+    return {name(*_tuple(key)): group for key, group in grouped}
+
+
+def _tuple(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _if_any(name: str, rows: pd.DataFrame) -> Groups:
+    return {name: rows} if len(rows) else {}
+
+
+def _whose(some: Sequence[str], groups: Mapping[str, Any]) -> str:
+    """Which groups, where there are others."""
+    if len(some) == len(groups):
+        return "" if len(groups) == 1 else " everywhere"
+    named = ", ".join(some[:_NAMED])
+    more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+    return f" ({named}{more})"
+
+
+def _of(some: int, rows: pd.DataFrame) -> str:
+    return f"{some} of {counted(len(rows), 'student')}"
