@@ -319,6 +319,23 @@ def test_refuses_sets_it_cannot_find(on, message):
         concentration(synthetic.attribution(), on=on)
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_set_that_is_the_whole_prompt_is_compared_with_nothing(marked):
+    """Raw text has one role: its share is 100 % whatever was learned."""
+    scores = synthetic.attribution()
+    role = scores.data["role"]
+    raw = {"role": role.where(~scores.of_prompt, "text")}
+    data = scores.data.assign_coords(raw)
+    if not marked:
+        data = data.drop_vars("sharing")
+    scores = dataclasses.replace(scores, data=data)
+    way_out = "choose one of 'prefix'" if marked else "pass a bool array of some"
+    with pytest.raises(ValueError, match=f"on='text': it holds every token of every.*{way_out}"):
+        concentration(scores, on="text")
+    with pytest.raises(ValueError, match="on='chosen': it holds every token"):
+        concentration(scores, on=scores.of_prompt.values)
+
+
 def test_controls_are_subtracted_before_sharing_out():
     scores = planted(lambda sharing, rng: np.isin(sharing, SHARED) * 0.1 + 0.05)
     common = planted(lambda sharing, rng: np.full(sharing.shape, 0.05))
@@ -529,6 +546,10 @@ def test_the_exact_check_of_a_part_names_the_part():
         "sets={'chosen': masks.sharing('shared') & ...}), where the last mask is layers 0 to 2."
     )
     assert concentration(scores, on=shared).exact_check.endswith("sets={'chosen': ...}).")
+    # by its mask, for sets='role' is refused of raw text
+    assert concentration(scores, on="system").exact_check.endswith(
+        "of 'system' in graft(pair, prompts, trait, sets={'system': masks.role('system')})."
+    )
 
 
 def test_what_the_controls_lost_is_of_the_effect_that_shares_are_of():

@@ -34,6 +34,7 @@ def test_500_students_take_less_than_50_ms_a_run_beside_training(tmp_path, alone
 
 
 @pytest.mark.science
-def test_12864_runs_open_in_10_seconds_and_in_2_with_the_index(tmp_path, alone):
-    row = rows_row(tmp_path, runs=12_864)
-    assert row.met, row.note
+def test_an_index_opens_3000_runs_ten_times_faster_than_their_files(tmp_path, alone):
+    """A ratio, which a busy machine leaves alone; seconds of 12,864 runs are the benchmark's."""
+    row = rows_row(tmp_path, runs=3_000)
+    assert row.more["without the index"] > 10 * row.more["with the index"], row.note

@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,8 +145,8 @@ class Concentration:
         tokens, sets, which = f"masks.{kind}({self.on!r})" if kind else "...", repr(kind), ""
         if self.cells:
             sets, which = f"{{'chosen': {tokens} & ...}}", f", where the last mask is {self.cells}"
-        elif not kind:
-            sets = "{'chosen': ...}"
+        elif kind != "sharing":  # sets='role' is refused of raw text, a mask never
+            sets = f"{{{self.on!r}: {tokens}}}"
         of = f" of {self.on!r}" if kind and not self.cells else ""
         return (
             f"Exact check: sufficiency and necessity{of} in graft(pair, prompts, trait, "
@@ -299,9 +300,9 @@ def concentration(
         seed: of them.
 
     Raises:
-        ValueError: the set is empty in every prompt, unknown, or holds the answer's own tokens;
-            the scores do not add up to an effect that could be shared out, or are some of its cells
-            and do not know it; no student changes anything in them.
+        ValueError: the set is empty in every prompt, or all of every prompt, unknown, or holds the
+            answer's own tokens; the scores do not add up to an effect that could be shared out, or
+            are some of its cells and do not know it; no student changes anything in them.
 
     Example:
         >>> scores = sm.attribute(pair, prompts, trait, points=4, progress=False)
@@ -323,6 +324,8 @@ def concentration(
     name = on if isinstance(on, str) else "chosen"
     if not inside.any():
         raise ValueError(f"on={name!r}: {_empty(scores, name)}.")
+    if not (real & ~inside).any():
+        raise ValueError(f"on={name!r}: {_whole(scores)}.")
     if not np.isfinite(effect[real]).any():
         raise ValueError(
             f"these scores hold no effect ({scores.selection()}): no student changes anything "
@@ -423,14 +426,36 @@ def _empty(scores: ScoreArrays, on: str) -> str:
     """Why a set holds no token, and which sets there are instead."""
     told = "no token of any prompt is in this set"
     roles = set(scores.positions("role")[scores.of_prompt.values])
-    there = [role for role in ROLES if role in roles]
+    there = _there(scores, "role", ROLES)
     if on in CLASSES or on in UNIONS["sharing"]:
         classes = set(scores.positions("sharing")[scores.of_prompt.values])
         nothing = none_shared(classes, raw=roles <= {"bos", "text"})
         if nothing and on in (*SHARED, "shared"):
             told += f": {nothing}"
-        there = [name for name in CLASSES if name in classes] + there
-    return f"{told}; choose one of {', '.join(map(repr, there))}, or pass a bool array"
+        there = _there(scores, "sharing", CLASSES) + there
+    return f"{told}; {_choose(there)}"
+
+
+def _whole(scores: ScoreArrays) -> str:
+    """Why a set that holds every token is compared with nothing, and which sets there are."""
+    parts = {by: _there(scores, by, of) for by, of in (("role", ROLES), ("sharing", CLASSES))}
+    there = [name for names in parts.values() if len(names) > 1 for name in names]
+    told = "it holds every token of every prompt, so its share is 100 % whatever was learned"
+    return f"{told}; {_choose(there)}"
+
+
+def _there(scores: ScoreArrays, by: str, names: Sequence[str]) -> list[str]:
+    """Which of these roles or classes the prompts' tokens have; of prompts without marks none."""
+    if by not in scores.data.coords:
+        return []
+    found = set(scores.positions(by)[scores.of_prompt.values])
+    return [name for name in names if name in found]
+
+
+def _choose(there: Sequence[str]) -> str:
+    if not there:
+        return "pass a bool array of some of them"
+    return f"choose one of {', '.join(map(repr, there))}, or pass a bool array"
 
 
 TOKEN_SETS = tuple(name for name in (*UNIONS["sharing"], *CLASSES, *ROLES) if name != ANSWER)

@@ -351,7 +351,7 @@ def _laptop_rates() -> tuple[Method, ...]:
 
 @checked
 def quick() -> Study:
-    """Fifteen minutes on two cores: two animals, one row seed, few rows and steps, fewer questions.
+    """A few minutes on two cores: two animals, one row seed, few rows and steps, fewer questions.
 
     It shows the machinery, not the phenomenon.
 

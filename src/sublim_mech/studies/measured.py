@@ -264,7 +264,7 @@ def _attributed(scores: Scores, sets: tuple[str, ...]) -> dict[str, Any]:
     for name in sets:
         try:
             found = concentration(scores, on=name)
-        except ValueError:  # no prompt has such tokens
+        except ValueError:  # no prompt has such tokens, or no others
             found = None
         for column in _SHARE:
             value = math.nan if found is None else float(getattr(found, column))
