@@ -494,7 +494,8 @@ class Column:
         self.smaller = smaller
         kept = [(part if elastic else part * smaller, elastic) for part, elastic in heights]
         self._heights = [*kept, (legend, False)]
-        for axes in self._ax.child_axes:
+        parts: list[Any] = list(self._ax.child_axes)
+        for axes in parts:
             axes.tick_params(labelsize=SMALL * smaller, pad=3.5 * smaller, length=3.5 * smaller)
             for label in (axes.xaxis.label, axes.yaxis.label):
                 label.set_fontsize(MEDIUM * smaller)
