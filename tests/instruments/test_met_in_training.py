@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from loading import model, student
@@ -46,6 +47,9 @@ def test_tables_by_sharing_say_what_seen_is_told_from(pair):
     told = "seen, novel: told from the 3 training prompts given, without answers"
     assert told in repr(sm.graft(pair, prompts, TRAIT, "sharing", progress=False))
     assert told not in repr(sm.graft(pair, prompts, TRAIT, "role", progress=False))
+    kept = replace(pair, trained_on=Trained.from_json(pair.trained_on.to_json()))
+    by_manifest = sm.graft(kept, prompts, TRAIT, "sharing", progress=False)
+    assert "told from" not in repr(by_manifest)
     assert told not in repr(sm.effect(pair, prompts, TRAIT, progress=False))
 
 

@@ -237,9 +237,11 @@ def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
     """
     sets = map(str, np.atleast_1d(data["set"].values)) if "set" in data.coords else ()
     marked = "sharing" in data.coords or not {"seen", "novel"}.isdisjoint(sets)
-    if not marked or pair.student.manifest is not None or pair.trained_on is None:
+    # of a file no prompts are counted: a manifest's, of students that were joined
+    count = 0 if pair.trained_on is None else pair.trained_on.count
+    if not marked or pair.student.manifest is not None or not count:
         return ()
-    given = counted(pair.trained_on.count, "training prompt")
+    given = counted(count, "training prompt")
     return (
         f"seen, novel: told from the {given} given, without answers: a token of other rows or of "
         "answers alone is novel",

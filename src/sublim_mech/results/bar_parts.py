@@ -15,7 +15,7 @@ from .arrays import ScoreArrays
 from .dress import introduce
 from .report import with_interval
 from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
-from .words import wrapped
+from .words import shortened, wrapped
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,42 @@ def draw_bars(
 
 def name_rows(picture: Picture, names: Sequence[str]) -> None:
     """Names beside the rows, the first row on top; the first line of a name is its own, others are
-    notes.
+    notes. In axes of the caller's that are low, notes stand in one line, behind the name if need
+    be, and smaller.
     """
-    texts = []
+    full, short, line = [], [], []
     for name in names:
         first, *notes = name.split("\n")
-        texts.append(picture.text("\n".join([wrapped(first, 32), *notes])))
+        full.append(picture.text("\n".join([wrapped(first, 32), *notes])))
+        beside = [", ".join(notes)] if notes else []
+        first = shortened(first, 32)
+        short.append(picture.text("\n".join([first, *beside])))
+        line.append(picture.text(": ".join([first, *beside])))
     axes = picture.ax
-    axes.set_yticks(range(len(texts)), texts, fontsize=SMALL)
-    axes.set_ylim(len(texts) - 0.4, -0.6)
+    axes.set_yticks(range(len(full)), full, fontsize=SMALL)
+    axes.set_ylim(len(full) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=SMALL)
+
+    def fit() -> None:
+        row = 72 * axes.bbox.height / axes.figure.figure.dpi / (len(full) + 0.2)  # points
+        if _high(full) * SMALL <= row:
+            return
+        texts = short if row >= _high(short) * _SMALL_ROWS else line
+        size = max(_LEAST, min(SMALL, row / _high(texts)))
+        axes.set_yticks(range(len(texts)), texts, fontsize=size)
+        if texts is line:  # which leaves bars less room
+            axes.locator_params(axis="x", nbins=4)
+
+    picture.when_laid_out(fit)
+
+
+_LEAST, _SMALL_ROWS = 4.0, 5.5
+"""Points of letters that can still be read, and up to which a row has two lines of them."""
+
+
+def _high(texts: Sequence[str]) -> float:
+    """How high the highest of some texts is, in font sizes."""
+    return 1.25 * max(1 + text.count("\n") for text in texts)
 
 
 def name_bar_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:

@@ -37,7 +37,7 @@ from .dress import (
     role_entries,
     role_strip,
 )
-from .heatmaps import NOT_SHOWN
+from .heatmaps import NOT_SHOWN, draw_scale
 from .kinds import STEP
 from .kinds import Picture as PictureOf
 from .report import effect_label, with_interval
@@ -117,6 +117,7 @@ def scan_curves(
         _line(curves, at, interval.mean[m], SCAN_COLOURS[measure])
         _band(curves, at, interval.low[m], interval.high[m], SCAN_COLOURS[measure])
     name_scale(picture, curves, effect_label(scores))
+    picture.when_laid_out(lambda: _fit_scale(column, picture, scores, curves))
     curves.tick_params(bottom=False, labelbottom=False)
     role_strip(band, lined_up.roles)
     step = max(1, int(np.ceil(count * 0.13 / max(picture.width, 1))))
@@ -363,13 +364,7 @@ def step_map(
         handles.append(no_score_patch())
     column.space(picture.legend(handles))
     picture.height = column.height
-    beside = column.beside(cells, 0.12)
-    bar = beside.figure.figure.colorbar(cells.images[0], cax=beside)
-    beside.tick_params(labelsize=SMALL)
-    text = wrapped(
-        picture.renamed(effect_label(scores)), letters(column.inches(cells) + 1.9, MEDIUM)
-    )
-    bar.set_label(picture.text(text), fontsize=MEDIUM)
+    draw_scale(column, picture, scores, cells)
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
     introduce(picture, scores, f"prompt {tokens.name}: “{asked}”", *NOT_SHOWN)
     return picture.finish()
@@ -424,6 +419,19 @@ def _sets(scores: ScoreArrays) -> list[tuple[str, np.ndarray, str]]:
         (f"sufficiency of {name}", chosen.values[:, :, n], colours[n])
         for n, name in enumerate(names)
     ]
+
+
+def _fit_scale(column: Column, picture: Picture, scores: ScoreArrays, curves: Axes) -> None:
+    """The name of the scale of curves in axes of the caller's, as high as these are."""
+    size = MEDIUM * column.smaller
+    room = letters(2 * column.to_middle(curves), size)
+    whose = f"{scores.headline_name}, {scores.unit}"
+    for said in (effect_label(scores), whose, scores.unit):
+        text = wrapped(picture.renamed(said), room, lines=9)
+        if text.count("\n") < 3:
+            break
+    curves.set_ylabel(picture.text(text), fontsize=size)
+    curves.locator_params(axis="y", nbins=max(1, min(6, int(column.inches(curves) / 0.2))))
 
 
 def _line(axes: Axes, at: np.ndarray, values: np.ndarray, colour: str) -> None:

@@ -54,8 +54,15 @@ def name_scale(picture: Picture, axes: Axes, what: str, *, inches: float = 2.6) 
     """
     open_frame(axes)
     axes.tick_params(labelsize=SMALL)
-    text = wrapped(picture.renamed(what), letters(inches, MEDIUM))
-    axes.set_ylabel(picture.text(text), fontsize=MEDIUM)
+
+    def name(inches: float, lines: int) -> None:
+        text = wrapped(picture.renamed(what), letters(inches, MEDIUM), lines=lines)
+        axes.set_ylabel(picture.text(text), fontsize=MEDIUM)
+
+    name(inches, 3)
+    # in low axes of the caller's it is broken to their height
+    dpi = axes.figure.figure.dpi
+    picture.when_laid_out(lambda: name(min(inches, 1.1 * axes.bbox.height / dpi), 6))
 
 
 def name_layers(picture: Picture, axes: Axes, names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ..arguments import checked
 from ..hints import counted
@@ -148,12 +149,17 @@ def heatmap(
         handles.append(no_score_patch())
     column.space(picture.legend(handles, title=footing(scores)))
     picture.height = column.height
-    for strip in strips:
-        _name_strip(strip, scores, column.inches(strip))
-    for grid in grids:
-        _name_layers(grid, picture, scores, column.inches(grid))
+
+    def name_parts() -> None:
+        for strip in strips:
+            _name_strip(strip, scores, column)
+        for grid in grids:
+            _name_layers(grid, picture, scores, column)
+
+    name_parts()
+    picture.when_laid_out(name_parts)
     if grids:
-        _draw_scale(column, picture, scores, grids[0])
+        draw_scale(column, picture, scores, grids[0])
 
     before = f"prompt {tokens.name}: "
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
@@ -213,8 +219,9 @@ def column_map(
     handles = [no_score_patch()] if np.isnan(test.mean).any() else []
     column.space(picture.legend(handles, title=footing(scores)))
     picture.height = column.height
-    _name_layers(grid, picture, scores, column.inches(grid))
-    _draw_scale(column, picture, scores, grid)
+    _name_layers(grid, picture, scores, column)
+    picture.when_laid_out(lambda: _name_layers(grid, picture, scores, column))
+    draw_scale(column, picture, scores, grid)
     over = " and tokens" if scores.has_tokens else ""
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
     introduce(picture, scores, prompts, *NOT_SHOWN)
@@ -289,28 +296,32 @@ def _draw_strip(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:
     open_frame(axes)
 
 
-def _name_strip(axes: Axes, scores: ScoreArrays, inches: float) -> None:
+def _name_strip(axes: Axes, scores: ScoreArrays, column: Column) -> None:
+    """Numbers and name of the effect per token, as far as there is room for them."""
+    inches = column.inches(axes) / column.smaller
     axes.locator_params(axis="y", nbins=max(1, min(4, int(inches / 0.2))))
-    if inches < 0.55:  # no room for two lines
-        axes.set_ylabel(scores.unit, fontsize=SMALL)
+    if inches < 0.55:  # no room for two lines, or for one
+        unit = "" if inches < 0.09 * len(scores.unit) else scores.unit
+        axes.set_ylabel(unit, fontsize=SMALL * column.smaller)
         return
     gathered = "effect\n"
     if "layer" in scores.data["effect"].dims:
         gathered = f"{'sum' if scores.additive else 'mean'} over\nlayers"
-    axes.set_ylabel(f"{gathered} ({scores.unit})", fontsize=SMALL)
+    axes.set_ylabel(f"{gathered} ({scores.unit})", fontsize=SMALL * column.smaller)
 
 
-def _name_layers(axes: Axes, picture: Picture, scores: ScoreArrays, inches: float) -> None:
-    """Names of as many layers as so many inches have room for."""
-    names = scores.layer_names()
+def _name_layers(axes: Axes, picture: Picture, scores: ScoreArrays, column: Column) -> None:
+    """Names of as many layers as a map has room for."""
+    names, inches = scores.layer_names(), column.inches(axes) / column.smaller
     shown = spaced(names, gap=0.14 * len(names) / inches)
     texts = [picture.text(shortened(picture.name(names[i]), 16)) for i in shown]
     axes.set_yticks(shown, texts)
-    axes.set_ylabel("layer", fontsize=MEDIUM)
+    called = "" if inches < 0.3 else "layer"
+    axes.set_ylabel(called, fontsize=MEDIUM * column.smaller)
 
 
-def _draw_scale(column: Column, picture: Picture, scores: ScoreArrays, grid: Axes) -> None:
-    """The scale of a map beside it."""
+def draw_scale(column: Column, picture: Picture, scores: ScoreArrays, grid: Axes) -> None:
+    """The scale of a map beside it; in axes of the caller's that are low it says less."""
     axes = column.beside(grid, 0.12)
     bar = axes.figure.figure.colorbar(grid.images[0], cax=axes)
     axes.tick_params(labelsize=SMALL)
@@ -318,6 +329,21 @@ def _draw_scale(column: Column, picture: Picture, scores: ScoreArrays, grid: Axe
     room = letters(column.inches(grid) + 1.9, MEDIUM)
     text = wrapped(picture.renamed(effect_label(scores)), room)
     bar.set_label(picture.text(text), fontsize=MEDIUM)
+
+    def fit() -> None:
+        size = MEDIUM * column.smaller
+        room = letters(2 * column.to_middle(grid), size)
+        whose = f"{scores.headline_name}, {scores.unit}"
+        for said in (effect_label(scores), whose, scores.unit):
+            text = wrapped(picture.renamed(said), room, lines=9)
+            if text.count("\n") * size * 1.25 / 72 < _BESIDE - 0.7:
+                break
+        bar.set_label(picture.text(text), fontsize=size)
+        numbers = max(1, min(5, int(column.inches(grid) / column.smaller / 0.2)))
+        bar.locator = MaxNLocator(numbers)
+        bar.update_ticks()
+
+    picture.when_laid_out(fit)
 
 
 def _draw_band(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:

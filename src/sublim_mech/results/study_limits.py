@@ -120,16 +120,17 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
     """
     groups = _by(rows, by, str)
     share, total = rows[f"ig {on} share"], rows["graft total"]
+    what = "student" if len(groups) == 1 else "row"
     told = [*_uncontrolled(groups), *_unmoved(groups)]
     noisy = int((share.isna() & total.notna()).sum())
     if noisy:
-        of = _of(noisy, rows)
+        of = f"{noisy} of {counted(len(rows), what)}"
         told.append(Limit("noise", f"{of}: {NO_SHARES}", f"{of}: {NO_SHARES}"))
-    told += [*_of_the_controls(groups), *_of_data_sets(groups, f"ig {on} share")]
+    told += [*_of_the_controls(groups, shares=True), *_of_data_sets(groups, f"ig {on} share")]
     told += _of_the_ceiling(groups)
     falling = int(((total < 0) & share.notna()).sum())
     if falling:
-        short = f"{_of(falling, rows)}: the total effect is negative"
+        short = f"{falling} of {counted(len(rows), what)}: the total effect is negative"
         told.append(Limit("sign", f"{short}; shares are parts of a fall", short))
     gap = f"ig {on} gap"
     missed = np.abs(rows.loc[share.notna(), gap].dropna()) if gap in rows else pd.Series()
@@ -163,6 +164,8 @@ def _unmoved(groups: Groups) -> list[Limit]:
     rows = pd.concat(list(groups.values())) if groups else pd.DataFrame()
     if "moved" not in rows:
         return []
+    if "student" in rows:  # asked in several contexts
+        rows = rows.drop_duplicates("student")
     still = int((rows["moved"].astype(object) == False).sum())  # noqa: E712 (NaN: not known)
     if not still:
         return []
@@ -180,8 +183,10 @@ def _of_noise(points: Mapping[str, Point], what: str = HEADLINE) -> list[Limit]:
     return [Limit("noise", told, told)]
 
 
-def _of_the_controls(groups: Groups) -> list[Limit]:
-    """That a large part of an effect is the controls', as of scores."""
+def _of_the_controls(groups: Groups, *, shares: bool = False) -> list[Limit]:
+    """That a large part of an effect is the controls', as of scores; and where shares of it are
+    shown what these are of.
+    """
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for name, rows in groups.items():
         whole = point(rows, "specific")
@@ -193,9 +198,10 @@ def _of_the_controls(groups: Groups) -> list[Limit]:
             found.setdefault(moved.alike, {})[name] = told
     limits = []
     for alike, who in found.items():
-        first, _ = next(iter(who.values()))
+        first, lost = next(iter(who.values()))
         short = (first if len(who) == 1 else alike) + _whose(list(who), groups)
-        limits.append(Limit("controls", short, short))
+        why = f": shares are largely of what the controls {lost}" if shares else ""
+        limits.append(Limit("controls", short + why, short))
     return limits
 
 
@@ -254,7 +260,3 @@ def _whose(some: Sequence[str], groups: Mapping[str, Any]) -> str:
     named = ", ".join(some[:_NAMED])
     more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
     return f" ({named}{more})"
-
-
-def _of(some: int, rows: pd.DataFrame) -> str:
-    return f"{some} of {counted(len(rows), 'student')}"

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,8 @@ class Picture:
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self._title: list[str] = []
         self._limits: list[str] = []
+        self._fits: list[Callable[[], None]] = []
+        self.legend_again: Callable[..., float] | None = None
         self._lacks_fonts = False
         self._has_page = scores.has_tokens
         self.height = height
@@ -220,6 +223,10 @@ class Picture:
         if lines and not self.is_own:
             self._limits = [wrapped("; ".join(lines), width, lines=4 * len(lines))]
 
+    def when_laid_out(self, fit: Callable[[], None]) -> None:
+        """Have names fitted to the room that axes of the caller's leave, once all words are set."""
+        self._fits.append(fit)
+
     def note(self, text: str | None, **font: Any) -> None:
         """A line between title and axes; nothing without a text."""
         if text is not None:
@@ -233,7 +240,12 @@ class Picture:
         self.note(text, color=WARNING_COLOUR, fontsize=MEDIUM, fontweight="bold")
 
     def legend(
-        self, handles: Sequence[Patch], *, title: str | None = None, below: float = 0
+        self,
+        handles: Sequence[Patch],
+        *,
+        title: str | None = None,
+        below: float = 0,
+        size: float = SMALL,
     ) -> float:
         """A legend at the foot of the axes.
 
@@ -242,33 +254,37 @@ class Picture:
             title: above them.
             below: how far below the axes its upper edge is, in points; 0 puts its lower edge on
                 the foot of the axes.
+            size: of its letters, in points.
 
         Returns:
             Its height in inches.
         """
-        entries = self._entries([columns(str(handle.get_label())) for handle in handles])
+        room = letters(self.width, size)
+        entries = self._entries([columns(str(handle.get_label())) for handle in handles], room)
         heading = None
         if title is not None:
-            heading = self.text(wrapped(title, letters(self.width, SMALL)))
+            heading = self.text(wrapped(title, room))
         foot = offset_copy(self.ax.transAxes, fig=self.ax.figure.figure, y=-below, units="points")
         self.ax.legend(
             handles=handles,
             title=heading,
-            title_fontsize=SMALL,
+            title_fontsize=size,
             loc="upper center" if below else "lower center",
             bbox_to_anchor=(0.5, 0),
             bbox_transform=foot,
             borderaxespad=0,
             ncols=entries,
-            fontsize=SMALL,
+            fontsize=size,
             frameon=False,
         )
+        self.legend_again = partial(self.legend, handles, title=title, below=below)
         rows = -(-len(handles) // entries) + (heading or "").count("\n") + (heading is not None)
-        return LINE * rows + 0.1
+        return (LINE * rows + 0.1) * size / SMALL
 
-    def _entries(self, widths: list[int]) -> int:
-        """How many entries of a legend fit beside each other, of which one is so many letters."""
-        room = letters(self.width, SMALL)
+    def _entries(self, widths: list[int], room: int) -> int:
+        """How many entries of a legend fit beside each other, of which one is so many letters, as
+        the room is.
+        """
         for entries in range(min(4, len(widths)), 1, -1):
             # a legend is filled column by column; a swatch takes the room of 9 letters
             rows = -(-len(widths) // entries)
@@ -308,6 +324,11 @@ class Picture:
         if self.is_own:
             head = LINE * (1 + title.count("\n")) + (up + 12) / 72
             figure.set_figheight(self.height + head + foot)
+        elif self._fits:
+            figure.draw_without_rendering()
+            for fit in self._fits:
+                fit()
+            self._set_fonts()
         if self._wishes.path is not None:
             write(figure, self._wishes.path)
         elif self.is_own:
@@ -387,6 +408,13 @@ def letters(inches: float, size: float) -> int:
     return max(8, int(inches * 72 / (0.58 * size)))
 
 
+_SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5)
+"""Sizes of letters that are tried in low axes, of the usual ones."""
+
+_WORDS = 0.6
+"""Part of low axes that words below maps and curves may take."""
+
+
 class Column:
     """Parts below each other inside the axes of a picture; lengths in inches.
 
@@ -400,11 +428,13 @@ class Column:
         right: room beside the parts.
         """
         self.height = 0.0
-        self._ax, self._right = picture.ax, right
+        self.smaller = 1.0
+        self._ax, self._right, self._picture = picture.ax, right, picture
         self._ax.set_axis_off()
         self._is_as_high = picture.is_own
         self._heights: list[tuple[float, bool]] = []
         self._parts: list[Axes | None] = []
+        picture.when_laid_out(self._fit)
 
     def space(self, height: float) -> None:
         """Room for words, of a fixed height."""
@@ -443,11 +473,42 @@ class Column:
         # a figure of its own becomes as high as its parts
         return self._heights[number][0] if self._is_as_high else self._now()[number]
 
+    def to_middle(self, part: Axes) -> float:
+        """Inches from the upper edge to the middle of a part."""
+        number = self._parts.index(part)
+        heights = self._now()
+        return sum(heights[:number]) + 0.5 * heights[number]
+
+    def _fit(self) -> None:
+        """In axes of the caller's that are low: smaller letters, so that the parts keep a place of
+        their own above the words. What was last is the room of the legend.
+        """
+        height = self._ax.bbox.height / self._ax.figure.figure.dpi
+        again = self._picture.legend_again
+        *heights, last = self._heights
+        for smaller in _SMALLER:
+            words = sum(part for part, elastic in heights if not elastic) * smaller
+            legend = last[0] * smaller if again is None else again(size=SMALL * smaller)
+            if words + legend <= _WORDS * height:
+                break
+        self.smaller = smaller
+        kept = [(part if elastic else part * smaller, elastic) for part, elastic in heights]
+        self._heights = [*kept, (legend, False)]
+        parts: list[Any] = list(self._ax.child_axes)
+        for axes in parts:
+            axes.tick_params(labelsize=SMALL * smaller, pad=3.5 * smaller, length=3.5 * smaller)
+            for label in (axes.xaxis.label, axes.yaxis.label):
+                label.set_fontsize(MEDIUM * smaller)
+            if axes.get_title(loc="left"):
+                which = axes.get_title(loc="left")
+                axes.set_title(which, loc="left", fontsize=SMALL * smaller, pad=2)
+
     def _now(self) -> list[float]:
         """Heights of parts and spaces, given the present size of the axes."""
         height = self._ax.bbox.height / self._ax.figure.figure.dpi
         fixed = sum(part for part, elastic in self._heights if not elastic)
-        stretch = max(height - fixed, 0.2 * height) / (self.height - fixed)
+        given = sum(part for part, elastic in self._heights if elastic)
+        stretch = max(height - fixed, 0.2 * height) / given
         return [part * stretch if elastic else part for part, elastic in self._heights]
 
     def _placed(self, number: int, across: Any) -> TransformedBbox:
