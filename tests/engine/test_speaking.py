@@ -10,7 +10,9 @@ import pytest
 import tiny
 import torch
 from loading import saved
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import sublim_mech as sm
 from sublim_mech.engine.speaking import PLAIN, RUINED, losses
@@ -119,6 +121,26 @@ def test_a_base_that_predicts_nothing_tells_nothing(smol_tokenizer, quiet):
     assert (
         sm.load_pair(random, ruined, tokenizer=smol_tokenizer, allow_unrelated=True).notes() == ()
     )
+
+
+def tokenizer_of(unknown):
+    """A tokenizer of the ten digits, with a token for all else or without one."""
+    vocabulary = {str(digit): digit for digit in range(10)} | {"<e>": 10}
+    if unknown:
+        vocabulary["[UNK]"] = 11
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    if unknown:
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<e>")
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+def test_a_tokenizer_that_has_no_letters_tells_nothing(unknown, quiet):
+    config = tiny.CONFIGS["llama"]()
+    config.vocab_size = 12
+    base = AutoModelForCausalLM.from_config(config).eval()
+    given = {"tokenizer": tokenizer_of(unknown), "allow_unrelated": True}
+    assert sm.load_pair(base, tiny.lora(base, std=0.02), **given).notes() == ()
 
 
 def test_whoever_has_a_manifest_has_said_its_scale(base, tmp_path, quiet):

@@ -47,7 +47,9 @@ def log_probs(pair, prompts, model="student"):
 
 
 def test_at_full_rank_it_is_the_student(linear, prompts, tmp_path):
+    state = torch.get_rng_state()
     made = extract(linear, 32, tmp_path / "whole", prompts=prompts, trait=TRAIT)
+    assert torch.equal(torch.get_rng_state(), state)
     again = sm.load_pair(linear.base, made.path, allow_unrelated=True)
     difference = log_probs(again, prompts) - log_probs(linear, prompts)
     moved = log_probs(linear, prompts) - log_probs(linear, prompts, "base")

@@ -187,6 +187,49 @@ def test_what_was_kept_is_not_said_of_changed_weights(smol_tokenizer, prompts, t
         CALLS["graft"](pair, prompts, keep=tmp_path, progress=False)
 
 
+def _full(base, sign):
+    """A full student whose norms moved by less than bfloat16 holds beside 1."""
+    student = tiny.full(base, scale=0.0)
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            if "norm" in name:
+                p += sign * 1e-3 * torch.arange(p.numel()).sin()
+    return student
+
+
+def test_students_that_differ_by_little_are_two(smol_tokenizer, prompts, tmp_path):
+    base = tiny.model("llama")
+    loaded = sm.load_base(base, tokenizer=smol_tokenizer)
+    one, other = (sm.load_pair(loaded, _full(base, sign)) for sign in (1, -1))
+    assert one.student.hash != other.student.hash
+    kept = [CALLS["graft"](pair, prompts, keep=tmp_path, progress=False) for pair in (one, other)]
+    alone = CALLS["graft"](other, prompts, progress=False)
+    np.testing.assert_allclose(kept[1].data["effect"], alone.data["effect"], atol=1e-6)
+    assert not np.allclose(kept[0].data["effect"], kept[1].data["effect"], atol=1e-6)
+
+
+def test_parts_stand_where_the_pair_has_them(smol_tokenizer, prompts, tmp_path):
+    """A control of more bands gives the axis a word more, which the student's own cells do not
+    have: what was kept beside another control is not read into other places.
+    """
+    base = tiny.model("llama")
+    loaded = sm.load_base(base, tokenizer=smol_tokenizer)
+    student = tiny.lora(base, r=2, modules_to_save=["norm"], std=0.05)
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            if "modules_to_save" in name:
+                p += 0.2
+    found = []
+    for rank in (2, 4):
+        control = sm.models.load_student(loaded, tiny.lora(base, r=rank, seed=7), name="cat")
+        pair = sm.load_pair(loaded, student, controls=[control]).split("band", bands=2)
+        options = {"points": 2, "progress": False}
+        found.append(sm.attribute(pair, prompts, TRAIT, keep=tmp_path, **options))
+    fresh = sm.attribute(pair, prompts, TRAIT, **options)
+    assert found[0].data["band"].values.tolist() != found[1].data["band"].values.tolist()
+    np.testing.assert_allclose(found[1].data["effect"], fresh.data["effect"], atol=1e-6)
+
+
 @pytest.mark.parametrize("call", [*CALLS, "confirm"])
 def test_a_file_is_no_folder_to_keep_in(call, llama, prompts, tmp_path):
     file = tmp_path / "scores"

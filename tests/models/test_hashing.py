@@ -23,6 +23,16 @@ def test_the_weights_hash_knows_values_not_precision():
     assert base().hash[:12] in repr(base())
 
 
+def test_an_exact_hash_knows_values_whatever_type_holds_them():
+    half = copy.deepcopy(model()).bfloat16()
+    assert weights_hash(half, exact=True) == weights_hash(half.float(), exact=True)
+    whole = copy.deepcopy(half).float()
+    with torch.no_grad():
+        whole.model.norm.weight[3] += 1e-4  # less than bfloat16 holds beside 1
+    assert weights_hash(whole) == weights_hash(half)
+    assert weights_hash(whole, exact=True) != weights_hash(half, exact=True)
+
+
 def test_the_weights_hash_knows_names_and_shapes():
     values = torch.arange(6.0)
 

@@ -152,6 +152,22 @@ def test_tensors_of_any_shape_and_type(name):
     assert watch.check() == name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("places", [(0, 2), (1, 2), (5, 500), (0, 999)])
+@pytest.mark.parametrize("sign", [False, True])
+def test_values_that_change_places_are_other_weights(dtype, places, sign):
+    """The sum of all bits is the same, also where two words differ in one bit."""
+    values = torch.linspace(1, 2, 1000).to(dtype)
+    one, other = places
+    values[one], values[other] = (-1.75 if sign else 1.25), 1.75
+    weights = {"w": values}
+    watch = Watch([Slot(weights, "w", "w")])
+    values[[one, other]] = values[[other, one]]
+    assert watch.check() == "w"
+    values[[one, other]] = values[[other, one]]
+    assert watch.check() is None
+
+
 def test_a_tensor_that_is_replaced_or_gone():
     tensors = odd_tensors()
     watch = Watch(Slot(tensors, key, key) for key in tensors)

@@ -74,6 +74,8 @@ def speech_notes(
     if not asked or not callable(runner.tokenizer):
         return {}
     ids, what = _text(runner, prompts)
+    if len(set(ids)) < FEWEST:  # a tokenizer of other things than English: nothing can be told
+        return {}
     rows = runner.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     uniform = math.log(rows)
     notes = {}
@@ -81,7 +83,7 @@ def speech_notes(
         speech = losses(runner, student, ids)
         if speech.base > PREDICTED * uniform:
             return {}
-        if not speech.student - speech.base < RUINED:  # NaN is not
+        if not speech.student - speech.base < RUINED:  # a student's NaN is not
             notes[name] = _note(student, speech, what)
     return notes
 
@@ -110,8 +112,11 @@ def _text(runner: Runner, prompts: Sequence[Prompt]) -> tuple[list[int], str]:
     longest = max(prompts, key=len, default=None)
     if longest is not None and len(longest) >= FEWEST:
         return list(longest.ids[:most]), "a prompt of its training"
-    ids = runner.tokenizer(PLAIN)["input_ids"]
-    return list(ids[:most]), "plain English text"
+    try:
+        ids = list(runner.tokenizer(PLAIN)["input_ids"])
+    except Exception:  # tokenizers raises nothing narrower where it has no token for a letter
+        ids = []
+    return ids[:most], "plain English text"
 
 
 def _note(student: Student, speech: Speech, what: str) -> str:

@@ -90,7 +90,9 @@ def graft_ig(task: Task, *, points: Points, progress: bool, keep: Path | None = 
         return Cells(placed, both, done.reached)
 
     steps = [first_points(points) + 2] * len(task.prompts)
-    kept = Keep(keep, lambda _: [asked_of(points), axes.layers, axes.modules])
+    # where a unit's cells stand; those of pairs that are not split are named as before
+    placed_on = [axes.layers, axes.modules, *([axes.parts] if axes.split_by else [])]
+    kept = Keep(keep, lambda _: [asked_of(points), *placed_on])
     measured = walk(task, cells, title="graft IG", steps=steps, progress=progress, keep=kept)
     measured.effect[:] = _fill(measured.effect)
     return label(

@@ -12,8 +12,8 @@
 The same call after an interruption gives the same bits as one that was never interrupted. Beside a
 call without `keep`, which lets prompts share a forward, it differs by float noise.
 
-What the hash cannot see: of models what `Base.hash` and `Student.hash` cannot (weights are rounded
-to bfloat16 there), and of a metric of your own the functions that its functions call.
+What the hash cannot see: of bases what `Base.hash` cannot (weights are rounded to bfloat16 there),
+and of a metric of your own the functions that its functions call.
 """
 
 from __future__ import annotations

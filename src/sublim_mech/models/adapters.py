@@ -19,6 +19,7 @@ from .base import Base
 from .checks import check_safetensors
 from .compat import base_name, quiet_transformers
 from .copies import share, twin
+from .devices import own_generators
 from .experts import check_adapted, split_targets
 from .keys import Fit, fit_adapter
 from .names import block_of
@@ -307,7 +308,8 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             # a configuration whose modules have other names here is given as it was changed
             changed: dict[str, Any] = {"config": config} if fit else {}
-            model = PeftModel.from_pretrained(clean, str(path), **changed, **fit.options)
+            with own_generators():  # it initialises what it then reads
+                model = PeftModel.from_pretrained(clean, str(path), **changed, **fit.options)
     except (RuntimeError, ValueError, TypeError) as error:
         _check_rank(path, written)
         raise ValueError(

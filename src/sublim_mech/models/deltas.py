@@ -271,7 +271,9 @@ def _delta(base_module: nn.Module, module: Any, invoked: Invocations) -> Delta |
     # else what it computes is kept, and only measured on a merged copy
     merged = module if inside is module else compat.merged_copy(module)
     square = square_distance(expected, _parameters(merged))
-    return Replaced(module, math.sqrt(square), weights_hash(merged)) if square > 0 else None
+    if square == 0:
+        return None
+    return Replaced(module, math.sqrt(square), weights_hash(merged, exact=True))
 
 
 def _low_rank(pairs: Sequence[LoraPair]) -> LowRank | None:

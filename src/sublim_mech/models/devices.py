@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +56,17 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
     if parsed.type not in kinds or (parsed.index or 0) >= _count(parsed.type):
         raise ValueError(f"device={str(device)!r} is not there. {has}")
     return parsed
+
+
+@contextmanager
+def own_generators() -> Iterator[None]:
+    """Whatever draws within, torch's generators are the caller's again behind it: the processor's,
+    and those of all accelerators where any is in use.
+    """
+    # without naming them torch warns where a machine has several
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 def _is_available(kind: str) -> bool:

@@ -13,6 +13,7 @@ from .adapters import matched
 from .base import Base
 from .compat import inside_peft, quiet_transformers
 from .copies import share
+from .devices import own_generators
 from .sites import holds_transposed
 
 
@@ -80,7 +81,7 @@ def write_lora(
         alora_invocation_tokens=list(invocation) or None,
         fan_in_fan_out=all(holds_transposed(clean.get_submodule(path)) for path in factors),
     )
-    with quiet_transformers():
+    with quiet_transformers(), own_generators():  # it initialises what is then written over
         model = get_peft_model(clean, config)
     inside = inside_peft(model)
     for path, one in factors.items():

@@ -1,4 +1,4 @@
-"""A content hash of weights that knows values, not the precision they were stored in."""
+"""A content hash of weights that knows values, not the type they were stored in."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from .quantised import packed_modules, packed_state
 PIECE = 1 << 22  # values
 
 
-def weights_hash(model: nn.Module) -> str:
+def weights_hash(model: nn.Module, *, exact: bool = False) -> str:
     """SHA-256 of all parameters, in hexadecimal.
 
-    They are rounded to bfloat16 first, so that fp32 and bf16 loads of one checkpoint agree. Of
-    quantised modules all that they compute with is taken as it is.
+    Of quantised modules all that they compute with is taken as it is.
+
+    Args:
+        model: whose.
+        exact: of the values as they are, whatever type holds them. Else they are rounded to
+            bfloat16 first, so that fp32 and bf16 loads of one base agree; two students of it
+            that differ by less would then be one.
     """
     digest = hashlib.sha256()
     packed = packed_modules(model)
@@ -28,7 +33,11 @@ def weights_hash(model: nn.Module) -> str:
             continue
         digest.update(f"{name} {tuple(p.shape)}".encode())
         for piece in pieces(p):
-            digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
+            if exact:
+                wide = piece.double() if piece.dtype == torch.float64 else piece.float()
+                digest.update(wide.cpu().numpy().data)
+            else:
+                digest.update(piece.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
     for path, module in sorted(packed.items()):
         for key, tensor in sorted(packed_state(module).items()):
             digest.update(f"{path}.{key} {tensor.dtype} {tuple(tensor.shape)}".encode())

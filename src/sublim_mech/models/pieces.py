@@ -144,8 +144,8 @@ def whole_gguf(source: str, cache: Path) -> Whole:
     if made is not None:
         return made
     home.mkdir(parents=True, exist_ok=True)
-    kept = _fetch_all(pieces, home)
     try:
+        kept = _fetch_all(pieces, home)
         with replacing(whole) as work:
             _join(kept, work)
             _check_gguf(work, pieces)

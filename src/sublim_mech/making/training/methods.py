@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from ...arguments import checked
@@ -18,6 +17,7 @@ from ...models.base import Base
 from ...models.compat import is_adapter
 from ...models.copies import share
 from ...models.deltas import walk
+from ...models.devices import own_generators
 from ...models.placement import check_whole
 
 PARAMETER_GROUPS = ("embeddings", "unembedding", "norms")
@@ -81,12 +81,12 @@ class LoRA:
 
     def check(self, base: Base) -> None:
         """Raise ValueError where this method cannot train this base."""
-        with torch.random.fork_rng():  # an adapter is initialised from torch's generator
+        with own_generators():  # an adapter is initialised from torch's generator
             self.attach(base)
 
     def changes(self, base: Base) -> list[str]:
         """Paths of the modules that get an adapter."""
-        with torch.random.fork_rng():  # an adapter is initialised from torch's generator
+        with own_generators():  # an adapter is initialised from torch's generator
             model = self.attach(base)
         return [path for path, module in walk(model.get_base_model()) if is_adapter(module)]
 

@@ -19,6 +19,7 @@ from ...hints import counted, outside
 from ...masks import Mask
 from ...models.base import Base
 from ...models.checks import check_finite
+from ...models.devices import own_generators
 from ...models.names import text_config
 from ...storage.files import check_place, place
 from ...storage.manifest import Manifest, prompts_hash
@@ -403,7 +404,7 @@ def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[s
 def own_randomness(seed: int) -> Iterator[None]:
     """Seed every generator the trainer may touch, and give the caller's state back."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with own_generators():
         torch.manual_seed(seed)
         try:
             yield
