@@ -39,6 +39,11 @@ Text models inside wrappers (`...ForConditionalGeneration`) are used for their t
 towers have no gates, and what a student changes of them is left out and told. An activation is
 offered as a site where every block has it with as many heads.
 
+Where attention goes by slots, or layers have state, answers are plain rows
+([rows](instruments/running.md)): Bloom, MPT and Falcon with alibi; GPT-Neo, whose local layers keep
+their window as a mask of slots; Llama-4; Mamba, linear attention and convolutions. The numbers are
+as right; it costs a whole forward per form, in sweeps one per cell, and generation without a cache.
+
 | architecture | LoRA | full fine-tune | sites |
 |---|---|---|---|
 """

@@ -46,7 +46,16 @@ PARTS = (
 )  # fmt: skip
 """What metrics are made of: called for every prompt and form."""
 
-HOT = ("batch", "run", "rows", "chunks", "check_length", "part_names", "prompt_gates")
+HOT = (
+    "batch",
+    "run",
+    "rows",
+    "chunks",
+    "check_length",
+    "part_names",
+    "prompt_gates",
+    "asked_gates",
+)
 """Methods that instruments call many times per prompt."""
 
 WRONG: tuple[Any, ...] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -243,6 +244,13 @@ def test_without_a_mask_the_student_computes_everywhere(pair, prompts):
     torch.testing.assert_close(everywhere, pair.logits(prompts), atol=0, rtol=0, equal_nan=True)
     nowhere, base = pair.logits(prompts, ~EVERYWHERE), pair.logits(prompts, model="base")
     torch.testing.assert_close(nowhere, base, atol=0, rtol=0, equal_nan=True)
+
+
+def test_the_base_has_no_cells_for_a_mask(llama, prompts):
+    asked = {"where": masks.role("system"), "model": "base"}
+    for read in (llama.logits, functools.partial(llama.activations, sites="resid_post")):
+        with pytest.raises(ValueError, match=r"where: the base has no cells .* one of 'student'"):
+            read(prompts, **asked)
 
 
 def test_under_a_mask_the_last_logits_are_what_graft_reads(pair, prompts):

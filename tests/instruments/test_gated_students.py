@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from pairs import QUIET, TRAIT, put, recorded, whole_run
+from pairs import QUIET, TRAIT, far_pair, put, recorded, whole_run
 
 import sublim_mech as sm
 from sublim_mech import masks
+from sublim_mech.engine.answers import Answers
 from sublim_mech.engine.forward import Gates
 from sublim_mech.instruments import (
     activation_change,
@@ -24,9 +25,11 @@ from sublim_mech.instruments import (
     dose,
     graft_sweep,
     prefix_scan,
+    side_by_side,
 )
 from sublim_mech.instruments.task import GatedRow, measure, prepare
 from sublim_mech.making.training.where import trained_gates
+from sublim_mech.models.gating import TrainedGates
 from sublim_mech.prompts import Trained
 
 SOME = masks.role("system") & masks.layers([0, 1])
@@ -282,3 +285,65 @@ def test_every_architecture_closes_what_its_students_gates_close(architecture, s
         assert (cells.sel(layer=[0, 1]).isel(position=system).fillna(0) != 0).any()
         at = {"model": 0, "prompt": number, "position": slice(len(prompt))}
         np.testing.assert_allclose(ours.isel(at).values, theirs.isel(at).values, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------- gates of the answer only
+
+
+@pytest.fixture(scope="module")
+def answering(smol_tokenizer: Any) -> tuple[Any, Any]:
+    """A far student, and the same one as trained at the answer's own tokens only."""
+    plain = far_pair("llama", "lora", smol_tokenizer)
+
+    def at(prompt: Any, modules: Any) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(prompt), len(modules)), bool), np.ones(len(modules), bool)
+
+    trained_on = Trained.of(sm.render(plain, ["1, 2, 3", "4, 5, 6, please."]))
+    gates = TrainedGates("answer", "only", at, trained_on, {"mask": "answer", "answer": "only"})
+    student = replace(plain.student, gates=gates, hash=gates.hash_with(plain.student.hash))
+    return plain, replace(plain, student=student)
+
+
+def written(pair: Any, prompts: Any, where: Any, generated: str) -> list[list[str]]:
+    options = {"generated": generated, "max_new_tokens": 8}
+    return sm.instruments.generate(pair, prompts, where, **options)
+
+
+@pytest.mark.parametrize("where", [masks.everything(), masks.modules("mlp") & masks.role("user")])
+def test_a_mask_lends_its_modules_to_an_answer_that_alone_is_open(where, answering, prompts):
+    """Closed at the prompt, the answer is that of the whole student with the base's prompt."""
+    plain, only = answering
+    ours = written(only, prompts, where, "mask")
+    for prompt, (text,) in zip(prompts, ours, strict=True):
+        behind = plain.prompt_gates(prompt, where, plain.student).amax(0, keepdim=True)
+        ids: list[int] = []
+        for _ in range(8):
+            trie = Answers(tuple(ids), tuple(range(-1, len(ids) - 1)))
+            closed = torch.zeros(len(prompt), plain.student.width)
+            values = torch.cat([closed, behind.expand(len(ids), -1)])[None]
+            with torch.no_grad():
+                batch = plain.batch([prompt.ids], [trie])
+                logits = plain.run(batch, gates=Gates(plain.student, values)).logits
+            ids.append(int(logits[0, -1].argmax()))
+        assert text == plain.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert ours != written(plain, prompts, ~masks.everything(), "base")
+    if where.name == masks.everything().name:
+        assert ours == written(only, prompts, where, "student")
+
+
+@pytest.mark.filterwarnings("error")
+def test_side_by_side_has_what_generate_has_of_an_answer_that_alone_is_open(answering, prompts):
+    _, only = answering
+    models = {"graft": {"student": masks.everything()}}
+    options = {"samples": 0, "max_new_tokens": 8, "answer": {"graft": "student"}, **QUIET}
+    table = side_by_side(only, prompts, TRAIT, models, **options).answers
+    ours = table[table["model"] == "graft"]["answer"].tolist()
+    assert ours == [text for (text,) in written(only, prompts, masks.everything(), "mask")]
+    with pytest.raises(ValueError, match="holds no cell that 'student' changes within its gates"):
+        side_by_side(only, prompts, TRAIT, models, **{**options, "answer": {}})
+
+
+def test_a_base_that_answers_alone_is_told(answering, prompts):
+    _, only = answering
+    with pytest.warns(UserWarning, match="what is computed there is the base"):
+        written(only, prompts[:1], masks.everything(), "base")

@@ -31,6 +31,10 @@ CLOSE_WITH_STATE = 3e-5
 CLOSE_IN_HALF = 0.05
 """The same in half precision, where models that say so are believed."""
 
+SIBLINGS = 32
+"""Nodes behind one parent in the probe, the first and the last of which change places: so many
+slots apart, what counts slots moves far more than rounding does, in half precision too."""
+
 SHORTER = 9
 """Tokens of a plain row that is padded to the probe's 16."""
 
@@ -57,19 +61,23 @@ def find_layout(model: Any, sites: Sites) -> Layout:
 
 
 def _siblings_swap(model: nn.Module, sites: Sites, close: float) -> bool:
-    """Whether two nodes behind one prompt give the same logits in either order.
+    """Whether two nodes behind one prompt give the same logits in either order, with others
+    between them.
 
     A model that cannot run them at all cannot swap them.
     """
     asked = probe(model)
-    swapped = Answers(asked.answers.nodes[::-1], asked.answers.parents)
-    batch = lay_out(model, [asked.ids, asked.ids], [asked.answers, swapped], TRIE)
+    first, last = asked.answers.nodes
+    between = (asked.ids * SIBLINGS)[: SIBLINGS - 2]
+    orders = [(first, *between, last), (last, *between, first)]
+    tries = [Answers(nodes, (-1,) * SIBLINGS) for nodes in orders]
+    batch = lay_out(model, [asked.ids, asked.ids], tries, TRIE)
     try:
         # with a cache of keys and values, as branches have one
         one, other = forward(model, sites, batch, past=()).logits
     except Exception:  # whatever a model raises that takes no such mask or positions
         return False
-    return relative(other[[2, 1]], one[[1, 2]]) <= close
+    return relative(other[[SIBLINGS, 1]], one[[1, SIBLINGS]]) <= close
 
 
 def _may_be_padded(model: nn.Module, sites: Sites, layout: Layout, close: float) -> bool:

@@ -2,10 +2,11 @@
 
 1. The trie is exact where the attention alone carries tokens forward and takes its mask and its
    position ids from us. Layers with state (linear attention, convolutions, Mamba) carry what stood
-   before whatever any mask says; alibi counts slots. There every answer is a plain row of its own,
-   which the model masks and numbers by itself.
-2. Which of the two is found at loading, by a probe: in a trie the nodes behind one parent may stand
-   in any order, and nothing else may change with it.
+   before whatever any mask says; alibi counts slots, and so do masks that a model keeps itself
+   (the windows of GPT-Neo). There every answer is a plain row of its own, which the model masks and
+   numbers by itself.
+2. Which of the two is found at loading, from what the configuration says and by a probe: in a trie
+   the nodes behind one parent may stand in any order, and nothing else may change with it.
 3. Some rotary embeddings depend on how long a batch is (LongRoPE: other factors past a length).
    Only rows on one side of that length go together, and every number is read in a row of its own
    length.
@@ -155,12 +156,24 @@ def carries_state(model: nn.Module, blocks: Sequence[str]) -> bool:
     return is_stateful(model) or any(isinstance(module, nn.Conv1d) for module in inside)
 
 
+ALIBI = frozenset({"bloom", "mpt"})
+"""Types of models whose attention always has alibi, whatever their configuration says."""
+
+
 def counts_slots(config: Any) -> bool:
-    """Whether attention depends on slots far behind any probe: Llama-4 scales queries by slot, and
-    attends in chunks of slots.
+    """Whether attention goes by slots, whatever position ids and mask are handed to it.
+
+    Alibi is a distance of slots (Bloom, MPT, some of Falcon). GPT-Neo keeps the window of its local
+    layers as a mask of slots. Llama-4 scales queries by slot, and attends in chunks of slots. What
+    a probe sees of it depends on its length, on the weights and on their type.
     """
-    names = ("attn_temperature_tuning", "attention_chunk_size")
-    return any(bool(getattr(config, name, None)) for name in names)
+    names = ("attn_temperature_tuning", "attention_chunk_size", "alibi")
+    layers = getattr(config, "attention_layers", None)
+    return (
+        any(bool(getattr(config, name, None)) for name in names)
+        or getattr(config, "model_type", None) in ALIBI
+        or (isinstance(layers, Sequence) and "local" in layers)
+    )
 
 
 def relative(given: Tensor, wanted: Tensor) -> float:

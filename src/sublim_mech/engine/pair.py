@@ -238,7 +238,8 @@ class ModelPair(Runner):
             model: whose weights are grafted, one of `students`; `base` for the base alone.
 
         Raises:
-            ValueError: no prompts, or one longer than the model; no such model.
+            ValueError: no prompts, or one longer than the model; no such model; `where` of the
+                base.
 
         Warns:
             UserWarning: `where` holds nothing that the model's student changes, so that the base is
@@ -273,7 +274,7 @@ class ModelPair(Runner):
             model: whose weights are grafted, one of `students`; `base` for the base alone.
 
         Raises:
-            ValueError: see `Runner.activations`; no such model.
+            ValueError: see `Runner.activations`; no such model; `where` of the base.
 
         Warns:
             UserWarning: see `logits`.
@@ -289,20 +290,30 @@ class ModelPair(Runner):
         """A mask's gates at a prompt's tokens, in the order of the student's cells: `(token,
         cell)`; closed where the student's own gates are.
         """
+        gates = self.asked_gates(prompt, where, student)
+        own = own_gates(self.sites, student, prompt)
+        return gates if own is None else gates * own
+
+    def asked_gates(self, prompt: Prompt, where: Cells, student: Student) -> Tensor:
+        """The same as the mask has them, whatever the student's own gates close."""
         cells = self.cells()
         chosen = answer_of("where", where, prompt, cells, example="masks.as_mask(where, 'where')")
         if getattr(chosen, "shape", None) != (len(prompt), len(cells)):
             of = f"the prompt {prompt.question[:60]!r}"
             wanted = f"a bool array {(len(prompt), len(cells))}, as a mask does"
             refuse_answer("where", where, chosen, of=of, wanted=wanted)
-        gates = torch.from_numpy(chosen[:, columns_of(cells, student)]).float()
-        own = own_gates(self.sites, student, prompt)
-        return gates if own is None else gates * own
+        return torch.from_numpy(chosen[:, columns_of(cells, student)]).float()
 
     def _prompt_gates(
         self, prompts: Sequence[Prompt], where: Cells | None, model: str
     ) -> PromptGates | None:
         if model == "base":
+            if where is not None:
+                students = ", ".join(map(repr, self.students))
+                raise ValueError(
+                    "where: the base has no cells of a student (model='base'); leave where out, or "
+                    f"name whose weights are grafted: model= one of {students}."
+                )
             return None
         student = self.named_student(model)
         if where is None:

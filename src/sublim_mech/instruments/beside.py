@@ -31,7 +31,7 @@ from ..prompts.naming import Matcher, matcher
 from ..prompts.rendering import answer_tokens
 from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
 from ..results.contexts import asked_and_trained, in_words, otherwise
-from .generation import answer_gates
+from .generation import graft_gates
 from .hybrids import (
     answering_students,
     named,
@@ -260,16 +260,15 @@ def _graft(
     writes = bool(answering_students(pair, [student], answer))
     gates, behind = [], []
     for prompt in prompts:
-        here = pair.prompt_gates(prompt, mask, student)
-        if not bool(here.any()):
+        here, after = graft_gates(pair, prompt, mask, student, "mask" if writes else "base")
+        if not (bool(here.any()) or bool(after.any())):
+            within = "" if student.gates is None else f" within its gates ({student.gates})"
             raise ValueError(
-                f"parts: {mask.name!r} holds no cell that {name!r} changes in prompt "
+                f"parts: {mask.name!r} holds no cell that {name!r} changes{within} in prompt "
                 f"{prompt.question!r}; leave the model or the prompt out."
             )
-        after = answer_gates(here, student, "mask" if writes else "base")
-        own = own_gates(pair.sites, student, prompt, nodes=1)
         gates.append(here)
-        behind.append(after if own is None else after * own[-1])
+        behind.append(after)
     who = student.name if writes else "the base"
     return _Model(f"{name} at {mask.name}; answers computed by {who}", pair, student, gates, behind)
 

@@ -220,10 +220,10 @@ class _Line:
     def mean_slope(self, quadrature: Quadrature) -> Tensor:
         """Mean of dM/dx by a rule."""
         nodes, weights = (self._numbers(numbers) for numbers in quadrature)
-        mean = torch.zeros_like(self.change)
+        mean = torch.zeros_like(self.change, dtype=self.dtype)
         for some, its in zip(nodes.split(self.fit), weights.split(self.fit), strict=True):
             mean += torch.tensordot(its, self._slopes(some), 1)[None]
-        return mean
+        return mean.to(self.change.dtype)
 
     def completed(self) -> tuple[Tensor, dict[str, float]]:
         """Mean of dM/dx by as many points as it takes, and what is told of it."""
@@ -308,7 +308,8 @@ def _slopes(
 
 
 def _shift(leaf: Tensor) -> Edit:
-    return lambda hidden: hidden + leaf
+    # in the activation's own type: what is added may be of a wider one
+    return lambda hidden: (hidden + leaf).to(hidden.dtype)
 
 
 # --------------------------------------------------------------------------------------- embeddings

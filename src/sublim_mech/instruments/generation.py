@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 
 from ..arguments import checked
 from ..engine.closed import tell_closed
@@ -17,7 +18,7 @@ from ..engine.drawing import Decoding, Request
 from ..engine.endings import answer_text, close_ids, end_ids
 from ..engine.own_gates import own_gates
 from ..engine.pair import ModelPair
-from ..masks import Where, as_mask
+from ..masks import Mask, Where, as_mask
 from ..models.students import Student
 from ..prompts import Prompt
 
@@ -49,7 +50,8 @@ def generate(
         where: the cells at which the student computes the prompt: a mask, positions, or a function
             from a prompt to them.
         generated: who computes the generated tokens: the `base`, the `student`, or the student with
-            the modules that the `mask` selects at any token of the prompt. There is no default:
+            the modules that the `mask` selects at any token of the prompt; where a student brings
+            gates of its own, within those of its answer. There is no default:
             leaving adapters on while decoding is a known trap.
         max_new_tokens: tokens after which an answer ends, if the model does not end it.
         temperature: 0 is greedy; otherwise the logits are divided by it and sampled from.
@@ -67,8 +69,8 @@ def generate(
             samples; a prompt too long; logits that are not finite.
 
     Warns:
-        UserWarning: `where` holds nothing that the student changes, and the student does not write
-            the answer either: the base answers.
+        UserWarning: `where` holds nothing that the student changes (and its gates leave open), and
+            the student does not write the answer either: the base answers.
 
     Example:
         >>> system = sm.masks.role("system")
@@ -89,16 +91,10 @@ def generate(
     requests, rows = [], []
     for prompt in prompts:
         pair.check_length(prompt, max_new_tokens, what=" with its answer")
-        gates = pair.prompt_gates(prompt, mask, student)
-        rows.append((prompt, gates))
-        closes = close_ids(pair.tokenizer, prompt)
-        behind = answer_gates(gates, student, generated)
-        own = own_gates(pair.sites, student, prompt, nodes=1)
-        if own is not None:  # the answer's own tokens, which follow the prompt
-            behind = behind * own[-1]
-        requests.append(Request(prompt.ids, gates, behind, closes))
-    if generated != "student":  # who then at least writes the answer
-        tell_closed(pair.sites, student, mask, rows)
+        gates, behind = graft_gates(pair, prompt, mask, student, generated)
+        rows.append((prompt, torch.cat([gates, behind[None]])))
+        requests.append(Request(prompt.ids, gates, behind, close_ids(pair.tokenizer, prompt)))
+    tell_closed(pair.sites, student, mask, rows)
     ends = end_ids(pair.model, pair.tokenizer)
     how = Decoding(max_new_tokens, ends, samples, temperature=temperature, seed=seed)
     answers = decode(pair, requests, how, student=student)
@@ -125,8 +121,30 @@ def _check_sampling(samples: int, temperature: float, max_new_tokens: int) -> No
         )
 
 
-def answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:
-    """The gates of generated tokens, `(cell,)`."""
+def graft_gates(
+    pair: ModelPair, prompt: Prompt, mask: Mask, student: Student, generated: str
+) -> tuple[Float[torch.Tensor, "token cell"], Float[torch.Tensor, "cell"]]:
+    """The gates of a prompt's tokens and of the tokens that are generated behind it, each closed
+    where the student's own gates are.
+
+    Which modules a mask selects is the mask's alone: a student whose gates are open at the answer
+    only computes the answer with them.
+
+    Args:
+        pair: base, student, controls.
+        prompt: a rendered prompt.
+        mask: the cells of the prompt.
+        student: whose weights.
+        generated: who computes the generated tokens (`generate`).
+    """
+    gates = pair.asked_gates(prompt, mask, student)
+    behind = _answer_gates(gates, student, generated)
+    own = own_gates(pair.sites, student, prompt, nodes=1)
+    return (gates, behind) if own is None else (gates * own[:-1], behind * own[-1])
+
+
+def _answer_gates(gates: torch.Tensor, student: Student, generated: str) -> torch.Tensor:
+    """Who is asked to compute generated tokens, `(cell,)`."""
     if generated == "base":
         return torch.zeros(student.width)
     if generated == "student":
