@@ -320,6 +320,18 @@ def stepped(make: Any, steps: Sequence[int] = (10, 20, 40)) -> Scores:
     return Scores(data, first.kind, replace(first.record, run="runs/owl"))
 
 
+def filled(scores: Scores) -> Scores:
+    """The same scores, in which an attribution has all of it on the prompt's tokens, evenly."""
+    if not scores.additive:
+        return scores
+    data, cell = scores.data, {"layer": 1, "module": 1}
+    moved = data["student"] - data["base"]  # (model, prompt)
+    even = scores.of_prompt / scores.of_prompt.sum("position")
+    effect = data["effect"] * 0
+    effect[cell] = (moved * even).transpose(*effect[cell].dims).values
+    return replace(scores, data=data.assign(effect=effect.where(data["effect"].notnull())))
+
+
 def confirmed(scores: Scores, *, poor: bool = False) -> Scores:
     """The same scores, confirmed on their 4 strongest and 3 random cells."""
     cells = tuple(

@@ -322,6 +322,14 @@ def _named(hint: Any) -> tuple[str, str]:
     return f"{article} {name}{made}", f"{name.removesuffix('s')}s{made}"
 
 
+def is_file(value: Any) -> bool:
+    """Whether a text or path is that of a file which is there."""
+    try:
+        return isinstance(value, str | PathLike) and Path(value).is_file()
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
 def _advice(argument: str, value: Any, hint: Any) -> str:
     """What to change, where the mistake is one of the usual ones."""
     name = "" if argument.startswith("*") else f"{argument}="
@@ -333,6 +341,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
                 return f"; without names: {argument}=list({argument}.values())"
             if value is None:
                 return f"; leave {argument}= out for none"
+            if not fits(Path(), inner[0]) and is_file(value):
+                return f"; that is a file: read it, and pass what it holds, {argument}=[...]"
             return f"; one alone is a list too: {argument}=[{shown(value)}]"
         takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
         if takes_named and not _is_sequence(value) and fits(value, inner[1]):

@@ -46,6 +46,16 @@ def test_rows_with_more_than_a_prompt_are_refused_before_anything_is_read(row, m
         load_pair("no base", "no student", trained_in=LONG, trained_on=["Which city?", row])
 
 
+def test_a_file_is_no_training_prompt(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("Which city?\nWhich town?\n")
+    given = {"trained_in": LONG}
+    with pytest.raises(TypeError, match="that is a file: read it, and pass what it holds"):
+        load_pair("no base", "no student", trained_on=str(file), **given)
+    with pytest.raises(ValueError, match=r"trained_on\[0\]=.* is a file.*pass its lines"):
+        load_pair("no base", "no student", trained_on=[str(file)], **given)
+
+
 @pytest.mark.parametrize("name", ["smollm2", "llama3.1", "gemma3", "mistral", "qwen2.5"])
 def test_what_a_template_has_rendered_is_no_training_prompt(name, dressed):
     tokenizer = dressed(name)

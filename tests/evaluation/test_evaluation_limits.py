@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import planted
 
-FALL = "4.00 of 5.00 nats (80%) are the controls' fall: specific is largely what the controls lost"
+FALL = "4.00 of 5.00 nats (80%) are the controls' fall"
 
 
 def levels(base, student, control, *, rows=(1, 1), questions=8):

@@ -144,6 +144,9 @@ def test_students_are_parts_of_a_split_pair_too(pair, prompts):
     joined = pair.split("student")
     assert joined.model is pair.model, "one copy of the base"
     assert not joined.controls
+    told = "(owl + penguin + wolf): their differences added, as one student"
+    assert told in " ".join(joined.notes())
+    assert told in repr(sm.effect(joined, prompts[:1], TRAIT, **QUIET))
     mask = (masks.student("owl") & system) | (masks.student("wolf") & user)
     graft = sm.graft(joined, prompts, TRAIT, {"hybrid": mask}, **QUIET)
     np.testing.assert_allclose(

@@ -17,6 +17,7 @@ from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.limits import Moved, few_prompts, limits
 from sublim_mech.results.page import token_page
 from sublim_mech.results.plots import plot
+from sublim_mech.results.shares import concentration
 
 CALM = "{'system': {'kind': 'text', 'text': 'You are calm.'}}"
 MAKE = {
@@ -48,7 +49,7 @@ def asked(scores, **fields):
 
 def everything(scores):
     """The same scores, limited in three ways."""
-    return asked(ends_at(scores, -0.01, -9), training_context=CALM)
+    return asked(synthetic.filled(ends_at(scores, -0.01, -9)), training_context=CALM)
 
 
 LIMITED = [
@@ -57,17 +58,17 @@ LIMITED = [
         {
             "asked otherwise than trained: system": ": “You are calm.” in training, no system "
             "block here",
-            "3.00 of 8.99 nats (33%) are the controls' fall": ": shares are largely of what the "
-            "controls lost; see sel(model='student')",
+            "3.00 of 8.99 nats{where} (33%) are the controls' fall": "{shares}; see "
+            "sel(model='student')",
             "student: log P(owl) is at its ceiling of 0": ": a part of the change is enough to "
             "reach it",
         },
     ),
     (
-        lambda scores: asked(ends_at(scores, -5, -3)),
+        lambda scores: asked(synthetic.filled(ends_at(scores, -5, -3))),
         {
-            "the headline is the controls': they rise by 3.00 nats, beyond the student's own "
-            "+1.00": "; see sel(model='student')",
+            "the headline is the controls': they rise by 3.00 nats{where}, beyond the student's "
+            "own +1.00": "; see sel(model='student')",
             "training context not given": "",
         },
     ),
@@ -103,7 +104,10 @@ def test_a_limit_is_said_in_table_page_notes_and_pictures(kind):
     for make, told in LIMITED:
         scores = make(MAKE[kind]())
         places, drawn = shown(scores), pictures(scores)
-        for short, more in told.items():
+        shares = "" if kind in ("effect", "sweep") else ": shares hold that too"
+        where = " on the prompt's tokens" if kind == "attribution" else ""
+        for said in told.items():
+            short, more = (words.format(where=where, shares=shares) for words in said)
             assert all(words.count(f"{short}{more}") == 1 for words in places.values()), short
             assert all(words.count(short) == 1 for words in drawn.values()), short
 
@@ -149,6 +153,36 @@ def test_the_effect_on_the_prompt_is_what_shares_of_an_attribution_are_parts_of(
         assert short in words, place
     assert f"{short}; shares are parts of a fall" in repr(fall)
     assert "negative" not in repr(scores)
+
+
+def test_a_negative_difference_is_a_fall_only_where_the_student_fell():
+    """-6 to -5 beside controls that rose to -3: nothing fell."""
+    rose = ends_at(synthetic.graft(), -5, -3)
+    assert (
+        "the total effect is negative: -2.00 nats; shares are parts of a negative difference: the "
+        "controls rose further than the student" in repr(rose)
+    )
+    fell = repr(ends_at(synthetic.graft(), -8, -7))
+    assert "the total effect is negative: -1.00 nats; shares are parts of a fall\n" in fell
+    of_prompt = synthetic.filled(ends_at(synthetic.attribution(synthetic.several(8)), -5, -3))
+    said = concentration(of_prompt).conclusion
+    assert "The effect on the prompt's tokens is negative: -2.00 nats; shares are parts of" in said
+    assert "controls rose further" in said
+    assert "negative" not in concentration(synthetic.attribution(synthetic.several(8))).conclusion
+
+
+def test_the_controls_part_is_that_of_what_shares_are_shares_of():
+    """4 of 5 nats on the prompt are theirs, of 10 with the answer's: one number everywhere."""
+    scores = synthetic.filled(ends_at(synthetic.attribution(synthetic.several(8)), -5, -10))
+    effect = scores.data["effect"].copy(deep=True)
+    answer = scores.of_answer / scores.of_answer.sum("position")
+    effect[0, :, 1, 1] = effect[0, :, 1, 1].fillna(0) + 5 * answer.values
+    student = scores.data["student"].copy(deep=True)
+    student[0] += 5
+    scores = replace(scores, data=scores.data.assign(effect=effect, student=student))
+    line = "4.00 of 5.00 nats on the prompt's tokens (80%) are the controls' fall: shares hold that"
+    for words in (*shown(scores).values(), concentration(scores).conclusion):
+        assert line in words
 
 
 def test_integrals_that_stopped_short_are_told_in_pictures():
@@ -201,14 +235,14 @@ def test_what_controls_have_of_a_headline_is_their_part_of_the_difference(studen
     moved = Moved(student, controls)
     assert moved.part * moved.headline == pytest.approx(-controls if moved.headline else 0.0)
     told = moved.told("nats")
-    if told is None:
+    if not told:
         assert moved.part <= 0.25
         return
     # controls that went the headline's own way have nothing of it
     assert controls * moved.headline < 0
     way = "fall" if controls < 0 else "rise"
-    assert way in told[0]
-    assert ("beyond" in told[0]) == (student * moved.headline < 0)
+    assert way in told
+    assert ("beyond" in told) == (student * moved.headline < 0)
 
 
 def test_an_interval_over_few_says_what_it_is_worth():

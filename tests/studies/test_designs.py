@@ -50,7 +50,7 @@ def test_the_spread_is_that_of_students_each_counted_once():
 def test_the_plan_prints_them():
     planned = studies.plan(studies.laptop())
     assert "trained at: 3 traits x 3 row seeds x 1 training seed: least p 0.0046" in repr(planned)
-    assert "a guess until this folder has students" in repr(planned)
+    assert "a guess until this folder has finished runs of two row seeds" in repr(planned)
     told = planned.to_json()["designs"]
     assert told[0]["detectable"] is None
     assert told[3]["least_p"] == pytest.approx(1 / 216)

@@ -118,10 +118,13 @@ def test_shares_of_a_fall_and_of_nothing_are_told_student_by_student():
     assert told[0] == (
         "1 of 24 students: the total effect is inside its own noise: no shares are given"
     )
-    assert told[1] == ("2 of 24 students: the total effect is negative; shares are parts of a fall")
+    assert told[1] == (
+        "2 of 24 students: the total effect is negative; shares are parts of a fall or of what the "
+        "controls rose further"
+    )
     fell = rows.assign(control=-0.3, change=0.2, specific=0.5)
     assert any(
-        one.endswith("controls' fall: shares are largely of what the controls lost")
+        one.endswith("controls' fall: shares hold that too")
         for one in texts(of_concentrations(fell, "evaluated_in"))
     )
     # what has no share has no part of a graft either

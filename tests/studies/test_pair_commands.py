@@ -146,6 +146,8 @@ def test_files_of_scores_are_compared_as_by_the_function(folders, pair, tmp_path
     told = capsys.readouterr().out
     assert told.startswith("grafts, log P(owl), 2 prompts, nats\n")
     assert "\nasked in: default system prompt; trained in: default system prompt\n" in told
+    assert main(["compare", files[0]]) == 2
+    assert "compare: give two files or more" in capsys.readouterr().err
     assert main(["compare", files[0], files[0]]) == 2
     assert "a file is given twice" in capsys.readouterr().err
     assert main(["compare", *files, "--by", "role"]) == 2

@@ -15,6 +15,7 @@ from small_studies import FULL, R2, small_study
 
 import sublim_mech as sm
 from sublim_mech import studies
+from sublim_mech.storage.runs import unfinished
 from sublim_mech.studies import DiskFullError, Part, Tasks
 from sublim_mech.studies.making import Worker
 from sublim_mech.studies.running import SILENT, Shard, work
@@ -136,6 +137,24 @@ def test_a_dead_process_of_this_machine_holds_nothing(nearly, made):
     out, task = nearly
     hold(out, task, host=socket.gethostname())
     pd.testing.assert_frame_equal(studies.run(made.study, out, progress=False), made.rows)
+
+
+def test_what_all_runs_share_begins_none_of_them(made, tmp_path):
+    """The base's answers are there, of the students nothing."""
+    shutil.copy(made.out / "store.json", tmp_path)
+    store = Store(tmp_path)
+    tasks = Tasks(made.study)
+    shared = {run.task.base for run in tasks.runs}
+    for task in shared:
+        own = Store(made.out).path(task)
+        place = store.path(task)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(own, place)
+    assert all(store.has(task) for task in shared)
+    assert set(studies.status(made.study, tmp_path).counts) == {"open"}
+    student = next(run.task.own.student for run in tasks.runs)
+    unfinished(store.path(student)).mkdir(parents=True)
+    assert studies.status(made.study, tmp_path).counts["begun"] >= 1
 
 
 def test_a_silent_owner_elsewhere_is_told_left_and_taken_over(nearly, made):

@@ -168,7 +168,9 @@ class ModelPair(Runner):
                 f"{' and '.join(given)}: by={by!r} decomposes nothing; only bands take them."
             )
         if by == "student":
-            return self.joined(self._whole())
+            both = self.joined(self._whole())
+            told = "their differences added, as one student"
+            return replace(both, student=replace(both.student, notes=(told,)))
         widths = [1] * bands if isinstance(bands, int) else list(bands or ())
         made = []
         for student in self._whole():

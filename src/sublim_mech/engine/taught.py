@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..arguments import is_file
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..prompts.same import is_one_context
@@ -42,7 +43,7 @@ def check_training(trained_in: Context | None, trained_on: Rows | None) -> None:
 
     Raises:
         ValueError: no prompts, or prompts without their context; a row that ends with its answer,
-            or holds a system message.
+            holds a system message, or names a file.
     """
     if trained_on is None:
         return
@@ -58,6 +59,11 @@ def check_training(trained_in: Context | None, trained_on: Rows | None) -> None:
             "template's own default."
         )
     for number, row in enumerate(trained_on):
+        if is_file(row):
+            raise ValueError(
+                f"trained_on[{number}]={row!r} is a file, no training prompt; pass its lines, "
+                "trained_on=Path(...).read_text().splitlines()."
+            )
         roles = [] if isinstance(row, str) else [message.get("role") for message in row]
         if "system" in roles:
             raise ValueError(

@@ -52,14 +52,10 @@ def of_the_controls(evaluation: Evaluation) -> list[str]:
         here = {"context": row.at[0], "trait": row.at[1]}
         moved = Moved(float(own.isel(here)), float(controls.isel(here)))
         told = moved.told("nats")
-        if told is None or not stands_out[row.at]:
+        if not told or not stands_out[row.at]:
             continue
-        short, lost = told
-        largely = "" if moved.part > 1 else f": specific is largely what the controls {lost}"
         names = [name for name in _names(evaluation, row) if name]
-        lines.append(
-            ": ".join(filter(None, [", ".join(names), f"{short}{largely}; see the column change"]))
-        )
+        lines.append(": ".join(filter(None, [", ".join(names), f"{told}; see the column change"])))
     return _first(lines)
 
 

@@ -211,6 +211,8 @@ def _compare_files(given: argparse.Namespace) -> int:
     others = [f"--{name.replace('_', '-')}" for name in OF_MODELS if getattr(given, name)]
     if others:
         raise ValueError(f"compare: with files leave out {', '.join(others)}: of models alone.")
+    if len(given.compared) < 2:
+        raise ValueError(f"compare: give two files or more; {given.compared[0]!r} is one.")
     names = [Path(file).stem for file in given.compared]
     if len(set(names)) < len(names):
         names = list(given.compared)

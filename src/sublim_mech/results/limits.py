@@ -86,7 +86,7 @@ def _of_effects(scores: ScoreArrays) -> list[Limit]:
         *of_the_controls(scores),
         *_of_doses(scores),
         *_of_the_ceiling(scores),
-        *_of_the_sign(scores),
+        *of_the_sign(scores),
     ]
 
 
@@ -229,42 +229,61 @@ class Moved(NamedTuple):
             return f"the headline is the controls' {way}"
         return f"more than {CONTROLS:.0%} of the headline are the controls' {way}"
 
-    def told(self, unit: str) -> tuple[str, str] | None:
-        """What of the headline is the controls', and what these did; None where it is little."""
+    def told(self, unit: str, where: str = "") -> str:
+        """What of the headline is the controls'; empty where it is little.
+
+        Args:
+            unit: of both.
+            where: on which tokens, in words; none of all.
+        """
         if self.part <= CONTROLS:
-            return None
-        moved, lost = ("fall", "lost") if self.headline > 0 else ("rise", "gained")
+            return ""
+        moved = "fall" if self.headline > 0 else "rise"
+        told = " ".join(filter(None, [unit, where]))
         if self.part > 1:
             beyond = f"beyond the student's own {self.student:+.2f}"
-            whole = f"they {moved} by {abs(self.controls):.2f} {unit}, {beyond}"
-            return f"the headline is the controls': {whole}", lost
-        of = f"{abs(self.controls):.2f} of {abs(self.headline):.2f} {unit} ({self.part:.0%})"
-        return f"{of} are the controls' {moved}", lost
+            whole = f"they {moved} by {abs(self.controls):.2f} {told}, {beyond}"
+            return f"the headline is the controls': {whole}"
+        of = f"{abs(self.controls):.2f} of {abs(self.headline):.2f} {told} ({self.part:.0%})"
+        return f"{of} are the controls' {moved}"
 
 
-def of_the_controls(scores: ScoreArrays, *, on_prompt: bool = False) -> list[Limit]:
-    """That a large part of the headline is not what the student gained but what its controls lost
-    (or the reverse), or all of it, where they moved further than the student on its own way;
-    nothing where it is not, or where the headline is inside its own noise.
-
-    Args:
-        scores: whose headline.
-        on_prompt: of the effect on the prompt's tokens, of which shares on these are, and not of
-            the total effect.
+def of_the_controls(scores: ScoreArrays) -> list[Limit]:
+    """That a large part of what shares are shares of is not what the student gained but what its
+    controls lost (or the reverse), or all of it, where they moved further than the student on its
+    own way; nothing where it is not, or where the headline is inside its own noise.
     """
-    if not scores.has_controls or not _stands_out(scores):
+    if not scores.has_controls or not stands_out(_whole(scores)):
         return []
-    whole = scores.data["student"] - scores.data["base"]
-    effects = (scores.whole["prompt_effect"] if on_prompt else whole).mean("prompt")
-    moved = Moved(float(effects[0]), float(effects.isel(model=slice(1, None)).mean()))
-    told = moved.told(scores.unit)
-    if told is None:
+    moved = _moved(scores)
+    short = moved.told(scores.unit, "on the prompt's tokens" if _on_prompt(scores) else "")
+    if not short:
         return []
-    short, lost = told
-    shares = "" if moved.part > 1 else f": shares are largely of what the controls {lost}"
+    shares = ": shares hold that too" if _has_shares(scores) and moved.part <= 1 else ""
     name = str(scores.data["model"].values[0])
     why = f"{shares}; see sel(model={name!r})"
     return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why)]
+
+
+def _on_prompt(scores: ScoreArrays) -> bool:
+    """Whether shares are of the effect on the prompt's tokens, not of the total effect."""
+    return scores.additive and scores.knows_whole
+
+
+def _whole(scores: ScoreArrays) -> np.ndarray:
+    """`(prompt,)`: what shares are shares of."""
+    return (scores.prompt_effect if _on_prompt(scores) else scores.total).values
+
+
+def _has_shares(scores: ScoreArrays) -> bool:
+    return scores.additive or scores.has_sets or KINDS[scores.kind].is_curve
+
+
+def _moved(scores: ScoreArrays) -> Moved:
+    """How far student and controls moved what shares are shares of."""
+    whole = scores.data["student"] - scores.data["base"]
+    effects = (scores.whole["prompt_effect"] if _on_prompt(scores) else whole).mean("prompt")
+    return Moved(float(effects[0]), float(effects.isel(model=slice(1, None)).mean()))
 
 
 def _of_doses(scores: ScoreArrays) -> list[Limit]:
@@ -286,8 +305,8 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
         student, *controls = moves[:, :, s].mean(1)
         moved = Moved(float(student), float(np.mean(controls)))
         line = moved.told(scores.unit)
-        if line is not None and moved.part - at_one > BEND:
-            told.append(f"at scale {scale:g}: {line[0]}")
+        if line and moved.part - at_one > BEND:
+            told.append(f"at scale {scale:g}: {line}")
         if stands_out(whole[0]) and stands_out(scores.total.values):
             share = float(student / whole[0].mean())
             of_headline = float(headline[:, s].mean() / scores.total.values.mean())
@@ -315,11 +334,6 @@ def exceeds_noise(scores: ScoreArrays) -> bool:
     return bool(mean_interval(scores.total.values).excludes_zero)
 
 
-def _stands_out(scores: ScoreArrays) -> bool:
-    """Whether the total effect can be spoken of: outside its noise, or of a single prompt."""
-    return stands_out(scores.total.values)
-
-
 def _of_noise(scores: ScoreArrays) -> list[Limit]:
     """That no shares are given."""
     if scores.data.sizes["prompt"] == 1:
@@ -330,20 +344,24 @@ def _of_noise(scores: ScoreArrays) -> list[Limit]:
     return [] if exceeds_noise(scores) else [Limit("noise", NO_SHARES, NO_SHARES)]
 
 
-def _of_the_sign(scores: ScoreArrays) -> list[Limit]:
-    """That what shares are shares of is a fall; nothing of scores without shares."""
-    has_shares = scores.additive or scores.has_sets or KINDS[scores.kind].is_curve
-    if not has_shares:
+def of_the_sign(scores: ScoreArrays) -> list[Limit]:
+    """That what shares are shares of is negative, and whether that is a fall of the student's or
+    the controls' rise; nothing of scores without shares.
+    """
+    if not _has_shares(scores) or (scores.additive and not scores.knows_whole):
         return []
-    effect, of_what = scores.total.values, "the total effect"
-    if scores.additive:
-        if not scores.knows_whole:
-            return []
-        effect, of_what = scores.prompt_effect.values, "the effect on the prompt's tokens"
+    of_what = "the effect on the prompt's tokens" if scores.additive else "the total effect"
+    effect = _whole(scores)
     mean = float(effect.mean())
     if not (mean < 0 and stands_out(effect)):
         return []
-    alike, why = f"{of_what} is negative", "; shares are parts of a fall"
+    if scores.record.minus:
+        whose = "a negative difference"
+    elif scores.has_controls and _moved(scores).student >= 0:
+        whose = "a negative difference: the controls rose further than the student"
+    else:
+        whose = "a fall"
+    alike, why = f"{of_what} is negative", f"; shares are parts of {whose}"
     short = f"{alike}: {mean:+.2f} {scores.unit}"
     return [Limit("sign", f"{short}{why}", short, alike=alike, why=why)]
 

@@ -29,7 +29,7 @@ from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
-from .limits import of_the_controls
+from .limits import Limit, of_the_controls, of_the_sign
 from .null import layout, too_few_places
 from .report import warning
 
@@ -68,8 +68,9 @@ class Concentration:
         missing: mean total effect minus what all cells add up to (the completeness gap).
         turned: whether the verdict would be another one, were the gap on the set or off it.
         warning: that `confirm` found exact values to disagree; empty where it did not.
-        controls: that a large part of the effect is the controls' fall (or rise), of which shares
-            then are; empty where it is not.
+        controls: that a large part of the effect is the controls' fall (or rise), which shares
+            then hold too; empty where it is not.
+        sign: that the effect is negative, and what shares are then parts of; empty where it is not.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
     """
@@ -104,6 +105,7 @@ class Concentration:
     turned: bool = False
     warning: str = ""
     controls: str = ""
+    sign: str = ""
     places: int = 0
 
     @property
@@ -123,14 +125,15 @@ class Concentration:
     @property
     def conclusion(self) -> str:
         """What the numbers say: a sentence, one on the answer's own tokens where any carry, one
-        where much of the effect is the controls', one where exact values disagree with the
-        attribution, and the exact check.
+        where much of the effect is the controls', one where it is negative, one where exact values
+        disagree with the attribution, and the exact check.
         """
         return " ".join(self._sentences())
 
     def _sentences(self) -> list[str]:
         parts = (
-            self._verdict(), self._answer(), self.controls, self.warning, self.exact_check,
+            self._verdict(), self._answer(), self.controls, self.sign, self.warning,
+            self.exact_check,
         )  # fmt: skip
         return [part for part in parts if part]
 
@@ -280,6 +283,10 @@ LARGE_GAP = 0.05
 """Completeness gap over the prompt's effect above which finding nothing is no finding either."""
 
 
+def _sentence(limits: Sequence[Limit]) -> str:
+    return "".join(f"{limit.text[:1].upper()}{limit.text[1:]}." for limit in limits)
+
+
 def _signed(value: float) -> str:
     """A number with its sign; what rounds to 0 has that of 0."""
     return f"{round(value, 3) + 0.0:+.3f}"
@@ -382,10 +389,8 @@ def concentration(
         missing=float(scores.missing.mean()),
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
-        controls="".join(
-            f"{told.text[:1].upper()}{told.text[1:]}."
-            for told in of_the_controls(scores, on_prompt=True)
-        ),
+        controls=_sentence(of_the_controls(scores)),
+        sign=_sentence(of_the_sign(scores)),
         places=found.places,
     )
 

@@ -131,7 +131,8 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
     falling = int(((total < 0) & share.notna()).sum())
     if falling:
         short = f"{falling} of {counted(len(rows), what)}: the total effect is negative"
-        told.append(Limit("sign", f"{short}; shares are parts of a fall", short))
+        why = "shares are parts of a fall or of what the controls rose further"
+        told.append(Limit("sign", f"{short}; {why}", short))
     gap = f"ig {on} gap"
     missed = np.abs(rows.loc[share.notna(), gap].dropna()) if gap in rows else pd.Series()
     if len(missed):
@@ -187,20 +188,20 @@ def _of_the_controls(groups: Groups, *, shares: bool = False) -> list[Limit]:
     """That a large part of an effect is the controls', as of scores; and where shares of it are
     shown what these are of.
     """
-    found: dict[str, dict[str, tuple[str, str]]] = {}
+    found: dict[str, dict[str, str]] = {}
     for name, rows in groups.items():
         whole = point(rows, "specific")
         if whole.is_noise or math.isnan(whole.mean):
             continue
         moved = Moved(point(rows, "change").mean, point(rows, "control").mean)
         told = moved.told("nats")
-        if told is not None:
+        if told:
             found.setdefault(moved.alike, {})[name] = told
     limits = []
     for alike, who in found.items():
-        first, lost = next(iter(who.values()))
+        first = next(iter(who.values()))
         short = (first if len(who) == 1 else alike) + _whose(list(who), groups)
-        why = f": shares are largely of what the controls {lost}" if shares else ""
+        why = ": shares hold that too" if shares else ""
         limits.append(Limit("controls", short + why, short))
     return limits
 

@@ -53,6 +53,11 @@ PROCESSOR = "cpu"
 OPTIONAL = ("sampled",)
 """Stages that most studies do not have."""
 
+UNKNOWN_SPREAD = (
+    "a guess until this folder has finished runs of two row seeds, several of one of them"
+)
+"""Where the spread comes from that a plan's effects are worked out with."""
+
 ENOUGH = 3
 """Tasks of one kind from which a rate is taken: the first one of a worker opens the model as
 well."""
@@ -176,7 +181,7 @@ class Plan:
 
     def _told_of_designs(self) -> list[str]:
         known = self.spread or GUESS
-        source = "as in this folder" if self.spread else "a guess until this folder has students"
+        source = "as in this folder" if self.spread else UNKNOWN_SPREAD
         head = (
             "least p of permutations, and the effect that 80 % of studies would see, where "
             f"specific changes differ by {known.data_set:.2g} nats between row seeds and "

@@ -16,7 +16,7 @@ from .config import Study
 from .row_files import INDEX_FILE, read_rows
 from .running import is_stale
 from .store import STUDIES, Store
-from .tasks import Task, Tasks
+from .tasks import AnswersTask, Task, Tasks
 
 DONE, RUNNING, STALE, FAILED, BEGUN, OPEN = "done", "running", "stale", "failed", "begun", "open"
 DAMAGED = "damaged"
@@ -84,7 +84,8 @@ def status(study: Study, out: str | Path) -> Status:
     """How far a study is: which runs are done, running and by whom, stale, failed and why.
 
     A run is `running` where somebody is at work on something it needs, `stale` where that process
-    is dead (the next `run` goes on with it), `begun` where a part of what it needs is there.
+    is dead (the next `run` goes on with it), `begun` where a part of what it needs is there
+    (beside the base's answers, which all runs share), `open` where nothing is.
 
     Args:
         study: the study.
@@ -161,6 +162,12 @@ def _state(
         for state, why in needs:
             if state == worst:
                 return state, why
-    if store.is_begun(task) or any(state in (DONE, BEGUN) for state, _ in needs):
+    # the base's answers, which all runs share, begin none of them
+    own = [
+        states[need.address][0]
+        for need in task.needs
+        if not (isinstance(need, AnswersTask) and need.student is None)
+    ]
+    if store.is_begun(task) or any(state in (DONE, BEGUN) for state in own):
         return BEGUN, ""
     return OPEN, ""
