@@ -151,6 +151,7 @@ def _contrast(evidence: Evidence) -> Verdict:
     text = "contrastive - plain is above 0"
     every = evidence.all[evidence.all["step"].fillna(0) == 0]
     by = ["trait", "row_seed", "training_seed", "method", "where", "trained_in", "evaluated_in"]
+    by.append("focus")
     kinds = [
         every[every["labels"] == name].set_index(by)["specific"]
         for name in ("contrastive", "plain")

@@ -4,7 +4,7 @@ A study holds many kinds of students; a claim is told of one setting. Where ther
 one with the most row seeds is taken, then with the most rows, then of the lowest held-out KL: how
 much was measured and how well students imitate decide, never how much of the trait they have. Each
 verdict says which it was. Students that were trained at chosen tokens only speak of that claim
-alone.
+alone. `student - control` is compared between students of one set of controls only.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ from ..stats import (
 )
 from ..stats.statements import conclude, nothing_measured
 from .arms import EVERYWHERE
+from .control_sets import FOCUS, focus_of, in_order
 
-SETTING = ("labels", "c", "where")
+SETTING = ("labels", "c", "where", FOCUS)
 METHOD = ("kind", "rank", "rule", "lr", "method")
 CONTEXTS = ("trained_in", "evaluated_in")
 STUDENT = ("trait", "row_seed", "training_seed")
-_NEEDED = (*STUDENT, *SETTING, *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl")
+_NEEDED = (
+    *STUDENT, "labels", "c", "where", *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl",
+)  # fmt: skip
 _NUMBERS = ("rank", "lr", "step", "kl")
 _TEXTS = ("trait", "method", "kind", "labels", "where", *CONTEXTS)
 _MEASURED = ("base level", "change", "control", "specific")
 
 
 def students(rows: Any) -> pd.DataFrame:
-    """Rows as a table, each student and context once.
+    """Rows as a table, each student, context and set of controls once.
 
-    A student that several parts have, with and without scores, is one row with all its columns.
+    A student that several parts have, with and without scores, is one row with all its columns; one
+    that has other controls in another part is another row (`control_sets`).
 
     Raises:
         TypeError: neither a DataFrame nor a list of dicts; a text where a number belongs.
@@ -79,13 +83,22 @@ def students(rows: Any) -> pd.DataFrame:
                 "rows are read by studies.read_export(path), or pandas.read_csv(path, "
                 "keep_default_na=False, na_values=['']): a context may be called 'None'."
             )
-    identity = [name for name in ("base", "student", *_NEEDED) if name in rows and name != "kl"]
+    if "controls" in rows:
+        rows = rows.assign(controls=in_order(rows["controls"]))
+    identity = _identity(rows, "controls")
     merged = rows.groupby(identity, sort=False, dropna=False, as_index=False).first()
     merged["rule"] = merged["rule"].fillna("")
     ranks = [None if pd.isna(rank) else int(rank) for rank in merged["rank"]]
     merged["rank"] = pd.Series(ranks, dtype=object)
     merged["capacity"] = [_capacity(row) for row in merged.to_dict("records")]
+    merged[FOCUS] = focus_of(merged)
     return merged
+
+
+def _identity(rows: pd.DataFrame, *more: str) -> list[str]:
+    """The columns that make a student and context what they are."""
+    every = ("base", "student", *_NEEDED, *more)
+    return [name for name in every if name in rows and name != "kl"]
 
 
 def _capacity(row: dict[str, Any]) -> str:
@@ -151,7 +164,7 @@ class Evidence:
     """The rows of a study, sorted by what they speak of.
 
     Attributes:
-        all: every student and context once.
+        all: every student, context and set of controls once.
         longer: contexts that only lengthen the user's text.
     """
 
@@ -175,8 +188,11 @@ class Evidence:
         return rows[rows["trained_in"] == rows["evaluated_in"]]
 
     def traits(self) -> Chosen:
-        """Students of one method, for the trait matrix."""
-        return choose(self._at_home(self._ends), (*SETTING, *CONTEXTS, *METHOD))
+        """Students of one method, for the trait matrix, which has no controls."""
+        home = self._at_home(self._ends)
+        once = home.drop_duplicates(_identity(home))
+        setting = [name for name in SETTING if name != FOCUS]
+        return choose(once, (*setting, *CONTEXTS, *METHOD))
 
     def ranks(self) -> list[tuple[str, Chosen, pd.DataFrame]]:
         """Per scaling rule: its name, its LoRAs, and full fine-tunes of the same setting."""
