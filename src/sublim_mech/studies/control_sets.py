@@ -33,7 +33,7 @@ def focus_of(rows: pd.DataFrame) -> list[str]:
         rows: with `trait`; `student` and `controls` (`in_order`) as studies write them, without
             which nothing is known.
     """
-    if not {"student", "controls"} <= set(rows):
+    if not {"trait", "student", "controls"} <= set(rows):
         return [""] * len(rows)
     trait_of = dict(zip(rows["student"], rows["trait"], strict=True))
     found = [_set_of(row, trait_of) for row in rows[["trait", "controls"]].to_dict("records")]
@@ -41,8 +41,8 @@ def focus_of(rows: pd.DataFrame) -> list[str]:
     told = []
     for traits, size in found:
         fitting = [one for one in whole if len(one) == size and traits <= one]
-        named = " + ".join(sorted(fitting[0])) if len(fitting) == 1 else counted(size - 1, "control")
-        told.append(named)
+        number = counted(size - 1, "control")
+        told.append(" + ".join(sorted(fitting[0])) if len(fitting) == 1 else number)
     return told if len(set(told)) > 1 else [""] * len(rows)
 
 
