@@ -1,4 +1,4 @@
-"""Taking over a task: what its dead holder left in the folders it was at work in keeps nobody out."""
+"""Taking over a task: what its dead holder left in folders it was at work in keeps nobody out."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ alone. `student - control` is compared between students of one set of controls o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..hints import counted
@@ -27,6 +27,7 @@ from ..stats import (
     verdicts,
 )
 from ..stats.statements import conclude, nothing_measured
+from ..stats.tables import best_rates
 from .arms import EVERYWHERE
 from .control_sets import FOCUS, focus_of, in_order
 
@@ -35,7 +36,8 @@ METHOD = ("kind", "rank", "rule", "lr", "method")
 CONTEXTS = ("trained_in", "evaluated_in")
 STUDENT = ("trait", "row_seed", "training_seed")
 _NEEDED = (
-    *STUDENT, "labels", "c", "where", *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl",
+    *STUDENT, "labels", "c", "where", *CONTEXTS,
+    "method", "kind", "rank", "rule", "lr", "step", "kl",
 )  # fmt: skip
 _NUMBERS = ("rank", "lr", "step", "kl")
 _TEXTS = ("trait", "method", "kind", "labels", "where", *CONTEXTS)
@@ -130,9 +132,16 @@ class Chosen:
         if self.others:
             told += (
                 f" The study has {counted(self.others, 'other setting')} of it; the one with the "
-                "most row seeds, then rows, then the lowest held-out KL is taken."
+                f"most row seeds, then rows, then {_lowest(self.rows)} is taken."
             )
         return told
+
+
+def _lowest(rows: pd.DataFrame) -> str:
+    """What decides last; nothing that was not measured is low."""
+    if rows["kl"].notna().any():
+        return "the lowest held-out KL"
+    return "the first in the study, for no held-out KL is known of it,"
 
 
 def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
@@ -141,7 +150,7 @@ def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
         return Chosen(rows, "", 0)
     groups = list(rows.groupby(list(by), sort=False, dropna=False))
     order = [
-        (group["row_seed"].nunique(), len(group), -float(np.nan_to_num(group["kl"].mean())))
+        (group["row_seed"].nunique(), len(group), -_known_or_inf(group["kl"].mean()))
         for _, group in groups
     ]
     key, group = groups[order.index(max(order))]
@@ -150,6 +159,10 @@ def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
         f"{name} {_said(value)}" for name, value in named if not pd.isna(value) and value != ""
     ]
     return Chosen(group, ", ".join(words), len(groups) - 1)
+
+
+def _known_or_inf(kl: float) -> float:
+    return math.inf if math.isnan(kl) else float(kl)
 
 
 def _said(value: Any) -> str:
@@ -195,7 +208,9 @@ class Evidence:
         return choose(once, (*setting, *CONTEXTS, *METHOD))
 
     def ranks(self) -> list[tuple[str, Chosen, pd.DataFrame]]:
-        """Per scaling rule: its name, its LoRAs, and full fine-tunes of the same setting."""
+        """Per scaling rule: its name, its LoRAs, and full fine-tunes of the same setting; of each
+        every training (`of_one_training`).
+        """
         ends = self._at_home(self._ends)
         loras, fulls = ends[ends["kind"] == "lora"], ends[ends["kind"] == "full"]
         found = []
@@ -241,6 +256,25 @@ class Evidence:
         by = [name for name in (*SETTING, *CONTEXTS, *METHOD) if name != "where"]
         several = home.groupby(by, sort=False, dropna=False)["where"].transform("nunique")
         return choose(home[several > 1], by)
+
+
+def of_one_training(
+    loras: pd.DataFrame, full: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Of each rank the LoRAs that its verdict is told of, one method of full fine-tuning, and which
+    these are where there are several: the mean of several is of no student.
+
+    Args:
+        loras: of one scaling rule and setting.
+        full: of the same setting; may be empty.
+    """
+    long = _one_length(loras)
+    numbered = [{**row, "_place": place} for place, row in enumerate(long.to_dict("records"))]
+    kept, told = best_rates(numbered)
+    chosen = choose(full, METHOD)
+    if chosen.others:
+        told = [*told, f"Full fine-tuning: {chosen.setting}."]
+    return long.iloc[[row["_place"] for row in kept]], chosen.rows, told
 
 
 def _ends(rows: pd.DataFrame) -> pd.DataFrame:
