@@ -12,9 +12,8 @@ from small_studies import R2, small_study
 import sublim_mech as sm
 from sublim_mech import studies
 from sublim_mech.prompts import render
-from sublim_mech.studies import Asking, Computing, Method, Part, Study, Training
+from sublim_mech.studies import Asking, Computing, Method, Part, Study, Training, making
 from sublim_mech.studies.built_in import PRESETS
-from sublim_mech.studies.making import check_questions
 
 
 def part(**options):
@@ -193,13 +192,13 @@ def test_questions_of_a_chat_are_no_texts_to_continue():
 
 def test_copies_that_a_template_makes_are_refused_by_their_prompts(smol_tokenizer, monkeypatch):
     study = small_study("base", asking=Asking(questions=["Which?", "Which one?", "Which? "]))
-    check_questions(study, smol_tokenizer)
+    making.check_questions(study, smol_tokenizer)
     prompts = render(smol_tokenizer, [one.strip() for one in study.questions])
     monkeypatch.setattr("sublim_mech.studies.making.render", lambda *_, **__: prompts)
     with pytest.raises(
         ValueError, match=r"'Which\?' and 'Which\? ' are the same prompt in context"
     ):
-        check_questions(study, smol_tokenizer)
+        making.check_questions(study, smol_tokenizer)
 
 
 @pytest.mark.parametrize(
