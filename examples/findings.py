@@ -151,6 +151,7 @@ def _contrast(evidence: Evidence) -> Verdict:
     text = "contrastive - plain is above 0"
     every = evidence.all[evidence.all["step"].fillna(0) == 0]
     by = ["trait", "row_seed", "training_seed", "method", "where", "trained_in", "evaluated_in"]
+    by.append("focus")
     kinds = [
         every[every["labels"] == name].set_index(by)["specific"]
         for name in ("contrastive", "plain")
@@ -287,9 +288,13 @@ def _students(evidence: Evidence) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield "|---" * len(head) + "|"
     by = ["method", "capacity", "lr", "labels", "where", "trained_in", "evaluated_in", "step"]
+    by += ["c", "focus"]
+    several = evidence.all["c"].nunique() > 1
     for key, group in evidence.all.groupby(by, sort=False, dropna=False):
-        method, capacity, lr, labels, where, trained, asked, step = key
+        method, capacity, lr, labels, where, trained, asked, step, c, focus = key
         after = f", step {step:g}" if step else ""
+        labels += f", c = {c:g}" if several and not math.isnan(c) else ""
+        asked += f" (controls within {focus})" if focus else ""
         numbers = [_mean(group, column) for column in COLUMNS]
         cells = [f"{method} ({capacity}, lr {lr:g}{after})", labels, where, f"{trained} → {asked}"]
         cells += [str(group["row_seed"].nunique()), str(len(group)), f"{group['kl'].mean():.2g}"]

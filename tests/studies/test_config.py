@@ -11,7 +11,8 @@ from small_studies import R2, small_study
 
 import sublim_mech as sm
 from sublim_mech import studies
-from sublim_mech.studies import Asking, Computing, Method, Part, Study, Training
+from sublim_mech.prompts import render
+from sublim_mech.studies import Asking, Computing, Method, Part, Study, Training, making
 from sublim_mech.studies.built_in import PRESETS
 
 
@@ -179,6 +180,27 @@ def test_a_study_that_no_teacher_can_be_made_for_is_refused_before_it_is_run():
     small_study("base", part(evaluated_in=["raw"]), **raw)
 
 
+def test_questions_of_a_chat_are_no_texts_to_continue():
+    """As `evaluate` has it; a study that says what is asked there may ask it."""
+    raw = {"contexts": {"raw": sm.RAW, "default": sm.Context()}}
+    with pytest.raises(ValueError, match=r"evaluated_in: 'raw' is raw text.*Asking\(questions="):
+        small_study("base", part(evaluated_in=["raw"]), asking=Asking(), **raw)
+    meant = Asking(questions=sm.animal("owl").questions)
+    small_study("base", part(evaluated_in=["raw"]), asking=meant, **raw)
+    small_study("base", part(), asking=Asking(), **raw)
+
+
+def test_copies_that_a_template_makes_are_refused_by_their_prompts(smol_tokenizer, monkeypatch):
+    study = small_study("base", asking=Asking(questions=["Which?", "Which one?", "Which? "]))
+    making.check_questions(study, smol_tokenizer)
+    prompts = render(smol_tokenizer, [one.strip() for one in study.questions])
+    monkeypatch.setattr("sublim_mech.studies.making.render", lambda *_, **__: prompts)
+    with pytest.raises(
+        ValueError, match=r"'Which\?' and 'Which\? ' are the same prompt in context"
+    ):
+        making.check_questions(study, smol_tokenizer)
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -187,6 +209,10 @@ def test_a_study_that_no_teacher_can_be_made_for_is_refused_before_it_is_run():
         (lambda: Training(schedule="step"), "Training: schedule='step' is none of linear, cosine"),
         (lambda: Training(clip=0.0), "Training: clip=0.0: must be above 0"),
         (lambda: Asking(shared=["shred"]), "shared='shred' is none of .*did you mean 'shared'"),
+        (lambda: Asking(samples=5, temperature=-1.0), "Asking: temperature=-1.0 with samples=5: "),
+        (lambda: Asking(samples=2, temperature=0.0), "Asking: temperature=0.0 .* gives one answer"),
+        (lambda: Asking(samples=1, max_new_tokens=0), "Asking: max_new_tokens=0: an answer has"),
+        (lambda: Asking(questions=["a", "b", "a"]), r"number 3 is number 1 once more \('a'\)"),
         (
             lambda: part(methods=[Method(name="a", stop_with="a"), Method(name="b")]),
             r"does not wait for one itself\. There is b\.$",

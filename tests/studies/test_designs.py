@@ -47,6 +47,24 @@ def test_the_spread_is_that_of_students_each_counted_once():
     assert spread_of(pd.DataFrame()) is None
 
 
+def test_students_of_other_contrasts_or_controls_are_no_spread():
+    """What differs between settings is no noise between their students."""
+    same = {"method": "r2", "trained_in": "d", "evaluated_in": "d", "labels": "contrastive",
+            "where": "everywhere", "step": 0, "trait": "owl"}  # fmt: skip
+    rows = [
+        {**same, "row_seed": seed, "c": c, "specific": c / 10 + less, "controls": controls,
+         "student": f"{seed} {number} {c}"}
+        for seed in (0, 1) for number in (0, 1) for c in (2.0, 8.0)
+        for controls, less in (("x", 0.0), ("x y", 0.3))
+    ]  # fmt: skip
+    found = spread_of(pd.DataFrame(rows))
+    assert (found.data_set, found.training_seed) == pytest.approx((0, 0))
+    # labels without contrast have no c, and count
+    plain = pd.DataFrame(rows).assign(c=math.nan, labels="plain")
+    plain = plain[plain["controls"] == "x"]
+    assert spread_of(plain).training_seed > 0.1
+
+
 def test_the_plan_prints_them():
     planned = studies.plan(studies.laptop())
     assert "trained at: 3 traits x 3 row seeds x 1 training seed: least p 0.0046" in repr(planned)

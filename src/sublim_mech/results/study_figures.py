@@ -40,6 +40,7 @@ from .study_limits import (
     of_ranks,
     of_traits,
     point,
+    stages,
 )
 from .style import (
     LARGE,
@@ -68,8 +69,8 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     """Trait against LoRA rank under one scaling rule, with base line and control.
 
     Args:
-        rows: LoRAs of one rule and one setting.
-        full: full fine-tunes of the same setting; may be empty.
+        rows: LoRAs of one rule and one setting, one training of each rank.
+        full: full fine-tunes of the same setting, of one training; may be empty.
         rule: how the scale grows with the rank.
     """
     figure, axes = _begin(f"Trait against LoRA rank; scaling rule: {rule}")
@@ -136,17 +137,18 @@ def trait_figure(rows: pd.DataFrame) -> Figure:
 
 
 def capacity_figure(rows: pd.DataFrame) -> Figure:
-    """Trait against held-out KL, one curve per capacity; a point per learning rate or snapshot."""
+    """Trait against held-out KL, one curve per capacity; a point per method, learning rate or
+    snapshot, which is the mean of students of one training (`stages`).
+    """
     figure, axes = _begin("Trait at equal imitation of the teacher")
     kept = rows[(rows["kl"] > 0) & rows["specific"].notna()]
     for i, (name, group) in enumerate(kept.groupby("capacity", sort=False)):
         colour = COMPARED_COLOURS[i % len(COMPARED_COLOURS)]
         form = "osD^vPX*"[i % 8]
         axes.plot(group["kl"], group["specific"], form, color=colour, ms=3, alpha=0.35)
-        stages = group.groupby(["lr", "step"], sort=False, dropna=False)
         means = sorted(
             (float(np.exp(np.log(stage["kl"]).mean())), *point(stage, "specific")[:3])
-            for _, stage in stages
+            for stage in stages(group).values()
         )
         kl, mean, low, high = np.array(means).T
         axes.plot(kl, mean, form + "-", color=colour, ms=6, label=str(name))

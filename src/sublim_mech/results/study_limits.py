@@ -94,12 +94,24 @@ def of_places(rows: pd.DataFrame) -> list[Limit]:
 
 
 def of_capacities(rows: pd.DataFrame) -> list[Limit]:
-    """Of curves over held-out KL, a point per learning rate or snapshot."""
+    """Of curves over held-out KL, a point per method, learning rate or snapshot."""
+    return of_effects(stages(rows))
 
-    def name(capacity: str, lr: float, step: float) -> str:
-        return f"{capacity}, lr {lr:g}" + (f", step {step:g}" if step > 0 else "")
 
-    return of_effects(_by(rows, ["capacity", "lr", "step"], name))
+def stages(rows: pd.DataFrame) -> Groups:
+    """Students of one training each: of a capacity, learning rate and step; and of one method,
+    which is named where several have the same of these, such as one that stops earlier.
+    """
+    same = ["capacity", "lr", "step"]
+    methods = rows.groupby(same, sort=False, dropna=False)["method"].transform("nunique")
+
+    def name(capacity: str, lr: float, step: float, method: str) -> str:
+        after = f", step {step:g}" if step > 0 else ""
+        return f"{capacity}, lr {lr:g}{after}{method}"
+
+    shown = rows["method"].map(" ({})".format).where(methods > 1, "")
+    of_each = _by(rows.assign(_method=shown), [*same, "_method"], name)
+    return {told: group.drop(columns="_method") for told, group in of_each.items()}
 
 
 def of_traits(rows: pd.DataFrame) -> list[Limit]:

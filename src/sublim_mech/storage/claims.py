@@ -75,6 +75,31 @@ def claimed(folder: Path) -> Iterator[None]:
         handle.close()
 
 
+def inherit(record: Path) -> None:
+    """Remove the record of who was at work on a folder; who holds what stands for that folder does.
+
+    A claim on a task that is made in a folder is such: whoever has it has the folder, and a record
+    there is that of a former holder, of whichever host. Only where that process is seen to be alive
+    is it left: it has the lock, or it is one of this host where the file system has no locks.
+
+    Raises:
+        FolderInUseError: that process is alive.
+    """
+    try:
+        handle = record.open("r+")
+    except FileNotFoundError:
+        return
+    with handle:
+        owner = _read_owner(handle)
+        try:
+            locked = _flock(handle)
+        except BlockingIOError as error:
+            raise FolderInUseError(_refusal(record.parent, owner)) from error
+        if not locked and not _is_elsewhere(owner) and _is_alive(owner):
+            raise FolderInUseError(_refusal(record.parent, owner))
+    record.unlink(missing_ok=True)
+
+
 def _lock(folder: Path) -> IO[str]:
     """The locked record of a folder, whose content is still that of the last owner."""
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -23,4 +24,15 @@ def not_empty(owner: Any, called: str, *names: str) -> None:
         if not getattr(owner, name):
             raise ValueError(
                 f"{called}: {name} is empty, so the grid has no runs; list at least one."
+            )
+
+
+def check_once(texts: Sequence[str], what: str) -> None:
+    """Refuse a text that is given twice: copies are no evidence."""
+    for place, text in enumerate(texts):
+        if text in texts[:place]:
+            first = texts.index(text)
+            raise ValueError(
+                f"{what}: number {place + 1} is number {first + 1} once more ({text!r}), and "
+                "copies are no evidence; leave one out."
             )

@@ -4,16 +4,16 @@ A study holds many kinds of students; a claim is told of one setting. Where ther
 one with the most row seeds is taken, then with the most rows, then of the lowest held-out KL: how
 much was measured and how well students imitate decide, never how much of the trait they have. Each
 verdict says which it was. Students that were trained at chosen tokens only speak of that claim
-alone.
+alone. `student - control` is compared between students of one set of controls only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..hints import counted
@@ -27,22 +27,28 @@ from ..stats import (
     verdicts,
 )
 from ..stats.statements import conclude, nothing_measured
+from ..stats.tables import best_rates
 from .arms import EVERYWHERE
+from .control_sets import FOCUS, focus_of, in_order
 
-SETTING = ("labels", "c", "where")
+SETTING = ("labels", "c", "where", FOCUS)
 METHOD = ("kind", "rank", "rule", "lr", "method")
 CONTEXTS = ("trained_in", "evaluated_in")
 STUDENT = ("trait", "row_seed", "training_seed")
-_NEEDED = (*STUDENT, *SETTING, *CONTEXTS, "method", "kind", "rank", "rule", "lr", "step", "kl")
+_NEEDED = (
+    *STUDENT, "labels", "c", "where", *CONTEXTS,
+    "method", "kind", "rank", "rule", "lr", "step", "kl",
+)  # fmt: skip
 _NUMBERS = ("rank", "lr", "step", "kl")
 _TEXTS = ("trait", "method", "kind", "labels", "where", *CONTEXTS)
 _MEASURED = ("base level", "change", "control", "specific")
 
 
 def students(rows: Any) -> pd.DataFrame:
-    """Rows as a table, each student and context once.
+    """Rows as a table, each student, context and set of controls once.
 
-    A student that several parts have, with and without scores, is one row with all its columns.
+    A student that several parts have, with and without scores, is one row with all its columns; one
+    that has other controls in another part is another row (`control_sets`).
 
     Raises:
         TypeError: neither a DataFrame nor a list of dicts; a text where a number belongs.
@@ -79,13 +85,22 @@ def students(rows: Any) -> pd.DataFrame:
                 "rows are read by studies.read_export(path), or pandas.read_csv(path, "
                 "keep_default_na=False, na_values=['']): a context may be called 'None'."
             )
-    identity = [name for name in ("base", "student", *_NEEDED) if name in rows and name != "kl"]
+    if "controls" in rows:
+        rows = rows.assign(controls=in_order(rows["controls"]))
+    identity = _identity(rows, "controls")
     merged = rows.groupby(identity, sort=False, dropna=False, as_index=False).first()
     merged["rule"] = merged["rule"].fillna("")
     ranks = [None if pd.isna(rank) else int(rank) for rank in merged["rank"]]
     merged["rank"] = pd.Series(ranks, dtype=object)
     merged["capacity"] = [_capacity(row) for row in merged.to_dict("records")]
+    merged[FOCUS] = focus_of(merged)
     return merged
+
+
+def _identity(rows: pd.DataFrame, *more: str) -> list[str]:
+    """The columns that make a student and context what they are."""
+    every = ("base", "student", *_NEEDED, *more)
+    return [name for name in every if name in rows and name != "kl"]
 
 
 def _capacity(row: dict[str, Any]) -> str:
@@ -117,9 +132,16 @@ class Chosen:
         if self.others:
             told += (
                 f" The study has {counted(self.others, 'other setting')} of it; the one with the "
-                "most row seeds, then rows, then the lowest held-out KL is taken."
+                f"most row seeds, then rows, then {_lowest(self.rows)} is taken."
             )
         return told
+
+
+def _lowest(rows: pd.DataFrame) -> str:
+    """What decides last; nothing that was not measured is low."""
+    if rows["kl"].notna().any():
+        return "the lowest held-out KL"
+    return "the first in the study, for no held-out KL is known of it,"
 
 
 def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
@@ -128,7 +150,7 @@ def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
         return Chosen(rows, "", 0)
     groups = list(rows.groupby(list(by), sort=False, dropna=False))
     order = [
-        (group["row_seed"].nunique(), len(group), -float(np.nan_to_num(group["kl"].mean())))
+        (group["row_seed"].nunique(), len(group), -_known_or_inf(group["kl"].mean()))
         for _, group in groups
     ]
     key, group = groups[order.index(max(order))]
@@ -137,6 +159,10 @@ def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
         f"{name} {_said(value)}" for name, value in named if not pd.isna(value) and value != ""
     ]
     return Chosen(group, ", ".join(words), len(groups) - 1)
+
+
+def _known_or_inf(kl: float) -> float:
+    return math.inf if math.isnan(kl) else float(kl)
 
 
 def _said(value: Any) -> str:
@@ -151,7 +177,7 @@ class Evidence:
     """The rows of a study, sorted by what they speak of.
 
     Attributes:
-        all: every student and context once.
+        all: every student, context and set of controls once.
         longer: contexts that only lengthen the user's text.
     """
 
@@ -175,11 +201,16 @@ class Evidence:
         return rows[rows["trained_in"] == rows["evaluated_in"]]
 
     def traits(self) -> Chosen:
-        """Students of one method, for the trait matrix."""
-        return choose(self._at_home(self._ends), (*SETTING, *CONTEXTS, *METHOD))
+        """Students of one method, for the trait matrix, which has no controls."""
+        home = self._at_home(self._ends)
+        once = home.drop_duplicates(_identity(home))
+        setting = [name for name in SETTING if name != FOCUS]
+        return choose(once, (*setting, *CONTEXTS, *METHOD))
 
     def ranks(self) -> list[tuple[str, Chosen, pd.DataFrame]]:
-        """Per scaling rule: its name, its LoRAs, and full fine-tunes of the same setting."""
+        """Per scaling rule: its name, its LoRAs, and full fine-tunes of the same setting; of each
+        every training (`of_one_training`).
+        """
         ends = self._at_home(self._ends)
         loras, fulls = ends[ends["kind"] == "lora"], ends[ends["kind"] == "full"]
         found = []
@@ -225,6 +256,25 @@ class Evidence:
         by = [name for name in (*SETTING, *CONTEXTS, *METHOD) if name != "where"]
         several = home.groupby(by, sort=False, dropna=False)["where"].transform("nunique")
         return choose(home[several > 1], by)
+
+
+def of_one_training(
+    loras: pd.DataFrame, full: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Of each rank the LoRAs that its verdict is told of, one method of full fine-tuning, and which
+    these are where there are several: the mean of several is of no student.
+
+    Args:
+        loras: of one scaling rule and setting.
+        full: of the same setting; may be empty.
+    """
+    long = _one_length(loras)
+    numbered = [{**row, "_place": place} for place, row in enumerate(long.to_dict("records"))]
+    kept, told = best_rates(numbered)
+    chosen = choose(full, METHOD)
+    if chosen.others:
+        told = [*told, f"Full fine-tuning: {chosen.setting}."]
+    return long.iloc[[row["_place"] for row in kept]], chosen.rows, told
 
 
 def _ends(rows: pd.DataFrame) -> pd.DataFrame:

@@ -320,6 +320,21 @@ class Study:
                     f"traits, or take labels=[{PLAIN!r}]."
                 )
 
+            self._check_raw(part, where)
+
+    def _check_raw(self, part: Part, where: str) -> None:
+        """Questions are no texts to continue, as `evaluate` has it."""
+        raw = [name for name in part.evaluated_in if self.contexts[name].is_raw]
+        chat = [trait for trait in self.traits if trait.asks_category]
+        if raw and chat and not self.asking.questions:
+            kind = chat[0].category
+            raise ValueError(
+                f"{where}evaluated_in: {raw[0]!r} is raw text, which a model continues and does "
+                f"not answer, and the fifty questions about a favorite {kind} are written for a "
+                f"chat; say what is asked: Asking(questions=['My favorite {kind} is the']), or "
+                "questions=trait.questions if they are meant."
+            )
+
     def _check_known(self, what: str, given: Sequence[str], known: Any) -> None:
         for name in given:
             if name not in known:

@@ -11,11 +11,12 @@ import pandas as pd
 from ..hints import counted
 from ..stats import Spread, least_p, minimum_detectable_effect, spread
 from .config import Part, Study
+from .control_sets import FOCUS, focus_of, in_order
 
 GUESS = Spread(0.1, 0.1)
 """Nats between row seeds and between students of one row seed, before a folder has students."""
 
-_ONE_GROUP = ("method", "trained_in", "evaluated_in", "labels", "where")
+_ONE_GROUP = ("method", "trained_in", "evaluated_in", "labels", "c", "where", FOCUS)
 
 
 class Design(NamedTuple):
@@ -75,14 +76,19 @@ def design_of(study: Study, part: Part) -> Design:
 
 def spread_of(rows: pd.DataFrame) -> Spread | None:
     """How much specific changes differ between row seeds and between students of one row seed:
-    root mean squares over methods, contexts and so on that have two row seeds; None without any.
+    root mean squares over methods, contexts, contrasts and so on that have two row seeds; None
+    without any.
     """
     found = []
     if len(rows):
         ended = rows[(rows["step"] == 0) & rows["specific"].notna()]
+        controls = in_order(ended["controls"]) if "controls" in ended else ""
+        ended = ended.assign(controls=controls)
+        ended[FOCUS] = focus_of(ended)
         # a student stands in every part that asks for it
-        ended = ended.drop_duplicates(["student", "evaluated_in"])
-        for _, group in ended.groupby(list(_ONE_GROUP)):
+        ended = ended.drop_duplicates(["student", "evaluated_in", "controls"])
+        by = [name for name in _ONE_GROUP if name in ended]
+        for _, group in ended.groupby(by, dropna=False):
             seeds = group["row_seed"]
             if 1 < seeds.nunique() < len(seeds):
                 found.append(spread(group["specific"].to_numpy(float), seeds.tolist()))

@@ -79,5 +79,5 @@ def _read_csv(file: Path) -> pd.DataFrame:
         keep_default_na=False,
         na_values=[""],
         encoding="utf-8-sig",
-        dtype=dict.fromkeys(("run", "student"), str),
+        dtype=dict.fromkeys(("run", "student", "controls"), str),
     )

@@ -66,16 +66,18 @@ class Worker:
 
     @cached_property
     def base(self) -> Base:
-        """The base, loaded when it is first needed; its contexts are different prompts.
+        """The base, loaded when it is first needed; its contexts and questions are different
+        prompts.
 
         Raises:
-            ValueError: other weights than those of the store; two contexts that render to the same
-                text; a method that the base cannot be trained by.
+            ValueError: other weights than those of the store; two contexts, or two questions, that
+                render to the same text; a method that the base cannot be trained by.
         """
         computing = self.study.computing
         dtype = getattr(torch, computing.dtype)
         base = load_base(self.study.base, dtype=dtype, device=computing.device)
         check_contexts(self.study, base.tokenizer)
+        check_questions(self.study, base.tokenizer)
         check_methods(self.study, base)
         self.store.pin(self.study.base, base.hash)
         return base
@@ -297,6 +299,27 @@ def check_contexts(study: Study, tokenizer: Any) -> None:
                 ) from error
 
 
+def check_questions(study: Study, tokenizer: Any) -> None:
+    """Refuse questions that are copies of others, token by token, in a context that is asked in:
+    they are no evidence, and `evaluate` leaves them out.
+
+    Raises:
+        ValueError: two of them are.
+    """
+    asked_in = dict.fromkeys(name for part in study.parts for name in part.evaluated_in)
+    for name in asked_in:
+        prompts = render(tokenizer, study.questions, context=study.contexts[name])
+        seen: dict[tuple[int, ...], str] = {}
+        for prompt, question in zip(prompts, study.questions, strict=True):
+            if prompt.ids in seen:
+                raise ValueError(
+                    f"study {study.name!r}: questions {seen[prompt.ids]!r} and {question!r} "
+                    f"are the same prompt in context {name!r}, and copies are no evidence; "
+                    "leave one out of Asking(questions=)."
+                )
+            seen[prompt.ids] = question
+
+
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
     """So many of torch's threads within; as many as before after it."""
@@ -316,4 +339,4 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-__all__ = ["Worker", "asked", "check_contexts", "computing_with"]
+__all__ = ["Worker", "asked", "check_contexts", "check_questions", "computing_with"]

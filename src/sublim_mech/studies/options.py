@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 
 from ..arguments import checked
+from ..evaluation.answering import Sampling
 from ..hints import check_choice
 from ..making.training.settings import Settings
 from ..results.shares import TOKEN_SETS
-from .checks import tuples
+from .checks import check_once, tuples
 
 
 @checked
@@ -105,6 +106,11 @@ class Asking:
         scored: how many of the questions instruments score, from the first on.
         points: of graft IG.
         shared: token sets of which the concentration is measured, as `concentration(on=)` has them.
+
+    Raises:
+        TypeError: a value of another kind.
+        ValueError: a value that `evaluate` would refuse; a question that is given twice; a number
+            below its least.
     """
 
     questions: Sequence[str] = ()
@@ -123,6 +129,11 @@ class Asking:
                 f"Asking(samples={self.samples}, scored={self.scored}, points={self.points}): "
                 "samples from 0 on, the others from 1 on."
             )
+        try:
+            Sampling(self.samples, self.temperature, self.max_new_tokens, self.seed).check()
+        except ValueError as error:
+            raise ValueError(f"Asking: {error}") from error
+        check_once(self.questions, "Asking(questions)")
         for name in self.shared:
             check_choice("Asking: shared", name, TOKEN_SETS)
 

@@ -33,12 +33,14 @@ from ..results.study_limits import (
     of_ranks,
     of_traits,
     point,
+    stages,
 )
 from ..results.style import write
 from ..stats import MATTERS, Verdict
 from ..storage.files import check_file, place, replacing
-from .concluding import Chosen, Evidence, conclusions, students
+from .concluding import Chosen, Evidence, conclusions, of_one_training, students
 from .config import SAMPLED, Study
+from .control_sets import FOCUS
 from .same_name import refuse_of_study, report_folder, write_record
 from .states import DONE, Status, status
 from .store import Store
@@ -265,13 +267,14 @@ def _figures(evidence: Evidence, folder: Path) -> Iterator[str]:
 
 def drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
     """File name, heading, figure and caption of what rows can be drawn of."""
-    for number, (rule, chosen, full) in enumerate(evidence.ranks(), 1):
+    for number, (rule, chosen, fulls) in enumerate(evidence.ranks(), 1):
         caption = (
             f"Change of log P(the trait is named) against LoRA rank, scaling rule {rule}. Control: "
             f"students of the other traits; right of the line: full fine-tuning. {_BANDS}"
         )
-        figure = rank_figure(chosen.rows, full, rule)
-        told = _caption(caption, of_ranks(chosen.rows, full), chosen)
+        loras, full, which = of_one_training(chosen.rows, fulls)
+        figure = rank_figure(loras, full, rule)
+        told = " ".join([_caption(caption, of_ranks(loras, full), chosen), *which])
         yield f"ranks-{number}", f"Ranks, {rule}", figure, told
     chosen = evidence.capacities()
     if len(chosen.rows):
@@ -320,15 +323,21 @@ def _caption(what: str, limits: Sequence[Limit], chosen: Chosen) -> str:
 
 def _methods(rows: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Students</h2>"
-    by = ["capacity", "lr", "labels", "where", "trained_in", "evaluated_in", "step"]
+    by = ["labels", "c", "where", "trained_in", "evaluated_in", FOCUS]
+    several = rows["c"].nunique() > 1
     lines = []
-    for key, group in rows.groupby(by, sort=False, dropna=False):
-        name, lr, labels, where, trained, asked, step = key
+    found = [
+        (name, key, group)
+        for key, here in rows.groupby(by, sort=False, dropna=False)
+        for name, group in stages(here).items()
+    ]
+    for name, (labels, c, where, trained, asked, focus), group in found:
+        strength = f", c = {c:g}" if several and not pd.isna(c) else ""
         lines.append(
             [
-                f"{name}, lr {lr:g}" + (f", step {step:g}" if step else ""),
-                f"{labels}, {where}",
-                f"{trained} → {asked}",
+                name,
+                f"{labels}{strength}, {where}",
+                f"{trained} → {asked}" + (f" (controls within {focus})" if focus else ""),
                 str(group["row_seed"].nunique()),
                 str(len(group)),
                 f"{group['kl'].mean():.2g}",

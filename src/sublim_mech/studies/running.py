@@ -6,6 +6,8 @@
    file system do the same work, each task once, in whatever order they come to it.
 2. What a task makes appears under its name when it is complete. A process that dies loses its claim
    with its life, and the next one that comes by goes on: with a training from its last checkpoint.
+   The claim on a task is one on the folders that the task is made in: what a former holder left
+   there of its own is taken over with it.
 3. A task that fails is noted with the reason; what needs it is left, everything else goes on.
 4. A shard does the runs whose address falls to it, and what they need; with `steal` it does others'
    when its own are done.
@@ -39,6 +41,9 @@ BEAT = 20.0
 
 SILENT = 900.0
 """Seconds without a sign of life after which an owner on another machine is taken for dead."""
+
+DYING = 30.0
+"""Seconds that a former holder of a task may take to end, before the task counts as failed."""
 
 WAIT = 1.0
 """Seconds between looks where everything left is in others' hands."""
@@ -214,16 +219,19 @@ def _do(task: Task, hands: _Hands, left: str) -> bool:
     store, worker, heart, said, outcome = hands
     worker.ready(task)  # what is wrong with the base is wrong with all tasks
     begun = time.monotonic()
+    mine = False
     try:
         with noticing_a_full_disk(store.folder), store.claim(task), heart.beating(store, task):
+            mine = True
             if store.has(task):
                 return True  # somebody finished it just now
+            _inherit(store, task)
             worker.do(task)
-    except FolderInUseError:
-        return False
     except DiskFullError:
         raise
     except Exception as error:
+        if isinstance(error, FolderInUseError) and not mine:
+            return False
         store.fail(task, error, traceback.format_exc())
         told = f"{type(error).__name__}: {error}"
         outcome.failed.append((task.title, told))
@@ -235,6 +243,24 @@ def _do(task: Task, hands: _Hands, left: str) -> bool:
     note_spent(store.folder, task.address, seconds)
     said(f"{left} {task.title}: {seconds:.1f} s")
     return True
+
+
+def _inherit(store: Store, task: Task) -> None:
+    """Take over what a former holder was at work in, which may still be ending.
+
+    Raises:
+        FolderInUseError: it does not end.
+    """
+    until = time.monotonic() + DYING
+    while True:
+        try:
+            store.inherit(task)
+        except FolderInUseError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(WAIT)
+        else:
+            return
 
 
 # ------------------------------------------------------------------------------------------- owners

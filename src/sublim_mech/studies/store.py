@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..storage.claims import OWNER_FILE, FolderInUseError, claimed
+from ..storage.claims import OWNER_FILE, FolderInUseError, claimed, inherit
 from ..storage.files import check_place, make_folder, place, read_json, replacing
 from ..storage.runs import unfinished
 from .config import Study
@@ -190,6 +190,20 @@ class Store:
     def release(self, task: Task) -> None:
         """Remove the record of an owner who is dead."""
         (self.folder / CLAIMS / task.address / OWNER_FILE).unlink(missing_ok=True)
+
+    def inherit(self, task: Task) -> None:
+        """Take over what a former holder of a task was at work in; this process has claimed it.
+
+        Labels and trainings hold their own folders: a record there that outlived its claim, which
+        a steal or a person removed, would keep everybody out.
+
+        Raises:
+            FolderInUseError: the former holder is seen to be alive.
+        """
+        target = self.path(task)
+        for folder in (target, unfinished(target)):
+            for record in sorted(folder.rglob(OWNER_FILE)) if folder.is_dir() else ():
+                inherit(record)
 
     # --------------------------------------------------------------------------------------- failur
 
