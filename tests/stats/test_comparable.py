@@ -152,7 +152,8 @@ def test_copies_of_a_row_seed_tell_nothing_of_the_trait_matrix(height):
     found = transmission_claim(rows)
     assert found.label == "cannot tell"
     assert math.isnan(found.p)
-    assert "their values are identical" in repr(found)
+    assert "their values are identical" in repr(found.statements)
+    assert "6 row seeds: their values are identical" in found.notes[0]
     assert transmission_claim(squares(6, 0.1)).label == "supported"
 
 
