@@ -71,12 +71,18 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
 
 def _record_of_contexts(record: Record, data: xr.Dataset) -> Record:
     """The record of some of the prompts: of several contexts those that these were asked in."""
-    for name, field in ((CONTEXT, "contexts"), (DONOR_CONTEXT, "donor_contexts")):
-        if name in data.coords:
-            there = set(data[name].values.tolist())
-            kept = tuple(text for text in getattr(record, field) if text in there)
-            record = replace(record, **{field: kept})
-    return record
+
+    def kept(name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if name not in data.coords:
+            return texts
+        there = set(data[name].values.tolist())
+        return tuple(text for text in texts if text in there)
+
+    return replace(
+        record,
+        contexts=kept(CONTEXT, record.contexts),
+        donor_contexts=kept(DONOR_CONTEXT, record.donor_contexts),
+    )
 
 
 def of_each_step(scores: S) -> dict[int, S]:

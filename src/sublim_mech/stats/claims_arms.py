@@ -82,11 +82,11 @@ def trained_at_claim(
     # how well they imitate is asked of the very students whose effects are compared
     fits = [means_by(_whole(arm, value), "kl", STUDENT) for arm in (shared, others)]
     pairs = [key for key in fits[0] if key in fits[1]]
-    compared = [
+    one, other = (
         [row for row in _whole(arm, value) if keys(row, STUDENT) in pairs]
         for arm in (shared, others)
-    ]
-    more = difference(*compared, value, cluster)
+    )
+    more = difference(one, other, value, cluster)
     statements = [
         above_zero("trained at shared tokens only: above 0", has, matters=matters),
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),

@@ -225,7 +225,7 @@ def best_rates(rows: Sequence[Row]) -> Rates:
         ValueError: several learning rates of a rank, and no column `kl`.
     """
     kept: list[Row] = []
-    notes = []
+    notes: list[str] = []
     for rank in dict.fromkeys(row["rank"] for row in rows):
         here = [row for row in rows if row["rank"] == rank]
         rates = list(dict.fromkeys(row.get("lr") for row in here))
