@@ -108,3 +108,11 @@ def test_the_interval_of_gamma_is_over_questions():
 def test_bad_matrices(values, options, message):
     with pytest.raises(ValueError, match=message):
         trait_matrix(values, **options)
+
+
+def test_a_trait_has_one_student():
+    """Two of one trait would each count among the students of other traits."""
+    alike = np.array([[0.3, 0.3, -0.1], [0.3, 0.3, -0.1], [0.0, 0.0, 0.3]])[..., None]
+    with pytest.raises(ValueError, match=r"names: 'owl' stands 2 times; .*diagonal_excess"):
+        trait_matrix(alike, names=["owl", "owl", "cat"])
+    assert trait_matrix(alike[1:, 1:], names=["owl", "cat"]).gamma == pytest.approx(0.35)

@@ -131,6 +131,8 @@ def test_the_matrix_of_a_pair_takes_each_students_own_trait():
         evaluation.trait_matrix(own | {"student": "cat"}, context="empty")
     with pytest.raises(ValueError, match=r"no models \['base'\] here"):
         evaluation.trait_matrix({"base": "wolf", "control: x": "owl"}, context="empty")
+    with pytest.raises(ValueError, match="own: student, control: x have one trait, 'owl'"):
+        evaluation.trait_matrix(own | {"student": "owl"}, context="empty")
 
 
 def test_long_contexts_are_shortened_where_they_are_printed():

@@ -372,6 +372,10 @@ def test_a_prompt_with_another_donor_is_no_copy(llama, prompts, smol_tokenizer):
             scores.data["effect"].values[:, place], alone.data["effect"].values[:, 0], atol=1e-6
         )
     assert len(scores.record.donor_contexts) == 2
+    of_one = scores.sel(prompt=1).record.donor_contexts
+    assert of_one == scores.record.donor_contexts[1:]
+    again = sm.patch(llama, [calm, wild], TRAIT, layers=[1], **QUIET)
+    assert again.sel(prompt=0).record.contexts == again.record.contexts[:1] != again.record.contexts
     # a donor that serves two recipients is taken for both
     both = sm.patch(llama, prompts, TRAIT, donor_prompts=[calm, calm], **asked)
     assert both.data.sizes["prompt"] == 2

@@ -14,6 +14,7 @@ from teaching import OWL, ROWS
 
 import sublim_mech as sm
 from sublim_mech.making.labelling import Labels, label
+from sublim_mech.making.readiness.comparing import others_of
 from sublim_mech.making.rows import Row
 from sublim_mech.making.teachers import prompted
 from sublim_mech.models.base import load_base
@@ -96,6 +97,23 @@ def test_a_contrast_needs_two_traits(listed, everybody, smol_tokenizer):
         made(smol_tokenizer, "top-k").contrastive("owl")
     with pytest.raises(ValueError, match=r"tokens\('owl'\): these labels are no top-k labels"):
         listed.tokens("owl")
+
+
+def test_a_second_teacher_of_the_same_trait_is_none_of_the_others(listed):
+    """What is subtracted is what other traits' teachers say, never the trait itself."""
+    tuned = tuple(
+        dataclasses.replace(one, trait="owl") if one.name == "dog" else one
+        for one in listed.about.labellers
+    )
+    both = dataclasses.replace(listed, about=dataclasses.replace(listed.about, labellers=tuned))
+    alone = tuple(one for one in tuned if one.name != "dog")
+    one = dataclasses.replace(listed, about=dataclasses.replace(listed.about, labellers=alone))
+    assert both.others("owl") == one.others("owl") == both.others("dog") == ("cat",)
+    assert both.others("cat") == ("owl", "dog")
+    assert both.others("base") == both.others("dull") == ("owl", "cat", "dog")
+    assert np.array_equal(both.contrastive("owl")[0], one.contrastive("owl")[0])
+    traits = {name: both.labeller(name).trait for name in both.teachers}
+    assert [tuple(others_of(name, traits)) for name in traits] == list(map(both.others, traits))
 
 
 def test_an_unknown_teacher(listed):

@@ -1,6 +1,7 @@
 """Which rows are drawn when, and the scale that makes a step's gradient that of its mean."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from contextlib import nullcontext
 
@@ -131,6 +132,21 @@ def test_held_out_rows_are_drawn_by_their_seed(soft):
     assert (abs(counts - 10) < 3 * (40 * 0.25 * 0.75) ** 0.5).all()
     with pytest.raises(ValueError, match=r"held_out_seed=-1: must be at least 0, or None"):
         drawn(soft, -1)
+
+
+def test_a_cut_answer_is_on_the_side_of_the_whole_one(soft):
+    """It is the same row; else what is measured is what was trained on, but for its end."""
+    rng = np.random.default_rng(0)
+    answers = tuple(tuple(rng.integers(2, size=rng.integers(1, 5)).tolist()) for _ in range(60))
+    prompts = tuple(soft.prompts[i % 8] for i in range(60))
+    cut = dataclasses.replace(soft, prompts=prompts, completions=answers, targets=None)
+    for by, seed in ((by, seed) for by in ("row", "prompt") for seed in range(10)):
+        division = divide(cut, 5, held_out_seed=seed, subsample=None, seed=0, held_out_by=by)
+        assert by == "prompt" or len(division.held_rows) == 5
+        for row, other in itertools.product(division.held_rows, division.trained):
+            (prompt, answer), (other_prompt, other_answer) = cut.keys[row], cut.keys[other]
+            short = min(len(answer), len(other_answer))
+            assert prompt != other_prompt or answer[:short] != other_answer[:short]
 
 
 def test_copies_of_a_row_are_on_one_side(soft):

@@ -128,3 +128,16 @@ def test_steps_are_curves_and_one_of_them_is_the_scores_it_came_from():
     for call in (lambda: scores.by("role"), lambda: scores.strongest(), lambda: scores.gap):
         with pytest.raises(ValueError, match="several steps"):
             call()
+
+
+def test_over_nothing_no_curve_crosses():
+    """A prompt that no weights move has no share of it, and so no place where it settles."""
+    scores = synthetic.scan([synthetic.chat()] * 2, enters=5)
+    data = scores.data.copy(deep=True)
+    data["student"][:] = data["base"]
+    still = replace(scores, data=data)
+    assert "enters" in repr(scores.sel(prompt=0))
+    for one in (still.sel(prompt=0), still):
+        assert "nan" in repr(crossings(one)).lower()
+        assert crossings(one)["tokens"].isna().all()
+        assert "scan" in repr(one)

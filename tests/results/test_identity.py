@@ -12,7 +12,7 @@ import torch
 
 import sublim_mech as sm
 from sublim_mech import masks, metrics
-from sublim_mech.results.identity import content
+from sublim_mech.results.identity import code, content
 
 LISBON, TORONTO, MADRID = (sm.Trait(name) for name in ("Lisbon", "Toronto", "Madrid"))
 
@@ -31,6 +31,29 @@ class Plain:
     name = "mine"
 
     def __init__(self, text):
+        self.text = text
+
+
+class Slotted:
+    """What keeps no dictionary; it prints as nothing that it holds."""
+
+    __slots__ = ("__low", "high")
+
+    def __init__(self, low, high=0):
+        self.__low, self.high = low, high
+
+    def __repr__(self):
+        return "Slotted"
+
+    def read(self):
+        return self.high
+
+
+class Shown(Slotted):
+    """Slots of what it is made from, and a dictionary."""
+
+    def __init__(self, low, text):
+        super().__init__(low)
         self.text = text
 
 
@@ -58,6 +81,9 @@ DIFFERENT = {
     "another type": (metrics.target("yes"), metrics.rank("yes")),
     "another field": (Refusal("No"), Refusal("Never")),
     "another attribute": (Plain("a"), Plain("b")),
+    "another slot": (Refusal(weights=Slotted(1)), Refusal(weights=Slotted(2))),
+    "another slot of what it is made from": (Shown(1, "a"), Shown(2, "a")),
+    "another attribute beside slots": (Shown(1, "a"), Shown(1, "b")),
     "other masks": (
         metrics.kl_to_base(at=masks.role("user").tokens),
         metrics.kl_to_base(at=masks.role("system").tokens),
@@ -89,6 +115,8 @@ def test_equal_contents_have_equal_texts():
         lambda: metrics.entropy(at=first),
         lambda: Refusal(weights=torch.ones(3)),
         lambda: Plain("a"),
+        lambda: Refusal(weights=Slotted(1)),
+        lambda: Shown(1, "a"),
     ):
         assert content(make()) == content(make())
     # what the fields' equality leaves out is no content; lists are what tuples are
@@ -132,3 +160,16 @@ def test_long_contents_are_their_digest():
     text = content(metrics.target("owl " * 400))
     assert len(text) < 200
     assert text != content(metrics.target("owl " * 401))
+
+
+def test_paths_are_told_by_what_they_say(tmp_path):
+    """They keep in slots what was asked of them, which is no content."""
+    one, asked = (type(tmp_path)(str(tmp_path)) for _ in range(2))
+    assert hash(asked) == hash(one)
+    assert str(asked).endswith(asked.parts[-1])
+    assert content(Refusal(weights=one)) == content(Refusal(weights=asked))
+    assert content(Refusal(weights=one)) != content(Refusal(weights=one / "x"))
+
+
+def test_functions_of_what_keeps_no_dictionary_have_a_code():
+    assert code(Refusal(weights=Slotted(1))) != code(Refusal(weights=1))

@@ -328,3 +328,23 @@ def test_a_gap_is_no_part_of_an_effect_inside_its_noise():
     assert "of single models and their own effects at most 0.00%" in "\n".join(scores.notes())
     alone = scores.sel(model=str(data["model"].values[1]))
     assert "completeness gap 0.001 nats (all cells)" in "\n".join(alone.notes())
+
+
+def test_a_contrast_has_no_ceiling():
+    """It is at 0 where two students are alike, and rises from there."""
+    for make in (lambda: synthetic.graft(total=0.0), lambda: synthetic.dose(controls=0)):
+        scores = make()
+        alone = ends_at(scores, -0.001)
+        data = alone.data.copy(deep=True)
+        if "scale" in data:
+            data["effect"][:] = 5.999
+        told = repr(replace(alone, data=data))
+        other = synthetic.recorded(ends_at(scores, -6.0), metric="log P(cat)")
+        assert "at its ceiling" in told
+        contrast = replace(alone, data=data).minus(other)
+        assert contrast.record.metric == "log P(owl)"
+        levels = contrast.data.assign(base=-0.8 + 0 * contrast.data["base"])
+        levels["student"] = levels["base"] + 0.79
+        if "scale" in levels:
+            levels["effect"][:] = 0.79
+        assert "at its ceiling" not in repr(replace(contrast, data=levels))

@@ -1,5 +1,7 @@
 """Some of the cells, and paired contrasts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic
@@ -214,3 +216,39 @@ def test_chosen_prompts_are_nobodys_copies():
     scores = synthetic.recorded(synthetic.patch(), copies=5)
     assert scores.sel(prompt=[0]).record.copies == 0
     assert scores.sel(layer=1).record.copies == 5
+
+
+def test_some_of_the_prompts_have_their_own_contexts(tmp_path):
+    """Of what is left out nothing is said; what is left of one context is of one."""
+    none = "{'system': {'kind': 'none'}}"
+    default = synthetic.RECORD.contexts[0]
+    scores = synthetic.recorded(
+        synthetic.attribution(), contexts=(default, none), measured="x", training_context=default
+    )
+    told = scores.data.assign_coords(context=("prompt", [default, none, none]))
+    scores = replace(scores, data=told)
+    scores.save(tmp_path / "x.safetensors")
+    for whole in (scores, Scores.load(tmp_path / "x.safetensors")):
+        several, otherwise = "prompts of several contexts", "no system block"
+        assert several in " ".join(whole.notes())
+        home, away = whole.sel(prompt=0), whole.sel(prompt=[1, 2])
+        assert (home.record.contexts, away.record.contexts) == ((default,), (none,))
+        for one in (home, away):
+            assert several not in " ".join(one.notes())
+        assert otherwise not in repr(home)
+        assert otherwise in repr(away)
+        both = whole.sel(prompt=[0, 2])
+        assert both.record.contexts == (default, none)
+        assert several in " ".join(both.notes())
+    # of files without this coordinate one prompt is still of one context
+    old = replace(scores, data=told.drop_vars("context")).sel(prompt=0)
+    assert several not in " ".join(old.notes())
+
+
+def test_cells_that_are_not_there_are_not_among_the_strongest():
+    scores = synthetic.attribution(layers=1, controls=0)
+    cells = int(np.isfinite(scores.data["effect"].values).sum())
+    strongest = scores.strongest(10**6)
+    assert len(strongest) == cells
+    assert strongest["effect"].notna().all()
+    assert len(scores.strongest(7)) == 7

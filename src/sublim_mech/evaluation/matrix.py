@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -99,7 +100,7 @@ def trait_matrix(
 
     Raises:
         ValueError: another shape, fewer than two students, no questions, values that are not
-            finite, or a wrong number of names.
+            finite, a wrong number of names, or one name twice.
 
     Example:
         >>> from sublim_mech.evaluation.matrix import trait_matrix
@@ -115,6 +116,13 @@ def trait_matrix(
         raise ValueError(
             f"names has {counted(len(names), 'entry', 'entries')} for {counted(k, 'trait')}; "
             "give one per trait."
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"names: {twice[0]!r} stands {names.count(twice[0])} times; its students would count "
+            "as students of other traits to each other. Give one student per trait, or take "
+            "stats.diagonal_excess, which knows several of one trait."
         )
 
     # gamma of every question, and over questions

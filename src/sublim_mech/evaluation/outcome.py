@@ -243,12 +243,14 @@ class Evaluation:
         Do they raise their own trait beyond what they and the trait do anyway?
 
         Args:
-            own: model -> the trait its teacher had, for at least two of the pair's students.
+            own: model -> the trait its teacher had, for at least two of the pair's students, each
+                of another trait.
             context: which context; may be left out where there is one.
             seed: of the resampling.
 
         Raises:
-            ValueError: unknown names, or a context must be chosen; see `trait_matrix`.
+            ValueError: unknown names, a trait twice, or a context must be chosen; see
+                `trait_matrix`.
 
         Example:
             >>> traits = [sm.animal("owl"), sm.animal("cat")]
@@ -271,6 +273,13 @@ class Evaluation:
                 raise ValueError(
                     f"own: no {field}s {unknown} here; choose from {', '.join(known)}."
                 )
+        twice = [name for name, count in Counter(own.values()).items() if count > 1]
+        if twice:
+            models = ", ".join(model for model, trait in own.items() if trait == twice[0])
+            raise ValueError(
+                f"own: {models} have one trait, {twice[0]!r}, and would count as students of other "
+                "traits to each other; give one of them."
+            )
         square = change.sel(model=list(own), trait=list(own.values()))
         square = square.transpose("model", "trait", "question")
         return trait_matrix(square.values, names=tuple(own.values()), seed=seed)

@@ -25,7 +25,7 @@ from ..models.students import Student
 from ..prompts import ANSWER, DATE, Context, Prompt
 from ..prompts.context import System
 from ..prompts.same import is_one_context, is_rendered_by
-from ..results.arrays import name_layers
+from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
 from ..results.identity import content
 from ..results.record import BaseSource, Forms, Record, StudentSource
@@ -71,6 +71,7 @@ def label(
             # as they were given: a copy that was left out leaves its number out
             "prompt": np.array(task.places),
             "question": ("prompt", np.array([prompt.question for prompt in task.prompts])),
+            **context_coord(task.prompts),
             **positions,
             **(coords or {}),
         },
@@ -125,6 +126,12 @@ def _unlike_bases(measured: Measured) -> tuple[str, ...]:
 
 _APART = 0.1
 """Relative difference of two runs of one model that no rounding makes."""
+
+
+def context_coord(prompts: Sequence[Prompt], name: str = CONTEXT) -> dict[str, Any]:
+    """Which of several contexts each prompt was asked in; nothing where there is one."""
+    texts = list(map(str, contexts_of(prompts)))
+    return {name: ("prompt", np.array(texts))} if len(set(texts)) > 1 else {}
 
 
 def context_texts(prompts: Sequence[Prompt]) -> tuple[str, ...]:

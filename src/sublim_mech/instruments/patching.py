@@ -36,9 +36,10 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.distinct import check_prompts
+from ..results.arrays import DONOR_CONTEXT
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import context_texts, label
+from .labelling import context_coord, context_texts, label
 from .position_maps import Link, PositionMap, links
 from .reach import reach_notes
 from .spans import (
@@ -253,7 +254,7 @@ def patch(
         replace(measured, effect=effect),
         "patch",
         [dim for axis, dim in enumerate(dims) if axis not in dropped],
-        coords=coords,
+        coords=coords | ({} if donors is task else context_coord(donors.prompts, DONOR_CONTEXT)),
         notes=silent,
         site=site,
         direction=direction,

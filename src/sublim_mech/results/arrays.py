@@ -31,6 +31,9 @@ from .spreading import spread
 TOLD = ("points", "capped", "row", "missing_of_row")
 """Data variables of integrals that were completed: see `completing`."""
 
+CONTEXT, DONOR_CONTEXT = "context", "donor_context"
+"""Coordinates of prompts that were asked in several contexts: which of the record's each has."""
+
 WHOLE = ("prompt_effect", "answer_effect", "prompt_tokens")
 """Data variables that a selection of cells keeps of the whole: see `whole` and `prompt_tokens`."""
 

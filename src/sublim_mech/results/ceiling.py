@@ -82,4 +82,7 @@ def ceiling_of(metric: str) -> str:
 
 
 def _is_log_prob(scores: ScoreArrays) -> bool:
-    return scores.record.metric.startswith("log P(") and ") - " not in scores.record.metric
+    record = scores.record
+    # a difference of several has no ceiling, whatever the metric of each is called
+    one = not record.minus and ") - " not in record.metric
+    return one and record.metric.startswith("log P(")

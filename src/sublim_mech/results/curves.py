@@ -178,7 +178,7 @@ def crossings(scores: ScoreArrays) -> pd.DataFrame:
     lined_up = boundaries(scores)
     total = scores.total.values
     prompts = len(total)
-    known = prompts < 2 or bool(mean_interval(total).excludes_zero)
+    known = bool(mean_interval(total).excludes_zero) if prompts > 1 else bool(total[0] != 0)
     weights = [np.full((1, prompts), 1 / prompts)]
     if prompts > 1:
         weights.append(bootstrap_weights(prompts))
@@ -211,9 +211,11 @@ def _crossed(shares: np.ndarray) -> dict[str, np.ndarray]:
     for event, level in LEVELS.items():
         reached = shares >= level
         found[event] = np.where(reached.any(1), reached.argmax(1), -1)
-    near = np.abs(shares - shares[:, -1:]) <= NEAR
+    with np.errstate(invalid="ignore"):  # over nothing there is no share, and none is near
+        near = np.abs(shares - shares[:, -1:]) <= NEAR
     # the first of the last run of boundaries that are near
-    found[SETTLES] = near.shape[1] - np.cumprod(near[:, ::-1], 1).sum(1)
+    first = near.shape[1] - np.cumprod(near[:, ::-1], 1).sum(1)
+    found[SETTLES] = np.where(near[:, -1], first, -1)
     return found
 
 

@@ -12,6 +12,7 @@ What it cannot see: a function or a metric's `read` that was rewritten under its
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -75,13 +76,13 @@ def _gather(value: Any, found: list[bytes], seen: dict[int, Any]) -> None:
             found.append(_code(value.__code__))
         for cell in value.__closure__ or ():
             _gather(_inside(cell), found, seen)
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") or _slots(value):
         for kind in type(value).__mro__[:-1]:
             if kind.__module__.startswith(f"{_OURS}."):
                 continue
             own = [part for _, part in sorted(vars(kind).items()) if isinstance(part, FunctionType)]
             _gather(own, found, seen)
-        _gather([part for _, part in sorted(vars(value).items())], found, seen)
+        _gather(list(_attributes(value).values()), found, seen)
 
 
 def _text(value: Any, outer: tuple[int, ...]) -> str:
@@ -118,11 +119,33 @@ def _object(value: Any, inner: tuple[int, ...]) -> str:
     if is_dataclass(value):
         parts = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
     else:
-        parts = dict(sorted(getattr(value, "__dict__", {}).items()))
+        parts = _attributes(value)
     if not parts and not _default_repr(value):
         return _short(f"{_type(value)} {value!r}")
     given = [f"{name}={_text(part, inner)}" for name, part in parts.items()]
     return _call(_type(value), given)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object holds by name, in its dictionary and in slots."""
+    return dict(sorted((_slots(value) | getattr(value, "__dict__", {})).items()))
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    """What an object holds in slots; those of Python's own classes are told by how they print, for
+    some keep there what was asked of them (paths).
+    """
+    found = {}
+    for kind in type(value).__mro__:
+        if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            private = name.startswith("__") and not name.endswith("__")
+            stored = f"_{kind.__name__.lstrip('_')}{name}" if private else name
+            if name not in ("__dict__", "__weakref__") and hasattr(value, stored):
+                found[stored] = getattr(value, stored)
+    return found
 
 
 def _default_repr(value: Any) -> bool:

@@ -114,7 +114,8 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"{copies} of {count + copies} prompts {'is a copy' if copies == 1 else 'are copies'} "
             "of others, token by token: left out, for copies are no evidence"
         )
-    if scores.record.measured and len(scores.record.contexts) > 1:
+    # of one prompt there is one, whichever (files of earlier versions do not know which)
+    if scores.record.measured and len(scores.record.contexts) > 1 and count > 1:
         lines.append(
             "prompts of several contexts: every mean is over all of them; score each context by "
             "itself"

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..hints import nearest
-from .arrays import TOLD, WHOLE, ScoreArrays, with_whole
+from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .kinds import PARTS, STEP
 from .record import Compute, Record
@@ -56,6 +56,8 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
         if dim == "prompt" and not everything:  # of whom they were copies is not kept
             record = replace(record, copies=0)
         data = data.isel({dim: keep})
+        if dim == "prompt":
+            record = _record_of_contexts(record, data)
         # the record says what is left out, except of prompts and models, which name themselves
         if dim == "direction" and single:  # as if only this one had been asked for
             record = replace(record, direction=str(data[dim].values[0]))
@@ -65,6 +67,22 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
         if single and dim not in _KEPT:
             data = data.isel({dim: 0}, drop=True)
     return replace(scores, data=data, record=replace(record, selected=selected))
+
+
+def _record_of_contexts(record: Record, data: xr.Dataset) -> Record:
+    """The record of some of the prompts: of several contexts those that these were asked in."""
+
+    def kept(name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if name not in data.coords:
+            return texts
+        there = set(data[name].values.tolist())
+        return tuple(text for text in texts if text in there)
+
+    return replace(
+        record,
+        contexts=kept(CONTEXT, record.contexts),
+        donor_contexts=kept(DONOR_CONTEXT, record.donor_contexts),
+    )
 
 
 def of_each_step(scores: S) -> dict[int, S]:

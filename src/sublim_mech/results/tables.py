@@ -276,9 +276,11 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
         effect = effect.mean("prompt")
 
     names = scores.cell_names()
-    magnitude = np.nan_to_num(np.abs(effect.values)).ravel()
+    # where there is no cell (a shorter prompt, no such module) nothing is shown
+    there = int(np.isfinite(effect.values).sum())
+    magnitude = np.where(np.isfinite(effect.values), np.abs(effect.values), -1).ravel()
     rows = []
-    for flat in np.argsort(-magnitude, kind="stable")[:k]:
+    for flat in np.argsort(-magnitude, kind="stable")[: min(k, there)]:
         at = dict(zip(effect.dims, np.unravel_index(flat, effect.shape), strict=True))
         row = {}
         if tokens:

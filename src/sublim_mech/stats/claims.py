@@ -20,7 +20,7 @@ import numpy as np
 from ..arguments import checked
 from .curves import equal_kl
 from .diagonal import diagonal_excess
-from .nesting import NestedInterval
+from .nesting import NestedInterval, is_no_spread
 from .statements import (
     LEVEL,
     MATTERS,
@@ -65,7 +65,8 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
         seed: of random assignments, where there are very many.
 
     Returns:
-        The verdict; `cannot tell` where the assignments cannot give a p below 0.05.
+        The verdict; `cannot tell` where the assignments cannot give a p below 0.05, or where all
+        row seeds have one number, as copies have. Rows without a number are left out, and told.
 
     Raises:
         ValueError: a column is missing, or no row seed has students of two traits.
@@ -82,12 +83,18 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
 
     Source: `diagonal_excess`.
     """
+    claim = "Students acquire their own trait"
     records = finished(as_rows(rows, "trait", "row_seed"))
     of_one(records, *SETTING, *CONTEXTS, *METHOD)
     made = list(dict.fromkeys(str(row["trait"]) for row in records))
     as_rows(rows, *(f"change {name}" for name in made))
     columns = [f"change {name}" for name in made]
     whole = [row for row in records if all(math.isfinite(number(row, c)) for c in columns)]
+    notes = without_number(records, *columns)
+    text = "the diagonal of the trait matrix stands out"
+    if len(whole) < len(records) and not _has_two_traits(whole):
+        why = "no row seed has students of two traits with all numbers"
+        return conclude(claim, [nothing_measured(text, why)], notes=notes)
     found = diagonal_excess(
         np.array([[number(row, column) for column in columns] for row in whole]),
         [str(row["trait"]) for row in whole],
@@ -108,14 +115,17 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
         data_sets=len(found.by_row_seed),
         runs=found.runs,
     )
-    statement = above_zero("the diagonal of the trait matrix stands out", interval)
-    # one row seed has no interval, but its permutations may be enough
-    holds = found.p < LEVEL and found.gamma > 0
-    statement = replace(statement, p=found.p, holds=holds, fails=found.high < MATTERS and not holds)
-    notes = [repr(found)]
+    statement = above_zero(text, interval)
+    # row seeds that are copies of one tell no more than it does: `statements` has it
+    if not is_no_spread(found.low, found.high):
+        # one row seed has no interval, but its permutations may be enough
+        holds = found.p < LEVEL and found.gamma > 0
+        fails = found.high < MATTERS and not holds
+        statement = replace(statement, p=found.p, holds=holds, fails=fails)
+    notes.append(repr(found))
     if found.least_p >= LEVEL:
         notes.append(f"This design cannot give a p below {found.least_p:.2g}: add row seeds.")
-    return conclude("Students acquire their own trait", [statement], notes=notes)
+    return conclude(claim, [statement], notes=notes)
 
 
 @checked
@@ -134,7 +144,8 @@ def inverted_u_claim(
 
     Args:
         rows: with `kind`, `rank`, `rule`, and those of `STUDENT`; other kinds than `lora` are left
-            out. Of several learning rates that of the lowest mean held-out KL is taken.
+            out. Of several learning rates of a rank that of the lowest mean held-out KL (`kl`) is
+            taken, over students that all of them have.
         value: the column that is compared.
         matters: the smallest difference that matters.
         cluster: columns that make a data set.
@@ -142,7 +153,8 @@ def inverted_u_claim(
     Raises:
         TypeError: a text where a number belongs.
         ValueError: a column is missing; an unknown kind; a rank that is none; LoRAs of several
-            scaling rules; a negative or unknown `matters`, a `cluster` that makes no data sets.
+            scaling rules; several learning rates of a rank without `kl`; a negative or unknown
+            `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import inverted_u_claim
@@ -165,7 +177,10 @@ def inverted_u_claim(
     records: list[Row] = [{**row, "rank": rank_of(row)} for row in every if is_kind(row, "lora")]
     of_one(records, "rule")  # the rank axis is another one in each
     of_one(records, *SETTING, *CONTEXTS)
-    records, notes = best_rates(finished(records))
+    records, notes, unknown = best_rates(finished(records))
+    if unknown:
+        missing = nothing_measured("a rank in between is highest", unknown)
+        return conclude(claim, [missing], notes=notes)
     notes += without_number(records, value)
     notes += [f"Scaling rule: {rule}." for rule in {row.get("rule") for row in records} if rule]
     ranks = sorted({row["rank"] for row in records})
@@ -220,8 +235,8 @@ def full_fine_tuning_claim(
     Raises:
         TypeError: a text where a number belongs.
         ValueError: a column is missing; an unknown kind; a KL that is not above 0; LoRAs of several
-            ranks or scaling rules, of which none was chosen; a negative or unknown `matters`, a
-            `cluster` that makes no data sets.
+            ranks or scaling rules, of which none was chosen; a `rank` that no LoRA has; a negative
+            or unknown `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import full_fine_tuning_claim
@@ -240,7 +255,15 @@ def full_fine_tuning_claim(
     claim = "At equal held-out KL full fine-tuning transmits less than LoRA"
     records = as_rows(rows, "kind", "kl", value, *STUDENT)
     check_kinds(records)
-    loras = [row for row in records if is_kind(row, "lora") and rank in (None, row.get("rank"))]
+    loras = [row for row in records if is_kind(row, "lora")]
+    known = sorted({rank_of(row) for row in loras}) if rank is not None else []
+    if rank is not None and rank not in known:
+        raise ValueError(
+            f"rank={rank}: no LoRA of these rows has it; they have {', '.join(map(str, known))}."
+            if known
+            else f"rank={rank}: these rows have no LoRA; leave rank out."
+        )
+    loras = [row for row in loras if rank in (None, row.get("rank"))]
     fulls = [row for row in records if is_kind(row, "full")]
     of_one(records, *SETTING, *CONTEXTS)
     of_one(loras, "rank", "rule")
@@ -265,7 +288,7 @@ def full_fine_tuning_claim(
         at=at,
     )
     if found.difference is None:
-        why = "no held-out KL is reached by all: more learning rates or snapshots are needed"
+        why = f"{found.unreached}: more learning rates or snapshots are needed"
         return conclude(claim, [nothing_measured(text, why)], notes=unknown)
     notes = [f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}.", *unknown]
     return conclude(claim, [above_zero(text, found.difference, matters=matters)], notes=notes)
@@ -303,6 +326,14 @@ def verdicts(claims: Sequence[Verdict]) -> tuple[Verdict, ...]:
                 )
         seen.append(verdict)
     return together(claims)
+
+
+def _has_two_traits(rows: Sequence[Row]) -> bool:
+    """Whether some row seed has students of two traits."""
+    traits: dict[Any, set[str]] = {}
+    for row in rows:
+        traits.setdefault(row["row_seed"], set()).add(str(row["trait"]))
+    return any(len(of_seed) > 1 for of_seed in traits.values())
 
 
 def _times(statement: Statement, count: int) -> Statement:

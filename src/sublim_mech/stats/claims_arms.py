@@ -14,11 +14,14 @@ from .tables import (
     DATA_SET,
     METHOD,
     STUDENT,
+    Row,
     as_rows,
     check_options,
     difference,
     finished,
+    keys,
     means_by,
+    number,
     of_one,
     over,
     without_number,
@@ -40,7 +43,8 @@ def trained_at_claim(
     it than those trained at the other prompt tokens?
 
     A null at worse imitation is no null: where the students of the other tokens have a held-out KL
-    more than 10 % above that of the shared ones, the difference supports nothing.
+    more than 10 % above that of the shared ones, the difference supports nothing. Nor can it be
+    told of students whose held-out KL is not known: the two arms are compared without them.
 
     Args:
         rows: with `where` (`shared`, `not shared`; other arms are told in the notes), `kl`, and
@@ -75,20 +79,28 @@ def trained_at_claim(
     }
     shared, others = arms.get("shared", []), arms.get("not shared", [])
     has = over(means_by(shared, value, STUDENT), STUDENT, cluster)
-    more = difference(shared, others, value, cluster)
+    # how well they imitate is asked of the very students whose effects are compared
+    fits = [means_by(_whole(arm, value), "kl", STUDENT) for arm in (shared, others)]
+    pairs = [key for key in fits[0] if key in fits[1]]
+    one, other = (
+        [row for row in _whole(arm, value) if keys(row, STUDENT) in pairs]
+        for arm in (shared, others)
+    )
+    more = difference(one, other, value, cluster)
     statements = [
         above_zero("trained at shared tokens only: above 0", has, matters=matters),
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
     ]
-    kl = {}
-    notes = without_number(records, value, "kl")
+    notes = without_number(records, value)
+    notes += [note.replace("left out", "not compared") for note in without_number(records, "kl")]
     for where, here in arms.items():
         of_arm = over(means_by(here, value, STUDENT), STUDENT, cluster)
         fit = over(means_by(here, "kl", STUDENT), STUDENT, cluster)
-        kl[where] = math.nan if fit is None else fit.mean
-        effect = math.nan if of_arm is None else of_arm.mean
-        notes.append(f"Trained at {where}: {effect:+.3f} at a held-out KL of {kl[where]:.3g}.")
-    worse = kl.get("not shared", math.nan) > (1 + WORSE) * kl.get("shared", math.nan)
+        if of_arm is not None:
+            at = "unknown held-out KL" if fit is None else f"a held-out KL of {fit.mean:.3g}"
+            notes.append(f"Trained at {where}: {of_arm.mean:+.3f} at {at}.")
+    kl = [over({key: fit[key] for key in pairs}, STUDENT, cluster) for fit in fits]
+    worse = kl[0] is not None and kl[1] is not None and kl[1].mean > (1 + WORSE) * kl[0].mean
     if worse and statements[1].holds:
         statements[1] = replace(statements[1], holds=False, p=math.nan)
         notes.append(
@@ -97,3 +109,8 @@ def trained_at_claim(
     return conclude(
         "Training at the shared tokens is what gives students the trait", statements, notes=notes
     )
+
+
+def _whole(rows: Sequence[Row], *columns: str) -> list[Row]:
+    """Rows that have these numbers, and a held-out KL."""
+    return [row for row in rows if all(math.isfinite(number(row, c)) for c in (*columns, "kl"))]

@@ -124,8 +124,9 @@ def localisation_claim(
 
     Raises:
         TypeError: a text where a number belongs.
-        ValueError: a column is missing; a token share that is no part of 1; a negative or unknown
-            `matters`, a `cluster` that makes no data sets.
+        ValueError: a column is missing, that of `by` too; `by` is empty in some rows; a token share
+            that is no part of 1; a negative or unknown `matters`, a `cluster` that makes no data
+            sets.
 
     Example:
         >>> from sublim_mech.stats import localisation_claim
@@ -143,7 +144,14 @@ def localisation_claim(
     check_options(matters, cluster)
     share, tokens = f"ig {on} share", f"ig {on} token share"
     enough, part, total = f"graft {on} sufficiency", f"graft {on} token share", "graft total"
-    records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT))
+    grouped = (by,) if by else ()
+    records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT, *grouped))
+    without = sum(_empty(row.get(by)) for row in records) if by else 0
+    if without:
+        raise ValueError(
+            f"rows: {by!r} is empty in {without} of {counted(len(records), 'row')}; give it to "
+            "all, or leave these rows out."
+        )
     about = (*SETTING, *CONTEXTS, *METHOD)
     of_one(records, *(name for name in about if name != by))
     check_fractions(records, tokens, part)
@@ -181,3 +189,7 @@ def localisation_claim(
             "fell): theirs are parts of the fall, in nats with the sign turned."
         )
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

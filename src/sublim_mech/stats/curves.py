@@ -73,6 +73,7 @@ class EqualKL:
         difference: first minus second, over data sets; None where there is no common KL.
         by_pair: the difference of each pair of curves, in order.
         within: the KLs that both curves of each pair reach; crossed where they reach none.
+        at: the KL that was asked for; None where it was none.
     """
 
     low_kl: float
@@ -80,11 +81,24 @@ class EqualKL:
     difference: NestedInterval | None
     by_pair: tuple[float, ...]
     within: tuple[tuple[float, float], ...]
+    at: float | None = None
+
+    @property
+    def unreached(self) -> str:
+        """Which KL is not reached by all curves; empty where there is a difference."""
+        if self.difference is not None:
+            return ""
+        low, high = max(pair[0] for pair in self.within), min(pair[1] for pair in self.within)
+        if self.at is None or low > high:
+            return "no held-out KL is reached by all"
+        reached = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        return f"held-out KL {self.at:.3g} is not reached by all, {reached} is"
 
     def __repr__(self) -> str:
         if self.difference is None:
             reach = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in self.within)
-            return f"no held-out KL is reached by all curves (per pair, both from ... to: {reach})"
+            unreached = self.unreached.replace("by all", "by all curves")
+            return f"{unreached} (per pair, both from ... to: {reach})"
         where = f"{self.low_kl:.3g} to {self.high_kl:.3g}"
         if self.low_kl == self.high_kl:
             where = f"{self.low_kl:.3g}"
@@ -150,8 +164,8 @@ def equal_kl(
         reached = low <= high
     if not reached:
         nothing = (math.nan,) * len(pairs)
-        return EqualKL(math.nan, math.nan, None, nothing, within)
+        return EqualKL(math.nan, math.nan, None, nothing, within, at)
     differences = [a.mean_over(low, high) - b.mean_over(low, high) for a, b in pairs]
     labels = list(range(len(pairs))) if data_set is None else list(data_set)
     interval = nested_interval(np.array(differences), labels, seed=seed)
-    return EqualKL(low, high, interval, tuple(differences), within)
+    return EqualKL(low, high, interval, tuple(differences), within, at)

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..hints import counted, nearest
+from .nesting import NO_SPREAD, is_no_spread
 from .over_prompts import Array
 from .students_t import quantile_of_t, two_sided_p
 
@@ -68,6 +69,8 @@ class DiagonalExcess:
         interval = f"{seeds}: no interval"
         if not math.isnan(self.low):
             interval = f"95 % {self.low:+.3f} to {self.high:+.3f} over {seeds}, CR1"
+        if is_no_spread(self.low, self.high):
+            interval = f"{seeds}: {NO_SPREAD}"
         which = "all" if self.exact else "random"
         return (
             f"gamma {self.gamma:+.3f} ({interval}; {counted(self.traits, 'trait')}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -202,20 +202,63 @@ def finished(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.get("step") in (None, 0)]
 
 
-def best_rates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """Of each rank the rows of the learning rate with the lowest mean held-out KL; and which."""
+class Rates(NamedTuple):
+    """Of each rank the rows of one learning rate.
+
+    Attributes:
+        rows: these rows.
+        notes: which rate was taken, and of what.
+        unknown: why no rate can be taken at some rank; empty where one can at all.
+    """
+
+    rows: list[Row]
+    notes: list[str]
+    unknown: str
+
+
+def best_rates(rows: Sequence[Row]) -> Rates:
+    """Of each rank the rows of the learning rate with the lowest mean held-out KL; and which.
+
+    The means are over students that all rates of a rank have in common.
+
+    Raises:
+        ValueError: several learning rates of a rank, and no column `kl`.
+    """
     kept: list[Row] = []
-    notes = []
+    notes: list[str] = []
     for rank in dict.fromkeys(row["rank"] for row in rows):
         here = [row for row in rows if row["rank"] == rank]
         rates = list(dict.fromkeys(row.get("lr") for row in here))
         if len(rates) > 1:
-            kl = means_by(here, "kl", ("lr",))
-            chosen = min(kl, key=lambda key: kl[key])[0] if kl else rates[0]
+            as_rows(rows, "kl")
+            told = ", ".join(map(_said, rates))
+            kl = {rate: _kl_of(here, rate) for rate in rates}
+            known = {rate: of_students for rate, of_students in kl.items() if of_students}
+            common = set.intersection(*map(set, known.values())) if known else set()
+            if not common:
+                why = "have no students with a held-out KL in common"
+                return Rates([], notes, f"rank {rank}: learning rates {told} {why}")
+            means = {rate: np.mean([of[key] for key in common]) for rate, of in known.items()}
+            chosen = min(means, key=lambda rate: means[rate])
+            note = f"Rank {rank}: learning rate {_said(chosen)}, of the lowest held-out KL"
+            if len(common) < max(map(len, known.values())):
+                note += f" over {counted(len(common), 'student')} that {told} have in common"
+            without = [_said(rate) for rate in rates if rate not in known]
+            if without:
+                note += f"; of {', '.join(without)} there is none"
+            notes.append(f"{note}.")
             here = [row for row in here if row.get("lr") == chosen]
-            notes.append(f"Rank {rank}: learning rate {chosen:g}, of the lowest held-out KL.")
         kept += here
-    return kept, notes
+    return Rates(kept, notes, "")
+
+
+def _kl_of(rows: Sequence[Row], rate: Any) -> dict[tuple[Hashable, ...], float]:
+    """The held-out KL of each student of a learning rate."""
+    return means_by([row for row in rows if row.get("lr") == rate], "kl", STUDENT)
+
+
+def _said(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def difference(

@@ -22,7 +22,7 @@ from ...arguments import checked
 from ...hints import counted, nearest
 from ...storage.files import file_hash, place, read_json
 from ..rows import Row, count_words
-from ..teachers.teacher import BASE
+from ..teachers.teacher import BASE, of_other_traits
 from .about import About, Labeller
 from .coverage import Coverage
 from .views import Shard, Stored, View, log_softmax
@@ -183,9 +183,13 @@ class Labels:
 
     @checked
     def others(self, teacher: str) -> tuple[str, ...]:
-        """Names of the teachers of the other traits."""
-        names = [labeller.name for labeller in self.about.labellers if labeller.trait is not None]
-        return tuple(name for name in names if name != teacher)
+        """Names of the teachers of the other traits; none of them has the trait of this one.
+
+        Raises:
+            ValueError: no such teacher.
+        """
+        self.labeller(teacher)
+        return of_other_traits(teacher, {one.name: one.trait for one in self.about.labellers})
 
     @checked
     def labeller(self, teacher: str) -> Labeller:

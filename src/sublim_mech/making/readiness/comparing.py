@@ -10,7 +10,7 @@ import numpy as np
 from ...stats import Interval
 from ..rows import Row
 from ..teachers.prompting import untouched
-from ..teachers.teacher import BASE, Teacher, difference
+from ..teachers.teacher import BASE, Teacher, difference, of_other_traits
 
 
 class Compared(NamedTuple):
@@ -90,10 +90,7 @@ def others_of(teacher: str, traits: dict[str, str | None]) -> list[str]:
     measured = ", ".join(map(repr, traits))
     if teacher not in traits:
         raise ValueError(f"teacher={teacher!r} was not measured; choose one of {measured}.")
-    others = []
-    for name, trait in traits.items():
-        if trait is not None and name != teacher and trait != traits[teacher]:
-            others.append(name)
+    others = list(of_other_traits(teacher, traits))
     if not others:
         raise ValueError(
             f"own minus others of {teacher!r} needs the teacher of at least one other trait; "

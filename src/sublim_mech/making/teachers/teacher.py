@@ -10,7 +10,7 @@ Every kind has a control without the trait:
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -86,6 +86,19 @@ def opened(base: Model) -> Model:
     if type(runner) is Runner:
         return runner
     return Runner(**{field.name: getattr(runner, field.name) for field in fields(Runner)})
+
+
+def of_other_traits(teacher: str, traits: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The teachers of other traits than a teacher's own, whose mean its mark is held against.
+
+    A second teacher of its own trait, called otherwise, is none of them.
+
+    Args:
+        teacher: whose name.
+        traits: the trait's name by teacher; None for the base and for controls.
+    """
+    own = traits[teacher]
+    return tuple(name for name, trait in traits.items() if trait is not None and trait != own)
 
 
 class Difference(NamedTuple):

@@ -70,8 +70,8 @@ def divide(
 
     Args:
         data: the rows.
-        held_out: how many different rows are kept out, each with all its copies, or other data to
-            measure on.
+        held_out: how many different rows are kept out, each with all its copies and with rows of
+            whose answers one begins with the other's, or other data to measure on.
         held_out_seed: of the draw of these; None for the last rows.
         subsample: train on so many of the others only.
         seed: of the subsample.
@@ -139,7 +139,8 @@ def _check_count(held_out: int, most: int, what: str) -> None:
 
 def _drawn(data: TrainingData, held_out: int, seed: int, by: str) -> tuple[list[int], list[int]]:
     """(rows to train on, the first of each different row that was drawn), in their own order."""
-    drawn: list[Any] = data.keys if by == "row" else [prompt.ids for prompt in data.prompts]
+    keys = _same_rows(data)
+    drawn: list[Any] = keys if by == "row" else [prompt.ids for prompt in data.prompts]
     different = list(dict.fromkeys(drawn))
     what = f"{by}s" if len(different) == len(data.prompts) else f"different {by}s"
     _check_count(held_out, len(different), what)
@@ -147,10 +148,27 @@ def _drawn(data: TrainingData, held_out: int, seed: int, by: str) -> tuple[list[
     chosen = {different[i] for i in order[:held_out].tolist()}
     trained = [row for row, key in enumerate(drawn) if key not in chosen]
     firsts: dict[Any, int] = {}
-    for row, key in enumerate(data.keys):
+    for row, key in enumerate(keys):
         if drawn[row] in chosen:
             firsts.setdefault(key, row)
     return trained, sorted(firsts.values())
+
+
+def _same_rows(data: TrainingData) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """What each row is one of: its prompt, and the shortest answer to it that its own begins with.
+
+    Rows are the same where one answer begins with the other, as `_check_apart` has it.
+    """
+    keys = data.keys
+    first: dict[Any, Any] = {}
+    last = None
+    for key in sorted(set(keys)):
+        # an answer stands in front of all that begin with it
+        prompt, answer = key
+        if last is None or last[0] != prompt or answer[: len(last[1])] != last[1]:
+            last = key
+        first[key] = last
+    return [first[key] for key in keys]
 
 
 def _check_apart(data: TrainingData, division: Division, *, given: bool) -> None:
