@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 
 from sublim_mech.results import crossings, linearity
+from sublim_mech.results.colours import NOISE_COLOUR
 from sublim_mech.results.curves import boundaries
 
 
@@ -106,11 +108,27 @@ def test_directions_stand_beside_their_graft():
     assert table.loc[("all", "graft"), "subtracted"] == pytest.approx(0.7)
     assert np.isnan(table.loc[("all", "graft"), "projected out"])
     assert abs(table.loc[("0", "random"), "added"]) < 0.05
-    # the others' directions are those of the student alone
-    student = scores.data.isel(model=0)
-    others = student["effect"].sel(vector="others'", measure="added", layer=2).mean()
-    share = others / (student["student"] - student["base"]).mean()
-    assert table.loc[("2", "others'"), "added"] == pytest.approx(float(share))
+
+
+def test_nulls_of_directions_are_those_of_the_student_alone():
+    scores = synthetic.direction()
+    # one random vector added to one base moves student and control alike
+    scores.data["effect"].loc[{"vector": ["random 1", "random 2"]}] = 0.3
+    alone = scores.sel(model="student")
+    table, expected = scores.curve(), alone.curve()
+    for null in ("random", "others'"):
+        one = table.xs(null, level="vector")
+        pd.testing.assert_frame_equal(one, expected.xs(null, level="vector"))
+    own_total = float((alone.data["student"] - alone.data["base"]).mean())
+    assert table.loc[("2", "random"), "added"] == pytest.approx(0.3 / own_total)
+    whose = "random and others': in student alone, of its own total effect"
+    assert f"(student - controls; {whose})" in repr(scores)
+    assert whose not in repr(alone)
+    axes = scores.plot()
+    assert whose in " ".join(axes.get_xlabel().split())
+    grey = [line for line in axes.lines if line.get_color() == NOISE_COLOUR]
+    np.testing.assert_allclose([line.get_ydata() for line in grey], 0.3 / own_total)
+    assert whose not in " ".join(alone.plot().get_xlabel().split())
 
 
 def test_steps_are_curves_and_one_of_them_is_the_scores_it_came_from():

@@ -208,9 +208,9 @@ class Scores(ScoreArrays):
             Prefix scans: per measure and boundary, the token it is behind, its role, the `tokens`
             before it (mean over prompts), the effect and its share of the total. Doses: per scale,
             the effect and its share of the total effect at gate 1 everywhere. Directions: per layer
-            and vector (`own`: the model's own; `random`: the mean over random ones of equal norm;
-            `others'`: the other students' directions in this student alone), the share of the total
-            effect of each measure; last the graft. Several steps: per step the total effect, of
+            and vector (`own`: the model's own; and in the student alone, of its own total effect,
+            `random`: the mean over random ones of equal norm, `others'`: the other students'
+            directions), the share of the total effect of each measure; last the graft. Several steps: per step the total effect, of
             grafts the effect per step, set and measure.
 
         Raises:
