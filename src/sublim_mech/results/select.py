@@ -44,8 +44,8 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
     # what all cells add up to is known only while they are all there
     data, record, selected = with_whole(scores), scores.record, scores.selected
     # where a token stands in its prompt can be counted only while the prompt is whole
-    if "position" in labels and "position" in data["effect"].dims:
-        runs, dims = count_runs(scores), ("prompt", "position")
+    if any(name in labels and name in data["effect"].dims for name in ("position", "span")):
+        runs, dims = count_runs(scores.per_token()), ("prompt", "position")
         data = data.assign_coords(run=(dims, runs.run), index=(dims, runs.index))
 
     for name, wanted in labels.items():
