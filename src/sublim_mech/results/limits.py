@@ -178,8 +178,10 @@ def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") ->
 
 
 def _without_controls(scores: ScoreArrays) -> list[Limit]:
-    """That there are no controls, and what that means; nothing where there are some."""
-    if scores.has_controls:
+    """That there are no controls, and what that means; nothing where there are some, or of a
+    hybrid, whose parts are what it is compared with.
+    """
+    if scores.has_controls or scores.record.hybrid is not None:
         return []
     students = [vars(source) for source in scores.record.students.values()]
     given = "no controls given" if len(students) == 1 else "controls left out of this selection"

@@ -161,6 +161,7 @@ class Record:
         refined: of how many spans of each prompt the single tokens were measured too.
         measure: of a sweep: `sufficiency` or `necessity`.
         answer_gate: of a graft: measure -> gate of the answer tokens.
+        hybrid: of a hybrid of students: who computes the answer's own tokens.
         donor_contexts: of patching between prompts: the donors' contexts as texts.
         selected: what a selection kept of the cells: dimension -> label or list of labels.
         minus: metrics of the scores that were subtracted, by name.
@@ -188,6 +189,7 @@ class Record:
     spans: str | None = None
     refined: int | None = None
     answer_gate: Mapping[str, float] = field(default_factory=dict)
+    hybrid: str | None = None
     donor_contexts: tuple[str, ...] = ()
     selected: Mapping[str, Any] = field(default_factory=dict)
     minus: tuple[str, ...] = ()

@@ -30,6 +30,8 @@ def title(scores: ScoreArrays) -> str:
     """What was scored, in one line."""
     record = scores.record
     parts = [f"{KINDS[scores.kind].title} {record.what}"]
+    if record.hybrid is not None:
+        parts = [f"parts of a hybrid, {record.what}", f"answers computed by {record.hybrid}"]
 
     # options of the instrument, unless a selection below says more
     options = {

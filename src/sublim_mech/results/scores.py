@@ -213,8 +213,8 @@ class Scores(ScoreArrays):
             the effect and its share of the total effect at gate 1 everywhere. Directions: per layer
             and vector (`own`: the model's own; and in the student alone, of its own total effect,
             `random`: the mean over random ones of equal norm, `others'`: the other students'
-            directions), the share of the total effect of each measure; last the graft. Several steps: per step the total effect, of
-            grafts the effect per step, set and measure.
+            directions), the share of the total effect of each measure; last the graft. Several
+            steps: per step the total effect, of grafts the effect per step, set and measure.
 
         Raises:
             ValueError: scores of another kind; scans of prompts that are laid out in different
