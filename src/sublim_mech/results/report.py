@@ -139,7 +139,7 @@ def notes(scores: ScoreArrays) -> list[str]:
         lines.append(
             f"confirmed on {top} strongest and {len(confirmation.cells) - top} random cells: "
             f"Pearson {confirmation.pearson:.2f}, Spearman {confirmation.spearman:.2f}, "
-            f"same sign {100 * confirmation.sign:.0f} %; of the strongest alone, exact values are "
+            f"{confirmation.told_sign()}; of the strongest alone, exact values are "
             f"{confirmation.scale:.2f} times the estimates{_pearson(confirmation.pearson_top, top)}"
         )
     if compute is not None:
