@@ -286,7 +286,7 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
 
 def _lines_of_dose(scores: ScoreArrays) -> list[str]:
     lines = ["", f"effect by gate ({scores.headline_name})", show(curve(scores))]
-    scales = set(np.atleast_1d(scores.data["scale"].values).tolist())
+    scales = set(curve(scores).index)
     if 1.0 in scales and not {0.5, 2.0}.isdisjoint(scales):
         table = linearity(scores)
         lines += ["", "shares of the effect at 1", show(table)]
