@@ -10,6 +10,7 @@ import synthetic
 from sublim_mech.results import crossings, linearity
 from sublim_mech.results.colours import NOISE_COLOUR
 from sublim_mech.results.curves import boundaries
+from sublim_mech.results.page import token_page
 
 
 def test_a_scan_enters_where_it_rises_and_settles_where_it_is_done():
@@ -25,6 +26,22 @@ def test_a_scan_enters_where_it_rises_and_settles_where_it_is_done():
     assert table.loc[("necessity", "enters"), "tokens"] == np.ceil(0.1 * length)
     assert table.loc[("necessity", "settles"), "tokens"] == np.ceil(0.9 * length - 1e-9)
     assert table.loc[("sufficiency", "enters"), "behind"] == repr(synthetic.chat()[5][0])
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_raw_texts_have_no_template(raw):
+    rows = synthetic.several(3)
+    if raw:
+        rows = [[(f" {i}", "text", 0, "aligned") for i in range(n)] for n in (5, 7, 9)]
+    scores = synthetic.scan(rows, enters=3)
+    axes = scores.plot()
+    words = [t.get_text() for t in axes.figure.findobj(lambda o: hasattr(o, "get_text"))]
+    words = [" ".join(text.split()) for text in words] + [
+        token_page(scores.sel(measure="necessity"))
+    ]
+    assert any("lined up from both ends" in text for text in words) == raw
+    assert any("in the template" in text for text in words) != raw
+    assert any("aligned</span> (same place" in text for text in words)
 
 
 def test_a_prompt_that_is_shorter_there_waits():

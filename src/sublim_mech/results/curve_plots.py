@@ -28,7 +28,16 @@ from .colours import (
     ROLE_COLOURS,
     half_range,
 )
-from .curves import GRAFT, OTHERS, OWN, RANDOM, boundaries, nulls_in_words, vector_effects
+from .curves import (
+    GRAFT,
+    OTHERS,
+    OWN,
+    RANDOM,
+    boundaries,
+    curve,
+    nulls_in_words,
+    vector_effects,
+)
 from .dress import (
     introduce,
     legend_entry,
@@ -53,7 +62,7 @@ from .style import (
     no_score_patch,
     spaced,
 )
-from .tokens import label, prompt_tokens
+from .tokens import RAW_ROLE, label, prompt_tokens
 from .words import shortened, wrapped
 
 READS = {
@@ -132,7 +141,8 @@ def scan_curves(
     handles += role_entries(picture, lined_up.roles)
     column.space(picture.legend(handles, title="dotted: the total effect"))
     picture.height = column.height
-    _head(picture, scores, "lined up by place in the template")
+    is_raw = RAW_ROLE in lined_up.roles  # which has no template
+    _head(picture, scores, f"lined up {'from both ends' if is_raw else 'by place in the template'}")
     return picture.finish()
 
 
@@ -162,7 +172,7 @@ def dose_curve(
     """
     scores.need_one_step()
     picture = Picture(Wishes(ax, title, labels, path), scores, width=7, height=3.6)
-    axes, scales = picture.ax, np.atleast_1d(scores.data["scale"].values).astype(float)
+    axes, scales = picture.ax, curve(scores).index.to_numpy(float)
     axes.axhline(0, color="black", linewidth=0.8)
     handles = []
     if scores.has_controls:
