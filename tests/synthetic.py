@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,37 @@ def patch(
         total=1 + np.random.default_rng(seed).random((1 + controls, len(prompts))),
         site="z" if heads else "resid_pre",
         direction="denoising",
+        n_layers=layers,
+    )
+
+
+def spanned(prompts: Sequence[Sequence[Row]] | None = None, *, layers: int = 3) -> Scores:
+    """`(model, prompt, layer, span)`: messages and what the template puts around them."""
+    prompts = prompts or several(8)
+    coords = coordinates(prompts)
+    runs = []
+    for rows in prompts:
+        places = groupby(range(len(rows)), key=lambda i: (rows[i][2], rows[i][1]))
+        runs.append([list(tokens) for _, tokens in places])
+    effect = 1 + _noise((1, len(prompts), layers, len(runs[0])), 0)
+    dims = ("prompt", "span")
+    coords |= {"layer": np.arange(layers), "span": np.arange(len(runs[0]))} | _hooks(layers, 0)
+    coords["first"] = (dims, np.array([[run[0] for run in row] for row in runs]))
+    coords["last"] = (dims, np.array([[run[-1] for run in row] for row in runs]))
+    texts = [
+        ["".join(rows[i][0] for i in run) for run in row]
+        for rows, row in zip(prompts, runs, strict=True)
+    ]
+    coords["text"] = (dims, np.array(texts))
+    return scores_of(
+        "patch",
+        ("layer", "span"),
+        effect,
+        coords,
+        total=np.ones((1, len(prompts))),
+        site="resid_pre",
+        direction="denoising",
+        spans="message",
         n_layers=layers,
     )
 

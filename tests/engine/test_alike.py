@@ -80,9 +80,25 @@ def test_controls_trained_alike_are_told_nothing_of(tmp_path):
     others = {"data": {**MADE["data"], "hash": "b"}, "seeds": {"init": 1}}
     stored = {"method": {**MADE["method"], "store": "float16"}}
     results = {"results": {"steps": 60, "held_out": [3, 1]}}
-    control = run(tmp_path / "cat", 2, **CAT, **others, **stored, **results)
-    pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
-    assert pair.notes() == ()
+    # what is stored, measured or computed again on the way makes no other student
+    seen = {"snapshots": [5, 15], "evaluate_every": 5, "gradient_checkpointing": True}
+    seen_otherwise = {"snapshots": [], "evaluate_every": 9, "gradient_checkpointing": False}
+    given = {"optimiser": {**MADE["optimiser"], **seen_otherwise}}
+    control = run(tmp_path / "cat", 2, **CAT, **others, **stored, **results, **given)
+    own = run(tmp_path / "owl", 1, optimiser={**MADE["optimiser"], **seen})
+    assert load_pair(base(), own, controls=[control]).notes() == ()
+    assert (
+        peer_notes({"owl": load_student(base(), own), "cat": load_student(base(), control)}) == ()
+    )
+
+
+def test_how_often_it_is_measured_matters_where_a_training_stops_by_it(tmp_path):
+    own, other = (
+        {"optimiser": {**MADE["optimiser"], "stop_at": 0.1, "evaluate_every": n}} for n in (5, 9)
+    )
+    control = run(tmp_path / "cat", 2, **CAT, **other)
+    (note,) = load_pair(base(), run(tmp_path / "owl", 1, **own), controls=[control]).notes()
+    assert note.endswith("optimiser.evaluate_every: 9 in the control, 5 in the student")
 
 
 def test_a_control_of_the_students_own_trait_is_told(tmp_path):

@@ -111,14 +111,25 @@ def test_a_student_with_itself_is_the_student(smol_tokenizer, prompts):
     # of two, what is left without one is the other
     table = rows(found)
     assert table["without owl"] == pytest.approx(table["twin alone"], abs=1e-12)
-    assert "computed by owl" in repr(found)
+    # its scores say themselves what they are of; the other student is a part, not missing
+    whose = f"parts of a hybrid, {found.scores.record.metric}, answers computed by owl"
+    for said in (repr(found), repr(found.scores), found.scores.title()):
+        assert said.startswith(whose)
+        assert "no controls" not in said
+    assert not any("no controls" in note for note in found.scores.notes())
+    axes = found.scores.plot()
+    words = [t.get_text() for t in axes.figure.findobj(lambda o: hasattr(o, "get_text"))]
+    words = " ".join(" ".join(words).split())
+    assert whose in words
+    assert "share of the total effect: hybrid" in words
+    assert "no controls" not in words
     # and the base computes the answer unless somebody is named
     closed = hybrid(pair, prompts, TRAIT, {"owl": system, "twin": ~system}, **QUIET)
     sets = {"all": masks.everything()}
     graft = sm.graft(pair, prompts, TRAIT, sets, **QUIET).data["effect"]
     graft = graft.sel(model="student", set="all", measure="sufficiency")
     np.testing.assert_allclose(closed.scores.total, graft, atol=1e-9)
-    assert "computed by the base" in repr(closed)
+    assert "answers computed by the base" in repr(closed)
 
 
 def test_summed_differences_are_summed_weights(three, prompts, smol_tokenizer):

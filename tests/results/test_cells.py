@@ -1,11 +1,13 @@
 """Cells over all prompts: lined up by place, tested as one map."""
 
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import pytest
 import synthetic
 
+from sublim_mech.results import reliability
 from sublim_mech.stats import max_t, mean_interval
 
 PLACE = ["layer", "turn", "role", "run", "index"]
@@ -99,6 +101,42 @@ def test_noise_is_what_cells_do_not_tell_from_zero():
     assert not noise[2:4, role == "template"].all()
     tokens = scores.noise(3, tokens=True)
     assert tokens.shape == real.shape
+
+
+def test_spans_are_lined_up_and_tested_as_spans():
+    scores = synthetic.spanned()  # questions of other lengths: 3 to 8 tokens
+    effect = scores.data["effect"].values[0]
+    test, table = max_t(effect), scores.cells()
+    assert len(table) == effect[0].size
+    assert (table["n"] == 8).all()
+    ordered = table.sort_values("layer", kind="stable")
+    for column in ("mean", "p"):
+        np.testing.assert_allclose(ordered[column], getattr(test, column).ravel())
+    asked = table[(table["role"] == "user") & (table["layer"] == 0)].iloc[0]
+    assert (asked["index"], asked["span"]) == (0, "…")  # of several texts
+    assert " helpful AI assistant" in table[table["role"] == "system"]["span"].iloc[0]
+    # noise of a span is one verdict, at all of its tokens
+    assert not scores.noise(3).any()
+    scores.data["effect"].values[0, ::2, 1] *= -1
+    veil, role = scores.noise(3), scores.positions("role")[3]
+    assert veil[1, role != ""].all()
+    assert not veil[[0, 2]].any()
+    assert reliability(scores).cells == effect[0].size
+    # some of the spans stand where they stood
+    chosen = scores.sel(span=[3, 4]).cells().set_index(PLACE)
+    whole = scores.cells().set_index(PLACE)
+    np.testing.assert_allclose(chosen["mean"], whole.loc[chosen.index, "mean"])
+
+
+def test_whole_spans_and_single_tokens_of_refined_ones_are_other_places():
+    scores = synthetic.spanned()
+    length = (scores.data["last"] - scores.data["first"]).values[:, 4] + 1
+    data = scores.data.assign_coords(refined=(("prompt", "span"), np.zeros((8, 8), int)))
+    data["refined"].values[::2, 4] = 1
+    refined = replace(scores, data=data)
+    asked = refined.cells().query("role == 'user' and layer == 0").set_index("refined")
+    assert asked.loc[["no"], "n"].tolist() == [4]
+    assert asked.loc[["yes"], "n"].sum() == length[::2].sum()
 
 
 def test_few_prompts_are_not_tested():

@@ -1,11 +1,14 @@
 """Several students' scores in one table."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import synthetic
 
+from sublim_mech.prompts import Context
 from sublim_mech.results import compare
+from sublim_mech.results.contexts import apart
 from sublim_mech.results.record import BaseSource, Forms, StudentSource
 
 
@@ -64,6 +67,28 @@ def test_what_was_measured_otherwise_is_refused():
         compare({"a": one})
     with pytest.raises(TypeError, match="pass a dict from texts to ScoreArrays"):
         compare([one, one])
+
+
+def test_what_differs_is_said_as_tables_say_it():
+    coach, gardener = (
+        synthetic.recorded(synthetic.effect(), measured="1", contexts=(str(context.to_json()),))
+        for context in (Context("You are a chess coach."), Context("You are a gardener."))
+    )
+    words = "(system “You are a chess coach.” and system “You are a gardener.”)"
+    with pytest.raises(ValueError, match=re.escape(f"contexts differ {words}; score both alike.")):
+        compare({"s1": coach, "s2": gardener})
+    long = "Answer as a helpful assistant of a very large library would, in "
+    ends = [(str(Context(long + end).to_json()),) for end in ("prose.", "verse.")]
+    told = apart(*ends)
+    assert "prose." in told[0]
+    assert "verse." in told[1]
+    one, cells = synthetic.effect(), synthetic.attribution()
+    other = of_another_student(one)
+    other = synthetic.recorded(other, base=one.record.base)
+    with pytest.raises(ValueError, match=r"students differ \(student: student ent, .* again anoth"):
+        one.minus(other)
+    with pytest.raises(ValueError, match=r"selected differ \(all cells and layers 0/1\)"):
+        cells.minus(cells.sel(layer=[0, 1]))
 
 
 def test_metrics_of_one_name_are_told_by_their_forms():

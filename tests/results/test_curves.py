@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 
 from sublim_mech.results import crossings, linearity
+from sublim_mech.results.colours import NOISE_COLOUR
 from sublim_mech.results.curves import boundaries
+from sublim_mech.results.page import token_page
 
 
 def test_a_scan_enters_where_it_rises_and_settles_where_it_is_done():
@@ -23,6 +26,22 @@ def test_a_scan_enters_where_it_rises_and_settles_where_it_is_done():
     assert table.loc[("necessity", "enters"), "tokens"] == np.ceil(0.1 * length)
     assert table.loc[("necessity", "settles"), "tokens"] == np.ceil(0.9 * length - 1e-9)
     assert table.loc[("sufficiency", "enters"), "behind"] == repr(synthetic.chat()[5][0])
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_raw_texts_have_no_template(raw):
+    rows = synthetic.several(3)
+    if raw:
+        rows = [[(f" {i}", "text", 0, "aligned") for i in range(n)] for n in (5, 7, 9)]
+    scores = synthetic.scan(rows, enters=3)
+    axes = scores.plot()
+    words = [t.get_text() for t in axes.figure.findobj(lambda o: hasattr(o, "get_text"))]
+    words = [" ".join(text.split()) for text in words] + [
+        token_page(scores.sel(measure="necessity"))
+    ]
+    assert any("lined up from both ends" in text for text in words) == raw
+    assert any("in the template" in text for text in words) != raw
+    assert any("aligned</span> (same place" in text for text in words)
 
 
 def test_a_prompt_that_is_shorter_there_waits():
@@ -106,11 +125,27 @@ def test_directions_stand_beside_their_graft():
     assert table.loc[("all", "graft"), "subtracted"] == pytest.approx(0.7)
     assert np.isnan(table.loc[("all", "graft"), "projected out"])
     assert abs(table.loc[("0", "random"), "added"]) < 0.05
-    # the others' directions are those of the student alone
-    student = scores.data.isel(model=0)
-    others = student["effect"].sel(vector="others'", measure="added", layer=2).mean()
-    share = others / (student["student"] - student["base"]).mean()
-    assert table.loc[("2", "others'"), "added"] == pytest.approx(float(share))
+
+
+def test_nulls_of_directions_are_those_of_the_student_alone():
+    scores = synthetic.direction()
+    # one random vector added to one base moves student and control alike
+    scores.data["effect"].loc[{"vector": ["random 1", "random 2"]}] = 0.3
+    alone = scores.sel(model="student")
+    table, expected = scores.curve(), alone.curve()
+    for null in ("random", "others'"):
+        one = table.xs(null, level="vector")
+        pd.testing.assert_frame_equal(one, expected.xs(null, level="vector"))
+    own_total = float((alone.data["student"] - alone.data["base"]).mean())
+    assert table.loc[("2", "random"), "added"] == pytest.approx(0.3 / own_total)
+    whose = "random and others': in student alone, of its own total effect"
+    assert f"(student - controls; {whose})" in repr(scores)
+    assert whose not in repr(alone)
+    axes = scores.plot()
+    assert whose in " ".join(axes.get_xlabel().split())
+    grey = [line for line in axes.lines if line.get_color() == NOISE_COLOUR]
+    np.testing.assert_allclose([line.get_ydata() for line in grey], 0.3 / own_total)
+    assert whose not in " ".join(alone.plot().get_xlabel().split())
 
 
 def test_steps_are_curves_and_one_of_them_is_the_scores_it_came_from():

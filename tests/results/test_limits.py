@@ -17,6 +17,7 @@ from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.limits import Moved, few_prompts, limits
 from sublim_mech.results.page import token_page
 from sublim_mech.results.plots import plot
+from sublim_mech.results.scores import Scores
 from sublim_mech.results.shares import concentration
 
 CALM = "{'system': {'kind': 'text', 'text': 'You are calm.'}}"
@@ -221,11 +222,12 @@ def test_of_several_students_what_limits_all_is_said_once():
 
 def test_a_hybrid_carries_its_limits_but_has_no_controls():
     scores = asked(ends_at(synthetic.graft().sel(model=["student"]), -0.01))
+    scores = synthetic.recorded(scores, hybrid="the base")
     hybrid = Hybrid(scores, (), allowed=False)
     for words in (repr(hybrid), around(hybrid.plot(title="mine"))):
         assert "ceiling" in words
         assert "training context not given" in words
-        assert "no controls" not in words.replace("student (no controls)", "")
+        assert "no controls" not in words
         assert "controls left out" not in words
 
 
@@ -309,6 +311,34 @@ def test_a_dose_says_at_which_scales_the_headline_is_the_controls():
     of_student = "of its effect at 1 student alone has 1.00 at 1.5, 1.00 at 2: the headline bends"
     assert of_student in told
     assert "alone has" not in repr(synthetic.dose(power=1.0))
+
+
+def test_a_scaled_set_of_a_graft_says_what_the_dose_says():
+    """The student is at its ceiling at 2, where the control goes on falling."""
+    dose = synthetic.dose(power=1.0)
+    data = dose.data.copy(deep=True).sel(scale=[1.0, 2.0])
+    noise = np.linspace(-0.01, 0.01, data.sizes["prompt"])[:, None]
+    scales = data["scale"].values
+    data["base"][:] = -2.0
+    data["effect"].loc[{"model": "student"}] = noise + np.array([1.0, 1.99])
+    data["effect"].loc[{"model": data["model"][1]}] = -np.maximum(scales - 1, 0) - noise
+    data["student"] = data["base"] + data["effect"].sel(scale=1)
+    dose = replace(dose, data=data.transpose(*dose.data["effect"].dims))
+    sets = data.rename(scale="set").assign_coords(
+        set=["half", "2"], scale=("set", scales), tokens=(("prompt", "set"), np.ones((8, 2)))
+    )
+    sets["effect"] = sets["effect"].expand_dims(measure=["sufficiency", "necessity"])
+    graft = Scores(sets, "graft", dose.record)
+    lines = {"scale 2": repr(dose), "set 2 (scale 2)": repr(graft)}
+    lines["set 2 (scale 2)"] += repr(graft.sel(measure="sufficiency"))
+    for where, told in lines.items():
+        assert f"at {where}: 1.00 of 2.99 nats (33%) are the controls' fall" in told
+        assert f"log P(owl) is at its ceiling of 0 at {where}: it cannot rise any more" in told
+    assert lines["set 2 (scale 2)"].count("(33%)") == 2
+    assert "(33%)" not in repr(graft.sel(measure="necessity"))
+    # one scale that was chosen says it too
+    assert "at scale 2: 1.00 of 2.99" in repr(dose.sel(scale=2.0))
+    assert "(33%)" in around(dose.sel(scale=2.0).plot())
 
 
 def test_a_gap_is_no_part_of_an_effect_inside_its_noise():

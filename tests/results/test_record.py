@@ -49,6 +49,7 @@ def test_every_field_is_read_as_it_was_written():
         copies=3,
         notes=("a student equals its base",),
         where="user",
+        hybrid="the base",
         run="runs/owl",
         step_hashes={"20": "1", "40": "2"},
         students={"student": StudentSource("owl", "lora", "1", "prompted", data="numbers")},

@@ -43,10 +43,25 @@ def test_confirmation_is_a_table_and_a_line():
     line = (
         "confirmed on 4 strongest and 3 random cells: Pearson 0.93, Spearman 0.88, same sign 95 %"
     )
-    assert line in repr(scores)
+    assert f"{line};" in repr(scores)
     assert POOR_AGREEMENT not in repr(scores)
     assert POOR_AGREEMENT in repr(synthetic.confirmed(synthetic.gradient(), poor=True))
     assert synthetic.gradient().confirmation is None
+
+
+def test_of_how_many_cells_signs_were_compared_is_told():
+    scores = synthetic.confirmed(synthetic.gradient())
+    cells = [dict(cell) for cell in scores.record.confirmation.cells]
+    cells[0] |= {"estimate": -0.1, "exact": 0.1}
+
+    def line(sign):
+        told = replace(scores.record.confirmation, cells=tuple(cells), sign=sign)
+        return repr(synthetic.recorded(scores, confirmation=told))
+
+    assert "same sign 86 % of 7 cells; of the" in line(6 / 7)
+    cells[0] |= {"estimate": -0.000021, "exact": 0.000234}  # rounding, beside exact values of 0.64
+    assert "same sign 100 % of 6 cells, those next to 0 left out; of the" in line(1.0)
+    assert "same sign 86 %; of the" in line(6 / 7)  # counted otherwise by an earlier version
 
 
 def test_unconfirmed_estimates_say_so():

@@ -147,6 +147,15 @@ def test_by_sharing_has_the_sets_of_grafts_and_their_unions():
     assert averaged.loc["shared", "tokens"] == averaged.loc[["prefix", "aligned"], "tokens"].sum()
 
 
+def test_a_span_of_tokens_of_several_classes_is_of_none_of_them():
+    scores = synthetic.spanned()  # questions are seen and novel, and were patched as a whole
+    table, of_roles = scores.by("sharing"), scores.by("role")
+    of_classes = ["prefix", "aligned", "mixed"]
+    assert table.index.tolist() == [*of_classes, "answer", "shared"]
+    np.testing.assert_allclose(table.loc["mixed"], of_roles.loc["user"])
+    assert "mixed" in repr(scores).partition("by sharing")[2]
+
+
 @pytest.mark.parametrize("coordinate", ["turn", "token"])
 def test_answer_tokens_are_one_row_by_whatever_coordinate(coordinate):
     """An answer has the turn of the template tokens that open it, and may repeat a prompt's."""

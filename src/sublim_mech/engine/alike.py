@@ -175,11 +175,23 @@ def _recipes(control: Manifest, student: Manifest) -> tuple[dict[str, Any], dict
     and not every option that the other kind lacks.
     """
     there, here = _recipe(control), _recipe(student)
+    measured = [] if _stops(control) or _stops(student) else [_MEASURED]
+    for recipe in (there, here):
+        options = recipe["optimiser"].items()
+        recipe["optimiser"] = {k: v for k, v in options if k not in (*_NO_TRACE, *measured)}
     if control.kind != student.kind:
         both = there["method"].keys() & here["method"].keys()
         for recipe in (there, here):
             recipe["method"] = {key: recipe["method"][key] for key in both}
     return there, here
+
+
+_NO_TRACE, _MEASURED = ("snapshots", "gradient_checkpointing"), "evaluate_every"
+"""Options that make no other student; the latter but where a training stops by what it measures."""
+
+
+def _stops(manifest: Manifest) -> bool:
+    return manifest.optimiser.get("stop_at") is not None
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.identity import content
-from ..results.record import Confirmation
+from ..results.record import Confirmation, signs_counted
 from ..results.scores import Scores
 from . import keeping
 from .graft_ig import AXES
@@ -40,9 +40,6 @@ CONFIRMED = ("graft_ig", "attribution_patching", "activation_ig")
 
 POOR_BELOW = 0.8
 """Pearson or share of equal signs below which the agreement is called poor."""
-
-TOLD = 0.01
-"""Part of the largest compared cell below which a cell's sign is not counted."""
 
 
 class Cell(NamedTuple):
@@ -157,8 +154,7 @@ def confirm(
     if confirmation.poor:
         warnings.warn(
             f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
-            f"same sign {confirmation.sign:.0%} of {2 * k} cells, those next to 0 left out): use "
-            "the exact instrument (patch, graft).",
+            f"{confirmation.told_sign()}): use the exact instrument (patch, graft).",
             stacklevel=outside(),
         )
     return replace(scores, record=replace(scores.record, confirmation=confirmation))
@@ -175,9 +171,7 @@ def _compare(
 ) -> Confirmation:
     both = pd.DataFrame({"estimate": estimates, "exact": exact})
     pearson = float(both.corr("pearson").iloc[0, 1])
-    # next to 0 a sign is rounding
-    sizes = np.maximum(np.abs(estimates), np.abs(exact))
-    told = sizes >= TOLD * sizes.max()
+    told = signs_counted(estimates, exact)
     sign = float((np.sign(estimates) == np.sign(exact))[told].mean())
     rows = []
     for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):

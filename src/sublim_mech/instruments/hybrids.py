@@ -104,6 +104,7 @@ def hybrid(
         for gates, prompt in zip(chosen, task.prompts, strict=True)
     ]
     hashes = ", ".join(f"{student.name} {student.hash[:12]}" for student in plan.students)
+    writers = tuple(n for n, writes in zip(plan.names, plan.answers, strict=True) if writes)
     scores = label(
         measured,
         "graft",
@@ -114,12 +115,12 @@ def hybrid(
             "tokens": (("prompt", "set"), torch.stack(tokens).numpy()),
             "set_of": (("prompt", "set"), np.full((len(chosen), len(plan.sets)), "prompt")),
         },
-        notes=[f"a hybrid of {hashes}: {_in_words(plan)}"],
+        notes=[f"student: a hybrid of {hashes}: {_in_words(plan)}"],
         answer_gate=dict.fromkeys(MEASURES, float(any(plan.answers))),
+        hybrid=", ".join(writers) or "the base",
     )
     lengths = np.array([len(prompt) for prompt in task.prompts])
     scores = replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
-    writers = tuple(n for n, writes in zip(plan.names, plan.answers, strict=True) if writes)
     return Hybrid(scores, writers, allow == "sum", tuple(mask.name for mask in plan.sets))
 
 

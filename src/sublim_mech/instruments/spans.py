@@ -25,6 +25,7 @@ import numpy as np
 from ..engine.answers import Answers
 from ..hints import nearest
 from ..prompts import ANSWER, Prompt
+from ..results.spreading import MIXED
 from .task import Measured, Task
 
 By = Literal["token", "word", "sentence", "message"] | int
@@ -32,9 +33,6 @@ By = Literal["token", "word", "sentence", "message"] | int
 number of tokens."""
 
 NAMES = ("token", "word", "sentence", "message")
-
-MIXED = "mixed"
-"""Sharing class of a span whose tokens differ in theirs."""
 
 _WORD = re.compile(r"\S+")
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[\"”’）」』]*|\n+")

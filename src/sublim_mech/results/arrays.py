@@ -154,7 +154,11 @@ class ScoreArrays:
 
     @property
     def headline_name(self) -> str:
-        """What `headline` is: the difference to the controls, or the student against the base."""
+        """What `headline` is: the difference to the controls, or the student (or a hybrid of
+        several) against the base.
+        """
+        if self.record.hybrid is not None:
+            return "hybrid"
         name = str(self.data["model"].values[0])
         return f"{name} - controls" if self.has_controls else f"{name} (no controls)"
 

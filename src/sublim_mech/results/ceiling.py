@@ -12,6 +12,48 @@ CEILING = 0.05
 """Nats below the ceiling of 0 from which on a log-probability is said to be at it (95 %)."""
 
 
+class Dose(NamedTuple):
+    """What a gate other than 0 and 1 does.
+
+    Attributes:
+        name: of the scale, or of the set that is scaled.
+        scale: the gate.
+        effect: `(model, prompt)`.
+    """
+
+    name: str
+    scale: float
+    effect: np.ndarray
+
+
+def doses(scores: ScoreArrays) -> list[Dose]:
+    """What every scale of a dose does, and what sets of a graft do by themselves that are scaled;
+    nothing of other scores.
+    """
+    effect, named = scores.data["effect"], "scale"
+    if scores.kind == "graft":
+        measures = np.atleast_1d(scores.data.get("measure", scores.selected.get("measure")))
+        if "scale" not in scores.data.coords or "sufficiency" not in measures:
+            return []
+        named = "set"
+        if "measure" in effect.dims:
+            effect = effect.sel(measure="sufficiency")
+    elif scores.kind != "dose":
+        return []
+    if named not in effect.dims:  # one was selected
+        effect = effect.expand_dims({named: [scores.selected[named]]})
+    effect = effect.transpose("model", "prompt", named)
+    scales = effect["scale"].values
+    told = zip(effect[named].values.tolist(), scales.tolist(), strict=True)
+    found = []
+    for n, (name, scale) in enumerate(told):
+        if scores.kind == "dose":
+            found.append(Dose(f"scale {scale:g}", scale, effect.values[..., n]))
+        elif scale not in (0, 1):
+            found.append(Dose(f"set {name} (scale {scale:g})", scale, effect.values[..., n]))
+    return found
+
+
 class Told(NamedTuple):
     """That some models are at their ceiling.
 
@@ -33,20 +75,22 @@ class Told(NamedTuple):
 
 def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
     """At which doses the student's log-probability cannot rise any more; nothing where it can, of
-    metrics without a ceiling, or of scores that are no doses.
+    metrics without a ceiling, or of scores that hold no doses (`doses`).
     """
-    if scores.kind != "dose" or not _is_log_prob(scores):
+    if not _is_log_prob(scores):
         return []
     student = scores.data.isel(model=0)
-    levels = np.atleast_1d((student["effect"] + student["base"]).mean("prompt").values)
-    scales = np.atleast_1d(scores.data["scale"].values)
-    there = scales[levels > -CEILING]
-    if not len(there):
+    base = float(student["base"].mean("prompt"))
+    there = [dose for dose in doses(scores) if base + dose.effect[0].mean() > -CEILING]
+    if not there:
         return []
-    listed = ", ".join(f"{scale:g}" for scale in there)
-    where = f"{'scale' if len(there) == 1 else 'scales'} {listed}"
+    where = ", ".join(dose.name for dose in there)
+    why = ": it cannot rise any more, whatever the weights do"
+    if scores.kind == "dose":
+        listed = ", ".join(f"{dose.scale:g}" for dose in there)
+        where = f"{'scale' if len(there) == 1 else 'scales'} {listed}"
+        why = ": it cannot rise any more, so that the curve bends there whatever the weights do"
     short = f"{ceiling_of(scores.record.metric)} at {where}"
-    why = ": it cannot rise any more, so that the curve bends there whatever the weights do"
     return [Told(short, why, (str(student["model"].item()),))]
 
 

@@ -3,8 +3,10 @@
 1. A place is a turn and role, the run of that role in the turn (0: before its content, 1: after it,
    for template tokens) and the token of the run, counted from its start. Of runs that are longer in
    some prompts the second half is counted from the end (-1: the last), so that last tokens meet.
-2. Prompts are lined up by place; a prompt without a place has no value there.
-3. Every cell of the lined-up map is tested over prompts by sign flips with the largest |t| of the
+2. Spans are places as a whole: counted in their run as tokens are. Where some were refined, the
+   others stand where their first token does, apart from single tokens.
+3. Prompts are lined up by place; a prompt without a place has no value there.
+4. Every cell of the lined-up map is tested over prompts by sign flips with the largest |t| of the
    map (`stats.max_t`).
 """
 
@@ -22,18 +24,19 @@ from .arrays import ScoreArrays
 
 @dataclass(frozen=True)
 class Place:
-    """Where in its prompt a token stands."""
+    """Where in its prompt a token or a span stands; a whole one beside those that were refined."""
 
     turn: int
     role: str
     run: int
     index: int
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Runs:
-    """`(prompt, position)` each: the run of its role in its turn, and which token of the run (from
-    its end, below 0, in the second half of a run that is longer in some prompts).
+    """`(prompt, position)` each: the run of its role in its turn, and which token or span of the
+    run (from its end, below 0, in the second half of a run that is longer in some prompts).
     """
 
     run: np.ndarray
@@ -46,7 +49,8 @@ class Alignment:
 
     Attributes:
         places: P of them.
-        of_token: `(prompt, position)`: the number of every token's place, -1 past a shorter prompt.
+        of_token: `(prompt, position)`: the number of every token's place, -1 past a shorter prompt;
+            the tokens of a span have one.
     """
 
     places: list[Place]
@@ -54,11 +58,16 @@ class Alignment:
 
 
 def count_runs(scores: ScoreArrays) -> Runs:
-    """Runs of tokens of one role in one turn."""
+    """Runs of tokens of one role in one turn.
+
+    Args:
+        scores: per token.
+    """
     if "run" in scores.data.coords:  # counted before some positions were chosen
         return Runs(scores.positions("run"), scores.positions("index"))
     roles, turns = scores.positions("role"), scores.positions("turn")
     run, index = np.zeros(roles.shape, int), np.zeros(roles.shape, int)
+    cells = _cells_of_runs(scores)
     pieces: dict[tuple[int, str, int], list[tuple[int, slice]]] = {}
     for prompt, frames in enumerate(zip(turns.tolist(), roles.tolist(), strict=True)):
         start = 0
@@ -71,19 +80,46 @@ def count_runs(scores: ScoreArrays) -> Runs:
             runs_so_far[turn_and_role] = number + 1
             start = stop
     for alike in pieces.values():
-        lengths = [piece.stop - piece.start for _, piece in alike]
-        for at, length in zip(alike, lengths, strict=True):
-            index[at] = np.arange(length)
+        numbers = [np.cumsum(_begins(cells[at])) - 1 for at in alike]
+        lengths = [number[-1] + 1 for number in numbers]
+        for at, number, length in zip(alike, numbers, lengths, strict=True):
+            index[at] = number
             if len(set(lengths)) > 1:
-                index[at][(length + 1) // 2 :] -= length
+                index[at][number >= (length + 1) // 2] -= length
+    if "coarse" in scores.data.coords:
+        _place_whole_spans(scores, index)
     return Runs(run, index)
 
 
+def _cells_of_runs(scores: ScoreArrays) -> np.ndarray:
+    """`(prompt, position)` numbers of what is counted: spans, or tokens (beside refined spans)."""
+    if "span" in scores.data.coords and "coarse" not in scores.data.coords:
+        return scores.positions("span")
+    shape = scores.positions("role").shape
+    return np.broadcast_to(np.arange(shape[1]), shape)
+
+
+def _begins(numbers: np.ndarray) -> np.ndarray:
+    """Whether each number is another one than that before it."""
+    return np.r_[True, numbers[1:] != numbers[:-1]]
+
+
+def _place_whole_spans(scores: ScoreArrays, index: np.ndarray) -> None:
+    """All tokens of a span that was not refined stand where its first one does."""
+    spans, coarse = scores.positions("span"), scores.positions("coarse").astype(bool)
+    for of_prompt, numbers, whole in zip(index, spans, coarse, strict=True):
+        for number in np.unique(numbers[whole]):
+            of_prompt[numbers == number] = of_prompt[numbers == number][0]
+
+
 def align(scores: ScoreArrays) -> Alignment:
-    """Line up the tokens of all prompts by place."""
+    """Line up the tokens or spans of all prompts by place."""
+    scores = scores.per_token()
     runs = count_runs(scores)
     # the fields of a place, `(prompt, position)` each
     fields = [scores.positions("turn"), scores.positions("role"), runs.run, runs.index]
+    if "coarse" in scores.data.coords:
+        fields.append(scores.positions("coarse").astype(bool))
     places_of_prompts = []
     for of_prompt in zip(*(field.tolist() for field in fields), strict=True):
         places_of_prompts.append([Place(*place) for place in zip(*of_prompt, strict=True)])
@@ -107,12 +143,16 @@ def cells(scores: ScoreArrays) -> pd.DataFrame:
     lined_up = line_up(effect, alignment)
     test = max_t(lined_up)
     low, high = _bounds(lined_up)
-    names = scores.block_names()
+    names, called = scores.block_names(), "span" if "span" in scores.data.coords else "token"
+    refined = "refined" in scores.data.coords
     texts = _texts(scores, alignment)
     rows = []
     for layer, p in zip(*np.nonzero(test.n), strict=True):
         row = {"layer": scores.data["layer"].values[layer]} if layered else {}
-        row |= {"name": names[layer], **asdict(alignment.places[p]), "token": texts[p]}
+        place = asdict(alignment.places[p])
+        whole = place.pop("whole")
+        row |= {"name": names[layer], **place, called: texts[p]}
+        row |= {"refined": "no" if whole else "yes"} if refined else {}
         row |= {
             "n": int(test.n[layer, p]),
             "mean": test.mean[layer, p],
@@ -148,11 +188,13 @@ def line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:
 
 
 def _texts(scores: ScoreArrays, alignment: Alignment) -> list[str]:
-    """Per place its token's text, or … where prompts differ."""
+    """Per place the text of its token or span, or … where prompts differ."""
     tokens = scores.positions("token")
     shown = []
     for place in range(len(alignment.places)):
-        texts = set(tokens[alignment.of_token == place].tolist())
+        there = alignment.of_token == place
+        prompts = np.flatnonzero(there.any(1))
+        texts = {"".join(tokens[prompt, there[prompt]].tolist()) for prompt in prompts}
         shown.append(texts.pop() if len(texts) == 1 else "…")
     return shown
 

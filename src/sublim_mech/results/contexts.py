@@ -67,6 +67,26 @@ def quoted(text: str) -> str:
     return f"“{shortened(seen(text), _LONGEST)}”"
 
 
+def apart(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
+    """Contexts that differ, as texts that records keep of them, in words: of two long system
+    prompts what is around the first difference.
+
+    Example:
+        >>> from sublim_mech.results.contexts import apart
+        >>> calm, none = sm.Context("You are calm."), sm.Context(sm.Context.NONE)
+        >>> apart([str(calm.to_json())], [str(none.to_json())])
+        ('system “You are calm.”', 'no system block')
+    """
+    words = ["; ".join(map(in_words, contexts)) for contexts in (one, other)]
+    if words[0] == words[1] and len(one) == len(other) == 1:
+        read = _read(one[0]), _read(other[0])
+        unlike = {} if read[0] is None or read[1] is None else _unlike(read[0], read[1], ())
+        if unlike:
+            told = zip(*unlike.values(), strict=True)
+            words = [", ".join(map(" ".join, zip(unlike, side, strict=True))) for side in told]
+    return words[0], words[1]
+
+
 def asked_and_trained(asked: list[str], trained: str | None) -> str:
     """In which contexts a model was asked, and in which its student was trained, in one line.
 

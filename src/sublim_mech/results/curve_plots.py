@@ -28,7 +28,16 @@ from .colours import (
     ROLE_COLOURS,
     half_range,
 )
-from .curves import GRAFT, OTHERS, OWN, RANDOM, boundaries, vector_effects
+from .curves import (
+    GRAFT,
+    OTHERS,
+    OWN,
+    RANDOM,
+    boundaries,
+    curve,
+    nulls_in_words,
+    vector_effects,
+)
 from .dress import (
     introduce,
     legend_entry,
@@ -53,7 +62,7 @@ from .style import (
     no_score_patch,
     spaced,
 )
-from .tokens import label, prompt_tokens
+from .tokens import RAW_ROLE, label, prompt_tokens
 from .words import shortened, wrapped
 
 READS = {
@@ -133,7 +142,8 @@ def scan_curves(
     handles += role_entries(picture, lined_up.roles)
     column.space(picture.legend(handles, title="dotted: the total effect"))
     picture.height = column.height
-    _head(picture, scores, "lined up by place in the template")
+    is_raw = RAW_ROLE in lined_up.roles  # which has no template
+    _head(picture, scores, f"lined up {'from both ends' if is_raw else 'by place in the template'}")
     return picture.finish()
 
 
@@ -163,7 +173,7 @@ def dose_curve(
     """
     scores.need_one_step()
     picture = Picture(Wishes(ax, title, labels, path), scores, width=7, height=3.6)
-    axes, scales = picture.ax, np.atleast_1d(scores.data["scale"].values).astype(float)
+    axes, scales = picture.ax, curve(scores).index.to_numpy(float)
     axes.axhline(0, color="black", linewidth=0.8)
     handles = []
     if scores.has_controls:
@@ -203,7 +213,8 @@ def direction_curves(
     """What a direction explains, by layer, as shares of the total effect.
 
     One colour per thing done with it; dashed: the others' directions; grey: random directions of
-    the same norm, each; dotted: the graft that it should explain.
+    the same norm, each; dotted: the graft that it should explain. Dashed and grey are of the
+    student alone, as shares of its own total effect.
 
     Args:
         scores: of kind `direction`.
@@ -223,11 +234,9 @@ def direction_curves(
     axes, at = picture.ax, np.arange(len(names))
     axes.axhline(0, color="black", linewidth=0.8)
     marker = "o" if len(names) == 1 else None
-    vectors = [str(name) for name in scores.data["vector"].values]
-    effect = scores.headline.transpose("prompt", "layer", "vector", "measure").values
-    for number, vector in enumerate(vectors):
-        if vector.startswith(RANDOM):
-            by_chance = ratio_interval(effect[:, :, number], totals[RANDOM]).mean
+    for vector, values in of.items():
+        if vector.startswith(RANDOM) and vector != RANDOM:
+            by_chance = ratio_interval(values, totals[vector]).mean
             for m in range(len(measures)):
                 axes.plot(at, by_chance[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
     for m, measure in enumerate(measures):
@@ -247,7 +256,9 @@ def direction_curves(
     told = "dotted: the graft of these tokens (sufficiency, necessity)"
     if OTHERS in of:
         told = f"dashed: the other students' directions; {told}"
-    lines = ["layer", *wrapped(told, letters(picture.width, MEDIUM)).split("\n")]
+    if whose := nulls_in_words(scores):
+        told += f"; {picture.renamed(whose)}"
+    lines = ["layer", *wrapped(told, letters(picture.width, MEDIUM), lines=5).split("\n")]
     axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
     handles = [
         Patch(color=VECTOR_MEASURES[name], label=picture.text(picture.name(name)))

@@ -4,7 +4,8 @@
    behind all of a prompt's tokens up to it, also in a prompt that has fewer tokens there. So every
    prompt has a value at every boundary.
 2. A *dose* is a curve over the gate of a set of cells, in units of the metric.
-3. *Directions* are a curve over layers per vector, as shares of the total effect.
+3. *Directions* are a curve over layers per vector, as shares of the total effect; their nulls are
+   of the student alone.
 4. Scores of several *steps* of a training are a curve over steps: the total effect, and of grafts
    the effect of each set.
 
@@ -310,31 +311,45 @@ OWN, OTHERS, RANDOM, GRAFT = "own", "others'", "random", "graft"
 def vector_effects(scores: ScoreArrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Effects of vectors and the total each is a share of.
 
+    Nulls are of the student alone. Its controls are in the vectors of `others'` already; and the
+    same random vectors act in student and controls, so that a difference of the two says nothing
+    of what a random one does.
+
     Returns:
-        Per row (`own`, `random`, `others'`, `graft`) the effects `(prompt, layer, measure)`, and
-        the totals `(prompt,)`. Those of `others'` are of the student alone: its controls are in the
-        vectors already.
+        Per row (`own`, each random one, `random`, `others'`, `graft`) the effects `(prompt, layer,
+        measure)`, and the totals `(prompt,)`.
     """
     scores.need_one_step()
+    dims = "prompt", "layer", "vector", "measure"
     names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
-    effect = scores.headline.transpose("prompt", "layer", "vector", "measure").values
-    of = {"own": effect[:, :, names.index(OWN)]}
+    headline = scores.headline.transpose(*dims).values
+    student = scores.data.isel(model=0)
+    alone = student["effect"].transpose(*dims).values
+    own_total = (student["student"] - student["base"]).values
+    of, totals = {OWN: headline[:, :, names.index(OWN)]}, {OWN: scores.total.values}
     randoms = [i for i, name in enumerate(names) if name.startswith(RANDOM)]
+    of |= {names[i]: alone[:, :, i] for i in randoms}
     if randoms:
-        of[RANDOM] = effect[:, :, randoms].mean(2)
-    total = scores.total.values
-    totals = {OWN: total, RANDOM: total, GRAFT: total}
+        of[RANDOM] = alone[:, :, randoms].mean(2)
     if OTHERS in names:
-        alone = (
-            scores.data["effect"].isel(model=0).transpose("prompt", "layer", "vector", "measure")
-        )
-        of[OTHERS] = alone.values[:, :, names.index(OTHERS)]
-        student = scores.data.isel(model=0)
-        totals[OTHERS] = (student["student"] - student["base"]).values
+        of[OTHERS] = alone[:, :, names.index(OTHERS)]
+    totals |= {name: own_total for name in of if name != OWN}
     graft = scores.data["graft"].transpose("model", "prompt", "measure").values
-    headline = graft[0] - graft[1:].mean(0) if len(graft) > 1 else graft[0]
-    of[GRAFT] = np.repeat(headline[:, None], effect.shape[1], 1)
+    grafted = graft[0] - graft[1:].mean(0) if len(graft) > 1 else graft[0]
+    of[GRAFT] = np.repeat(grafted[:, None], headline.shape[1], 1)
+    totals[GRAFT] = totals[OWN]
     return of, totals
+
+
+def nulls_in_words(scores: ScoreArrays) -> str:
+    """Whose the nulls of directions are; empty where all is of one student, or there are none."""
+    names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+    shown = [RANDOM] * any(name.startswith(RANDOM) for name in names)
+    shown += [OTHERS] * (OTHERS in names)
+    if not shown or not scores.has_controls:
+        return ""
+    whose = scores.data["model"].values[0]
+    return f"{' and '.join(shown)}: in {whose} alone, of its own total effect"
 
 
 def _direction_table(scores: ScoreArrays) -> pd.DataFrame:
@@ -351,7 +366,7 @@ def _direction_table(scores: ScoreArrays) -> pd.DataFrame:
     rows = []
     for layer, layer_name in enumerate(scores.layer_names()):
         for name, share in shares.items():
-            if name != GRAFT:
+            if name in (OWN, RANDOM, OTHERS):
                 rows.append(_shares_of_vector(share, layer, measures, (layer_name, name)))
     rows.append(_shares_of_vector(shares[GRAFT], 0, measures, ("all", GRAFT)))
     return Table(rows).set_index(["layer", "vector"])

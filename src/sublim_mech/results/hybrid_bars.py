@@ -17,16 +17,11 @@ from .arrays import ScoreArrays
 from .bar_parts import BarColumn, bar_picture, draw_bars, name_bar_scale, name_rows
 from .colours import COMPARED_COLOURS, HEADLINE_COLOUR, OTHER_COLOUR
 from .dress import in_short
-from .limits import Kind
 from .style import Wishes
 from .tables import set_sizes
 
 PALE = 0.4
 """How opaque the bar of a hybrid without a part is, which has that part's colour."""
-
-
-LEFT_OUT: tuple[Kind, ...] = ("no controls",)
-"""Limits that are none of a hybrid, whose parts are what it is compared with."""
 
 
 class Whose(NamedTuple):
@@ -70,7 +65,7 @@ def hybrid_bars(
     told.append(f"answers computed by {writers}")
     first = picture.renamed(f"hybrid, {what}, {prompts}")
     picture.heading([first, "; ".join(told)])
-    picture.limit(in_short(picture, scores, *LEFT_OUT))
+    picture.limit(in_short(picture, scores))
     palette = [colour for colour in COMPARED_COLOURS if colour != HEADLINE_COLOUR]
     colour_of = {name: palette[n % len(palette)] for n, name in enumerate(names)}
     sizes = dict(zip(names, set_sizes(scores), strict=True))

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from ..arguments import checked
 from ..stats import Interval, mean_interval
 from . import report
-from .hybrid_bars import LEFT_OUT, Whose, hybrid_bars
+from .hybrid_bars import Whose, hybrid_bars
 from .limits import limits
 from .scores import Scores
 from .style import Wishes
@@ -115,12 +115,8 @@ class Hybrid:
         yield INTERACTION, ""
 
     def __repr__(self) -> str:
-        who = ", ".join(self.answer) or "the base"
-        told = limits(self.scores)
-        left_out = [limit.text for limit in told if limit.kind in LEFT_OUT]
-        lines = [line for line in report.about(self.scores) if line not in left_out]
-        lines.append(f"the answer's own tokens: computed by {who}")
-        if any(limit.kind == "ceiling" for limit in told):
+        lines = report.about(self.scores)
+        if any(limit.kind == "ceiling" for limit in limits(self.scores)):
             lines.append("the whole is at its ceiling: the interaction holds what had no room")
         if self.allowed:
             lines.append("cells of several students: their differences add up there")

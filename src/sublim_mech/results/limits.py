@@ -15,7 +15,7 @@ import numpy as np
 from ..stats import FEWEST, mean_interval
 from . import tables
 from .arrays import ScoreArrays
-from .ceiling import at_the_ceiling, saturated
+from .ceiling import at_the_ceiling, doses, saturated
 from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
@@ -178,8 +178,10 @@ def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") ->
 
 
 def _without_controls(scores: ScoreArrays) -> list[Limit]:
-    """That there are no controls, and what that means; nothing where there are some."""
-    if scores.has_controls:
+    """That there are no controls, and what that means; nothing where there are some, or of a
+    hybrid, whose parts are what it is compared with.
+    """
+    if scores.has_controls or scores.record.hybrid is not None:
         return []
     students = [vars(source) for source in scores.record.students.values()]
     given = "no controls given" if len(students) == 1 else "controls left out of this selection"
@@ -287,29 +289,27 @@ def _moved(scores: ScoreArrays) -> Moved:
 
 
 def _of_doses(scores: ScoreArrays) -> list[Limit]:
-    """At which doses a large part of the headline is the controls', and a larger one than at 1, of
-    which the line on the whole models speaks; and where a bend of the headline is not the student's
-    own. Nothing of doses inside their own noise.
+    """At which doses (of grafts, in which scaled sets) a large part of the headline is the
+    controls', and a larger one than at 1, of which the line on the whole models speaks; and where a
+    bend of a dose's headline is not the student's own. Nothing of doses inside their own noise.
     """
-    if scores.kind != "dose" or not scores.has_controls:
+    if not scores.has_controls:
         return []
-    values = scores.data["effect"].transpose("model", "prompt", ...)
-    moves = values.values.reshape(*values.shape[:2], -1)  # (model, prompt, scale)
-    headline = scores.headline.transpose("prompt", ...).values.reshape(moves.shape[1], -1)
     told, own = [], []
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
     at_one = Moved(float(whole[0].mean()), float(whole[1:].mean())).part
-    for s, scale in enumerate(np.atleast_1d(scores.data["scale"].values).tolist()):
-        if scale in (0, 1) or not stands_out(headline[:, s]):
+    for name, scale, moves in doses(scores):
+        headline = moves[0] - moves[1:].mean(0)
+        if scale in (0, 1) or not stands_out(headline):
             continue
-        student, *controls = moves[:, :, s].mean(1)
+        student, *controls = moves.mean(1)
         moved = Moved(float(student), float(np.mean(controls)))
         line = moved.told(scores.unit)
         if line and moved.part - at_one > BEND:
-            told.append(f"at scale {scale:g}: {line}")
-        if stands_out(whole[0]) and stands_out(scores.total.values):
+            told.append(f"at {name}: {line}")
+        if scores.kind == "dose" and stands_out(whole[0]) and stands_out(scores.total.values):
             share = float(student / whole[0].mean())
-            of_headline = float(headline[:, s].mean() / scores.total.values.mean())
+            of_headline = float(headline.mean() / scores.total.values.mean())
             if abs(share - of_headline) > BEND * max(1, abs(of_headline)):
                 own.append(f"{share:.2f} at {scale:g}")
     limits = []
@@ -368,7 +368,9 @@ def of_the_sign(scores: ScoreArrays) -> list[Limit]:
 
 def _of_the_ceiling(scores: ScoreArrays) -> list[Limit]:
     """That a log-probability cannot rise any more: at some doses, or of whole models."""
-    told = at_the_ceiling(scores) or saturated(scores)
+    told = at_the_ceiling(scores)
+    if not told or scores.kind != "dose":  # a dose says it of scale 1
+        told += saturated(scores)
     return [Limit("ceiling", one.text, one.short, one.models, why=one.why) for one in told]
 
 

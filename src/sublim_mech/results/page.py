@@ -26,7 +26,7 @@ from .kinds import KINDS, PARTS
 from .limits import in_full
 from .spreading import drawn
 from .stability import is_map, reliability
-from .tokens import PromptTokens, label, prompt_tokens, visible
+from .tokens import RAW_ROLE, PromptTokens, label, prompt_tokens, visible
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
 # a positive and a negative effect, o noise laid over it, u, v underlined; g the scale, e an entry
@@ -67,6 +67,7 @@ color:var(--f);padding:2px 10px;font-style:italic}}
 _ROLE = {role: f"r{i}" for i, role in enumerate(ROLE_COLOURS)}
 _UNDERLINE = dict(zip(SHARED, ("u", "v"), strict=True))
 _HOW = {"prefix": "same text from the start on", "aligned": "same place in the template"}
+_HOW_RAW = _HOW | {"aligned": "same place, counted from the text's start or end"}
 
 
 @checked
@@ -249,8 +250,9 @@ def _legend(scores: ScoreArrays, tokens: PromptTokens) -> str:
     if spans is not None:
         rows.insert(1, escape(spans))
     if tokens.sharing is not None:
+        how = _HOW_RAW if RAW_ROLE in tokens.roles else _HOW
         marks = [
-            f'<span class="{_UNDERLINE[name]}">{name}</span> ({_HOW[name]})'
+            f'<span class="{_UNDERLINE[name]}">{name}</span> ({how[name]})'
             for name in SHARED
             if name in tokens.sharing
         ]

@@ -82,6 +82,16 @@ class Compute:
     error: float
 
 
+NEXT_TO_ZERO = 0.01
+"""Part of the largest compared cell below which a cell's sign is not counted."""
+
+
+def signs_counted(estimates: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Of which compared cells the sign is counted: next to 0 it is rounding."""
+    sizes = np.maximum(np.abs(estimates), np.abs(exact))
+    return sizes >= NEXT_TO_ZERO * sizes.max()
+
+
 @dataclass(frozen=True)
 class Confirmation:
     """Agreement of estimates with exact values on some cells.
@@ -90,7 +100,7 @@ class Confirmation:
         k: how many of the strongest cells, and how many random others.
         seed: of the random ones.
         pearson, spearman: correlations of estimates with exact values.
-        sign: share of cells with equal signs.
+        sign: share of cells with equal signs, of those whose sign is counted.
         poor: whether the agreement is too poor to rely on the estimates.
         exact: what the exact value is.
         cells: per cell its labels, `top` (one of the strongest), `estimate` and `exact`.
@@ -119,6 +129,21 @@ class Confirmation:
     def pearson_top(self) -> float:
         """Pearson correlation within the strongest cells; NaN where either are all alike."""
         return self._of_top()[1]
+
+    def told_sign(self) -> str:
+        """The share of equal signs, and of how many cells; this where it is known, since earlier
+        versions counted other ones.
+        """
+        told = f"same sign {100 * self.sign:.0f} %"
+        estimate, exact = (
+            np.array([cell[of] for cell in self.cells]) for of in ("estimate", "exact")
+        )
+        counted = signs_counted(estimate, exact)
+        share = np.mean(np.sign(estimate[counted]) == np.sign(exact[counted]))
+        if not np.isclose(share, self.sign):
+            return told
+        left_out = "" if counted.all() else ", those next to 0 left out"
+        return f"{told} of {counted.sum()} cells{left_out}"
 
     def _of_top(self) -> tuple[float, float]:
         top = [cell for cell in self.cells if cell["top"]]
@@ -161,6 +186,7 @@ class Record:
         refined: of how many spans of each prompt the single tokens were measured too.
         measure: of a sweep: `sufficiency` or `necessity`.
         answer_gate: of a graft: measure -> gate of the answer tokens.
+        hybrid: of a hybrid of students: who computes the answer's own tokens.
         donor_contexts: of patching between prompts: the donors' contexts as texts.
         selected: what a selection kept of the cells: dimension -> label or list of labels.
         minus: metrics of the scores that were subtracted, by name.
@@ -188,6 +214,7 @@ class Record:
     spans: str | None = None
     refined: int | None = None
     answer_gate: Mapping[str, float] = field(default_factory=dict)
+    hybrid: str | None = None
     donor_contexts: tuple[str, ...] = ()
     selected: Mapping[str, Any] = field(default_factory=dict)
     minus: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .completeness import points_in_words
 from .contexts import quoted
-from .curves import crossings, curve, linearity
+from .curves import crossings, curve, linearity, nulls_in_words
 from .kinds import KINDS, Table
 from .limits import Kind, in_full, limits, where_asked
 from .record import Forms
@@ -30,6 +30,8 @@ def title(scores: ScoreArrays) -> str:
     """What was scored, in one line."""
     record = scores.record
     parts = [f"{KINDS[scores.kind].title} {record.what}"]
+    if record.hybrid is not None:
+        parts = [f"parts of a hybrid, {record.what}", f"answers computed by {record.hybrid}"]
 
     # options of the instrument, unless a selection below says more
     options = {
@@ -138,7 +140,7 @@ def notes(scores: ScoreArrays) -> list[str]:
         lines.append(
             f"confirmed on {top} strongest and {len(confirmation.cells) - top} random cells: "
             f"Pearson {confirmation.pearson:.2f}, Spearman {confirmation.spearman:.2f}, "
-            f"same sign {100 * confirmation.sign:.0f} %; of the strongest alone, exact values are "
+            f"{confirmation.told_sign()}; of the strongest alone, exact values are "
             f"{confirmation.scale:.2f} times the estimates{_pearson(confirmation.pearson_top, top)}"
         )
     if compute is not None:
@@ -285,7 +287,7 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
 
 def _lines_of_dose(scores: ScoreArrays) -> list[str]:
     lines = ["", f"effect by gate ({scores.headline_name})", show(curve(scores))]
-    scales = set(np.atleast_1d(scores.data["scale"].values).tolist())
+    scales = set(curve(scores).index)
     if 1.0 in scales and not {0.5, 2.0}.isdisjoint(scales):
         table = linearity(scores)
         lines += ["", "shares of the effect at 1", show(table)]
@@ -303,7 +305,8 @@ def _lines_of_directions(scores: ScoreArrays) -> list[str]:
     kept = [name for name in own.index if name in set(best)]
     shown = table.loc[[*kept, "all"]]
     which = f"{len(kept)} of {counted(len(own), 'layer')}" if len(kept) < len(own) else "all layers"
-    heading = f"shares of the total effect ({scores.headline_name}), {which}"
+    whose = "; ".join(filter(None, [scores.headline_name, nulls_in_words(scores)]))
+    heading = f"shares of the total effect ({whose}), {which}"
     return ["", heading, show(shown)]
 
 

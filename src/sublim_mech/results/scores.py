@@ -134,7 +134,8 @@ class Scores(ScoreArrays):
         Attributions are summed over cells (they add up to the total); effects of other kinds are
         averaged over cells. The answer's own tokens are a row of their own, `answer`, by whatever
         coordinate; by `role` and `sharing` the sets of `graft(sets=...)` follow that hold several
-        (`all prompt tokens`; `shared`, `not shared`).
+        (`all prompt tokens`; `shared`, `not shared`). Tokens of a span whose tokens differ in the
+        coordinate are `mixed`, since it was scored as a whole.
 
         Returns:
             Per value: `tokens`, their mean number per prompt; `token share`, of the prompt's
@@ -156,11 +157,13 @@ class Scores(ScoreArrays):
         The same place in different prompts is the same turn and role, the same run of that role in
         the turn (0: before its content, 1: after it, for template tokens) and the same token of the
         run, counted from its start; in the second half of runs that are longer in some prompts
-        (questions, raw texts), from its end, so that last tokens meet.
+        (questions, raw texts), from its end, so that last tokens meet. Spans are counted and tested
+        as wholes.
 
         Returns:
-            One row per cell: layer, TransformerLens' name, turn, role, run, index, the token's text
-            ("…" where prompts differ), n prompts that have it, mean, 95 % interval, t, and p
+            One row per cell: layer, TransformerLens' name, turn, role, run, index, the text of the
+            token or span ("…" where prompts differ; `refined`, where some spans were: whether it is
+            a single token), n prompts that have it, mean, 95 % interval, t, and p
             adjusted over all cells (`stats.max_t`; NaN below 6 prompts).
 
         Raises:
@@ -177,9 +180,9 @@ class Scores(ScoreArrays):
             tokens: test `token_effect` instead of `layer_effect`.
 
         Returns:
-            `(layer, position)` bool, or `(position,)`: the test of `cells` at 5 %. A place that
-            fewer than 6 prompts have counts as not distinguishable. None where there are fewer than
-            6 prompts.
+            `(layer, position)` bool, or `(position,)`: the test of `cells` at 5 %, at all tokens of
+            a span alike. A place that fewer than 6 prompts have counts as not distinguishable. None
+            where there are fewer than 6 prompts.
         """
         return cells.noise(self, prompt, tokens=tokens)
 
@@ -208,10 +211,10 @@ class Scores(ScoreArrays):
             Prefix scans: per measure and boundary, the token it is behind, its role, the `tokens`
             before it (mean over prompts), the effect and its share of the total. Doses: per scale,
             the effect and its share of the total effect at gate 1 everywhere. Directions: per layer
-            and vector (`own`: the model's own; `random`: the mean over random ones of equal norm;
-            `others'`: the other students' directions in this student alone), the share of the total
-            effect of each measure; last the graft. Several steps: per step the total effect, of
-            grafts the effect per step, set and measure.
+            and vector (`own`: the model's own; and in the student alone, of its own total effect,
+            `random`: the mean over random ones of equal norm, `others'`: the other students'
+            directions), the share of the total effect of each measure; last the graft. Several
+            steps: per step the total effect, of grafts the effect per step, set and measure.
 
         Raises:
             ValueError: scores of another kind; scans of prompts that are laid out in different

@@ -12,6 +12,7 @@ import xarray as xr
 from ..hints import nearest
 from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
+from .contexts import apart
 from .kinds import PARTS, STEP
 from .record import Compute, Record
 
@@ -32,6 +33,7 @@ _ALIKE = (
     "refined",
     "direction",
     "answer_gate",
+    "hybrid",
     "where",
     "run",
     "selected",
@@ -44,8 +46,8 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
     # what all cells add up to is known only while they are all there
     data, record, selected = with_whole(scores), scores.record, scores.selected
     # where a token stands in its prompt can be counted only while the prompt is whole
-    if "position" in labels and "position" in data["effect"].dims:
-        runs, dims = count_runs(scores), ("prompt", "position")
+    if any(name in labels and name in data["effect"].dims for name in ("position", "span")):
+        runs, dims = count_runs(scores.per_token()), ("prompt", "position")
         data = data.assign_coords(run=(dims, runs.run), index=(dims, runs.index))
 
     for name, wanted in labels.items():
@@ -228,7 +230,7 @@ def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) ->
     if scores.has_controls != other.has_controls:
         with_controls = {True: "with controls", False: "without"}
         same.refuse("controls", *(with_controls[one.has_controls] for one in (scores, other)))
-    alike = tuple(name for name in _ALIKE if name not in ("base", "students"))
+    alike = tuple(name for name in _ALIKE if name not in ("base", "students", "hybrid"))
     same.check(scores, other, (*alike, "points", "donor_contexts"), models=False)
 
 
@@ -284,7 +286,8 @@ class _Same:
         for name in fields:
             value, other_value = getattr(scores.record, name), getattr(other.record, name)
             if value != other_value:
-                self.refuse(name, value, other_value)
+                words = _in_words(name, scores, other)
+                self.tell(name, *(words or self.shown(value, other_value)))
         if scores.data["effect"].dims != other.data["effect"].dims:
             self.refuse("dimensions", scores.dims(), other.dims())
         self._check_labels(scores.data, other.data, models=models)
@@ -311,7 +314,31 @@ class _Same:
 
     def refuse(self, what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
         """Raise that the two differ in this."""
-        shown = []
-        for text in (repr(value), repr(other)):
-            shown.append(text if len(text) < 150 else f"{text[:149]}…")
-        raise ValueError(f"{self.where}: {what} differ ({' and '.join(shown)}); {fix}.")
+        self.tell(what, *self.shown(value, other), fix)
+
+    def shown(self, *values: Any) -> list[str]:
+        """Values as Python writes them, not all of long ones."""
+        texts = map(repr, values)
+        return [text if len(text) < 150 else f"{text[:149]}…" for text in texts]
+
+    def tell(self, what: str, one: str, other: str, fix: str = "score both alike") -> NoReturn:
+        """Raise that the two differ in this, in words."""
+        raise ValueError(f"{self.where}: {what} differ ({one} and {other}); {fix}.")
+
+
+def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
+    """A field of two records as tables say it; nothing of those that are said as they are."""
+    records = [one.record for one in scores]
+    if name in ("contexts", "donor_contexts"):
+        one, other = (getattr(record, name) for record in records)
+        return apart(one or ("none",), other or ("none",))
+    if name == "base":
+        return [f"{record.base.name} {record.base.hash[:12]}" for record in records]
+    if name == "students":
+        return [
+            ", ".join(f"{model}: {of.name} {of.hash[:12]}" for model, of in record.students.items())
+            for record in records
+        ]
+    if name == "selected":
+        return [one.selection() or "all cells" for one in scores]
+    return ()

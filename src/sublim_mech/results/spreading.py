@@ -7,12 +7,15 @@ import xarray as xr
 
 from .record import Record
 
+MIXED = "mixed"
+"""Sharing class of a span whose tokens differ in theirs."""
+
 
 def spread(data: xr.Dataset) -> xr.Dataset:
     """The same data with an axis `position` in place of `span`.
 
-    Where some spans were refined, the coordinate `coarse` of `(prompt, position)` is 1 at tokens
-    that show the value of a span of several.
+    The coordinate `span` of `(prompt, position)` is the number of each token's span, -1 of none.
+    Where some spans were refined, `coarse` is 1 at tokens that show the value of one of several.
     """
     if "span" not in data["effect"].dims:
         return data
@@ -31,12 +34,31 @@ def spread(data: xr.Dataset) -> xr.Dataset:
     taken[number < 0] = np.nan
     tokens = xr.DataArray(taken, dims=("prompt", "position", *others))
     order = ["position" if dim == "span" else dim for dim in dims]
-    coords = {}
+    coords = {"span": (("prompt", "position"), number)}
     if "refined" in data.coords:
         single = np.stack([of[at] for of, at in zip(data["refined"].values, number, strict=True)])
         coords["coarse"] = (("prompt", "position"), ((number >= 0) & (single == 0)).astype(int))
     without = data.drop_vars(["effect", *(n for n in data.coords if "span" in data[n].dims)])
     return without.assign(effect=tokens.transpose(*order)).assign_coords(coords)
+
+
+def of_spans(data: xr.Dataset, values: np.ndarray) -> np.ndarray:
+    """A coordinate of the tokens `(prompt, position)` as it is of their spans: `MIXED` where those
+    of one span differ; the same where cells are no spans.
+
+    Args:
+        data: spread over tokens.
+        values: the coordinate.
+    """
+    if "span" not in data.coords:
+        return values
+    told = values.astype(object)
+    for of_prompt, numbers in zip(told, data["span"].values, strict=True):
+        for number in np.unique(numbers[numbers >= 0]):
+            inside = numbers == number
+            if len(set(of_prompt[inside].tolist())) > 1:
+                of_prompt[inside] = MIXED
+    return told
 
 
 def drawn(record: Record) -> str | None:

@@ -20,6 +20,7 @@ from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .kinds import KINDS, PARTS, Table
+from .spreading import of_spans
 from .words import shortened
 
 
@@ -191,10 +192,11 @@ def _groups(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The sets of a table and which tokens `(prompt, position)` are in them.
 
-    The prompt's tokens by the coordinate, the answer's own, and unions as grafts have them.
+    The prompt's tokens by the coordinate (those of a span have one value, or are `mixed`), the
+    answer's own, and unions as grafts have them.
     """
     try:
-        values = scores.positions(coordinate)
+        values = of_spans(scores.per_token().data, scores.positions(coordinate))
     except ValueError as error:
         layers = "layer" in scores.data["effect"].dims
         raise ValueError(f"{error} By 'layer' there is a table too." if layers else error) from None

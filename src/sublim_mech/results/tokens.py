@@ -14,6 +14,10 @@ from .words import shortened
 _VISIBLE = str.maketrans({"\n": "↵", "\r": "\\r", "\t": "⇥", " ": "␣"})
 
 
+RAW_ROLE = "text"
+"""Role of the tokens of raw text, which has no template."""
+
+
 @dataclass(frozen=True)
 class PromptTokens:
     """The tokens of one prompt and of its answers, without the padding behind them.
