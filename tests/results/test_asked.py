@@ -112,7 +112,10 @@ def test_a_verdict_needs_as_many_prompts_as_can_tell_a_sign_from_chance(number):
     assert (2 ** (1 - number) > 0.05) == few
     assert "sufficiency and necessity of 'shared' in graft(" in found.conclusion
     assert "sets='sharing'" in found.conclusion
-    assert "sets='role'" in concentration(scores, on="template").conclusion
+    assert (
+        "sets={'template': masks.role('template')}"
+        in concentration(scores, on="template").conclusion
+    )
 
 
 def confirmation(factor):

@@ -82,10 +82,10 @@ def count_runs(scores: ScoreArrays) -> Runs:
     for alike in pieces.values():
         numbers = [np.cumsum(_begins(cells[at])) - 1 for at in alike]
         lengths = [number[-1] + 1 for number in numbers]
-        for at, number, length in zip(alike, numbers, lengths, strict=True):
-            index[at] = number
+        for at, run_index, length in zip(alike, numbers, lengths, strict=True):
+            index[at] = run_index
             if len(set(lengths)) > 1:
-                index[at][number >= (length + 1) // 2] -= length
+                index[at][run_index >= (length + 1) // 2] -= length
     if "coarse" in scores.data.coords:
         _place_whole_spans(scores, index)
     return Runs(run, index)
