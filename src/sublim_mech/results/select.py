@@ -296,7 +296,8 @@ class _Same:
 
     def refuse(self, what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
         """Raise that the two differ in this."""
-        self.tell(what, *self.shown(value, other), fix)
+        one, another = self.shown(value, other)
+        self.tell(what, one, another, fix)
 
     def shown(self, *values: Any) -> list[str]:
         """Values as Python writes them, not all of long ones."""
