@@ -32,12 +32,11 @@ def doses(scores: ScoreArrays) -> list[Dose]:
     """
     effect, named = scores.data["effect"], "scale"
     if scores.kind == "graft":
-        measures = np.atleast_1d(scores.data.get("measure", scores.selected.get("measure")))
+        named, chosen = "set", "measure" not in effect.dims  # then one was selected
+        measures = [scores.selected.get("measure")] if chosen else effect["measure"].values.tolist()
         if "scale" not in scores.data.coords or "sufficiency" not in measures:
             return []
-        named = "set"
-        if "measure" in effect.dims:
-            effect = effect.sel(measure="sufficiency")
+        effect = effect if chosen else effect.sel(measure="sufficiency")
     elif scores.kind != "dose":
         return []
     if named not in effect.dims:  # one was selected

@@ -80,12 +80,12 @@ def count_runs(scores: ScoreArrays) -> Runs:
             runs_so_far[turn_and_role] = number + 1
             start = stop
     for alike in pieces.values():
-        numbers = [np.cumsum(_begins(cells[at])) - 1 for at in alike]
-        lengths = [number[-1] + 1 for number in numbers]
-        for at, run_index, length in zip(alike, numbers, lengths, strict=True):
-            index[at] = run_index
+        counts = [np.cumsum(_begins(cells[at])) - 1 for at in alike]
+        lengths = [counted[-1] + 1 for counted in counts]
+        for at, counted, length in zip(alike, counts, lengths, strict=True):
+            index[at] = counted
             if len(set(lengths)) > 1:
-                index[at][run_index >= (length + 1) // 2] -= length
+                index[at][counted >= (length + 1) // 2] -= length
     if "coarse" in scores.data.coords:
         _place_whole_spans(scores, index)
     return Runs(run, index)

@@ -270,7 +270,14 @@ def of_one_training(
     """
     long = _one_length(loras)
     numbered = [{**row, "_place": place} for place, row in enumerate(long.to_dict("records"))]
-    kept, told = best_rates(numbered)
+    kept: list[Any] = []
+    told: list[str] = []
+    for rank in dict.fromkeys(row["rank"] for row in numbered):
+        best = best_rates([row for row in numbered if row["rank"] == rank])
+        kept += best.rows
+        told += best.notes
+        if best.unknown:
+            told.append(f"{best.unknown[:1].upper()}{best.unknown[1:]}: it is not drawn.")
     chosen = choose(full, METHOD)
     if chosen.others:
         told = [*told, f"Full fine-tuning: {chosen.setting}."]
