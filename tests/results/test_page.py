@@ -7,7 +7,18 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic import attribution, chat, confirmed, gradient, graft, patch, recorded, several, sweep
+from synthetic import (
+    attribution,
+    chat,
+    confirmed,
+    filled,
+    gradient,
+    graft,
+    patch,
+    recorded,
+    several,
+    sweep,
+)
 
 from sublim_mech.results.limits import in_full
 from sublim_mech.results.page import save_page, token_page
@@ -185,7 +196,7 @@ def test_what_limits_a_headline_stands_on_the_page_as_above_a_table():
     falls = scores.data.assign(
         student=scores.data["student"].where(scores.data["model"] == "student", -9)
     )
-    limited = replace(scores, data=falls)
+    limited = filled(replace(scores, data=falls))
     page = unescape(token_page(limited))
     lines = in_full(limited, "noise")
     assert any("controls" in line for line in lines)

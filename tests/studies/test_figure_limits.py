@@ -84,7 +84,7 @@ def test_of_several_groups_one_line_says_what_the_controls_have():
         "more)"
     ]
     everywhere = rows[rows["where"] != "other"]
-    assert texts(of_places(everywhere))[0].endswith("are the controls' fall everywhere")
+    assert texts(of_places(everywhere))[0].endswith("are the controls' fall (all of them)")
 
 
 def test_students_that_are_their_base_and_those_without_controls_are_told():

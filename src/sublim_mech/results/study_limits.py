@@ -269,7 +269,7 @@ def _if_any(name: str, rows: pd.DataFrame) -> Groups:
 def _whose(some: Sequence[str], groups: Mapping[str, Any]) -> str:
     """Which groups, where there are others."""
     if len(some) == len(groups):
-        return "" if len(groups) == 1 else " everywhere"
+        return "" if len(groups) == 1 else " (all of them)"
     named = ", ".join(some[:_NAMED])
     more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
     return f" ({named}{more})"

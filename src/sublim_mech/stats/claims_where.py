@@ -186,7 +186,8 @@ def localisation_claim(
     if falling:
         notes.append(
             f"{falling} of {counted(len(extended), 'row')} have a negative total effect (the trait "
-            "fell): theirs are parts of the fall, in nats with the sign turned."
+            "fell, or rose less than in the controls): theirs are parts of that, in nats with the "
+            "sign turned."
         )
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)
 
