@@ -374,7 +374,7 @@ def explained(asked: Asked) -> None:
         change = instruments.activation_change(asked.pair, made, where, layers=layers)
         about = change.table()
         scores = instruments.direction_effects(
-            asked.pair, tested[:count], trait, change, random=2, progress=False
+            asked.pair, tested[:count], trait, change, random=8, progress=False
         )
         for (layer, vector), line in scores.curve().iterrows():
             cells = [_share(line, m) for m in ("added", "subtracted", "projected out")]
@@ -384,6 +384,7 @@ def explained(asked: Asked) -> None:
     head = ["tokens", "layer", "vector", "consistency", "added", "subtracted", "projected out"]
     _print(head, rows)
     print(f"\nDirections of {len(made)} questions; tested on {len(tested)} others, of all 3.")
+    print("Random: the mean of eight [the least, the most], in the student alone.")
 
 
 def read(asked: Asked) -> None:

@@ -127,6 +127,19 @@ def test_directions_stand_beside_their_graft():
     assert abs(table.loc[("0", "random"), "added"]) < 0.05
 
 
+def test_random_directions_are_told_one_by_one():
+    """Two that undo one another are no small null: each does half of the effect."""
+    scores = synthetic.direction(controls=0)
+    whole = (scores.data["student"] - scores.data["base"])[0]
+    for name, sign in (("random 1", 0.5), ("random 2", -0.5)):
+        scores.data["effect"].loc[{"vector": name}] = sign * whole
+    row = scores.curve().loc[("2", "random")]
+    assert row["added"] == pytest.approx(0)
+    assert (row["added low"], row["added high"]) == pytest.approx((-0.5, 0.5))
+    line = "random: the mean of 2 directions, low and high the least and most"
+    assert line in repr(scores)
+
+
 def test_nulls_of_directions_are_those_of_the_student_alone():
     scores = synthetic.direction()
     # one random vector added to one base moves student and control alike

@@ -14,7 +14,7 @@ Intervals are percentile bootstraps over prompts, as everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import pandas as pd
 import xarray as xr
 
 from ..arguments import checked
+from ..hints import counted
 from ..prompts import ANSWER
 from ..stats import Interval, bootstrap_weights, mean_interval, ratio_interval
 from .arrays import ScoreArrays
@@ -341,6 +342,15 @@ def vector_effects(scores: ScoreArrays) -> tuple[dict[str, np.ndarray], dict[str
     return of, totals
 
 
+def spread_in_words(scores: ScoreArrays) -> str:
+    """What the interval of `random` is in a table; empty where there is none."""
+    names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+    count = sum(name.startswith(RANDOM) for name in names)
+    if not count:
+        return ""
+    return f"{RANDOM}: the mean of {counted(count, 'direction')}, low and high the least and most"
+
+
 def nulls_in_words(scores: ScoreArrays) -> str:
     """Whose the nulls of directions are; empty where all is of one student, or there are none."""
     names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
@@ -353,7 +363,10 @@ def nulls_in_words(scores: ScoreArrays) -> str:
 
 
 def _direction_table(scores: ScoreArrays) -> pd.DataFrame:
-    """One row per layer and vector: shares of the total effect; the graft once, at the end."""
+    """One row per layer and vector: shares of the total effect with their interval over prompts; of
+    `random` the mean of all random directions, and the least and the most of them. The graft once,
+    at the end.
+    """
     missing = {"vector", "measure"} - set(scores.data["effect"].dims)
     if missing:
         raise ValueError(
@@ -363,6 +376,10 @@ def _direction_table(scores: ScoreArrays) -> pd.DataFrame:
     of, totals = vector_effects(scores)
     measures = [str(name) for name in scores.data["measure"].values]
     shares = {name: ratio_interval(values, totals[name]) for name, values in of.items()}
+    singles = [share.mean for name, share in shares.items() if name.startswith(f"{RANDOM} ")]
+    if singles:  # what one direction does by chance; the mean of many does nothing
+        low, high = np.min(singles, axis=0), np.max(singles, axis=0)
+        shares[RANDOM] = replace(shares[RANDOM], low=low, high=high)
     rows = []
     for layer, layer_name in enumerate(scores.layer_names()):
         for name, share in shares.items():

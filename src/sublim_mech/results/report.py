@@ -13,7 +13,7 @@ from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .completeness import points_in_words
 from .contexts import quoted
-from .curves import crossings, curve, linearity, nulls_in_words
+from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
 from .limits import Kind, in_full, limits, where_asked
 from .record import Forms
@@ -307,7 +307,8 @@ def _lines_of_directions(scores: ScoreArrays) -> list[str]:
     which = f"{len(kept)} of {counted(len(own), 'layer')}" if len(kept) < len(own) else "all layers"
     whose = "; ".join(filter(None, [scores.headline_name, nulls_in_words(scores)]))
     heading = f"shares of the total effect ({whose}), {which}"
-    return ["", heading, show(shown)]
+    spread = spread_in_words(scores)
+    return ["", heading, *([spread] if spread else []), show(shown)]
 
 
 _LINES: dict[Table, Callable[[ScoreArrays], list[str]]] = {
