@@ -100,6 +100,9 @@ def test_what_cannot_be_read_is_refused(runner, smol_tokenizer, vector):
         read_vector(runner, np.full(32, np.nan))
     with pytest.raises(ValueError, match=r"shape \(16,\)"):
         read_vector(runner, torch.ones(16))
+    for other in (TRAIT, ["a"], None):
+        with pytest.raises(TypeError, match=r"vector is .*shape \(32,\).*change.vector\(20\)"):
+            read_vector(runner, other)
     with pytest.raises(ValueError, match="k=0"):
         read_vector(runner, vector, k=0)
     pair = pairs.shared_pair("gpt2", "full", smol_tokenizer)

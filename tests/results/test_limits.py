@@ -165,6 +165,11 @@ def test_a_negative_difference_is_a_fall_only_where_the_student_fell():
     )
     fell = repr(ends_at(synthetic.graft(), -8, -7))
     assert "the total effect is negative: -1.00 nats; shares are parts of a fall\n" in fell
+    both = repr(ends_at(synthetic.graft(), -7, -4))
+    assert (
+        "negative: -3.00 nats; shares are parts of the student's fall and the controls' rise"
+        in both
+    )
     of_prompt = synthetic.filled(ends_at(synthetic.attribution(synthetic.several(8)), -5, -3))
     said = concentration(of_prompt).conclusion
     assert "The effect on the prompt's tokens is negative: -2.00 nats; shares are parts of" in said

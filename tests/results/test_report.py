@@ -276,6 +276,27 @@ def test_an_interaction_at_the_ceiling_is_told():
     assert told in repr(Hybrid(full, (), allowed=False))
 
 
+def test_a_hybrid_of_parts_that_leave_no_room_says_so():
+    """-6 and two parts of +4 each: together they would be above 0, so that they interact."""
+    scores = synthetic.graft().sel(model=["student"], set=["system", "user"])
+    data = scores.data.copy(deep=True)
+    data["effect"].loc[{"measure": "sufficiency"}] = 4.0
+    data["student"] = data["base"] + 5.0
+    scores = replace(
+        scores, data=data.assign(base=data["base"] * 0 - 6, student=data["base"] * 0 - 1)
+    )
+    told = "the parts alone add up to more than the ceiling of 0: the interaction holds what had no"
+    hybrid = Hybrid(scores, (), allowed=False)
+    assert told in repr(hybrid)
+    assert told in " ".join(" ".join(t.get_text() for t in hybrid.plot().texts).split())
+    data["effect"].loc[{"measure": "sufficiency"}] = 2.0
+    less = replace(scores, data=scores.data.assign(effect=data["effect"]))
+    assert "no room" not in repr(Hybrid(less, (), allowed=False))
+    # a table without shares says nothing of them
+    fall = replace(scores, data=scores.data.assign(student=scores.data["base"] - 2))
+    assert "shares" not in repr(Hybrid(fall, (), allowed=False))
+
+
 def test_two_cells_have_no_correlation():
     assert _pearson(1.0, 2) == ""
     assert _pearson(0.5, 3) == ", Pearson 0.50"

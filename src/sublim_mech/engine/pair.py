@@ -375,7 +375,8 @@ class ModelPair(Runner):
 
     def _given(self) -> list[str]:
         """What the user said of the training of a student without manifest, in a line."""
-        if self.trained_in is None or self.student.manifest is not None:
+        known = self.student.manifest is not None or self.student.split_by == "student"
+        if self.trained_in is None or known:
             return []
         met = self.trained_on
         many = "no" if met is None else str(met.count)

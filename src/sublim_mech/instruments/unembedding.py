@@ -27,7 +27,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import checked
+from ..arguments import checked, shown
 from ..engine.runner import Runner
 from ..models.names import FINAL, module_group
 from ..models.placement import plain
@@ -90,6 +90,7 @@ def read_vector(runner: Runner, vector: Any, trait: Trait | None = None, *, k: i
         Top and bottom tokens, number tokens apart, and the ranks of the trait's forms.
 
     Raises:
+        TypeError: no numbers.
         ValueError: another width than the residual stream's, NaN or infinity, zero norm (nothing to
             read), a vector that the final norm takes out; k below 1; a model with something
             between its final norm and its unembedding.
@@ -180,6 +181,11 @@ def _checked_vectors(vectors: Sequence[Any], width: int) -> Float64[Tensor, "vec
     stacked = []
     for vector in vectors:
         given = vector.detach().cpu() if isinstance(vector, Tensor) else np.asarray(vector)
+        if isinstance(given, np.ndarray) and given.dtype.kind not in "fiu":
+            raise TypeError(
+                f"vector is {shown(vector)}; pass an array or a tensor of shape ({width},), of an "
+                "activation_change that of a layer: change.vector(20)."
+            )
         one = torch.as_tensor(given).double()
         if tuple(one.shape) != (width,):
             raise ValueError(

@@ -114,6 +114,22 @@ def saturated(scores: ScoreArrays) -> list[Told]:
     return [Told(ceiling_of(scores.record.metric), why, names)]
 
 
+def without_room(scores: ScoreArrays) -> str:
+    """That the interaction of a hybrid is the ceiling's doing, in words: its whole is there, or its
+    parts alone add up to more than a log-probability can be; empty where it is not.
+    """
+    why = "the interaction holds what had no room"
+    if saturated(scores):
+        return f"the whole is at its ceiling: {why}"
+    if not _is_log_prob(scores):
+        return ""
+    parts = scores.data["effect"].isel(model=0).sel(measure="sufficiency")
+    base = scores.data["base"].isel(model=0).mean("prompt")
+    if float(base + parts.mean("prompt").sum("set")) <= -CEILING:
+        return ""
+    return f"the parts alone add up to more than the ceiling of 0: {why}"
+
+
 def reached(base: np.ndarray, level: np.ndarray) -> np.ndarray:
     """Whether mean log-probabilities are at their ceiling, and the base's are not."""
     return (base <= -CEILING) & (np.abs(level) < CEILING)

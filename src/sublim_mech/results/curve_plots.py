@@ -234,19 +234,28 @@ def direction_curves(
     axes, at = picture.ax, np.arange(len(names))
     axes.axhline(0, color="black", linewidth=0.8)
     marker = "o" if len(names) == 1 else None
+    # points of one layer stand beside one another
+    aside = 0.1 * (np.arange(len(measures)) - (len(measures) - 1) / 2) * (len(names) == 1)
+    if len(names) == 1:
+        axes.set_xlim(-0.5, 0.5)
     for vector, values in of.items():
         if vector.startswith(RANDOM) and vector != RANDOM:
             by_chance = ratio_interval(values, totals[vector]).mean
             for m in range(len(measures)):
-                axes.plot(at, by_chance[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
+                places = at + aside[m]
+                axes.plot(places, by_chance[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
     for m, measure in enumerate(measures):
         colour = VECTOR_MEASURES[measure]
         share = ratio_interval(of[OWN][:, :, m], totals[OWN])
-        axes.plot(at, share.mean, color=colour, linewidth=2, marker=marker)
+        places = at + aside[m]
+        axes.plot(places, share.mean, color=colour, linewidth=2, marker=marker)
+        if len(names) == 1:  # a band of one point has no width
+            axes.vlines(places, share.low, share.high, color=colour, linewidth=1.2)
         _band(axes, at, share.low, share.high, colour)
         if OTHERS in of:
             others = ratio_interval(of[OTHERS][:, :, m], totals[OTHERS]).mean
-            axes.plot(at, others, color=colour, linewidth=1.2, linestyle="--", marker=marker)
+            cross = "x" if len(names) == 1 else None
+            axes.plot(places, others, color=colour, linewidth=1.2, linestyle="--", marker=cross)
         if measure in GRAFT_MEASURES:
             graft = ratio_interval(of[GRAFT][:, 0, m], totals[GRAFT]).mean
             axes.axhline(float(graft), color=colour, linewidth=1.2, linestyle=":")
@@ -255,7 +264,8 @@ def direction_curves(
     name_layers(picture, axes, names)
     told = "dotted: the graft of these tokens (sufficiency, necessity)"
     if OTHERS in of:
-        told = f"dashed: the other students' directions; {told}"
+        drawn = "crosses" if len(names) == 1 else "dashed"
+        told = f"{drawn}: the other students' directions; {told}"
     if whose := nulls_in_words(scores):
         told += f"; {picture.renamed(whose)}"
     lines = ["layer", *wrapped(told, letters(picture.width, MEDIUM), lines=5).split("\n")]

@@ -15,13 +15,19 @@ from matplotlib.colors import to_hex, to_rgba
 from ..hints import counted
 from .arrays import ScoreArrays
 from .bar_parts import BarColumn, bar_picture, draw_bars, name_bar_scale, name_rows
+from .ceiling import without_room
 from .colours import COMPARED_COLOURS, HEADLINE_COLOUR, OTHER_COLOUR
 from .dress import in_short
+from .limits import Kind
 from .style import Wishes
 from .tables import set_sizes
 
 PALE = 0.4
 """How opaque the bar of a hybrid without a part is, which has that part's colour."""
+
+
+OF_SHARES: tuple[Kind, ...] = ("noise", "sign")
+"""Limits of shares, which a hybrid's own table and picture do not have."""
 
 
 class Whose(NamedTuple):
@@ -65,7 +71,8 @@ def hybrid_bars(
     told.append(f"answers computed by {writers}")
     first = picture.renamed(f"hybrid, {what}, {prompts}")
     picture.heading([first, "; ".join(told)])
-    picture.limit(in_short(picture, scores))
+    room = without_room(scores)
+    picture.limit([*in_short(picture, scores, *OF_SHARES), *([room] if room else [])])
     palette = [colour for colour in COMPARED_COLOURS if colour != HEADLINE_COLOUR]
     colour_of = {name: palette[n % len(palette)] for n, name in enumerate(names)}
     sizes = dict(zip(names, set_sizes(scores), strict=True))

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from ..arguments import checked
 from ..stats import Interval, mean_interval
 from . import report
-from .hybrid_bars import Whose, hybrid_bars
-from .limits import limits
+from .ceiling import without_room
+from .hybrid_bars import OF_SHARES, Whose, hybrid_bars
 from .scores import Scores
 from .style import Wishes
 
@@ -115,9 +115,9 @@ class Hybrid:
         yield INTERACTION, ""
 
     def __repr__(self) -> str:
-        lines = report.about(self.scores)
-        if any(limit.kind == "ceiling" for limit in limits(self.scores)):
-            lines.append("the whole is at its ceiling: the interaction holds what had no room")
+        lines = report.about(self.scores, *OF_SHARES)
+        if told := without_room(self.scores):
+            lines.append(told)
         if self.allowed:
             lines.append("cells of several students: their differences add up there")
         return "\n".join([*lines, report.show(self.table())])

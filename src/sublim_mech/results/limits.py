@@ -355,10 +355,13 @@ def of_the_sign(scores: ScoreArrays) -> list[Limit]:
     mean = float(effect.mean())
     if not (mean < 0 and stands_out(effect)):
         return []
+    moved = _moved(scores) if scores.has_controls else None
     if scores.record.minus:
         whose = "a negative difference"
-    elif scores.has_controls and _moved(scores).student >= 0:
+    elif moved is not None and moved.student >= 0:
         whose = "a negative difference: the controls rose further than the student"
+    elif moved is not None and moved.told(scores.unit):
+        whose = "the student's fall and the controls' rise"
     else:
         whose = "a fall"
     alike, why = f"{of_what} is negative", f"; shares are parts of {whose}"

@@ -174,12 +174,12 @@ def effect_label(scores: ScoreArrays) -> str:
     return f"effect on {scores.record.what}, {scores.unit}: {scores.headline_name}"
 
 
-def about(scores: ScoreArrays) -> list[str]:
+def about(scores: ScoreArrays, *without: Kind) -> list[str]:
     """What stands above every table of some scores: what was measured on what, and what limits the
-    numbers below, but for what stands with them.
+    numbers below, but for what stands with them, and limits of what the table does not show.
     """
     lines = [f"{title(scores)}, {prompts(scores)}, {scores.unit}", *provenance(scores)]
-    lines += in_full(scores, "gap", *_told_with_shares(scores))
+    lines += in_full(scores, "gap", *_told_with_shares(scores), *without)
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
