@@ -225,6 +225,20 @@ def test_of_several_students_what_limits_all_is_said_once():
     assert "b:" not in words
 
 
+def test_who_computes_the_answer_is_told_where_it_is_not_the_usual():
+    usual = synthetic.recorded(
+        synthetic.graft(), answer_gate={"sufficiency": 0.0, "necessity": 1.0}
+    )
+    other = synthetic.recorded(
+        synthetic.graft(), answer_gate={"sufficiency": 1.0, "necessity": 0.0}
+    )
+    for words in (*shown(other).values(), *pictures(other).values()):
+        assert "sufficiency: the student computes the answer's own tokens too" in words
+        assert "necessity: the base computes the answer's own tokens too" in words
+    for words in (*shown(usual).values(), *pictures(usual).values()):
+        assert "computes the answer" not in words
+
+
 def test_a_hybrid_carries_its_limits_but_has_no_controls():
     scores = asked(ends_at(synthetic.graft().sel(model=["student"]), -0.01))
     scores = synthetic.recorded(scores, hybrid="the base")

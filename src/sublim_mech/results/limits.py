@@ -33,6 +33,7 @@ Kind = Literal[
     "sign",
     "gap",
     "estimate",
+    "answer",
 ]
 """In the order in which they are said."""
 
@@ -75,6 +76,7 @@ def limits(scores: ScoreArrays) -> list[Limit]:
         *few_prompts(scores.data.sizes["prompt"]),
         *_of_the_gap(scores),
         *_of_estimates(scores),
+        *_of_the_answer(scores),
     ]
     return sorted(told, key=lambda limit: get_args(Kind).index(limit.kind))
 
@@ -396,3 +398,18 @@ def _of_estimates(scores: ScoreArrays) -> list[Limit]:
     how = "no exact counterpart" if scores.record.site is None else "sublim_mech.confirm"
     told = f"not confirmed: estimates from gradients ({how})"
     return [Limit("estimate", told, told)]
+
+
+def _of_the_answer(scores: ScoreArrays) -> list[Limit]:
+    """Who computes the answer's own tokens in a graft, where another does than is usual (in
+    sufficiency the base, in necessity the student): part of every number is then of these.
+    """
+    gates = scores.record.answer_gate
+    if scores.kind != "graft" or scores.record.hybrid is not None:
+        return []
+    told = []
+    if gates.get("sufficiency", 0.0) > 0:
+        told.append("sufficiency: the student computes the answer's own tokens too")
+    if gates.get("necessity", 1.0) < 1:
+        told.append("necessity: the base computes the answer's own tokens too")
+    return [Limit("answer", line, line) for line in told]
