@@ -151,7 +151,8 @@ def test_a_span_of_tokens_of_several_classes_is_of_none_of_them():
     scores = synthetic.spanned()  # questions are seen and novel, and were patched as a whole
     table, of_roles = scores.by("sharing"), scores.by("role")
     of_classes = ["prefix", "aligned", "mixed"]
-    assert table.index.tolist() == [*of_classes, "answer", "shared"]
+    assert table.index.tolist() == [*of_classes, "answer", "shared", "not shared"]
+    np.testing.assert_allclose(table.loc["not shared"], of_roles.loc["user"])  # all of it is
     np.testing.assert_allclose(table.loc["mixed"], of_roles.loc["user"])
     assert "mixed" in repr(scores).partition("by sharing")[2]
 

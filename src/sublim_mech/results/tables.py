@@ -196,7 +196,8 @@ def _groups(
     answer's own, and unions as grafts have them.
     """
     try:
-        values = of_spans(scores.per_token().data, scores.positions(coordinate))
+        by_token, spread = scores.positions(coordinate), scores.per_token().data
+        values = of_spans(spread, by_token)
     except ValueError as error:
         layers = "layer" in scores.data["effect"].dims
         raise ValueError(f"{error} By 'layer' there is a table too." if layers else error) from None
@@ -207,7 +208,8 @@ def _groups(
     if (real & answered).any():
         yield ANSWER, answered
     for name, parts in UNIONS.get(coordinate, {}).items():
-        tokens = asked & np.isin(values, parts)
+        # a span of several classes may still lie in a union of them
+        tokens = asked & (of_spans(spread, np.isin(by_token, parts).astype(int)) == 1)
         if (real & tokens).any():
             yield name, tokens
 
