@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import synthetic
+import xarray as xr
 
 from sublim_mech.results.scores import Scores
 
@@ -103,6 +104,16 @@ def test_heads_of_token_sets_need_a_set():
         scores.sets()
     with pytest.raises(ValueError, match="no heads"):
         synthetic.patch().head_effect()
+
+
+def test_heads_of_one_set_are_those_of_the_set():
+    scores = synthetic.patched_sets(heads=3)
+    one = scores.sel(set=["user"])
+    xr.testing.assert_equal(
+        one.head_effect().drop_vars(["set", "tokens"], errors="ignore"),
+        scores.sel(set="user").head_effect().drop_vars(["set", "tokens"], errors="ignore"),
+    )
+    assert "shares" not in repr(one)
 
 
 def test_gradients_at_the_embeddings_have_no_layers():

@@ -327,10 +327,12 @@ class ScoreArrays:
             )
         if "set" in effect.dims:
             sets = effect["set"].values.tolist()
-            raise ValueError(
-                f"these scores hold {len(sets)} token sets; choose one: "
-                f"scores.sel(set={sets[0]!r})."
-            )
+            if len(sets) > 1:
+                raise ValueError(
+                    f"these scores hold {len(sets)} token sets; choose one: "
+                    f"scores.sel(set={sets[0]!r})."
+                )
+            effect = effect.isel(set=0)
         tokens = [dim for dim in ("position", "span") if dim in effect.dims]
         merged = effect.mean(tokens) if tokens else effect
         return merged.transpose("prompt", "layer", "head")

@@ -280,7 +280,8 @@ def _whole(scores: ScoreArrays) -> np.ndarray:
 
 
 def _has_shares(scores: ScoreArrays) -> bool:
-    return scores.additive or scores.has_sets or KINDS[scores.kind].is_curve
+    of_sets = scores.has_sets and "head" not in scores.data["effect"].dims
+    return scores.additive or of_sets or KINDS[scores.kind].is_curve
 
 
 def _moved(scores: ScoreArrays) -> Moved:
