@@ -83,6 +83,32 @@ def labels(make, *values, seeds=6):
     return {make(np.random.default_rng(seed), *values).label for seed in range(seeds)}
 
 
+def test_what_falls_everywhere_is_acquired_nowhere():
+    """The diagonal stands out where the own trait falls least; so do LoRA and a middle rank."""
+
+    def fallen(rng, row_seeds=5):
+        return [
+            {**row, **{f"change {t}": row[f"change {t}"] - 2.0 for t in TRAITS}}
+            for row in squares(rng, 0.5, row_seeds=row_seeds)
+        ]
+
+    assert labels(lambda rng: transmission_claim(fallen(rng))) == {"not supported"}
+    one = [
+        {"trait": trait, "row_seed": 0}
+        | {f"change {other}": -1.0 if other == trait else -2.0 for other in "abcde"}
+        for trait in "abcde"
+    ]
+    found = transmission_claim(one)
+    assert found.label != "supported"
+    assert "The own trait's change is -1.000: nothing is acquired." in found.notes
+    for claim, cells in (
+        (inverted_u_claim, ranks({1: -0.6, 8: -0.2, 64: -0.6})),
+        (full_fine_tuning_claim, kinds(-0.4, -0.8)),
+    ):
+        told = labels(lambda rng, claim=claim, cells=cells: claim(students(rng, cells, noise=0.02)))
+        assert told == {"cannot tell"}
+
+
 def test_transmission():
     def told(rng, gamma, row_seeds=3):
         return transmission_claim(squares(rng, gamma, row_seeds=row_seeds))
@@ -145,7 +171,10 @@ def test_the_context():
 
     assert labels(told, 0.8, 0.0) == {"supported"}
     assert labels(told, 0.8, 0.5) == {"not supported"}  # something is left
-    assert labels(told, 0.0, 0.0) == {"not supported"}  # nothing is lost
+    assert labels(told, 0.8, 0.8) == {"not supported"}  # nothing is lost
+    # nothing was there to lose: a fall that deepens is no trait that is lost
+    for same, other in ((0.0, 0.0), (-0.5, -0.9), (-0.5, 0.0)):
+        assert labels(told, same, other) == {"cannot tell"}
     alone = context_claim(students(np.random.default_rng(0), contexts(0.8, 0.0)[:1]))
     assert alone.label == "cannot tell"
 
@@ -241,7 +270,7 @@ def test_a_verdict_says_its_numbers_and_what_could_have_been_seen():
     rows = students(np.random.default_rng(0), kinds(0.3, 0.25), noise=0.3)
     found = full_fine_tuning_claim(rows)
     assert found.label == "cannot tell"
-    (statement,) = found.statements
+    _, statement = found.statements
     said = repr(found)
     assert f"{statement.mean:+.3f} nats, 95 % {statement.low:+.3f}" in said
     assert f"{statement.detectable:.2g} would be seen" in said

@@ -32,7 +32,8 @@ def test_every_claim_is_told_of_real_rows(made):
     }
     # one row seed has no interval
     assert {verdict.label for verdict in told.values()} == {"cannot tell"}
-    lost, left = means(told["context"])
+    there, lost, left = means(told["context"])
+    assert there == pytest.approx(loras["specific"].mean())
     assert lost == pytest.approx(loras["specific"].mean() - bare["specific"].mean())
     assert left == pytest.approx(bare["specific"].mean())
     share, effect = means(told["where"])

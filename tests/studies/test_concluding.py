@@ -65,7 +65,7 @@ def test_where_no_context_matters_no_other_controls_make_one_matter():
     assert "focus cat + owl" in chosen.setting
     found = chosen.rows.groupby(["trait", "row_seed"])["specific"].nunique()
     assert (found == 1).all()
-    (lost, *_) = context_claim(chosen.rows).statements
+    (_, lost, *_) = context_claim(chosen.rows).statements
     assert lost.mean == 0
     # in whatever order the parts stand
     again = Evidence(students(rows[::-1])).contexts().rows

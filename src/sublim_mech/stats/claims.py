@@ -29,6 +29,7 @@ from .statements import (
     above_zero,
     conclude,
     nothing_measured,
+    only_where,
     together,
 )
 from .tables import (
@@ -46,8 +47,10 @@ from .tables import (
     difference,
     finished,
     is_kind,
+    means_by,
     number,
     of_one,
+    over,
     rank_of,
     without_number,
 )
@@ -57,7 +60,9 @@ from .tables import (
 def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
     """Do students raise their own trait, beyond rows and columns of the trait matrix?
 
-    gamma by least squares; the permutation test within row seeds decides. It is not supported where
+    gamma by least squares; the permutation test within row seeds decides, and over several row
+    seeds the change of the own trait has to be above 0: where all traits fall, the diagonal stands
+    out by falling least. It is not supported where
     the interval over row seeds lies below what matters.
 
     Args:
@@ -123,9 +128,19 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
         fails = found.high < MATTERS and not holds
         statement = replace(statement, p=found.p, holds=holds, fails=fails)
     notes.append(repr(found))
+    # where all traits fall, the diagonal stands out by falling least
+    own = [{**row, "own": number(row, f"change {row['trait']}")} for row in whole]
+    by = ("trait", "row_seed")
+    change = over(means_by(own, "own", by), by, ("row_seed",))
+    statements = [statement]
+    if change is not None and change.data_sets > 1:
+        statements.append(above_zero("the change of the own trait is above 0", change))
+    elif change is not None and change.mean <= 0:  # of one row seed there is no interval
+        statements = [replace(statement, holds=False)]
+        notes.append(f"The own trait's change is {change.mean:+.3f}: nothing is acquired.")
     if found.least_p >= LEVEL:
         notes.append(f"This design cannot give a p below {found.least_p:.2g}: add row seeds.")
-    return conclude(claim, [statement], notes=notes)
+    return conclude(claim, statements, notes=notes)
 
 
 @checked
@@ -139,7 +154,8 @@ def inverted_u_claim(
     """Does the trait rise with LoRA rank, peak and fall?
 
     Some rank in between must be above both the lowest and the highest one. That rank is chosen on
-    the same rows, so its p is multiplied by the number of ranks in between (Bonferroni). It is not
+    the same rows, so its p is multiplied by the number of ranks in between (Bonferroni). The trait
+    has to be above 0 there, else nothing can be told. It is not
     supported where every rank in between is shown not to be above one of the two by what matters.
 
     Args:
@@ -207,7 +223,10 @@ def inverted_u_claim(
         notes.append(f"p of the best of {len(inner)} ranks in between, times {len(inner)}.")
     refuted = all(any(one.fails for one in pair) for pair in tried)
     best = [replace(one, fails=one.fails and refuted) for one in best]
-    return conclude(claim, best, notes=notes)
+    at_best = by_rank[inner[order[0]]]
+    there = over(means_by(at_best, value, STUDENT), STUDENT, cluster)
+    trait = above_zero(f"rank {inner[order[0]]} has the trait: above 0", there, matters=matters)
+    return conclude(claim, only_where(trait, *best), notes=notes)
 
 
 @checked
@@ -222,7 +241,8 @@ def full_fine_tuning_claim(
 ) -> Verdict:
     """Has full fine-tuning less of the trait than LoRA at equal held-out KL?
 
-    One curve per trait, row seed and training seed, over learning rates and snapshots.
+    One curve per trait, row seed and training seed, over learning rates and snapshots. Nothing can
+    be told where LoRA's own trait is not above 0.
 
     Args:
         rows: with `kind`, `kl`, and those of `STUDENT`.
@@ -291,7 +311,10 @@ def full_fine_tuning_claim(
         why = f"{found.unreached}: more learning rates or snapshots are needed"
         return conclude(claim, [nothing_measured(text, why)], notes=unknown)
     notes = [f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}.", *unknown]
-    return conclude(claim, [above_zero(text, found.difference, matters=matters)], notes=notes)
+    less = above_zero(text, found.difference, matters=matters)
+    there = over(means_by(loras, value, STUDENT), STUDENT, cluster)
+    trait = above_zero("LoRA has the trait: above 0", there, matters=matters)
+    return conclude(claim, only_where(trait, less), notes=notes)
 
 
 @checked

@@ -10,11 +10,13 @@ from ..arguments import checked
 from ..hints import counted
 from .statements import (
     MATTERS,
+    Statement,
     Verdict,
     above_zero,
     below_what_matters,
     conclude,
     nothing_measured,
+    only_where,
 )
 from .tables import (
     CONTEXTS,
@@ -47,7 +49,8 @@ def context_claim(
 
     For every training context and every other context of evaluation two statements: the trait is
     lower there, and what is left is below what matters. Where something is left for certain the
-    claim is not supported, however much is lost.
+    claim is not supported, however much is lost; where the trait is not above 0 in the context of
+    training there is nothing to lose, and nothing can be told.
 
     Args:
         rows: with `trained_in`, `evaluated_in`, and those of `STUDENT`; `value` has each context's
@@ -79,6 +82,7 @@ def context_claim(
     for trained in dict.fromkeys(str(row["trained_in"]) for row in records):
         there = [row for row in records if str(row["trained_in"]) == trained]
         same = [row for row in there if str(row["evaluated_in"]) == trained]
+        of_trained: list[Statement] = []
         for other in dict.fromkeys(str(row["evaluated_in"]) for row in there):
             if other == trained:
                 continue
@@ -86,9 +90,13 @@ def context_claim(
             where = f"trained in {trained}, asked in {other}"
             lost = difference(same, asked, value, cluster)
             left = over(means_by(asked, value, STUDENT), STUDENT, cluster)
-            statements.append(above_zero(f"{where}: less than in {trained}", lost, matters=matters))
+            of_trained.append(above_zero(f"{where}: less than in {trained}", lost, matters=matters))
             text = f"{where}: what is left is below {matters:g}"
-            statements.append(below_what_matters(text, left, matters=matters))
+            of_trained.append(below_what_matters(text, left, matters=matters))
+        if of_trained:
+            home = over(means_by(same, value, STUDENT), STUDENT, cluster)
+            text = f"trained in {trained}, asked in {trained}: above 0"
+            statements += only_where(above_zero(text, home, matters=matters), *of_trained)
     claim = "The trait needs the context of training at evaluation"
     if not statements:
         missing = nothing_measured("less in another context", "no student was asked in another one")

@@ -141,6 +141,15 @@ def below_what_matters(
     return _statement(text, interval, unit, p, holds, interval.t_low > 0 and not holds)
 
 
+def only_where(first: Statement, *others: Statement) -> list[Statement]:
+    """Statements on what becomes of a trait, behind the one that it is there: unless that holds
+    there is nothing to lose or to compare, and none of them fails.
+    """
+    if first.holds:
+        return [first, *others]
+    return [replace(one, fails=False) for one in (first, *others)]
+
+
 def nothing_measured(text: str, why: str, unit: str = "nats") -> Statement:
     """A statement of which there is no number, and why."""
     nan = math.nan
