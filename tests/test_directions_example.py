@@ -130,4 +130,5 @@ def test_the_notebook_runs_as_it_stands():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     where = {"metadata": {"path": str(ROOT / "examples")}}
     NotebookClient(notebook, timeout=1200, resources=where).execute()
-    assert re.search("divergent", json.dumps(notebook.cells[-3].outputs))
+    printed = [json.dumps(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+    assert any("divergent" in output for output in printed)
