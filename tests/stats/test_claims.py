@@ -277,6 +277,18 @@ def test_a_verdict_says_its_numbers_and_what_could_have_been_seen():
     assert "over 3 data sets" in said
 
 
+def test_an_arm_that_nobody_has_is_named():
+    told = trained_at_claim(
+        [
+            row
+            for row in students(np.random.default_rng(0), arms(0.8, 0.1))
+            if row["where"] != "shared"
+        ]
+    )
+    assert told.label == "cannot tell"
+    assert "[no student was trained at shared with a number]" in repr(told)
+
+
 def test_claims_told_together_need_more():
     found = [Verdict(str(p), "supported", (), p, p) for p in (0.04, 0.5, float("nan"))]
     told = verdicts(found)

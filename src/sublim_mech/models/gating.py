@@ -71,7 +71,8 @@ def gates_notes(
             return ()
         return (
             f"trained with its weights on only at {gates_in_words(recorded)}; here they are on "
-            "everywhere (gates=training.gates_of(run) closes the rest)",
+            "everywhere (gates=training.gates_of(run) closes the rest, of a control where it is "
+            "loaded: models.load_student(base, path, gates=...))",
         )
     if recorded != gates.recorded:
         trained = "everywhere" if recorded is None else f"at {gates_in_words(recorded)}"

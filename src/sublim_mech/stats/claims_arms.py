@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
-from .statements import MATTERS, Verdict, above_zero, conclude
+from .statements import MATTERS, Verdict, above_zero, conclude, nothing_measured
 from .tables import (
     CONTEXTS,
     DATA_SET,
@@ -87,8 +87,10 @@ def trained_at_claim(
         for arm in (shared, others)
     )
     more = difference(one, other, value, cluster)
+    text = "trained at shared tokens only: above 0"
+    missing = nothing_measured(text, "no student was trained at shared with a number")
     statements = [
-        above_zero("trained at shared tokens only: above 0", has, matters=matters),
+        missing if has is None else above_zero(text, has, matters=matters),
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
     ]
     notes = without_number(records, value)
