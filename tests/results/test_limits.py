@@ -239,6 +239,14 @@ def test_who_computes_the_answer_is_told_where_it_is_not_the_usual():
         assert "computes the answer" not in words
 
 
+def test_pictures_of_several_contexts_say_that_means_are_over_all_of_them():
+    line = "prompts of several contexts: every mean is over all of them"
+    several = asked(synthetic.graft(), contexts=(CALM, "{'system': {'kind': 'none'}}"))
+    assert line in repr(several)
+    assert line in around(plot(several))
+    assert line not in around(plot(asked(synthetic.graft())))
+
+
 def test_a_hybrid_carries_its_limits_but_has_no_controls():
     scores = asked(ends_at(synthetic.graft().sel(model=["student"]), -0.01))
     scores = synthetic.recorded(scores, hybrid="the base")

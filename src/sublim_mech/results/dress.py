@@ -40,6 +40,8 @@ def in_short(picture: Picture, scores: ScoreArrays, *without: Kind) -> list[str]
             whose = ", ".join(map(picture.name, limit.models))
             text = picture.renamed(limit.short)
             lines.append(f"{whose}: {text}" if whose else text)
+    if len(scores.record.contexts) > 1:  # tables have it among their notes
+        lines.insert(0, "prompts of several contexts: every mean is over all of them")
     return lines
 
 
