@@ -309,6 +309,11 @@ def _with_scales(scores: ScoreArrays) -> xr.DataArray:
 OWN, OTHERS, RANDOM, GRAFT = "own", "others'", "random", "graft"
 
 
+def _vectors(scores: ScoreArrays) -> list[str]:
+    """Names of the vectors, also where one was selected."""
+    return [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+
+
 def vector_effects(scores: ScoreArrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Effects of vectors and the total each is a share of.
 
@@ -322,7 +327,7 @@ def vector_effects(scores: ScoreArrays) -> tuple[dict[str, np.ndarray], dict[str
     """
     scores.need_one_step()
     dims = "prompt", "layer", "vector", "measure"
-    names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+    names = _vectors(scores)
     headline = scores.headline.transpose(*dims).values
     student = scores.data.isel(model=0)
     alone = student["effect"].transpose(*dims).values
@@ -344,7 +349,7 @@ def vector_effects(scores: ScoreArrays) -> tuple[dict[str, np.ndarray], dict[str
 
 def spread_in_words(scores: ScoreArrays) -> str:
     """What the interval of `random` is in a table; empty where there is none."""
-    names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+    names = _vectors(scores)
     count = sum(name.startswith(RANDOM) for name in names)
     if not count:
         return ""
@@ -353,7 +358,7 @@ def spread_in_words(scores: ScoreArrays) -> str:
 
 def nulls_in_words(scores: ScoreArrays) -> str:
     """Whose the nulls of directions are; empty where all is of one student, or there are none."""
-    names = [str(name) for name in np.atleast_1d(scores.data["vector"].values)]
+    names = _vectors(scores)
     shown = [RANDOM] * any(name.startswith(RANDOM) for name in names)
     shown += [OTHERS] * (OTHERS in names)
     if not shown or not scores.has_controls:

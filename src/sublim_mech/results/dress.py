@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
-from .limits import Kind, limits
+from .limits import Kind, limits, over_contexts
 from .report import title, warning
 from .style import MEDIUM, SMALL, Picture, letters, open_frame, spaced
 from .words import shortened, wrapped
@@ -40,8 +40,8 @@ def in_short(picture: Picture, scores: ScoreArrays, *without: Kind) -> list[str]
             whose = ", ".join(map(picture.name, limit.models))
             text = picture.renamed(limit.short)
             lines.append(f"{whose}: {text}" if whose else text)
-    if len(scores.record.contexts) > 1:  # tables have it among their notes
-        lines.insert(0, "prompts of several contexts: every mean is over all of them")
+    if several := over_contexts(scores):  # tables have it among their notes
+        lines.insert(0, several)
     return lines
 
 

@@ -164,6 +164,17 @@ def of_contexts(scores: ScoreArrays) -> list[Limit]:
     return [Limit("context", line, f"{OTHERWISE}: {names}") for line in otherwise(*compared)]
 
 
+def over_contexts(scores: ScoreArrays) -> str:
+    """That means are over prompts of several contexts; empty where they are not.
+
+    Of one prompt there is one context, whichever: files of earlier versions do not know which.
+    """
+    record, count = scores.record, scores.data.sizes["prompt"]
+    if not record.measured or len(record.contexts) < 2 or count < 2:
+        return ""
+    return "prompts of several contexts: every mean is over all of them"
+
+
 # ------------------------------------------------------------------------------- controls, prompts
 
 

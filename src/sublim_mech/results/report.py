@@ -15,7 +15,7 @@ from .completeness import points_in_words
 from .contexts import quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
-from .limits import Kind, in_full, limits, where_asked
+from .limits import Kind, in_full, limits, over_contexts, where_asked
 from .record import Forms
 from .select import select
 from .stability import is_map, reliability
@@ -116,12 +116,8 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"{copies} of {count + copies} prompts {'is a copy' if copies == 1 else 'are copies'} "
             "of others, token by token: left out, for copies are no evidence"
         )
-    # of one prompt there is one, whichever (files of earlier versions do not know which)
-    if scores.record.measured and len(scores.record.contexts) > 1 and count > 1:
-        lines.append(
-            "prompts of several contexts: every mean is over all of them; score each context by "
-            "itself"
-        )
+    if several := over_contexts(scores):
+        lines.append(f"{several}; score each context by itself")
     if scores.record.spans is not None:
         lines.append(
             f"spans by {scores.record.spans}: the effect of a span is that of all its tokens at "
