@@ -50,3 +50,11 @@ def test_the_laptop_study_begins_with_the_headline_row_seed_by_row_seed():
         if run.cell.part.startswith("headline")
     }
     assert len(headline) == 3 * 3 * 2 * 3
+
+
+def test_only_the_ranks_of_the_laptop_study_stand_on_one_row_seed():
+    """One data set gives no interval: such a part can support and refute nothing."""
+    seeds = {part.name: len(part.row_seeds) for part in studies.laptop().parts}
+    of_headline = sum(seeds.pop(f"headline, rows {seed}") for seed in (0, 1, 2))
+    assert of_headline == 3
+    assert {name for name, count in seeds.items() if count < 3} == {"ranks"}
