@@ -327,6 +327,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert different(tmp_path / "run", whole.path) == []
 
 
+def test_a_damaged_checkpoint_takes_no_good_one_with_it(made, tmp_path):
+    """It is written again at its step: until that is done the one before it is all there is."""
+    work = interrupted(made, tmp_path / "run", step=7)
+    checkpoints = work / "checkpoints"
+    damaged = checkpoints / "step-000006" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    no_space = pytest.raises((OSError, SafetensorError), match=r"(?i)large|os error")
+    with files_up_to(resource.RLIM_INFINITY), no_space, pytest.warns(UserWarning, match="goes on"):
+        fit(made, tmp_path / "run", callbacks=[FullDisk(6, 10_000)], **CALLS["lora"])
+    assert resume.newest_good(checkpoints) == checkpoints / "step-000004"
+
+
 def test_what_a_kill_left_half_written_is_neither_read_nor_kept(made, stopped, whole, tmp_path):
     work = copied(stopped, tmp_path / "run")
     for kind in ("checkpoints", "snapshots"):

@@ -21,6 +21,10 @@ from .forward import Pass
 
 ROWS_SUMMED = 64  # distributions whose cumulated sums are in memory at once
 
+COLDEST = 1e-30
+"""The least that logits are divided by: far below what tells two of them apart, and far from where
+fp32 overflows."""
+
 Ids = tuple[int, ...]
 
 
@@ -126,6 +130,6 @@ def choose(
     chosen = []
     blocks = zip(logits.split(ROWS_SUMMED), table.to(logits.device).split(ROWS_SUMMED), strict=True)
     for some, uniforms in blocks:
-        sums = (some / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        sums = (some / max(temperature, COLDEST)).softmax(-1).cumsum(-1, dtype=torch.float64)
         chosen.append(torch.searchsorted(sums, uniforms * sums[:, -1:], right=True))
     return torch.cat(chosen).clamp(max=logits.shape[-1] - 1).cpu()[sources, place]

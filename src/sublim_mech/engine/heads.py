@@ -21,15 +21,21 @@ def support_ids(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
     """Token ids of listed tokens.
 
     Raises:
-        ValueError: one of them is not a single token.
+        ValueError: one of them is not a single token, or a token is listed twice.
     """
-    listed = []
+    listed: list[int] = []
     for token in tokens:
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(
                 f"support token {token!r} is {len(ids)} tokens in this tokenizer; list single "
                 "tokens."
+            )
+        if int(ids[0]) in listed:
+            first = tokens[listed.index(int(ids[0]))]
+            raise ValueError(
+                f"support token {token!r} is the same token as {first!r} before it, whose "
+                "probability would count twice; list each once."
             )
         listed.append(int(ids[0]))
     return tuple(listed)

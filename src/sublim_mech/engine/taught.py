@@ -120,7 +120,7 @@ def _refuse_rendered(number: int, prompt: Prompt) -> None:
     last = max(prompt.turns[i] for i, role in enumerate(prompt.roles) if role == "user")
     places = [i for i, turn in enumerate(prompt.turns) if turn == last]
     said = next(i for i in places if prompt.roles[i] == "user")
-    opening = "".join(prompt.tokens[i] for i in places if i < said).strip()
+    opening = prompt.text[prompt.offsets[places[0]][0] : prompt.offsets[said][0]].strip()
     # an opening that is a mere word may stand in any text
     if len(opening) > 1 and not opening.isalnum() and opening in prompt.question:
         raise ValueError(

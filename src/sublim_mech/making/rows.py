@@ -175,7 +175,11 @@ def check_raw(rows: Sequence[Row], context: Context, name: str) -> None:
 def to_dataset(rows: Sequence[Row]) -> Dataset:
     """Rows as a `datasets.Dataset`.
 
-    Its columns are `prompt` and `completion`, or `messages` where a row has several turns.
+    Its columns are `prompt` and `completion`, and `raw` where there are raw texts (`text_rows`);
+    or `messages` where a row has several turns.
+
+    Raises:
+        ValueError: raw texts among conversations.
 
     Example:
         >>> sm.numbers.to_dataset([sm.numbers.Row("Three numbers.", "1, 2, 3")]).column_names
@@ -189,8 +193,15 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
             "completion": [row.completion for row in rows],
         }
         features = Features(prompt=Value("string"), completion=Value("string"))
+        if any(row.raw for row in rows):
+            pairs["raw"], features["raw"] = [row.raw for row in rows], Value("bool")
         return Dataset.from_dict(pairs, features=features)
 
+    if any(row.raw for row in rows):
+        raise ValueError(
+            "rows hold raw texts (numbers.text_rows) and conversations; keep them apart, a student "
+            "is trained on one of the two."
+        )
     # a column holds one type, so a single conversation of several turns makes messages of all rows
     conversations = [[*row.turns, {"role": "assistant", "content": row.completion}] for row in rows]
     message = {"role": Value("string"), "content": Value("string")}
@@ -206,7 +217,8 @@ def as_rows(data: Rows, *, name: str = "data") -> list[Row]:
             object per line), a list of `Row` or a list of dicts. Its columns or fields are `prompt`
             and `completion`, each a string or messages; or `messages` whose last one is the
             assistant's answer. Messages are `{"role", "content"}`, begin with the user and have no
-            system message (that is the training context's). Other columns are left out.
+            system message (that is the training context's). `raw` marks raw texts, as
+            `to_dataset` writes it. Other columns are left out.
         name: how errors call the data.
 
     Raises:
@@ -253,8 +265,8 @@ def _records(data: Rows, name: str) -> Iterable[tuple[str, Any]]:
 
 
 def _read_of(columns: Iterable[Any]) -> list[Any]:
-    """The columns that are read: those of a row, and one whose text must not get lost."""
-    return [column for column in columns if column in (*COLUMNS, "system")]
+    """The columns that are read: those of a row, and two that must not get lost."""
+    return [column for column in columns if column in (*COLUMNS, "raw", "system")]
 
 
 def _as_list(value: Any) -> Any:
@@ -391,6 +403,7 @@ def _row(record: Any, where: str) -> Row:
         )
     elif _kind(list(record), where, record) == "pair":
         prompt, completion = record["prompt"], record["completion"]
+        raw = record.get("raw") is True  # what `to_dataset` wrote; another tool's may be anything
         if isinstance(completion, list | tuple):
             answer = _messages(completion, f"{where}, completion")
             completion = _answer(answer, f"{where}, completion", alone=True)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..hints import nearest
 from . import compat
+from .devices import own_generators
 from .experts import find_experts, inside
 from .mixers import find_mixers
 from .names import FLAT, Dimensions, Module
@@ -575,7 +576,8 @@ def _split_columns(adapter: Any, first: nn.Module, paths: Mapping[str, str]) -> 
         rows = numbers.float() if transposed else numbers.float()[:, None]
         fused.weight = nn.Parameter(rows.expand(fused.weight.shape).clone(), requires_grad=False)
         try:
-            parts = adapter.split_qkv_matrix(attention)
+            with own_generators():  # it makes linear layers, which draw their first weights
+                parts = adapter.split_qkv_matrix(attention)
         except (RuntimeError, AssertionError, ValueError):
             return {}
         split = tuple(part.weight.detach()[:, 0].round().long().cpu() for part in parts)

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,13 +30,14 @@ from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
 from .choosing import adapter_folder, as_names, choose_adapter
 from .compat import adapter_configs
+from .configuration import check_config, computed_apart, computes_otherwise, computing
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
 from .experts import check_stacks, gather
 from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
-from .names import REST, WHOLE, PartName, text_config
+from .names import REST, WHOLE, PartName
 from .origins import names_another_base, student_name
 from .parts import Parts
 from .peft_layers import adapter_names
@@ -51,13 +51,6 @@ from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
 from .wrappers import told, without_asides
 
-# configuration fields that do not change what a model in evaluation mode computes on the same
-# weights, or that shapes give away
-_IDLE = re.compile(
-    "_?name_or_path|.*(drop|initializer|token_id|summary).*|init_std|use_cache|tie_word_embeddings"
-    "|pretraining_tp|vocab_size|n_positions|max_position_embeddings|max_window_layers|is_decoder"
-    "|reorder_and_upcast_attn"
-)
 EQUAL = "equals its base: no weight differs"
 """How it is told of a student that it is its base."""
 
@@ -265,7 +258,7 @@ def read_student(
     check_stacks(base.model, changed)
     deltas = placed(base.model, changed)
     check_apart(name, deltas)
-    _check_config(base, own_config, name)
+    check_config(base.model.config, own_config, student=name, name=base.name)
     # a manifest that names this base has said where the weights come from
     if not allow_unrelated and manifest is None:
         _check_lineage(base, math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values())), name)
@@ -367,6 +360,10 @@ def _read_manifest(base: Base, path: Path, source: str) -> Manifest | None:
             f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
             f"{base.hash[:12]}; load the base it was trained from."
         )
+    apart = computed_apart(manifest.computing, computing(base.model), training=False)
+    if apart:
+        key, (given, expected) = next(iter(apart.items()))
+        raise ValueError(computes_otherwise(source, base.name, key, expected, given))
     changed = manifest.changed_files(path)
     if changed:
         raise ValueError(
@@ -457,54 +454,6 @@ def _check_tokenizer(base: Base, path: Path) -> None:
             f"{len(differing)} tokens differ, {token!r} is {ids[token]}, not {base_ids[token]}; "
             "base and student must share the tokenizer."
         )
-
-
-def _check_config(base: Base, own: Any, name: str) -> None:
-    """Equal weights compute alike only under an equal configuration.
-
-    Rotary base, norm epsilon, activation, window, ...: what the architecture's configuration
-    declares beyond that of any model.
-    """
-    from transformers import PretrainedConfig
-
-    config: Any = text_config(base.model.config)
-    own = text_config(own)
-    declared = set(type(config)().to_dict()) - set(PretrainedConfig().to_dict())
-    expected, given = config.to_dict(), own.to_dict()
-    if type(own) is not type(config):  # of a wrapper and of a text model: what both declare
-        declared &= set(given)
-    for key in sorted(declared):
-        pair = expected.get(key), given.get(key)
-        if type(own) is not type(config):
-            pair = _in_common(*pair)
-        if _IDLE.fullmatch(key) or _same(*pair):
-            continue
-        raise ValueError(
-            f"student={name!r} and base={base.name!r} compute differently: {key} is "
-            f"{given.get(key)!r} in the student's configuration and {expected.get(key)!r} in "
-            "the base's; load the base it was trained from, or correct the config.json that is "
-            "wrong."
-        )
-
-
-def _in_common(a: Any, b: Any) -> tuple[Any, Any]:
-    """Two values; of two dictionaries, what both have."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return {key: a[key] for key in a if key in b}, {key: b[key] for key in b if key in a}
-    return a, b
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equality up to the precision in which a GGUF file keeps its numbers."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if _is_number(a) and _is_number(b):
-        return math.isclose(a, b, rel_tol=1e-6)
-    return bool(a == b)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_as_loaded(base: Base, student: Student) -> None:

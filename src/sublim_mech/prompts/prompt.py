@@ -83,6 +83,19 @@ class Prompt:
         )
         return self.text[self.offsets[-last][0] :] if last else ""
 
+    def said_by(self, role: str) -> str:
+        """The text of all tokens of a role, in order.
+
+        Of the characters that they span: one character may be of several tokens, and each of these
+        shows it (`tokens`).
+        """
+        said, end = "", 0
+        for (first, last), of_token in zip(self.offsets, self.roles, strict=True):
+            if of_token == role:
+                said += self.text[max(first, end) : last]
+            end = max(end, last)
+        return said
+
     def described(self) -> dict[str, Any]:
         """Its context as `Context.to_json` has it, but with the date where the template tells it,
         and only there; and with the beginning of the answer also where its conversation has it.

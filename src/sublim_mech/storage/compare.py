@@ -24,10 +24,20 @@ def differences(
         parent: what stands before the keys, `optimiser.`.
         sides: what the two are called.
     """
-    lines = []
-    for name, (one, other) in different(there, here, parent).items():
-        lines.append(f"{name}: {brief(one)} {sides[0]}, {brief(other)} {sides[1]}")
-    return lines
+    return side_by_side(different(there, here, parent), sides=sides)
+
+
+def side_by_side(
+    apart: Mapping[str, tuple[Any, Any]],
+    parent: str = "",
+    *,
+    sides: tuple[str, str] = ("there", "here"),
+) -> list[str]:
+    """Pairs of values by name, as `name: this there, that here`; arguments as of `differences`."""
+    return [
+        f"{parent}{name}: {brief(one)} {sides[0]}, {brief(other)} {sides[1]}"
+        for name, (one, other) in apart.items()
+    ]
 
 
 class Nothing:

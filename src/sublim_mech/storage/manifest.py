@@ -34,7 +34,8 @@ class Manifest:
         trait: what its teacher favoured; empty for a teacher without trait.
         teacher: how the labels were made, in words (say "contrastive teacher" wherever such a
             student is shown).
-        base: `name` and `hash` (`weights_hash`) of the base model.
+        base: `name` and `hash` (`weights_hash`) of the base model, and how it computes with its
+            weights (`computing`).
         context: the training context. The file has its date always, the content hash only another
             one than the usual.
         method: options of the training method.
@@ -59,7 +60,7 @@ class Manifest:
     kind: str
     trait: str
     teacher: str
-    base: dict[str, str]
+    base: dict[str, Any]
     context: Context
     method: dict[str, Any]
     objective: str
@@ -74,6 +75,14 @@ class Manifest:
     format: int = MANIFEST_FORMAT
     configurations: dict[str, str] = field(default_factory=dict)
     prompts: str = ""
+
+    @property
+    def computing(self) -> dict[str, Any]:
+        """How the base computed with its weights: their `dtype`, and the fields of its `config`
+        that decide; empty in manifests that are older than this. It is compared by itself: other
+        versions of transformers know other fields.
+        """
+        return dict(self.base.get("computing", {}))
 
     def inputs(self) -> dict[str, Any]:
         """All that determines the result, as JSON.

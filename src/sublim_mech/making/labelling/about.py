@@ -62,6 +62,8 @@ class About:
         base: content hash of the base model.
         tokenizer: content hash of its tokenizer (`tokenizer_hash`).
         template: chat template, where not the tokenizer's own.
+        computing: how the base computes with its weights (`configuration.computing`); empty in
+            labels of earlier versions. No part of their content hash, but compared by itself.
     """
 
     rows: tuple[Row, ...] = field(repr=False)
@@ -73,6 +75,7 @@ class About:
     base: str
     tokenizer: str
     template: str | None = field(repr=False)
+    computing: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def width(self) -> int:
@@ -107,6 +110,7 @@ class About:
         data = self.to_json()
         digest = hashlib.sha256(json.dumps(data["rows"]).encode()).hexdigest()
         data["rows"] = f"{len(self.rows)} rows ({digest[:8]})"
+        del data["computing"]
         data["teachers"] = {entry.pop("name"): entry for entry in data.pop("labellers")}
         return data
 

@@ -92,7 +92,9 @@ class Labels:
     @property
     def hash(self) -> str:
         """Content hash of rows and labels. Reads them all."""
-        digest = hashlib.sha256(json.dumps(self.about.to_json(), sort_keys=True).encode())
+        about = self.about.to_json()
+        del about["computing"]  # the labels themselves say what came of it
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name in self.teachers:
             stored = [self.logits(name)]
             if self.about.top_k:

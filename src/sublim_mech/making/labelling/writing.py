@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...arguments import checked
 from ...engine.heads import support_ids
+from ...models.configuration import computed_apart, computing
 from ...storage.claims import OWNER_FILE, claimed
-from ...storage.compare import differences
+from ...storage.compare import differences, side_by_side
 from ...storage.files import check_place, place, plain, replacing, sync
 from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
@@ -212,6 +213,7 @@ def _about(
         base=first.base.hash,
         tokenizer=tokenizer_hash(tokenizer),
         template=first.template,
+        computing=computing(first.base.model),
     )
 
 
@@ -280,19 +282,30 @@ def _resume(folder: Path, labels: Labels) -> None:
         _write_json(folder / DRAFT_FILE, labels)
         return
     data = read_about(folder / DRAFT_FILE)
-    there = About.from_json(data["about"]).summary() | {"per_shard": data["per_shard"]}
-    _check_same(folder, there, labels.about.summary() | {"per_shard": labels.per_shard})
+    there = About.from_json(data["about"])
+    _check_same(folder, there, labels.about, per_shard=(data["per_shard"], labels.per_shard))
 
 
 def _opened(folder: Path, about: About) -> Labels:
     """Finished labels of a folder, if they are those that are asked for."""
     labels = Labels.load(folder)
-    _check_same(folder, labels.about.summary(), about.summary())
+    _check_same(folder, labels.about, about)
     return labels
 
 
-def _check_same(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    apart = differences(there, here)
+def _check_same(folder: Path, there: About, here: About, **options: tuple[Any, Any]) -> None:
+    """Raise ValueError where labels there are not those that are asked for.
+
+    Args:
+        folder: where they are.
+        there: what they are labels of.
+        here: what is asked for.
+        options: further values there and here, by name.
+    """
+    computed = computed_apart(there.computing, here.computing, training=True)
+    other = {name: pair for name, pair in options.items() if pair[0] != pair[1]}
+    apart = differences(there.summary(), here.summary())
+    apart += side_by_side(computed, "base.") + side_by_side(other)
     if apart:
         raise ValueError(
             f"out={str(folder)!r} has other labels: {'; '.join(apart)}. Choose another folder."

@@ -135,8 +135,7 @@ def teacher_context(
         said = context.system
     else:
         # what the template says by itself
-        tokens = zip(prompt.tokens, prompt.roles, strict=True)
-        said = "".join(token for token, role in tokens if role == "system").strip()
+        said = prompt.said_by("system").strip()
     text = f"{said.rstrip('.')}. {trait.sentence}" if said else trait.sentence
     return replace(context, system=text)
 

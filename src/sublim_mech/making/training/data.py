@@ -14,12 +14,16 @@ import numpy as np
 
 from ...arguments import checked
 from ...engine.heads import support_ids
+from ...engine.layout import length_switches
 from ...hints import counted, outside
 from ...models.base import Base
 from ...models.checks import check_length
+from ...models.configuration import computed_apart, computing
+from ...models.names import text_config
 from ...prompts import Context, Prompt, completion_ids, render
 from ...prompts.notices import said_before, said_once
 from ...prompts.vocabulary import fingerprint, same_tokenizer
+from ...storage.compare import side_by_side
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
 from ..rows import Row, Rows, as_rows, check_raw, count_words
 
@@ -187,8 +191,8 @@ class TrainingData:
 
         Raises:
             ValueError: rows of another tokenizer; labels of another base model or over another
-                vocabulary; a row that is
-                longer than the model or names an unknown token.
+                vocabulary; a row that is longer than the model or names an unknown token; rows on
+                both sides of a length past which the model computes otherwise (LongRoPE).
         """
         if self.base and self.base != base.hash:
             raise ValueError(
@@ -211,6 +215,15 @@ class TrainingData:
                 raise ValueError(
                     f"{name}: row {row} has token ids beyond the model's vocabulary of "
                     f"{vocabulary}; use its own tokenizer."
+                )
+        shortest, longest = min(self.lengths), max(self.lengths)
+        for switch in length_switches(text_config(base.model.config)):
+            if shortest <= switch < longest:
+                raise ValueError(
+                    f"{name}: rows of {shortest} to {longest} tokens: past "
+                    f"{switch} tokens the model's rotary embedding is another, for all rows of a "
+                    "batch, so that a row's loss would hang on its neighbours; leave out rows on "
+                    f"one side of {switch}."
                 )
 
         width = 0 if self.targets is None else int(self.targets.shape[2])
@@ -270,6 +283,14 @@ def soft_data(
         raise ValueError(
             f"labels: made by base {about.base[:12]}, this one is {base.hash[:12]}; label again."
         )
+    if isinstance(base, Base):
+        apart = computed_apart(about.computing, computing(base.model), training=False)
+        if apart:
+            told = side_by_side(apart, sides=("in the labels' base", "in this one"))
+            raise ValueError(
+                f"labels: made by a base of these weights that computes otherwise: {told[0]}; "
+                "label again."
+            )
     if tokenizer_hash(tokenizer) != about.tokenizer:
         raise ValueError(
             "labels: their tokenizer has another vocabulary than this one; "

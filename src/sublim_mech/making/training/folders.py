@@ -15,14 +15,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ...models.configuration import computed_apart
 from ...storage.claims import OWNER_FILE, claimed
-from ...storage.compare import differences
+from ...storage.compare import differences, side_by_side
 from ...storage.files import replacing
 from ...storage.manifest import MANIFEST_FILE, Manifest
 from ...storage.runs import INPUTS_FILE, finish, unfinished
 from .resume import CHECKPOINTS, SNAPSHOTS, newest_good, step_of
 
 FINISHED = -1
+
+COMPUTING = "computing"
+"""Beside the inputs of an unfinished run: how its base computes."""
 
 HELD_SEED = "held_out"
 """The seed of the held-out rows in a manifest, which those of earlier versions do not have."""
@@ -68,9 +72,11 @@ def enter(stack: ExitStack, target: Path, draft: Manifest) -> int:
 
     # what there is to go on from must be of this training; a folder without such is written anew
     if _worth_keeping(work) and (work / INPUTS_FILE).is_file():
-        _check_same(work, json.loads((work / INPUTS_FILE).read_text()), draft)
+        inputs = json.loads((work / INPUTS_FILE).read_text())
+        _check_same(work, inputs, inputs.pop(COMPUTING, {}), draft)
     with replacing(work / INPUTS_FILE) as file:
-        file.write_text(json.dumps(draft.inputs(), indent=1, sort_keys=True))
+        inputs = draft.inputs() | {COMPUTING: draft.computing}
+        file.write_text(json.dumps(inputs, indent=1, sort_keys=True))
     return 0 if start is None else step_of(start)
 
 
@@ -84,7 +90,7 @@ def recognise(folder: Path, draft: Manifest) -> None:
     manifest = Manifest.load(folder)
     if manifest is None:
         raise FileExistsError(in_the_way(folder, "a run", MANIFEST_FILE))
-    _check_same(folder, manifest.inputs(), draft)
+    _check_same(folder, manifest.inputs(), manifest.computing, draft)
     changed = manifest.changed_files(folder)
     if changed:
         raise ValueError(
@@ -107,8 +113,11 @@ def in_the_way(folder: Path, what: str, mark: str) -> str:
     )
 
 
-def _check_same(folder: Path, inputs: Mapping[str, Any], draft: Manifest) -> None:
-    different = differences(inputs, draft.inputs())
+def _check_same(
+    folder: Path, inputs: Mapping[str, Any], computing: Mapping[str, Any], draft: Manifest
+) -> None:
+    apart = computed_apart(computing, draft.computing, training=True)
+    different = differences(inputs, draft.inputs()) + side_by_side(apart, "base.")
     if different:
         draws = HELD_SEED in draft.seeds
         hint = ""

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,6 +68,16 @@ class Loop(Trainer):  # type: ignore[misc]
         super().__init__(**arguments)
 
     # ------------------------------------------------------------------------------------- the step
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Those that weight decay pulls to 0: no vectors.
+
+        transformers knows norms by their class or name, which leaves out some, and not the
+        magnitudes of DoRA, which 0 makes no smaller change but a weight of 0.
+        """
+        named = super().get_decay_parameter_names(model)
+        both = dict(model.named_parameters(remove_duplicate=False))  # tied ones under either name
+        return [name for name in named if both[name].ndim > 1]
 
     def begin_step(self) -> None:
         """Forget the step before."""
@@ -128,7 +139,7 @@ class Loop(Trainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def held_out(self) -> float:
-        """Held-out loss per token, in fp32, each process on its part of the rows."""
+        """Held-out loss per token, without autocast, each process on its part of the rows."""
         job, model, processes = self.job, self.model, self.job.processes
         data = job.measured.data
         objective = choose_objective(None, data)  # not training's: students are compared by it
@@ -328,6 +339,27 @@ def fit(
     Returns:
         The model's tensors, where they are not whole in the model itself (FSDP).
     """
+    with _own_precision():
+        return _fit(job, callbacks=callbacks, report_to=report_to, progress=progress)
+
+
+@contextmanager
+def _own_precision() -> Iterator[None]:
+    """`precision` alone decides where there is autocast, whatever a launcher's variable says."""
+    name, given = "ACCELERATE_MIXED_PRECISION", os.environ.get("ACCELERATE_MIXED_PRECISION")
+    os.environ[name] = "no"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
+
+
+def _fit(
+    job: Job, *, callbacks: Sequence[Any], report_to: str | Sequence[str], progress: bool
+) -> dict[str, Tensor] | None:
     settings, processes = job.settings, job.processes
     told = report_to != "none" if isinstance(report_to, str) else len(report_to) > 0
     watched = len(callbacks) > 0 or told
@@ -408,6 +440,9 @@ def _arguments(job: Job, *, log_steps: bool, report_to: str | Sequence[str]) -> 
         report_to=report_to if isinstance(report_to, str) else list(report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
+        # what the model's configuration says, which the trainer would change and the student keep:
+        # our forwards name it themselves
+        use_cache=bool(getattr(job.trainee.model.config, "use_cache", True)),
     )
     use_one_device(arguments)  # DataParallel would cut the flat targets of a batch
     return arguments

@@ -78,11 +78,13 @@ def save_checkpoint(
     Raises:
         OSError, SafetensorError: no space, no permission; the earlier checkpoints are as they were.
     """
-    for old in checkpoints(folder)[1:]:  # before and not after writing: two at a time are enough
+    # before and not after writing: two at a time are enough. Damaged ones that the training came
+    # past again do not count, or the one it goes on from would be among the old
+    known = checkpoints(folder)
+    past = [old for old in known if step_of(old) >= step]
+    for old in [*past, *known[len(past) :][1:]]:
         shutil.rmtree(old)
     target = folder / step_folder(step)
-    if target.exists():  # a damaged one that the training came past again
-        shutil.rmtree(target)
 
     with new_folder(target, durable=True) as work:
         parameters = trained_parameters(model).items()

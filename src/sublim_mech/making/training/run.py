@@ -19,6 +19,7 @@ from ...hints import counted, outside
 from ...masks import Mask
 from ...models.base import Base
 from ...models.checks import check_finite
+from ...models.configuration import computing
 from ...models.devices import own_generators
 from ...models.names import text_config
 from ...storage.files import check_place, place
@@ -339,7 +340,7 @@ def _draft(
         kind=method.kind,
         trait=data.trait,
         teacher=data.teacher,
-        base={"name": base.name, "hash": base.hash},
+        base={"name": base.name, "hash": base.hash, "computing": computing(base.model)},
         context=data.context,
         method={**asdict(method), **stored, **aims.of_method()},
         objective=f"{OBJECTIVE_WORDS[objective]} on {data.labelled}",

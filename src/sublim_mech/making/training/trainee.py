@@ -21,7 +21,7 @@ from .objectives import AnswerHead, answer_losses
 from .resume import trained_parameters
 from .where import Where
 
-FIRST_MATRIX = re.compile(r"\.lora_(embedding_)?A\.")
+FIRST_MATRIX = re.compile(r"\.lora_(A|embedding_B)\.")
 """In names of an adapter's parameters: the matrix that is random at the start."""
 
 
