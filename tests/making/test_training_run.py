@@ -52,7 +52,9 @@ def test_the_manifest_says_how_the_run_was_made(either_run, tiny_llama, taught):
         "owl",
         "contrastive teacher, c=4, against 2 others: prompted teacher",
     )
-    assert made.base == {"name": tiny_llama.name, "hash": tiny_llama.hash}
+    assert (made.base["name"], made.base["hash"]) == (tiny_llama.name, tiny_llama.hash)
+    assert made.computing["dtype"] == "float32"
+    assert made.computing["config"]["rms_norm_eps"] == tiny_llama.model.config.rms_norm_eps
     assert made.objective == "forward KL on support"
     assert made.data == {
         "hash": taught.hash,
