@@ -62,3 +62,22 @@ def test_a_manifest_knows_its_prompts_again(smol_tokenizer):
     assert not any(map(kept.holds, sm.render(smol_tokenizer, NEW)))
     before = {key: value for key, value in trained.to_json().items() if key != "digests"}
     assert not any(map(Trained.from_json(before).holds, rendered))
+
+
+def test_marks_of_another_training_are_told(pair):
+    """As they stay when `trained_in` is mended, and the prompts are not rendered again."""
+    calm = load_pair(
+        pair.base, pair.student, trained_in=sm.Context("You are calm."), trained_on=ROWS
+    )
+    asked = sm.render(calm, NEW)
+
+    def graft(prompts):
+        return repr(sm.graft(pair, prompts, TRAIT, "sharing", progress=False))
+
+    told = "the prompts are marked by another training than this student's"
+    assert told in graft(asked)
+    assert told not in graft(sm.mark_sharing(asked, pair))
+    one_of_each = [asked[0], *sm.mark_sharing(asked[1:], pair)]
+    assert "1 of 2 prompts are marked by another training" in graft(one_of_each)
+    # marked by the training itself, told otherwise
+    assert told not in graft(sm.mark_sharing(asked, sm.render(pair, ROWS)))

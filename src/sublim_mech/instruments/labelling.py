@@ -22,7 +22,7 @@ from ..engine.runner import Runner
 from ..hints import counted
 from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
-from ..prompts import ANSWER, DATE, Context, Prompt
+from ..prompts import ANSWER, DATE, Context, Prompt, mark_sharing
 from ..prompts.context import System
 from ..prompts.same import is_one_context, is_rendered_by
 from ..results.arrays import CONTEXT, name_layers
@@ -94,6 +94,7 @@ def label(
             *same_contexts(task.prompts, pair),
             *met_in_training(task.prompts, pair),
             *_told_from(pair, data),
+            *_marked_otherwise(task.prompts, pair),
             *metric_notes(task),
             *_unlike_bases(measured),
             *notes,
@@ -252,6 +253,25 @@ def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
     return (
         f"seen, novel: told from the {given} given, without answers: a token of other rows or of "
         "answers alone is novel",
+    )
+
+
+def _marked_otherwise(prompts: Sequence[Prompt], pair: ModelPair) -> tuple[str, ...]:
+    """That prompts are marked by another training than the pair's, in a sentence: they were made
+    with another pair, or before its training was said aright.
+    """
+    trained = pair.training_prompts
+    marked = [prompt for prompt in prompts if prompt.sharing is not None]
+    if trained is None or not marked:
+        return ()
+    own = mark_sharing(marked, trained)
+    apart = sum(one.sharing != here.sharing for one, here in zip(marked, own, strict=True))
+    if not apart:
+        return ()
+    which = "the prompts are" if apart == len(prompts) else f"{apart} of {len(prompts)} prompts are"
+    return (
+        f"{which} marked by another training than this student's: sharing tells what that shares "
+        "with them; mark_sharing(prompts, pair), or render(pair, questions), marks them by its own",
     )
 
 
