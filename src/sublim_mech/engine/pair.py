@@ -25,6 +25,7 @@ from ..models.splitting import join, split_bands, split_heads
 from ..models.students import Student, read_student, tell_notes
 from ..prompts import Context, Message, Prompt, Trained
 from ..results.contexts import in_words
+from ..results.record import SUM
 from .alike import pair_notes
 from .cells import cells_of, columns_of
 from .closed import tell_closed
@@ -169,8 +170,7 @@ class ModelPair(Runner):
             )
         if by == "student":
             both = self.joined(self._whole())
-            told = "their differences added, as one student"
-            return replace(both, student=replace(both.student, notes=(told,)))
+            return replace(both, student=replace(both.student, notes=(SUM,)))
         widths = [1] * bands if isinstance(bands, int) else list(bands or ())
         made = []
         for student in self._whole():

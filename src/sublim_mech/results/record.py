@@ -19,6 +19,9 @@ from .words import seen
 
 T = TypeVar("T")
 
+SUM = "their differences added, as one student"
+"""That a student is several added up, as notes say it."""
+
 
 @dataclass(frozen=True)
 class BaseSource:
@@ -238,6 +241,11 @@ class Record:
         if not others:
             return first
         return f"{first} minus {'the mean of ' if len(others) > 1 else ''}{', '.join(others)}"
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the student is several added up, none that was trained."""
+        return self.hybrid is None and any(SUM in note for note in self.notes)
 
     def _told_apart(self) -> list[str]:
         names = [self.metric, *self.minus]
