@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import synthetic
 
+from sublim_mech.models.students import EQUAL
 from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.limits import SHARES, TOTALS, limits
 from sublim_mech.results.plots import plot
-from sublim_mech.results.record import SUM
+from sublim_mech.results.record import IS_BASE, SUM
 from sublim_mech.results.shares import concentration
 
 CALM, NONE = "{'system': {'kind': 'text', 'text': 'Be calm.'}}", "{'system': {'kind': 'none'}}"
@@ -186,6 +187,23 @@ def test_a_sum_of_students_is_called_one():
     assert one.headline_name == "student (no controls)"
     # a hybrid says who is where
     assert not synthetic.recorded(both, hybrid="the base").record.is_sum
+
+
+def test_pictures_say_that_a_control_is_none():
+    notes = (
+        "the student (a): equals its base: no weight differs",
+        "control cat was not trained alike: rank: 4 in the control, 8 in the student",
+        "control dog has the student's own trait, so that their difference says nothing of it",
+    )
+    assert IS_BASE in EQUAL
+    words = around(plot(with_notes(synthetic.graft(), *notes)))
+    for line in (
+        "the student (a): equals its base",
+        "control cat was not trained alike",
+        "control dog has the student's own trait",
+    ):
+        assert words.count(line) == 1
+    assert "rank" not in words
 
 
 def test_a_concentration_says_that_prompts_are_of_several_contexts():

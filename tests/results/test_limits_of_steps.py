@@ -77,7 +77,7 @@ def test_what_is_said_of_a_step_alone_bears_its_numbers_and_of_several_their_bou
     scores = trained("graft")
     table = repr(scores)
     # the table is in nats
-    assert "share" not in table
+    assert "shares" not in table
     assert "at step 5: the total effect is inside its own noise\n" in table
     assert "at step 10: the total effect is negative: -2.00 nats\n" in table
     assert (

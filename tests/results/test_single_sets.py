@@ -81,7 +81,7 @@ def test_curves_over_steps_tell_as_many_sets_apart_as_sharing_has():
     for line, name in zip(lines[1:], "abcdefg", strict=True):
         drawn = scores.headline.sel(set=name, measure="sufficiency").mean("prompt")
         np.testing.assert_allclose(line.get_ydata(), drawn)
-    assert "share" not in repr(scores)
+    assert "shares" not in repr(scores)
 
 
 def test_a_set_of_steps_that_was_selected_has_its_curve_and_rows():

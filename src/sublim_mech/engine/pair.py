@@ -169,8 +169,7 @@ class ModelPair(Runner):
                 f"{' and '.join(given)}: by={by!r} decomposes nothing; only bands take them."
             )
         if by == "student":
-            both = self.joined(self._whole())
-            return replace(both, student=replace(both.student, notes=(SUM,)))
+            return self.joined(self._whole())
         widths = [1] * bands if isinstance(bands, int) else list(bands or ())
         made = []
         for student in self._whole():
@@ -201,7 +200,7 @@ class ModelPair(Runner):
         named = [replace(one, name=name) for one, name in zip(students, names, strict=True)]
         return replace(
             self,
-            student=join(named),
+            student=replace(join(named), notes=(SUM,)),
             controls=(),
             trained_in=self.training_context,
             trained_on=self.training_prompts,

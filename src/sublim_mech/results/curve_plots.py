@@ -50,7 +50,7 @@ from .dress import (
     role_entries,
     role_strip,
 )
-from .heatmaps import NOT_SHOWN, draw_scale
+from .heatmaps import NOT_SHOWN, below, draw_scale
 from .kinds import STEP
 from .kinds import Picture as PictureOf
 from .limits import Kind, is_dose_of_a_set
@@ -121,7 +121,6 @@ def scan_curves(
     curves = column.part(2.4)
     column.space(0.05)
     band = column.part(0.18, elastic=False)
-    column.space(0.15 + 0.6 * SMALL / 72 * 14)
 
     at = np.arange(count)
     curves.axhline(0, color=OTHER_COLOUR, linewidth=0.8)
@@ -136,6 +135,7 @@ def scan_curves(
     step = max(1, int(np.ceil(count * 0.13 / max(picture.width, 1))))
     texts = [picture.text(shortened(label(lined_up.names[i]), 14)) for i in at[::step]]
     band.set_xticks(at[::step], texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+    column.space(below(texts))
     for part in (curves, band):
         part.set_xlim(-0.5, count - 0.5)
 
@@ -384,6 +384,7 @@ def step_map(
     texts = [picture.text(shortened(label(text), 14)) for text in tokens.texts[::step]]
     places = np.arange(grid.shape[1])[::step]
     band.set_xticks(places, texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+    column.space(below(texts))
     for part in (cells, band):
         part.set_xlim(-0.5, grid.shape[1] - 0.5)
     cells.tick_params(axis="x", bottom=False, labelbottom=False)
@@ -392,7 +393,6 @@ def step_map(
     )
     cells.set_yticks(shown, [str(steps[i]) for i in shown], fontsize=SMALL)
     cells.set_ylabel("step", fontsize=MEDIUM)
-    column.space(0.15 + 0.6 * SMALL / 72 * 14)
     handles = role_entries(picture, tokens.roles)
     if np.isnan(grid).any():
         handles.append(no_score_patch())

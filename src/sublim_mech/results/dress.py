@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
 from .limits import SHARES, Kind, Shown, limits, over_contexts
+from .record import VOID
 from .report import effect_label, title, warning
 from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced
 from .words import shortened, wrapped
@@ -45,8 +46,13 @@ def in_short(
             whose = ", ".join(map(picture.name, limit.models))
             text = picture.renamed(limit.short)
             lines.append(f"{whose}: {text}" if whose else text)
-    if several := over_contexts(scores):  # tables have it among their notes
+    # tables have these among their notes
+    if several := over_contexts(scores):
         lines.insert(0, several)
+    for note in scores.record.notes:
+        for phrase in VOID:
+            if phrase in note:  # what differs is long
+                lines.append(f"{note.partition(phrase)[0]}{phrase}")
     return lines
 
 

@@ -19,6 +19,11 @@ from .words import seen
 
 T = TypeVar("T")
 
+NOT_ALIKE, OWN_TRAIT = "was not trained alike", "has the student's own trait"
+IS_BASE = "equals its base"
+VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE)
+"""What notes say of students and controls whose difference is not what it is called."""
+
 SUM = "their differences added, as one student"
 """That a student is several added up, as notes say it."""
 

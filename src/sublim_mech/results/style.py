@@ -332,7 +332,9 @@ class Picture:
             figure.set_figheight(self.height + head + foot)
         else:
             self._fit()
-            if figure.get_layout_engine() is None and self._keep_inside():
+            for _ in range(3):  # words in less room are in more lines
+                if figure.get_layout_engine() is not None or not self._keep_inside():
+                    break
                 self._fit()
         if self._wishes.path is not None:
             write(figure, self._wishes.path)
@@ -506,6 +508,7 @@ class Column:
         self._ax.set_axis_off()
         self._is_as_high = picture.is_own
         self._heights: list[tuple[float, bool]] = []
+        self._given: list[tuple[float, bool]] = []
         self._parts: list[Axes | None] = []
         picture.when_laid_out(self._fit)
 
@@ -558,7 +561,9 @@ class Column:
         """
         height = self._ax.bbox.height / self._ax.figure.figure.dpi
         again = self._picture.legend_again
-        *heights, last = self._heights
+        # as they were given, however often this is done
+        self._given = self._given or list(self._heights)
+        *heights, last = self._given
         for smaller in _SMALLER:
             words = sum(part for part, elastic in heights if not elastic) * smaller
             legend = last[0] * smaller if again is None else again(size=SMALL * smaller)

@@ -9,7 +9,7 @@ context it was trained in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -298,8 +298,15 @@ def divergence(
     texts = {token: teacher.base.tokenizer.decode([token]) for token in sorted(seen)}
     questions = tuple(prompt.question for prompt in tokens[0].prompts)
     names = {"teacher": teacher.name, "base": base.name, "student": name}
-    made = Divergence(tuple(listed), questions, found, **names, texts=texts, with_ends=close)
-    return replace(made, is_raw=context.is_raw)
+    return Divergence(
+        tuple(listed),
+        questions,
+        found,
+        **names,
+        texts=texts,
+        with_ends=close,
+        is_raw=context.is_raw,
+    )
 
 
 def _read(ids: Sequence[int], teacher: Tensor, base: Tensor, student: Tensor | None = None) -> Read:
