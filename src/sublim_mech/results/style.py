@@ -332,10 +332,13 @@ class Picture:
             figure.set_figheight(self.height + head + foot)
         else:
             self._fit()
-            for _ in range(3):  # words in less room are in more lines
-                if figure.get_layout_engine() is not None or not self._keep_inside():
-                    break
-                self._fit()
+            if figure.get_layout_engine() is None:
+                for _ in range(3):  # words in less room are in more lines
+                    if not self._keep_inside():
+                        break
+                    self._fit()
+                else:
+                    self._keep_inside()
         if self._wishes.path is not None:
             write(figure, self._wishes.path)
         elif self.is_own:
