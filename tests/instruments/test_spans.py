@@ -134,7 +134,8 @@ def test_spans_are_drawn_told_and_read_back(llama, prompts, tmp_path):
     np.testing.assert_array_equal(
         spread.data["effect"].values[:, 0, :, number], scores.data["effect"].values[:, 0, :, 1]
     )
-    assert list(scores.strongest(3).columns)[1:] == ["name", "span", "tokens", "refined", "effect"]
+    columns = ["prompt", "question", "name", "span", "tokens", "first", "refined", "effect"]
+    assert list(scores.strongest(3).columns) == columns
     assert {"text", "first", "last", "span_role", "refined"} <= set(scores.to_dataframe())
     assert "not refined" in repr(scores)
     assert "spans by word" in scores.title()

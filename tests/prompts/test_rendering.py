@@ -190,7 +190,9 @@ def test_special_tokens_in_questions_are_named_once_per_call(said, smol_tokenize
     assert len(messages) == 1
     assert re.search(r"'<\|im_end\|>' stands in the system prompt of .*Name your", messages[0])
     assert "Hugging Face" in messages[0]
-    assert messages[0].endswith("(4 more like this.)")  # three system prompts, two questions
+    assert messages[0].endswith(
+        "(4 more notices on special tokens in what was written.)"
+    )  # three system prompts, two questions
     assert said[0].filename == __file__
     (end,) = smol_tokenizer("<|im_end|>")["input_ids"]
     of_user = [i for i, r in zip(prompts[1].ids, prompts[1].roles, strict=True) if r == "user"]

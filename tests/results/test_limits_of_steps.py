@@ -76,13 +76,13 @@ def test_the_steps_named_are_those_whose_own_scores_say_it(kind):
 def test_what_is_said_of_a_step_alone_bears_its_numbers_and_of_several_their_bound():
     scores = trained("graft")
     table = repr(scores)
-    assert "at step 5: the total effect is inside its own noise: no shares are given" in table
-    assert "at step 10: the total effect is negative: -2.00 nats; shares are parts of a fall" in (
-        table
-    )
+    # the table is in nats
+    assert "shares" not in table
+    assert "at step 5: the total effect is inside its own noise\n" in table
+    assert "at step 10: the total effect is negative: -2.00 nats\n" in table
     assert (
-        "at steps 80, 160: more than 25% of the headline are the controls' fall: shares hold that "
-        "too; see sel(model='student')" in table
+        "at steps 80, 160: more than 25% of the headline are the controls' fall; see "
+        "sel(model='student')" in table
     )
     assert "at steps 80, 160: student: log P(owl) is at its ceiling of 0: a part of" in table
     assert "\n".join(scores.notes()).count("at steps 80, 160") == 2
@@ -110,7 +110,8 @@ def test_pictures_over_steps_say_it_too(kind):
     assert words.count("at its ceiling of 0") == 1
 
 
-def test_an_attribution_of_several_steps_says_at_which_it_has_no_shares():
+def test_an_attribution_of_several_steps_says_at_which_the_total_is_noise():
+    """What stands in its table: the total, not the effect on the prompt's tokens."""
     scores = synthetic.stepped(MAKE["attribution"], STEPS[:3])
     data = scores.data.copy(deep=True)
     sign = np.where(np.arange(data.sizes["prompt"]) % 2, 1.0, -1.0)
@@ -119,7 +120,9 @@ def test_an_attribution_of_several_steps_says_at_which_it_has_no_shares():
     tokens = real.sum(["layer", "module", "position"])
     noisy = (effect.sel(step=10) * 0 + 1) * (sign[:, None] / tokens.transpose("prompt", ...))
     data["effect"].loc[{"step": 10}] = noisy.transpose(*data["effect"].sel(step=10).dims)
+    level = data["base"] + sign[:, None].T
+    data["student"].loc[{"step": 10}] = level.transpose(*data["base"].dims).values
     scores = replace(scores, data=data)
+    assert "at step 10: the total effect is inside its own noise\n" in repr(scores)
     told = "no shares: the effect on the prompt's tokens, all cells, is inside its own noise"
-    assert f"at step 10: {told}" in repr(scores)
     assert told in repr(scores.sel(step=10))

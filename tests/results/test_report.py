@@ -18,7 +18,7 @@ def test_small_effects_are_printed_with_their_digits():
     table = pd.DataFrame({"tokens": [0.5, 0.5], "effect": [-0.00123456, 0.0]})
     assert show(table).splitlines()[1].split() == ["0", "0.50000", "-0.00123"]
     assert show(table * 100).splitlines()[1].split() == ["0", "50.000", "-0.123"]
-    assert show(table * 0).splitlines()[1].split() == ["0", "0.000", "-0.000"]
+    assert show(table * 0).splitlines()[1].split() == ["0", "0.000", "0.000"]
 
 
 def test_directions_have_their_own_tables():

@@ -461,7 +461,7 @@ def test_cells_in_which_nothing_differs_are_refused():
 def test_nothing_at_all_is_said_without_a_share():
     scores = planted(lambda sharing, rng: np.zeros(sharing.shape), prompts=1)
     found = concentration(scores)
-    assert found.conclusion.startswith("No conclusion: the effect on the prompt's tokens (+0.000")
+    assert found.conclusion.startswith("No conclusion: the effect on the prompt's tokens (0.000")
     assert "nan" not in repr(found)
 
 

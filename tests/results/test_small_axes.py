@@ -23,15 +23,26 @@ MAKE = {
     "sharing": (synthetic.attribution, "sharing"),
     "roles of raw text": (lambda: synthetic.attribution([TEXT] * 3), "role"),
     "scan": (synthetic.scan, None),
+    "scan of a long metric": (
+        lambda: synthetic.recorded(synthetic.scan([TEXT] * 3), metric=f"log P({'owl ' * 20})"),
+        None,
+    ),
+    "dose": (synthetic.dose, None),
+    "directions": (synthetic.direction, None),
+    "layers": (synthetic.attribution, "layer"),
+    "grafts": (synthetic.graft, None),
+    "totals": (synthetic.effect, None),
+    "steps": (lambda: synthetic.stepped(synthetic.graft), None),
+    "steps of tokens": (lambda: synthetic.stepped(synthetic.attribution), None),
 }
 SIZES = {"half of 9 x 4": (9, 4, 1, 2), "alone, 5 x 3": (5, 3, 1, 1), "quarter": (9, 7, 2, 2)}
 
 
-def drawn(kind, size):
+def drawn(kind, size, layout="constrained"):
     """A picture in the first of some axes, and these."""
     make, by = MAKE[kind]
     width, height, down, across = SIZES[size]
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
+    figure = Figure(figsize=(width, height), layout=layout, dpi=100)
     FigureCanvasAgg(figure)
     axes = np.atleast_1d(figure.subplots(down, across)).ravel()
     plot(make(), ax=axes[0], by=by)
@@ -58,7 +69,7 @@ def names(axes):
 
 
 FIRST = [("few tokens", "half of 9 x 4"), ("roles", "half of 9 x 4"), ("scan", "quarter"),
-         ("sharing", "alone, 5 x 3")]  # fmt: skip
+         ("sharing", "alone, 5 x 3"), ("dose", "quarter"), ("layers", "alone, 5 x 3")]  # fmt: skip
 REST = [one for one in product(MAKE, SIZES) if one not in FIRST]
 
 
@@ -81,3 +92,46 @@ def test_small_axes_name_all_that_large_ones_do():
             assert role in small
         if kind == "roles":  # never an effect without its share of the tokens
             assert "13 tokens, 37%" in small
+
+
+WHOLE = [("scan", "half of 9 x 4"), ("layers", "alone, 5 x 3"), ("totals", "quarter")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *WHOLE,
+        *(
+            pytest.param(*one, marks=pytest.mark.science)
+            for one in product(MAKE, SIZES)
+            if one not in WHOLE
+        ),
+    ],
+)
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_words_are_inside_the_figure_and_no_scale_is_cut(kind, size, layout):
+    axes = drawn(kind, size, layout)
+    figure = axes.figure.bbox
+    for text, box in names(axes):
+        lacks = figure.x0 - box.x0, figure.y0 - box.y0, box.x1 - figure.x1, box.y1 - figure.y1
+        assert max(lacks) < 3, (text, lacks)
+    for one in [axes, *axes.child_axes]:
+        assert not one.get_ylabel().endswith("…")
+
+
+def test_axes_without_a_layout_shrink_within_their_place_and_others_stay():
+    figure = Figure(figsize=(9, 4), dpi=100)
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    before = [one.get_position() for one in (left, right)]
+    plot(synthetic.scan(), ax=right)
+    assert left.get_position().bounds == before[0].bounds
+    now = right.get_position()
+    assert before[1].x0 <= now.x0 < now.x1 <= before[1].x1
+    assert before[1].y0 <= now.y0 < now.y1 <= before[1].y1
+    assert right.get_tightbbox().x0 >= 450 - 1
+    # where the caller put them they stay
+    placed = Figure(figsize=(4, 3)).add_axes((0.1, 0.1, 0.8, 0.8))
+    FigureCanvasAgg(placed.figure)
+    plot(synthetic.scan(), ax=placed)
+    assert placed.get_position().bounds == pytest.approx((0.1, 0.1, 0.8, 0.8))

@@ -11,6 +11,7 @@ from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..prompts.same import is_one_context
+from ..results.record import NOT_ALIKE, OWN_TRAIT
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
 
@@ -53,8 +54,7 @@ def pair_notes(
     for control in controls:
         if _same_trait(student, control):
             notes.append(
-                f"control {control.name} has the student's own trait, so that their difference "
-                "says nothing of it"
+                f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
             )
         different = known[control.name]
         if student.manifest is not None and control.manifest is not None:
@@ -69,7 +69,7 @@ def pair_notes(
             else:
                 different = different + differences(_shape(control), _shape(student), sides=_SIDES)
         if different:
-            notes.append(f"control {control.name} was not trained alike: {'; '.join(different)}")
+            notes.append(f"control {control.name} {NOT_ALIKE}: {'; '.join(different)}")
     return tuple(notes)
 
 

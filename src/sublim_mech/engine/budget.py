@@ -162,7 +162,8 @@ def _check_one_row(
             f"memory_gb={budget / 2**30:.3g} is too small: {what}, and the machine has "
             f"{free / 2**30:.3g} GB free; shorten the prompts, or free memory."
         )
-    notice("one row", f"{what}, more than memory_gb={budget / 2**30:.3g}; it runs all the same.")
+    told = f"{what}, more than memory_gb={budget / 2**30:.3g}; it runs all the same."
+    notice("rows beyond memory_gb", told)
 
 
 class Shape(NamedTuple):

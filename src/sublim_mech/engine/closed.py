@@ -39,7 +39,7 @@ def tell_closed(
     name = getattr(mask, "name", "where")
     where = f"in {counted(len(closed), 'prompt')}, first {str(closed[0].question)[:60]!r}"
     notice(
-        "closed",
+        "cells that a student does not change",
         f"where: {name!r} holds nothing that student {student.name!r} changes, {where}: what is "
         f"computed there is the base. It changes {', '.join(names)} in layers "
         f"{', '.join(map(str, layers))}.",

@@ -25,6 +25,7 @@ from ..models.splitting import join, split_bands, split_heads
 from ..models.students import Student, read_student, tell_notes
 from ..prompts import Context, Message, Prompt, Trained
 from ..results.contexts import in_words
+from ..results.record import SUM
 from .alike import pair_notes
 from .cells import cells_of, columns_of
 from .closed import tell_closed
@@ -168,9 +169,7 @@ class ModelPair(Runner):
                 f"{' and '.join(given)}: by={by!r} decomposes nothing; only bands take them."
             )
         if by == "student":
-            both = self.joined(self._whole())
-            told = "their differences added, as one student"
-            return replace(both, student=replace(both.student, notes=(told,)))
+            return self.joined(self._whole())
         widths = [1] * bands if isinstance(bands, int) else list(bands or ())
         made = []
         for student in self._whole():
@@ -201,7 +200,7 @@ class ModelPair(Runner):
         named = [replace(one, name=name) for one, name in zip(students, names, strict=True)]
         return replace(
             self,
-            student=join(named),
+            student=replace(join(named), notes=(SUM,)),
             controls=(),
             trained_in=self.training_context,
             trained_on=self.training_prompts,

@@ -241,13 +241,18 @@ def met_in_training(
 
 def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
     """What `seen` and `novel` are told from, where they stand in tables and only prompts were
-    given; a manifest knows the answers too.
+    given; a manifest knows the answers too. Of several students added up, of whose training.
     """
     sets = map(str, np.atleast_1d(data["set"].values)) if "set" in data.coords else ()
     marked = "sharing" in data.coords or not {"seen", "novel"}.isdisjoint(sets)
     # of a file no prompts are counted: a manifest's, of students that were joined
     count = 0 if pair.trained_on is None else pair.trained_on.count
-    if not marked or pair.student.manifest is not None or not count:
+    if not marked or pair.student.manifest is not None:
+        return ()
+    if pair.student.split_by == "student" and pair.trained_on is not None:
+        first = next(iter(pair.student.parts.values())).names[0].student
+        return (f"what training shares: told from the training of {first}, not of the others",)
+    if not count:
         return ()
     given = counted(count, "training prompt")
     return (

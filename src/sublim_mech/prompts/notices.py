@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ..hints import outside
+from ..hints import counted, outside
 
 _Gathered = dict[str, dict[str, None]]  # kind -> texts, each once and in order
 
@@ -18,7 +18,8 @@ def notice(kind: str, text: str) -> None:
     """Say something to the user: at once, or at the end of the `said_once` around the caller.
 
     Args:
-        kind: of several notices of one kind the first is said, with the number of the others.
+        kind: what they are about, in words; of several notices of one kind the first is said, with
+            the number of the others.
         text: what is said, a sentence with its full stop.
     """
     gathered = _GATHERED.get()
@@ -43,8 +44,8 @@ def said_once() -> Iterator[None]:
         yield
     finally:
         _GATHERED.reset(token)
-        for first, *others in gathered.values():
-            more = f" ({len(others)} more like this.)" if others else ""
+        for kind, (first, *others) in gathered.items():
+            more = f" ({counted(len(others), 'more notice')} on {kind}.)" if others else ""
             warnings.warn(f"{first}{more}", UserWarning, stacklevel=outside())
 
 

@@ -108,7 +108,7 @@ def render(
         drawn = [_draw(taken_apart, question, context) for question in asked]
         if context.date != DATE and not any(one.dated for one in drawn):
             notice(
-                "date",
+                "dates that no prompt tells",
                 f"Context(date={context.date!r}): the chat template tells no date in these "
                 "prompts, so that it changes nothing; leave it out.",
             )
@@ -154,7 +154,7 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
 
     if text[0].isspace():
         notice(
-            "space",
+            "answers that begin with white space",
             f"the answer {_short(text)!r} begins with white space of its own, after "
             f"{prompt.lead!r} that stands between prompt and answer: leave it out, unless an "
             "answer is to begin so.",
@@ -330,7 +330,7 @@ def _say_specials(tokenizer: Any, prompt: Prompt) -> None:
 
 def _say_special(token: str, place: str) -> None:
     notice(
-        "special token",
+        "special tokens in what was written",
         f"{token!r} stands in {place} and is tokenised as the special token, as Hugging Face does; "
         "write it in another way if the words are meant.",
     )
@@ -342,7 +342,7 @@ def _say_seam(prompt: Prompt, text: str) -> None:
     what = "text" if prompt.context.is_raw else "answer's beginning"
     fix = f" End the {what} without white space to have both read as one." if ends_blank else ""
     notice(
-        "seam",
+        "answers that share a token with what stands before them",
         f"the tokens of {(prompt.text + prompt.lead)[-40:]!r} + {text!r} are not the prompt's "
         f"tokens followed by the answer's, for some token spans both; {text!r} is taken as tokens "
         f"of its own behind the prompt's.{fix}",

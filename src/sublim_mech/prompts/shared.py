@@ -259,7 +259,7 @@ def mark_sharing(
     if not isinstance(known, Trained) and len({prompt.ids for prompt in known}) == 1:
         what = "one training prompt" if len(known) == 1 else f"{len(known)} copies of one prompt"
         notice(
-            "one training prompt",
+            "training prompts that are all the same",
             f"mark_sharing(trained_on=[...]): {what}, so that all of it counts as shared; give at "
             "least two that differ where the data differ.",
         )

@@ -205,7 +205,8 @@ class Alignment:
         words = {side: f"overlap (mean squared cosine) of what the changes {does}"}
         drawn = Map.of(self.table(), side, words, self.n_layers)
         usual = f"{' and '.join(self.students)}: overlap of what their changes {does}"
-        return draw_map(drawn, usual if title is None else title, ax=ax, path=path)
+        usual = usual if title is None else title
+        return draw_map(drawn, usual, notes=self.notes, ax=ax, path=path)
 
     def __repr__(self) -> str:
         first, second = self.students

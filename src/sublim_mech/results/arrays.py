@@ -154,12 +154,14 @@ class ScoreArrays:
 
     @property
     def headline_name(self) -> str:
-        """What `headline` is: the difference to the controls, or the student (or a hybrid of
-        several) against the base.
+        """What `headline` is: the difference to the controls, or the student (or a hybrid or a sum
+        of several) against the base.
         """
         if self.record.hybrid is not None:
             return "hybrid"
         name = str(self.data["model"].values[0])
+        if self.record.is_sum:
+            return f"{name} (a sum of students)"
         return f"{name} - controls" if self.has_controls else f"{name} (no controls)"
 
     @property

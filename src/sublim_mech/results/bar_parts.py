@@ -12,7 +12,7 @@ from matplotlib.typing import ColorType
 
 from ..hints import counted
 from .arrays import ScoreArrays
-from .dress import introduce
+from .dress import few_numbers, introduce
 from .report import with_interval
 from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
 from .words import shortened, wrapped
@@ -78,7 +78,8 @@ def name_rows(picture: Picture, names: Sequence[str]) -> None:
     axes = picture.ax
     axes.set_yticks(range(len(full)), full, fontsize=SMALL)
     axes.set_ylim(len(full) - 0.4, -0.6)
-    axes.tick_params(axis="x", labelsize=SMALL)
+    few_numbers(picture, axes)
+    axes.tick_params(axis="x", labelsize=SMALL * picture.smaller)
 
     def fit() -> None:
         row = 72 * axes.bbox.height / axes.figure.figure.dpi / (len(full) + 0.2)  # points
@@ -104,9 +105,10 @@ def _high(texts: Sequence[str]) -> float:
 
 def name_bar_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:
     """The name of the scale below the bars; returns how far down it reaches, in points."""
-    width = letters(picture.width, MEDIUM)
+    size = MEDIUM * picture.smaller
+    width = letters(picture.width, size)
     lines = [wrapped(picture.renamed(what), width)]
     lines.append(wrapped("; ".join(filter(None, [how, over_prompts(scores)])), width))
     text = "\n".join(lines)
-    picture.ax.set_xlabel(picture.text(text), fontsize=MEDIUM)
-    return 24 + 13 * (1 + text.count("\n"))
+    picture.ax.set_xlabel(picture.text(text), fontsize=size)
+    return 24 + 13 * picture.smaller * (1 + text.count("\n"))

@@ -36,12 +36,20 @@ from .colours import (
     SHARING_COLOURS,
     STUDENT_COLOUR,
 )
-from .dress import in_short, introduce, legend_entry, name_layers, name_scale
+from .dress import (
+    in_ever_fewer_words,
+    in_short,
+    introduce,
+    legend_entry,
+    name_layers,
+    name_scale,
+)
+from .limits import SHARES, TOTALS, Shown
 from .report import effect_label, warning
 from .select import check_measured_alike
 from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
-from .words import shortened, wrapped
+from .words import percent, shortened, wrapped
 
 MOST_ROWS = 30
 """Rows of bars in one picture; of more, those of largest effect are drawn."""
@@ -133,12 +141,16 @@ def layer_bars(
     axes.bar(places, interval.mean, color=OTHER_COLOUR)
     axes.vlines(places, interval.low, interval.high, color="white", linewidth=3.5)
     axes.vlines(places, interval.low, interval.high, color="black", linewidth=1.5)
-    name_scale(picture, axes, effect_label(scores))
+    name_scale(picture, axes, *in_ever_fewer_words(scores))
     name_layers(picture, axes, scores.layer_names())
-    below = f"{_gathered(scores, 'tokens')}; {over_prompts(scores)}"
-    below = wrapped(below, letters(picture.width, MEDIUM))
-    axes.set_xlabel(f"layer\n{below}", fontsize=MEDIUM)
-    introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"))
+    whose = "tokens"
+    if scores.of_answer.values.any():  # rows by role keep them apart
+        whose += ", the answer's own too"
+    below = f"{_gathered(scores, whose)}; {over_prompts(scores)}"
+    size = MEDIUM * picture.smaller
+    below = wrapped(below, letters(picture.width, size))
+    axes.set_xlabel(f"layer\n{below}", fontsize=size)
+    introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"), shown=TOTALS)
     return picture.finish()
 
 
@@ -265,7 +277,8 @@ def compare_bars(
     for one in scores.values():
         if one is not first:
             picture.warn(warning(one))
-    picture.limit(_limits_of_several(picture, scores))
+    shown = TOTALS if by == tables.LAYER else SHARES
+    picture.limit(_limits_of_several(picture, scores, shown))
 
     height, handles = 0.8 / len(scores), []
     for number, (name, table) in enumerate(tables_of.items()):
@@ -332,9 +345,14 @@ def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _limits_of_several(picture: Picture, scores: Mapping[str, ScoreArrays]) -> list[str]:
+def _limits_of_several(
+    picture: Picture, scores: Mapping[str, ScoreArrays], shown: Shown
+) -> list[str]:
     """What limits all of them, then what limits some, under their names."""
-    each = {shortened(str(name), 60): in_short(picture, one) for name, one in scores.items()}
+    each = {
+        shortened(str(name), 60): in_short(picture, one, shown=shown)
+        for name, one in scores.items()
+    }
     first, *others = each.values()
     of_all = [line for line in first if all(line in lines for lines in others)]
     of_some = [
@@ -384,7 +402,7 @@ def _strongest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{round(share, 2) + 0.0:.0%}"  # never -0 %
+    return "–" if np.isnan(share) else percent(share)
 
 
 def _gathered(scores: ScoreArrays, whose: str = "cells") -> str:

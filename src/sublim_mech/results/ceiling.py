@@ -42,7 +42,7 @@ def doses(scores: ScoreArrays) -> list[Dose]:
     if named not in effect.dims:  # one was selected
         effect = effect.expand_dims({named: [scores.selected[named]]})
     effect = effect.transpose("model", "prompt", named)
-    scales = effect["scale"].values
+    scales = np.atleast_1d(effect["scale"].values)  # of one set that was selected
     told = zip(effect[named].values.tolist(), scales.tolist(), strict=True)
     found = []
     for n, (name, scale) in enumerate(told):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.typing import LineStyleType
 
 from ..arguments import checked
 from ..hints import counted
@@ -36,20 +38,23 @@ from .curves import (
     boundaries,
     curve,
     nulls_in_words,
+    sets_of_steps,
     vector_effects,
 )
 from .dress import (
+    few_numbers,
+    in_ever_fewer_words,
     introduce,
-    legend_entry,
     name_layers,
     name_scale,
     role_entries,
     role_strip,
 )
-from .heatmaps import NOT_SHOWN, draw_scale
+from .heatmaps import NOT_SHOWN, below, draw_scale
 from .kinds import STEP
 from .kinds import Picture as PictureOf
-from .report import effect_label, with_interval
+from .limits import Kind, is_dose_of_a_set
+from .report import with_interval
 from .style import (
     LARGE,
     MEDIUM,
@@ -116,7 +121,6 @@ def scan_curves(
     curves = column.part(2.4)
     column.space(0.05)
     band = column.part(0.18, elastic=False)
-    column.space(0.15 + 0.6 * SMALL / 72 * 14)
 
     at = np.arange(count)
     curves.axhline(0, color=OTHER_COLOUR, linewidth=0.8)
@@ -125,13 +129,13 @@ def scan_curves(
     for m, measure in enumerate(lined_up.measures):
         _line(curves, at, interval.mean[m], SCAN_COLOURS[measure])
         _band(curves, at, interval.low[m], interval.high[m], SCAN_COLOURS[measure])
-    name_scale(picture, curves, effect_label(scores))
-    picture.when_laid_out(lambda: _fit_scale(column, picture, scores, curves))
+    name_scale(picture, curves, *in_ever_fewer_words(scores), column=column)
     curves.tick_params(bottom=False, labelbottom=False)
     role_strip(band, lined_up.roles)
     step = max(1, int(np.ceil(count * 0.13 / max(picture.width, 1))))
     texts = [picture.text(shortened(label(lined_up.names[i]), 14)) for i in at[::step]]
     band.set_xticks(at[::step], texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+    column.space(below(texts))
     for part in (curves, band):
         part.set_xlim(-0.5, count - 0.5)
 
@@ -192,12 +196,17 @@ def dose_curve(
         slope = float(interval.mean[scales == 1.0][0])
         ends = np.array([scales.min(), scales.max()])
         axes.plot(ends, slope * ends, color=HEADLINE_COLOUR, linewidth=1, linestyle=":")
-    name_scale(picture, axes, f"effect on {scores.record.what}, {scores.unit}", inches=2.8)
+    what = f"effect on {scores.record.what}, {scores.unit}"
+    name_scale(picture, axes, what, scores.unit, inches=2.8)
     where = "gate of these cells (0 base, 1 student)"
     lines = [where, "dotted: linear through the effect at 1"] if 1.0 in scales else [where]
-    axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
-    picture.height += picture.legend(handles, below=44)
-    _head(picture, scores)
+    size = MEDIUM * picture.smaller
+    axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=size)
+    axes.tick_params(axis="x", labelsize=SMALL * picture.smaller)
+    few_numbers(picture, axes)
+    picture.height += picture.legend(handles, below=18 + 26 * picture.smaller)
+    # shares of the whole models' effect, which a set has in its table alone
+    _head(picture, scores, "", *(("noise",) if is_dose_of_a_set(scores) else ()))
     return picture.finish()
 
 
@@ -260,7 +269,7 @@ def direction_curves(
             graft = ratio_interval(of[GRAFT][:, 0, m], totals[GRAFT]).mean
             axes.axhline(float(graft), color=colour, linewidth=1.2, linestyle=":")
     share_of = f"share of the total effect: {scores.headline_name}"
-    name_scale(picture, axes, share_of, inches=2.8)
+    name_scale(picture, axes, share_of, "share of the total effect", "share", inches=2.8)
     name_layers(picture, axes, names)
     told = "dotted: the graft of these tokens (sufficiency, necessity)"
     if OTHERS in of:
@@ -268,14 +277,15 @@ def direction_curves(
         told = f"{drawn}: the other students' directions; {told}"
     if whose := nulls_in_words(scores):
         told += f"; {picture.renamed(whose)}"
-    lines = ["layer", *wrapped(told, letters(picture.width, MEDIUM), lines=5).split("\n")]
-    axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=MEDIUM)
+    size = MEDIUM * picture.smaller
+    lines = ["layer", *wrapped(told, letters(picture.width, size), lines=5).split("\n")]
+    axes.set_xlabel("\n".join(map(picture.text, lines)), fontsize=size)
     handles = [
         Patch(color=VECTOR_MEASURES[name], label=picture.text(picture.name(name)))
         for name in measures
     ]
     handles.append(Patch(color=NOISE_COLOUR, label="random directions, same norm"))
-    picture.height += picture.legend(handles, below=30 + 13 * len(lines))
+    picture.height += picture.legend(handles, below=30 + 13 * picture.smaller * len(lines))
     _head(picture, scores)
     return picture.finish()
 
@@ -289,7 +299,8 @@ def step_curve(
     labels: Mapping[Any, str] | None = None,
     path: str | Path | None = None,
 ) -> Axes:
-    """Over the steps of a training: the total effect; of grafts the sufficiency of each set.
+    """Over the steps of a training: the total effect; of grafts the sufficiency of each set (the
+    necessity, where that alone was selected), in the metric's unit.
 
     Args:
         scores: of several steps (`over_steps`).
@@ -311,14 +322,16 @@ def step_curve(
     _line(axes, steps, total.mean, HEADLINE_COLOUR)
     _band(axes, steps, total.low, total.high, HEADLINE_COLOUR)
     called = picture.text(picture.renamed(f"total effect: {scores.headline_name}"))
-    handles = [Patch(color=HEADLINE_COLOUR, label=called)]
-    for name, values, colour in _sets(scores):
-        interval = mean_interval(values)
-        _line(axes, steps, interval.mean, colour)
-        _band(axes, steps, interval.low, interval.high, colour)
-        handles.append(legend_entry(picture, colour, name))
-    name_scale(picture, axes, effect_label(scores))
-    _name_steps(axes, steps)
+    handles: list[Artist] = [Patch(color=HEADLINE_COLOUR, label=called)]
+    for curve_of in _sets(scores):
+        interval = mean_interval(curve_of.values)
+        _line(axes, steps, interval.mean, curve_of.colour, curve_of.style)
+        _band(axes, steps, interval.low, interval.high, curve_of.colour)
+        called = shortened(f"{curve_of.measure} of {picture.name(curve_of.name)}", 40)
+        handles.append(_line_entry(curve_of, picture.text(called)))
+    name_scale(picture, axes, *in_ever_fewer_words(scores))
+    if _name_steps(picture, axes, steps):
+        few_numbers(picture, axes)
     picture.height += picture.legend(handles, below=34)
     _head(picture, scores)
     return picture.finish()
@@ -371,6 +384,7 @@ def step_map(
     texts = [picture.text(shortened(label(text), 14)) for text in tokens.texts[::step]]
     places = np.arange(grid.shape[1])[::step]
     band.set_xticks(places, texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
+    column.space(below(texts))
     for part in (cells, band):
         part.set_xlim(-0.5, grid.shape[1] - 0.5)
     cells.tick_params(axis="x", bottom=False, labelbottom=False)
@@ -379,7 +393,6 @@ def step_map(
     )
     cells.set_yticks(shown, [str(steps[i]) for i in shown], fontsize=SMALL)
     cells.set_ylabel("step", fontsize=MEDIUM)
-    column.space(0.15 + 0.6 * SMALL / 72 * 14)
     handles = role_entries(picture, tokens.roles)
     if np.isnan(grid).any():
         handles.append(no_score_patch())
@@ -407,11 +420,13 @@ def _need_steps(scores: ScoreArrays) -> None:
         raise ValueError("these scores are of one step; over_steps gives those of several.")
 
 
-def _name_steps(axes: Axes, steps: np.ndarray) -> None:
-    """Name the axis of steps; snapshots that lie ever further apart have one of ratios."""
-    called, at = "optimiser step", steps.astype(float)
+def _name_steps(picture: Picture, axes: Axes, steps: np.ndarray) -> bool:
+    """Name the axis of steps; snapshots that lie ever further apart have one of ratios. Returns
+    whether its numbers are even.
+    """
+    called, at, is_even = "optimiser step", steps.astype(float), True
     if len(steps) > 3 and np.diff(at).min() < 0.05 * np.ptp(at):
-        called, at = f"{called}, on a scale of ratios", np.log(at)
+        called, at, is_even = f"{called}, on a scale of ratios", np.log(at), False
         axes.set_xscale("log")
         axes.minorticks_off()
         apart = 0.06 * np.ptp(at)
@@ -420,44 +435,72 @@ def _name_steps(axes: Axes, steps: np.ndarray) -> None:
             if at[shown[-1]] - at[number] >= apart:
                 shown.append(number)
         axes.set_xticks(steps[shown], [str(steps[number]) for number in shown])
-    axes.set_xlabel(called, fontsize=MEDIUM)
+    axes.set_xlabel(called, fontsize=MEDIUM * picture.smaller)
+    return is_even
 
 
-def _sets(scores: ScoreArrays) -> list[tuple[str, np.ndarray, str]]:
-    """Per grafted set its name, sufficiency `(prompt, step)` and colour; none of other scores."""
-    effect = scores.headline
-    if not {"set", "measure"} <= set(effect.dims) or "sufficiency" not in effect["measure"]:
+class SetCurve(NamedTuple):
+    """A grafted set over steps.
+
+    Attributes:
+        name: of the set.
+        measure: what is drawn of it.
+        values: `(prompt, step)`.
+        colour: of its line.
+        style: of its line.
+    """
+
+    name: str
+    measure: str
+    values: np.ndarray
+    colour: str
+    style: LineStyleType
+
+
+STYLES: tuple[LineStyleType, ...] = ("-", "--", ":")
+"""Of lines beyond as many as there are colours."""
+
+
+def _sets(scores: ScoreArrays) -> list[SetCurve]:
+    """The sufficiency of each grafted set, or the necessity where that alone was kept; nothing of
+    other scores.
+    """
+    effect = sets_of_steps(scores)
+    if effect is None:
         return []
     colours = [colour for colour in COMPARED_COLOURS if colour != HEADLINE_COLOUR]
     names = effect["set"].values.tolist()
-    if len(names) > len(colours):
+    most = len(colours) * len(STYLES)
+    if len(names) > most:
         raise ValueError(
-            f"{len(names)} sets: {len(colours)} can be told apart; choose some of them, "
+            f"{len(names)} sets: {most} can be told apart; choose some of them, "
             f"scores.sel(set={names[:2]})."
         )
-    chosen: xr.DataArray = effect.sel(measure="sufficiency").transpose("prompt", STEP, "set")
+    measures = effect["measure"].values.tolist()
+    measure = "sufficiency" if "sufficiency" in measures else str(measures[0])
+    values = effect.sel(measure=measure).values
     return [
-        (f"sufficiency of {name}", chosen.values[:, :, n], colours[n])
+        SetCurve(
+            str(name),
+            measure,
+            values[:, :, n],
+            colours[n % len(colours)],
+            STYLES[n // len(colours)],
+        )
         for n, name in enumerate(names)
     ]
 
 
-def _fit_scale(column: Column, picture: Picture, scores: ScoreArrays, curves: Axes) -> None:
-    """The name of the scale of curves in axes of the caller's, as high as these are."""
-    size = MEDIUM * column.smaller
-    room = letters(2 * column.to_middle(curves), size)
-    whose = f"{scores.headline_name}, {scores.unit}"
-    for said in (effect_label(scores), whose, scores.unit):
-        text = wrapped(picture.renamed(said), room, lines=9)
-        if text.count("\n") < 3:
-            break
-    curves.set_ylabel(picture.text(text), fontsize=size)
-    curves.locator_params(axis="y", nbins=max(1, min(6, int(column.inches(curves) / 0.2))))
+def _line_entry(of: SetCurve, called: str) -> Line2D:
+    """What a legend says of a line."""
+    return Line2D([], [], color=of.colour, linestyle=of.style, linewidth=2, label=called)
 
 
-def _line(axes: Axes, at: np.ndarray, values: np.ndarray, colour: str) -> None:
+def _line(
+    axes: Axes, at: np.ndarray, values: np.ndarray, colour: str, style: LineStyleType = "-"
+) -> None:
     marker = "o" if len(at) < 25 else None
-    axes.plot(at, values, color=colour, linewidth=2, marker=marker, markersize=3)
+    axes.plot(at, values, ls=style, color=colour, linewidth=2, marker=marker, markersize=3)
 
 
 def _band(axes: Axes, at: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> None:
@@ -466,10 +509,10 @@ def _band(axes: Axes, at: np.ndarray, low: np.ndarray, high: np.ndarray, colour:
         axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _head(picture: Picture, scores: ScoreArrays, how: str = "") -> None:
+def _head(picture: Picture, scores: ScoreArrays, how: str = "", *without: Kind) -> None:
     """What stands above: what was scored, on how many prompts."""
     count = scores.data.sizes["prompt"]
     prompts = counted(count, "prompt")
     if count > 1:
         prompts = f"{with_interval(count, prompts)}{f', {how}' if how else ''}"
-    introduce(picture, scores, prompts)
+    introduce(picture, scores, prompts, *without)

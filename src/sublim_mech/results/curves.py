@@ -408,13 +408,25 @@ def _shares_of_vector(
 # -------------------------------------------------------------------------------------------- steps
 
 
+def sets_of_steps(scores: ScoreArrays) -> xr.DataArray | None:
+    """`(prompt, step, set, measure)` headline of grafted sets, one that was selected too; None of
+    other scores.
+    """
+    if scores.kind != "graft":
+        return None
+    effect = scores.headline
+    for dim in ("set", "measure"):
+        if dim not in effect.dims:
+            effect = effect.expand_dims({dim: [scores.selected[dim]]})
+    return effect.transpose("prompt", STEP, "set", "measure")
+
+
 def _over_steps(scores: ScoreArrays) -> pd.DataFrame:
     """One row per step: the total effect; of grafts also one per step, set and measure."""
     steps = scores.data[STEP].values
-    dims = scores.data["effect"].dims
     total = mean_interval(scores.total.transpose("prompt", STEP).values)
-    if "set" in dims and "measure" in dims:
-        effect = scores.headline.transpose("prompt", STEP, "set", "measure")
+    effect = sets_of_steps(scores)
+    if effect is not None:
         interval = mean_interval(effect.values)
         rows = []
         for s, step in enumerate(steps):

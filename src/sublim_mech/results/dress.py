@@ -11,13 +11,16 @@ from matplotlib.patches import Patch
 
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
-from .limits import Kind, limits, over_contexts
-from .report import title, warning
-from .style import MEDIUM, SMALL, Picture, letters, open_frame, spaced
+from .limits import SHARES, Kind, Shown, limits, over_contexts
+from .record import VOID
+from .report import effect_label, title, warning
+from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced
 from .words import shortened, wrapped
 
 
-def introduce(picture: Picture, scores: ScoreArrays, line: str, *without: Kind) -> None:
+def introduce(
+    picture: Picture, scores: ScoreArrays, line: str, *without: Kind, shown: Shown = SHARES
+) -> None:
     """What stands around a picture: above it what was scored, a line on what of it, and warnings;
     below it what limits it.
 
@@ -26,45 +29,89 @@ def introduce(picture: Picture, scores: ScoreArrays, line: str, *without: Kind) 
         scores: what is drawn.
         line: below the title.
         without: limits of what the picture does not show.
+        shown: what of the scores it does show.
     """
     picture.heading([picture.renamed(title(scores)), line])
     picture.warn(warning(scores))
-    picture.limit(in_short(picture, scores, *without))
+    picture.limit(in_short(picture, scores, *without, shown=shown))
 
 
-def in_short(picture: Picture, scores: ScoreArrays, *without: Kind) -> list[str]:
+def in_short(
+    picture: Picture, scores: ScoreArrays, *without: Kind, shown: Shown = SHARES
+) -> list[str]:
     """What limits some scores, in short, under the names that the caller gave."""
     lines = []
-    for limit in limits(scores):
+    for limit in limits(scores, shown):
         if limit.kind not in without:
             whose = ", ".join(map(picture.name, limit.models))
             text = picture.renamed(limit.short)
             lines.append(f"{whose}: {text}" if whose else text)
-    if several := over_contexts(scores):  # tables have it among their notes
+    # tables have these among their notes
+    if several := over_contexts(scores):
         lines.insert(0, several)
+    for note in scores.record.notes:
+        for phrase in VOID:
+            if phrase in note:  # what differs is long
+                lines.append(f"{note.partition(phrase)[0]}{phrase}")
     return lines
 
 
-def name_scale(picture: Picture, axes: Axes, what: str, *, inches: float = 2.6) -> None:
+def name_scale(
+    picture: Picture,
+    axes: Axes,
+    *said: str,
+    inches: float = 2.6,
+    column: Column | None = None,
+) -> None:
     """An open frame, small numbers, and what the upright scale of some axes measures.
 
     Args:
         picture: whose names it uses.
         axes: of the picture, or a part of them.
-        what: in full; broken into lines.
+        *said: what it measures, in full, and in ever fewer words for where there is less room;
+            broken into lines, and cut only where none of them fits.
         inches: that a line may take.
+        column: of which the axes are a part.
     """
     open_frame(axes)
-    axes.tick_params(labelsize=SMALL)
+    axes.tick_params(labelsize=SMALL * picture.smaller)
+    texts = [picture.renamed(text) for text in said]
 
-    def name(inches: float, lines: int) -> None:
-        text = wrapped(picture.renamed(what), letters(inches, MEDIUM), lines=lines)
-        axes.set_ylabel(picture.text(text), fontsize=MEDIUM)
+    def name(inches: float, size: float, lines: int) -> None:
+        text, fitting = fitted(texts, inches, size, lines=lines)
+        axes.set_ylabel(picture.text(text), fontsize=fitting)
 
-    name(inches, 3)
-    # in low axes of the caller's it is broken to their height
-    dpi = axes.figure.figure.dpi
-    picture.when_laid_out(lambda: name(min(inches, 1.1 * axes.bbox.height / dpi), 6))
+    name(inches, MEDIUM, 3)
+
+    def fit() -> None:
+        """In axes of the caller's: as long as these are high, beside them as little as may be."""
+        dpi = axes.figure.figure.dpi
+        wide, high = axes.bbox.width / dpi, 1.1 * axes.bbox.height / dpi
+        size = MEDIUM * picture.smaller
+        if column is not None:  # with room for words above it
+            size, high = MEDIUM * column.smaller, 2 * column.to_middle(axes)
+        name(min(inches, high), size, max(1, min(4, int(0.3 * wide * 72 / (1.25 * size)))))
+        rows = axes.bbox.height / dpi / (0.2 * size / MEDIUM)
+        if axes.get_yscale() == "linear":
+            axes.locator_params(axis="y", nbins=max(1, min(7, int(rows))))
+
+    picture.when_laid_out(fit)
+
+
+def few_numbers(picture: Picture, axes: Axes) -> None:
+    """As many numbers below axes of the caller's as there is room for."""
+
+    def fit() -> None:
+        inches = axes.bbox.width / axes.figure.figure.dpi
+        room = int(inches / (0.42 * picture.smaller))
+        axes.locator_params(axis="x", nbins=max(1, min(9, room)))
+
+    picture.when_laid_out(fit)
+
+
+def in_ever_fewer_words(scores: ScoreArrays) -> tuple[str, str, str]:
+    """What a scale of effects measures, for `name_scale`."""
+    return effect_label(scores), f"{scores.headline_name}, {scores.unit}", scores.unit
 
 
 def name_layers(picture: Picture, axes: Axes, names: Sequence[str]) -> None:

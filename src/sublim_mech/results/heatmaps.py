@@ -142,7 +142,7 @@ def heatmap(
             # where the middle of the prompt is left out within a row
             for gap in np.flatnonzero(np.diff(row) > 1):
                 part.axvline(gap + 0.5, color="black", linewidth=1.5, linestyle=":")
-        column.space(_below([texts[i] for i in row]))
+        column.space(below([texts[i] for i in row]))
 
     handles = _legend(picture, tokens)
     if layers is not None and np.isnan(layers).any():
@@ -211,10 +211,10 @@ def column_map(
     grid = column.part(max(1.6, 0.16 * effect.sizes["layer"]))
     effect_image(grid, test.mean, veil)
     room = (picture.width - _BESIDE) / count
-    below = _name_columns(grid, picture, _column_names(scores, picture, effect), room)
+    taken = _name_columns(grid, picture, _column_names(scores, picture, effect), room)
     grid.set_xlabel("head" if per_head else "token set", fontsize=MEDIUM)
     grid.tick_params(labelsize=SMALL)
-    column.space(below + 0.3)
+    column.space(taken + 0.3)
 
     handles = [no_score_patch()] if np.isnan(test.mean).any() else []
     column.space(picture.legend(handles, title=footing(scores)))
@@ -364,7 +364,7 @@ def _name_tokens(axes: Axes, texts: list[str]) -> None:
     axes.set_xticks(range(len(texts)), texts, rotation=90, fontfamily="monospace", fontsize=SMALL)
 
 
-def _below(texts: Iterable[str]) -> float:
+def below(texts: Iterable[str]) -> float:
     """Inches below axes whose columns are named upright."""
     return 0.15 + 0.6 * SMALL / 72 * max(map(columns, texts))
 
@@ -409,4 +409,4 @@ def _name_columns(axes: Axes, picture: Picture, names: list[list[str]], room: fl
     step = max(1, int(np.ceil(0.13 / room)))
     texts = [picture.text(shortened(" ".join(name), 36)) for name in names[::step]]
     axes.set_xticks(places[::step], texts, rotation=90)
-    return _below(texts)
+    return below(texts)

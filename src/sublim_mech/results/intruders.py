@@ -169,7 +169,18 @@ class Intruders:
         }
         drawn = Map.of(self.table(), of, words, self.n_layers)
         usual = f"{words[of]}: {self.student}, {self.side} vectors, threshold {self.threshold:g}"
-        return draw_map(drawn, usual if title is None else title, ax=ax, path=path)
+        notes = list(self.notes)
+        if of == "intruders" and not self.count:
+            notes.insert(0, f"none: {self._none()}")
+        return draw_map(drawn, usual if title is None else title, notes=notes, ax=ax, path=path)
+
+    def _none(self) -> str:
+        """What it means that there is no intruder."""
+        least = min(float(one.cosines.min()) for one in self.modules)
+        return (
+            f"each of these vectors has a cosine of at least {least:.3f} to one of the base's "
+            f"(an intruder: below {self.threshold:g} to all)"
+        )
 
     def __repr__(self) -> str:
         looked = sum(len(one.values) for one in self.modules)
@@ -181,6 +192,7 @@ class Intruders:
             f"{counted(len(self.modules), 'module')}",
             f"an intruder has a cosine below {self.threshold:g} to every {self.side} singular "
             "vector of the base's weight",
+            *([] if self.count else [f"none: {self._none()}"]),
             *self.notes,
             "",
             "by module",

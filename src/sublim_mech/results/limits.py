@@ -2,7 +2,9 @@
 
 Tables, token pages and `Scores.notes` say each limit in full, pictures in short below their axes
 (`dress.introduce`). What is measured alike elsewhere (`evaluate`) says it in the same words. Of
-several steps one line names those at which the same holds.
+several steps one line names those at which the same holds. Numbers are of what is shown (`Shown`):
+parts of the prompt's effect stand beside shares of it, parts of the total beside totals, parts of a
+dosed set's effect beside its doses.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from .ceiling import at_the_ceiling, doses, saturated
 from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
-from .record import Record
+from .record import SUM, Record
 from .select import of_each_step
+from .words import signed
 
 Kind = Literal[
     "context",
+    "sum",
     "no controls",
     "unmoved",
     "noise",
@@ -44,7 +48,26 @@ BEND = 0.1
 """By how much a dose differs where it is said: the controls' part from theirs at scale 1, and the
 student's share of its effect at 1 from the headline's, of the larger of 1 and the latter."""
 
-NO_SHARES = "the total effect is inside its own noise: no shares are given"
+NOISE = "the total effect is inside its own noise"
+NO_SHARES = f"{NOISE}: no shares are given"
+
+
+class Shown(NamedTuple):
+    """What is shown of some scores.
+
+    Attributes:
+        total: of an attribution, effects of all tokens, the answer's too; else those of the
+            prompt's tokens, and shares of them.
+        shares: whether there are shares at all.
+    """
+
+    total: bool = False
+    shares: bool = True
+
+
+SHARES = Shown()
+TOTALS = Shown(total=True, shares=False)
+"""Effects alone: by layer, over steps."""
 
 
 class Limit(NamedTuple):
@@ -67,12 +90,18 @@ class Limit(NamedTuple):
     why: str = ""
 
 
-def limits(scores: ScoreArrays) -> list[Limit]:
-    """All that limits these scores, in the order in which it is said."""
+def limits(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
+    """All that limits these scores, in the order in which it is said.
+
+    Args:
+        scores: the result.
+        shown: what of it; of several steps always the effects alone.
+    """
     told = [
         *of_contexts(scores),
+        *_of_a_sum(scores),
         *_without_controls(scores),
-        *(_of_steps(scores) if scores.has_steps else _of_effects(scores)),
+        *(_of_steps(scores) if scores.has_steps else _of_effects(scores, shown)),
         *few_prompts(scores.data.sizes["prompt"]),
         *_of_the_gap(scores),
         *_of_estimates(scores),
@@ -81,14 +110,14 @@ def limits(scores: ScoreArrays) -> list[Limit]:
     return sorted(told, key=lambda limit: get_args(Kind).index(limit.kind))
 
 
-def _of_effects(scores: ScoreArrays) -> list[Limit]:
+def _of_effects(scores: ScoreArrays, shown: Shown) -> list[Limit]:
     """What limits the effects themselves, which are others at every step."""
     return [
-        *_of_noise(scores),
-        *of_the_controls(scores),
+        *_of_noise(scores, shown),
+        *of_the_controls(scores, shown),
         *_of_doses(scores),
         *_of_the_ceiling(scores),
-        *of_the_sign(scores),
+        *of_the_sign(scores, shown),
     ]
 
 
@@ -97,7 +126,7 @@ def _of_steps(scores: ScoreArrays) -> list[Limit]:
     views = of_each_step(scores)
     found: dict[tuple[Kind, str, tuple[str, ...]], dict[int, Limit]] = {}
     for step, view in views.items():
-        for limit in _of_effects(view):
+        for limit in _of_effects(view, TOTALS):
             key = limit.kind, limit.alike or limit.short, limit.models
             found.setdefault(key, {})[step] = limit
     told = []
@@ -190,6 +219,15 @@ def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") ->
     return f"part of any {what} may come from {cause}"
 
 
+def _of_a_sum(scores: ScoreArrays) -> list[Limit]:
+    """That the student is none that was trained, but several added up; nothing of a hybrid, which
+    says who is where.
+    """
+    if scores.record.hybrid is not None:
+        return []
+    return [Limit("sum", note, note) for note in scores.record.notes if SUM in note]
+
+
 def _without_controls(scores: ScoreArrays) -> list[Limit]:
     """That there are no controls, and what that means; nothing where there are some, or of a
     hybrid, whose parts are what it is compared with.
@@ -198,6 +236,8 @@ def _without_controls(scores: ScoreArrays) -> list[Limit]:
         return []
     students = [vars(source) for source in scores.record.students.values()]
     given = "no controls given" if len(students) == 1 else "controls left out of this selection"
+    if scores.record.is_sum:
+        given = "no controls beside the sum"
     told = f"{given}: {uncontrolled(students)}"
     return [Limit("no controls", told, told)]
 
@@ -218,6 +258,12 @@ def few_prompts(count: int, what: str = "prompt") -> list[Limit]:
         f"{2 ** (1 - count):.0%} of cases; {FEWEST} or more can hold 95 %"
     )
     return [Limit("intervals", text, f"{count} {what}s: too few for 95 % intervals")]
+
+
+def _plain(value: float, sign: str = "") -> str:
+    """Two decimals; where these are 0, two digits."""
+    text = f"{value:{sign}.2f}"
+    return f"{value:{sign}.2g}" if float(text) == 0 else text
 
 
 class Moved(NamedTuple):
@@ -256,38 +302,66 @@ class Moved(NamedTuple):
         moved = "fall" if self.headline > 0 else "rise"
         told = " ".join(filter(None, [unit, where]))
         if self.part > 1:
-            beyond = f"beyond the student's own {self.student:+.2f}"
-            whole = f"they {moved} by {abs(self.controls):.2f} {told}, {beyond}"
+            beyond = f"beyond the student's own {signed(self.student, 2)}"
+            whole = f"they {moved} by {_plain(abs(self.controls))} {told}, {beyond}"
             return f"the headline is the controls': {whole}"
-        of = f"{abs(self.controls):.2f} of {abs(self.headline):.2f} {told} ({self.part:.0%})"
+        of = f"{_plain(abs(self.controls))} of {_plain(abs(self.headline))} {told}"
+        of += f" ({self.part:.0%})"
         return f"{of} are the controls' {moved}"
 
 
-def of_the_controls(scores: ScoreArrays) -> list[Limit]:
-    """That a large part of what shares are shares of is not what the student gained but what its
-    controls lost (or the reverse), or all of it, where they moved further than the student on its
-    own way; nothing where it is not, or where the headline is inside its own noise.
+def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
+    """That a large part of what is shown (of what shares are shares of) is not what the student
+    gained but what its controls lost (or the reverse), or all of it, where they moved further than
+    the student on its own way; nothing where it is not, or where the headline is inside its own
+    noise.
     """
-    if not scores.has_controls or not stands_out(_whole(scores)):
+    moves = _moves(scores, shown)
+    if not scores.has_controls or moves is None or not stands_out(moves[0] - moves[1:].mean(0)):
         return []
-    moved = _moved(scores)
-    short = moved.told(scores.unit, "on the prompt's tokens" if _on_prompt(scores) else "")
+    moved = _moved(moves)
+    short = moved.told(scores.unit, _where(scores, shown))
     if not short:
         return []
-    shares = ": shares hold that too" if _has_shares(scores) and moved.part <= 1 else ""
+    has_shares = shown.shares and _has_shares(scores) and moved.part <= 1
+    shares = ": shares hold that too" if has_shares else ""
     name = str(scores.data["model"].values[0])
     why = f"{shares}; see sel(model={name!r})"
     return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why)]
 
 
-def _on_prompt(scores: ScoreArrays) -> bool:
-    """Whether shares are of the effect on the prompt's tokens, not of the total effect."""
-    return scores.additive and scores.knows_whole
+def _on_prompt(scores: ScoreArrays, shown: Shown) -> bool:
+    """Whether what is shown is the effect on the prompt's tokens, not the total effect."""
+    return scores.additive and scores.knows_whole and not shown.total
 
 
-def _whole(scores: ScoreArrays) -> np.ndarray:
-    """`(prompt,)`: what shares are shares of."""
-    return (scores.prompt_effect if _on_prompt(scores) else scores.total).values
+def _where(scores: ScoreArrays, shown: Shown) -> str:
+    """On which tokens, or at which gate, the effect is that limits speak of; empty of the total."""
+    if is_dose_of_a_set(scores):
+        return "at gate 1 of these cells"
+    if _on_prompt(scores, shown):
+        return "on the prompt's tokens"
+    return "on all tokens" if scores.additive and shown.total else ""
+
+
+def is_dose_of_a_set(scores: ScoreArrays) -> bool:
+    """Whether doses are of some cells, so that they say nothing of whole students."""
+    record = scores.record
+    whole = record.where in (None, "everything") and record.answer_gate.get("dose", 1.0) == 1
+    return scores.kind == "dose" and not whole
+
+
+def _moves(scores: ScoreArrays, shown: Shown) -> np.ndarray | None:
+    """`(model, prompt)`: what is shown of each model, all of it: the effect on the prompt's tokens,
+    the total effect, or that of a dosed set at gate 1; None where this was not measured.
+    """
+    if is_dose_of_a_set(scores):
+        return next((dose.effect for dose in doses(scores) if dose.scale == 1), None)
+    if _on_prompt(scores, shown):
+        moves = scores.whole["prompt_effect"]
+    else:
+        moves = scores.data["student"] - scores.data["base"]
+    return moves.transpose("model", "prompt").values
 
 
 def _has_shares(scores: ScoreArrays) -> bool:
@@ -295,11 +369,10 @@ def _has_shares(scores: ScoreArrays) -> bool:
     return scores.additive or of_sets or KINDS[scores.kind].is_curve
 
 
-def _moved(scores: ScoreArrays) -> Moved:
-    """How far student and controls moved what shares are shares of."""
-    whole = scores.data["student"] - scores.data["base"]
-    effects = (scores.whole["prompt_effect"] if _on_prompt(scores) else whole).mean("prompt")
-    return Moved(float(effects[0]), float(effects.isel(model=slice(1, None)).mean()))
+def _moved(moves: np.ndarray) -> Moved:
+    """How far student and controls moved, means over prompts of `(model, prompt)`."""
+    student, *controls = moves.mean(1)
+    return Moved(float(student), float(np.mean(controls)))
 
 
 def _of_doses(scores: ScoreArrays) -> list[Limit]:
@@ -310,20 +383,22 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
     if not scores.has_controls:
         return []
     told, own = [], []
-    whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
-    at_one = Moved(float(whole[0].mean()), float(whole[1:].mean())).part
+    whole = _moves(scores, TOTALS)
+    at_one = 0.0 if whole is None else _moved(whole).part
     for name, scale, moves in doses(scores):
         headline = moves[0] - moves[1:].mean(0)
         if scale in (0, 1) or not stands_out(headline):
             continue
-        student, *controls = moves.mean(1)
-        moved = Moved(float(student), float(np.mean(controls)))
+        moved = _moved(moves)
         line = moved.told(scores.unit)
         if line and moved.part - at_one > BEND:
             told.append(f"at {name}: {line}")
-        if scores.kind == "dose" and stands_out(whole[0]) and stands_out(scores.total.values):
-            share = float(student / whole[0].mean())
-            of_headline = float(headline.mean() / scores.total.values.mean())
+        if scores.kind != "dose" or whole is None:
+            continue
+        at_gate_one = whole[0] - whole[1:].mean(0)
+        if stands_out(whole[0]) and stands_out(at_gate_one):
+            share = moved.student / float(whole[0].mean())
+            of_headline = float(headline.mean() / at_gate_one.mean())
             if abs(share - of_headline) > BEND * max(1, abs(of_headline)):
                 own.append(f"{share:.2f} at {scale:g}")
     limits = []
@@ -348,28 +423,41 @@ def exceeds_noise(scores: ScoreArrays) -> bool:
     return bool(mean_interval(scores.total.values).excludes_zero)
 
 
-def _of_noise(scores: ScoreArrays) -> list[Limit]:
-    """That no shares are given."""
+def _of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
+    """That the effect may be none, and no shares are given."""
     if scores.data.sizes["prompt"] == 1:
         return []
-    if scores.additive:
+    if scores.additive and not shown.total:
         text = tables.no_shares(scores)
         return [Limit("noise", text, text, alike=tables.NO_SHARES)] if text else []
-    return [] if exceeds_noise(scores) else [Limit("noise", NO_SHARES, NO_SHARES)]
+    if exceeds_noise(scores):
+        return []
+    if is_dose_of_a_set(scores):
+        told = "the total effect of the whole models is inside its own noise: no shares of it are"
+        return [Limit("noise", f"{told} given", NOISE)]
+    told = NO_SHARES if shown.shares else NOISE
+    return [Limit("noise", told, told)]
 
 
-def of_the_sign(scores: ScoreArrays) -> list[Limit]:
+def of_the_sign(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     """That what shares are shares of is negative, and whether that is a fall of the student's or
     the controls' rise; nothing of scores without shares.
     """
     if not _has_shares(scores) or (scores.additive and not scores.knows_whole):
         return []
-    of_what = "the effect on the prompt's tokens" if scores.additive else "the total effect"
-    effect = _whole(scores)
+    moves = _moves(scores, shown)
+    if moves is None:
+        return []
+    effect = moves[0] - moves[1:].mean(0) if scores.has_controls else moves[0]
     mean = float(effect.mean())
     if not (mean < 0 and stands_out(effect)):
         return []
-    moved = _moved(scores) if scores.has_controls else None
+    of_what = "the total effect"
+    if is_dose_of_a_set(scores):
+        of_what = "the effect at gate 1 of these cells"
+    elif _on_prompt(scores, shown):
+        of_what = "the effect on the prompt's tokens"
+    moved = _moved(moves) if scores.has_controls else None
     if scores.record.minus:
         whose = "a negative difference"
     elif moved is not None and moved.student >= 0:
@@ -378,15 +466,16 @@ def of_the_sign(scores: ScoreArrays) -> list[Limit]:
         whose = "the student's fall and the controls' rise"
     else:
         whose = "a fall"
-    alike, why = f"{of_what} is negative", f"; shares are parts of {whose}"
-    short = f"{alike}: {mean:+.2f} {scores.unit}"
+    alike, why = f"{of_what} is negative", f"; shares are parts of {whose}" * shown.shares
+    short = f"{alike}: {_plain(mean, sign='+')} {scores.unit}"
     return [Limit("sign", f"{short}{why}", short, alike=alike, why=why)]
 
 
 def _of_the_ceiling(scores: ScoreArrays) -> list[Limit]:
     """That a log-probability cannot rise any more: at some doses, or of whole models."""
     told = at_the_ceiling(scores)
-    if not told or scores.kind != "dose":  # a dose says it of scale 1
+    # a dose says it of scale 1, and one of a set nothing of whole models
+    if scores.kind != "dose" or not (told or is_dose_of_a_set(scores)):
         told += saturated(scores)
     return [Limit("ceiling", one.text, one.short, one.models, why=one.why) for one in told]
 
@@ -417,6 +506,8 @@ def _of_the_answer(scores: ScoreArrays) -> list[Limit]:
     sufficiency the base, in necessity the student): part of every number is then of these.
     """
     gates = scores.record.answer_gate
+    if scores.kind == "dose":
+        return _of_a_dosed_answer(scores)
     if scores.kind != "graft" or scores.record.hybrid is not None:
         return []
     told = []
@@ -425,3 +516,15 @@ def _of_the_answer(scores: ScoreArrays) -> list[Limit]:
     if gates.get("necessity", 1.0) < 1:
         told.append("necessity: the base computes the answer's own tokens too")
     return [Limit("answer", line, line) for line in told]
+
+
+def _of_a_dosed_answer(scores: ScoreArrays) -> list[Limit]:
+    """Whether the answer's own tokens have the gate of a dose, where that is not the usual."""
+    record = scores.record
+    opened = record.answer_gate.get("dose")
+    told = ""
+    if opened == 0 and record.where in (None, "everything"):
+        told = "the base computes the answer's own tokens at every gate"
+    elif opened == 1 and record.where not in (None, "everything"):
+        told = "the answer's own tokens have the gate of these cells too"
+    return [Limit("answer", told, told)] if told else []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ..hints import nearest
 from .style import (
@@ -37,12 +38,14 @@ class Map(NamedTuple):
         layers: names of the rows, from the first layer on.
         modules: names of the columns.
         words: what a value is.
+        counts: whether values are whole numbers.
     """
 
     values: np.ndarray
     layers: tuple[str, ...]
     modules: tuple[str, ...]
     words: str
+    counts: bool = False
 
     @classmethod
     def of(cls, table: pd.DataFrame, column: str, words: Mapping[str, str], n_layers: int) -> Map:
@@ -71,17 +74,24 @@ class Map(NamedTuple):
         for layer, module, value in zip(rows["layer"], rows["module"], rows[column], strict=True):
             values[layers.index(layer), modules.index(module)] = value
         names = tuple(_layer_name(layer, n_layers) for layer in layers)
-        return cls(values, names, tuple(modules), words[column])
+        counts = bool(table[column].dtype.kind in "iu")
+        return cls(values, names, tuple(modules), words[column], counts)
 
 
 def draw_map(
-    drawn: Map, title: str, *, ax: Axes | None = None, path: str | Path | None = None
+    drawn: Map,
+    title: str,
+    *,
+    notes: Sequence[str] = (),
+    ax: Axes | None = None,
+    path: str | Path | None = None,
 ) -> Axes:
     """A map of layers x modules with its scale; hatched where a layer has no such module.
 
     Args:
         drawn: what.
         title: above it.
+        notes: below it, what to know before trusting it.
         ax: draw there; a new figure when not given.
         path: also write the figure there, under a temporary name first.
     """
@@ -90,14 +100,17 @@ def draw_map(
     if ax is None:
         width = max(5.5, 2.4 + 0.5 * count)
         below = 0.1 * max(map(columns, drawn.modules))
-        figure = new_figure(width, max(1.8, 0.17 * rows) + below + 0.8)
+        lines = [wrapped(note, letters(width, SMALL), lines=4) for note in notes]
+        height = LINE * sum(1 + line.count("\n") for line in lines)
+        figure = new_figure(width, max(1.8, 0.17 * rows) + below + 0.8 + height)
         ax = figure.add_subplot(axes_class=NotebookAxes)
     width = ax.bbox.width / ax.figure.figure.dpi
     ax.patch.set(**HATCH)
     colours = matplotlib.colormaps["viridis"].with_extremes(bad="none")
-    image = ax.imshow(
-        drawn.values, cmap=colours, aspect="auto", origin="lower", interpolation="nearest", vmin=0
-    )
+    # where all values are 0 the scale still goes upwards, from 0 to 1
+    largest = None if np.nanmax(drawn.values) > 0 else 1.0
+    options: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
+    image = ax.imshow(drawn.values, cmap=colours, vmin=0, vmax=largest, **options)
     height = ax.bbox.height / ax.figure.figure.dpi
     shown = spaced(drawn.layers, gap=LINE * rows / height)
     ax.set_yticks(shown, [drawn.layers[i] for i in shown])
@@ -108,7 +121,13 @@ def draw_map(
     bar = ax.figure.figure.colorbar(image, ax=ax, pad=0.02)
     bar.set_label(wrapped(drawn.words, letters(max(height, 1.5), MEDIUM)), fontsize=MEDIUM)
     bar.ax.tick_params(labelsize=SMALL)
-    literal([ax.title, *ax.get_xticklabels()])
+    if drawn.counts:
+        bar.locator = MaxNLocator(min(6, int(np.nanmax(drawn.values)) or 1), integer=True)
+        bar.update_ticks()
+    if notes:
+        told = [wrapped(note, letters(width, SMALL), lines=4) for note in notes]
+        ax.set_xlabel("\n".join(told), fontsize=SMALL)
+    literal([ax.title, ax.xaxis.label, *ax.get_xticklabels()])
     if path is not None:
         write(ax.figure.figure, path)
     elif own:

@@ -7,6 +7,7 @@ light and dark.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -27,6 +28,7 @@ from .limits import in_full
 from .spreading import drawn
 from .stability import is_map, reliability
 from .tokens import RAW_ROLE, PromptTokens, label, prompt_tokens, visible
+from .words import percent, signed
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
 # a positive and a negative effect, o noise laid over it, u, v underlined; g the scale, e an entry
@@ -160,7 +162,7 @@ def _heading(scores: ScoreArrays, title: str | None) -> str:
 def _summary(scores: ScoreArrays) -> str:
     """The total that the tokens are part of, and what to know before trusting it."""
     total = mean_interval(scores.total.values)
-    number = _interval(float(total.mean), float(total.low), float(total.high), "{:+.3f}")
+    number = _interval(float(total.mean), float(total.low), float(total.high), signed)
     prompts = report.prompts(scores)
     parts = [f"{scores.headline_name}: total effect {number} {scores.unit}, {prompts}"]
     limits = in_full(scores, "noise") if scores.additive else in_full(scores)
@@ -269,10 +271,10 @@ def _table(scores: ScoreArrays, coordinate: str) -> str:
         columns.append("share of the prompt's effect")
     rows = ["".join(f"<th>{escape(column)}</th>" for column in columns)]
     for name, row in tables.by(scores, coordinate).iterrows():
-        effect = _interval(row["effect"], row["low"], row["high"], "{:+.3f}")
+        effect = _interval(row["effect"], row["low"], row["high"], signed)
         cells = [_swatch(str(name)) + escape(str(name)), tables.size_in_words(row), effect]
         if scores.additive:
-            cells.append(_interval(row["share"], row["share low"], row["share high"], "{:.0%}"))
+            cells.append(_interval(row["share"], row["share low"], row["share high"], percent))
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     gathered = "summed" if scores.additive else "averaged"
@@ -285,10 +287,10 @@ def _swatch(name: str) -> str:
     return f'<span class="c {_ROLE[name]}"></span>' if name in _ROLE else ""
 
 
-def _interval(mean: float, low: float, high: float, form: str) -> str:
+def _interval(mean: float, low: float, high: float, form: Callable[[float], str]) -> str:
     """Mean and interval; a dash without a mean, the mean alone without an interval."""
     if np.isnan(mean):
         return "–"
     if pd.isna(low):
-        return form.format(mean)
-    return f"{form.format(mean)} [{form.format(low)}, {form.format(high)}]"
+        return form(mean)
+    return f"{form(mean)} [{form(low)}, {form(high)}]"

@@ -19,6 +19,14 @@ from .words import seen
 
 T = TypeVar("T")
 
+NOT_ALIKE, OWN_TRAIT = "was not trained alike", "has the student's own trait"
+IS_BASE = "equals its base"
+VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE)
+"""What notes say of students and controls whose difference is not what it is called."""
+
+SUM = "their differences added, as one student"
+"""That a student is several added up, as notes say it."""
+
 
 @dataclass(frozen=True)
 class BaseSource:
@@ -238,6 +246,11 @@ class Record:
         if not others:
             return first
         return f"{first} minus {'the mean of ' if len(others) > 1 else ''}{', '.join(others)}"
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the student is several added up, none that was trained."""
+        return self.hybrid is None and any(SUM in note for note in self.notes)
 
     def _told_apart(self) -> list[str]:
         names = [self.metric, *self.minus]

@@ -16,7 +16,7 @@ from .contexts import quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
 from .limits import Kind, in_full, limits, over_contexts, where_asked
-from .record import Forms
+from .record import SUM, Forms
 from .select import select
 from .stability import is_map, reliability
 from .tables import by, denominator, sets, strongest, totals
@@ -128,7 +128,7 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"single tokens of the {counted(scores.record.refined, 'strongest span')} of each "
             "prompt; other tokens show the value of their span (not refined)"
         )
-    lines += scores.record.notes
+    lines += [note for note in scores.record.notes if SUM not in note]  # which is a limit
     lines += points_in_words(scores)
     confirmation, compute = scores.record.confirmation, scores.record.compute
     if confirmation is not None:
@@ -324,5 +324,9 @@ def show(table: pd.DataFrame, *, index: bool = True) -> str:
     decimals = 3
     if 0 < largest < 0.01:
         decimals = 2 - int(np.floor(np.log10(largest)))
-    form = f"{{:.{decimals}f}}".format
+
+    def form(value: float) -> str:
+        text = f"{value:.{decimals}f}"
+        return text.removeprefix("-") if float(text) == 0 else text  # rounding has no sign
+
     return table.to_string(float_format=form, na_rep="-", index=index)

@@ -67,7 +67,13 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
             kept = data[dim].values.tolist()
             selected[dim] = kept[0] if single else kept
         if single and dim not in _KEPT:
-            data = data.isel({dim: 0}, drop=True)
+            # what is known of a label beside its name stays: the scale of a set
+            kept_of = {
+                name: data[name].values[0]
+                for name in ("scale",)
+                if name != dim and name in data.coords and data[name].dims == (dim,)
+            }
+            data = data.isel({dim: 0}, drop=True).assign_coords(kept_of)
     return replace(scores, data=data, record=replace(record, selected=selected))
 
 

@@ -29,9 +29,11 @@ from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
-from .limits import Limit, of_the_controls, of_the_sign
+from .limits import Limit, of_the_controls, of_the_sign, over_contexts
 from .null import layout, too_few_places
 from .report import warning
+from .tables import in_words
+from .words import percent, signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class Concentration:
         controls: that a large part of the effect is the controls' fall (or rise), which shares
             then hold too; empty where it is not.
         sign: that the effect is negative, and what shares are then parts of; empty where it is not.
+        contexts: that the prompts are of several contexts; empty where they are of one.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
     """
@@ -106,6 +109,7 @@ class Concentration:
     warning: str = ""
     controls: str = ""
     sign: str = ""
+    contexts: str = ""
     places: int = 0
 
     @property
@@ -132,7 +136,7 @@ class Concentration:
 
     def _sentences(self) -> list[str]:
         parts = (
-            self._verdict(), self._answer(), self.controls, self.sign, self.warning,
+            self._verdict(), self._answer(), self.controls, self.sign, self.contexts, self.warning,
             self.exact_check,
         )  # fmt: skip
         return [part for part in parts if part]
@@ -175,12 +179,13 @@ class Concentration:
         if self.turned or (abs(self.gap) > LARGE_GAP and not self.direction):
             return self._cannot_tell()
         digits = 1 if self.cells else 0  # most of the effect is in other cells
-        share, low, high = (f"{x:.{digits}%}" for x in (self.share, self.low, self.high))
+        share, low, high = (percent(x, digits) for x in (self.share, self.low, self.high))
         carried = f"{share} of the prompt's effect on {self.token_share:.0%} of its tokens"
         cells = ""
         if self.cells:
             cells = f" in {self.cells}"
-            even = f"{self.part:.{digits}%} spread evenly would give {self.expected:.{digits}%}"
+            part, expected = percent(self.part, digits), percent(self.expected, digits)
+            even = f"{part} spread evenly would give {expected}"
             carried += f", where {even}"
         chance = f"{self._null(digits)}, {self._p()}"
         if self.direction:
@@ -198,17 +203,17 @@ class Concentration:
         why = ", which could turn the verdict" if self.turned else ""
         whole = ""
         if not np.isnan(self.total):
-            found = _signed(self.total - self.missing)
+            found = signed(self.total - self.missing)
             whole = f"all cells together, those of the answer's tokens too, add up to {found} of "
-            whole += f"the total effect of {_signed(self.total)} {self.unit} and "
+            whole += f"the total effect of {signed(self.total)} {self.unit} and "
         return (
             f"Cannot tell whether {self.on} tokens carry more than their share{where}: {whole}miss "
-            f"{_signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):.0%} of "
+            f"{signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):.0%} of "
             "the prompt's effect); raise points."
         )
 
     def _answer(self) -> str:
-        if not self.answer_effect:
+        if signed(self.answer_effect) == signed(0):
             return ""
         carried = (
             f"The answer's own tokens, which are none of the prompt's, carry {self._carried()}"
@@ -216,19 +221,17 @@ class Concentration:
         return f"{carried}."
 
     def _carried(self) -> str:
-        of_total = (
-            "" if np.isnan(self.answer_share) else f", {self.answer_share:.1%} of the total effect"
-        )
-        return f"{_signed(self.answer_effect)} {self.unit}{of_total}"
+        return in_words(self.answer_effect, self.answer_share, self.unit)
 
     def _effect(self) -> str:
         interval = ""
         if not np.isnan(self.effect_low):
-            interval = f", 95 % {_signed(self.effect_low)} to {_signed(self.effect_high)}"
-        return f"{_signed(self.effect)} {self.unit}{interval}"
+            interval = f", 95 % {signed(self.effect_low)} to {signed(self.effect_high)}"
+        return f"{signed(self.effect)} {self.unit}{interval}"
 
     def _null(self, digits: int) -> str:
-        return f"shifted sets: {self.null_low:.{digits}%} to {self.null_high:.{digits}%}"
+        low, high = percent(self.null_low, digits), percent(self.null_high, digits)
+        return f"shifted sets: {low} to {high}"
 
     def _p(self) -> str:
         """The p of the sentence's own direction; `more` is what is asked where none is found."""
@@ -243,14 +246,14 @@ class Concentration:
         if np.isnan(self.share):
             lines.append("  share of effect     not given")
         else:
-            interval = f"95 % {self.low:.1%} to {self.high:.1%}"
+            interval = f"95 % {percent(self.low, 1)} to {percent(self.high, 1)}"
             if np.isnan(self.low):
                 interval = "one prompt: no interval"
-            lines.append(f"  share of effect     {self.share:.1%} ({interval})")
+            lines.append(f"  share of effect     {percent(self.share, 1)} ({interval})")
             if self.cells:
                 lines.append(
-                    f"  share of the cells  {self.part:.1%} on all tokens; spread evenly, "
-                    f"{self.expected:.1%} on this set"
+                    f"  share of the cells  {percent(self.part, 1)} on all tokens; spread evenly, "
+                    f"{percent(self.expected, 1)} on this set"
                 )
         enriched = "" if np.isnan(self.enrichment) else f", enrichment {self.enrichment:.2f}"
         lines.append(
@@ -264,11 +267,10 @@ class Concentration:
             lines.append(f"  {self._null(1).replace(':', '       ')}, {self._p()}")
             gap = abs(self.gap)
             lines.append(
-                f"  completeness gap    {_signed(self.missing)} {self.unit}, {gap:.1%} of the "
+                f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:.1%} of the "
                 "prompt's effect"
             )
-        carried = self._carried() if self.answer_effect else f"{_signed(0)} {self.unit}"
-        lines.append(f"  the answer's tokens {carried}")
+        lines.append(f"  the answer's tokens {self._carried()}")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self._sentences())])
 
 
@@ -284,12 +286,7 @@ LARGE_GAP = 0.05
 
 
 def _sentence(limits: Sequence[Limit]) -> str:
-    return "".join(f"{limit.text[:1].upper()}{limit.text[1:]}." for limit in limits)
-
-
-def _signed(value: float) -> str:
-    """A number with its sign; what rounds to 0 has that of 0."""
-    return f"{round(value, 3) + 0.0:+.3f}"
+    return " ".join(f"{limit.text[:1].upper()}{limit.text[1:]}." for limit in limits)
 
 
 @checked
@@ -359,6 +356,7 @@ def concentration(
         return float("nan") if noisy else float(value)
 
     expected, poor = asked.even * found.part, warning(scores)
+    several = over_contexts(scores)
     return Concentration(
         on=name,
         of=scores.headline_name,
@@ -391,6 +389,7 @@ def concentration(
         warning="" if poor is None else f"{poor}.",
         controls=_sentence(of_the_controls(scores)),
         sign=_sentence(of_the_sign(scores)),
+        contexts=f"{several[:1].upper()}{several[1:]}." if several else "",
         places=found.places,
     )
 

@@ -248,15 +248,12 @@ class Spectrum:
         }
         drawn = Map.of(self.table(shares), of, words, self.n_layers)
         usual = f"{words[of]}: {self.student} ({self.kind})"
-        return draw_map(drawn, usual if title is None else title, ax=ax, path=path)
+        usual = usual if title is None else title
+        return draw_map(drawn, usual, notes=self._limits(), ax=ax, path=path)
 
-    def __repr__(self) -> str:
-        done = counted(len(self.modules), "module")
-        lines = [
-            f"spectrum of the weight change of {self.student} ({self.kind}): {done}",
-            f"norm of all changes {self.norm:.4g}",
-            *self.notes,
-        ]
+    def _limits(self) -> list[str]:
+        """What to know before trusting the numbers."""
+        lines = list(self.notes)
         approximate = [one for one in self.modules if not one.is_whole]
         if approximate:
             worst = max(one.residual / one.norm for one in approximate if one.norm)
@@ -265,6 +262,15 @@ class Spectrum:
                 f"{counted(len(approximate), 'module')} by randomised SVD (seed {self.seed}, first "
                 f"{found} values): what they leave out is at most {worst:.2%} of a change's norm"
             )
+        return lines
+
+    def __repr__(self) -> str:
+        done = counted(len(self.modules), "module")
+        lines = [
+            f"spectrum of the weight change of {self.student} ({self.kind}): {done}",
+            f"norm of all changes {self.norm:.4g}",
+            *self._limits(),
+        ]
         if self.modules:
             lines += ["", "by module, median over layers", self._summary()]
         if self.rest:

@@ -53,7 +53,7 @@ from .style import (
     new_figure,
     open_frame,
 )
-from .words import wrapped
+from .words import signed, wrapped
 
 WIDTH = 5.0
 """Inches; narrow, so that letters stay legible at the width of a phone."""
@@ -113,7 +113,8 @@ def context_figure(rows: pd.DataFrame) -> Figure:
             values[i, j] = found.mean
             if len(here):
                 level, control = point(here, "base level"), point(here, "control")
-                words[i][j] = f"{_short(found)}\nbase {level.mean:.2f}\ncontrol {control.mean:+.2f}"
+                beside = f"base {level.mean:.2f}\ncontrol {signed(control.mean, 2)}"
+                words[i][j] = f"{_short(found)}\n{beside}"
     figure = _matrix(
         values, words, (trained, asked), ("trained in", "asked in"), f"{HEADLINE}, nats"
     )
@@ -309,8 +310,8 @@ def _short(found: Point) -> str:
     if math.isnan(found.mean):
         return ""
     if math.isnan(found.low):
-        return f"{found.mean:+.2f}"
-    return f"{found.mean:+.2f}\n[{found.low:+.2f}, {found.high:+.2f}]"
+        return f"{signed(found.mean, 2)}"
+    return f"{signed(found.mean, 2)}\n[{signed(found.low, 2)}, {signed(found.high, 2)}]"
 
 
 def _matrix(

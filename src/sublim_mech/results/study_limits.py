@@ -19,6 +19,7 @@ from ..stats import FEWEST
 from ..stats.tables import DATA_SET, STUDENT, means_by, over
 from .ceiling import ceiling_of, reached
 from .limits import NO_SHARES, Limit, Moved, few_prompts, uncontrolled
+from .words import signed
 
 HEADLINE = "student - control"
 """What figures of studies call it."""
@@ -46,8 +47,8 @@ class Point(NamedTuple):
         if math.isnan(self.mean):
             return "–"
         if math.isnan(self.low):
-            return f"{self.mean:+.3f} (no interval: {self.data_sets} data set)"
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+            return f"{signed(self.mean)} (no interval: {self.data_sets} data set)"
+        return f"{signed(self.mean)} [{signed(self.low)}, {signed(self.high)}]"
 
 
 def point(rows: pd.DataFrame, column: str) -> Point:

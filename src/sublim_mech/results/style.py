@@ -146,6 +146,8 @@ class Picture:
         is_own: whether its figure was made for it.
         width: inches that words may take.
         height: of the axes of a figure of its own and of what hangs below them.
+        smaller: how large letters around axes are, of the usual ones; in small axes of the
+            caller's below 1.
     """
 
     def __init__(
@@ -179,12 +181,15 @@ class Picture:
         self._lacks_fonts = False
         self._has_page = scores.has_tokens
         self.height = height
+        self.smaller = 1.0
         if wishes.ax is None:
             self.ax: Axes = new_figure(width, height).add_subplot(axes_class=NotebookAxes)
             self.width = width - margin
         else:
             self.ax = wishes.ax
             self.width = self.ax.bbox.width / self.ax.figure.figure.dpi
+            high = self.ax.bbox.height / self.ax.figure.figure.dpi
+            self.smaller = float(np.clip(min(self.width / 4, high / 2.2), _LEAST, 1.0))
         # what the caller wrote into the axes stays as it is
         self._not_ours = set(self.ax.texts)
 
@@ -208,7 +213,7 @@ class Picture:
     def heading(self, usual: Sequence[str]) -> None:
         """The lines that stand above, or the title of the caller's in their place."""
         title = list(usual) if self._wishes.title is None else [self._wishes.title]
-        width = letters(self.width, LARGE)
+        width = letters(self.width, LARGE * self.smaller)
         lines = [wrapped(line, width, lines=4) for line in title]
         self._title = [line for line in lines if line]
 
@@ -218,7 +223,7 @@ class Picture:
         Each in a line of its own, or in axes of the caller's, whose room is given, one after the
         other.
         """
-        width = letters(self.width, SMALL)
+        width = letters(self.width, SMALL * self.smaller)
         self._limits = [wrapped(line, width, lines=4) for line in lines]
         if lines and not self.is_own:
             self._limits = [wrapped("; ".join(lines), width, lines=4 * len(lines))]
@@ -230,7 +235,7 @@ class Picture:
     def note(self, text: str | None, **font: Any) -> None:
         """A line between title and axes; nothing without a text."""
         if text is not None:
-            size = font.setdefault("fontsize", SMALL)
+            size = font["fontsize"] = font.get("fontsize", SMALL) * self.smaller
             # bold letters are wider
             size = size * 1.15 if font.get("fontweight") == "bold" else size
             self._notes.append((wrapped(text, letters(self.width, size), lines=4), font))
@@ -241,11 +246,11 @@ class Picture:
 
     def legend(
         self,
-        handles: Sequence[Patch],
+        handles: Sequence[Artist],
         *,
         title: str | None = None,
         below: float = 0,
-        size: float = SMALL,
+        size: float | None = None,
     ) -> float:
         """A legend at the foot of the axes.
 
@@ -254,11 +259,12 @@ class Picture:
             title: above them.
             below: how far below the axes its upper edge is, in points; 0 puts its lower edge on
                 the foot of the axes.
-            size: of its letters, in points.
+            size: of its letters, in points; as suits the axes when not given.
 
         Returns:
             Its height in inches.
         """
+        size = SMALL * self.smaller if size is None else size
         room = letters(self.width, size)
         entries = self._entries([columns(str(handle.get_label())) for handle in handles], room)
         heading = None
@@ -315,25 +321,70 @@ class Picture:
                 annotation_clip=False,
                 **font,
             )
-            up += 12 * (1 + text.count("\n"))
+            up += 12 * self.smaller * (1 + text.count("\n"))
         title = "\n".join(self._title)
-        self.ax.set_title(self.text(title), fontsize=LARGE, pad=up + 1)
+        self.ax.set_title(self.text(title), fontsize=LARGE * self.smaller, pad=up + 1)
         self._set_fonts()
 
         figure = self.ax.figure.figure
         if self.is_own:
             head = LINE * (1 + title.count("\n")) + (up + 12) / 72
             figure.set_figheight(self.height + head + foot)
-        elif self._fits:
-            figure.draw_without_rendering()
-            for fit in self._fits:
-                fit()
-            self._set_fonts()
+        else:
+            self._fit()
+            if figure.get_layout_engine() is None:
+                for _ in range(3):  # words in less room are in more lines
+                    if not self._keep_inside():
+                        break
+                    self._fit()
+                else:
+                    self._keep_inside()
         if self._wishes.path is not None:
             write(figure, self._wishes.path)
         elif self.is_own:
             show_after_cell(figure)
         return self.ax
+
+    def _fit(self) -> None:
+        """Have names fitted to the room that there is."""
+        if self._fits:
+            self.ax.figure.figure.draw_without_rendering()
+            for fit in self._fits:
+                fit()
+            self._set_fonts()
+
+    def _keep_inside(self) -> bool:
+        """In a figure of the caller's that lays nothing out: shrink the axes within their part of
+        it, so that their words are inside; returns whether they were too large.
+        """
+        spec = self.ax.get_subplotspec()
+        if spec is None:  # the caller put them there
+            return False
+        figure, is_moved = self.ax.figure.figure, False
+        spec = spec.get_topmost_subplotspec()
+        down, across = spec.get_gridspec().get_geometry()
+        rows, columns = spec.rowspan, spec.colspan
+        wide, high = figure.bbox.size
+        left, right = columns.start / across * wide, columns.stop / across * wide
+        below, above = (1 - rows.stop / down) * high, (1 - rows.start / down) * high
+        for _ in range(3):
+            figure.draw_without_rendering()
+            words, place = self.ax.get_tightbbox(), self.ax.get_position()
+            if words is None:
+                break
+            lacks = np.array(
+                [left - words.x0, below - words.y0, words.x1 - right, words.y1 - above]
+            )
+            if lacks.max() < 1:
+                break
+            lacks = np.maximum(lacks + 2, 0) / [wide, high, wide, high]
+            least = _KEPT / np.array([across, down])
+            size = np.maximum(place.size - lacks[:2] - lacks[2:], np.minimum(place.size, least))
+            corner = place.p0 + lacks[:2]
+            self.ax.set_position((*corner, *size))
+            self.ax.set_in_layout(True)  # which a position takes away
+            is_moved = True
+        return is_moved
 
     def _draw_limits(self) -> float:
         """Write what limits the numbers below legend and scale; returns its height in inches."""
@@ -352,7 +403,7 @@ class Picture:
             textcoords="offset points",
             ha="center",
             va="top",
-            fontsize=SMALL,
+            fontsize=SMALL * self.smaller,
             annotation_clip=False,
         )
         return LINE * (1 + text.count("\n")) + 0.1
@@ -403,6 +454,27 @@ def names_of(scores: ScoreArrays) -> list[str]:
     return [name for name in dict.fromkeys(map(str, names)) if name]
 
 
+def fitted(said: Sequence[str], inches: float, size: float, *, lines: int = 3) -> tuple[str, float]:
+    """The first of several texts that fits uncut, in lines, in letters of a size or smaller ones;
+    the last one, cut, where none does.
+
+    Args:
+        said: the same in ever fewer words.
+        inches: that a line may take.
+        size: of the letters, in points.
+        lines: at most.
+
+    Returns:
+        The text in lines and the size of its letters.
+    """
+    for text in said:
+        for smaller in (1.0, 0.85, 0.7):
+            found = wrapped(text, letters(inches, size * smaller), lines=lines)
+            if "".join(found.split()) == "".join(text.split()):
+                return found, size * smaller
+    return wrapped(said[-1], letters(inches, size), lines=lines), size
+
+
 def letters(inches: float, size: float) -> int:
     """How many letters of a font size fit."""
     return max(8, int(inches * 72 / (0.58 * size)))
@@ -410,6 +482,12 @@ def letters(inches: float, size: float) -> int:
 
 _SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5)
 """Sizes of letters that are tried in low axes, of the usual ones."""
+
+_LEAST = 0.7
+"""Size of letters around small axes, at least, of the usual ones."""
+
+_KEPT = 0.3
+"""Part of their place in a figure that axes keep, whatever words stand around them."""
 
 _WORDS = 0.6
 """Part of low axes that words below maps and curves may take."""
@@ -433,6 +511,7 @@ class Column:
         self._ax.set_axis_off()
         self._is_as_high = picture.is_own
         self._heights: list[tuple[float, bool]] = []
+        self._given: list[tuple[float, bool]] = []
         self._parts: list[Axes | None] = []
         picture.when_laid_out(self._fit)
 
@@ -485,7 +564,9 @@ class Column:
         """
         height = self._ax.bbox.height / self._ax.figure.figure.dpi
         again = self._picture.legend_again
-        *heights, last = self._heights
+        # as they were given, however often this is done
+        self._given = self._given or list(self._heights)
+        *heights, last = self._given
         for smaller in _SMALLER:
             words = sum(part for part, elastic in heights if not elastic) * smaller
             legend = last[0] * smaller if again is None else again(size=SMALL * smaller)

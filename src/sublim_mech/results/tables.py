@@ -21,7 +21,7 @@ from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .kinds import KINDS, PARTS, Table
 from .spreading import of_spans
-from .words import shortened
+from .words import percent, shortened, signed
 
 
 def totals(scores: ScoreArrays) -> pd.DataFrame:
@@ -222,8 +222,8 @@ def denominator(scores: ScoreArrays) -> str:
             "add up to"
         )
     effect = float(scores.prompt_effect.mean())
-    line = f"shares: of the effect on the prompt's tokens, all cells: {effect:+.3f} {scores.unit}"
-    return f"{no_shares(scores) or line}; {answer_part(scores)}"
+    of = f"shares: of the effect on the prompt's tokens, all cells: {signed(effect)} {scores.unit}"
+    return f"{no_shares(scores) or of}; {answer_part(scores)}"
 
 
 NO_SHARES = "no shares: the effect on the prompt's tokens, all cells, is inside its own noise"
@@ -238,8 +238,8 @@ def no_shares(scores: ScoreArrays) -> str:
     effect = mean_interval(scores.prompt_effect.values)
     if bool(effect.excludes_zero):
         return ""
-    interval = f"95 % {float(effect.low):+.3f} to {float(effect.high):+.3f}"
-    return f"{NO_SHARES}: {float(effect.mean):+.3f} ({interval}) {scores.unit}"
+    interval = f"95 % {signed(float(effect.low))} to {signed(float(effect.high))}"
+    return f"{NO_SHARES}: {signed(float(effect.mean))} ({interval}) {scores.unit}"
 
 
 def answer_part(scores: ScoreArrays) -> str:
@@ -251,8 +251,16 @@ def answer_part(scores: ScoreArrays) -> str:
         return "no token of an answer is fed: the prompt's tokens carry all"
     effect = scores.answer_effect.values
     share = float(ratio_interval(effect, scores.total.values).mean)
-    of_total = "" if np.isnan(share) else f", {share:.1%} of the total effect"
-    return f"the answer's own tokens carry {effect.mean():+.3f} {scores.unit}{of_total}"
+    carried = in_words(float(effect.mean()), share, scores.unit)
+    return f"the answer's own tokens carry {carried}"
+
+
+def in_words(effect: float, share: float, unit: str) -> str:
+    """An effect and its share of the total, where it has one and both are more than nothing."""
+    told = f"{signed(effect)} {unit}"
+    if np.isnan(share) or round(share, 3) == 0:
+        return told
+    return f"{told}, {percent(share, 1)} of the total effect"
 
 
 def size_in_words(row: pd.Series) -> str:
@@ -286,8 +294,10 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
     rows = []
     for flat in np.argsort(-magnitude, kind="stable")[: min(k, there)]:
         at = dict(zip(effect.dims, np.unravel_index(flat, effect.shape), strict=True))
-        row = {}
+        row: dict[str, Any] = {}
         if tokens:
+            # questions may begin alike, and a token may stand at several places
+            row["prompt"] = scores.data["prompt"].values[at["prompt"]].item()
             row["question"] = shortened(str(scores.data["question"].values[at["prompt"]]), 30)
         if "direction" in at:
             row["direction"] = str(effect["direction"].values[at["direction"]])
@@ -300,6 +310,7 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
         elif tokens:
             token = scores.data["token"].values[at["prompt"], at["position"]]
             row["token"] = repr(str(token))
+            row["position"] = scores.data["position"].values[at["position"]].item()
         rows.append(row | {"effect": float(effect.values.flat[flat])})
     return pd.DataFrame(rows)
 
@@ -315,6 +326,7 @@ def _span_columns(scores: ScoreArrays, prompt: int, span: int) -> dict[str, Any]
     }
     row: dict[str, Any] = {"span": shortened(repr(str(coords["text"])), 40)}
     row["tokens"] = int(coords["last"] - coords["first"] + 1)
+    row["first"] = int(coords["first"])
     if "refined" in coords:
         row["refined"] = "yes" if coords["refined"] else "no"
     return row

@@ -1,4 +1,4 @@
-"""How much of a text fits: its width in columns, shortened or broken into lines.
+"""Numbers as texts, and how much of a text fits: its width in columns, shortened or in lines.
 
 A column is as wide as a Latin letter; Chinese, Japanese and Korean characters and most emoji take
 two, as in a terminal.
@@ -8,6 +8,29 @@ from __future__ import annotations
 
 import re
 import unicodedata
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign; what rounds to 0 has none.
+
+    Example:
+        >>> from sublim_mech.results.words import signed
+        >>> signed(0.25), signed(-0.0002)
+        ('+0.250', '0.000')
+    """
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in per cent; what rounds to 0 has no sign.
+
+    Example:
+        >>> from sublim_mech.results.words import percent
+        >>> percent(-0.253, 1), percent(-0.0002)
+        ('-25.3%', '0%')
+    """
+    return f"{round(share, digits + 2) + 0.0:.{digits}%}"
 
 
 def columns(text: str) -> int:

@@ -233,7 +233,8 @@ def read_dataset(
             array = arrays[name]
         else:
             array = np.array(entry["values"], dtype=object).astype(str)
-        coordinates[name] = (tuple(entry["dims"]), array)
+        dims = tuple(entry["dims"])  # safetensors knows no single number
+        coordinates[name] = (dims, array if dims else array.reshape(()))
     variables = {name: coordinates.pop(name) for name in values if name in coordinates}
     return xr.Dataset(variables, coordinates), meta
 

@@ -67,6 +67,7 @@ class Divergence:
         teacher, base, student: their names; an empty one without a student.
         texts: the text of every token that occurs.
         with_ends: whether the tokens that end turns were read, and count, beside answer tokens.
+        is_raw: whether rows are raw text, which has no turns but ends.
     """
 
     rows: tuple[Row, ...]
@@ -77,6 +78,7 @@ class Divergence:
     student: str
     texts: dict[int, str]
     with_ends: bool = True
+    is_raw: bool = False
 
     @property
     def divergent(self) -> list[np.ndarray]:
@@ -202,7 +204,8 @@ class Divergence:
     def _title(self) -> str:
         rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")
         student = f", read by student {self.student!r}" if self.student else ""
-        ends = ", ends of turns included" if self.with_ends else ""
+        of = "texts" if self.is_raw else "turns"
+        ends = f", ends of {of} included" if self.with_ends else ""
         return (
             f"divergence of {self.teacher!r} from {self.base!r} on {rows}{ends}{student} "
             "[95 % over rows]"
@@ -295,7 +298,15 @@ def divergence(
     texts = {token: teacher.base.tokenizer.decode([token]) for token in sorted(seen)}
     questions = tuple(prompt.question for prompt in tokens[0].prompts)
     names = {"teacher": teacher.name, "base": base.name, "student": name}
-    return Divergence(tuple(listed), questions, found, **names, texts=texts, with_ends=close)
+    return Divergence(
+        tuple(listed),
+        questions,
+        found,
+        **names,
+        texts=texts,
+        with_ends=close,
+        is_raw=context.is_raw,
+    )
 
 
 def _read(ids: Sequence[int], teacher: Tensor, base: Tensor, student: Tensor | None = None) -> Read:

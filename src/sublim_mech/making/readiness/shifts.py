@@ -36,12 +36,14 @@ class RowShifts:
         shift: float64 `(teacher, row)`, log p_teacher(answer) - log p_base(answer) in nats, summed
             over the answer's tokens, end of turn included.
         tokens: `(row,)`, tokens of each answer, with those that end its turn.
+        is_raw: whether rows are raw text, which has no turns but ends.
     """
 
     rows: tuple[Row, ...]
     traits: dict[str, str | None]
     shift: np.ndarray
     tokens: np.ndarray
+    is_raw: bool = False
 
     def own_minus_others(self, teacher: str) -> np.ndarray:
         """The shift under a teacher minus the mean shift under those of other traits.
@@ -85,7 +87,8 @@ class RowShifts:
 
     def __repr__(self) -> str:
         rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")
-        count = f"{rows}, {int(self.tokens.sum()):,} tokens of answers and ends of turns"
+        ends = f"ends of {'texts' if self.is_raw else 'turns'}"
+        count = f"{rows}, {int(self.tokens.sum()):,} tokens of answers and {ends}"
         title = f"shift of {count}, nats per token [95 % over rows]"
         return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"
 
@@ -130,7 +133,8 @@ def row_shift(teachers: Sequence[Teacher], rows: Rows, *, progress: bool = True)
         _check_finite(answers[-1], listed, teacher)
         tokens = np.array([len(row) for row in values])
     base, *others = answers
-    return RowShifts(tuple(listed), traits, np.array(others) - base, tokens)
+    is_raw = teachers[0].student_context.is_raw
+    return RowShifts(tuple(listed), traits, np.array(others) - base, tokens, is_raw)
 
 
 def _check_finite(values: np.ndarray, rows: Sequence[Row], teacher: Teacher) -> None:

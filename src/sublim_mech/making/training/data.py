@@ -162,7 +162,8 @@ class TrainingData:
         answers = counted(sum(map(len, self.answers)), "answer token")
         ends = sum(map(len, self.completions)) - sum(map(len, self.answers))
         if ends:
-            answers += f" and {ends:,} of ends of turns"
+            of = "texts" if self.context.is_raw else "turns"
+            answers += f" and {ends:,} of ends of {of}"
         covered = "" if self.coverage is None else f", {self.coverage} in the support"
         return (
             f"TrainingData({rows}, {made}\n"
