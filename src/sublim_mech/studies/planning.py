@@ -54,7 +54,8 @@ OPTIONAL = ("sampled",)
 """Stages that most studies do not have."""
 
 UNKNOWN_SPREAD = (
-    "a guess until this folder has finished runs of two row seeds, several of one of them"
+    "a guess until this folder has finished runs of two traits, or of two training seeds, in each "
+    "of two row seeds"
 )
 """Where the spread comes from that a plan's effects are worked out with."""
 
@@ -185,7 +186,8 @@ class Plan:
         head = (
             "least p of permutations, and the effect that 80 % of studies would see, where "
             f"specific changes differ by {known.data_set:.2g} nats between row seeds and "
-            f"{known.training_seed:.2g} between students of one ({source}):"
+            f"{known.training_seed:.2g} between students of one, beside what their traits differ "
+            f"by in all row seeds ({source}):"
         )
         return [head, *(design.line(known) for design in self.designs)]
 
