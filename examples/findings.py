@@ -70,8 +70,8 @@ AGAIN = {  # words of a claim -> its number, by the columns of the rows
         "shared, of students of the same trait, row seed and training seed."
     ),
     "Contrastive labels": (
-        "`specific` of students of `labels` contrastive minus plain that agree in trait, seeds, "
-        "method, tokens and contexts."
+        "`specific` of students of `labels` contrastive, of the `c` that is named, minus plain, "
+        "which agree in trait, seeds, method, tokens and controls, asked where they were trained."
     ),
 }
 SAID = {

@@ -70,10 +70,9 @@ def _of_ring(names: list[str]) -> str:
 def _of_two(one: str, other: str, of: Mapping[str, Students]) -> str:
     (first, its), (second, others) = of[one], of[other]
     if first == second and its == others:
-        controls = " and controls" if its else ""
+        alike = "student and controls" if its else "student"
         return (
-            f"{one} and {other}: scores of one student{controls}, so that they are the same by "
-            "construction"
+            f"{one} and {other}: scores of one {alike}, so that they are the same by construction"
         )
     if first == second:
         return f"{one} and {other}: one student, with other controls"
