@@ -127,6 +127,17 @@ def test_a_third_study_is_compared_with_all_that_were_run_there(tmp_path):
     assert sorted(held, key=repr) == sorted([OTHER, third], key=repr)
 
 
+def test_a_study_that_is_called_as_if_kept_is_left_alone(tmp_path):
+    out = tmp_path / "out"
+    alike = small_study("base", ONE, name="small-0123abcd")
+    silently(Store(out).begin, alike)
+    silently(Store(out).begin, STUDY)
+    page = silently(studies.report, alike, out).page
+    assert silently(studies.report, STUDY, out).page != page
+    names = sorted(path.name for path in (out / STUDIES).iterdir())
+    assert names == ["small-0123abcd.json", "small.json"]
+
+
 def test_a_third_report_finds_its_own_among_all(tmp_path):
     out = tmp_path / "out"
     Store(out).begin(OTHER)

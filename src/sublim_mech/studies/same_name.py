@@ -64,6 +64,7 @@ def write_configuration(study: Study, path: Path) -> None:
     """
     text = to_json(study)
     there = {file: file.read_text("utf-8") for file in _with_hash(path) if file.is_file()}
+    there = {f: known for f, known in there.items() if f == path or _is_of(known, study)}
     if there.get(path) == text:
         return
     unlike = {file: _unlike(known, study) for file, known in there.items()}
@@ -127,7 +128,12 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
     folder = place(out, "out") / "report" / study.name if to is None else place(to, "to")
     check_file(folder / page, "to")
     several = _with_hash(folder) if to is None else [folder]
-    unlike = {one: _unlike(_record_of(one), study) for one in several if _record_of(one)}
+    records = {one: _record_of(one) for one in several}
+    unlike = {
+        one: _unlike(text, study)
+        for one, text in records.items()
+        if text and (one == folder or _is_of(text, study))
+    }
     taken = unlike.get(folder, _SAME)
     if not taken.how:
         return folder
@@ -160,6 +166,16 @@ def _record_of(folder: Path) -> str:
     """The configuration of the study whose report a folder holds; empty where it holds none."""
     record = folder / RECORD
     return record.read_text("utf-8") if record.is_file() else ""
+
+
+def _is_of(text: str, study: Study) -> bool:
+    """Whether a configuration is of a study of this name: another one may be called as if it had a
+    hash behind it.
+    """
+    try:
+        return bool(json.loads(text)["name"] == study.name)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def write_record(study: Study, folder: Path) -> None:
