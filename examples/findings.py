@@ -70,8 +70,8 @@ AGAIN = {  # words of a claim -> its number, by the columns of the rows
         "shared, of students of the same trait, row seed and training seed."
     ),
     "Contrastive labels": (
-        "`specific` of students of `labels` contrastive minus plain that agree in trait, seeds, "
-        "method, tokens and contexts."
+        "`specific` of students of `labels` contrastive, of the `c` that is named, minus plain, "
+        "which agree in trait, seeds, method, tokens and controls, asked where they were trained."
     ),
 }
 SAID = {
@@ -149,21 +149,21 @@ def _contrast(evidence: Evidence) -> Verdict:
     """Contrastive labels against the teacher's own, by students that differ in nothing else."""
     claim = "Contrastive labels transmit more than the teacher's own"
     text = "contrastive - plain is above 0"
-    every = evidence.all[evidence.all["step"].fillna(0) == 0]
-    by = ["trait", "row_seed", "training_seed", "method", "where", "trained_in", "evaluated_in"]
-    by.append("focus")
+    chosen = evidence.labelled()
+    by = ["trait", "row_seed", "training_seed"]
     kinds = [
-        every[every["labels"] == name].set_index(by)["specific"]
+        chosen.rows[chosen.rows["labels"] == name].set_index(by)["specific"]
         for name in ("contrastive", "plain")
     ]
-    pairs = kinds[0].groupby(level=by).mean().sub(kinds[1].groupby(level=by).mean()).dropna()
+    pairs = kinds[0].sub(kinds[1]).dropna()
     if pairs.empty:
         return conclude(claim, [nothing_measured(text, "no students of both kinds")])
     interval = nested_interval(
         pairs.to_numpy(float), pairs.index.get_level_values("row_seed").tolist()
     )
     one = above_zero(text, interval)
-    return conclude(claim, [one], notes=[f"{counted(len(pairs), 'pair')} of students."])
+    notes = [f"{counted(len(pairs), 'pair')} of students.", chosen.told]
+    return conclude(claim, [one], notes=notes)
 
 
 # --------------------------------------------------------------------------------------- the pieces

@@ -16,10 +16,10 @@ import torch
 from . import completion
 from .engine.pair import load_pair
 from .engine.parity import ParityError
-from .hints import rename
 from .instruments import command as instruments
 from .instruments.command_checks import check_students
-from .instruments.command_options import called, seed_of
+from .instruments.command_options import called, noting, seed_of
+from .instruments.command_words import in_commands
 from .instruments.verification import verify
 from .studies import command as studies
 
@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = parser().parse_args(argv)
     try:
-        return int(given.do(given))
+        with noting(given):
+            return int(given.do(given))
     except (ValueError, TypeError, OSError, ParityError) as error:
-        print(rename(str(error), called(given)), file=sys.stderr)
+        print(in_commands(str(error), called(given)), file=sys.stderr)
         return 2
     except Exception:  # out of memory, a fault of ours: no verdict, which 1 would be
         traceback.print_exc()

@@ -121,7 +121,7 @@ def test_another_metric_of_the_same_name_is_another_metric(llama, prompts):
     first = sm.metrics.TraitMetric("cat against dog", (cat, dog), (1.0, -1.0))
     scores = sm.attribute(llama, prompts, first, **asked)
     second = sm.metrics.TraitMetric("cat against dog", (cat, dog), (1.0, -2.0))
-    said = r"from other metric than given \(scored: .*weights=\[1.0, -1.0\].*given: .*-2.0"
+    said = r"\(cat against dog: scored weights=[\[(]1.0, -1.0.*; given weights=.1.0, -2.0"
     with pytest.raises(ValueError, match=said):
         sm.confirm(llama, prompts, second, scores, k=2, **QUIET)
     again = sm.metrics.TraitMetric("cat against dog", (cat, dog), (1.0, -1.0))
@@ -147,3 +147,21 @@ def test_cells_of_chosen_or_repeated_prompts_are_their_own(llama, prompts, smol_
         assert cell["exact"] == pytest.approx(float(there), abs=5e-6)
     repeated = sm.confirm(llama, [*three, *three], TRAIT, scores, k=3, **QUIET)
     assert {cell["prompt"] for cell in repeated.record.confirmation.cells} <= {0, 3, 4}
+
+
+def test_a_refusal_names_what_differs_alone(llama, prompts):
+    """Metrics by their forms or the field in which they differ; no reprs of whole traits."""
+    asked = {"method": "attribution_patching", **QUIET}
+    scores = sm.attribute(llama, prompts, sm.Trait("cat", forms=["cat", "kitty"]), **asked)
+    with pytest.raises(ValueError, match="made from other metric than given") as refused:
+        sm.confirm(llama, prompts, sm.Trait("cat", forms=["cat", "tomcat"]), scores, **QUIET)
+    assert "(scored: log P(cat or kitty); given: log P(cat or tomcat))" in str(refused.value)
+    # of one name, the forms that are not the same
+    scored, given = ((sm.Trait("cat", forms=["cat", one]),) for one in ("kitty", "tomcat"))
+    named = [sm.metrics.TraitMetric("cat", traits, (1.0,)) for traits in (scored, given)]
+    scores = sm.attribute(llama, prompts, named[0], **asked)
+    with pytest.raises(ValueError, match="made from other metric than given") as refused:
+        sm.confirm(llama, prompts, named[1], scores, **QUIET)
+    said = "(cat, forms of cat: kitty scored alone; tomcat given alone); pass what attribute was"
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 200

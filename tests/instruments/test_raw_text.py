@@ -100,7 +100,7 @@ def test_that_nothing_is_shared_is_said_with_why_and_what_there_is(gpt2_pair):
     trained = sm.render(tokenizer, ["Owls", "Night"], context=sm.RAW)
     prompts = sm.mark_sharing(sm.render(gpt2_pair, ["My owl is the", "I dreamt of an"]), trained)
     assert {name for prompt in prompts for name in prompt.sharing} == {"novel"}
-    why = "no token of these prompts is shared with training, .*: novel.*text_rows.*words=n"
+    why = "no token of these prompts is shared with training, .*: novel.*ask texts that"
     scores = sm.graft(gpt2_pair, prompts, OWL, "sharing", **QUIET)
     (note,) = [note for note in scores.record.notes if re.search(why, note)]
     assert note in repr(scores)

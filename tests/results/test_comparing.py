@@ -8,6 +8,7 @@ import synthetic
 
 from sublim_mech.prompts import Context
 from sublim_mech.results import compare
+from sublim_mech.results.comparing import headings
 from sublim_mech.results.contexts import apart
 from sublim_mech.results.record import BaseSource, Forms, StudentSource
 
@@ -104,3 +105,55 @@ def test_metrics_of_one_name_are_told_by_their_forms():
     words = r"metrics differ \('log P\(owl\) by owl' and 'log P\(owl\) by owl, owls'\)"
     with pytest.raises(ValueError, match=words):
         compare({"one": one, "two": other})
+
+
+def of_students(scores, student, *controls):
+    """Scores of a student and controls of these hashes."""
+    hashes = {
+        name: StudentSource(name, "lora", one, "prompted")
+        for name, one in zip(["student", *controls], [student, *controls], strict=True)
+    }
+    return replace(scores, record=replace(scores.record, students=hashes))
+
+
+def test_scores_that_are_no_evidence_of_their_own_say_so():
+    """Two students that are each other's control have one headline with two signs."""
+    one = synthetic.attribution()
+
+    def told(**students):
+        scores = {name: of_students(one, *given) for name, given in students.items()}
+        table = compare(scores)
+        assert all(line in repr(table) for line in table.attrs["notes"])
+        assert [line for line in headings(scores) if line in table.attrs["notes"]]
+        return table.attrs["notes"]
+
+    mutual = (
+        "a and b: each student is the other's control, so that by construction the effect of b is "
+        "that of a with its sign turned, and shares are the same: they are one result, not two"
+    )
+    assert told(a=("x", "y"), b=("y", "x")) == [mutual]
+    same = "a and b: scores of one student and controls, so that they are the same by construction"
+    assert told(a=("x", "y", "z"), b=("x", "z", "y")) == [same]
+    assert told(a=("x",), b=("x",)) == [same.replace(" and controls", "")]
+    assert told(a=("x", "y"), b=("x", "z")) == ["a and b: one student, with other controls"]
+    ring = told(a=("x", "y", "z"), b=("y", "x", "z"), c=("z", "y", "x"))
+    assert ring == [
+        "a, b and c: each student is a control of the others, so that by construction their "
+        "effects add up to 0"
+    ]
+    two = told(a=("x", "y", "z"), b=("y", "x", "z"))
+    assert two == [
+        "a and b: each student is a control of the other, so that what the one has is taken off "
+        "the other"
+    ]
+    taken = "b: the student of a is a control of it, so that what a has is taken off b"
+    assert told(a=("x", "z"), b=("y", "x")) == [taken]
+
+
+def test_students_of_their_own_share_a_control_without_a_word():
+    one = synthetic.attribution()
+    table = compare({"a": of_students(one, "x", "z"), "b": of_students(one, "y", "z")})
+    assert table.attrs["notes"] == []
+    other = of_students(one, "y", "x")
+    base = replace(other, record=replace(other.record, base=BaseSource("other", "1")))
+    assert compare({"a": of_students(one, "x", "y"), "b": base}).attrs["notes"] == []

@@ -221,7 +221,7 @@ def test_runs_without_a_share_are_told():
     rows = placed(np.random.default_rng(0), 0.9, 0.48)
     rows[0]["ig shared share"] = float("nan")
     found = localisation_claim(rows)
-    assert "1 of 9 rows have no share and are left out." in found.notes
+    assert "1 of 9 rows has no share and is left out." in found.notes
     assert found.label == "supported"
 
 
@@ -382,8 +382,8 @@ def test_the_claim_of_arms_counts_rows_without_a_number():
         for where, height in (("shared", 0.5), ("not shared", 0.1))
         for s in range(3)
     ]
-    told = "rows have no number (NaN) in"
-    assert told not in repr(stats.trained_at_claim(arms))
+    told = "rows has no number (NaN) in"
+    assert "no number" not in repr(stats.trained_at_claim(arms))
     arms[0]["specific"] = arms[1]["kl"] = float("nan")
     found = repr(stats.trained_at_claim(arms))
     assert f"1 of 6 {told} 'specific'" in found
@@ -402,7 +402,7 @@ def test_rows_without_a_number_are_counted(name):
     assert "[no rows]" not in repr(told)
     some = students(np.random.default_rng(0), cells)
     some[0]["specific"] = None
-    assert f"1 of {len(rows)} rows have no number (NaN) in 'specific', and" in repr(claim(some))
+    assert f"1 of {len(rows)} rows has no number (NaN) in 'specific', and" in repr(claim(some))
 
 
 def test_a_missing_column_is_told_with_where_they_are_listed():

@@ -135,7 +135,7 @@ def squares(seeds, spread):
 def test_rows_that_are_left_out_of_the_trait_matrix_are_told():
     whole = squares(6, 0.05)
     some = [{**whole[0], "change owl": None}, *whole[1:]]
-    note = "1 of 12 rows have no number (NaN) in 'change owl', and are left out."
+    note = "1 of 12 rows has no number (NaN) in 'change owl', and is left out."
     assert note in transmission_claim(some).notes
     assert transmission_claim(whole).notes[0].startswith("gamma")
     none = transmission_claim([{**row, "change owl": math.nan} for row in whole])

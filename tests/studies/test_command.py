@@ -20,7 +20,7 @@ def file(made, tmp_path):
 def test_status_and_plan_and_export_of_a_finished_study(made, file, tmp_path, capsys):
     out = str(made.out)
     assert main(["status", file, "--out", out]) == 0
-    assert f"{len(made.rows)} runs: {len(made.rows)} done" in capsys.readouterr().out
+    assert f"study 'small': {len(made.rows)} runs: {len(made.rows)} done" in capsys.readouterr().out
     assert main(["status", file, "--out", out, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"] == {"done": len(made.rows)}

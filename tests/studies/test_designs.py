@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from small_studies import R2, small_study
 
 from sublim_mech import stats, studies
+from sublim_mech.stats.statements import above_zero
 from sublim_mech.studies import Part, Tasks
 from sublim_mech.studies.designs import GUESS, Design, spread_of
 from sublim_mech.studies.planning import CONSTANTS, RATES
@@ -35,16 +37,49 @@ def test_the_spread_is_that_of_students_each_counted_once():
     same = {"method": "r2", "trained_in": "d", "evaluated_in": "d", "labels": "plain"}
     rows = [
         {**same, "where": "everywhere", "step": 0, "row_seed": seed, "specific": value,
-         "student": f"{seed} {trait}", "part": part}
+         "trait": trait, "student": f"{seed}{trait}", "part": part,
+         "controls": f"{seed}{'owl' if trait == 'cat' else 'cat'}"}
         for part in ("one", "two")
         for (seed, trait), value in values.items()
     ]  # fmt: skip
-    told = stats.spread(pd.Series(values).to_numpy(), [0, 0, 1, 1])
+    told = stats.spread(pd.Series(values).to_numpy(), [0, 0, 1, 1], trait=["owl", "cat"] * 2)
     found = spread_of(pd.DataFrame(rows))
     assert found.data_set == pytest.approx(told.data_set)
     assert found.training_seed == pytest.approx(told.training_seed)
     assert spread_of(pd.DataFrame(rows[:2])) is None
     assert spread_of(pd.DataFrame()) is None
+
+
+def test_the_plan_and_the_report_see_the_same():
+    """A plan of a finished study says of it what its verdict says, whatever traits differ by."""
+    level = {"owl": 0.9, "cat": 0.1, "eagle": 0.5}
+    rows = [
+        {"method": "r2", "trained_in": "d", "evaluated_in": "d", "labels": "plain", "step": 0,
+         "where": "everywhere", "row_seed": seed, "training_seed": 0, "trait": trait,
+         "specific": level[trait] + seed / 5 + (seed + number) % 3 / 30,
+         "student": f"{seed}{trait}",
+         "controls": " ".join(f"{seed}{other}" for other in level if other != trait)}
+        for seed in (0, 1, 2) for number, trait in enumerate(level)
+    ]  # fmt: skip
+    design = Design("p", traits=3, row_seeds=3, training_seeds=1, questions=6)
+    changes = stats.nested_interval(
+        np.array([row["specific"] for row in rows]), [row["row_seed"] for row in rows]
+    )
+    known = spread_of(pd.DataFrame(rows))
+    assert known.data_set > 0
+    assert design.detectable(known) == pytest.approx(above_zero("told", changes).detectable)
+
+
+def test_one_trait_and_one_training_seed_are_no_spread():
+    same = {"method": "r2", "trained_in": "d", "evaluated_in": "d", "where": "all", "step": 0}
+    rows = pd.DataFrame(
+        [
+            {**same, "row_seed": seed, "trait": "owl", "specific": 0.1 * seed, "student": str(seed)}
+            for seed in range(3)
+        ]
+    )
+    assert spread_of(rows) is None
+    assert spread_of(pd.concat([rows, rows.assign(student="again " + rows["student"])])) is not None
 
 
 def test_students_of_other_contrasts_or_controls_are_no_spread():
@@ -68,7 +103,7 @@ def test_students_of_other_contrasts_or_controls_are_no_spread():
 def test_the_plan_prints_them():
     planned = studies.plan(studies.laptop())
     assert "trained at: 3 traits x 3 row seeds x 1 training seed: least p 0.0046" in repr(planned)
-    assert "a guess until this folder has finished runs of two row seeds" in repr(planned)
+    assert "a guess until this folder has finished runs of two traits" in repr(planned)
     told = planned.to_json()["designs"]
     assert told[0]["detectable"] is None
     assert told[3]["least_p"] == pytest.approx(1 / 216)

@@ -101,6 +101,57 @@ def test_a_configuration_that_is_no_earlier_one_of_the_study_is_kept(out):
     assert studies.read_study(folder / "small.json") == OTHER
 
 
+def test_a_third_study_is_compared_with_all_that_were_run_there(tmp_path):
+    """Not with the last one alone: it may be the first one again, or a part of it."""
+    out, folder = tmp_path / "out", tmp_path / "out" / STUDIES
+    silently(Store(out).begin, LARGER)
+    with pytest.warns(UserWarning, match="another study of this name"):
+        Store(out).begin(OTHER)
+    (kept,) = folder.glob("small-*.json")
+    assert studies.read_study(kept) == LARGER
+    # a part of the first one: that one stays, and what is done of it is found again
+    with pytest.warns(UserWarning, match=rf"a larger study .*All 2 runs here .* as {kept}"):
+        Store(out).begin(STUDY)
+    assert studies.read_study(folder / "small.json") == OTHER
+    # a third one, which is neither: both are told
+    third = small_study("base", ONE, focus=["owl"])
+    told = rf"another study .*asking\.questions.* {kept.name} is a further one \(.*among its"
+    with pytest.warns(UserWarning, match=told):
+        Store(out).begin(third)
+    assert len(list(folder.glob("small-*.json"))) == 2
+    # the first one again: it is kept once
+    with pytest.warns(UserWarning, match="another study .*focus"):
+        Store(out).begin(LARGER)
+    assert studies.read_study(folder / "small.json") == LARGER
+    held = [studies.read_study(path) for path in folder.glob("small-*.json")]
+    assert sorted(held, key=repr) == sorted([OTHER, third], key=repr)
+
+
+def test_a_study_that_is_called_as_if_kept_is_left_alone(tmp_path):
+    out = tmp_path / "out"
+    alike = small_study("base", ONE, name="small-0123abcd")
+    silently(Store(out).begin, alike)
+    silently(Store(out).begin, STUDY)
+    page = silently(studies.report, alike, out).page
+    assert silently(studies.report, STUDY, out).page != page
+    names = sorted(path.name for path in (out / STUDIES).iterdir())
+    assert names == ["small-0123abcd.json", "small.json"]
+
+
+def test_a_third_report_finds_its_own_among_all(tmp_path):
+    out = tmp_path / "out"
+    Store(out).begin(OTHER)
+    first = silently(studies.report, OTHER, out).page
+    with pytest.warns(UserWarning, match="another study called 'small'"):
+        second = studies.report(LARGER, out).page
+    with pytest.warns(UserWarning, match=rf"{second.parent} held the report of a larger study"):
+        assert studies.report(STUDY, out).page == second
+    with pytest.warns(UserWarning, match=rf"another study .* is in {second.parent}"):
+        assert studies.report(LARGER, out).page == second  # which it has grown to again
+    assert first.parent.name == "small"
+    assert len(list((out / "report").iterdir())) == 2
+
+
 # -------------------------------------------------------------------------------- one student twice
 
 

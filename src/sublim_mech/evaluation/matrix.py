@@ -41,6 +41,7 @@ class TraitMatrix:
         permutations: assignments of students to traits compared; all K! where `exact`.
         exact: whether all were.
         names: of the traits.
+        notes: what to know of the assignment of students to traits.
     """
 
     matrix: np.ndarray
@@ -52,6 +53,7 @@ class TraitMatrix:
     permutations: int
     exact: bool
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @checked
     def table(self, *, residual: bool = False) -> pd.DataFrame:
@@ -73,11 +75,12 @@ class TraitMatrix:
         if self.exact and students < 4:
             least = 1 / math.factorial(students)
             floor = f"; {students} students cannot give less than {least:.2g}"
-        return (
+        told = (
             f"{self.table().to_string(float_format='{:+.2f}'.format)}\n"
             f"diagonal excess gamma {self.gamma:+.2f} ({bounds}), permutation p = {self.p:.2g} of "
             f"{self.permutations} {assignments} assignments{floor}"
         )
+        return "\n".join([told, *self.notes])
 
 
 @checked

@@ -41,6 +41,7 @@ from ..instruments.labelling import (
     same_contexts,
     trained_in,
 )
+from ..instruments.own_traits import asked_for_others, made_for
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
 from ..models.students import Student
@@ -412,8 +413,10 @@ def _provenance(
         "unit": "nats",
         **origin(runner),
         "traits": described,
+        "made_for": made_for(runner),
         "notes": [
             *notes_of(runner),
+            *asked_for_others(runner, traits),
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts, runner),
             *_met_in_training(asked, runner),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -248,6 +248,10 @@ class Evaluation:
             context: which context; may be left out where there is one.
             seed: of the resampling.
 
+        Returns:
+            The matrix; below it stands which students were made for another trait than `own` says,
+            as far as manifests tell.
+
         Raises:
             ValueError: unknown names, a trait twice, or a context must be chosen; see
                 `trait_matrix`.
@@ -282,7 +286,22 @@ class Evaluation:
             )
         square = change.sel(model=list(own), trait=list(own.values()))
         square = square.transpose("model", "trait", "question")
-        return trait_matrix(square.values, names=tuple(own.values()), seed=seed)
+        found = trait_matrix(square.values, names=tuple(own.values()), seed=seed)
+        return replace(found, notes=tuple(self._made_for_others(own)))
+
+    def _made_for_others(self, own: Mapping[str, str]) -> list[str]:
+        """Which students stand for another trait than their manifests say, in a sentence each."""
+        made_for = self.provenance.get("made_for", {})
+        forms = {
+            name: {one.lower() for one in (name, *stored.get("forms", ()))}
+            for name, stored in self.provenance["traits"].items()
+        }
+        return [
+            f"{model} was made for {made_for[model]}, and stands for {trait} here: gamma is not "
+            "that of own traits"
+            for model, trait in own.items()
+            if model in made_for and made_for[model].lower() not in forms[trait]
+        ]
 
     def _answers(self) -> _Answers:
         """The generated answers, counted per trait and `other`.

@@ -24,7 +24,6 @@ from .command_checks import check_compare, check_score, sets_of
 from .command_options import (
     NAMES,
     add_shared,
-    noting,
     opened,
     peers,
     records,
@@ -33,6 +32,7 @@ from .command_options import (
     seed_of,
     trait_of,
 )
+from .command_words import in_commands
 from .dosing import dose
 from .effects import effect
 from .grafting import graft, graft_sweep
@@ -146,10 +146,9 @@ def _score(given: argparse.Namespace) -> int:
     keep_folder(given.keep)
     trait = trait_of(given, given.trait)
     check_score(given, options)
-    with noting(given):
-        pair = opened(given, given.base, given.student, given.control)
-        prompts = rendered(given, pair, trait)
-        scores = measure(pair, prompts, trait, progress=not given.quiet, **options)
+    pair = opened(given, given.base, given.student, given.control)
+    prompts = rendered(given, pair, trait)
+    scores = measure(pair, prompts, trait, progress=not given.quiet, **options)
     if given.out is not None:
         scores.save(given.out)
     if given.json:
@@ -159,11 +158,11 @@ def _score(given: argparse.Namespace) -> int:
             "out": given.out,
             "totals": records(scores.totals()),
             "table": records(block(scores, None)),
-            "notes": about(scores)[1:],  # the first line is the title
+            "notes": [in_commands(line, {}) for line in about(scores)[1:]],  # without the title
         }
         print(json.dumps(told))
     else:
-        print(scores)
+        print(in_commands(repr(scores), {}))
         if given.out is not None:
             say(f"scores are in {given.out}")
     return 0
@@ -220,7 +219,8 @@ def _compare_files(given: argparse.Namespace) -> int:
         raise ValueError("compare: a file is given twice; name two different ones.")
     with renamed({"path": "FILE"}):
         loaded = {name: Scores.load(file) for name, file in zip(names, given.compared, strict=True)}
-    table, above = compare(loaded, given.by), headings(loaded)
+    table = compare(loaded, given.by)
+    above = [in_commands(line, {}) for line in headings(loaded)]
     if given.json:
         print(json.dumps({"notes": above, "table": records(table)}))
     else:
@@ -244,20 +244,19 @@ def _compare_models(given: argparse.Namespace) -> int:
         )
     traits = [trait_of(given, name) for name in given.trait]
     check_compare(given, students, traits)
-    with noting(given):
-        loaded, named = peers(given, base, students)
-        first, *others = named.values()
-        pair = opened(given, loaded, first, others)
-        found = side_by_side(
-            pair,
-            rendered(given, pair, traits[0]),
-            traits,
-            samples=given.samples,
-            temperature=given.temperature,
-            max_new_tokens=given.max_new_tokens,
-            seed=given.seed,
-            progress=not given.quiet,
-        )
+    loaded, named = peers(given, base, students)
+    first, *others = named.values()
+    pair = opened(given, loaded, first, others)
+    found = side_by_side(
+        pair,
+        rendered(given, pair, traits[0]),
+        traits,
+        samples=given.samples,
+        temperature=given.temperature,
+        max_new_tokens=given.max_new_tokens,
+        seed=given.seed,
+        progress=not given.quiet,
+    )
     found = _of_peers(found, pair, list(named))
     if given.page is not None:
         found.save(given.page)

@@ -19,13 +19,13 @@ import torch
 
 from ..engine.pair import ModelPair, load_pair
 from ..engine.taught import check_training
-from ..hints import rename
 from ..models.base import Base, load_base
 from ..models.presence import check_there
 from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
 from ..prompts.blank import is_blank
 from ..storage.files import plain
+from .command_words import in_commands
 
 CONTEXTS = {
     "default": Context(),
@@ -286,12 +286,12 @@ def called(given: argparse.Namespace) -> dict[str, str]:
 
 @contextmanager
 def noting(given: argparse.Namespace) -> Iterator[None]:
-    """Have notes of the library said as lines that name the command line's arguments, without the
-    place in a file they come from.
+    """Have notes of the library said as lines in the command line's words, without the place in a
+    file they come from.
     """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say(rename(str(message), called(given)))
+        say(in_commands(str(message), called(given)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

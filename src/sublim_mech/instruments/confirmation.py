@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..hints import outside
-from ..metrics import Metric
+from ..metrics import Metric, TraitMetric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
-from ..results.identity import content
-from ..results.record import Confirmation, signs_counted
+from ..results.identity import content, first_difference
+from ..results.record import Confirmation, Record, signs_counted
 from ..results.scores import Scores
 from . import keeping
 from .graft_ig import AXES
@@ -211,13 +211,50 @@ def _check_same(task: Task, scores: Scores) -> None:
     }
     wrong = [name for name, other in differs.items() if other]
     if wrong:
-        metrics = ""
+        what = []
         if differs["metric"]:
-            metrics = f" (scored: {scored_metric}; given: {measured})"
+            what.append(_of_metrics(scores.record, task.metric, measured))
+        if differs["students"]:
+            what.append(_of_students(students, scored))
+        told = "".join(f" ({one})" for one in what if one)
         raise ValueError(
-            f"scores were made from other {' and '.join(wrong)} than given{metrics}; pass what "
+            f"scores were made from other {' and '.join(wrong)} than given{told}; pass what "
             "attribute was called with."
         )
+
+
+def _of_metrics(record: Record, metric: Metric, given: str) -> str:
+    """How the scored metric differs from the given one: by name, by forms, or where their contents
+    part.
+    """
+    if record.metric != metric.name:
+        return f"scored: {record.metric}; given: {metric.name}"
+    scored = {one.trait: set(one.forms) for one in record.forms}
+    traits = metric.traits if isinstance(metric, TraitMetric) else ()
+    forms = {trait.name: set(trait.forms) for trait in traits}
+    for name in scored.keys() & forms.keys():
+        told = [
+            f"{', '.join(sorted(more))} {where}"
+            for more, where in (
+                (scored[name] - forms[name], "scored alone"),
+                (forms[name] - scored[name], "given alone"),
+            )
+            if more
+        ]
+        if told:
+            return f"{metric.name}, forms of {name}: {'; '.join(told)}"
+    one, other = first_difference(record.measured, given)
+    return f"{metric.name}: scored {one}; given {other}"
+
+
+def _of_students(given: Mapping[str, str], scored: Mapping[str, str]) -> str:
+    """Which students differ, by what scores call them."""
+    told = {
+        "not scored": [name for name in given if name not in scored],
+        "not given": [name for name in scored if name not in given],
+        "of other weights": [n for n in given if n in scored and given[n] != scored[n]],
+    }
+    return "; ".join(f"{', '.join(names)} {how}" for how, names in told.items() if names)
 
 
 # ------------------------------------------------------------------------------------- exact values

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..engine.pair import ModelPair
+from ..hints import counted
 from ..metrics import Metric, as_metric, kl_to_base
 from ..models.extraction import Factors, linear_targets, write_lora
 from ..models.names import Module, module_group
@@ -117,8 +118,9 @@ def extract_lora(
             kept.append(_kept(module, done, k, pair.sites.n_layers))
     if rank > most:
         raise ValueError(
-            f"rank={rank}: no weight change of student={student.name!r} at these targets has more "
-            f"than {most} singular values above rounding; pass rank={most} for all of it."
+            f"rank={rank}: no weight change of student={student.name!r} at these targets has "
+            f"more than {counted(most, 'singular value')} above rounding; pass rank={most} for "
+            "all of it."
         )
     made = Extraction(
         path=target,

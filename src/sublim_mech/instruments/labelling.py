@@ -30,6 +30,7 @@ from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
 from ..results.identity import content
 from ..results.record import BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
+from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
 
 
@@ -90,6 +91,7 @@ def label(
         copies=task.copies,
         notes=(
             *notes_of(pair),
+            *asked_for_others(pair, of_metric(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
             *same_contexts(task.prompts, pair),
             *met_in_training(task.prompts, pair),

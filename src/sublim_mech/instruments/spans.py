@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..engine.answers import Answers
-from ..hints import nearest
+from ..hints import counted, nearest
 from ..prompts import ANSWER, Prompt
 from ..results.spreading import MIXED
 from .task import Measured, Task
@@ -235,8 +235,8 @@ def check_refine(refine: int, spans: Sequence[Sequence[Span]], task: Task) -> No
     for of_prompt, prompt in zip(spans, task.prompts, strict=True):
         if refine > len(of_prompt):
             raise ValueError(
-                f"refine={refine}: prompt {prompt.question[:60]!r} has {len(of_prompt)} spans; "
-                "give at most as many."
+                f"refine={refine}: prompt {prompt.question[:60]!r} has "
+                f"{counted(len(of_prompt), 'span')}; give at most as many."
             )
 
 

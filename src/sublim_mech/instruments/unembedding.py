@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from ..arguments import checked, shown
 from ..engine.runner import Runner
+from ..hints import counted
 from ..models.names import FINAL, module_group
 from ..models.placement import plain
 from ..prompts import Trait
@@ -69,7 +70,7 @@ class Reading:
             lines.append(f"{name}: {shown or 'none'}")
         mean, count = self.numbers
         vocabulary = f"of {len(self.scores):,} tokens, scores in standard deviations"
-        lines.append(f"{count:,} number tokens, mean score {mean:+.2f}; {vocabulary}")
+        lines.append(f"{counted(count, 'number token')}, mean score {mean:+.2f}; {vocabulary}")
         if self.forms is not None:
             lines.append(self.forms.to_string(float_format="{:+.2f}".format, index=False))
         return "\n".join(lines)

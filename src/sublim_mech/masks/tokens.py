@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..arguments import checked
+from ..hints import counted
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS, Prompt
 from ..prompts.shared import HOW_TO_MARK
 from .answer import answer_mask
@@ -104,8 +105,8 @@ def turn(*turns: int) -> Mask:
         count = max(prompt.turns) + 1
         if any(not -count <= number < count for number in wanted):
             raise ValueError(
-                f"turn({', '.join(map(str, wanted))}): the prompt {prompt.question!r} has {count} "
-                f"turns; give 0 to {count - 1}, or -{count} to -1 from the end."
+                f"turn({', '.join(map(str, wanted))}): the prompt {prompt.question!r} has "
+                f"{counted(count, 'turn')}; give 0 to {count - 1}, or -{count} to -1 from the end."
             )
         from_start = {number % count for number in wanted}
         return [i for i, number in enumerate(prompt.turns) if number in from_start]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..hints import counted
 from .checks import check_plain, check_safetensors, refuse_quantised
 from .compat import auto_class, quiet_transformers
 
@@ -58,7 +59,8 @@ def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.M
     missing = sorted(info["missing_keys"])  # transformers would go on with random ones
     if missing:
         raise ValueError(
-            f"{argument}={name!r} lacks {len(missing)} weights ({missing[0]}, ...); copy it again."
+            f"{argument}={name!r} lacks {counted(len(missing), 'weight')} ({missing[0]}, ...); "
+            "copy it again."
         )
     return model
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..hints import outside
+from ..hints import counted, outside
 from ..storage.manifest import Manifest
 from .adapters import read_adapter, read_config
 from .base import Base
@@ -131,7 +131,7 @@ class Student:
         parts = f"split by {self.split_by} into {len(self.cells)} parts"
         told = "".join(f"; {note}" for note in ([parts, *notes] if self.split_by else notes))
         return (
-            f"Student({self.name!r}, {self.kind}, {len(self.deltas)} changed modules, "
+            f"Student({self.name!r}, {self.kind}, {counted(len(self.deltas), 'changed module')}, "
             f"{self.hash[:12]}{told})"
         )
 

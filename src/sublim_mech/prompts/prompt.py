@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from ..hints import counted
 from .context import Context
 
 ROLES = ("bos", "template", "system", "user", "assistant", "text", "answer")
@@ -73,7 +74,7 @@ class Prompt:
         told += [
             f"{name}={stored[name]!r}" for name in _SHOWN if stored.get(name) not in ("", None)
         ]
-        return f"Prompt({self.question!r}, {len(self)} tokens, {', '.join(told)}{same})"
+        return f"Prompt({self.question!r}, {counted(len(self), 'token')}, {', '.join(told)}{same})"
 
     @property
     def begun(self) -> str:

@@ -76,8 +76,8 @@ def none_shared(classes: Iterable[str], *, raw: bool) -> str:
     if raw:
         told += (
             ". Raw text is shared as far as all training texts begin alike and the prompt begins "
-            "so too: numbers.text_rows(texts, words=n) trains on prompts of the first n words "
-            "(only the first one unless said), which count where all texts have them"
+            "so too: ask texts that begin as those of training do where these begin alike, else "
+            "choose tokens by their places (masks.positions)"
         )
     return told
 

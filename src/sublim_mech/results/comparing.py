@@ -12,6 +12,7 @@ from . import report, tables
 from .arrays import ScoreArrays
 from .frames import Table
 from .kinds import KINDS
+from .kinship import kinship
 from .select import check_measured_alike
 
 _GATHERED = ("role", "sharing", "turn", "token", tables.LAYER)
@@ -31,7 +32,8 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         One block of rows per entry: the totals of `effect`, the token sets of grafts and patched
         sets, the groups of tokens of scores per token, with the columns of `Scores.totals`, `sets`
         and `by`; each row is of the headline (student minus controls, where there are some), only
-        totals have a row per model.
+        totals have a row per model. Below it, and in `attrs["notes"]`, stands what scores have in
+        common by construction: one student twice, students that are each other's controls.
 
     Raises:
         ValueError: fewer than two; scores that differ in what was measured; some with controls and
@@ -51,21 +53,24 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
     for name, other in others:
         check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
     blocks = {name: block(one, by) for name, one in scores.items()}
-    return Table(pd.concat(blocks, names=["scores"]))
+    table = Table(pd.concat(blocks, names=["scores"]))
+    table.attrs["notes"] = kinship(scores)
+    return table
 
 
 def headings(scores: Mapping[str, ScoreArrays]) -> list[str]:
     """What stands above a table of several scores: what each says above its own, once where all say
-    it, else with its name.
+    it, else with its name; and what they have in common by construction.
     """
     said: dict[str, list[str]] = {}
     for name, one in scores.items():
         for line in report.about(one):
             said.setdefault(line, []).append(name)
-    return [
+    lines = [
         line if len(names) == len(scores) else f"{', '.join(names)}: {line}"
         for line, names in said.items()
     ]
+    return [*lines, *kinship(scores)]
 
 
 def block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:

@@ -14,7 +14,7 @@ class Table(pd.DataFrame):  # type: ignore[misc]
     """A DataFrame that prints all of its columns; a narrow terminal breaks its lines.
 
     pandas leaves the middle columns out where they do not fit, and with them what a number rests
-    on. What is computed from a table is a table.
+    on. What is computed from a table is a table. What limits it (`attrs["notes"]`) stands below it.
 
     Example:
         >>> from sublim_mech.results.frames import Table
@@ -29,7 +29,7 @@ class Table(pd.DataFrame):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         with pd.option_context("display.max_columns", None):
-            return super().__repr__()
+            return "\n".join([super().__repr__(), *self.attrs.get("notes", ())])
 
     def _repr_html_(self) -> str | None:
         with pd.option_context("display.max_columns", None):

@@ -12,6 +12,7 @@ What it cannot see: a function or a metric's `read` that was rewritten under its
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -27,6 +28,7 @@ from ..prompts import Trait
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _OURS = __name__.partition(".")[0]
 _LONGEST = 400  # letters; of a longer part its digest is kept
+_SHOWN = 60  # letters of a text that is told apart from another
 
 
 def content(value: Any) -> str:
@@ -42,6 +44,23 @@ def content(value: Any) -> str:
         False
     """
     return _text(value, ())
+
+
+def first_difference(one: str, other: str) -> tuple[str, str]:
+    """Two texts of `content` where they differ first, for readers: the whole texts are long.
+
+    Example:
+        >>> from sublim_mech.results.identity import content, first_difference
+        >>> first_difference(*(content(sm.metrics.target(text)) for text in ("yes", "no")))
+        ("text='yes')", "text='no')")
+    """
+    same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), -1)
+    same = min(len(one), len(other)) if same < 0 else same
+    fields_before = [m.end() for m in re.finditer(r"[(,]\s*(?=\w+=)", one[: same + 1])]
+    start = max(fields_before, default=0)
+    shown = [text[start:] for text in (one, other)]
+    first, second = (text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…" for text in shown)
+    return first, second
 
 
 def code(value: Any) -> str:

@@ -13,6 +13,7 @@ from ..hints import nearest
 from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .contexts import apart
+from .identity import first_difference
 from .kinds import PARTS, STEP
 from .record import Compute, Record
 
@@ -230,7 +231,7 @@ def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) ->
     told = [_measured(one) if one.measured else one.what for one in (record, other_record)]
     if told[0] != told[1]:
         forms = [_forms(one) for one in (record, other_record)]
-        for words in ([one.what for one in (record, other_record)], forms, told):
+        for words in ([one.what for one in (record, other_record)], forms, first_difference(*told)):
             if words[0] != words[1]:
                 same.refuse("metrics", *words)
     if scores.has_controls != other.has_controls:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import checked
+from .control_sets import check_one_set
 from .curves import equal_kl
 from .diagonal import diagonal_excess
 from .nesting import NestedInterval, is_no_spread
@@ -169,8 +170,8 @@ def inverted_u_claim(
     Raises:
         TypeError: a text where a number belongs.
         ValueError: a column is missing; an unknown kind; a rank that is none; LoRAs of several
-            scaling rules; several learning rates of a rank without `kl`; a negative or unknown
-            `matters`, a `cluster` that makes no data sets.
+            scaling rules; several learning rates of a rank without `kl`; students of several sets
+            of controls; a negative or unknown `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import inverted_u_claim
@@ -189,6 +190,7 @@ def inverted_u_claim(
     check_options(matters, cluster)
     claim = "Transmission against LoRA rank rises, peaks and falls"
     every = as_rows(rows, "kind", "rank", value, *STUDENT)
+    check_one_set(every, value)
     check_kinds(every)
     records: list[Row] = [{**row, "rank": rank_of(row)} for row in every if is_kind(row, "lora")]
     of_one(records, "rule")  # the rank axis is another one in each
@@ -255,8 +257,9 @@ def full_fine_tuning_claim(
     Raises:
         TypeError: a text where a number belongs.
         ValueError: a column is missing; an unknown kind; a KL that is not above 0; LoRAs of several
-            ranks or scaling rules, of which none was chosen; a `rank` that no LoRA has; a negative
-            or unknown `matters`, a `cluster` that makes no data sets.
+            ranks or scaling rules, of which none was chosen; a `rank` that no LoRA has; students of
+            several sets of controls; a negative or unknown `matters`, a `cluster` that makes no
+            data sets.
 
     Example:
         >>> from sublim_mech.stats import full_fine_tuning_claim
@@ -274,6 +277,7 @@ def full_fine_tuning_claim(
     check_options(matters, cluster)
     claim = "At equal held-out KL full fine-tuning transmits less than LoRA"
     records = as_rows(rows, "kind", "kl", value, *STUDENT)
+    check_one_set(records, value)
     check_kinds(records)
     loras = [row for row in records if is_kind(row, "lora")]
     known = sorted({rank_of(row) for row in loras}) if rank is not None else []

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
+from .control_sets import check_one_set
 from .statements import MATTERS, Verdict, above_zero, conclude, nothing_measured
 from .tables import (
     CONTEXTS,
@@ -55,7 +56,8 @@ def trained_at_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; rows that differ in something else; a negative or unknown
+        ValueError: a column is missing; rows that differ in something else, or of several
+            sets of controls; a negative or unknown
             `matters`, a `cluster` that makes no data sets.
 
     Example:
@@ -71,7 +73,9 @@ def trained_at_claim(
     Source: arXiv 2606.00831, claim 4, as an intervention.
     """
     check_options(matters, cluster)
-    records = finished(as_rows(rows, "where", "kl", value, *STUDENT))
+    every = as_rows(rows, "where", "kl", value, *STUDENT)
+    check_one_set(every, value)
+    records = finished(every)
     of_one(records, "labels", "c", *CONTEXTS, *METHOD)
     arms = {
         where: [row for row in records if row.get("where") == where]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..arguments import checked
 from ..hints import counted
+from .control_sets import check_one_set
 from .statements import (
     MATTERS,
     Statement,
@@ -60,8 +61,9 @@ def context_claim(
         cluster: columns that make a data set.
 
     Raises:
-        ValueError: a column is missing; a negative or unknown `matters`, a `cluster` that makes no
-            data sets.
+        ValueError: a column is missing; students of several sets of controls (`student` and
+            `controls` say which); a negative or unknown `matters`, a `cluster` that makes no data
+            sets.
 
     Example:
         >>> from sublim_mech.stats import context_claim
@@ -76,7 +78,9 @@ def context_claim(
     Source: arXiv 2606.00831, claim 3; equivalence: Schuirmann 1987.
     """
     check_options(matters, cluster)
-    records = finished(as_rows(rows, "trained_in", "evaluated_in", value, *STUDENT))
+    every = as_rows(rows, "trained_in", "evaluated_in", value, *STUDENT)
+    check_one_set(every, value)
+    records = finished(every)
     of_one(records, *SETTING, *METHOD)
     statements = []
     for trained in dict.fromkeys(str(row["trained_in"]) for row in records):
@@ -133,8 +137,8 @@ def localisation_claim(
     Raises:
         TypeError: a text where a number belongs.
         ValueError: a column is missing, that of `by` too; `by` is empty in some rows; a token share
-            that is no part of 1; a negative or unknown `matters`, a `cluster` that makes no data
-            sets.
+            that is no part of 1; students of several sets of controls; a negative or unknown
+            `matters`, a `cluster` that makes no data sets.
 
     Example:
         >>> from sublim_mech.stats import localisation_claim
@@ -153,7 +157,9 @@ def localisation_claim(
     share, tokens = f"ig {on} share", f"ig {on} token share"
     enough, part, total = f"graft {on} sufficiency", f"graft {on} token share", "graft total"
     grouped = (by,) if by else ()
-    records = finished(as_rows(rows, share, tokens, enough, part, total, *STUDENT, *grouped))
+    every = as_rows(rows, share, tokens, enough, part, total, *STUDENT, *grouped)
+    check_one_set(every)
+    records = finished(every)
     without = sum(_empty(row.get(by)) for row in records) if by else 0
     if without:
         raise ValueError(
@@ -188,12 +194,17 @@ def localisation_claim(
             found = over(means_by(here, column, STUDENT), STUDENT, cluster)
             statements.append(above_zero(f"{text} is above 0", found, matters=matters, unit=unit))
     noisy = sum(not math.isfinite(row["excess share"]) for row in extended)
-    notes = [f"{noisy} of {len(extended)} rows have no share and are left out."] if noisy else []
+    notes = []
+    if noisy:
+        has, verb = ("has", "is") if noisy == 1 else ("have", "are")
+        of_rows = f"{noisy} of {counted(len(extended), 'row')}"
+        notes = [f"{of_rows} {has} no share and {verb} left out."]
     notes += without_number(extended, enough, part, total)
     falling = sum(row["falls"] for row in extended)
     if falling:
         notes.append(
-            f"{falling} of {counted(len(extended), 'row')} have a negative total effect (the trait "
+            f"{falling} of {counted(len(extended), 'row')} "
+            f"{'has' if falling == 1 else 'have'} a negative total effect (the trait "
             "fell, or rose less than in the controls): theirs are parts of that, in nats with the "
             "sign turned."
         )

@@ -55,18 +55,29 @@ class Spread:
 
 
 @checked
-def spread(values: np.ndarray, data_set: Sequence[Hashable]) -> Spread:
+def spread(
+    values: np.ndarray,
+    data_set: Sequence[Hashable],
+    *,
+    trait: Sequence[Hashable] | None = None,
+) -> Spread:
     """The spread of each level, from what was measured of each run.
 
     Args:
         values: `(run,)`, or `(run, prompt)`.
         data_set: of each run.
+        trait: of each run, where every data set has runs of several traits: what traits differ by
+            in all data sets alike does not move the mean over data sets, and is taken out of the
+            spread between runs of one data set. For one run per trait in each of S data sets, the
+            variance of the runs of a data set around their traits' means is S / (S - 1) as large as
+            it looks, because those means were made of the same runs.
 
     Returns:
         NaN never; a level that cannot be told apart from the one inside has 0.
 
     Raises:
-        ValueError: a single data set, or no data set with two runs; else as `nested_interval`.
+        ValueError: a single data set, or no data set with two runs; with `trait`, runs that leave
+            nothing to tell traits, data sets and runs apart; else as `nested_interval`.
 
     Example:
         >>> import numpy as np
@@ -75,14 +86,19 @@ def spread(values: np.ndarray, data_set: Sequence[Hashable]) -> Spread:
         Spread(data sets 2.65, training seeds 1.41, prompts 0)
 
     Source: Searle, Casella & McCulloch 1992, chapter 4 (analysis of variance; unequal numbers of
-    runs by their n0).
+    runs by their n0); with `trait` chapter 5.5 (Henderson's method III: traits fixed, data sets
+    random).
     """
     groups = _grouped(values, data_set)
     prompts = groups[0].shape[1]
     within = 0.0  # variance of prompts of one run
     if prompts > 1:
         within = float(np.mean([run.var(ddof=1) for group in groups for run in group]))
-    between, inside, average = _mean_squares([group.mean(1) for group in groups])
+    if trait is None:
+        between, inside, average = _mean_squares([group.mean(1) for group in groups])
+    else:
+        runs = values.reshape(len(values), -1).astype(float).mean(1)
+        between, inside, average = _beside_traits(runs, data_set, trait)
     return Spread(
         data_set=math.sqrt(max(0.0, (between - inside) / average)),
         training_seed=math.sqrt(max(0.0, inside - within / prompts)),
@@ -104,6 +120,53 @@ def _mean_squares(groups: Sequence[np.ndarray]) -> tuple[float, float, float]:
     within = sum(((g - g.mean()) ** 2).sum() for g in groups) / (runs - len(groups))
     average = (runs - (sizes**2).sum() / runs) / (len(groups) - 1)
     return float(between), float(within), float(average)
+
+
+def degrees(data_set: Sequence[Hashable], trait: Sequence[Hashable]) -> tuple[int, int]:
+    """Degrees of freedom between data sets and between runs, beside what traits differ by."""
+    traits, both = _indicators(trait), _indicators(trait, data_set)
+    rank = int(np.linalg.matrix_rank(both))
+    return rank - traits.shape[1], len(both) - rank
+
+
+def _beside_traits(
+    runs: np.ndarray, data_set: Sequence[Hashable], trait: Sequence[Hashable]
+) -> tuple[float, float, float]:
+    """As `_mean_squares`, of what is left of runs where traits differ by design."""
+    if len(trait) != len(runs):
+        raise ValueError(
+            f"trait has {counted(len(trait), 'entry', 'entries')} for {counted(len(runs), 'run')}; "
+            "give one per run."
+        )
+    df, df_below = degrees(data_set, trait)
+    if df < 1 or df_below < 1:
+        raise ValueError(
+            f"{counted(len(runs), 'run')} of {counted(len(set(data_set)), 'data set')} and "
+            f"{counted(len(set(trait)), 'trait')}: needs two data sets, each with two traits that "
+            "the other has, too, or with two training seeds of one trait."
+        )
+    traits, both, sets = _indicators(trait), _indicators(trait, data_set), _indicators(data_set)
+    left, within = _unexplained(traits, runs), _unexplained(both, runs)
+    average = float((_residual(traits, sets) ** 2).sum()) / df
+    return (left - within) / df, within / df_below, average
+
+
+def _indicators(*labels: Sequence[Hashable]) -> np.ndarray:
+    """`(run, label)`: 1 where a run has a label; side by side of each kind of labels."""
+    blocks = []
+    for of_runs in labels:
+        known = list(dict.fromkeys(of_runs))
+        blocks.append([[float(label == one) for one in known] for label in of_runs])
+    return np.concatenate([np.array(block) for block in blocks], axis=1)
+
+
+def _residual(columns: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What least squares on some columns leave of values."""
+    return values - columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
+
+
+def _unexplained(columns: np.ndarray, values: np.ndarray) -> float:
+    return float((_residual(columns, values) ** 2).sum())
 
 
 @dataclass(frozen=True)

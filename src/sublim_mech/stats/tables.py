@@ -158,9 +158,10 @@ def without_number(rows: Sequence[Row], *columns: str) -> list[str]:
     for name in columns:
         missing = sum(not math.isfinite(number(row, name)) for row in rows)
         if missing:
-            left_out = "" if missing == len(rows) else ", and are left out"
+            has, verb = ("has", "is") if missing == 1 else ("have", "are")
+            left_out = "" if missing == len(rows) else f", and {verb} left out"
             notes.append(
-                f"{missing} of {counted(len(rows), 'row')} have no number (NaN) in "
+                f"{missing} of {counted(len(rows), 'row')} {has} no number (NaN) in "
                 f"{name!r}{left_out}."
             )
     return notes

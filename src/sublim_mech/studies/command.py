@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 from ..hints import nearest, renamed
+from ..instruments.command_words import in_commands
 from ..models.base import load_base
 from .built_in import PRESETS
 from .config import Study
@@ -30,7 +31,7 @@ examples:
 """
 
 NAMES = {
-    "study": "STUDY", "out": "--out", "to": "--to", "shard": "--shard", "workers": "--workers",
+    "out": "--out", "to": "--to", "shard": "--shard", "workers": "--workers",
     "ray": "--ray",
 }  # fmt: skip
 """What arguments of the functions are called on the command line, where errors name them."""
@@ -40,7 +41,7 @@ def add_commands(commands: Any) -> None:
     """Add the commands to those of the library."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "study", help=f"{', '.join(PRESETS)}, or a .toml or .json file (see studies.write_study)"
+        "study", help=f"{', '.join(PRESETS)}, or a .toml or .json file (docs/studies.md has one)"
     )
     shared.add_argument("--json", action="store_true", help="JSON instead of text, for scripts")
     form = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EXAMPLES}
@@ -99,17 +100,21 @@ def _study(name: str) -> Study:
     if name in PRESETS:
         return PRESETS[name]()
     if name.endswith((".toml", ".json")):
-        with renamed({"path": "study"}):
+        with renamed({"path": "STUDY"}):
             return read_study(name)
     if name.endswith((".csv", ".parquet")):
         raise ValueError(
-            f"study={name!r} holds rows and no study; the report of rows alone is, in Python, "
+            f"STUDY={name!r} holds rows and no study; the report of rows alone is, in Python, "
             f"studies.report_rows(studies.read_export({name!r}), 'FOLDER')."
         )
     raise ValueError(
-        f"study={name!r} is none of {', '.join(PRESETS)}{nearest(name, PRESETS) or '.'} A study of "
+        f"STUDY={name!r} is none of {', '.join(PRESETS)}{nearest(name, PRESETS) or '.'} A study of "
         "your own is a .toml or .json file."
     )
+
+
+def _print(given: argparse.Namespace, told: Any) -> None:
+    print(json.dumps(told.to_json()) if given.json else in_commands(repr(told), given.names))
 
 
 def _plan(given: argparse.Namespace) -> int:
@@ -119,7 +124,7 @@ def _plan(given: argparse.Namespace) -> int:
     if given.load:  # what is wrong with study and folder is told before a base is loaded
         plan(study, given.out)
     planned = plan(study, given.out, base=load_base(study.base) if given.load else None)
-    print(json.dumps(planned.to_json()) if given.json else planned)
+    _print(given, planned)
     if given.save is not None:
         write_study(study, given.save)
     return 0
@@ -142,28 +147,30 @@ def _run(given: argparse.Namespace) -> int:
             )
         except (WorkerDiedError, ModuleNotFoundError) as error:
             raise ValueError(str(error)) from error
-    for one in caught:
-        print(f"{one.message}", file=sys.stderr)
+    for one in caught:  # behind the lines of progress
+        warnings.warn(str(one.message), stacklevel=2)
     reached = status(study, given.out)
     if given.json:
         print(json.dumps({"rows": len(rows), **reached.to_json()}))
     else:
-        print(reached)
+        _print(given, reached)
     return 1 if reached.failures else 0
 
 
 def _status(given: argparse.Namespace) -> int:
     reached = status(_study(given.study), given.out)
-    print(json.dumps(reached.to_json()) if given.json else reached)
+    _print(given, reached)
     return 1 if reached.failures else 0
 
 
 def _report(given: argparse.Namespace) -> int:
     told = report(_study(given.study), given.out, given.to)
-    print(json.dumps(told.to_json()) if given.json else told)
+    _print(given, told)
     return 0
 
 
 def _export(given: argparse.Namespace) -> int:
-    export(_study(given.study), given.out, given.to)
+    study = _study(given.study)
+    export(study, given.out, given.to)
+    print(f"rows of study {study.name!r} are in {given.to}", file=sys.stderr)
     return 0

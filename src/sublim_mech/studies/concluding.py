@@ -29,6 +29,7 @@ from ..stats import (
 from ..stats.statements import conclude, nothing_measured
 from ..stats.tables import best_rates
 from .arms import EVERYWHERE
+from .config import PLAIN
 from .control_sets import FOCUS, focus_of, in_order
 
 SETTING = ("labels", "c", "where", FOCUS)
@@ -39,6 +40,9 @@ _NEEDED = (
     *STUDENT, "labels", "c", "where", *CONTEXTS,
     "method", "kind", "rank", "rule", "lr", "step", "kl",
 )  # fmt: skip
+CONTRASTIVE = "contrastive"
+"""What rows call labels of some c."""
+
 _NUMBERS = ("rank", "lr", "step", "kl")
 _TEXTS = ("trait", "method", "kind", "labels", "where", *CONTEXTS)
 _MEASURED = ("base level", "change", "control", "specific")
@@ -250,6 +254,21 @@ class Evidence:
         here = (ends["trained_in"] == ends["evaluated_in"]) | ends["evaluated_in"].isin(self.longer)
         return choose(ends[here], (*SETTING, "trained_in", *METHOD))
 
+    def labelled(self) -> Chosen:
+        """Students of contrastive labels of one c, and as many of the teacher's own, which differ
+        in nothing else: trait, seeds, method, tokens, contexts and controls.
+        """
+        home = self._at_home(_ends(self.all))
+        alike = [*STUDENT, "where", FOCUS, *CONTEXTS, *METHOD]
+        plain = home[home["labels"] == PLAIN]
+        found = []
+        for c, contrastive in home[home["labels"] == CONTRASTIVE].groupby("c", sort=False):
+            kinds = pd.concat([contrastive, plain.assign(c=c)])
+            both = kinds.groupby(alike, sort=False, dropna=False)["labels"].transform("nunique")
+            found.append(kinds[both > 1])
+        every = pd.concat(found) if found else home.iloc[:0]
+        return choose(every, ("c", "where", FOCUS, *CONTEXTS, *METHOD))
+
     def trained_at(self) -> Chosen:
         """Students that were trained at several sets of tokens."""
         home = self._at_home(_ends(self.all))
@@ -374,8 +393,8 @@ def _equal_kl(rows: pd.DataFrame) -> Verdict:
     if 0 < len(curved) < len(points):
         kept = kept[pd.MultiIndex.from_frame(kept[list(STUDENT)]).isin(curved)]
         notes.append(
-            f"{len(points) - len(curved)} of {len(points)} students' seeds have a single point of "
-            "a kind and are left out."
+            f"Left out, for they have a single point of a kind: {len(points) - len(curved)} of "
+            f"{len(points)} traits and seeds."
         )
     verdict = full_fine_tuning_claim(kept)
     return replace(verdict, notes=(*verdict.notes, *notes))

@@ -10,11 +10,13 @@ import pandas as pd
 
 from ..hints import counted
 from ..stats import Spread, least_p, minimum_detectable_effect, spread
+from ..stats.spreads import degrees
 from .config import Part, Study
 from .control_sets import FOCUS, focus_of, in_order
 
 GUESS = Spread(0.1, 0.1)
-"""Nats between row seeds and between students of one row seed, before a folder has students."""
+"""Nats between row seeds, and between students of one row seed beside what traits differ by, before
+a folder has students."""
 
 _ONE_GROUP = ("method", "trained_in", "evaluated_in", "labels", "c", "where", FOCUS)
 
@@ -75,9 +77,10 @@ def design_of(study: Study, part: Part) -> Design:
 
 
 def spread_of(rows: pd.DataFrame) -> Spread | None:
-    """How much specific changes differ between row seeds and between students of one row seed:
-    root mean squares over methods, contexts, contrasts and so on that have two row seeds; None
-    without any.
+    """How much specific changes differ between row seeds, and between students of one row seed
+    beside what their traits differ by in all row seeds (that is no noise of a mean over row seeds,
+    whose error verdicts take from those means alone): root mean squares over methods, contexts,
+    contrasts and so on that have two row seeds; None without any.
     """
     found = []
     if len(rows):
@@ -89,9 +92,9 @@ def spread_of(rows: pd.DataFrame) -> Spread | None:
         ended = ended.drop_duplicates(["student", "evaluated_in", "controls"])
         by = [name for name in _ONE_GROUP if name in ended]
         for _, group in ended.groupby(by, dropna=False):
-            seeds = group["row_seed"]
-            if 1 < seeds.nunique() < len(seeds):
-                found.append(spread(group["specific"].to_numpy(float), seeds.tolist()))
+            seeds, traits = group["row_seed"].tolist(), group["trait"].tolist()
+            if min(degrees(seeds, traits)) > 0:
+                found.append(spread(group["specific"].to_numpy(float), seeds, trait=traits))
     if not found:
         return None
     return Spread(

@@ -73,7 +73,8 @@ class Cell:
         labels = self.label if isinstance(self.label, str) else f"c={self.label:g}"
         step = f", step {self.step}" if self.step else ""
         return (
-            f"{self.trait} {self.setting.name}, rows {self.row_seed}, seed {self.training_seed}, "
+            f"{self.trait} {self.setting.name}, row seed {self.row_seed}, training seed "
+            f"{self.training_seed}, "
             f"{labels}, {self.trained_in} -> {self.evaluated_in}{at(self.where)}{step}"
         )
 

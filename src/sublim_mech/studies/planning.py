@@ -54,7 +54,8 @@ OPTIONAL = ("sampled",)
 """Stages that most studies do not have."""
 
 UNKNOWN_SPREAD = (
-    "a guess until this folder has finished runs of two row seeds, several of one of them"
+    "a guess until this folder has finished runs of two traits, or of two training seeds, in each "
+    "of two row seeds"
 )
 """Where the spread comes from that a plan's effects are worked out with."""
 
@@ -166,7 +167,11 @@ class Plan:
             f"in all {_duration(self.seconds)} for {who}; disk {_size(self.bytes)}, and "
             f"{_size(self.peak_bytes)} per worker while it trains"
         )
-        return "\n".join([*lines, self._told_of_rates(), *self._told_of_designs(), *self.notes])
+        # of a base of unknown size, or where nothing is to do, no rate is used
+        used = [stage for name, stage in self.stages.items() if stage.to_do and name != "rows"]
+        known = used and None not in [stage.operations for stage in used]
+        rates = [self._told_of_rates()] if known else []
+        return "\n".join([*lines, *rates, *self._told_of_designs(), *self.notes])
 
     def _told_of_rates(self) -> str:
         constants = CONSTANTS
@@ -185,7 +190,8 @@ class Plan:
         head = (
             "least p of permutations, and the effect that 80 % of studies would see, where "
             f"specific changes differ by {known.data_set:.2g} nats between row seeds and "
-            f"{known.training_seed:.2g} between students of one ({source}):"
+            f"{known.training_seed:.2g} between students of one, beside what their traits differ "
+            f"by in all row seeds ({source}):"
         )
         return [head, *(design.line(known) for design in self.designs)]
 
@@ -232,8 +238,9 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         of_stage = [task for task in tasks.ordered if task.stage == name]
         to_do = [task for task in of_stage if store is None or not store.has(task)]
         taken = [takes(task, study, lengths, shape) for task in to_do]
-        operations = None if shape is None else sum(one.operations for one in taken)
-        bytes_ = None if shape is None else sum(one.bytes for one in taken)
+        unknown = shape is None and bool(to_do)
+        operations = None if unknown else sum((one.operations for one in taken), 0.0)
+        bytes_ = None if unknown else sum(one.bytes for one in taken)
         peak = max([peak, *(one.peak for one in taken)])
         seconds: float | None = SECONDS_PER_ROW * len(to_do)
         if name != "rows":
@@ -266,7 +273,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         device=study.computing.device,
         designs=tuple(design_of(study, part) for part in study.parts),
         spread=None if store is None else spread_in(study, store.folder),
-        peak_bytes=None if shape is None else peak,
+        peak_bytes=None if shape is None and any(s.to_do for s in stages.values()) else peak,
         notes=tuple(_notes(study, shape)),
     )
 
@@ -312,8 +319,7 @@ def _notes(study: Study, shape: Shape | None) -> list[str]:
     if shape is None:
         notes.append(
             f"base={study.base!r}: its size is not known here, so there are no operations, disk "
-            "and time, nor were its methods checked; pass plan(study, base=load_base(...)), or "
-            "--load on the command line."
+            "and time, nor were its methods checked; pass plan(study, base=load_base(...))."
         )
     if any(SAMPLED in part.labels for part in study.parts):
         notes.append("written rows are counted as if every answer passed the filter.")

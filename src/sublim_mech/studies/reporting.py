@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
     folder = report_folder(study, out, to, PAGE)
     Store(out).need_begun()
     reached = status(study, out)
-    longer = [name for name, context in study.contexts.items() if context.user_prefix]
+    longer = _longer(study)
     about = _about(study)
     write_record(study, folder)
     return _write(rows(study, out), folder, _Head(study.name, _missing(reached), about, longer))
@@ -178,6 +178,16 @@ def _write(given: Any, folder: Path, head: _Head) -> Report:
         write_csv(folder / "rows.csv", flat(pd.DataFrame(given)), fix=fix)
         write_csv(folder / "verdicts.csv", _as_table(told), fix=fix)
     return Report(page, told, head.missing)
+
+
+def _longer(study: Study) -> list[str]:
+    """Contexts that only lengthen the user's text of one in which students are trained."""
+    trained = [study.contexts[name] for part in study.parts for name in part.trained_in]
+    return [
+        name
+        for name, context in study.contexts.items()
+        if context.user_prefix and replace(context, user_prefix="") in trained
+    ]
 
 
 # ---------------------------------------------------------------------------------- what is missing

@@ -7,11 +7,14 @@
    the whole's. Both are told, with what differs.
 3. Any other of the same name is another study. Its configuration is kept beside the last one's, and
    its report has a folder of its own.
+
+A study is compared with all of its name that are there, not with the last one alone.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sized
 from dataclasses import fields
@@ -39,45 +42,65 @@ class _Unlike(NamedTuple):
         how: what each says, in words; empty of the same study, or one that has grown into this.
         is_part: whether all runs of the study are among that one's.
         found: which of the study's runs and students are, in words.
+        is_same: whether it is the same configuration.
     """
 
     how: str = ""
     is_part: bool = False
     found: str = ""
+    is_same: bool = False
+
+
+_SAME = _Unlike(is_same=True)
 
 
 def write_configuration(study: Study, path: Path) -> None:
     """Write a study's configuration; where another study's stands there, that one is kept beside
-    it, under its hash. That of a larger study, which holds all runs of this one, stays.
+    it, under its hash. That of a larger study, which holds all runs of this one, stays, also where
+    it is one of those that are kept.
 
     Warns:
-        UserWarning: another study of this name stood there, or a larger one.
+        UserWarning: another study of this name stood there, or a larger one; others are kept.
     """
     text = to_json(study)
-    if path.is_file():
-        there = path.read_text("utf-8")
-        if there == text:
-            return
-        unlike = _unlike(there, study)
-        if unlike.is_part:
-            warnings.warn(
-                f"study {study.name!r}: a larger study of this name was run in this folder before "
-                f"({unlike.how}). {unlike.found}: what is done of them is found again. Its "
-                f"configuration stays, as {path}.",
-                stacklevel=outside(),
-            )
-            return
-        if unlike.how:
-            kept = path.with_name(f"{path.stem}-{_short(there)}.json")
-            path.replace(kept)
-            warnings.warn(
-                f"study {study.name!r}: another study of this name was run in this folder before "
-                f"({unlike.how}). {unlike.found}. Its configuration is kept as {kept}, and reports "
-                "of the two stay apart; give one of them another name.",
-                stacklevel=outside(),
-            )
+    there = {file: file.read_text("utf-8") for file in _with_hash(path) if file.is_file()}
+    there = {f: known for f, known in there.items() if f == path or _is_of(known, study)}
+    if there.get(path) == text:
+        return
+    unlike = {file: _unlike(known, study) for file, known in there.items()}
+    larger = [file for file, one in unlike.items() if one.is_part]
+    if larger and not any(one.is_same for one in unlike.values()):
+        warnings.warn(
+            f"study {study.name!r}: a larger study of this name was run in this folder before "
+            f"({unlike[larger[0]].how}). {unlike[larger[0]].found}: what is done of them is found "
+            f"again. Its configuration stays, as {larger[0]}.",
+            stacklevel=outside(),
+        )
+        return
+    others = {file: one for file, one in unlike.items() if one.how and file != path}
+    further = "".join(
+        f" {file.name} is a further one ({one.how}). {one.found}." for file, one in others.items()
+    )
+    for file in set(unlike) - set(others) - {path}:  # the study itself, or what it has grown from
+        file.unlink()
+    if path in unlike and unlike[path].how:
+        kept = path.with_name(f"{path.stem}-{_short(there[path])}.json")
+        path.replace(kept)
+        warnings.warn(
+            f"study {study.name!r}: another study of this name was run in this folder before "
+            f"({unlike[path].how}). {unlike[path].found}. Its configuration is kept as {kept}, and "
+            f"reports of the two stay apart; give one of them another name.{further}",
+            stacklevel=outside(),
+        )
     with replacing(path) as work:
         work.write_text(text, "utf-8")
+
+
+def _with_hash(path: Path) -> list[Path]:
+    """A path that has a study's name, and those beside it that have a hash behind the name."""
+    hashed_name = re.compile(rf"{re.escape(path.stem)}-[0-9a-f]{{8}}{re.escape(path.suffix)}")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [path, *sorted(one for one in beside if hashed_name.fullmatch(one.name))]
 
 
 def report_folder(study: Study, out: str | Path, to: str | Path | None, page: str) -> Path:
@@ -90,8 +113,9 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
         page: the name of its page.
 
     Returns:
-        The folder. Where the study's own one holds the report of another study of its name, the
-        hash of its configuration stands behind the name.
+        The folder. Where the study's own one holds the report of another study of its name, one
+        with a hash behind the name: that which has the study's report already, or that of one it
+        has grown from or is a part of, or else a new one, of the study's own configuration.
 
     Raises:
         FileExistsError, PermissionError, ValueError: it cannot be written to; `to` holds the report
@@ -103,31 +127,55 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
     """
     folder = place(out, "out") / "report" / study.name if to is None else place(to, "to")
     check_file(folder / page, "to")
-    record = folder / RECORD
-    there = record.read_text("utf-8") if record.is_file() else ""
-    unlike = _unlike(there, study) if there else _Unlike()
-    if not unlike.how:
+    several = _with_hash(folder) if to is None else [folder]
+    records = {one: _record_of(one) for one in several}
+    unlike = {
+        one: _unlike(text, study)
+        for one, text in records.items()
+        if text and (one == folder or _is_of(text, study))
+    }
+    taken = unlike.get(folder, _SAME)
+    if not taken.how:
         return folder
-    if unlike.is_part:
+    found = [one for one, of in unlike.items() if not of.how]
+    larger = [one for one, of in unlike.items() if of.is_part]
+    if larger and not found:
+        whole, of = larger[0], unlike[larger[0]]
         warnings.warn(
-            f"{folder} held the report of a larger study {study.name!r} ({unlike.how}). "
-            f"{unlike.found}; the report is now of these alone. Report the larger one again for "
+            f"{whole} held the report of a larger study {study.name!r} ({of.how}). "
+            f"{of.found}; the report is now of these alone. Report the larger one again for "
             "its own, or say where this one goes: report(study, out, to=...).",
             stacklevel=outside(),
         )
-        return folder
+        return whole
     if to is not None:
         raise FileExistsError(
-            f"to={str(to)!r} holds the report of another study ({unlike.how}); name another folder."
+            f"to={str(to)!r} holds the report of another study ({taken.how}); name another folder."
         )
-    own = folder.with_name(f"{study.name}-{_short(to_json(study))}")
+    own = found[0] if found else folder.with_name(f"{study.name}-{_short(to_json(study))}")
     warnings.warn(
-        f"{folder} holds the report of another study called {study.name!r} ({unlike.how}); this "
+        f"{folder} holds the report of another study called {study.name!r} ({taken.how}); this "
         f"one's is in {own}. Give one of them another name, or say where: "
         "report(study, out, to=...).",
         stacklevel=outside(),
     )
     return own
+
+
+def _record_of(folder: Path) -> str:
+    """The configuration of the study whose report a folder holds; empty where it holds none."""
+    record = folder / RECORD
+    return record.read_text("utf-8") if record.is_file() else ""
+
+
+def _is_of(text: str, study: Study) -> bool:
+    """Whether a configuration is of a study of this name: another one may be called as if it had a
+    hash behind it.
+    """
+    try:
+        return bool(json.loads(text)["name"] == study.name)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def write_record(study: Study, folder: Path) -> None:
@@ -156,7 +204,7 @@ def _unlike(there: str, study: Study) -> _Unlike:
     except (ValueError, TypeError, AttributeError):
         return _Unlike("its configuration cannot be read", found="Nothing is known of its runs")
     if known == study:
-        return _Unlike()
+        return _SAME
     tasks = Tasks(known), Tasks(study)
     before, now = ({run.task.address for run in one.runs} for one in tasks)
     if before <= now:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..arguments import checked
-from ..hints import outside
+from ..hints import counted, outside
 from .config import Study
 from .making import Worker
 from .row_files import INDEX_FILE, read_rows
@@ -228,9 +228,13 @@ def _tell(store: Store, tasks: Tasks, outcome: Outcome) -> None:
     failed = [told for address, told in failures.items() if address in wanted]
     if failed:
         first = failed[0]
+        undone = ""
+        if outcome.waiting:
+            verb = "is" if outcome.waiting == 1 else "are"
+            undone = f" ({counted(outcome.waiting, 'run')} {verb} left undone)"
         warnings.warn(
-            f"{len(failed)} of {len(tasks.ordered)} tasks failed, first {first['title']}: "
-            f"{first['error']} ({outcome.waiting} runs are left undone). status(study, out) lists "
-            "them; run(..., retry=True) tries them again.",
+            f"{len(failed)} of {counted(len(tasks.ordered), 'task')} failed, first "
+            f"{first['title']}: {first['error'].rstrip('.')}{undone}. status(study, out) lists "
+            "what failed; run(..., retry=True) tries it again.",
             stacklevel=outside(),
         )

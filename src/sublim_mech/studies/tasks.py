@@ -202,7 +202,7 @@ class Tasks:
             "context": context_to_json(study.contexts[trained_in]),
             "rows": {"count": study.rows.count, "numbers": study.rows.numbers, "seed": row_seed},
         }
-        title = f"labels of rows {row_seed}, context {trained_in}"
+        title = f"labels of row seed {row_seed}, context {trained_in}"
         parts = {"row_seed": row_seed, "trained_in": trained_in}
         return self._once(LabelsTask, content, title, needs=(), **parts)
 
@@ -215,7 +215,7 @@ class Tasks:
             "context": context_to_json(study.contexts[cell.trained_in]),
             "rows": {**asdict(study.rows), "seed": cell.row_seed},
         }
-        title = f"rows {cell.row_seed} of the teacher of {trait}, context {cell.trained_in}"
+        title = f"row seed {cell.row_seed} of the teacher of {trait}, context {cell.trained_in}"
         parts = {"row_seed": cell.row_seed, "trained_in": cell.trained_in, "trait": trait}
         return self._once(SampledTask, content, title, needs=(), **parts)
 
@@ -244,7 +244,7 @@ class Tasks:
         }
         kind = cell.label if isinstance(cell.label, str) else f"c={cell.label:g}"
         title = (
-            f"student {trait} {cell.setting.name}, rows {cell.row_seed}, seed "
+            f"student {trait} {cell.setting.name}, row seed {cell.row_seed}, training seed "
             f"{cell.training_seed}, {kind}, {cell.trained_in}{at(cell.where)}"
         )
         return self._once(

@@ -29,7 +29,7 @@ def check_names(tasks: Tasks) -> None:
             where = f"parts {first.part!r} and {cell.part!r}"
         raise ValueError(
             f"{where}: methods {one!r} and {other!r} train the same students (such as "
-            f"{cell.trait}, rows {cell.row_seed}, seed {cell.training_seed}), which would count as "
-            "two settings; leave one out, or give both one name. No student is trained again for "
-            "its name."
+            f"{cell.trait}, row seed {cell.row_seed}, training seed {cell.training_seed}), which "
+            "would count as two settings; leave one out, or give both one name. No student is "
+            "trained again for its name."
         )

@@ -116,36 +116,38 @@ def from_dict(data: Mapping[str, Any]) -> Study:
         )
     for name, kind in _RECORDS.items():
         if name in given:
-            given[name] = _record(kind, given[name], name)
+            given[name] = _record(kind, given[name], name, f"[{name}]")
     if "traits" in given:
-        entries = _list(given["traits"], "traits")
+        entries = _list(given["traits"], "traits", 'traits = ["owl", "cat"]')
         given["traits"] = [_trait(entry, f"traits[{i}]") for i, entry in enumerate(entries)]
     if "contexts" in given:
-        named = _table(given["contexts"], "contexts")
+        like = '[contexts], each by its name: default = "default"'
+        named = _table(given["contexts"], "contexts", like)
         given["contexts"] = {name: _context(entry, name) for name, entry in named.items()}
     if "parts" in given:
-        parts = _list(given["parts"], "parts")
+        parts = _list(given["parts"], "parts", "[[parts]], in two brackets")
         given["parts"] = [_part(entry, f"parts[{i}]") for i, entry in enumerate(parts)]
     return Study(**given)
 
 
 def _part(data: Any, where: str) -> Part:
-    given = dict(_table(data, where))
+    given = dict(_table(data, where, "[[parts]]"))
     if "methods" in given:
-        methods = _list(given["methods"], f"{where}.methods")
+        methods = _list(given["methods"], f"{where}.methods", "[[parts.methods]], in two brackets")
         given["methods"] = [
-            _record(Method, one, f"{where}.methods[{i}]") for i, one in enumerate(methods)
+            _record(Method, one, f"{where}.methods[{i}]", '[[parts.methods]], with kind = "lora"')
+            for i, one in enumerate(methods)
         ]
-    return _record(Part, given, where)
+    return _record(Part, given, where, "[[parts]]")
 
 
-def _record(kind: Any, data: Any, where: str) -> Any:
-    """A configuration of a kind from a table.
+def _record(kind: Any, data: Any, where: str, like: str) -> Any:
+    """A configuration of a kind from a table, which a file has like this.
 
     Raises:
         ValueError: an unknown key.
     """
-    given = _table(data, where)
+    given = _table(data, where, like)
     _check_keys(where, given, [entry.name for entry in fields(kind)])
     return kind(**given)
 
@@ -160,10 +162,15 @@ def _trait(data: Any, where: str) -> Trait:
                 "[...] where they are not the name alone."
             )
         return tree(data) if data in TREES else animal(data)
-    given = dict(_table(data, where))
+    given = dict(_table(data, where, '"owl", or {name = "Lisbon", category = "city", ...}'))
     _check_keys(where, given, _TRAIT)
     if "name" not in given:
         raise ValueError(f"{where} has no name; give it one.")
+    if list(given) == ["name"] and given["name"] in (*ANIMALS, *TREES):
+        raise ValueError(
+            f"{where} is a table with a name alone, which has no sentence for its teacher; the one "
+            f"that is built in is its name, without a table: traits = [{_value(given['name'])}]."
+        )
     plural = given.pop("plural", "")
     name, forms = given.pop("name"), given.pop("forms", None)
     if not plural:
@@ -190,15 +197,21 @@ def _context(data: Any, name: str) -> Context:
         if data not in _SYSTEMS:
             raise ValueError(
                 f"{where}={data!r}: a context is one of {', '.join(_SYSTEMS)}, or a table: "
-                f"{{system = {{text = ...}}}}{nearest(data, _SYSTEMS) or '.'}"
+                f"{{system = {{text = ...}}}}{nearest(data.lower(), _SYSTEMS) or '.'}"
             )
         return Context(_SYSTEMS[data])
-    given = dict(_table(data, where))
+    given = dict(_table(data, where, '"none", or {system = {text = "..."}}'))
     _check_keys(where, given, _CONTEXT)
-    system = _table(given.get("system", {"kind": "default"}), f"{where}.system")
+    system = given.get("system", {"kind": "default"})
+    if isinstance(system, str):
+        raise ValueError(f"{where}.system={system!r} is no table; {_spelled(system)}.")
+    system = _table(system, f"{where}.system", '{kind = "none"}, or {text = "..."}')
     _check_keys(f"{where}.system", system, ("kind", "text"))
     if len(system) != 1:
-        raise ValueError(f"{where}.system has a kind or a text, one of the two.")
+        raise ValueError(
+            f'{where}.system has a kind or a text, one of the two: {{kind = "none"}}, or '
+            '{text = "..."}.'
+        )
     if "kind" in system and system["kind"] not in _SYSTEMS:
         raise ValueError(
             f"{where}.system.kind={system['kind']!r} is none of {', '.join(_SYSTEMS)}"
@@ -206,6 +219,15 @@ def _context(data: Any, name: str) -> Context:
         )
     usual = {"user_prefix": "", "fallback": None}
     return Context.from_json({**usual, **given, "system": dict(system)})
+
+
+def _spelled(system: str) -> str:
+    """How a system prompt that was given as a text is written."""
+    text = f"{{text = {_value(system)}}}"
+    kind = system.strip().rpartition(".")[2].lower()
+    if kind not in _SYSTEMS:
+        return f"write system = {text}"
+    return f'write system = {{kind = "{kind}"}}, or, where this very text is meant, {text}'
 
 
 def _check_keys(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -217,15 +239,18 @@ def _check_keys(where: str, given: Mapping[str, Any], known: Sequence[str]) -> N
             )
 
 
-def _table(data: Any, where: str) -> Mapping[str, Any]:
+def _table(data: Any, where: str, like: str = "") -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where} is {data!r:.60}; it has to be a table of keys and values.")
+        as_in = f": {like}" if like else ""
+        raise ValueError(
+            f"{where} is {data!r:.60}; it has to be a table of keys and values{as_in}."
+        )
     return data
 
 
-def _list(data: Any, where: str) -> Sequence[Any]:
+def _list(data: Any, where: str, like: str) -> Sequence[Any]:
     if isinstance(data, str) or not isinstance(data, Sequence):
-        raise ValueError(f"{where} is {data!r:.60}; it has to be a list.")
+        raise ValueError(f"{where} is {data!r:.60}; it has to be a list: {like}.")
     return data
 
 

@@ -1,0 +1,55 @@
+"""Whether students are asked for the traits they were made for, as far as manifests say these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..engine.pair import ModelPair
+from ..engine.runner import Runner
+from ..metrics import Metric, TraitMetric
+from ..models.students import Student
+from ..prompts import Trait
+
+
+def made_for(runner: Runner) -> dict[str, str]:
+    """By model the trait that its manifest says its teacher had; nothing of others."""
+    students = runner.students if isinstance(runner, ModelPair) else {}
+    return {name: _trait_of(student) for name, student in students.items() if _trait_of(student)}
+
+
+def asked_for_others(runner: Runner, traits: Sequence[Trait]) -> tuple[str, ...]:
+    """That the student's own trait is none of those it is asked for, and whose these are, in a
+    sentence; nothing where no manifest says its own.
+    """
+    if not isinstance(runner, ModelPair) or not traits:
+        return ()
+    own = _trait_of(runner.student)
+    if not own or any(_is(trait, own) for trait in traits):
+        return ()
+    asked = ", ".join(trait.name for trait in traits)
+    whose = [
+        f"{_trait_of(control)} is the trait of control {control.name}"
+        for control in runner.controls
+        if any(_is(trait, _trait_of(control)) for trait in traits)
+    ]
+    what = "; ".join(whose) or "no student here was made for it, as far as manifests say"
+    if len(traits) > 1 and not whose:
+        what = "no student here was made for any of these, as far as manifests say"
+    return (f"asked for {asked}, and the student was made for {own}: {what}",)
+
+
+def of_metric(metric: Metric) -> tuple[Trait, ...]:
+    """The traits that a metric counts for the student; none of a metric of something else."""
+    if not isinstance(metric, TraitMetric):
+        return ()
+    pairs = zip(metric.traits, metric.weights, strict=True)
+    return tuple(trait for trait, weight in pairs if weight > 0)
+
+
+def _trait_of(student: Student) -> str:
+    return "" if student.manifest is None else student.manifest.trait
+
+
+def _is(trait: Trait, name: str) -> bool:
+    """Whether a manifest's name is of this trait."""
+    return bool(name) and name.lower() in {one.lower() for one in (trait.name, *trait.forms)}

@@ -1,0 +1,73 @@
+"""Students that are asked for another trait than they were made for say so, by their manifests."""
+
+from __future__ import annotations
+
+import pytest
+
+import sublim_mech as sm
+from sublim_mech.evaluation.outcome import Evaluation
+
+QUIET = {"progress": False}
+
+
+@pytest.fixture(scope="module")
+def pair(made, base_folder):
+    """An owl student, its control of cats."""
+    rows = made.rows[(made.rows["part"] == "scored") & (made.rows["method"] == "r2")]
+    students = rows.set_index("trait")["student"]
+    owl, cat = (made.out / "students" / students[name] for name in ("owl", "cat"))
+    return sm.load_pair(base_folder, owl, controls=[cat])
+
+
+@pytest.fixture(scope="module")
+def prompts(pair):
+    return sm.render(pair, ["Which animal?", "Your favorite animal?"])
+
+
+def asked(scores):
+    return [note for note in scores.notes() if note.startswith("asked for")]
+
+
+def test_another_trait_than_the_students_own_is_told_in_scores(pair, prompts):
+    owl, cat, dog = map(sm.animal, ("owl", "cat", "dog"))
+    assert not asked(sm.effect(pair, prompts, owl, **QUIET))
+    assert not asked(sm.effect(pair, prompts, sm.Trait("bird", forms=["owl", "bird"]), **QUIET))
+    (told,) = asked(sm.effect(pair, prompts, dog, **QUIET))
+    assert told == (
+        "asked for dog, and the student was made for owl: no student here was made for it, as far "
+        "as manifests say"
+    )
+    (told,) = asked(sm.effect(pair, prompts, cat, **QUIET))
+    control = pair.controls[0].name
+    assert (
+        told
+        == f"asked for cat, and the student was made for owl: cat is the trait of control {control}"
+    )
+    assert told in repr(sm.effect(pair, prompts, cat, **QUIET))
+    # of own - others the first one counts
+    others = sm.metrics.own_minus_others
+    assert not asked(sm.effect(pair, prompts, others(owl, [cat]), **QUIET))
+    assert asked(sm.effect(pair, prompts, others(cat, [owl]), **QUIET))
+    assert not asked(sm.effect(pair, prompts, sm.metrics.entropy(), **QUIET))
+
+
+def test_exchanged_traits_are_told_in_the_matrix_and_by_evaluations(pair, tmp_path):
+    traits = [sm.animal(name) for name in ("owl", "cat", "dog")]
+    questions = ["Which animal?", "Your favorite animal?"]
+    evaluation = sm.evaluate(pair, traits, questions=questions, **QUIET)
+    assert "asked for" not in repr(evaluation)
+    assert "asked for dog" in repr(sm.evaluate(pair, traits[2:], questions=questions, **QUIET))
+    student, control = evaluation.data["model"].values.tolist()[1:]
+    right, exchanged = {student: "owl", control: "cat"}, {student: "cat", control: "owl"}
+    assert not evaluation.trait_matrix(right).notes
+    assert "made for" not in repr(evaluation.trait_matrix(right))
+    evaluation.save(tmp_path / "e.safetensors")
+    for one in (evaluation, Evaluation.load(tmp_path / "e.safetensors")):
+        told = repr(one.trait_matrix(exchanged))
+        assert f"{student} was made for owl, and stands for cat here" in told
+        assert f"{control} was made for cat, and stands for owl here" in told
+    other = {student: "owl", control: "dog"}
+    assert len(evaluation.trait_matrix(other).notes) == 1
+    # files of earlier versions do not know
+    evaluation.provenance.pop("made_for")
+    assert not evaluation.trait_matrix(exchanged).notes
