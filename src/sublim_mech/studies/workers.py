@@ -124,3 +124,7 @@ def _end_with_parent() -> None:
 
 
 __all__ = ["WorkerDiedError", "main", "work_beside"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
