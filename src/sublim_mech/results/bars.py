@@ -51,6 +51,9 @@ from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
 from .words import percent, shortened, wrapped
 
+OF_EFFECT = "; “of effect”: of the effect on all prompt tokens"
+"""What the rows of attributions say beside their names."""
+
 MOST_ROWS = 30
 """Rows of bars in one picture; of more, those of largest effect are drawn."""
 
@@ -101,8 +104,8 @@ def role_bars(
     name_rows(picture, names)
     picture.ax.set_ylabel(by, fontsize=MEDIUM)
     how = f"{_gathered(scores)} of these tokens"
-    if scores.additive:
-        how += "; “of effect”: of the effect on all prompt tokens"
+    if "share" in table and table["share"].notna().any():
+        how += OF_EFFECT
     name_bar_scale(picture, scores, effect_label(scores), how)
     if len(whole) > len(table):
         picture.note(
@@ -296,7 +299,10 @@ def compare_bars(
         )
         names.append("\n".join([called, *notes]))
     name_rows(picture, names)
-    below = name_bar_scale(picture, first, *_scale_of_several(first))
+    what, how = _scale_of_several(first)
+    if any("share" in one and one["share"].notna().any() for one in tables_of.values()):
+        how += OF_EFFECT
+    below = name_bar_scale(picture, first, what, how)
     picture.legend(handles, below=below)
     return picture.finish()
 

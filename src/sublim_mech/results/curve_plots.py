@@ -425,14 +425,15 @@ def _name_steps(picture: Picture, axes: Axes, steps: np.ndarray) -> bool:
     whether its numbers are even.
     """
     called, at, is_even = "optimiser step", steps.astype(float), True
-    if len(steps) > 3 and np.diff(at).min() < 0.05 * np.ptp(at):
+    apart = np.diff(at)
+    if len(steps) > 3 and at[0] > 0 and apart.max() >= 4 * apart.min():
         called, at, is_even = f"{called}, on a scale of ratios", np.log(at), False
         axes.set_xscale("log")
         axes.minorticks_off()
-        apart = 0.06 * np.ptp(at)
+        room = 0.06 * np.ptp(at)
         shown = [len(steps) - 1]  # from the last one back, as far as there is room
         for number in range(len(steps) - 2, -1, -1):
-            if at[shown[-1]] - at[number] >= apart:
+            if at[shown[-1]] - at[number] >= room:
                 shown.append(number)
         axes.set_xticks(steps[shown], [str(steps[number]) for number in shown])
     axes.set_xlabel(called, fontsize=MEDIUM * picture.smaller)

@@ -133,8 +133,11 @@ def notes(scores: ScoreArrays) -> list[str]:
     confirmation, compute = scores.record.confirmation, scores.record.compute
     if confirmation is not None:
         top = sum(bool(cell["top"]) for cell in confirmation.cells)
+        others = len(confirmation.cells) - top
+        # what is left of them are other cells, or another difference
+        before = "" if _is_whole(scores) else "before this selection: "
         lines.append(
-            f"confirmed on {top} strongest and {len(confirmation.cells) - top} random cells: "
+            f"{before}confirmed on {top} strongest and {others} random cells: "
             f"Pearson {confirmation.pearson:.2f}, Spearman {confirmation.spearman:.2f}, "
             f"{confirmation.told_sign()}; of the strongest alone, exact values are "
             f"{confirmation.scale:.2f} times the estimates{_pearson(confirmation.pearson_top, top)}"
@@ -144,6 +147,16 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"computed in {compute.dtype}: totals off by up to {compute.error:.2g} {scores.unit}"
         )
     return lines
+
+
+def _is_whole(scores: ScoreArrays) -> bool:
+    """Whether no cells, prompts or models were left out since exact values were compared."""
+    confirmation = scores.record.confirmation
+    known = scores.data["prompt"].values
+    compared = [] if confirmation is None else [cell.get("prompt") for cell in confirmation.cells]
+    there = all(prompt is None or prompt in known for prompt in compared)
+    models = len(scores.record.students) in (0, scores.data.sizes["model"])
+    return not scores.selected and there and models
 
 
 def _pearson(value: float, cells: int) -> str:
@@ -276,6 +289,8 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
     except ValueError as error:  # several layouts: nothing is one place in all of them
         return ["", str(error)]
     lines = ["", f"where the curves enter and settle ({whose})", show(crossed)]
+    if np.isinf(crossed[["low", "high"]].to_numpy(float)).any():
+        lines.append("inf: not reached within the prompt")
     if len(table) > 2 * MOST_BOUNDARIES:
         return [*lines, "", f"{len(table)} boundaries: scores.curve() has them"]
     return [*lines, "", f"effect of all tokens up to each one ({whose})", show(table)]

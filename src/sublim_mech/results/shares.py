@@ -221,7 +221,8 @@ class Concentration:
         return f"{carried}."
 
     def _carried(self) -> str:
-        return in_words(self.answer_effect, self.answer_share, self.unit)
+        told = in_words(self.answer_effect, self.answer_share, self.unit)
+        return f"{told}, all cells" if self.cells else told
 
     def _effect(self) -> str:
         interval = ""
@@ -430,20 +431,20 @@ def _empty(scores: ScoreArrays, on: str) -> str:
     """Why a set holds no token, and which sets there are instead."""
     told = "no token of any prompt is in this set"
     roles = set(scores.positions("role")[scores.of_prompt.values])
-    there = _there(scores, "role", ROLES)
+    there = _some(_there(scores, "role", ROLES))
     if on in CLASSES or on in UNIONS["sharing"]:
         classes = set(scores.positions("sharing")[scores.of_prompt.values])
         nothing = none_shared(classes, raw=roles <= {"bos", "text"})
         if nothing and on in (*SHARED, "shared"):
             told += f": {nothing}"
-        there = _there(scores, "sharing", CLASSES) + there
+        there = _some(_there(scores, "sharing", CLASSES)) + there
     return f"{told}; {_choose(there)}"
 
 
 def _whole(scores: ScoreArrays) -> str:
     """Why a set that holds every token is compared with nothing, and which sets there are."""
     parts = {by: _there(scores, by, of) for by, of in (("role", ROLES), ("sharing", CLASSES))}
-    there = [name for names in parts.values() if len(names) > 1 for name in names]
+    there = [name for names in parts.values() for name in _some(names)]
     told = "it holds every token of every prompt, so its share is 100 % whatever was learned"
     return f"{told}; {_choose(there)}"
 
@@ -454,6 +455,11 @@ def _there(scores: ScoreArrays, by: str, names: Sequence[str]) -> list[str]:
         return []
     found = set(scores.positions(by)[scores.of_prompt.values])
     return [name for name in names if name in found]
+
+
+def _some(names: list[str]) -> list[str]:
+    """Names of parts; of a single one, which is the whole, nothing."""
+    return names if len(names) > 1 else []
 
 
 def _choose(there: Sequence[str]) -> str:
