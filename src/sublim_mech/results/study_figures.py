@@ -218,21 +218,12 @@ def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Fig
 
 
 def _with_parts(rows: pd.DataFrame, on: str) -> pd.DataFrame:
-    """`sufficiency` and `necessity` of a token set as parts of the graft's effect: of each row seed
-    the sum over its students along their effects, over the sum of these effects.
-
-    Inside its own noise an effect has no parts: such students are in neither sum. A student of a
-    small effect weighs as little in the ratio as its effect does.
+    """`sufficiency` and `necessity` of a token set as parts of each student's graft; of an effect
+    inside its own noise there are none.
     """
-    noise = graft_noise(rows) | rows[f"ig {on} share"].isna()
-    total = rows["graft total"].where(~noise)
-    found = rows.copy()
-    for measure in ("sufficiency", "necessity"):
-        along = rows[f"graft {on} {measure}"] * np.sign(total)
-        whole = total.abs().where(along.notna())
-        sums = [one.groupby(rows["row_seed"]).transform("sum") for one in (along, whole)]
-        found[measure] = (sums[0] / sums[1].where(sums[1] > 0)).where(along.notna())
-    return found
+    whole = rows["graft total"].where(rows[f"ig {on} share"].notna() & ~graft_noise(rows))
+    parts = {one: rows[f"graft {on} {one}"] / whole for one in ("sufficiency", "necessity")}
+    return rows.assign(**parts)
 
 
 def trained_at_figure(rows: pd.DataFrame) -> Figure:
