@@ -132,7 +132,7 @@ def test_verdicts_without_enough_say_what_there_is_and_nothing_more():
     two = planted(ranks({1: 0.0, 4: 0.5}))
     told = statements(pd.concat([two, planted(ranks({4: 0.5}, rule="alpha = rank"))]))
     assert (
-        "enough was measured [there are ranks 1, 4 (alpha = 32); rank 4 (alpha = rank): it takes "
+        "enough was measured [LoRAs have ranks 1, 4 (alpha = 32); rank 4 (alpha = rank): it takes "
         "three ranks of one scaling rule, alike in all else]: cannot be told"
     ) in told
     assert not any("nothing was measured" in one for one in told)

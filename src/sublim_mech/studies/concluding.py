@@ -240,7 +240,7 @@ class Evidence:
             ranks = sorted({int(rank) for rank in group["rank"]})
             named = f"{'ranks' if len(ranks) > 1 else 'rank'} {', '.join(map(str, ranks))}"
             found.append(f"{named} ({rule})" if rule else named)
-        there = f"there are {'; '.join(found)}" if found else "there are no LoRAs"
+        there = f"LoRAs have {'; '.join(found)}" if found else "there are no LoRAs"
         return f"{there}: it takes three ranks of one scaling rule, alike in all else"
 
     def capacities(self) -> Chosen:
