@@ -191,7 +191,7 @@ def of_learning(groups: Groups, *, alike: bool | None = None) -> list[Limit]:
     if any(worse.values()):
         whose = _whose([name for name, count in worse.items() if count], groups)
         told = f"{sum(worse.values())} of {counted(len(rows), 'row')}{whose}: {WORSE_THAN_BASE}"
-        limits.append(Limit("worse than base", told, told))
+        limits.append(Limit("unlearnt", told, told))
     if alike is None:
         same = [name for name, here in groups.items() if answer_alike(here.to_dict("records"))]
         told = f"{ALIKE}{_whose(same, groups)}"
