@@ -106,9 +106,19 @@ def _high(texts: Sequence[str]) -> float:
 def name_bar_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:
     """The name of the scale below the bars; returns how far down it reaches, in points."""
     size = MEDIUM * picture.smaller
-    width = letters(picture.width, size)
-    lines = [wrapped(picture.renamed(what), width)]
-    lines.append(wrapped("; ".join(filter(None, [how, over_prompts(scores)])), width))
-    text = "\n".join(lines)
-    picture.ax.set_xlabel(picture.text(text), fontsize=size)
-    return 24 + 13 * picture.smaller * (1 + text.count("\n"))
+    said = [picture.renamed(what), "; ".join(filter(None, [how, over_prompts(scores)]))]
+
+    def name(inches: float) -> float:
+        width = letters(inches, size)
+        text = "\n".join(wrapped(line, width) for line in said)
+        picture.ax.set_xlabel(picture.text(text), fontsize=size)
+        return 24 + 13 * picture.smaller * (1 + text.count("\n"))
+
+    def fit() -> None:
+        """Names of rows may have moved the axes aside."""
+        reach = name(picture.room())
+        if picture.legend_again is not None:
+            picture.legend_again(below=reach)
+
+    picture.when_laid_out(fit)
+    return name(picture.width)

@@ -372,14 +372,18 @@ class Picture:
                 fit()
         self._set_fonts()
 
+    def room(self) -> float:
+        """Inches that words around the middle of the axes have before they leave the figure."""
+        figure = self.ax.figure.figure
+        middle = (self.ax.bbox.x0 + self.ax.bbox.x1) / 2
+        room = 2 * min(middle, figure.bbox.width - middle) / figure.dpi - 0.1
+        return float(min(self.width, room))
+
     def _wrap_again(self) -> bool:
         """Break the words above and below to the room on either side of the middle of the axes;
         returns whether they changed.
         """
-        figure = self.ax.figure.figure
-        middle = (self.ax.bbox.x0 + self.ax.bbox.x1) / 2
-        room = 2 * min(middle, figure.bbox.width - middle) / figure.dpi - 0.1
-        room = min(self.width, room)
+        room = self.room()
         said: list[tuple[Text, list[str]]] = [(self.ax.title, self._wrap_heads(room))]
         if self._foot is not None:
             said.append((self._foot, self._wrap_limits(room)))
