@@ -86,7 +86,7 @@ def name_rows(picture: Picture, names: Sequence[str]) -> None:
         if _high(full) * SMALL <= row:
             return
         texts = short if row >= _high(short) * _SMALL_ROWS else line
-        size = max(_LEAST, min(SMALL, row / _high(texts)))
+        size = max(_LEAST, min(SMALL, 0.94 * row / _high(texts)))  # lines need some air
         axes.set_yticks(range(len(texts)), texts, fontsize=size)
         if texts is line:  # which leaves bars less room
             axes.locator_params(axis="x", nbins=4)

@@ -364,10 +364,15 @@ class Picture:
         make the axes lower, which the names have to fit again.
         """
         figure = self.ax.figure.figure
-        for _ in range(2):
+        before: tuple[Any, ...] | None = None
+        for _ in range(4):
             figure.draw_without_rendering()
             if self._wrap_again():
                 figure.draw_without_rendering()
+            place = tuple(np.round(self.ax.bbox.bounds))
+            if place == before:  # as the names know it
+                break
+            before = place
             for fit in self._fits:
                 fit()
         self._set_fonts()
