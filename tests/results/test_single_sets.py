@@ -132,7 +132,7 @@ def test_snapshots_that_lie_ever_further_apart_have_a_scale_of_ratios(steps, sca
 
 
 def test_a_selection_of_confirmed_scores_says_that_it_was_not_itself_compared():
-    scores = synthetic.confirmed(synthetic.attribution())
+    scores = synthetic.confirmed(synthetic.attribution(controls=2))
     told = "confirmed on 4 strongest and 3 random cells"
     assert f"\n{told}" in repr(scores)
     for kept in ({"layer": 3}, {"prompt": [1, 2]}, {"model": "student"}):

@@ -358,19 +358,46 @@ class Picture:
         return self.ax
 
     def _fit(self) -> None:
-        """Have words and names fitted to the room that there is."""
+        """Have words and names fitted to the room that there is.
+
+        Names of rows move the axes, and with them the words above and below; these, in more lines,
+        make the axes lower, which the names have to fit again.
+        """
         figure = self.ax.figure.figure
-        figure.draw_without_rendering()
-        # above and below the middle of the axes, which names of rows move to the right
+        before: tuple[Any, ...] | None = None
+        for _ in range(4):
+            figure.draw_without_rendering()
+            if self._wrap_again():
+                figure.draw_without_rendering()
+            place = tuple(np.round(self.ax.bbox.bounds))
+            if place == before:  # as the names know it
+                break
+            before = place
+            for fit in self._fits:
+                fit()
+        self._set_fonts()
+
+    def room(self) -> float:
+        """Inches that words around the middle of the axes have before they leave the figure."""
+        figure = self.ax.figure.figure
         middle = (self.ax.bbox.x0 + self.ax.bbox.x1) / 2
         room = 2 * min(middle, figure.bbox.width - middle) / figure.dpi - 0.1
-        room = min(self.width, room)
-        self.ax.title.set_text(self.text("\n".join(self._wrap_heads(room))))
+        return float(min(self.width, room))
+
+    def _wrap_again(self) -> bool:
+        """Break the words above and below to the room on either side of the middle of the axes;
+        returns whether they changed.
+        """
+        room = self.room()
+        said: list[tuple[Text, list[str]]] = [(self.ax.title, self._wrap_heads(room))]
         if self._foot is not None:
-            self._foot.set_text(self.text("\n".join(self._wrap_limits(room))))
-        for fit in self._fits:
-            fit()
-        self._set_fonts()
+            said.append((self._foot, self._wrap_limits(room)))
+        changed = False
+        for words, lines in said:
+            text = self.text("\n".join(lines))
+            changed = changed or text != words.get_text()
+            words.set_text(text)
+        return changed
 
     def _keep_inside(self) -> bool:
         """In a figure of the caller's that lays nothing out: shrink the axes within their part of
