@@ -30,6 +30,8 @@ Kind = Literal[
     "sum",
     "no controls",
     "unmoved",
+    "unlearnt",
+    "alike",
     "noise",
     "controls",
     "intervals",
