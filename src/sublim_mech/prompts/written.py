@@ -168,7 +168,7 @@ def _telling(found: Sequence[_Otherwise], count: int, name: str) -> str:
         fix = "strip the answers (answer.strip())"
     return (
         f"{name}: of {counted(count, 'answer')} {len(found)} would be written otherwise by the "
-        f"chat template: [{first.row}], {first.answer!r:.60}, ends in {first.given!r} here, and there "
-        f"in {first.written}. They are taken as they are; to have them as the template writes "
-        f"them, {fix}; to keep them, pass template= that writes them so."
+        f"chat template: [{first.row}], {first.answer!r:.60}, ends in {first.given!r} here, "
+        f"and there in {first.written}. They are taken as they are; to have them as the template "
+        f"writes them, {fix}; to keep them, pass template= that writes them so."
     )
