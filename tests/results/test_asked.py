@@ -110,10 +110,10 @@ def test_a_verdict_needs_as_many_prompts_as_can_tell_a_sign_from_chance(number):
     few = number < FEWEST
     assert ("are too few" in found.conclusion) == few
     assert (2 ** (1 - number) > 0.05) == few
-    assert "sufficiency and necessity of 'shared' in graft(" in found.conclusion
+    assert "sufficiency and necessity of 'shared' in sm.graft(" in found.conclusion
     assert "sets='sharing'" in found.conclusion
     assert (
-        "sets={'template': masks.role('template')}"
+        "sets={'template': sm.masks.role('template')}"
         in concentration(scores, on="template").conclusion
     )
 
