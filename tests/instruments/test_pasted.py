@@ -48,22 +48,21 @@ def test_the_advised_mask_holds_the_selected_cells(llama, asked, scores, labels)
     eval(code, {"sm": stub, "pair": llama, "prompts": asked, "trait": TRAIT})
     ((_, mask),) = seen.items()
     modules = llama.cells()
-    there = {
-        (int(layer), str(module))
-        for layer in np.atleast_1d(labels.get("layer", scores.data["layer"].values))
-        for module in np.atleast_1d(labels.get("module", scores.data["module"].values))
-    }
-    chosen = [(one.layer, one.name) in there for one in modules]
-    assert any(chosen)
+    # what the student changes; a graft of other modules does nothing
+    names = scores.data["module"].values.tolist()
+    changed = np.array([module.name in names for module in modules])
+    layers = np.atleast_1d(labels.get("layer", scores.data["layer"].values)).tolist()
+    kept = np.atleast_1d(labels.get("module", names)).tolist()
+    chosen = [module.layer in layers and module.name in kept for module in modules]
+    assert np.any(changed & chosen)
     for prompt in asked:
         positions = labels.get("position", range(len(prompt)))
         tokens = [
             role == "template" and place in positions for place, role in enumerate(prompt.roles)
         ]
-        np.testing.assert_array_equal(
-            np.broadcast_to(mask(prompt, modules), (len(prompt), len(modules))),
-            np.outer(tokens, chosen),
-        )
+        cells = np.broadcast_to(mask(prompt, modules), (len(prompt), len(modules)))
+        expected = np.outer(tokens, chosen)
+        np.testing.assert_array_equal(cells[:, changed], expected[:, changed])
 
 
 def test_what_is_pasted_runs(llama, asked, scores):

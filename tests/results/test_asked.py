@@ -131,7 +131,7 @@ def confirmation(factor):
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0])
 def test_the_scale_of_the_strongest_cells_is_printed(factor):
-    scores = synthetic.attribution()
+    scores = synthetic.attribution(controls=2)
     record = dataclasses.replace(scores.record, confirmation=confirmation(factor))
     assert record.confirmation.scale == pytest.approx(factor)
     assert record.confirmation.pearson_top == pytest.approx(1)

@@ -88,8 +88,8 @@ def test_a_selection_without_enough_of_them_is_not_confirmed(labels, held):
     scores = confirmed()
     some = scores.sel(**labels)
     assert line(some) == (
-        "not confirmed in this selection: compared with exact values were 24 cells, as "
-        f"student - controls, before this selection, of which it holds {held}"
+        f"not confirmed in this selection: it holds {held} of the 24 cells in which "
+        "student - controls was compared with exact values before this selection"
     )
     assert (some.confirmation is None) == (held == "none")
     assert some.warning is None
@@ -104,8 +104,7 @@ def test_a_selection_without_enough_of_them_is_not_confirmed(labels, held):
 def test_other_numbers_than_were_compared_are_not_confirmed(model):
     one = confirmed().sel(model=model)
     assert line(one) == (
-        "not confirmed: compared with exact values was another number, as student - controls, "
-        "before this selection"
+        "not confirmed: student - controls was compared with exact values before this selection"
     )
     assert one.confirmation is None
     assert line(one.sel(layer=2)) == line(one)

@@ -339,7 +339,7 @@ def test_a_dose_says_at_which_scales_the_headline_is_the_controls():
     assert "at scale 1.5" not in told  # a fifth
     assert (
         "at scale 1.5 student alone has 1.00 of its effect at 1, where student - controls has "
-        "1.25 of its own; at 2 1.00 where 1.50; see sel(model='student')"
+        "1.25 of its own; at scale 2 they have 1.00 and 1.50; see sel(model='student')"
     ) in told
     assert "alone has" not in repr(synthetic.dose(power=1.0))
 

@@ -595,6 +595,14 @@ def test_the_exact_check_of_a_part_names_the_part():
     assert concentration(scores, on=shared).exact_check.endswith(
         "sets={'chosen': tokens}), where tokens is a mask of the same tokens."
     )
+    # what lies outside the blocks is no layer of masks
+    outside = concentration(scores.sel(layer=[-1, 0, 4]))
+    assert outside.mask == (
+        "(sm.masks.layers([0]) | sm.masks.modules('embed', 'ln_final', 'unembed'))"
+    )
+    assert concentration(scores.sel(module="attn.q", layer=3)).mask == (
+        "sm.masks.modules('attn.q') & sm.masks.layers([3])"
+    )
     # by its mask, for sets='role' is refused of raw text
     assert concentration(scores, on="system").exact_check.endswith(
         "of 'system' in sm.graft(pair, prompts, trait, sets={'system': sm.masks.role('system')})."

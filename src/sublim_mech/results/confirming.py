@@ -53,18 +53,17 @@ def agreement(scores: ScoreArrays) -> Agreement | None:
     if record.minus:  # which keeps that some were poor
         told = "not confirmed: a contrast of scores"
         return Agreement(_joined(told, "of some of them " + found if found else ""), poor, ())
-    compared_on = f"compared with exact values {{}}, as {_compared(record)}, before this selection"
+    what = f"{_compared(record)} was compared with exact values before this selection"
     if scores.data["model"].values.tolist() != list(record.students):
-        was = compared_on.format("was another number")
-        return Agreement(_joined(f"not confirmed: {was}", found), poor, ())
+        return Agreement(_joined(f"not confirmed: {what}", found), poor, ())
     cells = [cell for cell in confirmation.cells if _holds(scores, cell)]
     if len(cells) == len(confirmation.cells):
         return Agreement(_told(confirmation), poor, cells, confirmation)
     top = sum(bool(cell["top"]) for cell in cells)
     if top < FEWEST_TOP or len(cells) < FEWEST_CELLS:
-        were = compared_on.format(f"were {len(confirmation.cells)} cells")
-        held = f"not confirmed in this selection: {were}, of which it holds {len(cells) or 'none'}"
-        return Agreement(_joined(held, found), poor, cells)
+        held = f"{len(cells) or 'none'} of the {len(confirmation.cells)} cells in which"
+        line = _joined(f"not confirmed in this selection: it holds {held} {what}", found)
+        return Agreement(line, poor, cells)
     here = compared(cells, seed=confirmation.seed, exact=confirmation.exact)
     return Agreement(_told(here, confirmation), here.poor, cells, here)
 

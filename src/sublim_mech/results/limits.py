@@ -431,7 +431,9 @@ def _of_its_own(student: str, headline: str, found: Sequence[tuple[float, float,
         f"at scale {scale:g} {student} alone has {share:.2f} of its effect at 1, where "
         f"{headline} has {of_headline:.2f} of its own"
     ]
-    told += [f"at {one:g} {part:.2f} where {other:.2f}" for one, part, other in others]
+    told += [
+        f"at scale {one:g} they have {part:.2f} and {other:.2f}" for one, part, other in others
+    ]
     return "; ".join(told)
 
 
