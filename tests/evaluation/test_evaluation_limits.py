@@ -61,3 +61,13 @@ def test_without_controls_there_is_no_part_of_theirs(models):
     told = repr(planted(levels(-6, -0.01, -10)[:models]))
     assert "controls'" not in told
     assert ("ceiling" in told) == (models == 2)
+
+
+def test_the_controls_part_of_own_minus_others_is_told_of_it():
+    """Owl: student +1, control -4 more than what wolf does in both."""
+    owl, wolf = levels(-6, -5, -10), levels(-8, -8, -8)
+    told = repr(planted(np.concatenate([owl, wolf], axis=2)))
+    assert f"\nowl: {FALL} in own - others; see table(minus_others=True)\n" in told
+    # the student alone has it, however the controls move all traits alike
+    both = repr(planted(np.concatenate([levels(-6, -1, -10), levels(-8, -8, -12)], axis=2)))
+    assert "in own - others" not in both

@@ -18,6 +18,7 @@ STEPS = {  # of a training, and whether they stand on a scale of ratios
     (1, 10, 100, 1000): True,
     (10, 20, 30, 40, 50): False,
     (10, 20, 30, 40, 45): False,
+    (100, 200, 300, 400, 401): False,
     (5, 10, 15): False,
     (100, 200, 300, 400, 500, 600, 700, 800): False,
     (0, 10, 20, 40): False,  # 0 stands nowhere on such a scale

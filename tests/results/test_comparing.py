@@ -76,7 +76,7 @@ def test_what_differs_is_said_as_tables_say_it():
         for context in (Context("You are a chess coach."), Context("You are a gardener."))
     )
     words = "(system “You are a chess coach.” and system “You are a gardener.”)"
-    with pytest.raises(ValueError, match=re.escape(f"contexts differ {words}; score both alike.")):
+    with pytest.raises(ValueError, match=re.escape(f"contexts differ {words}; score both alike; ")):
         compare({"s1": coach, "s2": gardener})
     long = "Answer as a helpful assistant of a very large library would, in "
     ends = [(str(Context(long + end).to_json()),) for end in ("prose.", "verse.")]

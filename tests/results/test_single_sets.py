@@ -9,11 +9,13 @@ import pytest
 import synthetic
 from matplotlib.figure import Figure
 
+from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.intruders import IntruderModule, Intruders
 from sublim_mech.results.limits import limits
 from sublim_mech.results.plots import plot
 from sublim_mech.results.report import show
 from sublim_mech.results.scores import Scores
+from sublim_mech.results.shares import concentration
 from sublim_mech.results.words import percent, signed
 
 
@@ -111,6 +113,50 @@ def test_every_line_of_the_strongest_cells_points_at_one_cell():
             assert row["token"] == repr(str(token))
             cells = scores.headline.sel(prompt=row["prompt"], position=row["position"])
             assert np.isclose(cells, row["effect"]).any()
+
+
+@pytest.mark.parametrize(
+    ("steps", "scale"),
+    [
+        ((2, 4, 8, 16, 32, 40), "log"),
+        ((1, 2, 4, 8), "log"),
+        ((10, 20, 30, 40, 50), "linear"),
+        ((100, 200, 300, 350), "linear"),
+        ((10, 100, 1000), "linear"),
+    ],
+)
+def test_snapshots_that_lie_ever_further_apart_have_a_scale_of_ratios(steps, scale):
+    axes = plot(synthetic.stepped(synthetic.effect, steps))
+    assert axes.get_xscale() == scale
+    assert ("scale of ratios" in axes.get_xlabel()) == (scale == "log")
+
+
+def test_of_a_selection_the_answer_is_said_to_be_of_all_cells():
+    scores = synthetic.attribution(synthetic.several(8))
+    whole, one = concentration(scores), concentration(scores.sel(layer=[1]))
+    carried = whole._carried()
+    assert one._carried() == f"{carried}, all cells"
+    assert f"carry {carried}, all cells." in one.conclusion
+
+
+def test_a_set_that_is_the_whole_prompt_is_not_advised():
+    rows = [(word, "text", 0, "novel") for word in ("The", " owl", " is", " my")]
+    with pytest.raises(ValueError, match="no token") as refused:
+        concentration(synthetic.attribution([rows] * 6), on="shared")
+    assert "'text'" not in str(refused.value)
+    assert "bool array" in str(refused.value)
+
+
+def test_of_effect_is_explained_where_a_row_says_it():
+    scores = synthetic.filled(synthetic.attribution(synthetic.several(6), layers=2))
+    for axes in (plot(scores, by="role"), compare_bars({"a": scores, "b": scores}, by="role")):
+        rows = " ".join(text.get_text() for text in axes.get_yticklabels())
+        assert ("of effect" in rows) == ("“of effect”" in axes.get_xlabel())
+        assert "of effect" in rows
+    data = scores.data.copy(deep=True)
+    data["effect"][:] = data["effect"] * 0
+    none = plot(replace(scores, data=data), by="role")
+    assert "of effect" not in none.get_xlabel()
 
 
 # --------------------------------------------------------------------------- nothing, and its sign

@@ -113,7 +113,7 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_arrays(path, "scores")
     write_arrays(path, {"x": np.zeros(3)}, "scores", {})
-    with pytest.raises(ValueError, match="holds no evaluation; pass a file that sublim_mech saved"):
+    with pytest.raises(ValueError, match=r"holds no evaluation, but scores: .*Scores\.load"):
         read_arrays(path, "evaluation")
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ValueError, match="is truncated or not a safetensors file"):

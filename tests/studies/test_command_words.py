@@ -13,6 +13,7 @@ import sublim_mech
 from sublim_mech import studies
 from sublim_mech.__main__ import main
 from sublim_mech.instruments.command_words import ADVICE, in_commands
+from sublim_mech.studies.same_name import write_record
 from sublim_mech.studies.store import Store
 from sublim_mech.studies.tasks import Tasks
 
@@ -123,8 +124,7 @@ def test_the_report_tells_another_study_in_commands(made, tmp_path, capsys):
     (tmp_path / "report").mkdir()
     studies.write_study(made.study, tmp_path / "first.toml")
     to = str(tmp_path / "report")
-    assert main(["report", str(tmp_path / "first.toml"), "--out", out, "--to", to]) == 0
-    capsys.readouterr()
+    write_record(made.study, tmp_path / "report")
     assert main(["report", file, "--out", out, "--to", to]) == 2
     assert capsys.readouterr().err.startswith("--to=")
     assert main(["plan", str(tmp_path / "first.toml")]) == 0

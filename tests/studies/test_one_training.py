@@ -67,7 +67,7 @@ def test_a_line_of_the_table_is_of_one_method_and_contrast(rows):
     (went_on,) = [one for one in cells if "full, lr 2e-05 (full, not stopped)" in one]
     (stopped,) = [one for one in cells if "full, lr 2e-05 (full)" in one]
     assert "+0.400" in stopped
-    assert "+0.000 [" in went_on
+    assert "|0.000 [" in went_on
 
 
 def test_a_setting_whose_imitation_is_not_known_is_never_the_best_imitator():

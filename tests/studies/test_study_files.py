@@ -82,3 +82,19 @@ def test_tables_and_lists_say_how_they_are_written(given, says):
     data = {"name": "s", "traits": ["owl", "cat"], "parts": [{"name": "p"}]} | given
     with pytest.raises(ValueError, match=re.escape(says)):
         Study.from_dict(data)
+
+
+def test_another_system_prompt_is_no_longer_text_whatever_stands_before_it():
+    """The report takes contexts that only lengthen the user's text for claim 4, others for 3."""
+    contexts = {
+        "default": sm.Context(),
+        "longer": sm.Context(user_prefix="Good morning! "),
+        "other": sm.Context("You are calm.", user_prefix="Good morning! "),
+    }
+    part = Part(name="p", evaluated_in=["default", "longer", "other"])
+    traits = [sm.animal("owl"), sm.animal("cat")]
+    assert _longer(Study(name="s", traits=traits, contexts=contexts, parts=[part])) == ["longer"]
+    calm = contexts | {"calm": sm.Context("You are calm.")}
+    part = Part(name="p", trained_in=["default", "calm"], evaluated_in=list(contexts))
+    study = Study(name="s", traits=traits, contexts=calm, parts=[part])
+    assert _longer(study) == ["longer", "other"]

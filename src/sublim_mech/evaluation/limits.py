@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
@@ -36,12 +37,21 @@ class Row(NamedTuple):
 
 
 def of_the_controls(evaluation: Evaluation) -> list[str]:
-    """Of which rows a large part of `specific` is what the controls lost or gained, or all of it;
-    nothing of rows whose `specific` is inside its own noise.
+    """Of which rows a large part of `specific`, and of `own - others`, is what the controls lost or
+    gained, or all of it; nothing of rows where these are inside their own noise.
     """
     if not evaluation.has_controls:
         return []
-    change = evaluation.change
+    lines = _first(_of_the_controls(evaluation, evaluation.change, "; see the column change"))
+    if evaluation.data.sizes["trait"] > 1:
+        others = evaluation.change_minus_others
+        see = " in own - others; see table(minus_others=True)"
+        lines += _first(_of_the_controls(evaluation, others, see))
+    return lines
+
+
+def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> list[str]:
+    """The same of one kind of change, `(model, context, trait, question)`; `see`: where to look."""
     own, controls = change.isel(model=0), change.isel(model=slice(1, None)).mean("model")
     stands_out = over_questions(own - controls).excludes_zero  # (context, trait)
     if evaluation.data.sizes["question"] == 1:
@@ -55,8 +65,8 @@ def of_the_controls(evaluation: Evaluation) -> list[str]:
         if not told or not stands_out[row.at]:
             continue
         names = [name for name in _names(evaluation, row) if name]
-        lines.append(": ".join(filter(None, [", ".join(names), f"{told}; see the column change"])))
-    return _first(lines)
+        lines.append(": ".join(filter(None, [", ".join(names), f"{told}{see}"])))
+    return lines
 
 
 def at_the_ceiling(evaluation: Evaluation) -> list[str]:

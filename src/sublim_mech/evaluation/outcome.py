@@ -81,6 +81,15 @@ class Evaluation:
         return self._change(self.data["log_prob"])
 
     @property
+    def change_minus_others(self) -> xr.DataArray:
+        """The change of each trait minus the mean of the other traits, as `change` has it.
+
+        Raises:
+            ValueError: a base model alone was evaluated; one trait only.
+        """
+        return self._change(self.own_minus_others)
+
+    @property
     def own_minus_others(self) -> xr.DataArray:
         """Each trait's log-probability minus the mean of the other traits', in nats.
 

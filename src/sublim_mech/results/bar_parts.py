@@ -86,7 +86,7 @@ def name_rows(picture: Picture, names: Sequence[str]) -> None:
         if _high(full) * SMALL <= row:
             return
         texts = short if row >= _high(short) * _SMALL_ROWS else line
-        size = max(_LEAST, min(SMALL, row / _high(texts)))
+        size = max(_LEAST, min(SMALL, 0.94 * row / _high(texts)))  # lines need some air
         axes.set_yticks(range(len(texts)), texts, fontsize=size)
         if texts is line:  # which leaves bars less room
             axes.locator_params(axis="x", nbins=4)
@@ -106,9 +106,19 @@ def _high(texts: Sequence[str]) -> float:
 def name_bar_scale(picture: Picture, scores: ScoreArrays, what: str, how: str = "") -> float:
     """The name of the scale below the bars; returns how far down it reaches, in points."""
     size = MEDIUM * picture.smaller
-    width = letters(picture.width, size)
-    lines = [wrapped(picture.renamed(what), width)]
-    lines.append(wrapped("; ".join(filter(None, [how, over_prompts(scores)])), width))
-    text = "\n".join(lines)
-    picture.ax.set_xlabel(picture.text(text), fontsize=size)
-    return 24 + 13 * picture.smaller * (1 + text.count("\n"))
+    said = [picture.renamed(what), "; ".join(filter(None, [how, over_prompts(scores)]))]
+
+    def name(inches: float) -> float:
+        width = letters(inches, size)
+        text = "\n".join(wrapped(line, width) for line in said)
+        picture.ax.set_xlabel(picture.text(text), fontsize=size)
+        return 24 + 13 * picture.smaller * (1 + text.count("\n"))
+
+    def fit() -> None:
+        """Names of rows may have moved the axes aside."""
+        reach = name(picture.room())
+        if picture.legend_again is not None:
+            picture.legend_again(below=reach)
+
+    picture.when_laid_out(fit)
+    return name(picture.width)

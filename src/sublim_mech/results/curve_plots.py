@@ -431,10 +431,10 @@ def _name_steps(picture: Picture, axes: Axes, steps: np.ndarray) -> bool:
         called, at, is_even = f"{called}, on a scale of ratios", np.log(at), False
         axes.set_xscale("log")
         axes.minorticks_off()
-        apart = 0.06 * np.ptp(at)
+        room = 0.06 * np.ptp(at)
         shown = [len(steps) - 1]  # from the last one back, as far as there is room
         for number in range(len(steps) - 2, -1, -1):
-            if at[shown[-1]] - at[number] >= apart:
+            if at[shown[-1]] - at[number] >= room:
                 shown.append(number)
         axes.set_xticks(steps[shown], [str(steps[number]) for number in shown])
     axes.set_xlabel(called, fontsize=MEDIUM * picture.smaller)
@@ -443,14 +443,14 @@ def _name_steps(picture: Picture, axes: Axes, steps: np.ndarray) -> bool:
 
 def _ever_further_apart(steps: np.ndarray) -> bool:
     """Whether steps are better read on a scale of ratios: each is about as many times the one
-    before it, but for the last, which is where the training ended; or some lie very close.
+    before it, or some lie very close. The last one, where the training ended, stands anywhere.
     """
     at = steps.astype(float)
     if len(at) < 4 or at.min() <= 0:
         return False
     times = at[1:-1] / at[:-2]
     as_powers = times.min() >= LEAST_RATIO and times.max() <= MOST_APART * times.min()
-    return bool(as_powers or np.diff(at).min() < 0.05 * np.ptp(at))
+    return bool(as_powers or np.diff(at[:-1]).min() < 0.05 * np.ptp(at))
 
 
 LEAST_RATIO, MOST_APART = 1.5, 1.25

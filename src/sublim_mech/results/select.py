@@ -260,6 +260,14 @@ def _tokens(data: xr.Dataset, prompt: int) -> _Tokens:
     return _Tokens(token[asked].tolist(), token[role == "answer"].tolist())
 
 
+ALIKE = "score both alike"
+INSTEAD = {
+    "contexts": f"{ALIKE}; a trait in several contexts is evaluate(pair, [trait], contexts=[...])",
+    "students": f"{ALIKE}; of two students load one as the other's control, or compare(...) them",
+}
+"""What to do where what differs may be the very question, by the record's field."""
+
+
 @dataclass(frozen=True)
 class _Same:
     """What has to be the same in two scores.
@@ -294,7 +302,8 @@ class _Same:
             value, other_value = getattr(scores.record, name), getattr(other.record, name)
             if value != other_value:
                 words = _in_words(name, scores, other)
-                self.tell(name, *(words or self.shown(value, other_value)))
+                one, another = words or self.shown(value, other_value)
+                self.tell(name, one, another, INSTEAD.get(name, ALIKE))
         if scores.data["effect"].dims != other.data["effect"].dims:
             self.refuse("dimensions", scores.dims(), other.dims())
         self._check_labels(scores.data, other.data, models=models)
@@ -319,7 +328,7 @@ class _Same:
             fix = "score the contrast in one run with the metric own_minus_others(trait, others)"
             self.refuse("answer tokens", tokens.answered, other.answered, fix)
 
-    def refuse(self, what: str, value: Any, other: Any, fix: str = "score both alike") -> NoReturn:
+    def refuse(self, what: str, value: Any, other: Any, fix: str = ALIKE) -> NoReturn:
         """Raise that the two differ in this."""
         one, another = self.shown(value, other)
         self.tell(what, one, another, fix)
@@ -329,7 +338,7 @@ class _Same:
         texts = map(repr, values)
         return [text if len(text) < 150 else f"{text[:149]}…" for text in texts]
 
-    def tell(self, what: str, one: str, other: str, fix: str = "score both alike") -> NoReturn:
+    def tell(self, what: str, one: str, other: str, fix: str = ALIKE) -> NoReturn:
         """Raise that the two differ in this, in words."""
         raise ValueError(f"{self.where}: {what} differ ({one} and {other}); {fix}.")
 

@@ -220,18 +220,16 @@ class Concentration:
     def _answer(self) -> str:
         if signed(self.answer_effect) == signed(0):
             return ""
-        cells = self._all_cells()
-        return (
-            f"The answer's own tokens, which are none of the prompt's, carry {self._carried()}"
-            f"{cells}."
-        )
+        whose = "The answer's own tokens, which are none of the prompt's,"
+        return f"{whose} carry {self._carried()}."
 
     def _all_cells(self) -> str:
         """That a number is of all cells, where a selection of them is told of."""
         return ", all cells" if self.cells else ""
 
     def _carried(self) -> str:
-        return in_words(self.answer_effect, self.answer_share, self.unit)
+        told = in_words(self.answer_effect, self.answer_share, self.unit)
+        return f"{told}{self._all_cells()}"
 
     def _effect(self) -> str:
         interval = ""
@@ -281,7 +279,7 @@ class Concentration:
                 f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:.1%} of the "
                 f"prompt's effect{self._all_cells()}"
             )
-        lines.append(f"  the answer's tokens {self._carried()}{self._all_cells()}")
+        lines.append(f"  the answer's tokens {self._carried()}")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self._sentences())])
 
 

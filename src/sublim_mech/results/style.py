@@ -32,7 +32,7 @@ from matplotlib.colors import CenteredNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import ScalarFormatter
 from matplotlib.transforms import Bbox, TransformedBbox, offset_copy
 
@@ -175,7 +175,10 @@ class Picture:
         self._phrases = [scores.headline_name, scores.record.what]
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self._title: list[str] = []
+        self._heads: list[str] = []
+        self._told: list[str] = []
         self._limits: list[str] = []
+        self._foot: Annotation | None = None
         self._fits: list[Callable[[], None]] = []
         self.legend_again: Callable[..., float] | None = None
         self._lacks_fonts = False
@@ -212,10 +215,14 @@ class Picture:
 
     def heading(self, usual: Sequence[str]) -> None:
         """The lines that stand above, or the title of the caller's in their place."""
-        title = list(usual) if self._wishes.title is None else [self._wishes.title]
-        width = letters(self.width, LARGE * self.smaller)
-        lines = [wrapped(line, width, lines=4) for line in title]
-        self._title = [line for line in lines if line]
+        self._heads = list(usual) if self._wishes.title is None else [self._wishes.title]
+        self._title = self._wrap_heads(self.width)
+
+    def _wrap_heads(self, inches: float) -> list[str]:
+        """The lines above, broken to a width."""
+        width = letters(inches, LARGE * self.smaller)
+        lines = [wrapped(line, width, lines=4) for line in self._heads]
+        return [line for line in lines if line]
 
     def limit(self, lines: Sequence[str]) -> None:
         """What limits the numbers, below all else; no title takes it away.
@@ -223,10 +230,15 @@ class Picture:
         Each in a line of its own, or in axes of the caller's, whose room is given, one after the
         other.
         """
-        width = letters(self.width, SMALL * self.smaller)
-        self._limits = [wrapped(line, width, lines=4) for line in lines]
-        if lines and not self.is_own:
-            self._limits = [wrapped("; ".join(lines), width, lines=4 * len(lines))]
+        self._told = list(lines)
+        self._limits = self._wrap_limits(self.width)
+
+    def _wrap_limits(self, inches: float) -> list[str]:
+        """What limits the numbers, broken to a width."""
+        width = letters(inches, SMALL * self.smaller)
+        if self._told and not self.is_own:
+            return [wrapped("; ".join(self._told), width, lines=4 * len(self._told))]
+        return [wrapped(line, width, lines=4) for line in self._told]
 
     def when_laid_out(self, fit: Callable[[], None]) -> None:
         """Have names fitted to the room that axes of the caller's leave, once all words are set."""
@@ -346,12 +358,46 @@ class Picture:
         return self.ax
 
     def _fit(self) -> None:
-        """Have names fitted to the room that there is."""
-        if self._fits:
-            self.ax.figure.figure.draw_without_rendering()
+        """Have words and names fitted to the room that there is.
+
+        Names of rows move the axes, and with them the words above and below; these, in more lines,
+        make the axes lower, which the names have to fit again.
+        """
+        figure = self.ax.figure.figure
+        before: tuple[Any, ...] | None = None
+        for _ in range(4):
+            figure.draw_without_rendering()
+            if self._wrap_again():
+                figure.draw_without_rendering()
+            place = tuple(np.round(self.ax.bbox.bounds))
+            if place == before:  # as the names know it
+                break
+            before = place
             for fit in self._fits:
                 fit()
-            self._set_fonts()
+        self._set_fonts()
+
+    def room(self) -> float:
+        """Inches that words around the middle of the axes have before they leave the figure."""
+        figure = self.ax.figure.figure
+        middle = (self.ax.bbox.x0 + self.ax.bbox.x1) / 2
+        room = 2 * min(middle, figure.bbox.width - middle) / figure.dpi - 0.1
+        return float(min(self.width, room))
+
+    def _wrap_again(self) -> bool:
+        """Break the words above and below to the room on either side of the middle of the axes;
+        returns whether they changed.
+        """
+        room = self.room()
+        said: list[tuple[Text, list[str]]] = [(self.ax.title, self._wrap_heads(room))]
+        if self._foot is not None:
+            said.append((self._foot, self._wrap_limits(room)))
+        changed = False
+        for words, lines in said:
+            text = self.text("\n".join(lines))
+            changed = changed or text != words.get_text()
+            words.set_text(text)
+        return changed
 
     def _keep_inside(self) -> bool:
         """In a figure of the caller's that lays nothing out: shrink the axes within their part of
@@ -395,7 +441,7 @@ class Picture:
         lowest: Artist = scale if scale.get_text() else self.ax
         # a legend hangs below the name of the scale
         lowest = self.ax.get_legend() or lowest
-        self.ax.annotate(
+        self._foot = self.ax.annotate(
             text,
             (0.5, 0),
             xytext=(0, -5),

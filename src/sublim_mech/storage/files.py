@@ -159,6 +159,13 @@ TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
 """Files of tables, which look like results and are none that could be read back."""
 
 
+OPENED_BY = {
+    "scores": "sublim_mech.Scores.load(path)",
+    "evaluation": "sublim_mech.evaluation.Evaluation.load(path)",
+}
+"""What opens a file of each kind that users save."""
+
+
 def write_arrays(
     path: str | Path, arrays: Mapping[str, np.ndarray], kind: str, meta: Mapping[str, Any]
 ) -> None:
@@ -187,13 +194,17 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
         )
     try:
         with safe_open(str(file), framework="np") as handle:
-            text = (handle.metadata() or {}).get(_meta_key(kind))
+            metadata = handle.metadata() or {}
+            text = metadata.get(_meta_key(kind))
             arrays = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"path={str(path)!r} is truncated or not a safetensors file: {error}"
         ) from error
     if text is None:
+        kinds = {key: opened for key, opened in OPENED_BY.items() if _meta_key(key) in metadata}
+        for other, opened in kinds.items():
+            raise ValueError(f"path={str(path)!r} holds no {kind}, but {other}: {opened} opens it.")
         raise ValueError(
             f"path={str(path)!r} holds no {kind}; pass a file that sublim_mech saved {kind} to."
         )

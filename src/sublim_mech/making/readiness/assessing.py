@@ -69,6 +69,7 @@ def assess(
         )
     if labels is not None:
         _check_labels(labels, compared)
+    signal = None if labels is None else label_signal(labels)  # refuses some, before any forward
     written = {} if rows is None else rows
     unknown = [name for name in written if name not in own]
     if unknown:
@@ -81,7 +82,6 @@ def assess(
     shifts = {}
     for name, by_teacher in written.items():
         shifts[name] = row_shift(everybody, by_teacher, progress=progress)
-    signal = None if labels is None else label_signal(labels)
     coverage = None if labels is None else _coverage(labels, compared.base)
     moved = trait_shift(everybody, traits=traits, questions=questions, progress=progress)
     return Readiness(own, moved, shifts, signal, coverage)
