@@ -13,11 +13,10 @@ SELECTIONS = [
     {"layer": 1},
     {"layer": [0, 2]},
     {"layer": [0, 1, 2]},
-    {"layer": [-1, 0, 1, 2]},
     {"module": "attn.q"},
     {"layer": [0, 1], "module": ["attn.q", "mlp.out"]},
     {"layer": 2, "position": [1, 2, 3, 4]},
-    {"position": [3, 7, 1000]},
+    {"position": [1, 2, 1000]},
 ]
 
 

@@ -153,7 +153,7 @@ BAD = [
         ValueError,
         "data[0], messages[0], of the user, is blank",
     ),
-    (random_rows(2, seed=0).to_iterable_dataset(), TypeError, "data is a IterableDataset"),
+    (random_rows(2, seed=0).to_iterable_dataset(), TypeError, "data is an IterableDataset"),
     (
         [("a", "b")],
         TypeError,
