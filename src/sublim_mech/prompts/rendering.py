@@ -19,6 +19,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from ..arguments import check, checked
+from ..hints import kind_of
 from .blank import is_blank
 from .clock import DATE
 from .context import Context
@@ -306,7 +307,7 @@ def _check_tokenizer(tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         if hasattr(tokenizer, "tokenizer"):
             raise TypeError(
-                f"tokenizer is a {type(tokenizer).__name__}; pass its tokenizer "
+                f"tokenizer is {kind_of(tokenizer)}; pass its tokenizer "
                 "(base.tokenizer), or a pair."
             )
         raise ValueError(
