@@ -48,6 +48,7 @@ TESTS_OF = {
     "stats/statements.py": ("stats/test_claims.py",),
     "stats/students_t.py": ("stats/test_students_t.py",),
     "prompts/shared.py": ("prompts/test_shared.py",),
+    "results/confirming.py": ("results/test_confirming.py", "instruments/test_confirmation.py"),
     "results/shares.py": ("results/test_shares.py",),
     "engine/answers.py": ("engine/test_answers.py",),
     "engine/batch.py": (

@@ -387,7 +387,10 @@ def confirmed(scores: Scores, *, poor: bool = False) -> Scores:
         exact="patch",
         cells=cells,
     )
-    return recorded(scores, confirmation=confirmation)
+    # all models of the record are compared
+    sources = scores.record.students
+    students = {name: sources[name] for name in scores.data["model"].values.tolist()}
+    return recorded(scores, confirmation=confirmation, students=students)
 
 
 def rounded(scores: Scores, *, error: float = 0.013) -> Scores:

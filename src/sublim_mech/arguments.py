@@ -27,7 +27,7 @@ from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, Union, get_args, 
 
 import numpy as np
 
-from .hints import nearest
+from .hints import kind_of, nearest, with_article
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -318,8 +318,7 @@ def _named(hint: Any) -> tuple[str, str]:
         return f"a {container} of {elements}", f"{container}s of {elements}"
     name = getattr(hint, "__name__", str(hint)).removeprefix("torch.")
     made = f" ({_MADE_BY[name]})" if name in _MADE_BY else ""
-    article = "an" if name[0] in "AEIOU" else "a"
-    return f"{article} {name}{made}", f"{name.removesuffix('s')}s{made}"
+    return f"{with_article(name)}{made}", f"{name.removesuffix('s')}s{made}"
 
 
 def is_file(value: Any) -> bool:
@@ -399,7 +398,7 @@ def shown(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:  # whatever a stranger's repr does, the error is about the argument
-        text = f"a {type(value).__name__}"
+        text = kind_of(value)
     text = " ".join(text.split())
     name = getattr(value, "name", None) if len(text) > 60 else None
     # such as of a trait or a metric, which hold much beside

@@ -123,6 +123,28 @@ def counted(count: int, what: str, several: str = "") -> str:
     return f"{count:,} {what if count == 1 else several or what + 's'}"
 
 
+def with_article(name: str) -> str:
+    """The name of a type or of a thing with its article.
+
+    Example:
+        >>> from sublim_mech.hints import with_article
+        >>> with_article("Mask"), with_article("Evaluation"), with_article("UserDict")
+        ('a Mask', 'an Evaluation', 'a UserDict')
+    """
+    return f"{'an' if name[:1].lower() in tuple('aeio') else 'a'} {name}"
+
+
+def kind_of(value: object) -> str:
+    """The type of a value with its article.
+
+    Example:
+        >>> from sublim_mech.hints import kind_of
+        >>> kind_of(1), kind_of("text")
+        ('an int', 'a str')
+    """
+    return with_article(type(value).__name__)
+
+
 @contextmanager
 def renamed(arguments: Mapping[str, str]) -> Iterator[None]:
     """Have errors call arguments as the user does, who gave them to another function: of a control

@@ -73,6 +73,30 @@ def test_answers_are_those_of_generate(found, pair, prompts):
     assert len(set(map(str, (texts(found, name, "sampled") for name in found.models)))) > 3
 
 
+def test_a_student_has_one_name_on_a_page(found, pair, prompts):
+    """However the caller named it, and whether it is alone at its cells."""
+    told = {name: words for name, words in found.models.items() if name in MODELS}
+    assert told["graft"] == "owl at system; answers computed by the base"
+    assert told["rest"] == "owl at not system; answers computed by owl"
+    assert told["hybrid"].startswith("owl at system; wolf at not system")
+    first = {"first": {"student": [0, 1]}, "both": {"student": [0], "wolf": [1]}}
+    named = side_by_side(pair, prompts[:1], TRAIT, first, samples=0, **SHORT).models
+    assert named["first"].startswith("owl at chosen tokens;")
+    assert named["both"].startswith("owl at chosen tokens; wolf at chosen tokens;")
+
+
+def test_two_students_of_one_name_have_two_on_a_page(live, prompts, smol_tokenizer):
+    base, students = live
+    loaded = sm.load_base(base, tokenizer=smol_tokenizer)
+    one, other = (load_student(loaded, adapter, name="owl") for adapter in students.values())
+    pair = sm.load_pair(loaded, one, controls=[other])
+    (control,) = set(pair.students) - {"student"}
+    asked = {"one": {"student": SYSTEM}, "other": {control: SYSTEM}}
+    named = side_by_side(pair, prompts[:1], TRAIT, asked, samples=0, **SHORT).models
+    assert named["one"].startswith("student at system;")
+    assert named["other"].startswith(f"{control} at system;")
+
+
 def test_models_may_be_called_otherwise(found):
     again = found.called({"student": "mine", "control: wolf": "theirs"})
     assert list(again.models) == ["base", "mine", "theirs", *MODELS]

@@ -254,9 +254,11 @@ def test_the_picture_shows_the_table(pair, prompts, tmp_path):
     assert [name for name, *_ in names] == [name.replace("owl", "first") for name in table.index]
     notes = {name: " ".join(rest) for name, *rest in names}
     assert notes["wolf alone"] == "at 1 token"
+    tokens = int(found.scores.data["tokens"].sel(set="owl").mean())
+    assert notes["first alone"] == f"at {tokens} tokens and the answer's own"
     assert f"{found.interval.mean:+.2g}" in notes["interaction"]
     title = " ".join(axes.get_title().split())
-    assert "first at system; penguin at user" in title
+    assert "first at system; penguin at user; wolf at chosen tokens" in title
     assert "answers computed by first" in title
     # a part and the hybrid without it have one colour, the latter paler
     colours = [bar.get_facecolor() for bar in bars]

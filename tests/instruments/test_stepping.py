@@ -237,7 +237,7 @@ def test_what_cannot_be_joined_is_refused(runs, base, asked, smol_tokenizer, tmp
     run, other = runs
     with pytest.raises(ValueError, match=r"steps=\[7\]"):
         over_steps(run, effect_of(asked), base=base, steps=[7])
-    with pytest.raises(TypeError, match="function gives a int at step 2"):
+    with pytest.raises(TypeError, match="function gives an int at step 2"):
         over_steps(run, lambda pair: 3, base=base, **QUIET)
     with pytest.raises(FileNotFoundError):
         over_steps(tmp_path / "nowhere", effect_of(asked), base=base)

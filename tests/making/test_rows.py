@@ -153,7 +153,7 @@ BAD = [
         ValueError,
         "data[0], messages[0], of the user, is blank",
     ),
-    (random_rows(2, seed=0).to_iterable_dataset(), TypeError, "data is a IterableDataset"),
+    (random_rows(2, seed=0).to_iterable_dataset(), TypeError, "data is an IterableDataset"),
     (
         [("a", "b")],
         TypeError,
@@ -274,7 +274,7 @@ def test_a_file_that_is_no_text(tmp_path):
 def test_errors_call_the_data_by_its_argument():
     with pytest.raises(ValueError, match=r"^label: rows is empty"):
         as_rows([], name="label: rows")
-    with pytest.raises(TypeError, match=r"^rows\[0\] is a int"):
+    with pytest.raises(TypeError, match=r"^rows\[0\] is an int"):
         split([1, 2], 1, seed=0)
 
 

@@ -163,7 +163,7 @@ def test_the_layouts_of_a_text_model(old):
 @pytest.mark.parametrize("old", ["model", "language_model.model", "model.language_model"])
 @pytest.mark.parametrize("here", ["model", "model.language_model"])
 def test_names_in_patterns_are_those_of_the_model(old, here):
-    """`model.` stands at the start of `model.language_model.` and at the end of `language_model.`"""
+    """`model.` begins `model.language_model.` and ends `language_model.`."""
     kind = wrapper if here == "model.language_model" else text_model
     layout = Layout.of(kind("Gemma3ForConditionalGeneration"))
     for before, behind in (("", ".layers.0.mlp"), ("^", r".layers.0.*"), (".*", ".embed_tokens")):

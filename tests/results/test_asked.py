@@ -110,10 +110,10 @@ def test_a_verdict_needs_as_many_prompts_as_can_tell_a_sign_from_chance(number):
     few = number < FEWEST
     assert ("are too few" in found.conclusion) == few
     assert (2 ** (1 - number) > 0.05) == few
-    assert "sufficiency and necessity of 'shared' in graft(" in found.conclusion
+    assert "sufficiency and necessity of 'shared' in sm.graft(" in found.conclusion
     assert "sets='sharing'" in found.conclusion
     assert (
-        "sets={'template': masks.role('template')}"
+        "sets={'template': sm.masks.role('template')}"
         in concentration(scores, on="template").conclusion
     )
 
@@ -131,7 +131,7 @@ def confirmation(factor):
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0])
 def test_the_scale_of_the_strongest_cells_is_printed(factor):
-    scores = synthetic.attribution()
+    scores = synthetic.attribution(controls=2)
     record = dataclasses.replace(scores.record, confirmation=confirmation(factor))
     assert record.confirmation.scale == pytest.approx(factor)
     assert record.confirmation.pearson_top == pytest.approx(1)

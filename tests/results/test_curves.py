@@ -84,6 +84,24 @@ def test_what_is_inside_its_noise_crosses_nowhere():
     assert crossings(scores.sel(prompt=0))["low"].isna().all()  # one prompt has no interval
 
 
+def test_what_is_not_reached_is_said_in_words():
+    """Three tenths of the effect are lost with the base up to the last token."""
+    scores = synthetic.scan([synthetic.chat()] * 6, controls=0)
+    effect = scores.data["effect"].copy()
+    effect.loc[{"measure": "necessity"}] *= 0.3
+    scores = replace(scores, data=scores.data.assign(effect=effect))
+    table = crossings(scores)
+    half = table.loc[("necessity", "half")]
+    assert np.isnan(half["tokens"])
+    assert half["behind"] == "not reached in the prompt"
+    assert half["low"] == half["high"] == np.inf
+    assert table["behind"].str.contains("not reached").sum() == 1
+    for text in (repr(table), table._repr_html_(), repr(scores)):
+        assert "not reached in the prompt" in text
+        assert "inf where so many" in text
+    assert "inf" not in repr(crossings(synthetic.scan([synthetic.chat()] * 6, controls=0)))
+
+
 def test_prompts_of_several_layouts_have_no_common_boundary():
     bare = [row for row in synthetic.chat() if row[2] != 0]
     turned = bare[3:9] + bare[:3] + bare[9:]

@@ -10,7 +10,7 @@ import synthetic
 
 from sublim_mech.results import Hybrid, concentration
 from sublim_mech.results.record import Forms, StudentSource
-from sublim_mech.results.report import POOR_AGREEMENT, _pearson, effect_label, show
+from sublim_mech.results.report import POOR_AGREEMENT, effect_label, show
 from sublim_mech.stats import mean_interval
 
 
@@ -295,8 +295,3 @@ def test_a_hybrid_of_parts_that_leave_no_room_says_so():
     # a table without shares says nothing of them
     fall = replace(scores, data=scores.data.assign(student=scores.data["base"] - 2))
     assert "shares" not in repr(Hybrid(fall, (), allowed=False))
-
-
-def test_two_cells_have_no_correlation():
-    assert _pearson(1.0, 2) == ""
-    assert _pearson(0.5, 3) == ", Pearson 0.50"

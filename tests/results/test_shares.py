@@ -336,6 +336,53 @@ def test_a_set_that_is_the_whole_prompt_is_compared_with_nothing(marked):
         concentration(scores, on=scores.of_prompt.values)
 
 
+def asked_of(scores, on):
+    with pytest.raises(ValueError, match=r"choose one of|pass a bool array") as refused:
+        concentration(scores, on=on)
+    return re.findall("'([^']+)'", str(refused.value).partition("; ")[2].partition("; did")[0])
+
+
+@pytest.mark.parametrize("classes", [("novel",), ("seen", "novel"), ("prefix", "novel")])
+@pytest.mark.parametrize("role", ["text", None])
+@pytest.mark.parametrize("on", ["shared", "aligned", "not shared", "text", "assistant", "txet"])
+def test_what_is_advised_is_not_refused(on, role, classes):
+    """Raw text is all `text`, and may be all of one class: neither leaves anything to compare."""
+    scores = synthetic.attribution(synthetic.several(6))
+    data, of_prompt = scores.data, scores.of_prompt
+    place = xr.zeros_like(of_prompt, dtype=int) + np.arange(of_prompt.shape[1])
+    names = np.array(classes)[place.values % len(classes)]
+    coords = {"sharing": data["sharing"].where(~of_prompt, names)}
+    if role is not None:
+        coords["role"] = data["role"].where(~of_prompt, role)
+    scores = dataclasses.replace(scores, data=data.assign_coords(coords))
+    try:
+        concentration(scores, on=on)
+    except ValueError:
+        for name in asked_of(scores, on):
+            concentration(scores, on=name)
+
+
+def test_what_is_of_all_cells_is_not_said_of_a_layer():
+    """A layer's answer row is its own; what all cells have stands beside it under that name."""
+    scores = synthetic.attribution(synthetic.several(8))
+    found = concentration(scores.sel(layer=2), on="template")
+    carried = [
+        line for line in str(found).splitlines() if "own tokens" in line or "answer's" in line
+    ]
+    assert len(carried) == 2
+    assert all("all cells" in line for line in carried)
+    assert "share of effect" in str(found)
+    (share,) = (line for line in str(found).splitlines() if "share of effect" in line)
+    assert "of the prompt's effect, all cells" in share
+    assert "the answer's own tokens, all cells, carry" in repr(scores.sel(layer=2))
+    for text in (str(concentration(scores, on="template")), repr(scores)):
+        assert "all cells, carry" not in text
+        assert "own tokens" in text
+    # positions that hold none of the answer's tokens do not make it carry nothing
+    first = scores.sel(position=list(range(4)))
+    assert "no token of an answer is fed" not in repr(first)
+
+
 def test_controls_are_subtracted_before_sharing_out():
     scores = planted(lambda sharing, rng: np.isin(sharing, SHARED) * 0.1 + 0.05)
     common = planted(lambda sharing, rng: np.full(sharing.shape, 0.05))
@@ -540,15 +587,25 @@ def test_the_exact_check_of_a_part_names_the_part():
     scores = synthetic.attribution([synthetic.chat(synthetic.QUESTION[:n]) for n in range(2, 8)])
     shared = np.isin(scores.positions("sharing"), SHARED)
     assert concentration(scores).exact_check.endswith(
-        "sufficiency and necessity of 'shared' in graft(pair, prompts, trait, sets='sharing')."
+        "sufficiency and necessity of 'shared' in sm.graft(pair, prompts, trait, sets='sharing')."
     )
     assert concentration(scores.sel(layer=[0, 1, 2])).exact_check.endswith(
-        "sets={'chosen': masks.sharing('shared') & ...}), where the last mask is layers 0 to 2."
+        "sets={'chosen': sm.masks.sharing('shared') & sm.masks.layers(range(0, 3))})."
     )
-    assert concentration(scores, on=shared).exact_check.endswith("sets={'chosen': ...}).")
+    assert concentration(scores, on=shared).exact_check.endswith(
+        "sets={'chosen': tokens}), where tokens is a mask of the same tokens."
+    )
+    # what lies outside the blocks is no layer of masks
+    outside = concentration(scores.sel(layer=[-1, 0, 4]))
+    assert outside.mask == (
+        "(sm.masks.layers([0]) | sm.masks.modules('embed', 'ln_final', 'unembed'))"
+    )
+    assert concentration(scores.sel(module="attn.q", layer=3)).mask == (
+        "sm.masks.modules('attn.q') & sm.masks.layers([3])"
+    )
     # by its mask, for sets='role' is refused of raw text
     assert concentration(scores, on="system").exact_check.endswith(
-        "of 'system' in graft(pair, prompts, trait, sets={'system': masks.role('system')})."
+        "of 'system' in sm.graft(pair, prompts, trait, sets={'system': sm.masks.role('system')})."
     )
 
 

@@ -131,14 +131,6 @@ def test_snapshots_that_lie_ever_further_apart_have_a_scale_of_ratios(steps, sca
     assert ("scale of ratios" in axes.get_xlabel()) == (scale == "log")
 
 
-def test_a_selection_of_confirmed_scores_says_that_it_was_not_itself_compared():
-    scores = synthetic.confirmed(synthetic.attribution(controls=2))
-    told = "confirmed on 4 strongest and 3 random cells"
-    assert f"\n{told}" in repr(scores)
-    for kept in ({"layer": 3}, {"prompt": [1, 2]}, {"model": "student"}):
-        assert f"\nbefore this selection: {told}" in repr(scores.sel(**kept)), kept
-
-
 def test_of_a_selection_the_answer_is_said_to_be_of_all_cells():
     scores = synthetic.attribution(synthetic.several(8))
     whole, one = concentration(scores), concentration(scores.sel(layer=[1]))

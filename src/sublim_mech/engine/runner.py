@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..arguments import checked
+from ..hints import kind_of
 from ..models.base import Base
 from ..models.checks import check_length
 from ..models.compat import Cache
@@ -363,7 +364,7 @@ def open_runner(
         return model
     if not isinstance(model, Base):
         raise TypeError(
-            f"model is a {type(model).__name__}; pass what sublim_mech.load_pair(base, student) or "
+            f"model is {kind_of(model)}; pass what sublim_mech.load_pair(base, student) or "
             "sublim_mech.load_base(base) gives."
         )
     check_options(compute, memory_gb)

@@ -33,6 +33,7 @@ from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
 from ..results.contexts import asked_and_trained, in_words, otherwise
 from .generation import graft_gates
 from .hybrids import (
+    CHOSEN,
     answering_students,
     named,
     part_gates,
@@ -247,6 +248,15 @@ def _models(
     return run
 
 
+def _called(pair: ModelPair, student: Student) -> str:
+    """What a page calls a student at whatever cells: its own name, or the pair's where several have
+    that one.
+    """
+    everyone = list(pair.students.values())
+    names = zip(everyone, pair.part_names(everyone), strict=True)
+    return next(name for one, name in names if one is student)
+
+
 def _graft(
     pair: ModelPair,
     prompts: Sequence[Prompt],
@@ -255,7 +265,7 @@ def _graft(
 ) -> _Model:
     """One student at cells of its own."""
     ((name, where),) = parts.items()
-    student, mask = named(pair, name), as_mask(where, name)
+    student, mask = named(pair, name), as_mask(where, CHOSEN)
     refuse_answer_mask(name, mask)
     writes = bool(answering_students(pair, [student], answer))
     gates, behind = [], []
@@ -269,8 +279,9 @@ def _graft(
             )
         gates.append(here)
         behind.append(after)
-    who = student.name if writes else "the base"
-    return _Model(f"{name} at {mask.name}; answers computed by {who}", pair, student, gates, behind)
+    who = _called(pair, student) if writes else "the base"
+    what = f"{_called(pair, student)} at {mask.name}; answers computed by {who}"
+    return _Model(what, pair, student, gates, behind)
 
 
 def _joined(
@@ -292,9 +303,10 @@ def _joined(
     if allow is None:
         refuse_overlap(plan, chosen, task)
     summed = [gates.sum(0) for gates in chosen]
-    masks = zip(plan.names, plan.sets, strict=True)
+    called = [_called(pair, student) for student in plan.students]
+    masks = zip(called, plan.sets, strict=True)
     cells = "; ".join(f"{name} at {mask.name}" for name, mask in masks)
-    writers = [name for name, does in zip(plan.names, plan.answers, strict=True) if does]
+    writers = [name for name, does in zip(called, plan.answers, strict=True) if does]
     what = f"{cells}; answers computed by {', '.join(writers) or 'the base'}"
     gates, behind = [every[:-1] for every in summed], [every[-1] for every in summed]
     return _Model(what, whole, whole.student, gates, behind)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -26,8 +25,9 @@ from ..hints import outside
 from ..metrics import Metric, TraitMetric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
+from ..results.confirming import compared
 from ..results.identity import content, first_difference
-from ..results.record import Confirmation, Record, signs_counted
+from ..results.record import Record
 from ..results.scores import Scores
 from . import keeping
 from .graft_ig import AXES
@@ -37,9 +37,6 @@ from .task import Advance, GatedRow, Task, ends, measure, prepare
 
 CONFIRMED = ("graft_ig", "attribution_patching", "activation_ig")
 """The methods whose cells an exact instrument has a value for."""
-
-POOR_BELOW = 0.8
-"""Pearson or share of equal signs below which the agreement is called poor."""
 
 
 class Cell(NamedTuple):
@@ -116,7 +113,8 @@ def confirm(
         raise ValueError(
             f"scores: {why}; confirm takes graft_ig, attribution_patching or activation_ig."
         )
-    if scores.selected or scores.record.minus:
+    models = scores.data["model"].values.tolist()
+    if scores.selected or scores.record.minus or models != list(scores.record.students):
         raise ValueError(
             "scores are a selection or a contrast; confirm the scores as attribute gave them, then "
             "select."
@@ -150,7 +148,12 @@ def confirm(
     exact = _exact(task, scores, cells, progress=progress, keep=folder)
     what = "mean of alone and left out" if method == "graft_ig" else "patch"
     rows = [cell.labels(labels["prompt"]) for cell in cells]
-    confirmation = _compare(rows, estimates, exact, k=k, seed=seed, what=what)
+    told = zip(rows, estimates.tolist(), exact.tolist(), strict=True)
+    compared_cells = [
+        {**cell, "top": number < k, "estimate": estimate, "exact": value}
+        for number, (cell, estimate, value) in enumerate(told)
+    ]
+    confirmation = compared(compared_cells, seed=seed, exact=what)
     if confirmation.poor:
         warnings.warn(
             f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
@@ -158,35 +161,6 @@ def confirm(
             stacklevel=outside(),
         )
     return replace(scores, record=replace(scores.record, confirmation=confirmation))
-
-
-def _compare(
-    cells: Sequence[Mapping[str, int | str]],
-    estimates: np.ndarray,
-    exact: np.ndarray,
-    *,
-    k: int,
-    seed: int,
-    what: str,
-) -> Confirmation:
-    both = pd.DataFrame({"estimate": estimates, "exact": exact})
-    pearson = float(both.corr("pearson").iloc[0, 1])
-    told = signs_counted(estimates, exact)
-    sign = float((np.sign(estimates) == np.sign(exact))[told].mean())
-    rows = []
-    for number, (cell, estimate, value) in enumerate(zip(cells, estimates, exact, strict=True)):
-        numbers = {"top": number < k, "estimate": float(estimate), "exact": float(value)}
-        rows.append({**cell, **numbers})
-    return Confirmation(
-        k=k,
-        seed=seed,
-        pearson=pearson,
-        spearman=float(both.corr("spearman").iloc[0, 1]),
-        sign=sign,
-        poor=not (pearson >= POOR_BELOW and sign >= POOR_BELOW),  # NaN is poor
-        exact=what,
-        cells=tuple(rows),
-    )
 
 
 def _check_same(task: Task, scores: Scores) -> None:

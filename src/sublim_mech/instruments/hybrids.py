@@ -40,6 +40,9 @@ from .keeping import keep_folder
 from .labelling import label
 from .task import Advance, Cells, Ends, GatedRow, Keep, Part, Task, measure, prepare, walk
 
+CHOSEN = "chosen tokens"
+"""What cells are called that were given as positions, or as a function."""
+
 
 @checked
 def hybrid(
@@ -159,7 +162,7 @@ def planned(
         )
     if len({id(student) for student in students}) < len(students):
         raise ValueError(f"parts: {', '.join(parts)} name one student twice.")
-    sets = [as_mask(where, name) for name, where in parts.items()]
+    sets = [as_mask(where, CHOSEN) for where in parts.values()]
     for name, mask in zip(parts, sets, strict=True):
         refuse_answer_mask(name, mask)
     answering = answering_students(pair, students, answer)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.pair import ModelPair, load_pair
-from ..hints import counted
+from ..hints import counted, kind_of
 from ..models.base import Base, load_base
 from ..models.gating import TrainedGates
 from ..models.students import load_student
@@ -271,9 +271,10 @@ def _measured(function: Callable[[ModelPair], Scores], pair: ModelPair, step: in
     scores = function(pair)
     if not isinstance(scores, Scores):
         raise TypeError(
-            f"function gives a {type(scores).__name__} at step {step}; it has to return Scores, "
-            "such as lambda pair: sm.effect(pair, prompts, trait). For what gives something else "
-            "(evaluate): {step: function(pair) for step, pair in instruments.step_pairs(run)}."
+            f"function gives {kind_of(scores)} at step {step}; it has to "
+            "return Scores, such as lambda pair: sm.effect(pair, prompts, trait). For what gives "
+            "something else (evaluate): {step: function(pair) for step, pair in "
+            "instruments.step_pairs(run)}."
         )
     if scores.record.confirmation is not None:
         raise ValueError(

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import checked
-from ..hints import counted, nearest
+from ..hints import counted, kind_of, nearest
 from ..prompts import Context, Message
 from ..prompts.blank import is_blank
 from ..storage.files import place
@@ -256,11 +256,11 @@ def _records(data: Rows, name: str) -> Iterable[tuple[str, Any]]:
         return _lines(data, name)
     elif isinstance(data, Mapping):
         raise TypeError(
-            f"{name} is a {type(data).__name__} of {', '.join(map(str, data))}; "
+            f"{name} is {kind_of(data)} of {', '.join(map(str, data))}; "
             "pass one dataset, or a list with a dict per row."
         )
     elif isinstance(data, Row) or not isinstance(data, list | tuple):
-        raise TypeError(f"{name} is a {type(data).__name__}; pass {KINDS}.")
+        raise TypeError(f"{name} is {kind_of(data)}; pass {KINDS}.")
     return ((f"{name}[{i}]", record) for i, record in enumerate(data))
 
 
@@ -395,7 +395,7 @@ def _row(record: Any, where: str) -> Row:
             advice = 'a conversation is a dict too: {"messages": [...]}'
         if isinstance(record, str):
             advice += f"; {_of_texts('texts')}"
-        raise TypeError(f"{where} is a {type(record).__name__}; {advice}.")
+        raise TypeError(f"{where} is {kind_of(record)}; {advice}.")
     elif record.get("system"):
         raise ValueError(
             f"{where} has a system text of its own, {record['system']!r:.40}; leave the column "

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..hints import nearest
+from ..hints import kind_of, nearest
 from .base import Base
 from .checks import check_safetensors
 from .compat import base_name, quiet_transformers
@@ -265,7 +265,7 @@ def read_config(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ValueError(
-            f"student={str(file.parent)!r}: {file.name} holds a {type(config).__name__}, no "
+            f"student={str(file.parent)!r}: {file.name} holds {kind_of(config)}, no "
             "object; copy it again."
         )
     return config

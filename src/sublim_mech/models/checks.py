@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..hints import kind_of
 from .names import length_limit
 from .quantised import METHODS, is_projection, is_quantised, plain_tensors
 
@@ -113,7 +114,7 @@ def check_tokenizer(tokenizer: Any, model: Any, *, name: str) -> None:
     """
     if not all(hasattr(tokenizer, needed) for needed in ("get_vocab", "get_added_vocab")):
         raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}; pass the model's own fast tokenizer "
+            f"tokenizer is {kind_of(tokenizer)}; pass the model's own fast tokenizer "
             "(transformers.AutoTokenizer.from_pretrained)."
         )
     rows = model.get_input_embeddings().weight.shape[0]

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..hints import kind_of
 from . import compat
 from .base import Base
 from .hashing import pieces, weights_hash
@@ -86,7 +87,7 @@ class Replaced:
         students_output = self._computed(args, kwargs)
         if not isinstance(students_output, Tensor):
             raise ValueError(
-                f"module {type(self.module).__name__} gives a {type(students_output).__name__}, "
+                f"module {type(self.module).__name__} gives {kind_of(students_output)}, "
                 "not a tensor; it cannot be gated."
             )
         return students_output.to(output.device) - output

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from ..hints import kind_of
 from .compat import call_model, inside_peft
 from .copies import twin
 from .names import is_wrapper
@@ -219,10 +220,10 @@ def fitted(base: Any, model: Any, name: str) -> Any:
     wrapped = [is_wrapper(one.config) for one in (own, base.model)]
     if type(own) is type(base.model) or not any(wrapped):
         return model
-    kinds = f"{type(own).__name__}, base={base.name!r} a {type(base.model).__name__}"
+    kinds = f"{kind_of(own)}, base={base.name!r} {kind_of(base.model)}"
     if own is not model:
         raise ValueError(
-            f"student={name!r} is a live adapter on a {kinds}; save it (save_pretrained) and pass "
+            f"student={name!r} is a live adapter on {kinds}; save it (save_pretrained) and pass "
             "the folder, whose tensors are then read into this base."
         )
     layout, aside = Layout.of(base.model), asides(own)
@@ -233,7 +234,7 @@ def fitted(base: Any, model: Any, name: str) -> Any:
         found = layout.split(key)
         if found is None:
             raise ValueError(
-                f"student={name!r} is a {kinds}: the base has no {key}; load the base it was "
+                f"student={name!r} is {kinds}: the base has no {key}; load the base it was "
                 "trained from."
             )
         moved[".".join(found)] = parameter
@@ -247,7 +248,7 @@ def fitted(base: Any, model: Any, name: str) -> Any:
     other = [key for key in moved if moved[key].shape != getattr(expected.get(key), "shape", None)]
     if lacking or other:
         raise ValueError(
-            f"student={name!r} is a {kinds}: {(lacking + other)[0]} and "
+            f"student={name!r} is {kinds}: {(lacking + other)[0]} and "
             f"{len(lacking) + len(other) - 1} more weights are not there in both alike; load the "
             "base it was trained from."
         )
@@ -281,7 +282,7 @@ def _check_same_text(own: Any, taken: Any, name: str) -> None:
     tolerance = 1e-3 if next(own.parameters()).dtype == torch.float32 else 0.1
     if not error <= tolerance:
         raise ValueError(
-            f"student={name!r} is a {type(own).__name__}, whose text gives other log-probabilities "
+            f"student={name!r} is {kind_of(own)}, whose text gives other log-probabilities "
             f"in the base's {type(taken).__name__} (difference {error:.2g}): they compute "
             "differently; load the base it was trained from."
         )

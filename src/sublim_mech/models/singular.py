@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from ..hints import kind_of
 from . import compat
 from .deltas import Delta, LowRank, Replaced, Whole
 from .quantised import is_quantised
@@ -88,7 +89,7 @@ def weight_change(delta: Delta, base_module: nn.Module) -> Float64[Tensor, "out 
     """
     if not is_matrix(delta, base_module):
         raise ValueError(
-            f"a difference of a {type(base_module).__name__} is no difference of a matrix; ask "
+            f"a difference of {kind_of(base_module)} is no difference of a matrix; ask "
             "is_matrix first."
         )
     if isinstance(delta, LowRank):

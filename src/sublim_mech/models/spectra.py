@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from ..hints import kind_of
 from .deltas import Delta, LowRank, Replaced, Whole, square_distance
 from .experts import find_experts
 from .placement import plain
@@ -195,7 +196,7 @@ def weight_of(base_module: nn.Module) -> Float64[Tensor, "out in"]:
         ValueError: it is quantised.
     """
     if is_quantised(base_module):
-        raise ValueError(f"a {type(base_module).__name__} is quantised; its matrix is not there.")
+        raise ValueError(f"{kind_of(base_module)} is quantised; its matrix is not there.")
     own: Any = base_module
     weight = own.weight.detach().cpu().double()
     turned = isinstance(base_module, nn.Embedding) or holds_transposed(base_module)
@@ -232,7 +233,7 @@ def _why(delta: Delta, module: nn.Module, experts: bool) -> str:
         return "a mixer with state: more than matrices"
     if all(p.dim() < 2 for p in module.parameters()):
         return "a vector"
-    return f"a {type(module).__name__}: no matrix of one input"
+    return f"{kind_of(module)}: no matrix of one input"
 
 
 def tied_to(base: nn.Module, deltas: Mapping[str, Delta]) -> dict[str, str]:

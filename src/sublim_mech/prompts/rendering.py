@@ -19,6 +19,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 from ..arguments import check, checked
+from ..hints import kind_of
 from .blank import is_blank
 from .clock import DATE
 from .context import Context
@@ -208,7 +209,7 @@ class _Drawn(NamedTuple):
 
 def _draw(template: Template, question: str | Sequence[Message], context: Context) -> _Drawn:
     """A conversation."""
-    messages, begun = _conversation(question, context)
+    messages, begun = conversation(question, context)
     asked = messages[-1]["content"]
     dressed, finish = dress(template, messages, context)
     drawn = opened(template, dressed, begun)
@@ -306,7 +307,7 @@ def _check_tokenizer(tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         if hasattr(tokenizer, "tokenizer"):
             raise TypeError(
-                f"tokenizer is a {type(tokenizer).__name__}; pass its tokenizer "
+                f"tokenizer is {kind_of(tokenizer)}; pass its tokenizer "
                 "(base.tokenizer), or a pair."
             )
         raise ValueError(
@@ -353,7 +354,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _conversation(
+def conversation(
     question: str | Sequence[Message], context: Context
 ) -> tuple[list[Message], Message | None]:
     """The messages up to the last user message, as copies, and the answer that has begun."""

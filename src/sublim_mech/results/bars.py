@@ -51,9 +51,6 @@ from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
 from .words import percent, shortened, wrapped
 
-OF_EFFECT = "; “of effect”: of the effect on all prompt tokens"
-"""What the rows of attributions say beside their names."""
-
 MOST_ROWS = 30
 """Rows of bars in one picture; of more, those of largest effect are drawn."""
 
@@ -95,17 +92,16 @@ def role_bars(
     colours = [known.get(name, OTHER_COLOUR) for name in table.index]
     draw_bars(picture.ax, table, BarColumn("effect"), colours)
 
-    names = []
+    names, said = [], []
     for name, row in table.iterrows():
         called = label(str(name)) if by == "token" else _called(picture, name, by)
         # never an effect without its share of the tokens
         notes = _notes_on_row([row])
+        said += notes
         names.append("\n".join([called, *([", ".join(notes)] if by == "token" else notes)]))
     name_rows(picture, names)
     picture.ax.set_ylabel(by, fontsize=MEDIUM)
-    how = f"{_gathered(scores)} of these tokens"
-    if "share" in table and table["share"].notna().any():
-        how += OF_EFFECT
+    how = f"{_gathered(scores)} of these tokens{_explained(scores, by, said)}"
     name_bar_scale(picture, scores, effect_label(scores), how)
     if len(whole) > len(table):
         picture.note(
@@ -291,17 +287,17 @@ def compare_bars(
         draw_bars(picture.ax, table.reindex(order), column, [colour] * len(order))
         handles.append(Patch(color=colour, label=picture.text(shortened(str(name), 60))))
 
-    names = []
+    names, said = [], []
     for row in order:
         called = ", ".join(_called(picture, part, by) for part in row.split("\n"))
         notes = _notes_on_row(
             [table.loc[row] for table in tables_of.values() if row in table.index]
         )
+        said += notes
         names.append("\n".join([called, *notes]))
     name_rows(picture, names)
     what, how = _scale_of_several(first)
-    if any("share" in one and one["share"].notna().any() for one in tables_of.values()):
-        how += OF_EFFECT
+    how += _explained(first, by, said, several=True)
     below = name_bar_scale(picture, first, what, how)
     picture.legend(handles, below=below)
     return picture.finish()
@@ -392,7 +388,7 @@ def _notes_on_row(entries: Sequence[pd.Series]) -> list[str]:
         notes.append(" / ".join(dict.fromkeys(sizes)))
     shares = [entry.get("share", np.nan) for entry in entries]
     if not np.isnan(shares).all():  # the answer's own tokens have none
-        notes.append(f"{' / '.join(map(_percent, shares))} of effect")
+        notes.append(f"{' / '.join(map(_percent, shares))} {OF_EFFECT}")
     return notes
 
 
@@ -407,8 +403,35 @@ def _strongest(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[np.sort(largest)]
 
 
+NO_SHARE, OF_EFFECT = "–", "of effect"
+
+
 def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else percent(share)
+    return NO_SHARE if np.isnan(share) else percent(share)
+
+
+def _explained(
+    scores: ScoreArrays, by: str | None, notes: Sequence[str], *, several: bool = False
+) -> str:
+    """What the shares beside bars are of, and what stands for one that is not given; empty where
+    there are no shares.
+
+    Args:
+        scores: what is drawn, or the first of several.
+        by: what tokens were gathered by.
+        notes: what stands beside the bars.
+        several: whether several students are drawn.
+    """
+    shares = [note for note in notes if note.endswith(OF_EFFECT)]
+    if not shares:
+        return ""
+    tokens = "all tokens, the answer's own too" if by == tables.LAYER else "all prompt tokens"
+    whose = "each one's effect" if several else "the effect"
+    cells = ", all cells" if scores.selected else ""
+    told = f"; “{OF_EFFECT}”: of {whose} on {tokens}{cells}"
+    if any(NO_SHARE in note for note in shares):
+        told += f"; “{NO_SHARE}”: inside its own noise, or not known"
+    return told
 
 
 def _gathered(scores: ScoreArrays, whose: str = "cells") -> str:

@@ -15,6 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType
 
 from ..arguments import checked
@@ -425,8 +426,8 @@ def _name_steps(picture: Picture, axes: Axes, steps: np.ndarray) -> bool:
     whether its numbers are even.
     """
     called, at, is_even = "optimiser step", steps.astype(float), True
-    apart = np.diff(at)
-    if len(steps) > 3 and at[0] > 0 and apart.max() >= 4 * apart.min():
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there are no half steps
+    if _ever_further_apart(steps):
         called, at, is_even = f"{called}, on a scale of ratios", np.log(at), False
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -438,6 +439,23 @@ def _name_steps(picture: Picture, axes: Axes, steps: np.ndarray) -> bool:
         axes.set_xticks(steps[shown], [str(steps[number]) for number in shown])
     axes.set_xlabel(called, fontsize=MEDIUM * picture.smaller)
     return is_even
+
+
+def _ever_further_apart(steps: np.ndarray) -> bool:
+    """Whether steps are better read on a scale of ratios: each is about as many times the one
+    before it, or some lie very close. The last one, where the training ended, stands anywhere.
+    """
+    at = steps.astype(float)
+    if len(at) < 4 or at.min() <= 0:
+        return False
+    times = at[1:-1] / at[:-2]
+    as_powers = times.min() >= LEAST_RATIO and times.max() <= MOST_APART * times.min()
+    return bool(as_powers or np.diff(at[:-1]).min() < 0.05 * np.ptp(at))
+
+
+LEAST_RATIO, MOST_APART = 1.5, 1.25
+"""Of steps that grow as powers do: each is at least so many times the one before it, and the most
+of these ratios so many times the least (1, 3, 10, 30; 1, 2, 5, 10)."""
 
 
 class SetCurve(NamedTuple):

@@ -40,6 +40,13 @@ ENTERS, HALF, SETTLES = "enters", "half", "settles"
 LEVELS = {ENTERS: 0.1, HALF: 0.5}
 """Shares of the total effect that a scan is said to reach."""
 
+NOT_REACHED = "not reached in the prompt"
+"""What stands in a table for the token that a curve is said to cross behind."""
+
+INFINITE = (
+    "low, high: inf where so many of the curves of resampled prompts do not reach it in the prompt"
+)
+
 NEAR = 0.1
 """A scan has settled where it stays within this share of the total effect of its value behind the
 whole prompt."""
@@ -163,9 +170,10 @@ def crossings(scores: ScoreArrays) -> pd.DataFrame:
 
     Returns:
         Per measure and event: `tokens` before the boundary (mean over prompts), with the 95 %
-        interval of the bootstrap over prompts (infinite: not within the prompt); the token the
-        boundary is behind, and its role; the share there. Empty (NaN) where the curve does not
-        reach it, or the total effect is inside its own noise; no interval for one prompt.
+        interval of the bootstrap over prompts (infinite: so many resamples do not reach it within
+        the prompt); the token the boundary is `behind`, and its role; the share there. Where the
+        curve does not reach it `behind` says so, and numbers are empty (NaN), as all are where the
+        total effect is inside its own noise; no interval for one prompt.
 
     Raises:
         ValueError: scores of another kind, or of prompts that are laid out in different ways.
@@ -194,6 +202,8 @@ def crossings(scores: ScoreArrays) -> pd.DataFrame:
             row: dict[str, Any] = {"measure": measure, "where": event}
             at = found[0][event][0]
             row |= _place(lined_up, at if known else -1)
+            if known and at < 0:
+                row["behind"] = NOT_REACHED
             row |= {"low": np.nan, "high": np.nan, "share": np.nan}
             if known and at >= 0:
                 row["share"] = float(inside[:, at].mean() / total.mean())
@@ -204,7 +214,10 @@ def crossings(scores: ScoreArrays) -> pd.DataFrame:
                 low, high = np.quantile(tokens, [0.025, 0.975], method="nearest")
                 row |= {"low": float(low), "high": float(high)}
             rows.append(row)
-    return Table(rows).set_index(["measure", "where"])
+    table = Table(rows).set_index(["measure", "where"])
+    if np.isinf(table[["low", "high"]].to_numpy()).any():
+        table.attrs["notes"] = [INFINITE]
+    return table
 
 
 def _crossed(shares: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class Table(pd.DataFrame):  # type: ignore[misc]
 
     def _repr_html_(self) -> str | None:
         with pd.option_context("display.max_columns", None):
-            return super()._repr_html_()
+            shown = super()._repr_html_()
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.attrs.get("notes", ()))
+        return shown if shown is None else f"{shown}{notes}"
 
 
 def check_suffix(path: str | Path, suffix: str, *, fix: str) -> None:

@@ -87,6 +87,8 @@ def hybrid_bars(
         colours.append(colour_of[part] if alone else _pale(colour_of[part]))
         of = row.replace(part, picture.name(part))
         many = f"{sizes[part]:.3g} {'token' if sizes[part] == 1 else 'tokens'}"
+        if part in who.answer:
+            many += " and the answer's own"
         called.append(f"{of}\n{f'at {many}' if alone else 'what the others do'}")
     draw_bars(picture.ax, table, BarColumn("effect"), colours)
     name_rows(picture, called)

@@ -19,6 +19,7 @@ from . import tables
 from .arrays import ScoreArrays
 from .ceiling import at_the_ceiling, doses, saturated
 from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
+from .confirming import agreement
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
 from .record import SUM, Record
@@ -341,9 +342,10 @@ def _where(scores: ScoreArrays, shown: Shown) -> str:
     """On which tokens, or at which gate, the effect is that limits speak of; empty of the total."""
     if is_dose_of_a_set(scores):
         return "at gate 1 of these cells"
+    cells = ", all cells" if scores.selected else ""  # of which these are some
     if _on_prompt(scores, shown):
-        return "on the prompt's tokens"
-    return "on all tokens" if scores.additive and shown.total else ""
+        return f"on the prompt's tokens{cells}"
+    return f"on all tokens{cells}" if scores.additive and shown.total else ""
 
 
 def is_dose_of_a_set(scores: ScoreArrays) -> bool:
@@ -402,7 +404,7 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
             share = moved.student / float(whole[0].mean())
             of_headline = float(headline.mean() / at_gate_one.mean())
             if abs(share - of_headline) > BEND * max(1, abs(of_headline)):
-                own.append(f"{share:.2f} at {scale:g}")
+                own.append((scale, share, of_headline))
     limits = []
     if told:
         said = "; ".join(told)
@@ -410,11 +412,31 @@ def _of_doses(scores: ScoreArrays) -> list[Limit]:
         limits.append(Limit("controls", said, said, alike=alike))
     if own:
         name = str(scores.data["model"].values[0])
-        why = f": the headline bends otherwise; see sel(model={name!r})"
-        said = f"of its effect at 1 {name} alone has {', '.join(own)}{why}"
-        alike = f"of its effect at 1 {name} alone has another part at some scales"
+        why = f"; see sel(model={name!r})"
+        said = f"{_of_its_own(name, scores.headline_name, own)}{why}"
+        alike = f"{name} alone bends otherwise than the headline at some scales"
         limits.append(Limit("controls", said, said, alike=alike, why=why))
     return limits
+
+
+def _of_its_own(student: str, headline: str, found: Sequence[tuple[float, float, float]]) -> str:
+    """At which scales a student alone has another part of its effect at 1 than the headline has of
+    its own.
+
+    Args:
+        student: what it is called.
+        headline: what the headline is.
+        found: per scale, it and the two parts.
+    """
+    (scale, share, of_headline), *others = found
+    told = [
+        f"at scale {scale:g} {student} alone has {share:.2f} of its effect at 1, where "
+        f"{headline} has {of_headline:.2f} of its own"
+    ]
+    told += [
+        f"at scale {one:g} they have {part:.2f} and {other:.2f}" for one, part, other in others
+    ]
+    return "; ".join(told)
 
 
 # ------------------------------------------------------------------------------ the total effect
@@ -458,7 +480,7 @@ def of_the_sign(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     if is_dose_of_a_set(scores):
         of_what = "the effect at gate 1 of these cells"
     elif _on_prompt(scores, shown):
-        of_what = "the effect on the prompt's tokens"
+        of_what = f"the effect {_where(scores, shown)}"
     moved = _moved(moves) if scores.has_controls else None
     if scores.record.minus:
         whose = "a negative difference"
@@ -494,9 +516,12 @@ def _of_the_gap(scores: ScoreArrays) -> list[Limit]:
 
 
 def _of_estimates(scores: ScoreArrays) -> list[Limit]:
-    """That estimates were not compared with exact values."""
-    if scores.record.confirmation is not None or not KINDS[scores.kind].estimate:
+    """That estimates were not compared with exact values, or not these."""
+    compared = agreement(scores)
+    if not KINDS[scores.kind].estimate or (compared is not None and compared.confirmation):
         return []
+    if compared is not None:
+        return [Limit("estimate", compared.line, compared.line.partition(":")[0])]
     # without a site (gradient x input) no intervention gives the exact value
     how = "no exact counterpart" if scores.record.site is None else "sublim_mech.confirm"
     told = f"not confirmed: estimates from gradients ({how})"

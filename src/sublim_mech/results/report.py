@@ -12,6 +12,7 @@ from ..hints import counted
 from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .completeness import points_in_words
+from .confirming import agreement
 from .contexts import quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
@@ -101,8 +102,8 @@ def _form(text: str) -> str:
 
 def warning(scores: ScoreArrays) -> str | None:
     """What no picture of these scores may leave out: that exact values disagree."""
-    confirmation = scores.record.confirmation
-    return POOR_AGREEMENT if confirmation is not None and confirmation.poor else None
+    found = agreement(scores)
+    return POOR_AGREEMENT if found is not None and found.poor else None
 
 
 def notes(scores: ScoreArrays) -> list[str]:
@@ -130,38 +131,15 @@ def notes(scores: ScoreArrays) -> list[str]:
         )
     lines += [note for note in scores.record.notes if SUM not in note]  # which is a limit
     lines += points_in_words(scores)
-    confirmation, compute = scores.record.confirmation, scores.record.compute
-    if confirmation is not None:
-        top = sum(bool(cell["top"]) for cell in confirmation.cells)
-        others = len(confirmation.cells) - top
-        # what is left of them are other cells, or another difference
-        before = "" if _is_whole(scores) else "before this selection: "
-        lines.append(
-            f"{before}confirmed on {top} strongest and {others} random cells: "
-            f"Pearson {confirmation.pearson:.2f}, Spearman {confirmation.spearman:.2f}, "
-            f"{confirmation.told_sign()}; of the strongest alone, exact values are "
-            f"{confirmation.scale:.2f} times the estimates{_pearson(confirmation.pearson_top, top)}"
-        )
+    compared, compute = agreement(scores), scores.record.compute
+    # of estimates that were not compared it is a limit
+    if compared is not None and (compared.confirmation or not KINDS[scores.kind].estimate):
+        lines.append(compared.line)
     if compute is not None:
         lines.append(
             f"computed in {compute.dtype}: totals off by up to {compute.error:.2g} {scores.unit}"
         )
     return lines
-
-
-def _is_whole(scores: ScoreArrays) -> bool:
-    """Whether no cells, prompts or models were left out since exact values were compared."""
-    confirmation = scores.record.confirmation
-    known = scores.data["prompt"].values
-    compared = [] if confirmation is None else [cell.get("prompt") for cell in confirmation.cells]
-    there = all(prompt is None or prompt in known for prompt in compared)
-    models = len(scores.record.students) in (0, scores.data.sizes["model"])
-    return not scores.selected and there and models
-
-
-def _pearson(value: float, cells: int) -> str:
-    """A correlation; nothing of two cells, of which it is 1 or -1 whatever they are."""
-    return f", Pearson {value:.2f}" if cells > 2 else ""
 
 
 def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
@@ -288,9 +266,8 @@ def _lines_of_scan(scores: ScoreArrays) -> list[str]:
         crossed, table = crossings(scores), curve(scores)
     except ValueError as error:  # several layouts: nothing is one place in all of them
         return ["", str(error)]
-    lines = ["", f"where the curves enter and settle ({whose})", show(crossed)]
-    if np.isinf(crossed[["low", "high"]].to_numpy(float)).any():
-        lines.append("inf: not reached within the prompt")
+    notes = crossed.attrs.get("notes", ())
+    lines = ["", f"where the curves enter and settle ({whose})", show(crossed), *notes]
     if len(table) > 2 * MOST_BOUNDARIES:
         return [*lines, "", f"{len(table)} boundaries: scores.curve() has them"]
     return [*lines, "", f"effect of all tokens up to each one ({whose})", show(table)]

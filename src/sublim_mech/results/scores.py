@@ -48,6 +48,7 @@ from ..arguments import checked
 from ..storage.files import read_dataset, write_dataset
 from . import cells, curves, limits, report, select, tables
 from .arrays import TOLD, WHOLE, ScoreArrays, name_answers, name_layers
+from .confirming import agreement
 from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
 from .record import Record
@@ -226,9 +227,13 @@ class Scores(ScoreArrays):
 
     @property
     def confirmation(self) -> pd.DataFrame | None:
-        """The cells that the exact instrument was run on, estimate beside exact value, or None."""
-        confirmation = self.record.confirmation
-        return None if confirmation is None else Table(list(confirmation.cells))
+        """The cells that the exact instrument was run on, estimate beside exact value.
+
+        Of a selection those that it holds; None where it holds none of them, or other numbers than
+        were compared (those of one model alone), as a contrast does.
+        """
+        found = agreement(self)
+        return Table(list(found.cells)) if found is not None and found.cells else None
 
     @property
     def warning(self) -> str | None:

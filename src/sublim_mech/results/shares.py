@@ -23,10 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, nearest
 from ..prompts import ANSWER, CLASSES, ROLES, SHARED, UNIONS
 from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval, ratio_interval
+from . import mask_code
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
 from .limits import Limit, of_the_controls, of_the_sign, over_contexts
@@ -63,6 +64,7 @@ class Concentration:
         prompts: number of prompts.
         unit: unit of the effect.
         cells: the selection of cells in words; empty where these are all.
+        mask: the same as the Python that gives their mask.
         part: share of the prompt's effect that these cells have on all its tokens; 1 of all cells.
         answer_effect: mean effect on the answer's own tokens, all cells.
         answer_share: the same over the total effect; NaN where that is inside its own noise.
@@ -100,6 +102,7 @@ class Concentration:
     prompts: int
     unit: str
     cells: str = ""
+    mask: str = ""
     part: float = 1.0
     answer_effect: float = 0.0
     answer_share: float = float("nan")
@@ -149,20 +152,22 @@ class Concentration:
         if np.isnan(self.share):
             return ""
         kind = next((kind for kind, names in _SETS.items() if self.on in names), "")
-        tokens, sets, which = f"masks.{kind}({self.on!r})" if kind else "...", repr(kind), ""
-        if self.cells:
-            sets, which = f"{{'chosen': {tokens} & ...}}", f", where the last mask is {self.cells}"
-        elif kind != "sharing":  # sets='role' is refused of raw text, a mask never
-            sets = f"{{{self.on!r}: {tokens}}}"
-        of = f" of {self.on!r}" if kind and not self.cells else ""
+        tokens = mask_code.of_tokens(kind, self.on) if kind else "tokens"
+        name = "chosen" if self.mask or not kind else self.on
+        sets = f"{{{name!r}: {' & '.join(filter(None, [tokens, self.mask]))}}}"
+        if kind == "sharing" and not self.mask:  # sets='role' is refused of raw text, a mask never
+            sets = repr(kind)
+        of = f" of {self.on!r}" if kind and not self.mask else ""
+        which = "" if kind else ", where tokens is a mask of the same tokens"
         return (
-            f"Exact check: sufficiency and necessity{of} in graft(pair, prompts, trait, "
+            f"Exact check: sufficiency and necessity{of} in sm.graft(pair, prompts, trait, "
             f"sets={sets}){which}."
         )
 
     def _verdict(self) -> str:
         if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
-            return f"No conclusion: the effect on the prompt's tokens ({self._effect()}) {NOISE}."
+            where = f"the effect on the prompt's tokens{self._all_cells()}"
+            return f"No conclusion: {where} ({self._effect()}) {NOISE}."
         if self.prompts < FEWEST:
             chance = 2 ** (1 - self.prompts)
             few = (
@@ -215,14 +220,16 @@ class Concentration:
     def _answer(self) -> str:
         if signed(self.answer_effect) == signed(0):
             return ""
-        carried = (
-            f"The answer's own tokens, which are none of the prompt's, carry {self._carried()}"
-        )
-        return f"{carried}."
+        whose = "The answer's own tokens, which are none of the prompt's,"
+        return f"{whose} carry {self._carried()}."
+
+    def _all_cells(self) -> str:
+        """That a number is of all cells, where a selection of them is told of."""
+        return ", all cells" if self.cells else ""
 
     def _carried(self) -> str:
         told = in_words(self.answer_effect, self.answer_share, self.unit)
-        return f"{told}, all cells" if self.cells else told
+        return f"{told}{self._all_cells()}"
 
     def _effect(self) -> str:
         interval = ""
@@ -250,7 +257,8 @@ class Concentration:
             interval = f"95 % {percent(self.low, 1)} to {percent(self.high, 1)}"
             if np.isnan(self.low):
                 interval = "one prompt: no interval"
-            lines.append(f"  share of effect     {percent(self.share, 1)} ({interval})")
+            of = " of the prompt's effect, all cells" if self.cells else ""
+            lines.append(f"  share of effect     {percent(self.share, 1)}{of} ({interval})")
             if self.cells:
                 lines.append(
                     f"  share of the cells  {percent(self.part, 1)} on all tokens; spread evenly, "
@@ -269,7 +277,7 @@ class Concentration:
             gap = abs(self.gap)
             lines.append(
                 f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:.1%} of the "
-                "prompt's effect"
+                f"prompt's effect{self._all_cells()}"
             )
         lines.append(f"  the answer's tokens {self._carried()}")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self._sentences())])
@@ -381,6 +389,7 @@ def concentration(
         prompts=len(effect),
         unit=scores.unit,
         cells=scores.selection(),
+        mask=mask_code.of_selection(scores),
         part=unless_noisy(found.part),
         answer_effect=float(answer_effect.mean()),
         answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
@@ -422,44 +431,41 @@ def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:
         return scores.positions("sharing") == on
     if on in ROLES:
         return scores.positions("role") == on
-    raise ValueError(
-        f"on={on!r} is not known; choose one of {', '.join(TOKEN_SETS)}, or pass a bool array."
-    )
+    classes = set(_there(scores, "sharing", CLASSES))
+    unions = [name for name, of in UNIONS["sharing"].items() if classes & {*of} and classes - {*of}]
+    there = [*unions, *_there(scores, "sharing", CLASSES), *_there(scores, "role", ROLES)]
+    raise ValueError(f"on={on!r} is not known; {_choose(there)}{nearest(on, there) or '.'}")
 
 
 def _empty(scores: ScoreArrays, on: str) -> str:
     """Why a set holds no token, and which sets there are instead."""
     told = "no token of any prompt is in this set"
     roles = set(scores.positions("role")[scores.of_prompt.values])
-    there = _some(_there(scores, "role", ROLES))
+    there = _there(scores, "role", ROLES)
     if on in CLASSES or on in UNIONS["sharing"]:
         classes = set(scores.positions("sharing")[scores.of_prompt.values])
         nothing = none_shared(classes, raw=roles <= {"bos", "text"})
         if nothing and on in (*SHARED, "shared"):
             told += f": {nothing}"
-        there = _some(_there(scores, "sharing", CLASSES)) + there
+        there = [*_there(scores, "sharing", CLASSES), *there]
     return f"{told}; {_choose(there)}"
 
 
 def _whole(scores: ScoreArrays) -> str:
     """Why a set that holds every token is compared with nothing, and which sets there are."""
-    parts = {by: _there(scores, by, of) for by, of in (("role", ROLES), ("sharing", CLASSES))}
-    there = [name for names in parts.values() for name in _some(names)]
+    there = [*_there(scores, "role", ROLES), *_there(scores, "sharing", CLASSES)]
     told = "it holds every token of every prompt, so its share is 100 % whatever was learned"
     return f"{told}; {_choose(there)}"
 
 
 def _there(scores: ScoreArrays, by: str, names: Sequence[str]) -> list[str]:
-    """Which of these roles or classes the prompts' tokens have; of prompts without marks none."""
+    """Which of these roles or classes some of the prompts' tokens have, and not all of them, which
+    would be refused; of prompts without marks none.
+    """
     if by not in scores.data.coords:
         return []
-    found = set(scores.positions(by)[scores.of_prompt.values])
-    return [name for name in names if name in found]
-
-
-def _some(names: list[str]) -> list[str]:
-    """Names of parts; of a single one, which is the whole, nothing."""
-    return names if len(names) > 1 else []
+    of_tokens = scores.positions(by)[scores.of_prompt.values]
+    return [name for name in names if (of_tokens == name).any() and (of_tokens != name).any()]
 
 
 def _choose(there: Sequence[str]) -> str:

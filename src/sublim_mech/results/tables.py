@@ -247,12 +247,13 @@ def answer_part(scores: ScoreArrays) -> str:
 
     Where none are fed (an answer of one token) that is said.
     """
-    if not scores.of_answer.values.any():
-        return "no token of an answer is fed: the prompt's tokens carry all"
     effect = scores.answer_effect.values
+    if not scores.of_answer.values.any() and not effect.any():
+        return "no token of an answer is fed: the prompt's tokens carry all"
     share = float(ratio_interval(effect, scores.total.values).mean)
     carried = in_words(float(effect.mean()), share, scores.unit)
-    return f"the answer's own tokens carry {carried}"
+    cells = ", all cells," if scores.selected else ""  # rows are of those that were chosen
+    return f"the answer's own tokens{cells} carry {carried}"
 
 
 def in_words(effect: float, share: float, unit: str) -> str:
