@@ -18,9 +18,12 @@ from .names import text_config
 # give away
 _IDLE = re.compile(
     "_?name_or_path|.*(initializer|token_id|summary).*|init_std|use_cache|tie_word_embeddings"
-    "|pretraining_tp|vocab_size|n_positions|max_position_embeddings|max_window_layers|is_decoder"
+    "|pretraining_tp|vocab_size|max_window_layers|is_decoder"
     "|reorder_and_upcast_attn"
 )
+# how far a model reaches, which some rotary embeddings count with
+_REACH = re.compile("n_positions|max_position_embeddings")
+_COUNTING = ("longrope", "dynamic")
 # those that count in training alone
 _DROPOUT = re.compile(".*drop.*")
 
@@ -37,8 +40,11 @@ def check_config(base: Any, own: Any, *, student: str, name: str) -> None:
     config, own = text_config(base), text_config(own)
     declared, given, expected = _declared(config), own.to_dict(), config.to_dict()
     alike = type(own) is type(config)
+    counts = _counts_reach(config) or _counts_reach(own)
     for key in sorted(declared if alike else declared & set(given)):
         pair = expected.get(key), given.get(key)
+        if _REACH.fullmatch(key) and not counts:
+            continue
         if not _idle(key) and not same(*(pair if alike else _in_common(*pair))):
             raise ValueError(computes_otherwise(student, name, key, *pair))
 
@@ -60,7 +66,8 @@ def computing(model: Any) -> dict[str, Any]:
     """
     config = text_config(model.config)
     values = config.to_dict()
-    decide = {key: values.get(key) for key in sorted(_declared(config)) if not _IDLE.fullmatch(key)}
+    idle = _IDLE if _counts_reach(config) else re.compile(f"{_IDLE.pattern}|{_REACH.pattern}")
+    decide = {key: values.get(key) for key in sorted(_declared(config)) if not idle.fullmatch(key)}
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     told = {"dtype": str(dtype).removeprefix("torch."), "config": decide}
     return dict(json.loads(json.dumps(told, default=str)))
@@ -106,6 +113,14 @@ def _declared(config: Any) -> set[str]:
     from transformers import PretrainedConfig
 
     return set(type(config)().to_dict()) - set(PretrainedConfig().to_dict())
+
+
+def _counts_reach(config: Any) -> bool:
+    """Whether a rotary embedding counts with how far the model reaches."""
+    rotary = getattr(config, "rope_parameters", None)
+    inner = [rotary, *rotary.values()] if isinstance(rotary, Mapping) else []
+    kinds = {one.get("rope_type", one.get("type")) for one in inner if isinstance(one, Mapping)}
+    return not kinds.isdisjoint(_COUNTING)
 
 
 def _idle(key: str) -> bool:

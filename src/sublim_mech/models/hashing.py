@@ -15,8 +15,18 @@ from .quantised import packed_modules, packed_state
 PIECE = 1 << 22  # values
 
 
+def stored_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What is no parameter and yet stands in a model's files, by name: the layers' scales of
+    Gemma-4, the routers' corrections of DeepSeek-V3. Of most models nothing.
+    """
+    for path, module in model.named_modules():
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                yield f"{path}.{key}".lstrip("."), buffer
+
+
 def weights_hash(model: nn.Module, *, exact: bool = False) -> str:
-    """SHA-256 of all parameters, in hexadecimal.
+    """SHA-256 of all parameters, and of buffers that are stored with them, in hexadecimal.
 
     Of quantised modules all that they compute with is taken as it is.
 
@@ -28,7 +38,7 @@ def weights_hash(model: nn.Module, *, exact: bool = False) -> str:
     """
     digest = hashlib.sha256()
     packed = packed_modules(model)
-    for name, p in sorted(model.named_parameters()):
+    for name, p in [*sorted(model.named_parameters()), *sorted(stored_buffers(model))]:
         if name.rpartition(".")[0] in packed:
             continue
         digest.update(f"{name} {tuple(p.shape)}".encode())

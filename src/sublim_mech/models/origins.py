@@ -55,7 +55,7 @@ def names_another_base(base: Base, model: nn.Module) -> str | None:
         if not named or not _names(base):
             continue
         if Path(named).is_dir():
-            same = _holds(Path(named), base)
+            same = holds(Path(named), base)
             if same is None:
                 same = _is_named(base, named)
         else:
@@ -100,7 +100,7 @@ def _kind_of(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _holds(folder: Path, base: Base) -> bool | None:
+def holds(folder: Path, base: Base) -> bool | None:
     """Whether a folder holds the base's weights, by the first rows of all; None where it holds
     none.
     """

@@ -24,7 +24,7 @@ from torch import nn
 from ..arguments import checked
 from ..hints import counted, outside
 from ..storage.manifest import Manifest
-from .adapters import read_adapter, read_config
+from .adapters import CONFIG, read_adapter, read_config
 from .base import Base
 from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
@@ -38,7 +38,7 @@ from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
 from .names import REST, WHOLE, PartName
-from .origins import names_another_base, student_name
+from .origins import holds, names_another_base, student_name
 from .parts import Parts
 from .peft_layers import adapter_names
 from .placement import place_like
@@ -417,9 +417,15 @@ def _check_method(manifest: Manifest, path: Path, source: str) -> None:
 def _read(base: Base, path: Path) -> nn.Module:
     """The model in a folder, an adapter or a checkpoint."""
     check_files(path)
-    if (path / "adapter_config.json").is_file():
-        return read_adapter(base, path)
-    return _read_full(base, path)
+    if not (path / CONFIG).is_file():
+        return _read_full(base, path)
+    if any(path.glob("model*.safetensors")) and holds(path, base) is False:
+        raise ValueError(
+            f"student={str(path)!r} has a model and an adapter on it, and the model is not "
+            f"base={base.name!r}: what the student is, is both. Load that model as base to see the "
+            "adapter alone, or merge the two (peft: merge_and_unload) and pass what comes out."
+        )
+    return read_adapter(base, path)
 
 
 def _read_full(base: Base, path: Path) -> nn.Module:

@@ -149,7 +149,7 @@ def check_weights(
 
 
 def parameter_slots(model: nn.Module, above: str = "") -> Iterator[Slot]:
-    """Where the parameters of a model are found.
+    """Where the parameters of a model, and the buffers that are stored with them, are found.
 
     Args:
         model: whose.
@@ -162,6 +162,9 @@ def parameter_slots(model: nn.Module, above: str = "") -> Iterator[Slot]:
                 seen.add(id(p))
                 name = ".".join(filter(None, (above, path, key)))
                 yield from _plain_slots(Slot(module._parameters, key, name))
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                yield Slot(module._buffers, key, ".".join(filter(None, (above, path, key))))
 
 
 def _plain_slots(slot: Slot) -> Iterator[Slot]:

@@ -289,7 +289,7 @@ def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, An
     """
     try:
         data = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{called} is not JSON ({error}); {fix}.") from error
     if isinstance(data, dict) and "format" not in data:
         raise ValueError(
