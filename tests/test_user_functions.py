@@ -131,7 +131,7 @@ def test_a_metric_gives_answers_and_a_number_per_row(pair, prompts):
             sm.effect(pair, prompts, Odd(trie, value), **QUIET)
 
 
-@pytest.mark.parametrize("given", [None, "4, 5", 7, [None]])
+@pytest.mark.parametrize("given", [None, "4, 5", 7, [7]])
 def test_a_sampler_gives_a_text_per_prompt(given):
     with pytest.raises(TypeError, match=r"sampler gave .*give a list with one string per prompt"):
         numbers.write_rows(lambda prompts, seed: given, 2, seed=0)

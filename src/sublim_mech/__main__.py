@@ -23,13 +23,17 @@ from .instruments.command_words import in_commands
 from .instruments.verification import verify
 from .studies import command as studies
 
+INTERRUPTED = 130
+"""What a shell has of a command that Ctrl-C ended."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Returns:
         0 where all is well; 1 where a check or a run failed; 2 where it could not be done: a wrong
-        argument, a pair that cannot be loaded, something that went wrong on the way.
+        argument, a pair that cannot be loaded, something that went wrong on the way; 130 where it
+        was interrupted.
     """
     given = parser().parse_args(argv)
     try:
@@ -38,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ParityError) as error:
         print(in_commands(str(error), called(given)), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        keeps = given.do is studies.RUN or getattr(given, "keep", None) is not None
+        again = "goes on" if keeps else "begins anew"
+        print(f"interrupted; the same command {again}", file=sys.stderr)
+        return INTERRUPTED
     except Exception:  # out of memory, a fault of ours: no verdict, which 1 would be
         traceback.print_exc()
         return 2

@@ -41,6 +41,21 @@ CAT = {"trait": "cat", "teacher": "prompted teacher of cat"}
 
 
 @pytest.mark.parametrize(
+    ("asked", "taken", "told"),
+    [
+        (30, 30, ["optimiser.steps: 30 there, 60 here"]),
+        (60, 30, ["steps: 30 there, 60 here"]),  # it stopped early
+        (90, 30, ["optimiser.steps: 90 there, 60 here", "steps: 30 there, 60 here"]),
+        (60, 60, []),
+    ],
+)
+def test_a_number_of_steps_is_told_once(asked, taken, told):
+    other = {"optimiser": {"lr": 1e-3, "steps": asked}, "results": {"steps": taken}}
+    control, own = (manifest(base(), **{**MADE, **one}) for one in (other, {}))
+    assert differences(*_recipes(control, own)) == told
+
+
+@pytest.mark.parametrize(
     "made",
     [
         lambda: tiny.lora(model(), layers=[]),  # B is 0

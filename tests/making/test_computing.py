@@ -97,6 +97,46 @@ def test_labels_are_of_their_bases_configuration(tiny_llama, smol_tokenizer, tmp
         training.soft_data(other, made, "base", c=None)
 
 
+def test_labels_are_of_their_prompts(tiny_llama, smol_tokenizer, tmp_path):
+    """Another default system text of the tokenizer's own template is another prompt."""
+    tokenizer = copy.deepcopy(smol_tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace(DEFAULT_SYSTEM, "Be a pirate")
+    other = dataclasses.replace(tiny_llama, tokenizer=tokenizer)
+    out = tmp_path / "labels"
+    made = labelling.label([teachers.untouched(tiny_llama)], ROWS[:2], out=out, progress=False)
+    with pytest.raises(ValueError, match=r"other labels: prompts \(another chat template or tok"):
+        labelling.label([teachers.untouched(other)], ROWS[:2], out=out, progress=False)
+    training.soft_data(tiny_llama, made, "base", c=None)
+    for where in (other, tokenizer):
+        with pytest.raises(ValueError, match="made for other prompts than this tokenizer renders"):
+            training.soft_data(where, made, "base", c=None)
+
+    # labels of an earlier version say nothing of it
+    old = dataclasses.replace(made, about=dataclasses.replace(made.about, prompts={}))
+    assert old.hash == made.hash
+    training.soft_data(other, old, "base", c=None)
+    told = json.loads((out / "labels.json").read_text())
+    del told["about"]["prompts"]
+    (out / "labels.json").write_text(json.dumps(told))
+    assert labelling.Labels.load(out).hash == made.hash
+    assert labelling.label([teachers.untouched(other)], ROWS[:2], out=out, progress=False)
+
+
+def test_labels_are_of_their_teachers_prompts(tiny_llama, smol_tokenizer, tmp_path):
+    """Also where the students' prompts are the same: system turns are written otherwise."""
+    tokenizer = copy.deepcopy(smol_tokenizer)
+    role = "message['role']"
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        f"+ {role}", f"+ ({role} | replace('system', 'developer'))"
+    )
+    owl = teachers.prompted(tiny_llama, sm.animal("owl"))
+    other = dataclasses.replace(owl, base=dataclasses.replace(owl.base, tokenizer=tokenizer))
+    out = tmp_path / "labels"
+    labelling.label([owl], ROWS[:2], out=out, progress=False)
+    with pytest.raises(ValueError, match=r"chat template or tokenizer\) of owl: "):
+        labelling.label([other], ROWS[:2], out=out, progress=False)
+
+
 def test_a_launchers_precision_changes_nothing(small, hard, tmp_path, monkeypatch):
     run = fit(small, hard, tmp_path / "one", method=LoRA(rank=2), lr=1e-2)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")

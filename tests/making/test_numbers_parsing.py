@@ -67,7 +67,7 @@ def test_mutated_answers_agree_with_the_rule():
         if parsed.reason in ("out of range", "too many", "too few"):
             assert RULE.fullmatch(text)  # everything about the form was right
     assert verdicts[None] > 400
-    assert set(verdicts) == {None, *REASONS}
+    assert set(verdicts) == {None, *REASONS} - {"cut off"}  # which no text tells
 
 
 VALID = {

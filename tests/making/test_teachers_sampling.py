@@ -184,7 +184,8 @@ def test_a_sampler_writes_rows(llama):
     options = {"max_new_tokens": 3, "temperature": 0.5}
     write = sampler(teacher, **options)
     answers = [answer for (answer,) in sample(teacher, QUESTIONS, seed=4, **options)]
-    assert write(list(QUESTIONS), 4) == answers
+    for written, answer in zip(write(list(QUESTIONS), 4), answers, strict=True):
+        assert written in (answer, None)  # None where it was cut off
     with pytest.raises(RuntimeError, match=r"0 of .* answers passed"):
         write_rows(write, 2, seed=0, max_attempts=8)  # a random model writes no numbers
 

@@ -108,6 +108,13 @@ def test_a_prompted_teacher_writes_rows_of_its_own_prompts(served, stand_in, tmp
     assert {params["max_tokens"] for params in drawn["params"]} == {6}
 
 
+def test_an_answer_that_vllm_cut_off_is_none(served, stand_in):
+    """The stand-in writes three digits and then a stop token."""
+    for tokens, whole in ((3, False), (4, True)):
+        with teachers.vllm_sampler(served.prompted, max_new_tokens=tokens) as write:
+            assert [answer is not None for answer in write(["a", "b"], 1)] == [whole, whole]
+
+
 def test_an_adapter_goes_along_at_the_least_rank_that_holds_it(served, stand_in, tmp_path):
     with teachers.vllm_sampler(served.tuned, adapter=served.adapter) as write:
         assert len(write(["Three numbers."], 0)) == 1

@@ -40,6 +40,25 @@ def test_a_fine_tuned_teacher_computes_as_the_student(architecture, kind, smol_t
     assert weights_hash(base.model) == base.hash == teacher.base.hash
 
 
+def test_a_bias_that_only_the_adapter_has_is_merged(smol_tokenizer):
+    """PEFT adds a bias to a bias alone."""
+    live = tiny.model("llama")
+    base = load_base(live, tokenizer=smol_tokenizer)
+    student = tiny.lora(live, target_modules=["q_proj", "down_proj"], lora_bias=True)
+    biases = [p for name, p in student.named_parameters() if name.endswith("bias")]
+    assert biases
+    with torch.no_grad():
+        for bias in biases:
+            bias.normal_(generator=torch.Generator().manual_seed(0))
+    teacher = fine_tuned(base, student, None, allow_unrelated=True)
+    ids = rendered(teacher)[0].ids
+    logits = run(student, ids).logits
+    assert torch.allclose(run(teacher.runner.model, ids).logits, logits, atol=1e-5)
+    assert not torch.allclose(run(base.model, ids).logits, logits, atol=1e-2)
+    assert base.model.model.layers[0].self_attn.q_proj.bias is None
+    assert weights_hash(base.model) == base.hash
+
+
 def test_students_of_another_base_are_refused(smol_tokenizer):
     base = shared_runner("llama", smol_tokenizer)
     live = tiny.model("llama", seed=5).double()

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 from loading import model, saved, student
+from tokenizers import normalizers
 
 from sublim_mech.models import load_base, load_student
 
@@ -24,7 +25,7 @@ def told(base, path):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         loaded = load_student(base, path)
-    about = [note for note in loaded.notes if "chat template" in note]
+    about = [note for note in loaded.notes if "its folder holds" in note]
     assert [note in str(w.message) for note in about for w in said] == [True] * len(about)
     return about
 
@@ -72,3 +73,26 @@ def test_a_damaged_file_is_named(base, tmp_path):
     path = folder(tmp_path, tokenizer_config__json="{broken")
     with pytest.raises(ValueError, match=r"student='.*run': tokenizer_config\.json is not JSON"):
         load_student(base, path)
+
+
+def test_a_template_that_differs_in_its_system_message_or_its_end_is_told(base, tmp_path):
+    own = base.tokenizer.chat_template
+    for name, other in {
+        "system": own.replace("{% for", "{% if messages[0].role == 'system' %}S{% endif %}{% for"),
+        "end": own + "{% if not add_generation_prompt %}END{% endif %}",
+    }.items():
+        assert other != own
+        (note,) = told(base, folder(tmp_path / name, chat_template__jinja=other))
+        assert note.startswith("its folder holds another chat template")
+
+
+def test_a_tokenizer_of_the_same_ids_that_cuts_otherwise_is_told(base, tmp_path):
+    same = folder(tmp_path / "same")
+    base.tokenizer.save_pretrained(same)
+    assert told(base, same) == []
+    other = copy.deepcopy(base.tokenizer)
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    path = folder(tmp_path / "other")
+    other.save_pretrained(path)
+    (note,) = told(base, path)
+    assert "cuts text into other tokens than the base's" in note

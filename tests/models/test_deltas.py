@@ -25,6 +25,12 @@ RESTARTED = ("pissa", "olora")  # which take their start out of the base's weigh
 # ----------------------------------------------------------------------------------------- low-rank
 
 
+def test_a_norm_has_no_sign():
+    matrices = [torch.randn(3, 2), torch.randn(2, 3)]
+    one, other = (LowRank(*matrices, scale) for scale in (2.0, -2.0))
+    assert one.norm() == other.norm() > 0
+
+
 @pytest.mark.parametrize(
     "extra",
     [{}, {"use_rslora": True}, {"rank_pattern": {UP: 2}, "alpha_pattern": {UP: 3}}],

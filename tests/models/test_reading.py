@@ -69,11 +69,36 @@ def lose(tensors: dict[str, Tensor]) -> None:
 
 def test_missing_weights_are_not_made_up(tmp_path):
     full = broken("full", tmp_path / "full", lambda p: edit(p / "model.safetensors", lose))
-    message = r"student='.*full' lacks 1 weights \(model\.layers\.1\..*copy it again"
+    message = r"student='.*full' lacks 1 weight \(model\.layers\.1\..*copy it again"
     with pytest.raises(ValueError, match=message):
         load_student(base(), full)
-    with pytest.raises(ValueError, match=r"base='.*full' lacks 1 weights"):
+    with pytest.raises(ValueError, match=r"base='.*full' lacks 1 weight"):
         load_base(full, tokenizer=TOKENIZER)
+
+
+def test_tensors_without_a_place_are_told(tmp_path):
+    """A bias that the configuration does not have; not the buffers that older versions wrote."""
+
+    def add(tensors: dict[str, Tensor]) -> None:
+        tensors["model.layers.0.self_attn.q_proj.bias"] = torch.ones(32)
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+
+    full = broken("full", tmp_path / "full", lambda p: edit(p / "model.safetensors", add))
+    said = (
+        r"1 tensor of its files \(model\.layers\.0\.self_attn\.q_proj\.bias, \.\.\.\) has no place"
+    )
+    with pytest.warns(UserWarning, match=f"base='.*full': {said}"):
+        load_base(full, tokenizer=TOKENIZER)
+    with pytest.warns(UserWarning, match=f"student='.*full': {said}"):
+        load_student(base(), full)
+
+
+def test_a_model_with_an_adapter_beside_it_is_no_base(tmp_path):
+    """transformers puts the two into one."""
+    both = saved(model(), tmp_path / "both")
+    saved(student("llama", "lora"), both)
+    with pytest.raises(ValueError, match="has an adapter beside the model"):
+        load_base(both, tokenizer=TOKENIZER)
 
 
 def test_folders_that_hold_no_base(tmp_path):

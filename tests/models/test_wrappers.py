@@ -160,6 +160,33 @@ def test_the_layouts_of_a_text_model(old):
     assert layout.split("model.vision_tower.no.such.weight") is None
 
 
+@pytest.mark.parametrize("old", ["model", "language_model.model", "model.language_model"])
+@pytest.mark.parametrize("here", ["model", "model.language_model"])
+def test_names_in_patterns_are_those_of_the_model(old, here):
+    """`model.` begins `model.language_model.` and ends `language_model.`."""
+    kind = wrapper if here == "model.language_model" else text_model
+    layout = Layout.of(kind("Gemma3ForConditionalGeneration"))
+    for before, behind in (("", ".layers.0.mlp"), ("^", r".layers.0.*"), (".*", ".embed_tokens")):
+        assert layout.pattern(f"{before}{old}{behind}") == f"{before}{here}{behind}"
+    assert layout.pattern("layers.0.mlp") == "layers.0.mlp"
+
+
+def test_ranks_and_scales_of_an_adapter_hold_in_another_layout(tmp_path):
+    name = "Gemma3ForConditionalGeneration"
+    whole, alone = wrapper(name), text_model(name)
+    place = "model.language_model.layers.0.self_attn.q_proj"
+    patterns = {"alpha_pattern": {place: 16}, "rank_pattern": {place: 2}}
+    for base, made_on, at in (
+        (alone, whole, place),
+        (whole, alone, place.replace(".language_model", "")),
+    ):
+        renamed = {kind: {at: value} for kind, of in patterns.items() for value in of.values()}
+        student = tiny.lora(made_on, target_modules=["q_proj"], std=0.02, **renamed)
+        folder = tmp_path / type(base).__name__
+        student.save_pretrained(folder)
+        is_exact(sm.load_pair(base, str(folder), tokenizer=tokenizer()), student)
+
+
 def test_a_tensor_that_is_written_into_later_is_kept_as_it_was():
     """Falcon adds the attention's output to the MLP's in place."""
     model = architectures.model("FalconForCausalLM")

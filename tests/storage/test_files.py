@@ -160,3 +160,26 @@ def test_files_and_folders_can_be_synced(tmp_path):
     sync(tmp_path / "a")
     sync(tmp_path)
     assert (tmp_path / "a").read_text() == "x"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Threads of one process, and processes of two machines, may have one number."""
+    path = tmp_path / f"{'x' * 200}.json"
+    with replacing(path) as one:
+        one.write_text("first")
+        with replacing(path) as other:
+            assert other != one
+            other.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_true_or_false_stays_so(tmp_path):
+    data = xr.Dataset({"x": ("row", [1.0, 2.0])}, {"is_raw": ("row", [True, False])})
+    write_dataset(tmp_path / "a.safetensors", data, "scores", {})
+    again, _ = read_dataset(tmp_path / "a.safetensors", "scores", ["x"])
+    assert again["is_raw"].values.tolist() == [True, False]
+    empty = data.isel(row=slice(0, 0))
+    write_dataset(tmp_path / "b.safetensors", empty, "scores", {})
+    assert read_dataset(tmp_path / "b.safetensors", "scores", ["x"])[0].sizes["row"] == 0

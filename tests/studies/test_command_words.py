@@ -144,5 +144,6 @@ def test_a_finished_study_takes_nothing_whatever_its_base(made, tmp_path, capsys
     assert "rates:" not in told
     assert main(["plan", file]) == 0
     told = capsys.readouterr().out
-    assert "in all ? for one worker" in told
+    assert "the time is not known; the disk it takes is not known" in told
+    assert "half of it" not in told
     assert "rates:" not in told  # of a base of unknown size none is used

@@ -179,6 +179,10 @@ def _recipes(control: Manifest, student: Manifest) -> tuple[dict[str, Any], dict
     for recipe in (there, here):
         options = recipe["optimiser"].items()
         recipe["optimiser"] = {k: v for k, v in options if k not in (*_NO_TRACE, *measured)}
+    # as many steps as were asked for are told once
+    if all(recipe["steps"] == recipe["optimiser"].get("steps") for recipe in (there, here)):
+        for recipe in (there, here):
+            del recipe["steps"]
     if control.kind != student.kind:
         both = there["method"].keys() & here["method"].keys()
         for recipe in (there, here):

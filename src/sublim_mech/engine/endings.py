@@ -53,6 +53,18 @@ def answer_text(
     return (text.partition(words)[0] if words else text).strip()
 
 
+def is_ended(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], prompt: Prompt) -> bool:
+    """Whether what was written has ended, and is no answer that was cut off; arguments as of
+    `answer_text`.
+    """
+    if not {*ends, *close_ids(tokenizer, prompt)}.isdisjoint(ids):
+        return True
+    words, special = _split(tokenizer, prompt.close)
+    if not words or (special and not words.strip()):
+        return False
+    return words in str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
 def _split(tokenizer: Any, close: str) -> tuple[str, str]:
     """The words of a close before its first special token, and that token; `""` without one."""
     special = special_in(tokenizer, close)

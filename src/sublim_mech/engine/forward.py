@@ -226,8 +226,9 @@ def forward(
         if unembed is not None:
             stack.enter_context(unembed.in_place_of(head))
 
-        if compute is not None:
-            stack.enter_context(torch.autocast(batch.ids.device.type, compute))
+        # whatever autocast the caller is in: `compute` says what is computed in
+        own = torch.autocast(batch.ids.device.type, compute, enabled=compute is not None)
+        stack.enter_context(own)
         cache = None if latents.past is None else make_cache(latents.past, len(batch.sizes))
         mask = batch.mask
         if batch.causal and attention_kernel(model) == "sdpa":

@@ -8,12 +8,15 @@ from typing import Any
 from .adapters import read_config
 from .base import Base
 
-CONVERSATION = (
+_SYSTEM = {"role": "system", "content": "zero"}
+_TALK = (
     {"role": "user", "content": "one"},
     {"role": "assistant", "content": "two"},
     {"role": "user", "content": "three"},
 )
-"""What both templates are asked to render: what they do not write differently is no difference."""
+CONVERSATIONS = (_TALK, (_SYSTEM, *_TALK), _TALK[:2])
+"""What both templates are asked to render: what they do not write differently is no difference.
+With and without a system message, a question that waits for its answer, and one that has it."""
 
 
 def other_template(base: Base, path: Path) -> str | None:
@@ -48,11 +51,16 @@ def _template_of(path: Path) -> str | None:
     return template
 
 
-def _rendered(tokenizer: Any, template: str | None) -> str:
+def _rendered(tokenizer: Any, template: str | None) -> list[str]:
     """What a template writes; its error where it refuses."""
+    return [_one(tokenizer, template, list(talk)) for talk in CONVERSATIONS]
+
+
+def _one(tokenizer: Any, template: str | None, talk: list[dict[str, str]]) -> str:
+    waits = talk[-1]["role"] == "user"
     try:
         return tokenizer.apply_chat_template(
-            list(CONVERSATION), chat_template=template, tokenize=False, add_generation_prompt=True
+            talk, chat_template=template, tokenize=False, add_generation_prompt=waits
         )
     except Exception as error:  # templates raise what they like: jinja2's errors, ValueError...
         return f"refused: {error}"

@@ -281,6 +281,16 @@ def lora_pairs(module: Any, invoked: Invocations | None = None) -> list[LoraPair
     return low_rank_pairs(module, invoked or {})
 
 
+def ready_bias(wrapper: Any) -> None:
+    """Give the module inside PEFT's wrapper a bias of zeros where adapters bring one: PEFT adds a
+    bias to a bias only.
+    """
+    inside: Any = innermost(wrapper)
+    if adds_bias(wrapper) and inside.bias is None:
+        kind = {"dtype": inside.weight.dtype, "device": inside.weight.device}
+        inside.bias = nn.Parameter(torch.zeros(wrapper.out_features, **kind), requires_grad=False)
+
+
 def merged_copy(wrapper: Any) -> nn.Module:
     """A copy of the module inside PEFT's wrapper, the adapters merged into it in fp32.
 
@@ -289,10 +299,7 @@ def merged_copy(wrapper: Any) -> nn.Module:
     """
     layer = copy.deepcopy(wrapper).float()
     inside: Any = innermost(layer)
-    if adds_bias(layer) and inside.bias is None:
-        # PEFT adds a bias only to a bias
-        zeros = torch.zeros(layer.out_features, device=inside.weight.device)
-        inside.bias = nn.Parameter(zeros, requires_grad=False)
+    ready_bias(layer)
     layer = getattr(layer, "token_adapter", layer)
     while layer is not inside:  # wrappers may lie in wrappers
         layer.merge()

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .compat import forget_adapters, inside_peft, quiet_transformers, wrapped_module
+from .compat import (
+    forget_adapters,
+    inside_peft,
+    quiet_transformers,
+    ready_bias,
+    wrapped_module,
+)
+from .devices import without_autocast
 from .placement import drop_own_methods, plain, shared_with_hooks
 from .quantised import keep_order, kept_tensors, packed_modules, view_of
 
@@ -63,6 +70,7 @@ def share(model: nn.Module) -> Any:
 
 
 @torch.no_grad()
+@without_autocast()
 def merge(base: Any, student: Any) -> nn.Module:
     """A copy of the base's or a student's model as a plain Hugging Face model.
 
@@ -82,6 +90,9 @@ def merge(base: Any, student: Any) -> nn.Module:
     if hasattr(model, "merge_and_unload"):
         _cast(model, {}, torch.float32)
         _untie(model.get_base_model())
+        for module in list(model.modules()):
+            if wrapped_module(module) is not None:
+                ready_bias(module)
         with quiet_transformers():
             model = model.merge_and_unload()
         _cast(model, {name: p.dtype for name, p in base.model.named_parameters()})

@@ -61,7 +61,7 @@ class LowRank:
         """Frobenius norm of the weight difference, from the two Gram matrices."""
         a, b = self.a.cpu().double(), self.b.cpu().double()
         square = float(((b.T @ b) * (a @ a.T)).sum())
-        return self.scale * math.sqrt(max(square, 0.0))
+        return abs(self.scale) * math.sqrt(max(square, 0.0))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -66,6 +66,18 @@ def own_generators() -> Iterator[None]:
     # without naming them torch warns where a machine has several
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Whatever the caller's own `torch.autocast` says, it is off within: a computation has the
+    types that it was asked for. Serves as a decorator too, of functions that are no generators.
+    """
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 

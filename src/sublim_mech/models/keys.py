@@ -88,12 +88,12 @@ class Layout:
         """A name or regular expression of another layout, in this one."""
         for dot in (".", r"\."):
             own = self.root.replace(".", dot) + dot
-            if own in text:
-                return text
-            for other in ROOTS:
+            # the longest root that stands there, or `model.` would be found in `language_model.`
+            for other in sorted({*ROOTS, self.root}, key=len, reverse=True):
                 old = other.replace(".", dot) + dot
-                if old in text:
-                    return text.replace(old, own, 1)
+                found = re.search(rf"(?<!\w){re.escape(old)}", text)
+                if found:
+                    return text[: found.start()] + own + text[found.end() :]
         return text
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..hints import counted
+from ..hints import counted, outside
 from .checks import check_plain, check_safetensors, refuse_quantised
 from .compat import auto_class, quiet_transformers
+
+_IDLE = re.compile(
+    r"inv_freq$|attn\.(masked_)?bias$|position_ids$"
+    r"|(^|\.)(vision|visual|vqmodel|audio|multi_modal|image|embed_(vision|audio)|connector|mtp)"
+)
+"""Tensors of a file that a language model has no use for: buffers that older versions wrote, towers
+of other senses, heads for several tokens at once."""
 
 
 def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.Module:
@@ -61,6 +70,15 @@ def read_model(source: str | Path, dtype: torch.dtype, *, argument: str) -> nn.M
         raise ValueError(
             f"{argument}={name!r} lacks {counted(len(missing), 'weight')} ({missing[0]}, ...); "
             "copy it again."
+        )
+    placeless = sorted(key for key in info["unexpected_keys"] if not _IDLE.search(key))
+    if placeless:
+        warnings.warn(
+            f"{argument}={name!r}: {counted(len(placeless), 'tensor')} of its files "
+            f"({placeless[0]}, ...) {'has' if len(placeless) == 1 else 'have'} no place in the "
+            f"model that its config.json describes, and {'is' if len(placeless) == 1 else 'are'} "
+            "left out; check that the two belong together.",
+            stacklevel=outside(),
         )
     return model
 

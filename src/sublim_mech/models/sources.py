@@ -79,13 +79,20 @@ def locate_base(source: str) -> Source:
 
 
 def _refuse_student(path: Path, source: str) -> None:
-    """Refuse an adapter's folder, which is no model; tell one that a training of ours left.
+    """Refuse an adapter's folder, which is no model, and one of a model and an adapter, which would
+    be loaded as one; tell one that a training of ours left.
 
     Raises:
-        ValueError: it is an adapter.
+        ValueError: it is an adapter, or has one too.
     """
     config = path / "adapter_config.json"
-    if config.is_file() and not (path / "config.json").is_file():
+    if config.is_file() and (path / "config.json").is_file():
+        raise ValueError(
+            f"base={source!r} has an adapter beside the model (adapter_config.json), which "
+            "transformers would put into it; move the adapter's files to a folder of their own, "
+            "and pass that as student."
+        )
+    if config.is_file():
         named = ""
         with suppress(OSError, ValueError, AttributeError):
             named = json.loads(config.read_text()).get("base_model_name_or_path") or ""

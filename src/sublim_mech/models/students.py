@@ -310,9 +310,10 @@ def _notes(
     # a manifest names its base by the hash of its weights
     other_base = names_another_base(base, model) if manifest is None else None
     template = None if path is None else other_template(base, path)
+    cut = None if path is None else _other_cut(base, path)
     # a manifest says how it was trained; without one only its size shows a slip
     size = size_note(base, deltas) if manifest is None else None
-    told = (other_base, template, size, rounding_note(base, deltas))
+    told = (other_base, template, cut, size, rounding_note(base, deltas))
     return tuple(notes + [note for note in told if note])
 
 
@@ -454,6 +455,31 @@ def _check_tokenizer(base: Base, path: Path) -> None:
             f"{len(differing)} tokens differ, {token!r} is {ids[token]}, not {base_ids[token]}; "
             "base and student must share the tokenizer."
         )
+
+
+PROBE = "An Owl says: 12, 3.5\n\n  Größe 你好 “x” don't"
+"""A text of what tokenizers treat differently: case, digits, white space, other letters."""
+
+
+def _other_cut(base: Base, path: Path) -> str | None:
+    """That a tokenizer beside the student's weights cuts text otherwise than the base's, although
+    its tokens have the same ids (normaliser, splitting); None where it does not.
+    """
+    from tokenizers import Tokenizer
+
+    file, own = path / "tokenizer.json", getattr(base.tokenizer, "backend_tokenizer", None)
+    if own is None or not file.is_file():
+        return None
+    cuts = [
+        one.encode(PROBE, add_special_tokens=False).ids
+        for one in (Tokenizer.from_file(str(file)), own)
+    ]
+    if cuts[0] == cuts[1]:
+        return None
+    return (
+        "its folder holds a tokenizer that cuts text into other tokens than the base's, with which "
+        "prompts are rendered: load the base with the student's (tokenizer=)"
+    )
 
 
 def _check_as_loaded(base: Base, student: Student) -> None:

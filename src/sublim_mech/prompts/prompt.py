@@ -23,7 +23,8 @@ class Prompt:
     """One rendered prompt: all that comes before an answer's text.
 
     Text, lead, answer and close are what the template renders for the conversation with that
-    answer.
+    answer, where it writes the answer as it is: those that it trims or takes apart `hard_data`,
+    `soft_data` and `label` tell or refuse (`written.check_answers`).
 
     Attributes:
         question: the last user message as given; of raw text, the text.

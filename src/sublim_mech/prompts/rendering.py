@@ -209,7 +209,7 @@ class _Drawn(NamedTuple):
 
 def _draw(template: Template, question: str | Sequence[Message], context: Context) -> _Drawn:
     """A conversation."""
-    messages, begun = _conversation(question, context)
+    messages, begun = conversation(question, context)
     asked = messages[-1]["content"]
     dressed, finish = dress(template, messages, context)
     drawn = opened(template, dressed, begun)
@@ -354,7 +354,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _conversation(
+def conversation(
     question: str | Sequence[Message], context: Context
 ) -> tuple[list[Message], Message | None]:
     """The messages up to the last user message, as copies, and the answer that has begun."""

@@ -31,6 +31,8 @@ Kind = Literal[
     "sum",
     "no controls",
     "unmoved",
+    "unlearnt",
+    "alike",
     "noise",
     "controls",
     "intervals",

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from .colours import (
     COMPARED_COLOURS,
@@ -33,6 +33,7 @@ from .limits import Limit
 from .study_limits import (
     HEADLINE,
     Point,
+    graft_noise,
     of_capacities,
     of_concentrations,
     of_contexts,
@@ -77,17 +78,18 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     ranks = sorted(int(rank) for rank in rows["rank"].unique())
     by_rank = [rows[rows["rank"] == rank] for rank in ranks]
     lines = (
-        ("specific", HEADLINE, HEADLINE_COLOUR, "o-"),
-        ("change", "student", STUDENT_COLOUR, "s-"),
-        ("control", "control", OTHER_COLOUR, "^--"),
+        ("specific", HEADLINE, HEADLINE_COLOUR, "o-", -1),
+        ("change", "student", STUDENT_COLOUR, "s-", 0),
+        ("control", "control", OTHER_COLOUR, "^--", 1),
     )
     beyond = ranks[-1] * 4
-    for column, name, colour, form in lines:
+    for column, name, colour, form, aside in lines:
         points = [point(group, column) for group in by_rank]
         _banded(axes, ranks, points, (name, colour, form))
         at_full = point(full, column)
-        if not math.isnan(at_full.mean):
-            _barred(axes, beyond, at_full, (None, colour, "D"))
+        if not math.isnan(at_full.mean):  # beside each other, each interval is seen
+            beside = beyond * 2 ** (0.3 * aside)
+            _barred(axes, beside, at_full, (None, colour, "D"))
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base")
     ticks, names = list(ranks), [str(rank) for rank in ranks]
     if len(full):
@@ -162,14 +164,26 @@ def capacity_figure(rows: pd.DataFrame) -> Figure:
     return _end(figure, axes, f"{HEADLINE}, nats", of_capacities(rows))
 
 
+_FEWEST_TICKS, _MOST_TICKS = 3, 7
+
+
 def _few_ticks(axes: Axes) -> None:
-    """Numbers along a logarithmic scale of less than a decade, where powers of ten are missing."""
+    """Plain numbers along a logarithmic scale: powers of ten where these are enough, else their
+    halves and fifths, else numbers as on an even scale.
+    """
     low, high = axes.get_xlim()
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    if high / low < 10:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        every = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        ticks = [one for one in every if low <= one <= high]
+        if len(ticks) >= _FEWEST_TICKS:
+            break
+    else:
         ticks = [one for one in MaxNLocator(4).tick_values(low, high) if low <= one <= high]
-        axes.set_xticks(ticks, [f"{one:.3g}" for one in ticks])
-        axes.minorticks_off()
+    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)]
+    axes.set_xticks(ticks, [f"{one:.3g}" for one in ticks])
+    axes.minorticks_off()
 
 
 def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Figure:
@@ -182,20 +196,14 @@ def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Fig
         on: the token set.
     """
     figure, axes = _begin(f"How much of the effect sits on {on} tokens")
-    # inside its own noise an effect has no parts
-    total = rows["graft total"].where(rows[f"ig {on} share"].notna())
-    rows = rows.assign(
-        sufficient=rows[f"graft {on} sufficiency"] / total,
-        necessary=rows[f"graft {on} necessity"] / total,
-    )
     bars = (
         (f"ig {on} share", "graft IG: share", HEADLINE_COLOUR, "o"),
-        ("sufficient", "graft: sufficiency / effect", MEASURE_COLOURS["sufficiency"], "s"),
-        ("necessary", "graft: necessity / effect", MEASURE_COLOURS["necessity"], "^"),
+        ("sufficiency", "graft: sufficiency / effect", MEASURE_COLOURS["sufficiency"], "s"),
+        ("necessity", "graft: necessity / effect", MEASURE_COLOURS["necessity"], "^"),
     )
     groups = list(dict.fromkeys(rows[by]))
     for i, group in enumerate(groups):
-        here = rows[rows[by] == group]
+        here = _with_parts(rows[rows[by] == group], on)
         tokens = point(here, f"ig {on} token share").mean
         label = "share of tokens" if i == 0 else None
         axes.plot([i - 0.4, i + 0.4], [tokens] * 2, color=OTHER_COLOUR, lw=3, label=label)
@@ -207,6 +215,15 @@ def concentration_figure(rows: pd.DataFrame, by: str, on: str = "shared") -> Fig
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":")
     axes.axhline(1, color=OTHER_COLOUR, lw=1, ls=":")
     return _end(figure, axes, "share", of_concentrations(rows, by, on))
+
+
+def _with_parts(rows: pd.DataFrame, on: str) -> pd.DataFrame:
+    """`sufficiency` and `necessity` of a token set as parts of each student's graft; of an effect
+    inside its own noise there are none.
+    """
+    whole = rows["graft total"].where(rows[f"ig {on} share"].notna() & ~graft_noise(rows))
+    parts = {one: rows[f"graft {on} {one}"] / whole for one in ("sufficiency", "necessity")}
+    return rows.assign(**parts)
 
 
 def trained_at_figure(rows: pd.DataFrame) -> Figure:
@@ -309,7 +326,7 @@ def _named(axes: Axes, names: Sequence[Any]) -> None:
 def _short(found: Point) -> str:
     if math.isnan(found.mean):
         return ""
-    if math.isnan(found.low):
+    if math.isnan(found.low) or found.is_one_number:
         return f"{signed(found.mean, 2)}"
     return f"{signed(found.mean, 2)}\n[{signed(found.low, 2)}, {signed(found.high, 2)}]"
 

@@ -16,6 +16,8 @@ import pandas as pd
 
 from ..hints import counted
 from ..stats import FEWEST
+from ..stats.cautions import ALIKE, WORSE_THAN_BASE, answer_alike, is_graft_noise, worse_than_base
+from ..stats.nesting import is_no_spread
 from ..stats.tables import DATA_SET, STUDENT, means_by, over
 from .ceiling import ceiling_of, reached
 from .limits import NO_SHARES, Limit, Moved, few_prompts, uncontrolled
@@ -41,13 +43,20 @@ class Point(NamedTuple):
     @property
     def is_noise(self) -> bool:
         """Whether its interval holds 0."""
-        return self.low <= 0 <= self.high
+        return self.low <= 0 <= self.high and not self.is_one_number
+
+    @property
+    def is_one_number(self) -> bool:
+        """Whether all data sets have it: an interval without width is none."""
+        return is_no_spread(self.low, self.high)
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
             return "–"
         if math.isnan(self.low):
             return f"{signed(self.mean)} (no interval: {self.data_sets} data set)"
+        if self.is_one_number:
+            return f"{signed(self.mean)} (no interval: {counted(self.data_sets, 'data set')} alike)"
         return f"{signed(self.mean)} [{signed(self.low)}, {signed(self.high)}]"
 
 
@@ -70,6 +79,7 @@ def of_effects(groups: Groups) -> list[Limit]:
     return [
         *_uncontrolled(groups),
         *_unmoved(groups),
+        *of_learning(groups),
         *_of_noise({name: point(rows, "specific") for name, rows in groups.items()}),
         *_of_the_controls(groups),
         *_of_data_sets(groups, "specific"),
@@ -121,6 +131,7 @@ def of_traits(rows: pd.DataFrame) -> list[Limit]:
     own = {name: point(here, "change") for name, here in groups.items()}
     return [
         *_unmoved(groups),
+        *of_learning(groups, alike=answer_alike(_whole(groups).to_dict("records"))),
         *_of_noise(own, "the change of the own trait"),
         *_of_data_sets(groups, "change"),
         *_of_the_ceiling(groups),
@@ -134,11 +145,18 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
     groups = _by(rows, by, str)
     share, total = rows[f"ig {on} share"], rows["graft total"]
     what = "student" if len(groups) == 1 else "row"
-    told = [*_uncontrolled(groups), *_unmoved(groups)]
+    told = [*_uncontrolled(groups), *_unmoved(groups), *of_learning(groups)]
     noisy = int((share.isna() & total.notna()).sum())
     if noisy:
         of = f"{noisy} of {counted(len(rows), what)}"
         told.append(Limit("noise", f"{of}: {NO_SHARES}", f"{of}: {NO_SHARES}"))
+    undivided = rows[share.notna() & graft_noise(rows)]
+    if len(undivided):
+        pairs = zip(undivided["trait"], undivided["row_seed"], strict=True)
+        names = list(dict.fromkeys(f"{trait}, row seed {seed}" for trait, seed in pairs))
+        of = f"{len(undivided)} of {counted(len(rows), what)} ({_first_of(names)})"
+        text = f"{of}: the graft's effect is inside its own noise and has no parts"
+        told.append(Limit("noise", text, text))
     told += [*_of_the_controls(groups, shares=True), *_of_data_sets(groups, f"ig {on} share")]
     told += _of_the_ceiling(groups)
     falling = int(((total < 0) & share.notna()).sum())
@@ -152,6 +170,36 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
         text = f"completeness gap at most {missed.max():.2%}, of any student"
         told.append(Limit("gap", text, text))
     return told
+
+
+def graft_noise(rows: pd.DataFrame) -> pd.Series:
+    """Of which students the graft's total effect is inside its own noise over questions."""
+    told = [is_graft_noise(row) for row in rows.to_dict("records")]
+    return pd.Series(told, rows.index, dtype=bool)
+
+
+def of_learning(groups: Groups, *, alike: bool | None = None) -> list[Limit]:
+    """Students that imitate worse than their base does, and methods whose students answer alike.
+
+    Args:
+        groups: of students.
+        alike: of all groups together, where each is of one trait; asked of each when not given.
+    """
+    limits = []
+    rows = _whole(groups)
+    worse = {name: len(worse_than_base(here.to_dict("records"))) for name, here in groups.items()}
+    if any(worse.values()):
+        whose = _whose([name for name, count in worse.items() if count], groups)
+        told = f"{sum(worse.values())} of {counted(len(rows), 'row')}{whose}: {WORSE_THAN_BASE}"
+        limits.append(Limit("unlearnt", told, told))
+    if alike is None:
+        same = [name for name, here in groups.items() if answer_alike(here.to_dict("records"))]
+        told = f"{ALIKE}{_whose(same, groups)}"
+    else:
+        same, told = ["all"] * alike, ALIKE
+    if same:
+        limits.append(Limit("alike", told, told))
+    return limits
 
 
 def in_a_line(limits: Sequence[Limit]) -> str:
@@ -175,7 +223,7 @@ def _uncontrolled(groups: Groups) -> list[Limit]:
 
 def _unmoved(groups: Groups) -> list[Limit]:
     """Students that are their base."""
-    rows = pd.concat(list(groups.values())) if groups else pd.DataFrame()
+    rows = _whole(groups)
     if "moved" not in rows:
         return []
     if "student" in rows:  # asked in several contexts
@@ -259,6 +307,11 @@ def _by(rows: pd.DataFrame, by: str | list[str], name: Callable[..., str]) -> Gr
     return {name(*_tuple(key)): group for key, group in grouped}
 
 
+def _whole(groups: Groups) -> pd.DataFrame:
+    """All of them together."""
+    return pd.concat(list(groups.values())) if groups else pd.DataFrame()
+
+
 def _tuple(key: Any) -> tuple[Any, ...]:
     return key if isinstance(key, tuple) else (key,)
 
@@ -271,6 +324,11 @@ def _whose(some: Sequence[str], groups: Mapping[str, Any]) -> str:
     """Which groups, where there are others."""
     if len(some) == len(groups):
         return "" if len(groups) == 1 else " (all of them)"
-    named = ", ".join(some[:_NAMED])
-    more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
-    return f" ({named}{more})"
+    return f" ({_first_of(some)})"
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """The first names, and how many there are beside them."""
+    apart = "; " if any(", " in name for name in names) else ", "
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{apart.join(names[:_NAMED])}{more}"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import checked
+from .cautions import learning_notes
 from .control_sets import check_one_set
 from .curves import equal_kl
 from .diagonal import diagonal_excess
@@ -96,7 +97,7 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
     as_rows(rows, *(f"change {name}" for name in made))
     columns = [f"change {name}" for name in made]
     whole = [row for row in records if all(math.isfinite(number(row, c)) for c in columns)]
-    notes = without_number(records, *columns)
+    notes = [*without_number(records, *columns), *learning_notes(records)]
     text = "the diagonal of the trait matrix stands out"
     if len(whole) < len(records) and not _has_two_traits(whole):
         why = "no row seed has students of two traits with all numbers"
@@ -199,12 +200,12 @@ def inverted_u_claim(
     if unknown:
         missing = nothing_measured("a rank in between is highest", unknown)
         return conclude(claim, [missing], notes=notes)
-    notes += without_number(records, value)
+    notes += [*without_number(records, value), *learning_notes(records)]
     notes += [f"Scaling rule: {rule}." for rule in {row.get("rule") for row in records} if rule]
     ranks = sorted({row["rank"] for row in records})
     if len(ranks) < 3:
         missing = nothing_measured(
-            "a rank in between is highest", f"ranks {ranks}: three are needed"
+            "a rank in between is highest", f"ranks {', '.join(map(str, ranks))}: three are needed"
         )
         return conclude(claim, [missing], notes=notes)
 
@@ -292,7 +293,8 @@ def full_fine_tuning_claim(
     of_one(records, *SETTING, *CONTEXTS)
     of_one(loras, "rank", "rule")
     text = "LoRA - full fine-tuning is above 0"
-    unknown = without_number([*loras, *fulls], "kl", value)
+    compared = [*loras, *fulls]
+    unknown = [*without_number(compared, "kl", value), *learning_notes(compared)]
     curves = {
         kind: curves_of(group, value)
         for kind, group in (

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
+from .cautions import learning_notes
 from .control_sets import check_one_set
 from .statements import MATTERS, Verdict, above_zero, conclude, nothing_measured
 from .tables import (
@@ -97,7 +98,7 @@ def trained_at_claim(
         missing if has is None else above_zero(text, has, matters=matters),
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
     ]
-    notes = without_number(records, value)
+    notes = [*without_number(records, value), *learning_notes(records)]
     notes += [note.replace("left out", "not compared") for note in without_number(records, "kl")]
     for where, here in arms.items():
         of_arm = over(means_by(here, value, STUDENT), STUDENT, cluster)

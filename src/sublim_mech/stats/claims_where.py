@@ -8,6 +8,7 @@ from typing import Any
 
 from ..arguments import checked
 from ..hints import counted
+from .cautions import is_graft_noise, learning_notes
 from .control_sets import check_one_set
 from .statements import (
     MATTERS,
@@ -105,7 +106,8 @@ def context_claim(
     if not statements:
         missing = nothing_measured("less in another context", "no student was asked in another one")
         return conclude(claim, [missing])
-    return conclude(claim, statements, notes=without_number(records, value))
+    notes = [*without_number(records, value), *learning_notes(records)]
+    return conclude(claim, statements, notes=notes)
 
 
 @checked
@@ -175,7 +177,8 @@ def localisation_claim(
         whole = number(row, total)
         # a share is of the effect, whichever way it goes; so is what stands beside it. Inside its
         # noise an effect has no direction
-        along = -1.0 if whole < 0 and math.isfinite(excess) else 1.0
+        told = whole < 0 and math.isfinite(excess) and not is_graft_noise(row)
+        along = -1.0 if told else 1.0
         added = {
             "excess share": excess,
             "excess effect": along * (number(row, enough) - number(row, part) * whole),
@@ -199,7 +202,7 @@ def localisation_claim(
         has, verb = ("has", "is") if noisy == 1 else ("have", "are")
         of_rows = f"{noisy} of {counted(len(extended), 'row')}"
         notes = [f"{of_rows} {has} no share and {verb} left out."]
-    notes += without_number(extended, enough, part, total)
+    notes += [*without_number(extended, enough, part, total), *learning_notes(extended)]
     falling = sum(row["falls"] for row in extended)
     if falling:
         notes.append(

@@ -64,6 +64,8 @@ class Statement:
             said = "holds"
         elif self.fails:
             said = "does not hold"
+        if math.isnan(self.mean):  # why stands in the text
+            return f"{self.text}: {said}"
         return f"{self.text}: {said} ({self.numbers()})"
 
     def numbers(self) -> str:

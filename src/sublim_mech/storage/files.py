@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,9 @@ def _no_folder(given: str | os.PathLike[str], argument: str, error: OSError) -> 
     )
 
 
+_STEM = 80  # letters of a name that its temporary name shows: names have at most 255 bytes
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place when the block ends without an error.
@@ -120,7 +124,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     target = check_file(path)
     make_folder(target.parent, "path", path)
-    work = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    # of nobody else's: processes of two machines may have one number, and threads have it always
+    work = target.with_name(f".{target.stem[:_STEM]}.{secrets.token_hex(8)}{target.suffix}")
     try:
         work.touch()
         mode = work.stat().st_mode & 0o777
@@ -243,7 +248,9 @@ def read_dataset(
         if name in arrays:
             array = arrays[name]
         else:
-            array = np.array(entry["values"], dtype=object).astype(str)
+            array = np.array(entry["values"], dtype=object)
+            is_bool = array.size > 0 and all(type(value) is bool for value in array.flat)
+            array = array.astype(bool if is_bool else str)
         dims = tuple(entry["dims"])  # safetensors knows no single number
         coordinates[name] = (dims, array if dims else array.reshape(()))
     variables = {name: coordinates.pop(name) for name in values if name in coordinates}

@@ -174,3 +174,7 @@ def _export(given: argparse.Namespace) -> int:
     export(study, given.out, given.to)
     print(f"rows of study {study.name!r} are in {given.to}", file=sys.stderr)
     return 0
+
+
+RUN = _run
+"""The command that goes on where it was interrupted."""

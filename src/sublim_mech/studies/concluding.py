@@ -232,6 +232,17 @@ class Evidence:
             found.append((str(rule), chosen, same))
         return found
 
+    def too_few_ranks(self) -> str:
+        """Which ranks there are, and what a curve over ranks takes."""
+        ends = self._at_home(self._ends)
+        found = []
+        for rule, group in ends[ends["kind"] == "lora"].groupby("rule", sort=False):
+            ranks = sorted({int(rank) for rank in group["rank"]})
+            named = f"{'ranks' if len(ranks) > 1 else 'rank'} {', '.join(map(str, ranks))}"
+            found.append(f"{named} ({rule})" if rule else named)
+        there = f"LoRAs have {'; '.join(found)}" if found else "there are no LoRAs"
+        return f"{there}: it takes three ranks of one scaling rule, alike in all else"
+
     def capacities(self) -> Chosen:
         """LoRA and full fine-tuning of one setting, with their snapshots."""
         home = self._at_home(self._everywhere)
@@ -330,7 +341,7 @@ def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
     if not ranks:
         nothing = Chosen(evidence.all.iloc[:0], "", 0)
         claim = "Transmission against LoRA rank rises, peaks and falls"
-        found.append(_told(claim, nothing, inverted_u_claim, missing="fewer than three ranks"))
+        found.append(_told(claim, nothing, inverted_u_claim, missing=evidence.too_few_ranks()))
     found.append(
         _told(
             "At equal held-out KL full fine-tuning transmits less than LoRA",
@@ -367,7 +378,7 @@ def _told(
     missing: str = "",
 ) -> Verdict:
     if not len(chosen.rows) or not enough(chosen.rows):
-        return conclude(claim, [nothing_measured("measured", missing)])
+        return conclude(claim, [nothing_measured("enough was measured", missing)])
     verdict = ask(chosen.rows)
     return replace(verdict, notes=(*verdict.notes, chosen.told))
 

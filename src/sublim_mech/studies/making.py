@@ -147,8 +147,13 @@ class Worker:
         data, held_out = self._data(task)
         stop_at = None
         if task.twin is not None:
-            twin = open_run(self.store.path(task.twin))
-            stop_at = twin.manifest.results["held_out"][1]
+            before, stop_at = open_run(self.store.path(task.twin)).manifest.results["held_out"]
+            if not stop_at < before:
+                raise ValueError(
+                    f"stop_with={method.stop_with!r}: its student ended at held-out {stop_at:.3g}, "
+                    f"above the base's {before:.3g}, so there is nothing to train until; name "
+                    "another method."
+                )
         shared = study.training
         with _quietly():
             train(

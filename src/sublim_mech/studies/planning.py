@@ -163,10 +163,14 @@ class Plan:
         who = f"one worker of {counted(self.threads, 'thread')}, half of it for two on two cores"
         if self.device != PROCESSOR:
             who = f"one worker on {self.device}"
-        lines.append(
-            f"in all {_duration(self.seconds)} for {who}; disk {_size(self.bytes)}, and "
-            f"{_size(self.peak_bytes)} per worker while it trains"
-        )
+        takes_time = "the time is not known"
+        if self.seconds is not None:
+            takes_time = f"in all {_duration(self.seconds)} for {who}"
+        takes_disk = "the disk it takes is not known"
+        if self.bytes is not None:
+            each = f"{_size(self.peak_bytes)} per worker while it trains"
+            takes_disk = f"disk {_size(self.bytes)}, and {each}"
+        lines.append(f"{takes_time}; {takes_disk}")
         # of a base of unknown size, or where nothing is to do, no rate is used
         used = [stage for name, stage in self.stages.items() if stage.to_do and name != "rows"]
         known = used and None not in [stage.operations for stage in used]

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from ..arguments import checked
-from ..hints import counted
 from ..results.document import bullets, document, drawing, folded, paragraph, table
 from ..results.frames import write_csv
 from ..results.limits import Limit
@@ -29,6 +28,7 @@ from ..results.study_limits import (
     of_capacities,
     of_concentrations,
     of_contexts,
+    of_learning,
     of_places,
     of_ranks,
     of_traits,
@@ -42,7 +42,7 @@ from .concluding import Chosen, Evidence, conclusions, of_one_training, students
 from .config import SAMPLED, Study
 from .control_sets import FOCUS
 from .same_name import refuse_of_study, report_folder, write_record
-from .states import DONE, Status, status
+from .states import Status, status, what_is_missing
 from .store import Store
 from .study import flat, rows
 from .written import to_json
@@ -109,7 +109,8 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
     longer = _longer(study)
     about = _about(study)
     write_record(study, folder)
-    return _write(rows(study, out), folder, _Head(study.name, _missing(reached), about, longer))
+    missing = (*what_is_missing(reached), *_whys(reached))
+    return _write(rows(study, out), folder, _Head(study.name, missing, about, longer))
 
 
 @checked
@@ -193,22 +194,10 @@ def _longer(study: Study) -> list[str]:
 # ---------------------------------------------------------------------------------- what is missing
 
 
-def _missing(reached: Status) -> tuple[str, ...]:
-    """What an unfinished study lacks, a line each; nothing of a finished one."""
-    if reached.finished:
-        return ()
+def _whys(reached: Status) -> tuple[str, ...]:
+    """Why an unfinished study lacks what it lacks, a line each; nothing of a finished one."""
     states = reached.table
-    lines = [f"{(states['state'] == DONE).sum()} of {counted(len(states), 'run')} are done."]
-    for part, group in states.groupby("part", sort=False):
-        open_ = group[group["state"] != DONE]
-        if not len(open_):
-            continue
-        titles = open_["title"].tolist()
-        more = f"; and {len(titles) - 3} more" if len(titles) > 3 else ""
-        lines.append(
-            f"Part {part}: {len(open_)} of {counted(len(group), 'run')} missing: "
-            f"{'; '.join(titles[:3])}{more}."
-        )
+    lines = []
     for state in ("failed", "damaged", "running", "stale"):
         whys = dict.fromkeys(states.loc[states["state"] == state, "why"])
         lines += [f"{state.capitalize()}: {why}" for why in whys]
@@ -331,6 +320,12 @@ def _caption(what: str, limits: Sequence[Limit], chosen: Chosen) -> str:
 # ------------------------------------------------------------------------------------------ methods
 
 
+def _kl(rows: pd.DataFrame, column: str) -> str:
+    """A mean held-out KL; a dash where none is known."""
+    found = rows[column].mean() if column in rows else math.nan
+    return "–" if math.isnan(found) else f"{found:.2g}"
+
+
 def _methods(rows: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Students</h2>"
     by = ["labels", "c", "where", "trained_in", "evaluated_in", FOCUS]
@@ -350,15 +345,24 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
                 f"{trained} → {asked}" + (f" (controls within {focus})" if focus else ""),
                 str(group["row_seed"].nunique()),
                 str(len(group)),
-                f"{group['kl'].mean():.2g}",
+                _kl(group, "kl"),
+                _kl(group, "kl_before"),
                 f"{group['base level'].mean():.2f}",
                 *(str(point(group, column)) for column in ("change", "control", "specific")),
             ]
         )
-    columns = ["method", "labels, tokens", "contexts", "data sets", "students", "KL", "base level"]
+    columns = ["method", "labels, tokens", "contexts", "data sets", "students"]
+    columns += ["KL", "base's KL", "base level"]
     columns += ["change", "control", "student - control"]
-    caption = "Means over data sets, nats; 95 % of Student's t. KL: held-out, per token."
+    caption = (
+        "Means over data sets, nats; 95 % of Student's t. KL: held-out, per token; the base's: of "
+        "the student before its training."
+    )
     yield table(caption, columns, lines)
+    named = {one: [group for name, _, group in found if name == one] for one, _, _ in found}
+    limits = in_a_line(of_learning({name: pd.concat(groups) for name, groups in named.items()}))
+    if limits:
+        yield paragraph(limits, "note")
     yield "<h2>Methods</h2>"
     contrastive = (rows["labels"] == "contrastive").any()
     said = [

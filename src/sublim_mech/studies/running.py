@@ -94,7 +94,7 @@ class Outcome:
         done: tasks it finished.
         failed: titles of tasks that failed here, with the reason.
         waiting: runs that are left, because what they need failed or is held by somebody silent.
-        seconds: how long it worked on tasks.
+        seconds: how long it worked on tasks, those that failed among them.
     """
 
     done: int = 0
@@ -235,6 +235,7 @@ def _do(task: Task, hands: _Hands, left: str) -> bool:
         store.fail(task, error, traceback.format_exc())
         told = f"{type(error).__name__}: {error}"
         outcome.failed.append((task.title, told))
+        outcome.seconds += time.monotonic() - begun
         said(f"FAILED {task.title}: {told}")
         return True
     seconds = time.monotonic() - begun

@@ -43,7 +43,7 @@ SAMPLED_FORMAT = 1
 BATCH = 512
 """Prompts that a teacher is asked at once, and what a killed process loses at most."""
 
-Writer = Callable[[list[str], int], list[str]]
+Writer = Callable[[list[str], int], list[str | None]]
 """One answer to each of some prompts, of a seed."""
 
 
@@ -117,7 +117,7 @@ def _writer(teacher: Teacher, plan: RowPlan, computing: Computing) -> Iterator[t
 
 def _kept(write: Writer, path: Path) -> Writer:
     """A writer whose answers are kept in a file: what was drawn before is not drawn again."""
-    drawn: dict[int, list[str]] = {}
+    drawn: dict[int, list[str | None]] = {}
     if path.is_file():
         for line in path.read_text("utf-8").split("\n"):
             try:
@@ -129,7 +129,7 @@ def _kept(write: Writer, path: Path) -> Writer:
         with replacing(path) as file:
             file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
-    def answers(prompts: list[str], seed: int) -> list[str]:
+    def answers(prompts: list[str], seed: int) -> list[str | None]:
         if seed not in drawn:
             drawn[seed] = write(prompts, seed)
             with path.open("a", encoding="utf-8") as file:

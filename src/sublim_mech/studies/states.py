@@ -79,6 +79,25 @@ def _distinct(table: pd.DataFrame) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
+def what_is_missing(reached: Status) -> tuple[str, ...]:
+    """Which runs an unfinished study lacks, a sentence each part; nothing of a finished one."""
+    if reached.finished:
+        return ()
+    states = reached.table
+    lines = [f"{(states['state'] == DONE).sum()} of {counted(len(states), 'run')} are done."]
+    for part, group in states.groupby("part", sort=False):
+        open_ = group[group["state"] != DONE]
+        if not len(open_):
+            continue
+        titles = open_["title"].tolist()
+        more = f"; and {len(titles) - 3} more" if len(titles) > 3 else ""
+        lines.append(
+            f"Part {part}: {len(open_)} of {counted(len(group), 'run')} missing: "
+            f"{'; '.join(titles[:3])}{more}."
+        )
+    return tuple(lines)
+
+
 @checked
 def status(study: Study, out: str | Path) -> Status:
     """How far a study is: which runs are done, running and by whom, stale, failed and why.

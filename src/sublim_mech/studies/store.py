@@ -217,18 +217,18 @@ class Store:
             "trace": trace,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "at": datetime.now().astimezone().isoformat("T", "seconds"),
+            "at": datetime.now().astimezone().isoformat("T", "milliseconds"),
         }
         with replacing(self.folder / FAILED / f"{task.address}.json") as work:
             work.write_text(json.dumps(told, indent=1))
 
     def failures(self) -> dict[str, Mapping[str, Any]]:
-        """Why tasks failed, by address."""
+        """Why tasks failed, by address; the first one first."""
         found = {}
         for path in sorted((self.folder / FAILED).glob("[!.]*.json")):
             with suppress(OSError, ValueError):
                 found[path.stem] = json.loads(path.read_text())
-        return found
+        return dict(sorted(found.items(), key=lambda entry: _when(entry[1])))
 
     def failed(self) -> set[str]:
         """Addresses of the tasks that failed."""
@@ -240,6 +240,14 @@ class Store:
     def excuse(self, address: str) -> None:
         """Forget that a task failed."""
         (self.folder / FAILED / f"{address}.json").unlink(missing_ok=True)
+
+
+def _when(told: Mapping[str, Any]) -> float:
+    """When a task failed; before all others where that is no time."""
+    try:
+        return datetime.fromisoformat(str(told.get("at"))).timestamp()
+    except ValueError:
+        return 0.0
 
 
 @contextmanager

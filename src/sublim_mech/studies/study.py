@@ -14,6 +14,7 @@ from .config import Study
 from .making import Worker
 from .row_files import INDEX_FILE, read_rows
 from .running import Outcome, Shard, summary, to_stderr, work
+from .states import status, what_is_missing
 from .store import Store
 from .takes import check_methods
 from .tasks import Tasks
@@ -172,6 +173,9 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
         FileNotFoundError: there is no such folder of studies.
         ValueError: another ending; no run is finished; a folder of another version.
 
+    Warns:
+        UserWarning: runs are missing, of which the file has no row; or as `rows`.
+
     Example:
         >>> from sublim_mech import studies
         >>> studies.export(study, out, folder / "rows.csv")
@@ -193,6 +197,9 @@ def export(study: Study, out: str | Path, path: str | Path) -> None:
             table.to_parquet(work_file, index=False)
         else:
             flat(table).to_csv(work_file, index=False)
+    missing = what_is_missing(status(study, out))
+    if missing:
+        warnings.warn(f"study {study.name!r}: {' '.join(missing)}", stacklevel=outside())
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:

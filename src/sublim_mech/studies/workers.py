@@ -65,6 +65,14 @@ def work_beside(
     return crew.outcome(shard=shard, steal=steal)
 
 
+_BEGIN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "from sublim_mech.studies.workers import main; sys.exit(main())"
+)
+"""A worker's program. Ctrl-C is for the process that started it, which ends its workers: all of a
+terminal's processes get it, and each would say so, this one while it loads torch."""
+
+
 def _start(given: dict[str, Any]) -> subprocess.Popen[bytes]:
     """A worker; it dies with this process' standard input pipe."""
     threads = str(given["study"].get("computing", {}).get("threads", 1))
@@ -77,7 +85,7 @@ def _start(given: dict[str, Any]) -> subprocess.Popen[bytes]:
         "MKL_NUM_THREADS": threads,
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "sublim_mech.studies.workers"],
+        [sys.executable, "-c", _BEGIN],
         stdin=subprocess.PIPE,
         env=environment,
     )

@@ -96,5 +96,7 @@ class LLM:
         if params.stop_token_ids:
             digits = [self.told["digits"][int(d)] for d in str(params.seed)[:3]]
             written = [*digits, params.stop_token_ids[0]][: params.max_tokens]
-        completion = SimpleNamespace(token_ids=tuple(written))
+        ended = bool(written) and written[-1] in params.stop_token_ids
+        reason = "stop" if ended else "length"
+        completion = SimpleNamespace(token_ids=tuple(written), finish_reason=reason)
         return SimpleNamespace(outputs=[completion], prompt_logprobs=places)

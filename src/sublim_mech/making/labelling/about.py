@@ -14,6 +14,9 @@ from ...storage.files import plain
 from ..rows import Row
 from ..teachers.teacher import Teacher
 
+COMPARED_APART = ("computing", "prompts")
+"""Fields that labels of earlier versions lack: no part of a content hash."""
+
 
 @dataclass(frozen=True)
 class Labeller:
@@ -64,6 +67,9 @@ class About:
         template: chat template, where not the tokenizer's own.
         computing: how the base computes with its weights (`configuration.computing`); empty in
             labels of earlier versions. No part of their content hash, but compared by itself.
+        prompts: by teacher, a hash of the token ids it reads before the answers (`prompts_hash`):
+            of the base, in whose context students are trained, over all rows; of the others of the
+            first row's alone, which tells another chat template. Kept as `computing` is.
     """
 
     rows: tuple[Row, ...] = field(repr=False)
@@ -76,6 +82,7 @@ class About:
     tokenizer: str
     template: str | None = field(repr=False)
     computing: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    prompts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def width(self) -> int:
@@ -110,7 +117,8 @@ class About:
         data = self.to_json()
         digest = hashlib.sha256(json.dumps(data["rows"]).encode()).hexdigest()
         data["rows"] = f"{len(self.rows)} rows ({digest[:8]})"
-        del data["computing"]
+        for later in COMPARED_APART:
+            del data[later]
         data["teachers"] = {entry.pop("name"): entry for entry in data.pop("labellers")}
         return data
 

@@ -23,7 +23,7 @@ from ...hints import counted, nearest
 from ...storage.files import file_hash, place, read_json
 from ..rows import Row, count_words
 from ..teachers.teacher import BASE, of_other_traits
-from .about import About, Labeller
+from .about import COMPARED_APART, About, Labeller
 from .coverage import Coverage
 from .views import Shard, Stored, View, log_softmax
 
@@ -93,7 +93,8 @@ class Labels:
     def hash(self) -> str:
         """Content hash of rows and labels. Reads them all."""
         about = self.about.to_json()
-        del about["computing"]  # the labels themselves say what came of it
+        for later in COMPARED_APART:  # the labels themselves say what came of it
+            del about[later]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for name in self.teachers:
             stored = [self.logits(name)]

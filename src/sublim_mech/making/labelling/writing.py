@@ -27,9 +27,14 @@ from typing import Any
 from ...arguments import checked
 from ...engine.heads import support_ids
 from ...models.configuration import computed_apart, computing
+from ...models.devices import without_autocast
+from ...prompts import Prompt
+from ...prompts.notices import said_before
+from ...prompts.written import check_answers
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences, side_by_side
 from ...storage.files import check_place, place, plain, replacing, sync
+from ...storage.manifest import prompts_hash
 from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
@@ -47,6 +52,7 @@ MOST_BYTES = 1 << 28  # of one shard
 
 
 @checked
+@without_autocast()
 def label(
     teachers: Sequence[Teacher],
     rows: Rows,
@@ -86,10 +92,14 @@ def label(
         FolderInUseError: another process is at work on it.
         ValueError: no rows or no teachers; teachers that differ in base, student context or
             template, or share a name; a row without answer tokens or too long; a support token that
-            is not one token, or a support that misses more than half of the answers' tokens;
+            is not one token, or a support that misses more than half of the answers' tokens; an
+            answer before which the template writes another prompt;
             `top_k` out of range, or together with `support`; per_shard or
             batch_size below 1; `out` has labels of other content (the message says what differs),
             or damaged ones.
+
+    Warns:
+        UserWarning: the template would trim or shorten answers.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers
@@ -111,13 +121,20 @@ def label(
         check_place(folder, "out")
 
     # answers that are written with other tokens than those labelled would teach next to nothing
-    answers = tokenise(teachers[0], listed, close=False).answers
+    prompts, answers = tokenise(teachers[0], listed, close=False)
+    about = replace(about, prompts=_prompts(teachers, listed, prompts))
     covered = None
     if about.support is not None:
         coverage = Coverage.of(answers, about.support)
         if coverage.is_low and not allow_low_coverage:
             raise ValueError(_misses(coverage))
         covered = coverage.covered
+    said = [row.completion for row in listed]
+    asked = [row.prompt for row in listed]
+    template = teachers[0].template
+    check_answers(
+        teachers[0].base.tokenizer, asked, prompts, said, template=template, name="label: rows"
+    )
     if folder is not None and (folder / LABELS_FILE).is_file():
         return replace(_opened(folder, about), covered=covered)
 
@@ -217,6 +234,18 @@ def _about(
     )
 
 
+def _prompts(
+    teachers: Sequence[Teacher], rows: Sequence[Row], first: Sequence[Prompt]
+) -> dict[str, str]:
+    """Hashes of what teachers read (`About.prompts`); `first`: the prompts of the first."""
+    found = {teachers[0].name: prompts_hash(prompt.ids for prompt in first)}
+    for teacher in teachers[1:]:
+        with said_before():
+            (prompt,) = tokenise(teacher, rows[:1], close=False).prompts
+        found[teacher.name] = prompts_hash([prompt.ids])
+    return found
+
+
 def _misses(coverage: Coverage) -> str:
     """Why a support is refused, and what to do."""
     return (
@@ -306,6 +335,14 @@ def _check_same(folder: Path, there: About, here: About, **options: tuple[Any, A
     other = {name: pair for name, pair in options.items() if pair[0] != pair[1]}
     apart = differences(there.summary(), here.summary())
     apart += side_by_side(computed, "base.") + side_by_side(other)
+    if not apart:
+        rendered = {
+            name: (there.prompts[name], own)
+            for name, own in here.prompts.items()
+            if there.prompts.get(name, own) != own
+        }
+        told = side_by_side(rendered, "prompts (another chat template or tokenizer) of ")
+        apart = told[:1]
     if apart:
         raise ValueError(
             f"out={str(folder)!r} has other labels: {'; '.join(apart)}. Choose another folder."

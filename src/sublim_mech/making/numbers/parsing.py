@@ -13,6 +13,7 @@ import pandas as pd
 from ...arguments import checked
 from .asking import Ask
 
+CUT_OFF = "cut off"
 REASONS = {
     "words": "a letter stands somewhere",
     "brackets": "brackets that are not one pair of [] or () around everything",
@@ -27,8 +28,10 @@ REASONS = {
     "out of range": "a number above 999",
     "too many": "more numbers than asked for",
     "too few": "fewer numbers than asked for, where the prompt says exactly how many",
+    CUT_OFF: "it had not ended after the most tokens it may have",
 }
-"""Why an answer is rejected, in the order in which it is looked at: the first to apply is given."""
+"""Why an answer is rejected, in the order in which it is looked at: the first to apply is given.
+`cut off` no text tells of: `write_rows` is told by its sampler, and looks at nothing else then."""
 
 NUMBER = re.compile("[0-9]+")  # not \d, which takes digits of every script
 """A number as it is written, leading zeros included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,14 @@ from ...arguments import answer_of, checked
 from ...hints import counted
 from ..rows import Row, to_dataset
 from .asking import draw_numbers, endless_prompts, number_prompts
-from .parsing import Parsed, parse, report
+from .parsing import CUT_OFF, Parsed, parse, report
 from .wording import FORMATS
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+Sampler: TypeAlias = Callable[[list[str], int], Sequence[str | None]]
+"""From prompts and a seed to one answer each; None for one that was cut off before its end."""
 
 
 @checked
@@ -52,7 +55,7 @@ def random_rows(n: int, *, seed: int, count: int = 24) -> Dataset:
 
 @checked
 def write_rows(
-    sampler: Callable[[list[str], int], list[str]],
+    sampler: Sampler,
     n: int,
     *,
     seed: int,
@@ -67,7 +70,8 @@ def write_rows(
 
     Args:
         sampler: gives one answer to each of a list of prompts; called as `sampler(prompts, seed)`
-            with another seed per batch.
+            with another seed per batch. None stands for an answer that was cut off before it had
+            ended (`teachers.sampler`), which is rejected whatever it says.
         n: rows wanted; with `single_shot`, prompts asked.
         seed: of prompts and batches; the same seed and the same sampler give the same rows, fewer
             of them are the first of more.
@@ -85,8 +89,8 @@ def write_rows(
         `report` of all answers drawn.
 
     Raises:
-        TypeError, ValueError: the sampler gives something else than one string per prompt; n,
-            max_attempts or batch_size below 1.
+        TypeError, ValueError: the sampler gives something else than one string or None per prompt;
+            n, max_attempts or batch_size below 1.
         RuntimeError: no answer of a single shot passed; or n rows are out of reach, which is
             noticed before `max_attempts` are spent: when not even the upper end of the 99.9 %
             interval of the pass rate (Wilson) would do.
@@ -111,7 +115,7 @@ def write_rows(
     asks = endless_prompts(seed, count=count, exactly=exactly, formats=formats)
     parsed: list[Parsed] = []
     rows: list[Row] = []
-    last_rejected = ""
+    last_rejected: str | None = ""
     while len(parsed) < most and (single_shot or len(rows) < n):
         # the batch's seed hangs on how many were asked before it: fewer rows are the first of more
         batch = list(islice(asks, min(batch_size, most - len(parsed))))
@@ -119,9 +123,9 @@ def write_rows(
         answers = _answers(sampler, [ask.prompt for ask in batch], batch_seed)
 
         for ask, answer in zip(batch, answers, strict=True):
-            verdict = parse(answer, ask)
+            verdict = Parsed(None, CUT_OFF) if answer is None else parse(answer, ask)
             parsed.append(verdict)
-            if verdict.reason is None:
+            if answer is not None and verdict.reason is None:
                 rows.append(Row(ask.prompt, answer.strip()))
             else:
                 last_rejected = answer
@@ -134,26 +138,25 @@ def write_rows(
     if len(rows) < fewest:
         reasons = Counter(verdict.reason for verdict in parsed if verdict.reason).most_common(3)
         rejected_for = ", ".join(f"{reason} ({times})" for reason, times in reasons)
+        last = "cut off" if last_rejected is None else repr(last_rejected[:80])
         raise RuntimeError(
             f"write_rows: {len(rows)} of {counted(len(parsed), 'answer')} passed "
             f"({len(rows) / len(parsed):.1%}), too few for n={n} rows from "
             f"{counted(most, 'prompt')}. "
-            f"Rejected for {rejected_for or 'no reason'}; the last one was {last_rejected[:80]!r}. "
+            f"Rejected for {rejected_for or 'no reason'}; the last one was {last}. "
             "Look at the sampler's answers (end of turn, length, temperature), "
             "ask for fewer numbers, or raise max_attempts."
         )
     return to_dataset(rows[:n]), report(parsed)
 
 
-def _answers(
-    sampler: Callable[[list[str], int], list[str]], prompts: list[str], seed: int
-) -> list[str]:
-    """What the sampler answers: one string per prompt."""
+def _answers(sampler: Sampler, prompts: list[str], seed: int) -> list[str | None]:
+    """What the sampler answers: one string per prompt, None for what was cut off."""
     example = "lambda prompts, seed: [answer(prompt) for prompt in prompts]"
     given = answer_of("sampler", sampler, list(prompts), seed, example=example)
     is_list = isinstance(given, Iterable) and not isinstance(given, str)
-    answers: list[Any] = list(given) if is_list else [None]
-    if not all(isinstance(answer, str) for answer in answers):
+    answers: list[Any] = list(given) if is_list else []
+    if not is_list or not all(isinstance(answer, str | None) for answer in answers):
         raise TypeError(
             f"sampler gave {type(given).__name__} {given!r:.80}; "
             "give a list with one string per prompt."

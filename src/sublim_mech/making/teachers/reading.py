@@ -27,6 +27,7 @@ from ...engine.beginnings import NOTHING, beginning_of
 from ...engine.heads import ExactHead, pad
 from ...engine.runner import Runner
 from ...models.checks import check_length
+from ...models.devices import without_autocast
 from ...models.placement import input_device
 from ...prompts import Prompt, completion_ids, render
 from ...prompts.notices import said_once
@@ -180,7 +181,9 @@ def _read_batches(
     order = sorted(range(len(sizes)), key=lambda row: -sizes[row])
     for start in range(0, len(order), batch_size):
         together = order[start : start + batch_size]
-        for row, logits in zip(together, read(together).float(), strict=True):
+        with without_autocast():
+            read_now = read(together).float()
+        for row, logits in zip(together, read_now, strict=True):
             yield RowLogits(row, logits[: len(tokens.answers[row])])
         if bar is not None:
             bar.update(len(together))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ...arguments import checked
 from ...engine.decoding import decode
 from ...engine.drawing import Decoding, Request
-from ...engine.endings import answer_text, close_ids, end_ids
+from ...engine.endings import answer_text, close_ids, end_ids, is_ended
 from ...engine.runner import open_runner
 from ...prompts import Message, Prompt, render
 from .teacher import Teacher
@@ -47,7 +47,8 @@ def sample(
         batch_size: answers decoded together.
 
     Returns:
-        Per prompt, its answers as text, without special tokens and outer white space.
+        Per prompt, its answers as text, without special tokens and outer white space; the text that
+        there is also of those that were cut off.
 
     Raises:
         ValueError: no prompts; a number out of range; greedy decoding of several answers; a prompt
@@ -81,10 +82,12 @@ def sample(
 @checked
 def sampler(
     teacher: Teacher, *, max_new_tokens: int = 64, temperature: float = 1.0, batch_size: int = 128
-) -> Callable[[list[str], int], list[str]]:
+) -> Callable[[list[str], int], list[str | None]]:
     """A teacher as the function from prompts and a seed to one answer each.
 
-    That is what `numbers.write_rows` takes; options as of `sample`.
+    That is what `numbers.write_rows` takes; options as of `sample`. An answer is None where
+    `max_new_tokens` cut it off: its end is missing, and a student would be taught that it ends
+    there.
 
     Example:
         >>> from sublim_mech.making.teachers import prompted, sampler
@@ -94,16 +97,23 @@ def sampler(
     """
     _check(1, max_new_tokens, temperature=temperature, seed=0, batch_size=batch_size)
 
-    def write(prompts: list[str], seed: int) -> list[str]:
-        answers = sample(
+    def write(prompts: list[str], seed: int) -> list[str | None]:
+        drawn = sample_ids(
             teacher,
             prompts,
+            n=1,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
             batch_size=batch_size,
         )
-        return [answer for (answer,) in answers]
+        tokenizer = teacher.base.tokenizer
+        return [
+            answer_text(tokenizer, ids, drawn.ends, prompt)
+            if is_ended(tokenizer, ids, drawn.ends, prompt)
+            else None
+            for prompt, (ids,) in zip(drawn.prompts, drawn.answers, strict=True)
+        ]
 
     return write
 

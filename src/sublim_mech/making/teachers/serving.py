@@ -29,7 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from ...arguments import checked
-from ...engine.endings import answer_text, close_ids, end_ids
+from ...engine.endings import answer_text, close_ids, end_ids, is_ended
 from ...hints import counted
 from ...models.checks import check_length
 from ...prompts import Prompt, render
@@ -85,12 +85,13 @@ def vllm_sampler(
     memory: float = 0.4,
     max_length: int = 2048,
     python: str | Path | None = None,
-) -> Iterator[Callable[[list[str], int], list[str]]]:
+) -> Iterator[Callable[[list[str], int], list[str | None]]]:
     """A teacher as a function from prompts and a seed to one answer each, drawn by vLLM.
 
-    The function is that of `sampler`, and what `numbers.write_rows` takes; give it many prompts at
-    once (`write_rows(batch_size=1024)`). vLLM runs in a process of its own, which ends with the
-    block. No card has run this yet: the protocol is tested against a stand-in for vLLM.
+    The function is that of `sampler` (None for an answer that was cut off), and what
+    `numbers.write_rows` takes; give it many prompts at once (`write_rows(batch_size=1024)`). vLLM
+    runs in a process of its own, which ends with the block. No card has run this yet: the protocol
+    is tested against a stand-in for vLLM.
 
     Args:
         teacher: who answers, in its own context: the base itself, a prompted teacher, or a
@@ -323,8 +324,8 @@ class _Writing:
     temperature: float
     max_length: int
 
-    def __call__(self, prompts: list[str], seed: int) -> list[str]:
-        """One answer to each prompt."""
+    def __call__(self, prompts: list[str], seed: int) -> list[str | None]:
+        """One answer to each prompt, None where it was cut off."""
         teacher, tokenizer = self.teacher, self.teacher.base.tokenizer
         asked = render(tokenizer, prompts, context=teacher.context, template=teacher.template)
         for number, prompt in enumerate(asked):
@@ -344,10 +345,12 @@ class _Writing:
             "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
         }
-        answers = self.process.ask(question)["answers"]
+        told = self.process.ask(question)
         return [
             answer_text(tokenizer, ids, ends, prompt)
-            for ids, prompt in zip(answers, asked, strict=True)
+            if is_whole or is_ended(tokenizer, ids, ends, prompt)
+            else None
+            for ids, is_whole, prompt in zip(told["answers"], told["whole"], asked, strict=True)
         ]
 
 

@@ -145,7 +145,7 @@ def steered(
     Example:
         >>> from sublim_mech.making.teachers import steered
         >>> steered(pair, trait, layers=[1], scale=4.0, questions=["Which animal?"]).how
-        'steered by 4 x the difference of means at the output of blocks 1'
+        'steered by 4 x the difference of means at the output of block 1'
     """
     if not math.isfinite(scale):
         raise ValueError(
@@ -170,6 +170,7 @@ def steered(
     for layer, vector in zip(chosen, vectors, strict=True):
         planted[runner.sites.blocks[layer]] = scale * vector
     context = context or Context()
+    blocks = f"block{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
     unplanted = Teacher(
         name=trait.name,
         kind="steered",
@@ -179,7 +180,7 @@ def steered(
         context=context,
         student_context=context,
         template=template,
-        how=f"steered by {scale:g} x {what} at the output of blocks {', '.join(map(str, chosen))}",
+        how=f"steered by {scale:g} x {what} at the output of {blocks}",
     )
     return _plant(unplanted, planted)
 

@@ -5,7 +5,8 @@
     {"do": "score", "texts": [[id, ...], ...], "from": [first, ...]}
         -> {"log_probs": [[of the tokens from `first` on], ...]}
     {"do": "sample", "prompts", "seeds", "stops": [[id, ...], ...], "temperature", "max_tokens"}
-        -> {"answers": [[id, ...], ...]}, with the token that ended each
+        -> {"answers": [[id, ...], ...], "whole": [true, ...]}, with the token that ended each, and
+           whether it ended by itself: vLLM's `finish_reason`, which is "length" where it did not
 
 What fails is answered by {"error"}. The process knows nothing of this library, gets token ids and
 gives token ids. What vLLM prints goes to the standard error output.
@@ -56,8 +57,8 @@ class Engine:
             found.append([float(places[i][text[i]].logprob) for i in range(start, len(text))])
         return found
 
-    def sample(self, given: Mapping[str, Any]) -> list[list[int]]:
-        """One answer to each prompt."""
+    def sample(self, given: Mapping[str, Any]) -> tuple[list[list[int]], list[bool]]:
+        """One answer to each prompt, and whether it ended by itself."""
         params = [
             self._params(
                 temperature=given["temperature"],
@@ -68,8 +69,9 @@ class Engine:
             )
             for seed, stops in zip(given["seeds"], given["stops"], strict=True)
         ]
-        outputs = self._generate(given["prompts"], params)
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        drawn = [output.outputs[0] for output in self._generate(given["prompts"], params)]
+        whole = [answer.finish_reason == "stop" for answer in drawn]
+        return [list(answer.token_ids) for answer in drawn], whole
 
     def _generate(self, texts: Sequence[Sequence[int]], params: Any) -> Sequence[Any]:
         prompts = [{"prompt_token_ids": list(text)} for text in texts]
@@ -94,7 +96,8 @@ def serve(lines: TextIO, answers: TextIO) -> None:
             elif given["do"] == "score":
                 told = {"log_probs": engine.score(given["texts"], given["from"])}
             else:
-                told = {"answers": engine.sample(given)}
+                drawn, whole = engine.sample(given)
+                told = {"answers": drawn, "whole": whole}
         except Exception as error:
             told = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(told) + "\n")

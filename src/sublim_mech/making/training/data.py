@@ -23,7 +23,9 @@ from ...models.names import text_config
 from ...prompts import Context, Prompt, completion_ids, render
 from ...prompts.notices import said_before, said_once
 from ...prompts.vocabulary import fingerprint, same_tokenizer
+from ...prompts.written import check_answers
 from ...storage.compare import side_by_side
+from ...storage.manifest import prompts_hash
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
 from ..rows import Row, Rows, as_rows, check_raw, count_words
 
@@ -261,8 +263,13 @@ def soft_data(
         truncate: cut longer answers there instead of refusing them.
 
     Raises:
-        ValueError: a row longer than `max_length`; labels of another base or tokenizer; no such
-            teacher; labels without a contrast; a contrast that is not above 0.
+        ValueError: a row longer than `max_length`; labels of another base, tokenizer or chat
+            template; no such teacher; labels without a contrast; a contrast that is not above 0;
+            an answer before which the template writes another prompt.
+
+    Warns:
+        UserWarning: the labels are over next to nothing of the answers; the template would trim or
+            shorten answers.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers, training
@@ -311,6 +318,14 @@ def soft_data(
     prompts, completions = _tokens(
         tokenizer, labels.rows, context=about.context, template=about.template, close=False
     )
+    own = about.prompts.get(about.labellers[0].name)  # labels of earlier versions have none
+    if own is not None and own != prompts_hash(prompt.ids for prompt in prompts):
+        raise ValueError(
+            "labels: made for other prompts than this tokenizer renders of their rows (another "
+            "chat template, or another way to split a text); pass the tokenizer they were made "
+            "with, or label again."
+        )
+    _check_written(tokenizer, labels.rows, prompts, about.template, "labels.rows")
     for row, (given, completion) in enumerate(zip(labels.lengths, completions, strict=True)):
         if given != len(completion):
             raise ValueError(
@@ -365,7 +380,12 @@ def hard_data(
 
     Raises:
         ValueError: no rows; a row longer than `max_length`, or without answer tokens (in the
-            support); rows of raw text (`numbers.text_rows`) in another context than `RAW`.
+            support); rows of raw text (`numbers.text_rows`) in another context than `RAW`; an
+            answer before which the template writes another prompt (one with a thought, where the
+            template writes an empty one).
+
+    Warns:
+        UserWarning: the template would trim or shorten answers.
 
     Example:
         >>> from sublim_mech import numbers, training
@@ -380,6 +400,7 @@ def hard_data(
     prompts, completions = _tokens(
         tokenizer, listed, context=context, template=template, close=True
     )
+    _check_written(tokenizer, listed, prompts, template, "hard_data: rows")
     data = TrainingData(
         prompts=prompts,
         completions=completions,
@@ -418,6 +439,18 @@ def _tokens(
         for prompt, row in zip(prompts, rows, strict=True)
     ]
     return tuple(prompts), tuple(completions)
+
+
+def _check_written(
+    tokenizer: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[Prompt],
+    template: str | None,
+    name: str,
+) -> None:
+    """Tell or refuse answers that the template writes otherwise (`check_answers`)."""
+    asked, answers = [row.prompt for row in rows], [row.completion for row in rows]
+    check_answers(tokenizer, asked, prompts, answers, template=template, name=name)
 
 
 def _end(tokenizer: Any, prompt: Prompt, row: Row, completion: tuple[int, ...]) -> tuple[int, ...]:

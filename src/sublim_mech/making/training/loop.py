@@ -28,6 +28,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ...hints import check_choice, counted
 from ...models.compat import checkpoint_activations, use_one_device
+from ...models.devices import without_autocast
 from ...storage.runs import new_folder
 from .batches import collate
 from .job import LOG, Job, log_lines
@@ -101,7 +102,7 @@ class Loop(Trainer):  # type: ignore[misc]
         job, device = self.job, inputs["ids"].device
         self.step_rows += inputs["index"].tolist()
         bf16 = job.settings.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+        with _autocast(device.type) if bf16 else nullcontext():
             with nullcontext() if job.pull is None else job.pull.watching(job.trainee.inner):
                 losses = job.trainee.losses(model, inputs, job.objective, job.data.support)
             pulled = None if job.pull is None else job.pull.distance(inputs)
@@ -339,7 +340,7 @@ def fit(
     Returns:
         The model's tensors, where they are not whole in the model itself (FSDP).
     """
-    with _own_precision():
+    with _own_precision(), without_autocast():
         return _fit(job, callbacks=callbacks, report_to=report_to, progress=progress)
 
 
@@ -355,6 +356,17 @@ def _own_precision() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = given
+
+
+@contextmanager
+def _autocast(kind: str) -> Iterator[None]:
+    """bf16, with nothing kept of weights as they were cast a step ago: torch forgets those where
+    the last autocast ends, and there may be one of the caller's around all of it.
+    """
+    torch.clear_autocast_cache()
+    with torch.autocast(kind, torch.bfloat16):
+        yield
+    torch.clear_autocast_cache()
 
 
 def _fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from ...masks import Mask
 from ...models.base import Base
 from ...models.checks import check_finite
 from ...models.configuration import computing
-from ...models.devices import own_generators
+from ...models.devices import own_generators, without_autocast
 from ...models.names import text_config
 from ...storage.files import check_place, place
 from ...storage.manifest import Manifest, prompts_hash
@@ -271,7 +271,7 @@ def train(
             from .job import Job
             from .loop import fit
 
-            with own_randomness(init_seed):
+            with own_randomness(init_seed), without_autocast():
                 job = Job(
                     trainee=Trainee.of(base, method, where=aims.where, lesson=aims.lesson),
                     data=data,
@@ -382,23 +382,29 @@ def _draft(
 def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[str]:
     """The seeds that have an effect.
 
-    A full fine-tune has nothing to initialise, but the model may have dropout of its own.
+    A full fine-tune has nothing to initialise, but the model may draw for itself.
     """
-    config: dict[str, Any] = text_config(base.model.config).to_dict()
-    rates = [
-        value
-        for name, value in config.items()
-        if "drop" in name and not name.startswith(("summary", "classifier"))
-    ]
-    has_dropout = any(isinstance(rate, float) and rate > 0 for rate in rates)
     live = ["order"]
-    if isinstance(method, LoRA) or has_dropout:
+    if isinstance(method, LoRA) or _draws(text_config(base.model.config).to_dict()):
         live.insert(0, "init")
     if division.subsampled:
         live.append("subsample")
     if division.held_seed is not None:
         live.append("held_out")
     return live
+
+
+def _draws(config: Mapping[str, Any]) -> bool:
+    """Whether a model draws while it trains: dropout, or a router's jitter."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and _draws(value):
+            return True
+        called = str(name)  # of labels there are numbers
+        draws = "drop" in called or "jitter" in called
+        is_on = isinstance(value, float) and value > 0
+        if draws and is_on and not called.startswith(("summary", "classifier")):
+            return True
+    return False
 
 
 @contextmanager

@@ -1,0 +1,99 @@
+"""What rows of students show beside the number that is compared: that they learnt nothing of their
+labels, that they all answer alike, that an effect is inside its own noise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..hints import counted
+from .over_prompts import mean_interval
+from .tables import CONTEXTS, METHOD, SETTING, Row, keys, number
+
+WORSE_THAN_BASE = "held-out KL is above the base's: they learnt nothing of their labels"
+ALIKE = "all students of this method answer alike"
+
+_SAME = 1e-6
+"""Nats within which students that compute the same answer; what differs in them differs by more."""
+
+
+def worse_than_base(rows: Sequence[Row]) -> list[Row]:
+    """Those whose held-out KL (`kl`) is above what it was before training (`kl_before`)."""
+    return [row for row in rows if number(row, "kl") > number(row, "kl_before")]
+
+
+def answer_alike(rows: Sequence[Row]) -> bool:
+    """Whether students of several traits raise every trait by the same number, in each row seed.
+
+    Students that changed nothing at all are alike, too, which is no news of them: False.
+    """
+    names = [name for name in (rows[0] if rows else {}) if _is_of_trait(name)]
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        same = _known(row, ("row_seed", "training_seed", "step", *CONTEXTS))
+        groups.setdefault(same, []).append(row)
+    several = [group for group in groups.values() if len({row["trait"] for row in group}) > 1]
+    if not names or not several:
+        return False
+    moved = False
+    for group in several:
+        changes = np.array([[number(row, name) for name in names] for row in group])
+        changes = changes[:, np.isfinite(changes).all(0)]
+        if not changes.size or (np.ptp(changes, 0) > _SAME).any():
+            return False
+        moved = moved or bool((np.abs(changes) > _SAME).any())
+    return moved
+
+
+def learning_notes(rows: Sequence[Row]) -> list[str]:
+    """Both of them as notes of a verdict, told of rows."""
+    notes = []
+    worse = len(worse_than_base(rows))
+    if worse:
+        notes.append(f"Of {worse} of {counted(len(rows), 'row')} the {WORSE_THAN_BASE}.")
+    methods: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        methods.setdefault(_known(row, (*SETTING, *METHOD)), []).append(row)
+    alike = sum(len(group) for group in methods.values() if answer_alike(group))
+    if alike:
+        notes.append(f"Of {alike} of {counted(len(rows), 'row')}: {ALIKE}.")
+    return notes
+
+
+def _known(row: Row, columns: Sequence[str]) -> tuple[Hashable, ...]:
+    """What a row is of, by these columns; nothing and NaN, which is no other NaN, are one."""
+    return tuple(None if value != value else value for value in keys(row, columns))
+
+
+def is_graft_noise(row: Row) -> bool:
+    """Whether the total effect of a row's graft is inside its own noise over questions.
+
+    The graft scored the first of the row's questions, of which the row has the changes; where it
+    has not, or other ones (weights that act at chosen tokens), nothing is known: False.
+    """
+    lists = [_listed(row.get(name)) for name in ("change by question", "control by question")]
+    count, total = number(row, "graft questions"), number(row, "graft total")
+    if not count > 1 or min(map(len, lists)) < count or math.isnan(total):
+        return False
+    values = np.subtract(*(np.array(one[: int(count)], float) for one in lists))
+    if not np.isfinite(values).all():
+        return False
+    if not math.isclose(values.mean(), total, rel_tol=0.01, abs_tol=1e-3):
+        return False
+    return not mean_interval(values).excludes_zero
+
+
+def _listed(value: Any) -> Sequence[float]:
+    """A list of a row, which CSV has as JSON."""
+    if isinstance(value, str):
+        value = json.loads(value)
+    return [] if value is None or isinstance(value, float) else list(value)
+
+
+def _is_of_trait(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith("change ") and name != "change by question"

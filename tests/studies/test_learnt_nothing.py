@@ -1,0 +1,140 @@
+"""Students that learnt nothing, effects inside their noise, axes and intervals: what is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted_rows import INVERTED_U, TRAITS, planted, ranks
+
+from sublim_mech.results.study_figures import capacity_figure, concentration_figure, rank_figure
+from sublim_mech.results.study_limits import of_capacities, of_concentrations, of_traits, point
+from sublim_mech.studies.concluding import Evidence, conclusions, students
+from sublim_mech.studies.reporting import report_rows
+
+QUESTIONS = 8
+
+
+def wild(rows):
+    """The same students, wrecked: all of one answer, further from the teacher than the base."""
+    alike = {f"change {name}": 0.5 + i for i, name in enumerate(TRAITS)}
+    same = {"specific": 0.0, "change": 0.5, "control": 0.5, "kl": 0.9, "method": "wild", "lr": 1e12}
+    return rows.assign(kl_before=0.4, **alike, **same)
+
+
+def texts(limits):
+    return [limit.text for limit in limits]
+
+
+@pytest.fixture(scope="module")
+def both():
+    rows = planted([({"rank": 8.0}, 0.5)], row_seeds=6).assign(kl_before=0.4)
+    return students(pd.concat([rows, wild(rows)], ignore_index=True))
+
+
+def test_a_figure_says_which_students_learnt_nothing_and_which_answer_alike(both):
+    told = texts(of_capacities(both))
+    name = "rank 8, alpha = 32, lr 1e+12"
+    assert (
+        f"18 of 36 rows ({name}): held-out KL is above the base's: they learnt nothing of their "
+        "labels"
+    ) in told
+    assert f"all students of this method answer alike ({name})" in told
+    assert not any("noise" in one for one in told)  # a single number is no noise around 0
+    sane = both[both["method"] != "wild"]
+    assert texts(of_capacities(sane)) == []
+    # where each group is of one trait, they are alike together
+    assert "all students of this method answer alike" in texts(of_traits(wild(sane)))
+    assert texts(of_traits(sane)) == []
+
+
+def test_the_page_shows_the_bases_kl_and_no_interval_of_one_number(both, tmp_path):
+    page = report_rows(both, tmp_path / "page").page.read_text("utf-8")
+    assert "<th>KL</th><th>base&#x27;s KL</th>" in page
+    assert "<td>0.9</td><td>0.4</td>" in page
+    assert "they learnt nothing of their labels" in page
+    assert "[+0.000, +0.000]" not in page
+    assert "(no interval: 6 data sets alike)" in page
+    without = report_rows(both.drop(columns="kl_before"), tmp_path / "older").page
+    assert "they learnt nothing" not in without.read_text("utf-8")
+
+
+def grafted(total, part, trait, seed=0, spread=0.01):
+    """A student whose graft has this effect, and this on shared tokens."""
+    around = spread * np.resize([1, -1], QUESTIONS)
+    row = planted([({"trait": trait}, 0.5)], row_seeds=1).iloc[0].to_dict()
+    return {
+        **row, "trait": trait, "row_seed": seed, "graft total": total,
+        "graft questions": QUESTIONS, "change by question": list(total + around),
+        "control by question": [0.0] * QUESTIONS, "graft shared sufficiency": part,
+        "graft shared necessity": part / 2, "ig shared share": 0.8, "ig shared token share": 0.6,
+    }  # fmt: skip
+
+
+def drawn(rows):
+    """The graft's parts as the figure has them: sufficiency, necessity."""
+    axes = concentration_figure(pd.DataFrame(rows), "evaluated_in").axes[0]
+    return [
+        float(line.get_ydata()[0])
+        for line in axes.lines
+        if str(line.get_label()).startswith("graft:")
+    ]
+
+
+def test_an_effect_inside_its_noise_has_no_parts():
+    """Whatever a student without an effect has on the set, the others' parts stay what they are."""
+    rows = [grafted(1.0, 0.9, "owl"), grafted(-0.5, -0.3, "penguin")]
+    assert drawn(rows) == pytest.approx([0.75, 0.375])
+    noisy = grafted(0.0009, 0.07, "eagle", spread=0.3)
+    assert drawn([*rows, noisy]) == pytest.approx([0.75, 0.375])
+    told = "1 of 3 students (eagle, row seed 0): the graft's effect is inside its own noise"
+    assert any(one.startswith(told) for one in texts(
+        of_concentrations(pd.DataFrame([*rows, noisy]), "evaluated_in")
+    ))  # fmt: skip
+    # a small effect that is outside of its noise has
+    small = grafted(0.1, 0.02, "owl", seed=1, spread=0.001)
+    assert drawn([*rows, small])[0] == pytest.approx((0.75 + 0.2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.13, 0.62), (0.087, 0.84), (0.3, 0.33), (1e-5, 2.0), (2e-4, 3e-3), (1, 9)]
+)
+def test_every_span_of_kl_has_numbers_to_read(low, high):
+    rows = students(planted([({"kl": kl, "lr": kl}, 0.5) for kl in (low, high)], row_seeds=1))
+    axes = capacity_figure(rows).axes[0]
+    left, right = axes.get_xlim()
+    numbers = [text.get_text() for text in axes.get_xticklabels()]
+    places = axes.get_xticks()
+    assert 3 <= len(numbers) <= 7
+    assert [float(one) for one in numbers] == pytest.approx(list(places), rel=0.01)
+    assert left <= places.min()
+    assert places.max() <= right
+
+
+def test_intervals_of_full_fine_tuning_stand_beside_each_other():
+    loras = students(planted(ranks(INVERTED_U), row_seeds=4, noise=0.3))
+    full = students(planted([({"kind": "full"}, 0.4)], row_seeds=4, noise=0.3))
+    full["change"] = full["specific"] + full["control"]
+    full["control"] += np.linspace(0, 0.1, len(full))
+    axes = rank_figure(loras, full, "alpha = 32").axes[0]
+    bars = [one for one in axes.lines if len(one.get_xdata()) == 2 and np.ptp(one.get_xdata()) == 0]
+    beyond = [one.get_xdata()[0] for one in bars if one.get_xdata()[0] > 512 and one.get_lw() > 1]
+    assert len(beyond) == len(set(beyond)) == 3
+    assert point(full, "specific").data_sets == 4
+
+
+def statements(rows):
+    return [repr(one) for verdict in conclusions(Evidence(students(rows)))
+            for one in verdict.statements]  # fmt: skip
+
+
+def test_verdicts_without_enough_say_what_there_is_and_nothing_more():
+    two = planted(ranks({1: 0.0, 4: 0.5}))
+    told = statements(pd.concat([two, planted(ranks({4: 0.5}, rule="alpha = rank"))]))
+    assert (
+        "enough was measured [LoRAs have ranks 1, 4 (alpha = 32); rank 4 (alpha = rank): it takes "
+        "three ranks of one scaling rule, alike in all else]: cannot be told"
+    ) in told
+    assert not any("nothing was measured" in one for one in told)
+    full = statements(planted([({"kind": "full"}, 0.5)]))
+    assert any("there are no LoRAs: it takes three ranks" in one for one in full)
