@@ -16,7 +16,7 @@ SELECTIONS = [
     {"module": "attn.q"},
     {"layer": [0, 1], "module": ["attn.q", "mlp.out"]},
     {"layer": 2, "position": [1, 2, 3, 4]},
-    {"position": [1, 2, 1000]},
+    {"position": [1, 5, 1000]},
 ]
 
 

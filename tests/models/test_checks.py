@@ -234,5 +234,7 @@ def test_the_tokenizer_beside_the_weights_must_fit_too(tmp_path, smol_tokenizer)
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", object(), 3])
 def test_what_is_no_tokenizer(tokenizer):
-    with pytest.raises(TypeError, match=r"tokenizer is a (str|object|int); pass the model's own"):
+    with pytest.raises(
+        TypeError, match=r"tokenizer is (a str|an object|an int); pass the model's own"
+    ):
         load_base(model(), tokenizer=tokenizer)

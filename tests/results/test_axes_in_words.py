@@ -40,7 +40,7 @@ def beside(axes):
     return "\n".join(text.get_text() for text in axes.get_yticklabels())
 
 
-@pytest.mark.parametrize("by", ["role", "sharing", "turn"])
+@pytest.mark.parametrize("by", ["role", "turn"])
 def test_shares_are_explained_where_there_are_some(by):
     scores = synthetic.attribution(synthetic.several(8))
     for drawn in (scores, noisy(scores), scores.sel(layer=2), synthetic.patch()):
@@ -74,7 +74,9 @@ def test_powers_stand_on_a_scale_of_ratios_wherever_the_training_ended(steps):
     assert ("on a scale of ratios" in said(axes)) == STEPS[steps]
 
 
-@pytest.mark.parametrize("steps", [(5, 10, 15), (1, 2, 3), (10, 20, 30, 45), *STEPS], ids=str)
+@pytest.mark.parametrize(
+    "steps", [(5, 10, 15), (1, 2, 3), (10, 20, 30, 45), (2, 4, 8, 16, 32, 40)], ids=str
+)
 def test_there_are_no_half_steps(steps):
     axes = step_curve(synthetic.stepped(synthetic.graft, steps))
     axes.figure.canvas.draw()
