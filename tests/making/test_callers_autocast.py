@@ -7,6 +7,7 @@ import torch
 from trainings import ROWS, fit, small_base
 
 import sublim_mech as sm
+from sublim_mech.engine.parity import check_parity
 from sublim_mech.making import labelling, teachers
 from sublim_mech.making.training import FullFT, LoRA
 from sublim_mech.models.devices import without_autocast
@@ -51,6 +52,8 @@ def test_a_forward_and_a_merged_teacher_are_the_same(tiny_llama):
         for one, other in zip(logits, pair.logits(prompts), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
         assert teachers.fine_tuned(tiny_llama, student, None).runner.hash == merged.runner.hash
+        again = sm.load_pair(tiny_llama, student)
+        check_parity(again.model, again.sites, again.students, again.layout)
 
 
 def test_off_means_off_and_on_again():

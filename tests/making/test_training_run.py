@@ -108,7 +108,7 @@ def test_a_manifest_with_every_kind_of_value_comes_back_equal(
     tiny_llama, strong_labels, smol_tokenizer, tmp_path
 ):
     context = sm.Context(system="Be brief.", user_prefix="Hi. ")
-    about = dataclasses.replace(strong_labels.about, context=context)
+    about = dataclasses.replace(strong_labels.about, context=context, prompts={})
     dressed = dataclasses.replace(strong_labels, about=about)
     data = soft_data(smol_tokenizer, dressed, "owl")
     method = LoRA(rank=2, targets=("q_proj", "v_proj"))

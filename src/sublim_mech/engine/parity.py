@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..models.devices import without_autocast
 from ..models.placement import input_device
 from ..models.quantised import precision
 from ..models.sites import Sites
@@ -70,6 +71,7 @@ def rounding(dtype: torch.dtype, log_probs: Tensor) -> float:
 
 
 @torch.no_grad()
+@without_autocast()
 def check_parity(
     model: nn.Module, sites: Sites, students: Mapping[str, Student], layout: Layout = TRIE
 ) -> dict[str, float]:
