@@ -109,9 +109,9 @@ def test_that_nothing_is_shared_is_said_with_why_and_what_there_is(gpt2_pair):
     with pytest.raises(ValueError, match=rf"'shared' is empty in 2 prompts.*{why}"):
         sm.graft(gpt2_pair, prompts, OWL, {"shared": sm.masks.sharing("shared")}, **QUIET)
     scores = sm.attribute(gpt2_pair, prompts, OWL, points=2, **QUIET)
-    with pytest.raises(ValueError, match=rf"{why}.*choose one of 'novel', 'text', or"):
+    with pytest.raises(ValueError, match=rf"{why}.*pass a bool array of some"):
         sm.concentration(scores, on="shared")
-    with pytest.raises(ValueError, match="in this set; choose one of 'novel', 'text', or"):
+    with pytest.raises(ValueError, match="in this set; pass a bool array of some"):
         sm.concentration(scores, on="seen")
     # where something is shared, nothing of this is said
     asked = sm.render(gpt2_pair, TEXTS)

@@ -186,6 +186,8 @@ def test_other_answer_tokens_need_the_contrast_as_a_metric():
 def test_warnings_and_rounding_survive_a_contrast():
     scores, other = synthetic.sweep(), synthetic.sweep(seed=1)
     good, poor = synthetic.confirmed(other), synthetic.confirmed(other, poor=True)
+    scores = synthetic.recorded(scores, students=good.record.students)
+    other = synthetic.recorded(other, students=good.record.students)
     assert scores.minus(good).warning is None
     # the cells of the scores were confirmed, not those of the contrast
     assert synthetic.confirmed(scores).minus(other).confirmation is None

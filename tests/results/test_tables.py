@@ -190,7 +190,8 @@ def test_the_denominator_is_named_and_no_share_is_of_noise():
     line = f"shares: of the effect on the prompt's tokens, all cells: {effect:+.3f} nats; "
     carried = f"the answer's own tokens carry {answer:+.3f} nats"
     assert f"\n{line}{carried}" in repr(scores)
-    assert f"\n{line}{carried}" in repr(scores.sel(layer=2))
+    told = repr(scores.sel(layer=2))
+    assert f"\n{line}the answer's own tokens carry {answer:+.3f} nats, all cells" in told
     nothing = scores.minus(scores)
     assert "no shares: the effect on the prompt's tokens, all cells, is inside its own noise" in (
         repr(nothing)

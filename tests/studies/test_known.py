@@ -72,7 +72,7 @@ def test_sizes_that_are_not_known_are_loaded(base_folder, tmp_path, capsys):
     file = tmp_path / "mine.toml"
     studies.write_study(small(base_folder, ranks=[500]), file)
     assert main(["plan", str(file)]) == 0
-    assert "nor were its methods checked; pass plan(study" in capsys.readouterr().out
+    assert "nor were its methods checked; pass --load" in capsys.readouterr().out
     assert main(["plan", str(file), "--load"]) == 2
     assert "part 'p', methods: LoRA(rank=500)" in capsys.readouterr().err
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..models.compat import Cache, attention_kernel, call_model, make_cache, read_cache
 from ..models.deltas import Delta
+from ..models.devices import without_autocast
 from ..models.names import Module
 from ..models.parts import Parts
 from ..models.placement import forward_replaced
@@ -227,8 +228,9 @@ def forward(
             stack.enter_context(unembed.in_place_of(head))
 
         # whatever autocast the caller is in: `compute` says what is computed in
-        own = torch.autocast(batch.ids.device.type, compute, enabled=compute is not None)
-        stack.enter_context(own)
+        stack.enter_context(without_autocast())
+        if compute is not None:
+            stack.enter_context(torch.autocast(batch.ids.device.type, compute))
         cache = None if latents.past is None else make_cache(latents.past, len(batch.sizes))
         mask = batch.mask
         if batch.causal and attention_kernel(model) == "sdpa":

@@ -28,11 +28,10 @@ from torch.nn import functional as F
 from ..hints import kind_of
 from . import compat
 from .base import Base
-from .hashing import pieces, stored_buffers, weights_hash
+from .hashing import pieces, weights_hash
 from .peft_layers import Invocations, LoraPair, invocations, why_not
 from .placement import device_of, moved, plain
 from .quantised import is_quantised, same_packed
-from .wrappers import asides
 
 
 @dataclass(frozen=True)
@@ -172,24 +171,7 @@ def find_deltas(base: Base, model: Any, name: str) -> dict[str, Delta]:
             ) from error
         if delta is not None:
             deltas[path] = delta
-    _check_buffers(base, model, name)
     return deltas
-
-
-def _check_buffers(base: Base, model: Any, name: str) -> None:
-    """Raise ValueError where a student differs in a buffer that is stored beside the weights."""
-    expected, aside = dict(stored_buffers(plain(base.model))), asides(base.model)
-    for key, buffer in stored_buffers(compat.inside_peft(model)):
-        key = key.replace(".base_layer.", ".").replace(".original_module.", ".")
-        own = expected.get(key)
-        if own is None or own.shape != buffer.shape or key.rpartition(".")[0] in aside:
-            continue
-        if own is not buffer and not torch.equal(own.to(buffer), buffer):
-            raise ValueError(
-                f"student={name!r} differs from base={base.name!r} in {key}, which is no weight of "
-                "a module but a buffer: where the base computes and where the student would not be "
-                "told by it; give both models the same one, or load the base it was trained from."
-            )
 
 
 def _check_comparable(base: Base, model: Any, name: str) -> None:

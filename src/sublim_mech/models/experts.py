@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from . import compat
+from .buffers import changed_buffers
 from .deltas import Delta, Whole, deltas_hash, module_of, walk
 from .placement import plain
 
@@ -77,7 +77,7 @@ def gather(base: nn.Module, student: Any, deltas: Mapping[str, Delta]) -> dict[s
             gathered.setdefault(block, delta)  # its place; it is put in below
     for block in blocks:
         module = module_of(student, block)
-        buffers = dict(_changed_buffers(values.get_submodule(block), module))
+        buffers = dict(changed_buffers(values.get_submodule(block), module))
         if changed[block] or buffers:
             gathered[block] = _mixture(module, changed[block], buffers)
     return gathered
@@ -157,22 +157,6 @@ def _mixture(
         digest.update(key.encode())
         digest.update(new.detach().float().contiguous().cpu().numpy().data)
     return Whole(module, math.sqrt(sum(squares)), digest.hexdigest())
-
-
-def _changed_buffers(base: nn.Module, module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Stored buffers that differ, such as DeepSeek's correction of its router's scores."""
-    own = {key.replace(".base_layer", ""): value for key, value in _stored(module)}
-    for key, old in _stored(base):
-        new = own.get(key)
-        if new is not None and new.shape == old.shape and not torch.equal(new.to(old.device), old):
-            yield key, (old, new)
-
-
-def _stored(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for path, part in module.named_modules():
-        for key, buffer in part._buffers.items():
-            if buffer is not None and key not in part._non_persistent_buffers_set:
-                yield f"{path}.{key}".lstrip("."), buffer
 
 
 # ------------------------------------------------------------------------------------------ finding

@@ -10,19 +10,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .buffers import stored_buffers
 from .quantised import packed_modules, packed_state
 
 PIECE = 1 << 22  # values
-
-
-def stored_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What is no parameter and yet stands in a model's files, by name: the layers' scales of
-    Gemma-4, the routers' corrections of DeepSeek-V3. Of most models nothing.
-    """
-    for path, module in model.named_modules():
-        for key, buffer in module._buffers.items():
-            if buffer is not None and key not in module._non_persistent_buffers_set:
-                yield f"{path}.{key}".lstrip("."), buffer
 
 
 def weights_hash(model: nn.Module, *, exact: bool = False) -> str:

@@ -26,14 +26,15 @@ from ..hints import counted, outside
 from ..storage.manifest import Manifest
 from .adapters import CONFIG, read_adapter, read_config
 from .base import Base
+from .buffers import changed_buffers
 from .chat_templates import other_template
 from .checks import check_finite, check_plain, check_source
 from .choosing import adapter_folder, as_names, choose_adapter
-from .compat import adapter_configs
+from .compat import adapter_configs, inside_peft
 from .configuration import check_config, computed_apart, computes_otherwise, computing
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
-from .experts import check_stacks, gather
+from .experts import check_stacks, find_experts, gather, inside
 from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
@@ -41,7 +42,7 @@ from .names import REST, WHOLE, PartName
 from .origins import holds, names_another_base, student_name
 from .parts import Parts
 from .peft_layers import adapter_names
-from .placement import place_like
+from .placement import place_like, plain
 from .plausible import module_squares, rounding_note, size_note
 from .presence import check_files
 from .quantised import packed_modules
@@ -49,7 +50,7 @@ from .reading import read_model
 from .refusals import check_apart
 from .sources import locate_student
 from .watching import Slot, Watch, check_weights, parameter_slots
-from .wrappers import told, without_asides
+from .wrappers import asides, told, without_asides
 
 EQUAL = "equals its base: no weight differs"
 """How it is told of a student that it is its base."""
@@ -256,6 +257,7 @@ def read_student(
     changed, left_out = without_asides(base.model, find_deltas(base, model, name))
     changed = gather_mixers(base.model, model, gather(base.model, model, changed))
     check_stacks(base.model, changed)
+    _check_buffers(base, model, name)
     deltas = placed(base.model, changed)
     check_apart(name, deltas)
     check_config(base.model.config, own_config, student=name, name=base.name)
@@ -440,6 +442,21 @@ def _read_full(base: Base, path: Path) -> nn.Module:
 
 
 # ------------------------------------------------------------------------------------------- checks
+
+
+def _check_buffers(base: Base, model: nn.Module, name: str) -> None:
+    """A student must have the base's stored buffers, but for those inside a block of experts, which
+    is gated as one.
+    """
+    aside, blocks = asides(base.model), find_experts(base.model)
+    for key, _ in changed_buffers(plain(base.model), inside_peft(model)):
+        path = key.rpartition(".")[0]
+        if path not in aside and inside(path, blocks) is None:
+            raise ValueError(
+                f"student={name!r} differs from base={base.name!r} in {key}, which is no weight of "
+                "a module but a buffer, and cannot be gated by token; give both models the same, "
+                "or load the base it was trained from."
+            )
 
 
 def _check_tokenizer(base: Base, path: Path) -> None:

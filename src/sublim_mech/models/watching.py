@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .buffers import stored_buffers
 from .hashing import pieces
 
 SAMPLED = 16
@@ -162,9 +163,8 @@ def parameter_slots(model: nn.Module, above: str = "") -> Iterator[Slot]:
                 seen.add(id(p))
                 name = ".".join(filter(None, (above, path, key)))
                 yield from _plain_slots(Slot(module._parameters, key, name))
-        for key, buffer in module._buffers.items():
-            if buffer is not None and key not in module._non_persistent_buffers_set:
-                yield Slot(module._buffers, key, ".".join(filter(None, (above, path, key))))
+        for key, _ in stored_buffers(module, recurse=False):
+            yield Slot(module._buffers, key, ".".join(filter(None, (above, path, key))))
 
 
 def _plain_slots(slot: Slot) -> Iterator[Slot]:
