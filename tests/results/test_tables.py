@@ -191,7 +191,7 @@ def test_the_denominator_is_named_and_no_share_is_of_noise():
     carried = f"the answer's own tokens carry {answer:+.3f} nats"
     assert f"\n{line}{carried}" in repr(scores)
     told = repr(scores.sel(layer=2))
-    assert f"\n{line}the answer's own tokens carry {answer:+.3f} nats, all cells" in told
+    assert f"\n{line}the answer's own tokens, all cells, carry {answer:+.3f} nats" in told
     nothing = scores.minus(scores)
     assert "no shares: the effect on the prompt's tokens, all cells, is inside its own noise" in (
         repr(nothing)
