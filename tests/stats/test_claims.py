@@ -162,7 +162,7 @@ def test_full_fine_tuning_at_equal_kl():
     ]
     none = full_fine_tuning_claim(students(np.random.default_rng(0), apart))
     assert none.label == "cannot tell"
-    assert "no held-out KL is reached by all" in repr(none)
+    assert "no held-out KL is reached by both kinds" in repr(none)
 
 
 def test_the_context():

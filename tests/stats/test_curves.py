@@ -53,10 +53,24 @@ def test_nothing_is_said_beyond_the_ends():
     apart = equal_kl([straight(1.0, 0.0, 1e-4, 1e-3)], [straight(0.0, 0.0, 2e-3, 1e-2)])
     assert apart.difference is None
     assert np.isnan(apart.low_kl)
-    assert "no held-out KL is reached by all curves" in repr(apart)
+    assert "no held-out KL is reached by both kinds" in repr(apart)
     beyond = equal_kl([straight(1.0, 0.0)], [straight(0.0, 0.0)], at=0.1)
     assert beyond.difference is None
     assert np.isnan(straight(1.0, 0.0).at(np.array([0.1]))).all()
+
+
+def test_each_pair_is_compared_where_both_of_its_curves_are():
+    """Data sets whose students are at other KLs have nothing in common but their difference."""
+    near, far = (1e-4, 1e-3), (2e-3, 1e-2)
+    first = [straight(0.5, -0.2, *near), straight(0.8, -0.2, *far), straight(9.0, -0.2, *near)]
+    second = [straight(0.1, -0.2, *near), straight(0.2, -0.2, *far), straight(0.0, -0.2, *far)]
+    found = equal_kl(first, second)
+    assert found.by_pair[:2] == pytest.approx((0.4, 0.6))
+    assert np.isnan(found.by_pair[2])
+    assert found.difference.mean == pytest.approx(0.5)
+    assert (found.low_kl, found.high_kl) == pytest.approx((1e-4, 1e-2))
+    assert "1 of 3 pairs reach none and are left out" in repr(found)
+    assert equal_kl(first[:2], second[:2], at=5e-4).difference is None
 
 
 def test_training_seeds_share_their_data_set():

@@ -252,7 +252,8 @@ def full_fine_tuning_claim(
         rank: of the LoRAs, where there are several.
         value: the column that is compared.
         matters: the smallest difference that matters.
-        at: the KL to compare at; over all that both kinds reach when not given.
+        at: the KL to compare at; each trait and seeds over the KLs that both of its kinds reach
+            when not given.
         cluster: columns that make a data set.
 
     Raises:
@@ -317,6 +318,10 @@ def full_fine_tuning_claim(
         why = f"{found.unreached}: more learning rates or snapshots are needed"
         return conclude(claim, [nothing_measured(text, why)], notes=unknown)
     notes = [f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}.", *unknown]
+    if at is None:
+        notes[:1] = [f"{notes[0][:-1]}, each trait and seeds over what both kinds reach there."]
+    if found.left_out:
+        notes.insert(1, f"{found.left_out} of {len(both)} traits and seeds have none and are left out.")
     less = above_zero(text, found.difference, matters=matters)
     there = over(means_by(loras, value, STUDENT), STUDENT, cluster)
     trait = above_zero("LoRA has the trait: above 0", there, matters=matters)

@@ -68,10 +68,11 @@ class EqualKL:
     """How much more trait one kind of student has than another at equal held-out KL.
 
     Attributes:
-        low_kl, high_kl: the KLs that all curves reach, over which the difference is the mean; both
+        low_kl, high_kl: the least and the greatest KL of those that pairs are compared over; both
             are one number where that was asked for; NaN where there is none.
-        difference: first minus second, over data sets; None where there is no common KL.
-        by_pair: the difference of each pair of curves, in order.
+        difference: first minus second, over data sets; None where no pair has a common KL.
+        by_pair: the difference of each pair of curves, in order, the mean over the KLs that both
+            reach (`within`); NaN where they reach none.
         within: the KLs that both curves of each pair reach; crossed where they reach none.
         at: the KL that was asked for; None where it was none.
     """
@@ -85,14 +86,21 @@ class EqualKL:
 
     @property
     def unreached(self) -> str:
-        """Which KL is not reached by all curves; empty where there is a difference."""
+        """Which KL is not reached; empty where there is a difference."""
         if self.difference is not None:
             return ""
         low, high = max(pair[0] for pair in self.within), min(pair[1] for pair in self.within)
-        if self.at is None or low > high:
+        if self.at is None:
+            return "no held-out KL is reached by both kinds"
+        if low > high:
             return "no held-out KL is reached by all"
         reached = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
         return f"held-out KL {self.at:.3g} is not reached by all, {reached} is"
+
+    @property
+    def left_out(self) -> int:
+        """How many pairs have no KL that both curves reach."""
+        return 0 if self.difference is None else sum(map(math.isnan, self.by_pair))
 
     def __repr__(self) -> str:
         if self.difference is None:
@@ -102,6 +110,8 @@ class EqualKL:
         where = f"{self.low_kl:.3g} to {self.high_kl:.3g}"
         if self.low_kl == self.high_kl:
             where = f"{self.low_kl:.3g}"
+        if self.left_out:
+            where += f" ({self.left_out} of {len(self.by_pair)} pairs reach none and are left out)"
         return f"first - second at held-out KL {where}: {self.difference!r}"
 
 
@@ -120,12 +130,14 @@ def equal_kl(
         first: one curve per data set (or per training seed of it).
         second: of the same, in the same order.
         data_set: of each pair of curves; each is its own when not given.
-        at: the KL to compare at; over all that every curve reaches when not given.
+        at: the KL to compare at, which all curves must reach; each pair over the KLs that both of
+            its curves reach when not given. (Traits and data sets differ in how near their teacher
+            the base is, and so in the KLs of all their students.)
         seed: of the bootstrap.
 
     Returns:
-        Without a difference, and saying so, where no KL is reached by all curves; nothing is
-        continued beyond the points of a curve.
+        Without a difference, and saying so, where no pair has a KL that both of its curves reach;
+        nothing is continued beyond the points of a curve, and pairs without such a KL are left out.
 
     Raises:
         ValueError: other numbers of curves, or a KL that is not above 0.
@@ -156,16 +168,22 @@ def equal_kl(
         raise ValueError(f"at={at}: a KL above 0 is needed.")
     pairs = list(zip(first, second, strict=True))
     within = tuple((float(max(a.kl[0], b.kl[0])), float(min(a.kl[-1], b.kl[-1]))) for a, b in pairs)
-    low, high = max(w[0] for w in within), min(w[1] for w in within)
+    labels = list(range(len(pairs))) if data_set is None else list(data_set)
     if at is not None:
-        reached = low <= at <= high
-        low = high = at
+        over = tuple((at, at) for _ in pairs)
+        compared = [all(low <= at <= high for low, high in within)] * len(pairs)
     else:
-        reached = low <= high
-    if not reached:
+        over, compared = within, [low <= high for low, high in within]
+    if not any(compared):
         nothing = (math.nan,) * len(pairs)
         return EqualKL(math.nan, math.nan, None, nothing, within, at)
-    differences = [a.mean_over(low, high) - b.mean_over(low, high) for a, b in pairs]
-    labels = list(range(len(pairs))) if data_set is None else list(data_set)
-    interval = nested_interval(np.array(differences), labels, seed=seed)
-    return EqualKL(low, high, interval, tuple(differences), within, at)
+    differences = tuple(
+        a.mean_over(*ends) - b.mean_over(*ends) if reached else math.nan
+        for (a, b), ends, reached in zip(pairs, over, compared, strict=True)
+    )
+    kept = [i for i, reached in enumerate(compared) if reached]
+    interval = nested_interval(
+        np.array([differences[i] for i in kept]), [labels[i] for i in kept], seed=seed
+    )
+    low, high = min(over[i][0] for i in kept), max(over[i][1] for i in kept)
+    return EqualKL(low, high, interval, differences, within, at)
