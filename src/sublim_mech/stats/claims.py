@@ -321,7 +321,8 @@ def full_fine_tuning_claim(
     if at is None:
         notes[:1] = [f"{notes[0][:-1]}, each trait and seeds over what both kinds reach there."]
     if found.left_out:
-        notes.insert(1, f"{found.left_out} of {len(both)} traits and seeds have none and are left out.")
+        without = f"{found.left_out} of {len(both)} traits and seeds"
+        notes.insert(1, f"{without} have none and are left out.")
     less = above_zero(text, found.difference, matters=matters)
     there = over(means_by(loras, value, STUDENT), STUDENT, cluster)
     trait = above_zero("LoRA has the trait: above 0", there, matters=matters)
