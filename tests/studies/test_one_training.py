@@ -81,3 +81,16 @@ def test_a_setting_whose_imitation_is_not_known_is_never_the_best_imitator():
     assert "then the lowest held-out KL is taken" in chosen.told
     unknown = choose(rows.assign(kl=float("nan")), ("method",))
     assert "lowest" not in unknown.told
+
+
+def test_of_several_training_contexts_the_first_is_taken():
+    """Held-out KLs of two contexts are of two teachers: the lower one says nothing."""
+    settings = ("default", 1e-3, 0.5), ("default", 2e-3, 0.4), ("ChatGPT", 1e-3, 0.1)
+    rows = pd.DataFrame(
+        [{"trained_in": context, "lr": lr, "row_seed": seed, "kl": kl}
+         for context, lr, kl in settings for seed in range(3)]
+    )  # fmt: skip
+    chosen = choose(rows, ("trained_in", "lr"))
+    assert chosen.setting == "trained_in default, lr 0.002"
+    assert "then the training context that comes first, then the lowest held-out KL" in chosen.told
+    assert choose(rows[rows["trained_in"] == "default"], ("trained_in", "lr")).contexts == 1

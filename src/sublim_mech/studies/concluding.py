@@ -1,10 +1,11 @@
 """Which rows of a study speak of which claim, and what they say.
 
 A study holds many kinds of students; a claim is told of one setting. Where there are several the
-one with the most row seeds is taken, then with the most rows, then of the lowest held-out KL: how
-much was measured and how well students imitate decide, never how much of the trait they have. Each
-verdict says which it was. Students that were trained at chosen tokens only speak of that claim
-alone. `student - control` is compared between students of one set of controls only.
+one with the most row seeds is taken, then with the most rows, then of the training context that the
+study has first, then of the lowest held-out KL: how much was measured and how well students imitate
+decide, never how much of the trait they have. Each verdict says which it was. Students that were
+trained at chosen tokens only speak of that claim alone. `student - control` is compared between
+students of one set of controls only.
 """
 
 from __future__ import annotations
@@ -121,11 +122,13 @@ class Chosen:
         rows: of one setting.
         setting: which, in words.
         others: how many other settings the study has of the same.
+        contexts: in how many training contexts.
     """
 
     rows: pd.DataFrame
     setting: str
     others: int
+    contexts: int = 1
 
     @property
     def told(self) -> str:
@@ -136,9 +139,13 @@ class Chosen:
         if self.others:
             told += (
                 f" The study has {counted(self.others, 'other setting')} of it; the one with the "
-                f"most row seeds, then rows, then {_lowest(self.rows)} is taken."
+                f"most row seeds, then rows, {_FIRST if self.contexts > 1 else ''}then "
+                f"{_lowest(self.rows)} is taken."
             )
         return told
+
+
+_FIRST = "then the training context that comes first, "
 
 
 def _lowest(rows: pd.DataFrame) -> str:
@@ -149,12 +156,21 @@ def _lowest(rows: pd.DataFrame) -> str:
 
 
 def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
-    """The rows of the setting with the most row seeds, then rows, then the lowest held-out KL."""
+    """The rows of the setting with the most row seeds, then rows, then of the training context that
+    the study has first, then of the lowest held-out KL, which says nothing between contexts: there
+    the teachers are others.
+    """
     if not len(rows):
         return Chosen(rows, "", 0)
     groups = list(rows.groupby(list(by), sort=False, dropna=False))
+    contexts = list(rows["trained_in"].unique()) if "trained_in" in by else []
     order = [
-        (group["row_seed"].nunique(), len(group), -_known_or_inf(group["kl"].mean()))
+        (
+            group["row_seed"].nunique(),
+            len(group),
+            -contexts.index(group["trained_in"].iloc[0]) if contexts else 0,
+            -_known_or_inf(group["kl"].mean()),
+        )
         for _, group in groups
     ]
     key, group = groups[order.index(max(order))]
@@ -162,7 +178,7 @@ def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
     words = [
         f"{name} {_said(value)}" for name, value in named if not pd.isna(value) and value != ""
     ]
-    return Chosen(group, ", ".join(words), len(groups) - 1)
+    return Chosen(group, ", ".join(words), len(groups) - 1, len(contexts) or 1)
 
 
 def _known_or_inf(kl: float) -> float:
