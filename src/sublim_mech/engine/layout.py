@@ -14,13 +14,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..models.compat import is_stateful
+from ..models.configuration import rotary_kind, rotary_parameters
 from .answers import Answers
 
 
@@ -134,20 +135,12 @@ def length_switches(config: Any) -> tuple[int, ...]:
     """
     found = set()
     whole = getattr(config, "original_max_position_embeddings", None)
-    for rope in _rotary(getattr(config, "rope_parameters", None)):
-        if rope.get("rope_type", rope.get("type")) == "longrope":
+    for rope in rotary_parameters(getattr(config, "rope_parameters", None)):
+        if rotary_kind(rope) == "longrope":
             length = rope.get("original_max_position_embeddings") or whole
             if length:
                 found.add(int(length))
     return tuple(sorted(found))
-
-
-def _rotary(parameters: Any) -> Iterator[Mapping[str, Any]]:
-    """A model's rotary parameters, or those of each of its types of layers."""
-    if isinstance(parameters, Mapping):
-        yield parameters
-        for inner in parameters.values():
-            yield from _rotary(inner)
 
 
 def carries_state(model: nn.Module, blocks: Sequence[str]) -> bool:

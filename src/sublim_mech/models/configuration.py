@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .names import text_config
@@ -117,10 +117,21 @@ def _declared(config: Any) -> set[str]:
 
 def _counts_reach(config: Any) -> bool:
     """Whether a rotary embedding counts with how far the model reaches."""
-    rotary = getattr(config, "rope_parameters", None)
-    inner = [rotary, *rotary.values()] if isinstance(rotary, Mapping) else []
-    kinds = {one.get("rope_type", one.get("type")) for one in inner if isinstance(one, Mapping)}
-    return not kinds.isdisjoint(_COUNTING)
+    found = rotary_parameters(getattr(config, "rope_parameters", None))
+    return any(rotary_kind(one) in _COUNTING for one in found)
+
+
+def rotary_parameters(parameters: Any) -> Iterator[Mapping[str, Any]]:
+    """A model's rotary parameters, or those of each of its types of layers."""
+    if isinstance(parameters, Mapping):
+        yield parameters
+        for inner in parameters.values():
+            yield from rotary_parameters(inner)
+
+
+def rotary_kind(parameters: Mapping[str, Any]) -> Any:
+    """Which rotary embedding parameters are of, under its newer or its older name."""
+    return parameters.get("rope_type", parameters.get("type"))
 
 
 def _idle(key: str) -> bool:

@@ -317,9 +317,8 @@ def full_fine_tuning_claim(
     if found.difference is None:
         why = f"{found.unreached}: more learning rates or snapshots are needed"
         return conclude(claim, [nothing_measured(text, why)], notes=unknown)
-    notes = [f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}.", *unknown]
-    if at is None:
-        notes[:1] = [f"{notes[0][:-1]}, each trait and seeds over what both kinds reach there."]
+    where = ", each trait and seeds over what both kinds reach there" if at is None else ""
+    notes = [f"Held-out KL {found.low_kl:.3g} to {found.high_kl:.3g}{where}.", *unknown]
     if found.left_out:
         without = f"{found.left_out} of {len(both)} traits and seeds"
         notes.insert(1, f"{without} have none and are left out.")

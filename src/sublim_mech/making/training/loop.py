@@ -28,7 +28,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from ...hints import check_choice, counted
 from ...models.compat import checkpoint_activations, use_one_device
-from ...models.devices import without_autocast
 from ...storage.runs import new_folder
 from .batches import collate
 from .job import LOG, Job, log_lines
@@ -340,7 +339,7 @@ def fit(
     Returns:
         The model's tensors, where they are not whole in the model itself (FSDP).
     """
-    with _own_precision(), without_autocast():
+    with _own_precision():  # and no autocast of the caller's: `train` keeps it out
         return _fit(job, callbacks=callbacks, report_to=report_to, progress=progress)
 
 
