@@ -4,6 +4,9 @@
     sublim-mech export laptop --out out/laptop --to docs/findings/rows.csv
     python examples/findings.py                                        # docs/findings.md, figures
 
+Rows of the same study that another device made (`Computing(device=)`, exported to a file of their
+own) fill in what the first rows lack: --also. What both made is not counted twice, but compared.
+
 No model is loaded, and nothing is computed but means, intervals and tests over rows. A study that
 is not finished is told as it is: what is missing is named first. What stands around the two marks
 of the page is left as it is.
@@ -43,7 +46,7 @@ from sublim_mech.studies.reporting import drawn
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- begin: written by examples/findings.py -->", "<!-- end -->"
-HELP = "docs/findings/rows.csv, or .parquet: what `sublim-mech export` wrote"
+HELP = "what `sublim-mech export` wrote; docs/findings/rows.csv when not given"
 
 OF_CLAIM = {  # words of a claim -> the figures and what makes its rows
     "own trait": (("traits",), "trait_matrix"),
@@ -80,6 +83,11 @@ SAID = {
     "cannot tell": "cannot be told from these rows",
 }
 COLUMNS = ("change", "control", "specific")
+CELL = [
+    "trait", "row_seed", "training_seed", "labels", "c", "where", "trained_in", "evaluated_in",
+    "method", "kind", "rank", "rule", "lr", "step",
+]  # fmt: skip
+"""Columns that say which student of a study a row is of, and where it is asked."""
 
 
 class Picture(NamedTuple):
@@ -97,7 +105,14 @@ class Picture(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
-    parser.add_argument("--rows", default=str(DOCS / "findings" / "rows.csv"), help=HELP)
+    parser.add_argument("--rows", help=HELP)
+    parser.add_argument(
+        "--also",
+        action="append",
+        metavar="FILE",
+        help="rows that another device made, for what --rows lacks; docs/findings/card.csv where "
+        "neither is given",
+    )
     parser.add_argument("--page", default=str(DOCS / "findings.md"), help="what is written")
     parser.add_argument("--figures", default=str(DOCS / "assets" / "findings"), help="its folder")
     parser.add_argument("--study", default="laptop", help=f"{', '.join(PRESETS)}, or a file")
@@ -105,18 +120,41 @@ def main() -> None:
     study = (
         PRESETS[options.study]() if options.study in PRESETS else studies.read_study(options.study)
     )
-    rows = studies.read_export(options.rows)
-    write_page(study, rows, Path(options.page), Path(options.figures))
+    given, also = options.rows, options.also or []
+    if given is None:
+        given, also = DOCS / "findings" / "rows.csv", also or [DOCS / "findings" / "card.csv"]
+    tables = [studies.read_export(path) for path in (given, *also)]
+    write_page(study, tables, Path(options.page), Path(options.figures))
     print(f"{options.page}, {options.figures}/")
 
 
-def write_page(study: Study, rows: pd.DataFrame, page: Path, figures: Path) -> None:
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of one study that several devices made, every student from one of them: the first that
+    has it.
+    """
+    there = set(map(_cell, tables[0][CELL].itertuples(index=False)))
+    kept = [tables[0]]
+    for table in tables[1:]:
+        cells = list(map(_cell, table[CELL].itertuples(index=False)))
+        kept.append(table[[cell not in there for cell in cells]])
+        there.update(cells)
+    return pd.concat(kept, ignore_index=True)
+
+
+def _cell(values: Sequence[object]) -> tuple[str, ...]:
+    """Of tables whose empty columns are of other types."""
+    return tuple("" if pd.isna(value) else f"{value:g}" if isinstance(value, int | float)
+                 else str(value) for value in values)  # fmt: skip
+
+
+def write_page(study: Study, tables: Sequence[pd.DataFrame], page: Path, figures: Path) -> None:
     """Write what is between the marks of a page, and the figures beside it."""
+    rows = joined(tables)
     longer = tuple(name for name, context in study.contexts.items() if context.user_prefix)
     evidence = Evidence(students(rows), longer)
     pictures = _figures(evidence, figures, page)
-    lines = [*_state(study, rows), *_in_short(told_claims(evidence)), *_claims(study, evidence,
-             pictures), *_students(evidence), *_recompute(evidence)]  # fmt: skip
+    lines = [*_state(study, tables), *_in_short(told_claims(evidence)), *_claims(study, evidence,
+             pictures), *_students(evidence), *_recompute(evidence, tables)]  # fmt: skip
     before, after = f"# Findings\n\n{BEGIN}", END
     if page.is_file():
         text = page.read_text("utf-8")
@@ -169,19 +207,24 @@ def _contrast(evidence: Evidence) -> Verdict:
 # --------------------------------------------------------------------------------------- the pieces
 
 
-def _state(study: Study, rows: pd.DataFrame) -> Iterator[str]:
-    """How much of the study is there, part by part."""
+def _state(study: Study, tables: Sequence[pd.DataFrame]) -> Iterator[str]:
+    """How much of the study is there, part by part, and what made it."""
     runs = Tasks(study).runs
-    there = set(rows["run"])
+    there: set[str] = set()
+    for table in tables:
+        there |= _runs_of(study, table)
     done = sum(run.task.address in there for run in runs)
     yield "## What these rows are"
     yield ""
     yield (
         f"{done:,} of {counted(len(runs), 'run')} of the study `{study.name}` are there "
         f"(`sublim-mech run {study.name} --out out/{study.name}`, then `make findings`). "
-        f"{_provenance(rows)}"
+        f"{' '.join(_provenance(table) for table in tables)}"
     )
     yield ""
+    for table in tables[1:]:
+        yield _both(tables[0], table)
+        yield ""
     yield "| part | runs | row seeds | training seeds |"
     yield "|---|---|---|---|"
     lacking = []
@@ -200,13 +243,47 @@ def _state(study: Study, rows: pd.DataFrame) -> Iterator[str]:
     yield ""
 
 
+def _runs_of(study: Study, rows: pd.DataFrame) -> set[str]:
+    """The runs of a study that rows hold; a device is a part of an address, here it is not."""
+    there = set(rows["run"])
+    found = set()
+    for device in rows["device"].dropna().unique() if "device" in rows else [None]:
+        elsewhere = study
+        if device is not None:
+            elsewhere = replace(study, computing=replace(study.computing, device=str(device)))
+        for run, its in zip(Tasks(study).runs, Tasks(elsewhere).runs, strict=True):
+            if its.task.address in there:
+                found.add(run.task.address)
+    return found
+
+
+def _both(first: pd.DataFrame, other: pd.DataFrame) -> str:
+    """How far two devices agree on the students that both made."""
+    one, two = (
+        table.assign(cell=list(map(_cell, table[CELL].itertuples(index=False))))
+        .drop_duplicates("cell")
+        .set_index("cell")[["change", "specific", "kl"]]
+        for table in (first, other)
+    )
+    apart = (one - two).abs().dropna(how="all")
+    if apart.empty:
+        return "No student was made in both places."
+    return (
+        f"{counted(len(apart), 'student')} (each context counted) were made in both places; the "
+        f"first's rows are taken of them. Change differs by {apart['change'].mean():.3f} nats in "
+        f"the mean and {apart['change'].max():.3f} at most, student - control by "
+        f"{apart['specific'].mean():.3f} and {apart['specific'].max():.3f}, held-out KL by "
+        f"{apart['kl'].max():.1g} at most: a training in bf16 follows the order of sums."
+    )
+
+
 def _provenance(rows: pd.DataFrame) -> str:
-    told = []
-    for name in ("base", "dtype", "threads", "versions"):
+    told = [counted(len(rows), "row")]
+    for name in ("base", "device", "dtype", "threads", "versions"):
         values = [str(value) for value in rows[name].dropna().unique()] if name in rows else []
         if values:
             told.append(f"{name}: {' / '.join(values)}")
-    return f"{'; '.join(told)}." if told else ""
+    return f"{'; '.join(told)}."
 
 
 def _in_short(claims: Sequence[Verdict]) -> Iterator[str]:
@@ -316,7 +393,7 @@ def _mean(group: pd.DataFrame, column: str) -> tuple[str, str, str]:
     return _signed(found.mean), _interval(found.t_low, found.t_high), _number(seen)
 
 
-def _recompute(evidence: Evidence) -> Iterator[str]:
+def _recompute(evidence: Evidence, tables: Sequence[pd.DataFrame]) -> Iterator[str]:
     """How anybody gets the first line of the table from the rows."""
     if evidence.all.empty:
         return
@@ -324,6 +401,7 @@ def _recompute(evidence: Evidence) -> Iterator[str]:
     names = ("method", "labels", "where", "trained_in", "evaluated_in", "step")
     chosen = " and ".join(f"{name} == {_value(one[name])}" for name in names)
     group = evidence.all.query(chosen.replace("\n", " "))
+    files = ["rows.csv", "card.csv"][: len(tables)]
     yield "## Any number again"
     yield ""
     yield "With pandas alone; the first line's student - control, say:"
@@ -331,9 +409,14 @@ def _recompute(evidence: Evidence) -> Iterator[str]:
     yield "```"
     yield "import pandas as pd"
     yield ""
-    yield 'rows = pd.read_csv("docs/findings/rows.csv", keep_default_na=False, na_values=[""])'
+    yield f"files = {json.dumps(files)}"
+    yield "rows = pd.concat(["
+    yield '    pd.read_csv(f"docs/findings/{file}", keep_default_na=False, na_values=[""])'
+    yield "    for file in files"
+    yield "])"
     yield f"rows = rows.query({json.dumps(chosen)})"
-    yield 'rows = rows.drop_duplicates(["student"])          # of several parts'
+    yield "# once, of several parts or made in both places"
+    yield 'rows = rows.drop_duplicates(["trait", "row_seed", "training_seed"])'
     yield 'seeds = rows.groupby("row_seed")["specific"].mean()'
     yield f"print(seeds.mean())              # {_mean(group, 'specific')[0]}"
     yield "```"

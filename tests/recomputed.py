@@ -93,13 +93,16 @@ def told(page: str, rows: pd.DataFrame) -> Iterator[Told]:
 
 
 def of_setting(rows: pd.DataFrame, section: str, needed: str) -> pd.DataFrame:
-    """Students of the setting that a section is told of, each once."""
+    """Students of the setting that a section is told of, each once: of several parts, and of two
+    devices the one that stands first.
+    """
     (words,) = set(re.findall(r"Told of: (.*?)\.(?: The study has|$)", section, re.MULTILINE))
     rows = rows[(rows["step"].fillna(0) == 0) & rows[needed].notna()]
     for name, value in (pair.split(" ", 1) for pair in words.split(", ")):
         same = rows[name] == (float(value) if rows[name].dtype.kind in "if" else value)
         rows = rows[same]
-    return rows.drop_duplicates(["student", "evaluated_in"])
+    who = ["trait", "row_seed", "training_seed", "where", "trained_in", "evaluated_in"]
+    return rows.drop_duplicates(who)
 
 
 def over_row_seeds(values: pd.Series) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from planted_rows import everything
 
 from sublim_mech import studies
 from sublim_mech.stats import verdicts
+from sublim_mech.studies import Tasks
 from sublim_mech.studies.concluding import Evidence, conclusions, students
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -33,7 +35,11 @@ def exported(made: Any, tmp_path: Path) -> Path:
 
 
 def write(findings: Any, study: Any, rows: pd.DataFrame, folder: Path) -> str:
-    findings.write_page(study, rows, folder / "findings.md", folder / "figures")
+    return write_all(findings, study, [rows], folder)
+
+
+def write_all(findings: Any, study: Any, tables: list[pd.DataFrame], folder: Path) -> str:
+    findings.write_page(study, tables, folder / "findings.md", folder / "figures")
     return (folder / "findings.md").read_text()
 
 
@@ -75,6 +81,28 @@ def test_an_unfinished_study_names_the_parts_that_are_not_there(findings, made, 
     contrast = page.partition("## Contrastive labels")[2].partition("##")[0]
     assert "Cannot be told" in contrast
     assert "no students of both kinds" in contrast
+
+
+def test_rows_of_another_device_fill_in_what_the_first_lack(findings, made, exported, tmp_path):
+    """A student that both made is the first's, and is compared; addresses know the device."""
+    rows = studies.read_export(exported)
+    on_card = replace(made.study, computing=replace(made.study.computing, device="cuda"))
+    address = {
+        here.task.address: there.task.address
+        for here, there in zip(Tasks(made.study).runs, Tasks(on_card).runs, strict=True)
+    }
+    other = rows.assign(run=rows["run"].map(address), device="cuda", student="its own")
+    other["change"] += 0.25
+    first = rows[rows["part"] != "plain"]
+    page = write_all(findings, made.study, [first, other], tmp_path)
+    assert "Nothing is missing." in page
+    both = len(first.drop_duplicates(["student", "evaluated_in"]))
+    assert f"{both} students (each context counted) were made in both places" in page
+    assert "Change differs by 0.250 nats in the mean and 0.250 at most" in page
+    joined = findings.joined([first, other])
+    assert (joined["device"] == "cuda").sum() == (rows["part"] == "plain").sum() > 0
+    assert len(joined) == len(rows)
+    assert "0 of 2" in write_all(findings, made.study, [first, first], tmp_path)
 
 
 def test_contrast_is_the_difference_of_students_that_differ_in_nothing_else(
