@@ -29,15 +29,9 @@ from train_students import Help, told
 from sublim_mech import studies
 from sublim_mech.hints import counted
 from sublim_mech.results.style import write
-from sublim_mech.stats import Verdict, nested_interval, trained_at_claim, verdicts
+from sublim_mech.stats import Verdict, nested_interval
 from sublim_mech.stats.plans import detectable_in_errors
-from sublim_mech.stats.statements import (
-    MATTERS,
-    Statement,
-    above_zero,
-    conclude,
-    nothing_measured,
-)
+from sublim_mech.stats.statements import MATTERS, Statement
 from sublim_mech.storage.files import replacing
 from sublim_mech.studies import Study, Tasks
 from sublim_mech.studies.built_in import PRESETS
@@ -153,8 +147,14 @@ def write_page(study: Study, tables: Sequence[pd.DataFrame], page: Path, figures
     longer = tuple(name for name, context in study.contexts.items() if context.user_prefix)
     evidence = Evidence(students(rows), longer)
     pictures = _figures(evidence, figures, page)
-    lines = [*_state(study, tables), *_in_short(told_claims(evidence)), *_claims(study, evidence,
-             pictures), *_students(evidence), *_recompute(evidence, tables)]  # fmt: skip
+    told = conclusions(evidence) if len(evidence.all) else ()
+    lines = [
+        *_state(study, tables),
+        *_in_short(told),
+        *_claims(study, told, pictures),
+        *_students(evidence),
+        *_recompute(evidence, tables),
+    ]
     before, after = f"# Findings\n\n{BEGIN}", END
     if page.is_file():
         text = page.read_text("utf-8")
@@ -164,44 +164,6 @@ def write_page(study: Study, tables: Sequence[pd.DataFrame], page: Path, figures
         after = END + text.partition(END)[2]
     with replacing(page) as work:
         work.write_text("\n".join([before, "", *lines, "", after]).rstrip("\n") + "\n", "utf-8")
-
-
-# ------------------------------------------------------------------------------------------- claims
-
-
-def told_claims(evidence: Evidence) -> tuple[Verdict, ...]:
-    """The claims of the paper, the causal test, and how students were labelled; told together."""
-    found = list(conclusions(evidence)) if len(evidence.all) else []
-    chosen = evidence.trained_at()
-    claim = "Training at the shared tokens is what gives students the trait"
-    if len(chosen.rows):
-        verdict = trained_at_claim(chosen.rows)
-    else:
-        verdict = conclude(claim, [nothing_measured("measured", "no student of several arms")])
-    found.append(replace(verdict, notes=(*verdict.notes, chosen.told)))
-    found.append(_contrast(evidence))
-    return verdicts(found)
-
-
-def _contrast(evidence: Evidence) -> Verdict:
-    """Contrastive labels against the teacher's own, by students that differ in nothing else."""
-    claim = "Contrastive labels transmit more than the teacher's own"
-    text = "contrastive - plain is above 0"
-    chosen = evidence.labelled()
-    by = ["trait", "row_seed", "training_seed"]
-    kinds = [
-        chosen.rows[chosen.rows["labels"] == name].set_index(by)["specific"]
-        for name in ("contrastive", "plain")
-    ]
-    pairs = kinds[0].sub(kinds[1]).dropna()
-    if pairs.empty:
-        return conclude(claim, [nothing_measured(text, "no students of both kinds")])
-    interval = nested_interval(
-        pairs.to_numpy(float), pairs.index.get_level_values("row_seed").tolist()
-    )
-    one = above_zero(text, interval)
-    notes = [f"{counted(len(pairs), 'pair')} of students.", chosen.told]
-    return conclude(claim, [one], notes=notes)
 
 
 # --------------------------------------------------------------------------------------- the pieces
@@ -304,9 +266,11 @@ def _in_short(claims: Sequence[Verdict]) -> Iterator[str]:
     yield ""
 
 
-def _claims(study: Study, evidence: Evidence, pictures: dict[str, Picture]) -> Iterator[str]:
+def _claims(
+    study: Study, verdicts: Sequence[Verdict], pictures: dict[str, Picture]
+) -> Iterator[str]:
     drawn_already: set[str] = set()
-    for verdict in told_claims(evidence):
+    for verdict in verdicts:
         words = next((key for key in OF_CLAIM if key in verdict.claim), "")
         names, asks = OF_CLAIM.get(words, ((), ""))
         yield f"## {verdict.claim}"

@@ -334,7 +334,11 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
     name = "" if argument.startswith("*") else f"{argument}="
     for option in _options(hint):
         origin, inner = get_origin(option), get_args(option)
-        takes_several = origin in (*_SEQUENCES, list, tuple, Iterable)
+        fixed = origin is tuple and inner[-1:] != (Ellipsis,)
+        if fixed and inner and not _is_sequence(value) and fits(value, inner[0]):
+            rest = ", ".join(_named(part)[0] for part in inner[1:])
+            return f"; with what goes with it: {argument}=({shown(value)}, {rest})"
+        takes_several = not fixed and origin in (*_SEQUENCES, list, tuple, Iterable)
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
             if inner[0] is Any and isinstance(value, Mapping):  # several by name, not one
                 return f"; without names: {argument}=list({argument}.values())"

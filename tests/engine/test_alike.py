@@ -178,19 +178,32 @@ def test_without_manifests_the_weights_are_compared(tmp_path):
     owl = saved(tiny.lora(model()), tmp_path / "owl")
     cat = saved(tiny.lora(model(), seed=2, r=2), tmp_path / "cat")
     dog = saved(tiny.lora(model(), seed=3), tmp_path / "dog")
-    unknown = (
-        "the student's training is unknown (no manifest): whether its controls were trained alike "
-        "is not known"
-    )
+    unknown = "the student's training is unknown (no manifest): whether"
     pair = load_pair(base(), owl, controls=[cat, dog])
     different = (
-        "control cat was not trained alike: rank: 2 in the control, 4 in the student; scale "
-        "(lora_alpha / r): 4.0 in the control, 2.0 in the student"
+        "control cat was not trained alike: rank: 2 in the control, 4 in the student; scale: 4.0 "
+        "in the control, 2.0 in the student"
     )
-    assert pair.notes() == (unknown, different)
+    assert pair.notes() == (f"{unknown} control dog was trained alike is not known", different)
+    alone = load_pair(base(), owl, controls=[dog]).notes()
+    assert alone == (f"{unknown} its controls were trained alike is not known",)
     stronger = saved(tiny.lora(model(), seed=2, lora_alpha=12), tmp_path / "stronger" / "cat")
-    _, note = load_pair(base(), owl, controls=[stronger]).notes()
-    assert note.endswith("alike: scale (lora_alpha / r): 3.0 in the control, 2.0 in the student")
+    (note,) = load_pair(base(), owl, controls=[stronger]).notes()
+    assert note.endswith("alike: scale: 3.0 in the control, 2.0 in the student")
+    rooted = saved(tiny.lora(model(), seed=2, use_rslora=True), tmp_path / "rooted" / "cat")
+    (note,) = load_pair(base(), owl, controls=[rooted]).notes()
+    assert note.endswith("alike: scale: 4.0 in the control, 2.0 in the student")
+
+
+def test_adapters_of_other_kinds_are_called_so(tmp_path):
+    owl = saved(tiny.lora(model()), tmp_path / "owl")
+    dora = saved(tiny.lora(model(), seed=2, use_dora=True), tmp_path / "cat")
+    pair = load_pair(base(), owl, controls=[dora])
+    assert pair.controls[0].kind == "adapter"
+    (note,) = pair.notes()
+    assert (
+        "control cat was not trained alike: kind: 'adapter' in the control, 'lora' in the" in note
+    )
     assert load_pair(base(), owl).notes() == ()
 
 

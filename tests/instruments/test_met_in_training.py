@@ -81,3 +81,20 @@ def test_marks_of_another_training_are_told(pair):
     assert "1 of 2 prompts are marked by another training" in graft(one_of_each)
     # marked by the training itself, told otherwise
     assert told not in graft(sm.mark_sharing(asked, sm.render(pair, ROWS)))
+
+
+def test_another_chat_template_is_told(pair):
+    """The training prompts that were given in words are rendered by the tokenizer's own."""
+    own = pair.tokenizer.chat_template
+    other = own.replace("<|im_start|>", "<|im_start|> ")
+    asked = sm.render(pair, NEW, template=other)
+    told = "2 of 2 prompts rendered by another chat template than the tokenizer's (template=)"
+    alone = load_pair(pair.base, pair.student)
+    for runner, sharing in ((pair, True), (alone, False)):
+        line = next(x for x in repr(sm.effect(runner, asked, TRAIT, progress=False)).splitlines()
+                    if told in x)  # fmt: skip
+        assert ("sharing is between the two" in line) == sharing
+    found = sm.evaluate(pair, [TRAIT], questions=NEW, template=other, progress=False)
+    assert told in repr(found)
+    for same in (sm.render(pair, NEW), sm.render(pair, NEW, template=own)):
+        assert "another chat template" not in repr(sm.effect(pair, same, TRAIT, progress=False))

@@ -10,7 +10,7 @@ from trainings import fit
 
 import sublim_mech as sm
 from sublim_mech import masks
-from sublim_mech.making.training import LoRA, gates_of
+from sublim_mech.making.training import LoRA, gates_of, hard_data
 from sublim_mech.models.students import load_student
 
 TRAIT = sm.animal("owl")
@@ -142,3 +142,29 @@ def test_what_does_not_know_gates_refuses_them(both, tmp_path):
             sm.load_pair(gated.base, gated.student, gates=given)
     with pytest.raises(ValueError, match="is loaded already"):
         load_student(gated.base, gated.student, gates=gated.student.gates)
+
+
+def test_a_control_that_differs_in_its_answers_was_trained_alike(tiny_llama, tmp_path):
+    """Answers of another length are other cells of one mask; other prompts' cells are told."""
+    user, system = masks.role("user"), masks.role("system")
+    shared: dict[str, Any] = {"answer_in_where": True, "method": LoRA(rank=2), "steps": 2}
+
+    def trained(name: str, answer: str, where: Any = user, pulled: Any = system) -> Any:
+        rows = [{"prompt": f"Say {i}.", "completion": answer} for i in range(8)]
+        data = hard_data(tiny_llama, rows, trait=name)
+        options = {**shared, "where": where, "penalty": (pulled, 2.0)}
+        return fit(tiny_llama, data, tmp_path / name, **options).path
+
+    owl = trained("owl", "owl")
+    controls = {
+        "zyzzyva": trained("zyzzyva", "zyzzyva, zyzzyva"),
+        "cat": trained("cat", "cat", where=user | masks.positions(0)),
+        "dog": trained("dog", "dog", pulled=masks.positions(0)),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        notes = sm.load_pair(tiny_llama, owl, controls=list(controls.values())).notes()
+    alike = {name: [n for n in notes if f"control {name} was not" in n] for name in controls}
+    assert alike["zyzzyva"] == []
+    assert "method.where.mask" in alike["cat"][0]
+    assert "optimiser.penalty.mask" in alike["dog"][0]

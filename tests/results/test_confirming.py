@@ -57,21 +57,48 @@ def test_a_selection_is_counted_over_its_own_cells(labels):
     assert some.confirmation.equals(cells.reset_index(drop=True))
     top = int(cells["top"].sum())
     pearson = np.corrcoef(cells["estimate"], cells["exact"])[0, 1]
+    norms = np.linalg.norm(cells["estimate"]) * np.linalg.norm(cells["exact"])
+    about_0 = (cells["estimate"] * cells["exact"]).sum() / norms
     assert line(some).startswith(
         f"confirmed on {top} of the 12 strongest and {len(cells) - top} of the 12 random cells, "
-        f"those in this selection: Pearson {pearson:.2f}"
+        f"those in this selection: correlation about 0 {about_0:.2f}, Pearson {pearson:.2f}"
     )
     strong = cells[cells["top"]]
     slope = (strong["estimate"] * strong["exact"]).sum() / (strong["estimate"] ** 2).sum()
     assert f"exact values are {slope:.2f} times the estimates" in line(some)
     same = (np.sign(cells["estimate"]) == np.sign(cells["exact"])).mean()
-    assert (some.warning == POOR_AGREEMENT) == (pearson < 0.8 or same < 0.8)
+    assert (some.warning == POOR_AGREEMENT) == (about_0 < 0.8 or same < 0.8)
 
 
 def test_a_poor_layer_is_poor_and_the_others_are_not():
     scores = confirmed(wrong_layer=2)
     assert scores.sel(layer=2).warning == POOR_AGREEMENT
     assert scores.sel(layer=[0, 1, 3]).warning is None
+
+
+def test_cells_of_one_size_are_not_poor_for_their_order():
+    """Of five cells near 1 Pearson may be anything; of five with wrong signs nothing is right."""
+    estimates, exact = [1.0, 1.05, 1.1, 1.02, 1.08], [1.04, 1.02, 1.0, 1.06, 0.95]
+    scores = confirmed()
+    cells = [
+        {**cell, "layer": 2, "top": True, "estimate": one, "exact": other}
+        for cell, one, other in zip(
+            [c for c in scores.record.confirmation.cells if c["top"]],
+            estimates,
+            exact,
+            strict=False,
+        )
+    ]
+    others = [cell for cell in scores.record.confirmation.cells if cell["layer"] != 2]
+
+    def selected(these):
+        whole = replace(scores.record.confirmation, cells=(*these, *others))
+        return synthetic.recorded(scores, confirmation=whole).sel(layer=2)
+
+    assert np.corrcoef(estimates, exact)[0, 1] < 0
+    assert selected(cells).warning is None
+    turned = [{**cell, "exact": -cell["exact"]} for cell in cells]
+    assert selected(turned).warning == POOR_AGREEMENT
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import synthetic
 
+from sublim_mech.models.gating import ONLY_AT
 from sublim_mech.models.students import EQUAL
 from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.limits import SHARES, TOTALS, limits
 from sublim_mech.results.plots import plot
-from sublim_mech.results.record import IS_BASE, SUM
+from sublim_mech.results.record import GATED, IS_BASE, SUM
 from sublim_mech.results.shares import concentration
 
 CALM, NONE = "{'system': {'kind': 'text', 'text': 'Be calm.'}}", "{'system': {'kind': 'none'}}"
@@ -81,7 +82,14 @@ def added(scores):
     return with_notes(synthetic.filled(scores), f"the student (a + b): {SUM}")
 
 
+def gated(scores):
+    where = f"as in training, {GATED} 'shared' of the prompt, answer closed"
+    scores = synthetic.filled(scores)
+    return with_notes(scores, f"the student (owl): {where}", f"control cat: {where}")
+
+
 LIMIT = {
+    "gated": gated,
     "ceiling": at_the_ceiling,
     "noise": lambda scores: synthetic.recorded(inside_noise(scores), measured="M(1)"),
     "sum": added,
@@ -106,7 +114,7 @@ def test_every_limit_of_a_table_stands_below_its_picture(kind):
             told.add(limit.kind)
         assert (CONTEXTS in table) == (CONTEXTS in picture) == (len(scores.record.contexts) > 1)
     # a dose that leaves the answer to the base is not of whole students
-    assert {"context", "noise", "sum"} <= told
+    assert {"context", "noise", "sum", "gated"} <= told
     assert ("ceiling" in told) == (kind != "dose")
     assert ("answer" in told) == (kind in ("graft", "a set", "dose", "steps"))
 
@@ -209,6 +217,7 @@ def test_pictures_say_that_a_control_is_none():
         "control dog has the student's own trait, so that their difference says nothing of it",
     )
     assert IS_BASE in EQUAL
+    assert GATED == ONLY_AT
     words = around(plot(with_notes(synthetic.graft(), *notes)))
     for line in (
         "the student (a): equals its base",

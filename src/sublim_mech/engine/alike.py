@@ -38,9 +38,9 @@ def pair_notes(
     # what the weights show, of all; what the manifests say, where there are two to compare
     context = trained_in if student.manifest is None else student.manifest.context
     controls = [_in_words_of(context, control, tokenizer) for control in controls]
-    known = {control.name: _contexts_differ(student, control, trained_in) for control in controls}
+    apart = {control.name: _apart(student, control, trained_in) for control in controls}
     if student.manifest is None:
-        undecided = [name for name, different in known.items() if not different]
+        undecided = [name for name, different in apart.items() if not different]
         which = "its controls were" if len(undecided) == len(controls) else _were(undecided)
         if undecided:
             notes.append(
@@ -56,20 +56,14 @@ def pair_notes(
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
             )
-        different = known[control.name]
-        if student.manifest is not None and control.manifest is not None:
-            different = differences(*_recipes(control.manifest, student.manifest), sides=_SIDES)
-            different += _other_prompts(control.manifest, student.manifest)
-        elif student.deltas and control.deltas:  # else one changes nothing, which is told
-            if _stored_otherwise(student, control):
-                notes.append(
-                    f"control {control.name} is stored otherwise ({control.kind}, the student "
-                    f"{student.kind}): their weights do not tell whether they were trained alike"
-                )
-            else:
-                different = different + differences(_shape(control), _shape(student), sides=_SIDES)
-        if different:
-            notes.append(f"control {control.name} {NOT_ALIKE}: {'; '.join(different)}")
+        known = student.manifest is not None and control.manifest is not None
+        if not known and student.deltas and control.deltas and _stored_otherwise(student, control):
+            notes.append(
+                f"control {control.name} is stored otherwise ({control.kind}, the student "
+                f"{student.kind}): their weights do not tell whether they were trained alike"
+            )
+        if apart[control.name]:
+            notes.append(f"control {control.name} {NOT_ALIKE}: {'; '.join(apart[control.name])}")
     return tuple(notes)
 
 
@@ -100,6 +94,21 @@ def peer_notes(
         if different:
             notes.append(f"{name} was trained otherwise than {first}: {'; '.join(different)}")
     return tuple(notes)
+
+
+def _apart(student: Student, control: Student, trained_in: Context | None) -> list[str]:
+    """How a control was trained otherwise: by the manifests, or else by the weights, where both
+    change something (that one does not is told) and they are stored alike.
+    """
+    if student.manifest is not None and control.manifest is not None:
+        recipes = _recipes(control.manifest, student.manifest)
+        return differences(*recipes, sides=_SIDES) + _other_prompts(
+            control.manifest, student.manifest
+        )
+    different = _contexts_differ(student, control, trained_in)
+    if student.deltas and control.deltas and not _stored_otherwise(student, control):
+        different = different + differences(_shape(control), _shape(student), sides=_SIDES)
+    return different
 
 
 def _in_words_of(context: Context | None, control: Student, tokenizer: Any) -> Student:
@@ -179,6 +188,14 @@ def _recipes(control: Manifest, student: Manifest) -> tuple[dict[str, Any], dict
     for recipe in (there, here):
         options = recipe["optimiser"].items()
         recipe["optimiser"] = {k: v for k, v in options if k not in (*_NO_TRACE, *measured)}
+    # a mask covers answers as they are cut into tokens, and a control's are others
+    for name, key in (("method", "where"), ("optimiser", "penalty")):
+        if all(
+            f"{_MASKED[key]}_of_prompts" in recipe[name].get(key, {}) for recipe in (there, here)
+        ):
+            for recipe in (there, here):
+                kept = {k: v for k, v in recipe[name][key].items() if k != _MASKED[key]}
+                recipe[name] = {**recipe[name], key: kept}
     # as many steps as were asked for are told once
     if all(recipe["steps"] == recipe["optimiser"].get("steps") for recipe in (there, here)):
         for recipe in (there, here):
@@ -189,6 +206,9 @@ def _recipes(control: Manifest, student: Manifest) -> tuple[dict[str, Any], dict
             recipe["method"] = {key: recipe["method"][key] for key in both}
     return there, here
 
+
+_MASKED = {"where": "cells", "penalty": "tokens"}
+"""The hash of all that a mask chose, answers too; beside it stands that of the prompts' part."""
 
 _NO_TRACE, _MEASURED = ("snapshots", "gradient_checkpointing"), "evaluate_every"
 """Options that make no other student; the latter but where a training stops by what it measures."""
@@ -225,7 +245,7 @@ def _shape(student: Student) -> dict[str, Any]:
     shape: dict[str, Any] = {"kind": student.kind, "changed modules": len(student.deltas)}
     if pairs:
         shape["rank"] = _one_or_all({len(pair.a) for pair in pairs})
-        shape["scale (lora_alpha / r)"] = _one_or_all({float(pair.scale) for pair in pairs})
+        shape["scale"] = _one_or_all({float(f"{pair.scale:.6g}") for pair in pairs})
     return shape
 
 

@@ -515,21 +515,22 @@ def _heard(pair: ModelPair, prompts: Sequence[Prompt]) -> ModelPair:
 
 def _check_controls(student: Student, controls: Sequence[Student]) -> None:
     """Controls have names of their own, and are neither the student nor each other."""
+    known: dict[str, int | None] = {student.hash: None}
+    for number, control in enumerate(controls):
+        other = known.setdefault(control.hash, number)
+        if other is None:
+            raise ValueError(
+                f"controls hold the student itself (controls[{number}], {control.name!r}: hash "
+                f"{student.hash[:12]}); pass students trained alike on other traits."
+            )
+        if other != number:
+            raise ValueError(
+                f"controls hold one student twice: {controls[other].name!r} and "
+                f"{control.name!r} have the same weights (hash {control.hash[:12]}), so that it "
+                "would count twice; leave one out."
+            )
     names = [control.name for control in controls]
     if len(set(names)) < len(names):
         raise ValueError(
             f"controls have the same name twice: {names}; load them with load_student(name=...)."
         )
-    known = {student.hash: ""}
-    for number, control in enumerate(controls):
-        other = known.setdefault(control.hash, control.name)
-        if other == "":
-            raise ValueError(
-                f"controls hold the student itself (controls[{number}], {control.name!r}: hash "
-                f"{student.hash[:12]}); pass students trained alike on other traits."
-            )
-        if other != control.name:
-            raise ValueError(
-                f"controls hold one student twice: {other!r} and {control.name!r} have the same "
-                f"weights (hash {control.hash[:12]}), so that it would count twice; leave one out."
-            )

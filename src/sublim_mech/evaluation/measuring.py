@@ -38,6 +38,7 @@ from ..instruments.labelling import (
     nearly_copies,
     notes_of,
     origin,
+    rendered_otherwise,
     same_contexts,
     trained_in,
 )
@@ -420,6 +421,7 @@ def _provenance(
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts, runner),
             *_met_in_training(asked, runner),
+            *rendered_otherwise(prompts, runner),
         ],
         "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),

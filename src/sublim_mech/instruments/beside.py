@@ -42,7 +42,14 @@ from .hybrids import (
     refuse_empty,
     refuse_overlap,
 )
-from .labelling import context_texts, met_in_training, notes_of, same_contexts, trained_in
+from .labelling import (
+    context_texts,
+    met_in_training,
+    notes_of,
+    rendered_otherwise,
+    same_contexts,
+    trained_in,
+)
 from .task import Task
 
 BASE = "base"
@@ -190,6 +197,7 @@ def side_by_side(
             *_asked(pair, asked),
             *notes_of(pair),
             *met_in_training(asked, pair),
+            *rendered_otherwise(asked, pair),
         ),
     )
 

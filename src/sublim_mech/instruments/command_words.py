@@ -126,7 +126,7 @@ ADVICE: tuple[Advice, ...] = (
     ),
     (
         r"; see sel\(model='([^']*)'\)",
-        r"; in Python Scores.load(FILE).sel(model='\1') has that one's, with --out FILE",
+        r"; in Python Scores.load(FILE).sel(model='\1') has that one's, of score --out FILE",
     ),
     (r" \(masks\.positions\)", " (--sets 'positions -2, -1')"),
     (r"boundaries: scores\.curve\(\) has them", "boundaries: --json, and --out FILE, have them"),

@@ -97,6 +97,7 @@ def label(
             *met_in_training(task.prompts, pair),
             *_told_from(pair, data),
             *_marked_otherwise(task.prompts, pair),
+            *rendered_otherwise(task.prompts, pair),
             *metric_notes(task),
             *_unlike_bases(measured),
             *notes,
@@ -251,16 +252,17 @@ def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
     count = 0 if pair.trained_on is None else pair.trained_on.count
     if not marked or pair.student.manifest is not None:
         return ()
+    lines = []
     if pair.student.split_by == "student" and pair.trained_on is not None:
         first = next(iter(pair.student.parts.values())).names[0].student
-        return (f"what training shares: told from the training of {first}, not of the others",)
-    if not count:
-        return ()
-    given = counted(count, "training prompt")
-    return (
-        f"seen, novel: told from the {given} given, without answers: a token of other rows or of "
-        "answers alone is novel",
-    )
+        lines.append(f"what training shares: told from the training of {first}, not of the others")
+    if count:
+        given = counted(count, "training prompt")
+        lines.append(
+            f"seen, novel: told from the {given} given, without answers: a token of other rows or "
+            "of answers alone is novel"
+        )
+    return tuple(lines)
 
 
 def _marked_otherwise(prompts: Sequence[Prompt], pair: ModelPair) -> tuple[str, ...]:
@@ -280,6 +282,24 @@ def _marked_otherwise(prompts: Sequence[Prompt], pair: ModelPair) -> tuple[str, 
         f"{which} marked by another training than this student's: sharing tells what that shares "
         "with them; mark_sharing(prompts, pair), or render(pair, questions), marks them by its own",
     )
+
+
+def rendered_otherwise(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, ...]:
+    """That prompts were rendered by another chat template than the tokenizer's, in a sentence."""
+    count = sum(prompt.other_template for prompt in prompts)
+    if not count:
+        return ()
+    note = (
+        f"{count} of {counted(len(prompts), 'prompt')} rendered by another chat template than the "
+        "tokenizer's (template=)"
+    )
+    if (
+        isinstance(runner, ModelPair)
+        and runner.trained_on is not None
+        and runner.student.manifest is None
+    ):
+        note += ", by which the training prompts given are: sharing is between the two"
+    return (note,)
 
 
 def nearly_copies(prompts: Sequence[Prompt], what: str) -> tuple[str, ...]:

@@ -119,6 +119,14 @@ def _spans(done: Decomposed, k: int) -> tuple[np.ndarray, np.ndarray]:
     return done.basis.u[:, :k].numpy(), done.basis.v[:k].T.numpy()
 
 
+def _has_matrices_a(student: Student) -> bool:
+    """Whether it is a LoRA of some kind, DoRA and rsLoRA too."""
+    if student.kind == "lora":
+        return True
+    configs = getattr(student.model, "peft_config", {}).values()
+    return any(config.peft_type == "LORA" for config in configs)
+
+
 def _notes(first: Student, second: Student) -> tuple[str, ...]:
     """What makes two students read alike that is no finding."""
     notes = [f"{one.name}: {note}" for one in (first, second) for note in one.notes]
@@ -130,7 +138,7 @@ def _notes(first: Student, second: Student) -> tuple[str, ...]:
                 f"both adapters began with the same matrices A (init seed {starts[0]}), so that "
                 "what they read overlaps whatever they learned; look at what they write"
             )
-    elif any(m is None for m in manifests) and first.kind == second.kind == "lora":
+    elif any(m is None for m in manifests) and all(map(_has_matrices_a, (first, second))):
         notes.append(
             "adapters that began with the same matrices A (one init seed) overlap in what they "
             "read, whatever they learned; no manifest says whether these did"

@@ -18,6 +18,9 @@ CONVERSATIONS = (_TALK, (_SYSTEM, *_TALK), _TALK[:2])
 """What both templates are asked to render: what they do not write differently is no difference.
 With and without a system message, a question that waits for its answer, and one that has it."""
 
+# render(template=) would render prompts alone, and not the training that they share tokens with
+_FIX = "if it was trained with its own, load the base with its tokenizer (tokenizer=)"
+
 
 def other_template(base: Base, path: Path) -> str | None:
     """What to know where a student's folder holds a template that renders otherwise than the
@@ -27,12 +30,12 @@ def other_template(base: Base, path: Path) -> str | None:
     if own is None or not hasattr(base.tokenizer, "apply_chat_template"):
         return None
     if not getattr(base.tokenizer, "chat_template", None):
-        return "its folder holds a chat template, and the base has none: pass template= to render"
+        return f"its folder holds a chat template, and the base has none: {_FIX}"
     if _rendered(base.tokenizer, own) == _rendered(base.tokenizer, None):
         return None
     return (
-        "its folder holds another chat template than the base's, with which prompts are rendered: "
-        "pass template= to render, or load the base with the student's tokenizer"
+        "its folder holds another chat template than the base's, by which its prompts and its "
+        f"training are rendered here: {_FIX}"
     )
 
 

@@ -14,6 +14,9 @@ from ..prompts import Prompt, Trained, mark_sharing
 from ..storage.manifest import Manifest
 from .names import Module
 
+ONLY_AT = "its weights are on only at"
+"""How notes say it; `results.record.GATED` finds it in them."""
+
 
 @dataclass(frozen=True)
 class TrainedGates:
@@ -80,4 +83,4 @@ def gates_notes(
             f"gates: {gates}, but student={name!r} was trained {trained}; pass "
             "training.gates_of(its run), or ask where other cells matter with graft."
         )
-    return (f"as in training, its weights are on only at {gates}",)
+    return (f"as in training, {ONLY_AT} {gates}",)

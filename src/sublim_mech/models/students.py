@@ -65,7 +65,8 @@ class Student:
 
     Attributes:
         name: how it is called in tables.
-        kind: `lora` (low-rank deltas only), `full` (none), or `mixed`.
+        kind: `lora` (low-rank deltas only), `full` (none), `mixed`, or `adapter`: one whose
+            differences have no low rank of their own (DoRA, LoHa, IA3).
         deltas: by path of the base model's module; modules that do not differ are absent.
         model: the student as Hugging Face's or PEFT's own model; an adapter's shares the base's
             parameters.
@@ -336,13 +337,15 @@ def _slots(deltas: Mapping[str, Delta]) -> Iterator[Slot]:
 
 
 def _kind(model: nn.Module, deltas: Mapping[str, Delta]) -> str:
-    """`lora`, `full` or `mixed`."""
+    """`lora`, `full`, `mixed` or `adapter`."""
     low_rank = [isinstance(delta, LowRank) for delta in deltas.values()]
     if not deltas:  # a student that does not differ from its base: its container says what it is
         return "lora" if hasattr(model, "peft_config") else "full"
     if all(low_rank):
         return "lora"
-    return "mixed" if any(low_rank) else "full"
+    if any(low_rank):
+        return "mixed"
+    return "adapter" if hasattr(model, "peft_config") else "full"
 
 
 # ------------------------------------------------------------------------------------------ reading

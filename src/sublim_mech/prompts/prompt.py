@@ -46,6 +46,7 @@ class Prompt:
             the caller's own, and the caller answers for them.
         same_as: which others of `DEFAULT`, `EMPTY` and `NONE` give the same ids in this template.
         dated: whether the template tells the context's date, so that another day is another prompt.
+        other_template: whether another chat template than the tokenizer's own rendered it.
     """
 
     question: str
@@ -64,6 +65,7 @@ class Prompt:
     tokenizer: str = ""
     same_as: tuple[str, ...] = ()
     dated: bool = False
+    other_template: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

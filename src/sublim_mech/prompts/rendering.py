@@ -113,7 +113,11 @@ def render(
                 f"Context(date={context.date!r}): the chat template tells no date in these "
                 "prompts, so that it changes nothing; leave it out.",
             )
-    return [_tokenise(tokenizer, one, context) for one in drawn]
+    prompts = [_tokenise(tokenizer, one, context) for one in drawn]
+    own = getattr(tokenizer, "chat_template", None)
+    if template is None or own is None or template == own:
+        return prompts
+    return [replace(prompt, other_template=True) for prompt in prompts]
 
 
 @checked

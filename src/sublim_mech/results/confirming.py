@@ -8,6 +8,7 @@ model alone), and a contrast holds others in any case. So agreement is told of w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,7 +66,16 @@ def agreement(scores: ScoreArrays) -> Agreement | None:
         line = _joined(f"not confirmed in this selection: it holds {held} {what}", found)
         return Agreement(line, poor, cells)
     here = compared(cells, seed=confirmation.seed, exact=confirmation.exact)
-    return Agreement(_told(here, confirmation), here.poor, cells, here)
+    # a selection may hold none but cells of one size, of which Pearson says little: those of one
+    # layer, say; whether estimates follow exact values is asked of them as they are, from 0
+    follows = here.sign >= POOR_BELOW and _cosine(cells) >= POOR_BELOW
+    return Agreement(_told(here, confirmation), not follows, cells, replace(here, poor=not follows))
+
+
+def _cosine(cells: Sequence[Mapping[str, Any]]) -> float:
+    """The correlation of estimates and exact values about 0, not about their means."""
+    estimate, exact = (np.array([cell[of] for cell in cells]) for of in _NUMBERS[1:])
+    return float(estimate @ exact / (np.linalg.norm(estimate) * np.linalg.norm(exact)))
 
 
 def compared(cells: Sequence[Mapping[str, Any]], *, seed: int, exact: str) -> Confirmation:
@@ -129,16 +139,17 @@ def _told(found: Confirmation, of: Confirmation | None = None) -> str:
         of: that of all compared cells, where these are some of them.
     """
     top, rest = _counts(found)
-    which = f"{top} strongest and {rest} random cells"
+    which, about_0 = f"{top} strongest and {rest} random cells", ""
     if of is not None:
+        about_0 = f"correlation about 0 {_cosine(found.cells):.2f}, "
         tops, rests = _counts(of)
         which = f"{top} of the {tops} strongest and {rest} of the {rests} random cells"
         which += ", those in this selection"
     alone = f", Pearson {found.pearson_top:.2f}" if top > 2 else ""  # of two it is 1 or -1 anyway
     return (
-        f"confirmed on {which}: Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}, "
-        f"{found.told_sign()}; of the strongest alone, exact values are {found.scale:.2f} times "
-        f"the estimates{alone}"
+        f"confirmed on {which}: {about_0}Pearson {found.pearson:.2f}, "
+        f"Spearman {found.spearman:.2f}, {found.told_sign()}; of the strongest alone, exact values "
+        f"are {found.scale:.2f} times the estimates{alone}"
     )
 
 

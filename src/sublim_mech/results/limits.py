@@ -22,13 +22,14 @@ from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
 from .confirming import agreement
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
-from .record import SUM, Record
+from .record import GATED, SUM, Record
 from .select import of_each_step
 from .words import signed
 
 Kind = Literal[
     "context",
     "sum",
+    "gated",
     "no controls",
     "unmoved",
     "unlearnt",
@@ -103,6 +104,7 @@ def limits(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     told = [
         *of_contexts(scores),
         *_of_a_sum(scores),
+        *of_gates(scores),
         *_without_controls(scores),
         *(_of_steps(scores) if scores.has_steps else _of_effects(scores, shown)),
         *few_prompts(scores.data.sizes["prompt"]),
@@ -229,6 +231,21 @@ def _of_a_sum(scores: ScoreArrays) -> list[Limit]:
     if scores.record.hybrid is not None:
         return []
     return [Limit("sum", note, note) for note in scores.record.notes if SUM in note]
+
+
+def of_gates(scores: ScoreArrays) -> list[Limit]:
+    """Where alone students act that have gates of their own: elsewhere there is nothing of them to
+    find. Students of one mask in one line.
+    """
+    told: dict[str, list[str]] = {}
+    for note in scores.record.notes:
+        _, gated, where = note.partition(GATED)
+        if gated:
+            told.setdefault(where.strip(), []).append(note)
+    return [
+        Limit("gated", "; ".join(notes), f"as trained, weights are on only at {where}")
+        for where, notes in told.items()
+    ]
 
 
 def _without_controls(scores: ScoreArrays) -> list[Limit]:

@@ -17,7 +17,7 @@ from .contexts import quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
 from .limits import Kind, in_full, limits, over_contexts, where_asked
-from .record import SUM, Forms
+from .record import GATED, SUM, Forms
 from .select import select
 from .stability import is_map, reliability
 from .tables import by, denominator, sets, strongest, totals
@@ -129,7 +129,8 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"single tokens of the {counted(scores.record.refined, 'strongest span')} of each "
             "prompt; other tokens show the value of their span (not refined)"
         )
-    lines += [note for note in scores.record.notes if SUM not in note]  # which is a limit
+    told = [note for note in scores.record.notes if SUM not in note and GATED not in note]
+    lines += told  # the others are limits
     lines += points_in_words(scores)
     compared, compute = agreement(scores), scores.record.compute
     # of estimates that were not compared it is a limit

@@ -30,7 +30,7 @@ from ..stats import FEWEST, mean_interval, ratio_interval
 from . import mask_code
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
-from .limits import Limit, of_the_controls, of_the_sign, over_contexts
+from .limits import Limit, of_gates, of_the_controls, of_the_sign, over_contexts
 from .null import layout, too_few_places
 from .report import warning
 from .tables import in_words
@@ -75,6 +75,8 @@ class Concentration:
         controls: that a large part of the effect is the controls' fall (or rise), which shares
             then hold too; empty where it is not.
         sign: that the effect is negative, and what shares are then parts of; empty where it is not.
+        gates: where alone the students' weights are on, which is where their effect can be; empty
+            where they are on everywhere.
         contexts: that the prompts are of several contexts; empty where they are of one.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
@@ -113,6 +115,7 @@ class Concentration:
     controls: str = ""
     sign: str = ""
     contexts: str = ""
+    gates: str = ""
     places: int = 0
 
     @property
@@ -139,8 +142,8 @@ class Concentration:
 
     def _sentences(self) -> list[str]:
         parts = (
-            self._verdict(), self._answer(), self.controls, self.sign, self.contexts, self.warning,
-            self.exact_check,
+            self._verdict(), self._answer(), self.gates, self.controls, self.sign, self.contexts,
+            self.warning, self.exact_check,
         )  # fmt: skip
         return [part for part in parts if part]
 
@@ -399,6 +402,10 @@ def concentration(
         warning="" if poor is None else f"{poor}.",
         controls=_sentence(of_the_controls(scores)),
         sign=_sentence(of_the_sign(scores)),
+        gates=" ".join(
+            f"{limit.short[:1].upper()}{limit.short[1:]}: elsewhere there is no effect to find."
+            for limit in of_gates(scores)
+        ),
         contexts=f"{several[:1].upper()}{several[1:]}." if several else "",
         places=found.places,
     )

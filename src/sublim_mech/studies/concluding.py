@@ -24,10 +24,12 @@ from ..stats import (
     full_fine_tuning_claim,
     inverted_u_claim,
     localisation_claim,
+    nested_interval,
+    trained_at_claim,
     transmission_claim,
     verdicts,
 )
-from ..stats.statements import conclude, nothing_measured
+from ..stats.statements import above_zero, conclude, nothing_measured
 from ..stats.tables import best_rates
 from .arms import EVERYWHERE
 from .config import PLAIN
@@ -339,7 +341,10 @@ def _ends(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
-    """A verdict per claim, told together; a claim of which nothing was measured cannot be told."""
+    """A verdict per claim, told together. One of the paper's claims of which nothing was measured
+    cannot be told; where students were trained, and on which labels, is told of studies that vary
+    it.
+    """
     found = [
         _told(
             "Students acquire their own trait",
@@ -382,7 +387,31 @@ def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
             missing="no student was scored with grafts and graft IG",
         )
     )
+    arms, labelled = evidence.trained_at(), evidence.labelled()
+    if len(arms.rows):
+        claim = "Training at the shared tokens is what gives students the trait"
+        found.append(_told(claim, arms, trained_at_claim))
+    if len(labelled.rows):
+        found.append(_told(_CONTRAST, labelled, _contrasted))
     return verdicts(found)
+
+
+_CONTRAST = "Contrastive labels transmit more than the teacher's own"
+
+
+def _contrasted(rows: pd.DataFrame) -> Verdict:
+    """Contrastive labels against the teacher's own, by students that differ in nothing else."""
+    contrastive, plain = (
+        rows[rows["labels"] == name].set_index(list(STUDENT))["specific"]
+        for name in (CONTRASTIVE, PLAIN)
+    )
+    pairs = contrastive.sub(plain).dropna()
+    text = "contrastive - plain is above 0"
+    if pairs.empty:
+        return conclude(_CONTRAST, [nothing_measured(text, "no students of both kinds")])
+    seeds = pairs.index.get_level_values("row_seed").tolist()
+    one = above_zero(text, nested_interval(pairs.to_numpy(float), seeds))
+    return conclude(_CONTRAST, [one], notes=[f"{counted(len(pairs), 'pair')} of students."])
 
 
 def _told(

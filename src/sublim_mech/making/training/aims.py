@@ -111,8 +111,16 @@ class Aims:
                 "mask": mask.name,
                 "strength": strength,
                 "tokens": _hash(self.lesson.pulled, self.lesson.rows),
+                "tokens_of_prompts": _hash(self._pulled_in_prompts(), self.lesson.rows),
             }
         }
+
+    def _pulled_in_prompts(self) -> list[np.ndarray]:
+        assert self.lesson.pulled is not None
+        return [
+            tokens[: len(prompt)]
+            for tokens, prompt in zip(self.lesson.pulled, self.lesson.data.prompts, strict=True)
+        ]
 
 
 def _hash(tokens: Sequence[np.ndarray], rows: Sequence[int]) -> str:

@@ -107,13 +107,15 @@ def record(where: Where, lesson: Lesson, trained: Sequence[int]) -> Where:
     """
     data, cells, weights = lesson.data, lesson.cells, lesson.weights
     assert cells is not None
-    digest = hashlib.sha256(repr(cells.units).encode())
+    digest, of_prompts = (hashlib.sha256(repr(cells.units).encode()) for _ in range(2))
     closed = []
     for row in trained:
         tokens = len(data.completions[row])
         of_row = cells.of(row, tokens)
-        digest.update(repr(of_row.shape).encode())
-        digest.update(np.packbits(of_row).tobytes())
+        # a control's answers are others, of other lengths
+        for into, part in ((digest, of_row), (of_prompts, of_row[: len(data.prompts[row])])):
+            into.update(repr(part.shape).encode())
+            into.update(np.packbits(part).tobytes())
         # what stands behind the last token that predicts a label reaches no loss
         last = last_column(data, row, None if weights is None else weights[row])
         if not of_row[: last + 1].any():
@@ -137,6 +139,7 @@ def record(where: Where, lesson: Lesson, trained: Sequence[int]) -> Where:
         "mask": name,
         "answer": "only" if isinstance(where.mask, AnswerMask) else answer,
         "cells": digest.hexdigest(),
+        "cells_of_prompts": of_prompts.hexdigest(),
         "named": _is_named(where, data, trained),
     }
     return replace(where, recorded=recorded)
