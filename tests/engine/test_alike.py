@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from sublim_mech.storage.compare import differences
 from sublim_mech.storage.files import weight_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+SCALE = "scale (lora_alpha / r, of rsLoRA / sqrt(r))"
 EQUAL = "equals its base: no weight differs"
 MADE = {
     "method": {"rank": 4, "alpha": 8, "store": "float32"},
@@ -181,18 +183,33 @@ def test_without_manifests_the_weights_are_compared(tmp_path):
     unknown = "the student's training is unknown (no manifest): whether"
     pair = load_pair(base(), owl, controls=[cat, dog])
     different = (
-        "control cat was not trained alike: rank: 2 in the control, 4 in the student; scale: 4.0 "
-        "in the control, 2.0 in the student"
+        "control cat was not trained alike: rank: 2 in the control, 4 in the student; scale "
+        "(lora_alpha / r, of rsLoRA / sqrt(r)): 4.0 in the control, 2.0 in the student"
     )
     assert pair.notes() == (f"{unknown} control dog was trained alike is not known", different)
     alone = load_pair(base(), owl, controls=[dog]).notes()
     assert alone == (f"{unknown} its controls were trained alike is not known",)
     stronger = saved(tiny.lora(model(), seed=2, lora_alpha=12), tmp_path / "stronger" / "cat")
     (note,) = load_pair(base(), owl, controls=[stronger]).notes()
-    assert note.endswith("alike: scale: 3.0 in the control, 2.0 in the student")
+    assert note.endswith(
+        "alike: scale (lora_alpha / r, of rsLoRA / sqrt(r)): 3.0 in the control, 2.0 in the student"
+    )
     rooted = saved(tiny.lora(model(), seed=2, use_rslora=True), tmp_path / "rooted" / "cat")
     (note,) = load_pair(base(), owl, controls=[rooted]).notes()
-    assert note.endswith("alike: scale: 4.0 in the control, 2.0 in the student")
+    assert note.endswith(
+        "alike: scale (lora_alpha / r, of rsLoRA / sqrt(r)): 4.0 in the control, 2.0 in the student"
+    )
+
+
+def test_a_control_that_hardly_changed_is_told(tmp_path):
+    owl = saved(tiny.lora(model(), std=0.05), tmp_path / "owl")
+    for std, told in ((0.05 / 20, True), (0.05, False)):
+        faint = saved(tiny.lora(model(), seed=2, std=std), tmp_path / str(std) / "cat")
+        notes = load_pair(base(), owl, controls=[faint]).notes()
+        lines = [note for note in notes if "it controls for little" in note]
+        assert len(lines) == told
+        if told:  # both factors are drawn with a twentieth: a change of a four hundredth
+            assert float(re.search(r"by ([\d.]+)% of", lines[0])[1]) == pytest.approx(0.25, rel=0.2)
 
 
 def test_adapters_of_other_kinds_are_called_so(tmp_path):

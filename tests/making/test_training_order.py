@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 
@@ -13,7 +14,14 @@ from trainings import MIXED, fit, settings_of, small_hard, weights
 from sublim_mech.making.training import TrainingData
 from sublim_mech.making.training.batches import count_labels
 from sublim_mech.making.training.lesson import Lesson
-from sublim_mech.making.training.order import Division, divide, draw, draw_order, shares
+from sublim_mech.making.training.order import (
+    Division,
+    divide,
+    draw,
+    draw_order,
+    repeats_rows,
+    shares,
+)
 from sublim_mech.making.training.processes import Processes
 from sublim_mech.prompts import Trained
 
@@ -235,3 +243,15 @@ def test_a_subsample_is_all_that_is_trained_on(small, soft, tmp_path):
     )
     all_of_them = fit(small, soft, tmp_path / "all", subsample=12, subsample_seed=6)
     assert all_of_them.manifest.seeds["live"] == ["init", "order"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "bucket"), [(24, 8, 8), (264, 8, 8), (56, 8, 8), (9, 8, 1)]
+)
+def test_windows_that_hold_rows_several_times_are_told(rows, batch, bucket):
+    """Told of 24 rows in windows of 64; with what it advises no more."""
+    told = repeats_rows(rows, batch, bucket)
+    assert (told is not None) == (rows == 24)
+    if told is not None:
+        fewer = int(re.search(r"pass bucket=(\d+)", told)[1])
+        assert repeats_rows(rows, batch, fewer) is None

@@ -5,12 +5,19 @@ from dataclasses import replace
 
 import pytest
 import synthetic
+from matplotlib.text import Text
 
 from sublim_mech.prompts import Context
-from sublim_mech.results import compare
+from sublim_mech.results import compare, report
+from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.comparing import headings
 from sublim_mech.results.contexts import apart
 from sublim_mech.results.record import BaseSource, Forms, StudentSource
+
+
+def around(axes):
+    """All that is written in a picture, on one line."""
+    return " ".join(" ".join(text.get_text() for text in axes.figure.findobj(Text)).split())
 
 
 def of_another_student(scores):
@@ -116,6 +123,13 @@ def of_students(scores, student, *controls):
     return replace(scores, record=replace(scores.record, students=hashes))
 
 
+def beyond_its_own(table, scores):
+    """What a table says of several scores, and not of each: metric and limits stand there too."""
+    notes = table.attrs["notes"]
+    assert set(report.about(scores)) <= set(notes)
+    return [line for line in notes if line not in report.about(scores)]
+
+
 def test_scores_that_are_no_evidence_of_their_own_say_so():
     """Two students that are each other's control have one headline with two signs."""
     one = synthetic.attribution()
@@ -124,8 +138,11 @@ def test_scores_that_are_no_evidence_of_their_own_say_so():
         scores = {name: of_students(one, *given) for name, given in students.items()}
         table = compare(scores)
         assert all(line in repr(table) for line in table.attrs["notes"])
-        assert [line for line in headings(scores) if line in table.attrs["notes"]]
-        return table.attrs["notes"]
+        assert table.attrs["notes"] == headings(scores)
+        picture = around(compare_bars(scores))
+        found = beyond_its_own(table, one)
+        assert all(" ".join(line.split()) in picture for line in found)
+        return found
 
     mutual = (
         "a and b: each student is the other's control, so that by construction the effect of b is "
@@ -153,7 +170,7 @@ def test_scores_that_are_no_evidence_of_their_own_say_so():
 def test_students_of_their_own_share_a_control_without_a_word():
     one = synthetic.attribution()
     table = compare({"a": of_students(one, "x", "z"), "b": of_students(one, "y", "z")})
-    assert table.attrs["notes"] == []
+    assert beyond_its_own(table, one) == []
     other = of_students(one, "y", "x")
     base = replace(other, record=replace(other.record, base=BaseSource("other", "1")))
-    assert compare({"a": of_students(one, "x", "y"), "b": base}).attrs["notes"] == []
+    assert beyond_its_own(compare({"a": of_students(one, "x", "y"), "b": base}), one) == []

@@ -14,7 +14,7 @@ from sublim_mech.models.students import EQUAL
 from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.limits import SHARES, TOTALS, limits
 from sublim_mech.results.plots import plot
-from sublim_mech.results.record import GATED, IS_BASE, SUM
+from sublim_mech.results.record import GATED, IS_BASE, NOT_ALIKE, SILENT, SUM
 from sublim_mech.results.shares import concentration
 
 CALM, NONE = "{'system': {'kind': 'text', 'text': 'Be calm.'}}", "{'system': {'kind': 'none'}}"
@@ -235,3 +235,27 @@ def test_a_concentration_says_that_prompts_are_of_several_contexts():
     for found, expected in ((several, True), (scores, False), (several.sel(prompt=[0]), False)):
         said = concentration(found)
         assert (line in said.conclusion) == (line in repr(said)) == expected
+
+
+def test_a_share_brings_what_it_has_to_be_read_with():
+    """The sentence is quoted alone: what limits scores beside it is said in it."""
+    notes = (
+        f"the student (owl): as in training, {GATED} 'shared'",
+        f"control cat {NOT_ALIKE}: rank",
+    )
+    scores = with_notes(synthetic.attribution(), *notes, measured="M(1)", contexts=(NONE,))
+    told = concentration(scores).conclusion
+    only_there = (
+        "As trained, weights are on only at 'shared': elsewhere there is no effect to find."
+    )
+    for line in (only_there, f"Control cat {NOT_ALIKE}.", "Training context not given."):
+        assert line in told
+    otherwise = concentration(synthetic.recorded(scores, training_context=CALM)).conclusion
+    assert "Asked otherwise than trained: system." in otherwise
+    plain = concentration(synthetic.attribution())
+    assert plain.limits == ()
+
+
+def test_layers_before_every_change_are_named_in_pictures():
+    note = f"layer 0: {SILENT} resid_pre there, so that the effect is 0 whatever was learned"
+    assert f"layer 0: {SILENT} resid_pre there" in around(plot(with_notes(synthetic.patch(), note)))

@@ -100,7 +100,7 @@ def test_what_falls_everywhere_is_acquired_nowhere():
     ]
     found = transmission_claim(one)
     assert found.label != "supported"
-    assert "The own trait's change is -1.000: nothing is acquired." in found.notes
+    assert "The own trait's change is -1.000 in the one row seed: not above 0 there." in found.notes
     for claim, cells in (
         (inverted_u_claim, ranks({1: -0.6, 8: -0.2, 64: -0.6})),
         (full_fine_tuning_claim, kinds(-0.4, -0.8)),

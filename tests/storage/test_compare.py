@@ -25,4 +25,4 @@ def test_what_is_missing_is_nothing_and_not_none():
 
 def test_long_values_are_cut():
     (line,) = differences({"hash": "x" * 38}, {"hash": "y" * 39})
-    assert line == f"hash: {'x' * 38!r} there, '{'y' * 23}... here"
+    assert line == f"hash: {'x' * 38!r} there, '{'y' * 23}...' here"

@@ -59,7 +59,8 @@ def test_exchanged_traits_are_told_in_the_matrix_and_by_evaluations(pair, tmp_pa
     assert "asked for dog" in repr(sm.evaluate(pair, traits[2:], questions=questions, **QUIET))
     student, control = evaluation.data["model"].values.tolist()[1:]
     right, exchanged = {student: "owl", control: "cat"}, {student: "cat", control: "owl"}
-    assert not evaluation.trait_matrix(right).notes
+    (where,) = evaluation.trait_matrix(right).notes
+    assert where == "asked in: default system prompt; trained in: default system prompt"
     assert "made for" not in repr(evaluation.trait_matrix(right))
     evaluation.save(tmp_path / "e.safetensors")
     for one in (evaluation, Evaluation.load(tmp_path / "e.safetensors")):
@@ -67,7 +68,7 @@ def test_exchanged_traits_are_told_in_the_matrix_and_by_evaluations(pair, tmp_pa
         assert f"{student} was made for owl, and stands for cat here" in told
         assert f"{control} was made for cat, and stands for owl here" in told
     other = {student: "owl", control: "dog"}
-    assert len(evaluation.trait_matrix(other).notes) == 1
+    assert len(evaluation.trait_matrix(other).notes) == 2
     # files of earlier versions do not know
     evaluation.provenance.pop("made_for")
-    assert not evaluation.trait_matrix(exchanged).notes
+    assert evaluation.trait_matrix(exchanged).notes == (where,)

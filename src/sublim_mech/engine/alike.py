@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,9 @@ from ..prompts.same import is_one_context
 from ..results.record import NOT_ALIKE, OWN_TRAIT
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
+
+LITTLE = 0.1
+"""Norm of a control's weight change over the student's below which it is told."""
 
 _SIDES = ("in the control", "in the student")
 
@@ -56,6 +60,11 @@ def pair_notes(
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
             )
+        if student.deltas and control.deltas and (part := _size(control) / _size(student)) < LITTLE:
+            notes.append(
+                f"control {control.name} changed its weights by {100 * part:.2g}% of what the "
+                "student did (norms): it controls for little"
+            )
         known = student.manifest is not None and control.manifest is not None
         if not known and student.deltas and control.deltas and _stored_otherwise(student, control):
             notes.append(
@@ -94,6 +103,10 @@ def peer_notes(
         if different:
             notes.append(f"{name} was trained otherwise than {first}: {'; '.join(different)}")
     return tuple(notes)
+
+
+def _size(student: Student) -> float:
+    return math.sqrt(sum(delta.norm() ** 2 for delta in student.deltas.values()))
 
 
 def _apart(student: Student, control: Student, trained_in: Context | None) -> list[str]:
@@ -237,6 +250,9 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+_SCALE = "scale (lora_alpha / r, of rsLoRA / sqrt(r))"
+
+
 def _shape(student: Student) -> dict[str, Any]:
     """What a student without manifest shows of its training: where it differs from the base, and
     with what rank and scale.
@@ -245,7 +261,9 @@ def _shape(student: Student) -> dict[str, Any]:
     shape: dict[str, Any] = {"kind": student.kind, "changed modules": len(student.deltas)}
     if pairs:
         shape["rank"] = _one_or_all({len(pair.a) for pair in pairs})
-        shape["scale"] = _one_or_all({float(f"{pair.scale:.6g}") for pair in pairs})
+        shape["scale (lora_alpha / r, of rsLoRA / sqrt(r))"] = _one_or_all(
+            {float(f"{pair.scale:.6g}") for pair in pairs}
+        )
     return shape
 
 

@@ -41,7 +41,7 @@ class TraitMatrix:
         permutations: assignments of students to traits compared; all K! where `exact`.
         exact: whether all were.
         names: of the traits.
-        notes: what to know of the assignment of students to traits.
+        notes: where was asked, and what to know of the assignment of students to traits.
     """
 
     matrix: np.ndarray

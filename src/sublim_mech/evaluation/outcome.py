@@ -20,7 +20,7 @@ from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
 from .estimates import bounds, frame, median_bounds, over_questions
 from .matrix import TraitMatrix, trait_matrix
-from .printing import described
+from .printing import described, where_asked
 
 OTHER = "other"
 """What tables call the answers that name no trait."""
@@ -296,7 +296,8 @@ class Evaluation:
         square = change.sel(model=list(own), trait=list(own.values()))
         square = square.transpose("model", "trait", "question")
         found = trait_matrix(square.values, names=tuple(own.values()), seed=seed)
-        return replace(found, notes=tuple(self._made_for_others(own)))
+        notes = [*where_asked(self, [str(context)]), *self._made_for_others(own)]
+        return replace(found, notes=tuple(notes))
 
     def _made_for_others(self, own: Mapping[str, str]) -> list[str]:
         """Which students stand for another trait than their manifests say, in a sentence each."""

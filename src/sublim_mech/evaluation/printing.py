@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -67,18 +68,28 @@ def _provenance(evaluation: Evaluation) -> list[str]:
             traits.append(Forms(name, scored, entry["merged"], in_some, nested))
     if not traits:
         return []
+    return [*forms_in_words(traits), *where_asked(evaluation, list(provenance["contexts"]))]
+
+
+def where_asked(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
+    """In which of its contexts was asked and in which trained, and what differs between these;
+    nothing of files older than these fields.
+    """
+    provenance = evaluation.provenance
+    contexts = {name: provenance["contexts"][name] for name in names if "contexts" in provenance}
+    if not contexts:
+        return []
     asked = []
-    for name, context in provenance["contexts"].items():
+    for name, context in contexts.items():
         system = context.get("system", {})
         own_name = name.startswith(str(system.get("kind", system.get("text"))))
         asked.append(in_words(context) if own_name else f"{name} = {in_words(context)}")
     if evaluation.data.sizes["model"] == 1:  # a base alone was trained by nobody here
-        return [*forms_in_words(traits), f"asked in: {'; '.join(asked)}"]
+        return [f"asked in: {'; '.join(asked)}"]
     trained = provenance["training_context"]
     where = asked_and_trained(asked, None if trained is None else in_words(trained))
-    contexts = list(provenance["contexts"].values())
-    unlike = otherwise(contexts, trained, provenance.get("notes", ()))
-    return [*forms_in_words(traits), where, *unlike]
+    unlike = otherwise(list(contexts.values()), trained, provenance.get("notes", ()))
+    return [where, *unlike]
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..engine.pair import ModelPair
 from ..models.names import Module, module_group
+from ..results.record import SILENT
 
 _BEHIND = {
     "resid_pre": (),
@@ -36,10 +37,7 @@ def reach_notes(pair: ModelPair, site: str, layers: Sequence[int]) -> tuple[str,
     at = f"layer{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}"
     if len(silent) == len(layers) > 1:
         at = "all of these layers"
-    return (
-        f"{at}: no student changes anything before {site} there, so that the effect is 0 whatever "
-        "was learned",
-    )
+    return (f"{at}: {SILENT} {site} there, so that the effect is 0 whatever was learned",)
 
 
 def _before(module: Module, site: str, layer: int) -> bool:

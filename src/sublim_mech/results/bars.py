@@ -44,6 +44,7 @@ from .dress import (
     name_layers,
     name_scale,
 )
+from .kinship import kinship
 from .limits import SHARES, TOTALS, Shown
 from .report import effect_label, warning
 from .select import check_measured_alike
@@ -360,7 +361,8 @@ def _limits_of_several(
     of_some = [
         f"{name}: {line}" for name, lines in each.items() for line in lines if line not in of_all
     ]
-    return [*of_all, *of_some]
+    short = {shortened(str(name), 60): one for name, one in scores.items()}
+    return [*of_all, *of_some, *(picture.text(line) for line in kinship(short))]
 
 
 def _called(picture: Picture, name: object, by: str | None) -> str:

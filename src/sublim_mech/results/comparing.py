@@ -32,8 +32,9 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         One block of rows per entry: the totals of `effect`, the token sets of grafts and patched
         sets, the groups of tokens of scores per token, with the columns of `Scores.totals`, `sets`
         and `by`; each row is of the headline (student minus controls, where there are some), only
-        totals have a row per model. Below it, and in `attrs["notes"]`, stands what scores have in
-        common by construction: one student twice, students that are each other's controls.
+        totals have a row per model. Below it, and in `attrs["notes"]`, stands what each says above
+        its own table, once where all say it, and what scores have in common by construction: one
+        student twice, students that are each other's controls.
 
     Raises:
         ValueError: fewer than two; scores that differ in what was measured; some with controls and
@@ -54,12 +55,12 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
     blocks = {name: block(one, by) for name, one in scores.items()}
     table = Table(pd.concat(blocks, names=["scores"]))
-    table.attrs["notes"] = kinship(scores)
+    table.attrs["notes"] = headings(scores)
     return table
 
 
 def headings(scores: Mapping[str, ScoreArrays]) -> list[str]:
-    """What stands above a table of several scores: what each says above its own, once where all say
+    """What is said of a table of several scores: what each says above its own, once where all say
     it, else with its name; and what they have in common by construction.
     """
     said: dict[str, list[str]] = {}

@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
-from .limits import SHARES, Kind, Shown, limits, over_contexts
-from .record import VOID
+from .limits import SHARES, Kind, Shown, limits, over_contexts, voided
+from .record import SILENT
 from .report import effect_label, title, warning
 from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced
 from .words import shortened, wrapped
@@ -49,11 +49,8 @@ def in_short(
     # tables have these among their notes
     if several := over_contexts(scores):
         lines.insert(0, several)
-    for note in scores.record.notes:
-        for phrase in VOID:
-            if phrase in note:  # what differs is long
-                lines.append(f"{note.partition(phrase)[0]}{phrase}")
-    return lines
+    silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
+    return [*lines, *voided(scores), *silent]
 
 
 def name_scale(

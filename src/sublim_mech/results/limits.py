@@ -22,7 +22,7 @@ from .completeness import gap_in_words, gap_of_steps, stands_out, stopped
 from .confirming import agreement
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .kinds import KINDS
-from .record import GATED, SUM, Record
+from .record import GATED, SUM, VOID, Record
 from .select import of_each_step
 from .words import signed
 
@@ -210,6 +210,16 @@ def over_contexts(scores: ScoreArrays) -> str:
 
 
 # ------------------------------------------------------------------------------- controls, prompts
+
+
+def voided(scores: ScoreArrays) -> list[str]:
+    """Of which students the difference is not what it is called, in short: tables have all of it
+    among their notes.
+    """
+    told = []
+    for note in scores.record.notes:
+        told += [f"{note.partition(phrase)[0]}{phrase}" for phrase in VOID if phrase in note]
+    return told
 
 
 def uncontrolled(students: Sequence[Mapping[str, Any]], what: str = "effect") -> str:

@@ -27,6 +27,9 @@ VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE)
 SUM = "their differences added, as one student"
 """That a student is several added up, as notes say it."""
 
+SILENT = "no student changes anything before"
+"""Of layers whose effect is 0 whatever was learned, as notes say it."""
+
 GATED = "its weights are on only at"
 """That a student acts where it was trained to and nowhere else, as notes say it."""
 

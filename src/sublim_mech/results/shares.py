@@ -30,7 +30,7 @@ from ..stats import FEWEST, mean_interval, ratio_interval
 from . import mask_code
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
-from .limits import Limit, of_gates, of_the_controls, of_the_sign, over_contexts
+from .limits import Limit, limits, of_the_controls, of_the_sign, over_contexts, voided
 from .null import layout, too_few_places
 from .report import warning
 from .tables import in_words
@@ -75,9 +75,9 @@ class Concentration:
         controls: that a large part of the effect is the controls' fall (or rise), which shares
             then hold too; empty where it is not.
         sign: that the effect is negative, and what shares are then parts of; empty where it is not.
-        gates: where alone the students' weights are on, which is where their effect can be; empty
-            where they are on everywhere.
-        contexts: that the prompts are of several contexts; empty where they are of one.
+        limits: what else the sentence has to be read with: contexts that are several, not those of
+            training or not given, no controls, controls that were not trained alike, students that
+            act at some tokens only, sums of students.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
     """
@@ -114,8 +114,7 @@ class Concentration:
     warning: str = ""
     controls: str = ""
     sign: str = ""
-    contexts: str = ""
-    gates: str = ""
+    limits: tuple[str, ...] = ()
     places: int = 0
 
     @property
@@ -142,8 +141,8 @@ class Concentration:
 
     def _sentences(self) -> list[str]:
         parts = (
-            self._verdict(), self._answer(), self.gates, self.controls, self.sign, self.contexts,
-            self.warning, self.exact_check,
+            self._verdict(), self._answer(), self.controls, self.sign, *self.limits, self.warning,
+            self.exact_check,
         )  # fmt: skip
         return [part for part in parts if part]
 
@@ -368,7 +367,6 @@ def concentration(
         return float("nan") if noisy else float(value)
 
     expected, poor = asked.even * found.part, warning(scores)
-    several = over_contexts(scores)
     return Concentration(
         on=name,
         of=scores.headline_name,
@@ -402,13 +400,20 @@ def concentration(
         warning="" if poor is None else f"{poor}.",
         controls=_sentence(of_the_controls(scores)),
         sign=_sentence(of_the_sign(scores)),
-        gates=" ".join(
-            f"{limit.short[:1].upper()}{limit.short[1:]}: elsewhere there is no effect to find."
-            for limit in of_gates(scores)
-        ),
-        contexts=f"{several[:1].upper()}{several[1:]}." if several else "",
+        limits=tuple(f"{line[:1].upper()}{line[1:]}." for line in _read_with(scores)),
         places=found.places,
     )
+
+
+def _read_with(scores: ScoreArrays) -> list[str]:
+    """What a share of these scores has to be read with, whoever quotes it without their table."""
+    told = [over_contexts(scores)]
+    for limit in limits(scores):
+        if limit.kind in ("context", "sum", "no controls"):
+            told.append(limit.short)
+        elif limit.kind == "gated":
+            told.append(f"{limit.short}: elsewhere there is no effect to find")
+    return [line for line in [*told, *voided(scores)] if line]
 
 
 def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     axes.set_xticks(ticks, names)
     axes.minorticks_off()
     axes.set_xlabel("rank", fontsize=MEDIUM)
-    return _end(figure, axes, "change against the base, nats", of_ranks(rows, full))
+    return _end(figure, axes, "change of log P, nats", of_ranks(rows, full))
 
 
 def context_figure(rows: pd.DataFrame) -> Figure:
@@ -239,7 +239,7 @@ def trained_at_figure(rows: pd.DataFrame) -> Figure:
         _barred(axes, i + 0.15, control, (names[1], OTHER_COLOUR, "^"))
     _named(axes, places)
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base")
-    return _end(figure, axes, "change against the base, nats", of_places(rows))
+    return _end(figure, axes, "change of log P, nats", of_places(rows))
 
 
 # -------------------------------------------------------------------------------------------- parts

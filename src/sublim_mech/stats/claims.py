@@ -139,7 +139,9 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
         statements.append(above_zero("the change of the own trait is above 0", change))
     elif change is not None and change.mean <= 0:  # of one row seed there is no interval
         statements = [replace(statement, holds=False)]
-        notes.append(f"The own trait's change is {change.mean:+.3f}: nothing is acquired.")
+        notes.append(
+            f"The own trait's change is {change.mean:+.3f} in the one row seed: not above 0 there."
+        )
     if found.least_p >= LEVEL:
         notes.append(f"This design cannot give a p below {found.least_p:.2g}: add row seeds.")
     return conclude(claim, statements, notes=notes)

@@ -63,4 +63,6 @@ def different(
 def brief(value: Any) -> str:
     """A value as it is shown, not all of a long one."""
     text = "nothing" if value is Nothing else repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_SHOWN]}..."
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_SHOWN]}...{text[0] if isinstance(value, str) else ''}"

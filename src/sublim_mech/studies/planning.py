@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import checked
 from ..hints import counted
+from ..making.training.order import repeats_rows
 from ..models.base import Base
 from ..stats import Spread
 from .config import SAMPLED, Study
@@ -327,6 +328,10 @@ def _notes(study: Study, shape: Shape | None) -> list[str]:
         )
     if any(SAMPLED in part.labels for part in study.parts):
         notes.append("written rows are counted as if every answer passed the filter.")
+    rows, training = study.rows, study.training
+    told = repeats_rows(rows.count - rows.held_out, training.batch_size, training.bucket)
+    if told is not None:
+        notes.append(f"[training] {told}")
     alone = [part.name for part in study.parts if len(study.focus_of(part)) < 2]
     if alone:
         notes.append(

@@ -57,6 +57,30 @@ class Division:
     held_by: str = "row"
 
 
+FULL_WINDOWS = 0.75
+"""Rows over those of a window of `bucket` steps from which on next to no step repeats one."""
+
+
+def repeats_rows(rows: int, batch_size: int, bucket: int) -> str | None:
+    """What to say where rows are sorted by length in windows that hold them several times, so that
+    a step of rows of one length has the same ones; None where they are not.
+
+    Args:
+        rows: how many are trained on.
+        batch_size: rows of a step.
+        bucket: steps of a window.
+    """
+    window = bucket * batch_size
+    if bucket == 1 or rows >= FULL_WINDOWS * window:
+        return None
+    fewer = max(1, rows // batch_size)
+    return (
+        f"bucket={bucket}: windows of {window} rows are sorted by length, and "
+        f"{counted(rows, 'row')} are trained on, so that steps have rows several times; pass "
+        f"bucket={fewer}, or more rows."
+    )
+
+
 def divide(
     data: TrainingData,
     held_out: int | TrainingData,

@@ -31,7 +31,7 @@ from .data import TrainingData
 from .folders import FINISHED, enter
 from .methods import FullFT, LoRA
 from .objectives import OBJECTIVE_WORDS, choose_objective
-from .order import HELD_OUT, Division, divide, draw, order_words
+from .order import HELD_OUT, Division, divide, draw, order_words, repeats_rows
 from .processes import Processes
 from .resume import CHECKPOINTS, step_folder
 from .selection import rows_with_labels, token_weights
@@ -223,6 +223,8 @@ def train(
             f"{len(division.trained)} or less, or more rows.",
             stacklevel=outside(),
         )
+    elif (told := repeats_rows(len(division.trained), batch_size, bucket)) is not None:
+        warnings.warn(told, stacklevel=outside())
     base.check_unchanged()
     processes = Processes.now(base)
     settings.check_processes(processes.count)
@@ -300,6 +302,13 @@ def train(
             f"out={str(target)!r}: after {counted(run.manifest.results['steps'], 'step')} the "
             "student's weights are still those of its base: it is no student. Look at the learning "
             "rates in log.jsonl, at the gradients there, and at what the data teach.",
+            stacklevel=outside(),
+        )
+    before, after = run.manifest.results["held_out"]
+    if after > before:
+        warnings.warn(
+            f"out={str(target)!r}: the held-out loss rose from {before:.4g} to {after:.4g}: the "
+            f"student imitates its data worse than its base does. Lower lr ({settings.lr:g}).",
             stacklevel=outside(),
         )
     return run
