@@ -95,7 +95,7 @@ def test_other_data_or_another_base_is_another_training(made, whole, smol_tokeni
     base, data = made
     completions = (data.completions[0][::-1], *data.completions[1:])
     rows = dataclasses.replace(data, completions=completions)
-    hashes = r"'[0-9a-f]+\.\.\. there, '[0-9a-f]+\.\.\. here"
+    hashes = r"'[0-9a-f]+\.\.\.' there, '[0-9a-f]+\.\.\.' here"
     with pytest.raises(ValueError, match=rf"is another training: data\.hash: {hashes}"):
         fit(Made(base, rows), whole.path, **CALLS["lora"])
     random = AutoModelForCausalLM.from_config(base.model.config)

@@ -101,7 +101,7 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
         >>> from sublim_mech import studies
         >>> told = studies.report(study, out, folder / "report")
         >>> told.page.name, len(told.verdicts)
-        ('index.html', 5)
+        ('index.html', 6)
     """
     folder = report_folder(study, out, to, PAGE)
     Store(out).need_begun()
