@@ -12,7 +12,8 @@ import synthetic
 from sublim_mech.models.gating import ONLY_AT
 from sublim_mech.models.students import EQUAL
 from sublim_mech.results.bars import compare_bars
-from sublim_mech.results.limits import SHARES, TOTALS, limits
+from sublim_mech.results.limit_kinds import SHARES, TOTALS
+from sublim_mech.results.limits import limits
 from sublim_mech.results.plots import plot
 from sublim_mech.results.record import GATED, IS_BASE, NOT_ALIKE, SILENT, SUM
 from sublim_mech.results.shares import concentration

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 from sublim_mech.results import Hybrid
 from sublim_mech.results.bars import compare_bars
-from sublim_mech.results.limits import Moved, few_prompts, limits
+from sublim_mech.results.limits import limits
+from sublim_mech.results.limits_of_effects import Moved
+from sublim_mech.results.limits_of_students import few_prompts
 from sublim_mech.results.page import token_page
 from sublim_mech.results.plots import plot
 from sublim_mech.results.scores import Scores

@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
-from ..results.limits import Moved
+from ..results.limits_of_effects import Moved
 from .estimates import over_questions
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..hints import counted
 from ..results.contexts import asked_and_trained, in_words, otherwise
-from ..results.limits import few_prompts, uncontrolled
+from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
 from .limits import at_the_ceiling, of_the_controls, short_context

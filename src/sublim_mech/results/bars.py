@@ -45,7 +45,7 @@ from .dress import (
     name_scale,
 )
 from .kinship import kinship
-from .limits import SHARES, TOTALS, Shown
+from .limit_kinds import SHARES, TOTALS, Shown
 from .report import effect_label, warning
 from .select import check_measured_alike
 from .style import MEDIUM, Picture, Wishes, letters

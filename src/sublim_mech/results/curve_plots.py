@@ -54,7 +54,8 @@ from .dress import (
 from .heatmaps import NOT_SHOWN, below, draw_scale
 from .kinds import STEP
 from .kinds import Picture as PictureOf
-from .limits import Kind, is_dose_of_a_set
+from .limit_kinds import Kind
+from .limits_of_effects import is_dose_of_a_set
 from .report import with_interval
 from .style import (
     LARGE,

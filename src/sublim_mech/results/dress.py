@@ -11,7 +11,9 @@ from matplotlib.patches import Patch
 
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
-from .limits import SHARES, Kind, Shown, limits, over_contexts, voided
+from .limit_kinds import SHARES, Kind, Shown
+from .limits import limits
+from .limits_of_students import over_contexts, voided
 from .record import SILENT
 from .report import effect_label, title, warning
 from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced

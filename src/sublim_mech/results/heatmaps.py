@@ -25,7 +25,7 @@ from .arrays import ScoreArrays
 from .cells import noise
 from .colours import NOISE_COLOUR, OTHER_COLOUR, SHARING_COLOURS, half_range
 from .dress import introduce, name_strips, role_entries, role_strip
-from .limits import Kind
+from .limit_kinds import Kind
 from .report import effect_label, footing
 from .spreading import drawn
 from .style import (

@@ -18,7 +18,7 @@ from .bar_parts import BarColumn, bar_picture, draw_bars, name_bar_scale, name_r
 from .ceiling import without_room
 from .colours import COMPARED_COLOURS, HEADLINE_COLOUR, OTHER_COLOUR
 from .dress import in_short
-from .limits import Kind
+from .limit_kinds import Kind
 from .style import Wishes
 from .tables import set_sizes
 

@@ -16,7 +16,9 @@ from .confirming import agreement
 from .contexts import quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
-from .limits import Kind, in_full, limits, over_contexts, where_asked
+from .limit_kinds import Kind
+from .limits import in_full, limits
+from .limits_of_students import over_contexts, where_asked
 from .record import GATED, SUM, Forms
 from .select import select
 from .stability import is_map, reliability

@@ -30,7 +30,10 @@ from ..stats import FEWEST, mean_interval, ratio_interval
 from . import mask_code
 from .arrays import ScoreArrays
 from .evidence import Asked, Shared, find, verdict, with_gap
-from .limits import Limit, limits, of_the_controls, of_the_sign, over_contexts, voided
+from .limit_kinds import Limit
+from .limits import limits
+from .limits_of_effects import of_the_controls, of_the_sign
+from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
 from .report import warning
 from .tables import in_words

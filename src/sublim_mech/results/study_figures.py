@@ -29,7 +29,7 @@ from .colours import (
     half_range,
 )
 from .fonts import fallbacks, text_families
-from .limits import Limit
+from .limit_kinds import Limit
 from .study_limits import (
     HEADLINE,
     Point,

@@ -20,7 +20,9 @@ from ..stats.cautions import ALIKE, WORSE_THAN_BASE, answer_alike, is_graft_nois
 from ..stats.nesting import is_no_spread
 from ..stats.tables import DATA_SET, STUDENT, means_by, over
 from .ceiling import ceiling_of, reached
-from .limits import NO_SHARES, Limit, Moved, few_prompts, uncontrolled
+from .limit_kinds import Limit
+from .limits_of_effects import NO_SHARES, Moved
+from .limits_of_students import few_prompts, uncontrolled
 from .words import signed
 
 HEADLINE = "student - control"

@@ -14,7 +14,7 @@ import pandas as pd
 from ..arguments import checked
 from ..results.document import bullets, document, drawing, folded, paragraph, table
 from ..results.frames import write_csv
-from ..results.limits import Limit
+from ..results.limit_kinds import Limit
 from ..results.study_figures import (
     capacity_figure,
     concentration_figure,
