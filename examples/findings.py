@@ -4,8 +4,9 @@
     sublim-mech export laptop --out out/laptop --to docs/findings/rows.csv
     python examples/findings.py                                        # docs/findings.md, figures
 
-Rows of the same study that another device made (`Computing(device=)`, exported to a file of their
-own) fill in what the first rows lack: --also. What both made is not counted twice, but compared.
+Rows of the same study that another machine or device made (`Computing(device=)`), exported to files
+of their own, fill in what the first rows lack: --also. What both made is not counted twice, but
+compared.
 
 No model is loaded, and nothing is computed but means, intervals and tests over rows. A study that
 is not finished is told as it is: what is missing is named first. What stands around the two marks
@@ -77,6 +78,9 @@ SAID = {
     "cannot tell": "cannot be told from these rows",
 }
 COLUMNS = ("change", "control", "specific")
+COMMITTED = ("rows.csv", "longer.csv", "card.csv")
+"""The files of rows that the page of the docs is made of, in docs/findings/."""
+
 CELL = [
     "trait", "row_seed", "training_seed", "labels", "c", "where", "trained_in", "evaluated_in",
     "method", "kind", "rank", "rule", "lr", "step",
@@ -104,8 +108,8 @@ def main() -> None:
         "--also",
         action="append",
         metavar="FILE",
-        help="rows that another device made, for what --rows lacks; docs/findings/card.csv where "
-        "neither is given",
+        help="rows that another device or machine made, for what --rows lacks; where neither is "
+        f"given those of docs/findings: {', '.join(COMMITTED)}",
     )
     parser.add_argument("--page", default=str(DOCS / "findings.md"), help="what is written")
     parser.add_argument("--figures", default=str(DOCS / "assets" / "findings"), help="its folder")
@@ -116,7 +120,8 @@ def main() -> None:
     )
     given, also = options.rows, options.also or []
     if given is None:
-        given, also = DOCS / "findings" / "rows.csv", also or [DOCS / "findings" / "card.csv"]
+        given, *others = (DOCS / "findings" / name for name in COMMITTED)
+        also = also or others
     tables = [studies.read_export(path) for path in (given, *also)]
     write_page(study, tables, Path(options.page), Path(options.figures))
     print(f"{options.page}, {options.figures}/")
@@ -228,11 +233,13 @@ def _both(first: pd.DataFrame, other: pd.DataFrame) -> str:
         for table in (first, other)
     )
     apart = (one - two).abs().dropna(how="all")
+    where = ", ".join(map(str, other["device"].dropna().unique())) if "device" in other else ""
+    rows = f"the {counted(len(other), 'row')} of {where or 'the other file'}"
     if apart.empty:
-        return "No student was made in both places."
+        return f"Of {rows} the first file has none."
     return (
-        f"{counted(len(apart), 'student')} (each context counted) were made in both places; the "
-        f"first's rows are taken of them. Change differs by {apart['change'].mean():.3f} nats in "
+        f"{counted(len(apart), 'student')} (each context counted) of {rows} stand in the first "
+        f"file too, which is taken of them. Change differs by {apart['change'].mean():.3f} nats in "
         f"the mean and {apart['change'].max():.3f} at most, student - control by "
         f"{apart['specific'].mean():.3f} and {apart['specific'].max():.3f}, held-out KL by "
         f"{apart['kl'].max():.1g} at most: a training in bf16 follows the order of sums."
@@ -365,7 +372,7 @@ def _recompute(evidence: Evidence, tables: Sequence[pd.DataFrame]) -> Iterator[s
     names = ("method", "labels", "where", "trained_in", "evaluated_in", "step")
     chosen = " and ".join(f"{name} == {_value(one[name])}" for name in names)
     group = evidence.all.query(chosen.replace("\n", " "))
-    files = ["rows.csv", "card.csv"][: len(tables)]
+    files = list(COMMITTED[: len(tables)])
     yield "## Any number again"
     yield ""
     yield "With pandas alone; the first line's student - control, say:"

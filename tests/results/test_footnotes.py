@@ -260,3 +260,9 @@ def test_a_share_brings_what_it_has_to_be_read_with():
 def test_layers_before_every_change_are_named_in_pictures():
     note = f"layer 0: {SILENT} resid_pre there, so that the effect is 0 whatever was learned"
     assert f"layer 0: {SILENT} resid_pre there" in around(plot(with_notes(synthetic.patch(), note)))
+
+
+def test_the_exact_check_of_one_model_is_of_that_model():
+    scores = synthetic.attribution()
+    assert ".sel(model='student')." in concentration(scores.sel(model="student")).exact_check
+    assert "sel(" not in concentration(scores).exact_check

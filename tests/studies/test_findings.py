@@ -94,7 +94,7 @@ def test_rows_of_another_device_fill_in_what_the_first_lack(findings, made, expo
     page = write_all(findings, made.study, [first, other], tmp_path)
     assert "Nothing is missing." in page
     both = len(first.drop_duplicates(["student", "evaluated_in"]))
-    assert f"{both} students (each context counted) were made in both places" in page
+    assert f"{both} students (each context counted) of the {len(other)} rows of cuda" in page
     assert "Change differs by 0.250 nats in the mean and 0.250 at most" in page
     joined = findings.joined([first, other])
     assert (joined["device"] == "cuda").sum() == (rows["part"] == "plain").sum() > 0

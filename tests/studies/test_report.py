@@ -248,3 +248,22 @@ def test_a_folder_that_holds_no_studies_is_refused(made, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of studies"):
         studies.report(made.study, tmp_path / "typo")
     assert not (tmp_path / "typo").exists()
+
+
+def test_a_context_of_fewer_row_seeds_is_told_beside_the_verdict():
+    """An unfinished part leaves the others their test."""
+    one = placed(0.3, 0.1)
+    longer = one[one["row_seed"] == one["row_seed"].min()].assign(evaluated_in="longer")
+    whole, both = (
+        next(
+            one
+            for one in conclusions(Evidence(students(rows), ("longer",)))
+            if "shared tokens" in one.claim
+        )
+        for rows in (one, pd.concat([one, longer], ignore_index=True))
+    )
+    assert both.p == whole.p
+    assert both.statements == whole.statements
+    beyond = (longer["ig shared share"] - longer["ig shared token share"]).mean()
+    told = f"longer (1 row seed; share - token share {beyond:+.3f} in the mean)"
+    assert any(told in note for note in both.notes)

@@ -120,7 +120,10 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
         )
     different = _contexts_differ(student, control, trained_in)
     if student.deltas and control.deltas and not _stored_otherwise(student, control):
-        different = different + differences(_shape(control), _shape(student), sides=_SIDES)
+        there, here = _shape(control), _shape(student)
+        if control.kind != student.kind:  # which says what the one has and the other lacks
+            there, here = ({k: one[k] for k in there.keys() & here.keys()} for one in (there, here))
+        different = different + differences(there, here, sides=_SIDES)
     return different
 
 

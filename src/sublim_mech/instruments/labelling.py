@@ -28,7 +28,7 @@ from ..prompts.same import is_one_context, is_rendered_by
 from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
 from ..results.identity import content
-from ..results.record import BaseSource, Forms, Record, StudentSource
+from ..results.record import LEARNT, BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
@@ -238,7 +238,7 @@ def met_in_training(
     stood = "was a training prompt itself" if met == 1 else "were training prompts themselves"
     return (
         f"{met} of {counted(len(prompts), what)} {stood}: what the student says to them was "
-        "learnt, and tells nothing of others",
+        f"learnt, and {LEARNT}",
     )
 
 

@@ -30,6 +30,9 @@ SUM = "their differences added, as one student"
 SILENT = "no student changes anything before"
 """Of layers whose effect is 0 whatever was learned, as notes say it."""
 
+LEARNT = "tells nothing of others"
+"""Of prompts that were trained on, as notes say it."""
+
 GATED = "its weights are on only at"
 """That a student acts where it was trained to and nowhere else, as notes say it."""
 

@@ -35,6 +35,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
+from .record import LEARNT
 from .report import warning
 from .tables import in_words
 from .words import percent, signed
@@ -81,6 +82,7 @@ class Concentration:
         limits: what else the sentence has to be read with: contexts that are several, not those of
             training or not given, no controls, controls that were not trained alike, students that
             act at some tokens only, sums of students.
+        model: the only one of several that these scores hold; empty of all of them.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
     """
@@ -118,6 +120,7 @@ class Concentration:
     controls: str = ""
     sign: str = ""
     limits: tuple[str, ...] = ()
+    model: str = ""
     places: int = 0
 
     @property
@@ -166,8 +169,11 @@ class Concentration:
         which = "" if kind else ", where tokens is a mask of the same tokens"
         return (
             f"Exact check: sufficiency and necessity{of} in sm.graft(pair, prompts, trait, "
-            f"sets={sets}){which}."
+            f"sets={sets}){self._of_model()}{which}."
         )
+
+    def _of_model(self) -> str:
+        return f".sel(model={self.model!r})" if self.model else ""
 
     def _verdict(self) -> str:
         if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
@@ -403,6 +409,10 @@ def concentration(
         warning="" if poor is None else f"{poor}.",
         controls=_sentence(of_the_controls(scores)),
         sign=_sentence(of_the_sign(scores)),
+        model=chosen[0]
+        if len(chosen := scores.data["model"].values.tolist()) == 1
+        and len(scores.record.students) > 1
+        else "",
         limits=tuple(f"{line[:1].upper()}{line[1:]}." for line in _read_with(scores)),
         places=found.places,
     )
@@ -412,11 +422,17 @@ def _read_with(scores: ScoreArrays) -> list[str]:
     """What a share of these scores has to be read with, whoever quotes it without their table."""
     told = [over_contexts(scores)]
     for limit in limits(scores):
-        if limit.kind in ("context", "sum", "no controls"):
-            told.append(limit.short)
-        elif limit.kind == "gated":
+        whose = f"{', '.join(limit.models)}: " if limit.models else ""
+        if limit.kind == "gated":
             told.append(f"{limit.short}: elsewhere there is no effect to find")
-    return [line for line in [*told, *voided(scores)] if line]
+        elif limit.kind not in _TOLD:
+            told.append(f"{whose}{limit.short}")
+    learnt = [note for note in scores.record.notes if LEARNT in note]
+    return [line for line in [*told, *voided(scores), *learnt] if line]
+
+
+_TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")
+"""Limits that the verdict itself is of."""
 
 
 def _token_set(scores: ScoreArrays, on: str | np.ndarray) -> np.ndarray:

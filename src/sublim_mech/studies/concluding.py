@@ -457,5 +457,20 @@ def _equal_kl(rows: pd.DataFrame) -> Verdict:
 
 
 def _localised(rows: pd.DataFrame) -> Verdict:
-    several = rows["evaluated_in"].nunique() > 1
-    return localisation_claim(rows, by="evaluated_in" if several else "")
+    """Of the contexts with the most row seeds: those of an unfinished part, with fewer, would leave
+    the others without a test, and are told beside it.
+    """
+    seeds = rows.groupby("evaluated_in", sort=False)["row_seed"].nunique()
+    fewer = seeds[seeds < seeds.max()]
+    asked = rows[~rows["evaluated_in"].isin(fewer.index)]
+    several = asked["evaluated_in"].nunique() > 1
+    verdict = localisation_claim(asked, by="evaluated_in" if several else "")
+    notes = []
+    for name, count in fewer.items():
+        here = rows[rows["evaluated_in"] == name]
+        beyond = (here["ig shared share"] - here["ig shared token share"]).mean()
+        notes.append(
+            f"Not in the verdict, for fewer row seeds: {name} ({counted(count, 'row seed')}; share "
+            f"- token share {beyond:+.3f} in the mean)."
+        )
+    return replace(verdict, notes=(*verdict.notes, *notes))
