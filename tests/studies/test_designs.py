@@ -103,7 +103,9 @@ def test_students_of_other_contrasts_or_controls_are_no_spread():
 def test_the_plan_prints_them():
     planned = studies.plan(studies.laptop())
     assert "trained at: 3 traits x 3 row seeds x 1 training seed: least p 0.0046" in repr(planned)
-    assert "a guess until this folder has finished runs of two traits" in repr(planned)
+    assert "a guess until this study has finished runs, in this folder, of two traits" in repr(
+        planned
+    )
     told = planned.to_json()["designs"]
     assert told[0]["detectable"] is None
     assert told[3]["least_p"] == pytest.approx(1 / 216)

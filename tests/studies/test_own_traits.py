@@ -59,7 +59,8 @@ def test_exchanged_traits_are_told_in_the_matrix_and_by_evaluations(pair, tmp_pa
     assert "asked for dog" in repr(sm.evaluate(pair, traits[2:], questions=questions, **QUIET))
     student, control = evaluation.data["model"].values.tolist()[1:]
     right, exchanged = {student: "owl", control: "cat"}, {student: "cat", control: "owl"}
-    (where,) = evaluation.trait_matrix(right).notes
+    where, few = evaluation.trait_matrix(right).notes
+    assert few.startswith("2 questions: intervals over so few")
     assert where == "asked in: default system prompt; trained in: default system prompt"
     assert "made for" not in repr(evaluation.trait_matrix(right))
     evaluation.save(tmp_path / "e.safetensors")
@@ -68,7 +69,7 @@ def test_exchanged_traits_are_told_in_the_matrix_and_by_evaluations(pair, tmp_pa
         assert f"{student} was made for owl, and stands for cat here" in told
         assert f"{control} was made for cat, and stands for owl here" in told
     other = {student: "owl", control: "dog"}
-    assert len(evaluation.trait_matrix(other).notes) == 2
+    assert len(evaluation.trait_matrix(other).notes) == 3
     # files of earlier versions do not know
     evaluation.provenance.pop("made_for")
-    assert evaluation.trait_matrix(exchanged).notes == (where,)
+    assert evaluation.trait_matrix(exchanged).notes == (where, few)

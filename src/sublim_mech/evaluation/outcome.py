@@ -16,6 +16,7 @@ from ..arguments import checked
 from ..prompts import Trait, matcher, words
 from ..prompts.naming import Matcher
 from ..results.frames import Table, check_suffix, write_csv
+from ..results.limits_of_students import few_prompts
 from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
 from .estimates import bounds, frame, median_bounds, over_questions
@@ -296,7 +297,12 @@ class Evaluation:
         square = change.sel(model=list(own), trait=list(own.values()))
         square = square.transpose("model", "trait", "question")
         found = trait_matrix(square.values, names=tuple(own.values()), seed=seed)
-        notes = [*where_asked(self, [str(context)]), *self._made_for_others(own)]
+        few = few_prompts(self.data.sizes["question"], "question")
+        notes = [
+            *where_asked(self, [str(context)]),
+            *(limit.text for limit in few),
+            *self._made_for_others(own),
+        ]
         return replace(found, notes=tuple(notes))
 
     def _made_for_others(self, own: Mapping[str, str]) -> list[str]:

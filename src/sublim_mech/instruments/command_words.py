@@ -84,6 +84,10 @@ ADVICE: tuple[Advice, ...] = (
     (r"leave trained_on out", "leave --trained-on out"),
     (r" \(trained_on\)", " (--trained-on)"),
     (r"which trained_in says", "which --trained-system says"),
+    (
+        r" \(gates=training\.gates_of\(run\) closes the rest[^()]*(?:\([^()]*\))?[^()]*\)",
+        " (in Python load_pair(gates=training.gates_of(run)) closes the rest)",
+    ),
     # pairs: contexts
     (
         r"; use DEFAULT or NONE, or name the fallback: Context\(\.\.\., fallback=[^)]*\)",

@@ -146,7 +146,8 @@ class SingularReadings:
         table = self.table()
         if self.trait:
             lines.append(
-                f"forms of {self.trait}: rank from the nearer end; p against "
+                f"forms of {self.trait}: rank of a form's first token from the nearer end, which "
+                "other words may begin with; p against "
                 f"{counted(len(self.random), 'random direction')} (seed {self.seed}), of each "
                 f"direction by itself: {int((table['p'] < 0.05).sum())} of {len(table)} below "
                 f"0.05, by chance about {0.05 * len(table):.2g}"

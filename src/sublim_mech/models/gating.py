@@ -70,8 +70,8 @@ def gates_notes(
     """
     recorded = None if manifest is None else manifest.method.get("where")
     if gates is None:
-        if recorded is None:
-            return ()
+        if recorded is None or (recorded["mask"], recorded["answer"]) == ("everything", "open"):
+            return ()  # on everywhere, as here
         return (
             f"trained with its weights on only at {gates_in_words(recorded)}; here they are on "
             "everywhere (gates=training.gates_of(run) closes the rest, of a control where it is "

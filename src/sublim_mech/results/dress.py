@@ -11,13 +11,18 @@ from matplotlib.patches import Patch
 
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
+from .confirming import agreement
+from .kinds import KINDS
 from .limit_kinds import SHARES, Kind, Shown
 from .limits import limits
 from .limits_of_students import over_contexts, voided
-from .record import SILENT
+from .record import LEARNT, SILENT
 from .report import effect_label, title, warning
 from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced
 from .words import shortened, wrapped
+
+SIZES = 0.2
+"""By how much exact values have to differ in size from estimates where pictures say it."""
 
 
 def introduce(
@@ -52,7 +57,21 @@ def in_short(
     if several := over_contexts(scores):
         lines.insert(0, several)
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
-    return [*lines, *voided(scores), *silent]
+    learnt = [note.partition(":")[0] for note in scores.record.notes if LEARNT in note]
+    return [*lines, *voided(scores), *silent, *learnt, *_sized_otherwise(scores)]
+
+
+def _sized_otherwise(scores: ScoreArrays) -> list[str]:
+    """That confirmed estimates have another size than the exact values, which agreement is silent
+    of: a correlation is 1 at any size.
+    """
+    compared = agreement(scores)
+    if compared is None or compared.confirmation is None or not KINDS[scores.kind].estimate:
+        return []
+    scale = compared.confirmation.scale
+    if abs(scale - 1) < SIZES:
+        return []
+    return [f"confirmed: of the strongest cells exact values are {scale:.2f} times the estimates"]
 
 
 def name_scale(

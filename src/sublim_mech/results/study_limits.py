@@ -159,7 +159,8 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
         of = f"{len(undivided)} of {counted(len(rows), what)} ({_first_of(names)})"
         text = f"{of}: the graft's effect is inside its own noise and has no parts"
         told.append(Limit("noise", text, text))
-    told += [*_of_the_controls(groups, shares=True), *_of_data_sets(groups, f"ig {on} share")]
+    divided = _by(rows[share.notna()], by, str)  # what is noise has no shares that hold anything
+    told += [*_of_the_controls(divided, shares=True), *_of_data_sets(groups, f"ig {on} share")]
     told += _of_the_ceiling(groups)
     falling = int(((total < 0) & share.notna()).sum())
     if falling:

@@ -55,8 +55,8 @@ OPTIONAL = ("sampled",)
 """Stages that most studies do not have."""
 
 UNKNOWN_SPREAD = (
-    "a guess until this folder has finished runs of two traits, or of two training seeds, in each "
-    "of two row seeds"
+    "a guess until this study has finished runs, in this folder, of two traits, or of two training "
+    "seeds, in each of two row seeds"
 )
 """Where the spread comes from that a plan's effects are worked out with."""
 
@@ -182,7 +182,8 @@ class Plan:
         constants = CONSTANTS
         if self.device != PROCESSOR:
             constants = (
-                f"none is known on {self.device} until this folder has {ENOUGH} tasks of a kind"
+                f"none is known on {self.device} until {ENOUGH} tasks of a kind of this study are "
+                "in this folder"
             )
         if not self.measured:
             return f"rates: {constants}"
