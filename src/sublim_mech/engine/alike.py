@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -60,7 +59,8 @@ def pair_notes(
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
             )
-        if student.deltas and control.deltas and (part := _size(control) / _size(student)) < LITTLE:
+        part = control.norm / student.norm if student.deltas and control.deltas else 1.0
+        if part < LITTLE:
             notes.append(
                 f"control {control.name} changed its weights by {100 * part:.2g}% of what the "
                 "student did (norms): it controls for little"
@@ -103,10 +103,6 @@ def peer_notes(
         if different:
             notes.append(f"{name} was trained otherwise than {first}: {'; '.join(different)}")
     return tuple(notes)
-
-
-def _size(student: Student) -> float:
-    return math.sqrt(sum(delta.norm() ** 2 for delta in student.deltas.values()))
 
 
 def _apart(student: Student, control: Student, trained_in: Context | None) -> list[str]:
@@ -264,9 +260,7 @@ def _shape(student: Student) -> dict[str, Any]:
     shape: dict[str, Any] = {"kind": student.kind, "changed modules": len(student.deltas)}
     if pairs:
         shape["rank"] = _one_or_all({len(pair.a) for pair in pairs})
-        shape["scale (lora_alpha / r, of rsLoRA / sqrt(r))"] = _one_or_all(
-            {float(f"{pair.scale:.6g}") for pair in pairs}
-        )
+        shape[_SCALE] = _one_or_all({float(f"{pair.scale:.6g}") for pair in pairs})
     return shape
 
 

@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,6 +114,11 @@ class Student:
             for path in self.deltas
             for name in (self.parts[path].names if path in self.parts else (whole,))
         ]
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm of all its differences from the base together."""
+        return math.sqrt(sum(delta.norm() ** 2 for delta in self.deltas.values()))
 
     @property
     def width(self) -> int:
