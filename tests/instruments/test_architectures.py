@@ -77,7 +77,8 @@ def test_a_student_is_exact(architecture, kind, base, base_values, smol_tokenize
     )
     assert low == entry.low(clean, architecture)
     assert replaced == entry.replaced(clean, architecture)
-    kinds = {(True, False): "lora", (False, True): "full", (True, True): "mixed"}
+    alone = "adapter" if hasattr(student, "peft_config") else "full"
+    kinds = {(True, False): "lora", (False, True): alone, (True, True): "mixed"}
     assert pair.student.kind == kinds[bool(low), bool(replaced)]
 
     # gates of 0 and 1 are the plain models

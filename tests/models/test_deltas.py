@@ -108,7 +108,7 @@ def keeps_parity(architecture: str, name: str, made: nn.Module, given: object) -
     before = snapshot(mine)
     loaded = load_student(base(architecture), given)
     alone = name in ALONE or (architecture, name) == ("gpt2", "biases")
-    assert loaded.kind == ("full" if alone else "mixed")
+    assert loaded.kind == ("adapter" if alone else "mixed")
     expected = own_logits(made)
     assert distance(own_logits(mine), expected) > 1e-3
     assert distance(gated_logits(runner(architecture), loaded), expected) < 1e-4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ..hints import counted
@@ -65,7 +65,7 @@ class Prompt:
     tokenizer: str = ""
     same_as: tuple[str, ...] = ()
     dated: bool = False
-    other_template: bool = False
+    other_template: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
