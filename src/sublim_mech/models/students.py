@@ -118,7 +118,7 @@ class Student:
     @cached_property
     def norm(self) -> float:
         """Frobenius norm of all its differences from the base together."""
-        return math.sqrt(sum(delta.norm() ** 2 for delta in self.deltas.values()))
+        return _norm_of(self.deltas)
 
     @property
     def width(self) -> int:
@@ -270,7 +270,7 @@ def read_student(
     check_config(base.model.config, own_config, student=name, name=base.name)
     # a manifest that names this base has said where the weights come from
     if not allow_unrelated and manifest is None:
-        _check_lineage(base, math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values())), name)
+        _check_lineage(base, _norm_of(deltas), name)
 
     notes = _notes(base, model, deltas, manifest, path)
     notes += gates_notes(name, manifest, gates)
@@ -340,6 +340,10 @@ def _slots(deltas: Mapping[str, Delta]) -> Iterator[Slot]:
             yield from (Slot(factors, key, f"{path}.lora_{key.upper()}") for key in factors)
         else:
             yield from parameter_slots(delta.module, path)
+
+
+def _norm_of(deltas: Mapping[str, Delta]) -> float:
+    return math.sqrt(sum(delta.norm() ** 2 for delta in deltas.values()))
 
 
 def _kind(model: nn.Module, deltas: Mapping[str, Delta]) -> str:
