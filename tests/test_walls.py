@@ -10,7 +10,7 @@ import sublim_mech as sm
 
 SOURCE = Path(sm.__file__).parent
 FLOORS = (
-    ("hints", "threads", "completion"),
+    ("hints", "threads", "completion", "options"),
     ("arguments",),
     ("prompts", "stats"),
     ("storage",),

@@ -21,6 +21,7 @@ from .instruments.command_checks import check_students
 from .instruments.command_options import called, noting, seed_of
 from .instruments.command_words import in_commands
 from .instruments.verification import verify
+from .options import Parser
 from .studies import command as studies
 
 INTERRUPTED = 130
@@ -52,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The whole command line."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="sublim-mech", description="Analysis of fine-tuned students, and studies of them."
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")

@@ -202,3 +202,37 @@ def test_what_is_there_is_left_alone(linear, tmp_path):
     with pytest.raises(FileExistsError):
         extract(linear, 2, tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "text"
+
+
+def test_what_limits_the_comparison_on_prompts_is_told(linear, prompts, tmp_path):
+    """In the words of scores: the context, few prompts, and a metric that cannot rise further."""
+    one = extract(linear, 1, tmp_path / "one", prompts=prompts[:1], trait=TRAIT)
+    assert "training context not given" in one.limits[0]
+    assert "one prompt: no intervals" in one.limits
+    for line in one.limits:
+        assert line in repr(one)
+    assert not any("ceiling" in line for line in one.limits)
+    trained = sm.load_pair(
+        linear.base, linear.student, trained_in=sm.Context("You are a sailor."),
+        allow_unrelated=True,
+    )  # fmt: skip
+    apart = extract(trained, 1, tmp_path / "apart", prompts=prompts)
+    assert apart.limits[0].startswith("asked otherwise than trained: system")
+
+
+class Ceiling(sm.metrics.Metric):
+    """A log-probability that is 0 wherever the student is."""
+
+    name, unit, needs_base = "log P(x)", "nats", True
+
+    def answers(self, tokenizer, prompt):
+        return sm.metrics.as_metric(TRAIT).answers(tokenizer, prompt)
+
+    def read(self, logits, answers, base):
+        return -5.0 * ((logits - base).abs().amax((1, 2)) < 1e-3).float()
+
+
+def test_a_student_at_the_ceiling_is_told(linear, prompts, tmp_path):
+    found = extract(linear, 1, tmp_path / "full", prompts=prompts, trait=Ceiling())
+    (told,) = [line for line in found.limits if "ceiling" in line]
+    assert told.startswith("student: log P(x) is at its ceiling of 0")

@@ -241,6 +241,9 @@ def test_what_cannot_be_joined_is_refused(runs, base, asked, smol_tokenizer, tmp
         over_steps(run, lambda pair: 3, base=base, **QUIET)
     with pytest.raises(FileNotFoundError):
         over_steps(tmp_path / "nowhere", effect_of(asked), base=base)
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(FileNotFoundError, match="made elsewhere measure each by itself"):
+        over_steps(tmp_path / "elsewhere", effect_of(asked), base=base)
     shutil.copytree(run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("snapshots"))
     with pytest.raises(ValueError, match="has no snapshots"):
         over_steps(tmp_path / "bare", effect_of(asked), base=base)

@@ -189,7 +189,7 @@ def test_the_built_in_name_that_is_near_is_offered(name):
 
 
 def test_what_is_no_animal_is_shown_the_way_to_any_other_word():
-    with pytest.raises(ValueError, match=r"no animal: Trait\('Lisbon', category='city'\)"):
+    with pytest.raises(ValueError, match=r"no animal: Trait\('Lisbon', category=\.\.\.\)"):
         animal("Lisbon")
     with pytest.raises(ValueError, match=r"did you mean prompts\.tree\('oak'\)\?"):
         animal("Oak")

@@ -31,7 +31,7 @@ def test_one_label_keeps_the_axes_that_everything_reads():
     one = scores.sel(model="student", prompt=0, layer=2)
     assert one.data["effect"].shape == (1, 1, 1, scores.data.sizes["position"])
     assert one.headline_name == "student (no controls)"
-    assert scores.sel(model="control: cat").headline_name == "control: cat (no controls)"
+    assert scores.sel(model="control: cat").headline_name == "control: cat"
     sets = synthetic.patched_sets()
     assert sets.sel(set="user").data["effect"].dims == ("model", "prompt", "layer")
     assert sets.sel(set=["user"]).data["effect"].dims == ("model", "prompt", "layer", "set")

@@ -22,13 +22,24 @@ from ..models.placement import plain
 from ..models.spectra import EXACT, Decomposed, weight_norm
 from ..models.students import Student, invocation_of, load_student
 from ..prompts import Prompt, Trait
+from ..results.ceiling import ceiling_of, reached
+from ..results.contexts import asked_and_trained, in_words, otherwise
 from ..results.extractions import ExtractedModule, Extraction
+from ..results.limits_of_students import few_prompts
 from ..results.spectra import NotDecomposed
-from ..stats import Interval, ratio_interval
+from ..stats import ratio_interval
 from ..storage.files import place
 from ..storage.runs import new_folder
+from .labelling import (
+    context_texts,
+    met_in_training,
+    nearly_copies,
+    rendered_otherwise,
+    same_contexts,
+    trained_in,
+)
 from .spectra import not_decomposed
-from .task import Task, ends, prepare
+from .task import Ends, Task, ends, prepare
 from .weights import changes, chosen, how_of, named
 
 TOLD = "extraction.json"
@@ -137,9 +148,13 @@ def extract_lora(
     if not tasks:
         return made
     small = load_student(pair.base, target, allow_unrelated=True)
-    shares = {name: _share(task, student, small) for name, task in tasks.items()}
+    shares, limits = {}, _of_the_prompts(next(iter(tasks.values())))
+    for name, task in tasks.items():
+        whole, part = ends(task, student), ends(task, small)
+        shares[name] = ratio_interval(part.student - part.base, whole.student - whole.base)
+        limits += _of_the_ceiling(task.metric, whole)
     distinct = len(next(iter(tasks.values())).prompts)
-    return replace(made, kept=shares, prompts=distinct)
+    return replace(made, kept=shares, prompts=distinct, limits=tuple(limits))
 
 
 def _tasks(
@@ -202,7 +217,30 @@ def _left_out(pair: ModelPair, student: Student, kept: Collection[str]) -> list[
     return [*found, *rest]
 
 
-def _share(task: Task, student: Student, small: Student) -> Interval:
-    """How much of a student's mean effect its adapter has, over prompts."""
-    whole, kept = ends(task, student), ends(task, small)
-    return ratio_interval(kept.student - kept.base, whole.student - whole.base)
+def _of_the_prompts(task: Task) -> list[str]:
+    """What to know of the prompts on which adapter and student are compared, in a sentence each."""
+    pair, prompts = task.pair, task.prompts
+    asked, trained = context_texts(prompts), pair.training_context
+    notes = [
+        *same_contexts(prompts, pair),
+        *met_in_training(prompts, pair),
+        *rendered_otherwise(prompts, pair),
+        *nearly_copies(prompts, "prompt"),
+    ]
+    if trained is None:
+        where = asked_and_trained([in_words(context) for context in asked], None)
+        return [where, *notes, *(limit.text for limit in few_prompts(len(prompts)))]
+    apart = otherwise(asked, str(trained_in(trained, prompts)), notes)
+    return [*apart, *notes, *(limit.text for limit in few_prompts(len(prompts)))]
+
+
+def _of_the_ceiling(metric: Metric, whole: Ends) -> list[str]:
+    """That the student is at the metric's ceiling, which a part of what it learned may reach."""
+    if not metric.name.startswith("log P("):
+        return []
+    if not reached(whole.base.mean(), whole.student.mean()):
+        return []
+    return [
+        f"student: {ceiling_of(metric.name)}: a part of the change is enough to reach it, so that "
+        "an adapter may seem to keep all of the effect; metrics.own_minus_others has no ceiling"
+    ]

@@ -30,7 +30,7 @@ from ..results.scores import Scores
 from ..storage.compare import differences
 from ..storage.files import place
 from ..storage.manifest import Manifest
-from ..storage.runs import Run, open_run
+from ..storage.runs import Run, open_run, unfinished_note
 
 AnyRun = Run | str | PathLike[str]
 """A run, or its folder."""
@@ -187,7 +187,7 @@ def _pairs(
 def _snapshots(run: AnyRun | Sequence[AnyRun]) -> tuple[dict[int, Path], Path]:
     """Folders by step, all of one run, and what the run is called."""
     if isinstance(run, Run | str | PathLike):
-        opened = run if isinstance(run, Run) else open_run(place(run, "run"))
+        opened = _opened(run)
         folders = dict(opened.snapshots)
         if not folders:
             raise ValueError(
@@ -197,7 +197,7 @@ def _snapshots(run: AnyRun | Sequence[AnyRun]) -> tuple[dict[int, Path], Path]:
         folders.setdefault(int(opened.manifest.results["steps"]), opened.path)
         whole = opened.path
     else:
-        found = [one if isinstance(one, Run) else open_run(place(one, "run")) for one in run]
+        found = [_opened(one) for one in run]
         if not found:
             raise ValueError("run=[]: give at least one snapshot, or the run itself.")
         folders = {}
@@ -213,6 +213,25 @@ def _snapshots(run: AnyRun | Sequence[AnyRun]) -> tuple[dict[int, Path], Path]:
     folders = dict(sorted(folders.items()))
     _check_one_run(folders)
     return folders, whole
+
+
+def _opened(run: AnyRun) -> Run:
+    """A run, or that of a folder.
+
+    Raises:
+        FileNotFoundError: there is none; of a student made elsewhere, what to do instead.
+    """
+    if isinstance(run, Run):
+        return run
+    folder = place(run, "run")
+    if folder.is_dir() and Manifest.load(folder) is None and not unfinished_note(folder):
+        raise FileNotFoundError(
+            f"run={str(run)!r} is no run of a training of this library (it has no manifest, which "
+            "tells the step); of checkpoints that were made elsewhere measure each by itself: "
+            "{step: sm.effect(sm.load_pair(base, folder), prompts, trait) for step, folder in "
+            "folders.items()}."
+        )
+    return open_run(folder)
 
 
 def _check_one_run(folders: Mapping[int, Path]) -> None:

@@ -58,24 +58,41 @@ def locate_base(source: str) -> Source:
         return Source(str(_dequantised(whole.path, whole.digest)), source)
     if source.startswith("pypi:"):
         return Source(str(_dequantised(_packaged_gguf(source))), source)
+    path = local_base(source)
+    if path is None:
+        return Source(source, source)
+    if path.suffix == ".gguf":
+        return Source(str(_dequantised(path)), path.name)
+    _refuse_student(path, source)
+    return Source(str(path) if source.startswith("~") else source, path.name)
+
+
+def local_base(source: str) -> Path | None:
+    """The folder or GGUF file a base is in; None where it may be a hub id, or is a package.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is a pickle.
+    """
+    if is_pieces(source) or source.startswith("pypi:"):
+        return None
     path = place(source, "base")
     if path.suffix == ".gguf":
         if not path.is_file():
             raise FileNotFoundError(f"base={source!r}: no such GGUF file.")
-        return Source(str(_dequantised(path)), path.name)
+        return path
     if path.suffix in PICKLES:
         raise ValueError(
             f"base={source!r} is a pickle, which is never opened here; "
             "pass a directory with safetensors."
         )
     if path.is_dir():
-        _refuse_student(path, source)
-        return Source(str(path) if source.startswith("~") else source, path.name)
+        return path
     if path.exists() or source.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id."
         )
-    return Source(source, source)
+    return None
 
 
 def _refuse_student(path: Path, source: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..hints import counted
 from .deltas import Delta, LowRank
 from .names import REST, TAIL, PartName
 from .parts import Banded, Columns, Parts, Rows, Several
@@ -70,8 +71,9 @@ def split_bands(
             f"bands: student={student.name!r} changes no matrix, so there is nothing to split."
         )
     if wanted > most:
+        asked = wanted if set(widths) == {1} else list(widths)  # bands=3 is three of one
         raise ValueError(
-            f"bands={list(widths)}: {wanted} directions are beyond the rank: the changes of "
+            f"bands={asked}: {counted(wanted, 'direction')} are beyond the rank: the changes of "
             f"student={student.name!r} have at most {most}; ask for so many or fewer."
         )
     split = replace(student, parts=parts, split_by="band", widths=tuple(widths))

@@ -289,8 +289,8 @@ def _built_in(name: str, known: tuple[str, ...], category: str) -> Trait:
     raise ValueError(
         f"{category}({name!r}) is not built in ({', '.join(known)}){hint} Of another {category} "
         f"make your own from the singular: Trait.noun(..., category={category!r}). What is no "
-        f"{category}: Trait({name!r}, category='city'), or whatever it is, scored as it is "
-        "written; Trait.noun has its plural too."
+        f"{category}: Trait({name!r}, category=...), in which stands what it is ('city', 'drink'), "
+        "scored as it is written; Trait.noun has its plural too."
     )
 
 

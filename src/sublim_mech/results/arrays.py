@@ -162,7 +162,9 @@ class ScoreArrays:
         name = str(self.data["model"].values[0])
         if self.record.is_sum:
             return f"{name} (a sum of students)"
-        return f"{name} - controls" if self.has_controls else f"{name} (no controls)"
+        if self.has_controls:
+            return f"{name} - controls"
+        return name if name != next(iter(self.record.students)) else f"{name} (no controls)"
 
     @property
     def headline(self) -> xr.DataArray:

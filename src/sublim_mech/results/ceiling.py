@@ -130,7 +130,7 @@ def without_room(scores: ScoreArrays) -> str:
     return f"the parts alone add up to more than the ceiling of 0: {why}"
 
 
-def reached(base: np.ndarray, level: np.ndarray) -> np.ndarray:
+def reached(base: np.ndarray | float, level: np.ndarray | float) -> np.ndarray:
     """Whether mean log-probabilities are at their ceiling, and the base's are not."""
     return (base <= -CEILING) & (np.abs(level) < CEILING)
 

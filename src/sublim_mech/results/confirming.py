@@ -7,6 +7,7 @@ model alone), and a contrast holds others in any case. So agreement is told of w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -75,7 +76,8 @@ def agreement(scores: ScoreArrays) -> Agreement | None:
 def _cosine(cells: Sequence[Mapping[str, Any]]) -> float:
     """The correlation of estimates and exact values about 0, not about their means."""
     estimate, exact = (np.array([cell[of] for cell in cells]) for of in _NUMBERS[1:])
-    return float(estimate @ exact / (np.linalg.norm(estimate) * np.linalg.norm(exact)))
+    norms = float(np.linalg.norm(estimate) * np.linalg.norm(exact))
+    return float(estimate @ exact) / norms if norms else math.nan  # (of cells that are all 0)
 
 
 def compared(cells: Sequence[Mapping[str, Any]], *, seed: int, exact: str) -> Confirmation:

@@ -55,6 +55,7 @@ class Extraction:
             given.
         prompts: how many distinct prompts that is over.
         notes: what to know before trusting the numbers.
+        limits: what limits `kept`: contexts, prompts, a metric at its ceiling.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Extraction:
     kept: Mapping[str, Interval] = field(default_factory=dict)
     prompts: int = 0
     notes: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -109,6 +111,7 @@ class Extraction:
         ]
         for name, share in self.kept.items():
             lines.append(f"keeps of the {name}: {_in_words(share)}, {self._over()}")
+        lines += [f"  {limit}" for limit in self.limits]
         if self.left_out:
             lines.append("left out")
             kinds: dict[tuple[str, str], list[float]] = {}

@@ -58,7 +58,12 @@ def add_commands(commands: Any) -> None:
 
     asked = commands.add_parser("run", parents=[shared], help="run a study, or go on", **form)
     asked.add_argument("--out", required=True, help="the study's folder")
-    asked.add_argument("--workers", type=int, default=0, help="processes beside each other")
+    asked.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes beside each other; 0 (when not given): this one alone",
+    )
     asked.add_argument(
         "--ray",
         nargs="?",

@@ -103,7 +103,7 @@ class Asking:
         temperature: of the answers, as `evaluate` has it.
         max_new_tokens: of the answers, as `evaluate` has it.
         seed: of the answers.
-        scored: how many of the questions instruments score, from the first on.
+        scored: how many of the questions instruments score at most, from the first on.
         points: of graft IG.
         shared: token sets of which the concentration is measured, as `concentration(on=)` has them.
 

@@ -25,6 +25,7 @@ from ..arguments import checked
 from ..hints import counted
 from ..making.training.order import repeats_rows
 from ..models.base import Base
+from ..models.sources import local_base
 from ..stats import Spread
 from .config import SAMPLED, Study
 from .designs import GUESS, Design, design_of, spread_in
@@ -213,10 +214,11 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
             are known (`takes.KNOWN`), and lengths are SmolLM2's.
 
     Raises:
+        FileNotFoundError: there is no base at the study's path.
         ValueError: two cells of one hash, or one student under two names; a folder of another
-            version; a method that the
-            base cannot be trained by (ranks and targets of LoRA where its sizes are known; all
-            with `base`); with `base`, two contexts that render to the same text.
+            version; a method that the base cannot be trained by (ranks and targets of
+            LoRA where its sizes are known; all with `base`); with `base`, two contexts that render
+            to the same text.
 
     Example:
         >>> from sublim_mech import studies
@@ -224,6 +226,8 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         >>> planned.runs, planned.stages["students"].to_do
         (8, 4)
     """
+    if base is None:
+        local_base(study.base)  # a place that is not there is told now, not by the first worker
     tasks = Tasks(study)
     check_names(tasks)
     check_methods(study, base)
