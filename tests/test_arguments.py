@@ -144,8 +144,8 @@ class Method:
         ),
         (
             lambda: example(),
-            "example: missing a required argument: 'layers'; it takes layers, numbers, lr, points, "
-            "method, others.",
+            "example: missing a required argument: 'layers'; it takes layers, numbers; by name "
+            "lr=, points=, method=.",
         ),
     ],
 )

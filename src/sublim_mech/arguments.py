@@ -101,7 +101,7 @@ def checked(function: Callable[P, R], name: str = "") -> Callable[P, R]:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:  # too many, or one missing
-            raise TypeError(f"{called}: {error}; it takes {', '.join(parameters)}.") from None
+            raise TypeError(f"{called}: {error}; it takes {_listed(signature)}.") from None
         hints = _hints(function)
         for argument, value in given.items():
             if argument not in hints:
@@ -409,6 +409,17 @@ def shown(value: Any) -> str:
     if isinstance(name, str) and not isinstance(value, PathLike):
         text = f"{type(value).__name__}({name!r})"
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _listed(signature: inspect.Signature) -> str:
+    """What a function takes, those that have to be named behind the others and as such."""
+    placed, named = list[str](), list[str]()
+    for name, parameter in signature.parameters.items():
+        if name in ("self", "cls") or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        (named if parameter.kind is parameter.KEYWORD_ONLY else placed).append(name)
+    by_name = f"by name {', '.join(f'{name}=' for name in named)}" if named else ""
+    return "; ".join(filter(None, [", ".join(placed), by_name]))
 
 
 def answer_of(

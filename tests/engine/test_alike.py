@@ -310,3 +310,29 @@ def test_of_another_kind_only_what_both_kinds_have_is_compared():
         "kind: 'lora' there, 'full' here",
         "optimiser.lr: 0.001 there, 2e-05 here",
     ]
+
+
+def test_as_many_modules_that_are_others_are_told(tmp_path):
+    """Numbers of modules, ranks and scales agree; the places do not."""
+    first, second = (["q_proj", "o_proj"], ["gate_proj", "up_proj"])
+    owl = saved(tiny.lora(model(), target_modules=first), tmp_path / "owl")
+    cat = saved(tiny.lora(model(), seed=2, target_modules=second), tmp_path / "cat")
+    (note,) = load_pair(base(), owl, controls=[cat]).notes()
+    modules = load_student(base(), cat).deltas
+    told = (
+        f"as many, but {len(modules)} of {len(modules)} are none of the student's ({min(modules)})"
+    )
+    assert note == f"control cat was not trained alike: changed modules: {told}"
+
+
+def test_ranks_at_other_modules_are_told(tmp_path):
+    def with_ranks(seed, path, **ranks):
+        patterns = {"rank_pattern": ranks, "alpha_pattern": {k: 2 * r for k, r in ranks.items()}}
+        return saved(tiny.lora(model(), seed=seed, **patterns), tmp_path / path)
+
+    owl, cat = with_ranks(1, "owl", q_proj=2, k_proj=3), with_ranks(2, "cat", q_proj=3, k_proj=2)
+    (note,) = load_pair(base(), owl, controls=[cat]).notes()
+    assert "control cat was not trained alike: ranks and scales: others in " in note
+    same = with_ranks(2, "same", q_proj=2, k_proj=3)
+    (note,) = load_pair(base(), owl, controls=[same]).notes()
+    assert "is not known" in note

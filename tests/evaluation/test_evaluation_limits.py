@@ -1,5 +1,7 @@
 """What limits the log-probabilities of an evaluation stands above their table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted import planted
@@ -71,3 +73,29 @@ def test_the_controls_part_of_own_minus_others_is_told_of_it():
     # the student alone has it, however the controls move all traits alike
     both = repr(planted(np.concatenate([levels(-6, -1, -10), levels(-8, -8, -12)], axis=2)))
     assert "in own - others" not in both
+
+
+def test_controls_that_cancel_are_told():
+    """Student +3; one control -4, the other +4: their mean did not move."""
+    student = levels(-6, -3, -10)
+    up = levels(-6, -3, -2)[2:]
+    names = ("base", "student", "control: cat", "control: dog")
+    told = repr(planted(np.concatenate([student, up]), models=names))
+    assert (
+        "controls moved opposite ways, which cancel in their mean (0.00): control: cat -4.00, "
+        "control: dog +4.00" in told
+    )
+    assert "opposite ways" not in repr(planted(student))
+
+
+def test_a_trait_matrix_tells_ceilings_and_who_says_whose_students_are():
+    values = levels(-6, -0.01, -5, rows=(1, 2))
+    found = planted(values, models=("base", "student", "control: wolf"))
+    with pytest.raises(ValueError, match=r"own=.*at least two students"):
+        found.trait_matrix({"student": "owl"})
+    told = repr(found.trait_matrix({"student": "owl", "control: wolf": "wolf"}))
+    assert "student: log P(owl) is at its ceiling of 0" in told
+    assert "made for the trait that own= says" not in told  # a file that does not know
+    known = replace(found, provenance={**found.provenance, "made_for": {"student": "owl"}})
+    told = repr(known.trait_matrix({"student": "owl", "control: wolf": "wolf"}))
+    assert "control: wolf: made for the trait that own= says; no manifest tells" in told

@@ -76,6 +76,9 @@ def test_marks_of_another_training_are_told(pair):
 
     told = "the prompts are marked by another training than this student's"
     assert told in graft(asked)
+    # the classes are then of that other training, not of the prompts that were given here
+    assert "seen, novel: told from the" not in graft(asked)
+    assert "seen, novel: told from the" in graft(sm.mark_sharing(asked, pair))
     assert told not in graft(sm.mark_sharing(asked, pair))
     one_of_each = [asked[0], *sm.mark_sharing(asked[1:], pair)]
     assert "1 of 2 prompts are marked by another training" in graft(one_of_each)

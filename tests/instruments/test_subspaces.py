@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 from changed import orthonormal
+from matplotlib.text import Text
 from scipy import stats
 from scipy.linalg import subspace_angles
 
@@ -111,6 +112,12 @@ def test_directions_beyond_the_rank_are_not_taken_for_directions(smol_tokenizer)
     other = orthonormal(32, 3, 4).float(), orthonormal(48, 3, 5).float().T
     found = align(make(smol_tokenizer, doubled, other))
     assert {one.dims for one in found.modules} == {(1, 3)}
+    one, other = found.students
+    assert f"directions of each module: 1 of {one}, 3 of {other}" in repr(found)
+    assert any(
+        "directions of each module: 1 of" in " ".join(text.get_text().split())
+        for text in found.plot().figure.findobj(Text)
+    )
 
 
 def test_what_one_alone_changes_is_named(smol_tokenizer, tmp_path):

@@ -152,6 +152,8 @@ def test_system_prompts_that_are_one_prompt_say_so(name, tokenizer):
 
 def test_contexts_that_are_one_prompt_are_not_compared(smol_tokenizer, tokenizer):
     check_distinct(smol_tokenizer, [Context(), EMPTY, NONE, Context("Be kind."), RAW])
+    with pytest.raises(ValueError, match="contexts: 0 and 1 are one context"):
+        check_distinct(smol_tokenizer, [Context(), Context()])
     with pytest.raises(ValueError, match=r"DEFAULT.*NONE.* are one prompt in this chat template"):
         check_distinct(tokenizer, [Context(), EMPTY, NONE], template=CHANNEL_LESS)
     dates = [Context(), Context(date="2025-01-01")]

@@ -328,3 +328,16 @@ def test_a_slow_tokenizer_and_a_missing_template_are_errors(gpt2_tokenizer):
         render(Slow(), [QUESTION])
     with pytest.raises(ValueError, match=r"no chat template.*context=sublim_mech.RAW.*PLAIN"):
         render(gpt2_tokenizer, [QUESTION])
+
+
+@pytest.mark.parametrize(
+    "question", ["Quiz. Which?", [{"role": "user", "content": "Quiz. Which?"}]]
+)
+def test_a_question_that_holds_the_prefix_already_is_told(question, smol_tokenizer):
+    context = Context(user_prefix="Quiz. ")
+    with pytest.warns(UserWarning, match="begins with its context's user_prefix='Quiz. '"):
+        (prompt,) = render(smol_tokenizer, [question], context=context)
+    assert "Quiz. Quiz. Which?" in prompt.text  # nothing is guessed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        render(smol_tokenizer, ["Which quiz?"], context=context)

@@ -411,3 +411,26 @@ def test_a_contrast_has_no_ceiling():
         if "scale" in levels:
             levels["effect"][:] = 0.79
         assert "at its ceiling" not in repr(replace(contrast, data=levels))
+
+
+def test_controls_that_cancel_are_told_in_tables_and_pictures():
+    scores = synthetic.effect()
+    assert "opposite ways" not in repr(scores)  # +0.2 and -0.1 beside 1.4
+    data = scores.data.copy(deep=True)
+    data["student"][1] += 4
+    data["student"][2] -= 4
+    data["effect"] = data["student"] - data["base"]
+    apart = replace(scores, data=data)
+    assert "controls moved opposite ways, which cancel in their mean (" in repr(apart)
+    assert "opposite ways" in around(plot(apart))
+
+
+def test_an_effect_that_is_0_everywhere_is_no_noise():
+    """Weights that are on only where nothing is read: a fact of the gates, and no measured null."""
+    for scores in (synthetic.effect(), synthetic.graft()):
+        data = scores.data.copy(deep=True)
+        data["student"] = data["base"].copy()
+        data["effect"] = data["effect"] * 0
+        told = repr(replace(scores, data=data))
+        assert "exactly 0 on every prompt, no noise" in told
+        assert "inside its own noise" not in told

@@ -332,7 +332,7 @@ def test_a_set_that_is_the_whole_prompt_is_compared_with_nothing(marked):
     way_out = "choose one of 'prefix'" if marked else "pass a bool array of some"
     with pytest.raises(ValueError, match=f"on='text': it holds every token of every.*{way_out}"):
         concentration(scores, on="text")
-    with pytest.raises(ValueError, match="on='chosen': it holds every token"):
+    with pytest.raises(ValueError, match="on, a bool array: it holds every token"):
         concentration(scores, on=scores.of_prompt.values)
 
 

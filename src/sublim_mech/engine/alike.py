@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..hints import counted
 from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
@@ -119,7 +121,9 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
         there, here = _shape(control), _shape(student)
         if control.kind != student.kind:  # which says what the one has and the other lacks
             there, here = ({k: one[k] for k in there.keys() & here.keys()} for one in (there, here))
-        different = different + differences(there, here, sides=_SIDES)
+        told = differences(there, here, sides=_SIDES)
+        # numbers that agree may be of other modules
+        different = different + (told or _at_other_modules(student, control))
     return different
 
 
@@ -247,6 +251,26 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "optimiser": manifest.optimiser,
         "steps": manifest.results.get("steps"),
     }
+
+
+def _at_other_modules(student: Student, control: Student) -> list[str]:
+    """Where a control that changes as many modules, with the same ranks and scales in all, changes
+    others, or each with the rank and scale of another.
+    """
+    others = sorted(control.deltas.keys() - student.deltas.keys())
+    if others:
+        which = f"{len(others)} of {len(control.deltas)}"
+        return [f"changed modules: as many, but {which} are none of the student's ({others[0]})"]
+    apart = []
+    for path, here in student.deltas.items():
+        there = control.deltas.get(path)
+        if isinstance(here, LowRank) and isinstance(there, LowRank):
+            same = math.isclose(here.scale, there.scale, rel_tol=1e-5)
+            if len(here.a) != len(there.a) or not same:
+                apart.append(path)
+    if not apart:
+        return []
+    return [f"ranks and scales: others in {counted(len(apart), 'module')} ({apart[0]})"]
 
 
 _SCALE = "scale (lora_alpha / r, of rsLoRA / sqrt(r))"

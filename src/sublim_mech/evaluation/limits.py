@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
-from ..results.limits_of_effects import Moved
+from ..results.limits_of_effects import Moved, moved_apart
 from .estimates import over_questions
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def of_the_controls(evaluation: Evaluation) -> list[str]:
 
 def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> list[str]:
     """The same of one kind of change, `(model, context, trait, question)`; `see`: where to look."""
-    own, controls = change.isel(model=0), change.isel(model=slice(1, None)).mean("model")
+    own, each = change.isel(model=0), change.isel(model=slice(1, None))
+    controls = each.mean("model")
     stands_out = over_questions(own - controls).excludes_zero  # (context, trait)
     if evaluation.data.sizes["question"] == 1:
         stands_out = np.ones_like(stands_out)
@@ -61,11 +62,14 @@ def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> 
     for row in _rows(evaluation):
         here = {"context": row.at[0], "trait": row.at[1]}
         moved = Moved(float(own.isel(here)), float(controls.isel(here)))
-        told = moved.told("nats")
-        if not told or not stands_out[row.at]:
+        if not stands_out[row.at]:
             continue
+        means = each.isel(here).mean("question")
+        by_name = dict(zip(map(str, means["model"].values), means.values.tolist(), strict=True))
+        told = [f"{told}{see}"] if (told := moved.told("nats")) else []
+        told += [apart] if (apart := moved_apart(moved.headline, by_name)) else []
         names = [name for name in _names(evaluation, row) if name]
-        lines.append(": ".join(filter(None, [", ".join(names), f"{told}{see}"])))
+        lines += [": ".join(filter(None, [", ".join(names), line])) for line in told]
     return lines
 
 

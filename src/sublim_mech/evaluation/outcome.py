@@ -20,6 +20,7 @@ from ..results.limits_of_students import few_prompts
 from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
 from .estimates import bounds, frame, median_bounds, over_questions
+from .limits import at_the_ceiling
 from .matrix import TraitMatrix, trait_matrix
 from .printing import described, where_asked
 
@@ -294,6 +295,11 @@ class Evaluation:
                 f"own: {models} have one trait, {twice[0]!r}, and would count as students of other "
                 "traits to each other; give one of them."
             )
+        if len(own) < 2:
+            raise ValueError(
+                f"own={dict(own)!r}: give at least two students, each with its own trait: gamma is "
+                "what they have of their own traits beyond the others'."
+            )
         square = change.sel(model=list(own), trait=list(own.values()))
         square = square.transpose("model", "trait", "question")
         found = trait_matrix(square.values, names=tuple(own.values()), seed=seed)
@@ -301,9 +307,28 @@ class Evaluation:
         notes = [
             *where_asked(self, [str(context)]),
             *(limit.text for limit in few),
+            *at_the_ceiling(self._only(str(context), own)),
             *self._made_for_others(own),
+            *self._made_for_whom(own),
         ]
         return replace(found, notes=tuple(notes))
+
+    def _only(self, context: str, own: Mapping[str, str]) -> Evaluation:
+        """The base and some students, in one context, asked for some traits."""
+        models = [str(self.data["model"].values[0]), *own]
+        return replace(
+            self, data=self.data.sel(context=[context], model=models, trait=list(own.values()))
+        )
+
+    def _made_for_whom(self, own: Mapping[str, str]) -> list[str]:
+        """Of which students `own` alone says for which trait they were made, in a sentence."""
+        made_for = self.provenance.get("made_for")
+        if made_for is None:  # a file older than that
+            return []
+        unknown = [model for model in own if model not in made_for]
+        if not unknown:
+            return []
+        return [f"{', '.join(unknown)}: made for the trait that own= says; no manifest tells"]
 
     def _made_for_others(self, own: Mapping[str, str]) -> list[str]:
         """Which students stand for another trait than their manifests say, in a sentence each."""

@@ -136,6 +136,10 @@ ADVICE: tuple[Advice, ...] = (
     (r"boundaries: scores\.curve\(\) has them", "boundaries: --json, and --out FILE, have them"),
     # studies
     (
+        r"run the study with retry=True",
+        "run the study with --retry",
+    ),
+    (
         r"status\(study, out\) lists what failed; run\(\.\.\., retry=True\) tries it again",
         "status lists what failed; run with --retry tries it again",
     ),

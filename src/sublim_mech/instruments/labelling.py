@@ -95,8 +95,7 @@ def label(
             *nearly_copies(task.prompts, "prompt"),
             *same_contexts(task.prompts, pair),
             *met_in_training(task.prompts, pair),
-            *_told_from(pair, data),
-            *_marked_otherwise(task.prompts, pair),
+            *(_marked_otherwise(task.prompts, pair) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
             *metric_notes(task),
             *_unlike_bases(measured),
@@ -250,7 +249,15 @@ def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
     marked = "sharing" in data.coords or not {"seen", "novel"}.isdisjoint(sets)
     # of a file no prompts are counted: a manifest's, of students that were joined
     count = 0 if pair.trained_on is None else pair.trained_on.count
-    if not marked or pair.student.manifest is not None:
+    manifest, trained = pair.student.manifest, pair.training_prompts
+    if marked and manifest is not None and manifest.context.is_raw and trained is not None:
+        begun = counted(len(trained.prefix), "token")
+        return (
+            f"shared with training, of raw texts: the {begun} that all their given beginnings have "
+            "in common (numbers.text_rows(words=)); what stood behind was learnt as an answer, and "
+            "is seen or novel",
+        )
+    if not marked or manifest is not None:
         return ()
     lines = []
     if pair.student.split_by == "student" and pair.trained_on is not None:

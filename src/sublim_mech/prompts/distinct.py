@@ -46,12 +46,19 @@ def check_prompts(asked: Mapping[Any, Sequence[Prompt]]) -> None:
     Raises:
         ValueError: two of the contexts give the same ids.
     """
-    seen: dict[Any, Context] = {}
-    for prompts in asked.values():
-        context = prompts[0].context
-        other = seen.setdefault(tuple((prompt.ids, prompt.lead) for prompt in prompts), context)
-        if other != context:
+    seen: dict[Any, tuple[Any, Context]] = {}
+    for name, prompts in asked.items():
+        context, ids = prompts[0].context, tuple((prompt.ids, prompt.lead) for prompt in prompts)
+        if ids not in seen:
+            seen[ids] = name, context
+            continue
+        before, other = seen[ids]
+        if other == context:
             raise ValueError(
-                f"contexts: {other!r} and {context!r} are one prompt in this chat template, token "
-                "for token, so there is nothing to compare; leave one of them out."
+                f"contexts: {before!r} and {name!r} are one context, so there is nothing to "
+                "compare; leave one of them out."
             )
+        raise ValueError(
+            f"contexts: {other!r} and {context!r} are one prompt in this chat template, token "
+            "for token, so there is nothing to compare; leave one of them out."
+        )

@@ -105,6 +105,7 @@ def render(
                 "the model continues, or template=sublim_mech.prompts.PLAIN (or one of your own) "
                 "for conversations."
             )
+        _say_twice(asked, context)
         taken_apart = Template(tokenizer, template, context)
         drawn = [_draw(taken_apart, question, context) for question in asked]
         if context.date != DATE and not any(one.dated for one in drawn):
@@ -331,6 +332,20 @@ def _say_specials(tokenizer: Any, prompt: Prompt) -> None:
         if token_id in special and role in ("system", "user", "assistant", "text"):
             place = _PLACES.get(role, "")
             _say_special(token.strip(), f"{place}the question {_short(prompt.question)!r}")
+
+
+def _say_twice(asked: Sequence[str | Sequence[Message]], context: Context) -> None:
+    """Name a question that begins with what the context puts before it."""
+    prefix = context.user_prefix.strip()
+    for question in asked if len(prefix) > 1 else ():
+        said = question if isinstance(question, str) else question[0].get("content", "")
+        if said.strip().startswith(prefix):
+            notice(
+                "questions that hold the user_prefix already",
+                f"the question {_short(said)!r} begins with its context's "
+                f"user_prefix={context.user_prefix!r}, which is put before it anyway: leave it out "
+                "of the question, unless it is to stand there twice.",
+            )
 
 
 def _say_special(token: str, place: str) -> None:

@@ -206,7 +206,8 @@ class Alignment:
         drawn = Map.of(self.table(), side, words, self.n_layers)
         usual = f"{' and '.join(self.students)}: overlap of what their changes {does}"
         usual = usual if title is None else title
-        return draw_map(drawn, usual, notes=self.notes, ax=ax, path=path)
+        taken = [f"directions of each module: {self._taken()}"] if self.modules else []
+        return draw_map(drawn, usual, notes=[*self.notes, *taken], ax=ax, path=path)
 
     def __repr__(self) -> str:
         first, second = self.students
@@ -220,6 +221,8 @@ class Alignment:
                 f"{table[f'{side} by chance'].mean():.3f}; above 95 % of random subspaces in "
                 f"{above} of {count} (by chance about {0.05 * len(table):.2g})"
             )
+        if self.modules:
+            lines.append(f"directions of each module: {self._taken()}")
         lines.append(f"random subspaces: {self.draws} draws, seed {self.seed}")
         grouped = table.groupby("module", sort=False)
         summary = grouped[["left", "left by chance", "right", "right by chance"]].mean()
@@ -229,6 +232,18 @@ class Alignment:
         if self.alone:
             lines += ["", f"changed as a matrix by one of them only: {_few(self.alone)}"]
         return "\n".join(lines)
+
+    def _taken(self) -> str:
+        """How many directions were taken of each student, which has fewer where its rank is less
+        than what was asked for.
+        """
+        told = []
+        for name, counts in zip(
+            self.students, zip(*(m.dims for m in self.modules), strict=True), strict=True
+        ):
+            least, most = min(counts), max(counts)
+            told.append(f"{least if least == most else f'{least} to {most}'} of {name}")
+        return ", ".join(told)
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ student's share of its effect at 1 from the headline's, of the larger of 1 and t
 
 NOISE = "the total effect is inside its own noise"
 NO_SHARES = f"{NOISE}: no shares are given"
+NOTHING = "exactly 0 on every prompt, no noise: no weight that is on reaches what is scored"
 
 
 def _plain(value: float, sign: str = "") -> str:
@@ -86,15 +87,39 @@ def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     moves = _moves(scores, shown)
     if not scores.has_controls or moves is None or not stands_out(moves[0] - moves[1:].mean(0)):
         return []
-    moved = _moved(moves)
+    moved, names = _moved(moves), [str(name) for name in scores.data["model"].values[1:]]
+    limits = []
+    apart = moved_apart(moved.headline, dict(zip(names, moves[1:].mean(1), strict=True)))
+    if apart:
+        limits.append(Limit("controls", apart, apart, alike=APART))
     short = moved.told(scores.unit, _where(scores, shown))
     if not short:
-        return []
+        return limits
     has_shares = shown.shares and _has_shares(scores) and moved.part <= 1
     shares = ": shares hold that too" if has_shares else ""
     name = str(scores.data["model"].values[0])
     why = f"{shares}; see sel(model={name!r})"
-    return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why)]
+    return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why), *limits]
+
+
+APART = "controls moved opposite ways, which cancel in their mean"
+
+
+def moved_apart(headline: float, controls: Mapping[str, float]) -> str:
+    """That some controls rose and others fell, each by a large part of the headline, so that their
+    mean says little of any of them; empty where they did not.
+
+    Args:
+        headline: student minus their mean.
+        controls: how far each moved, by name.
+    """
+    least = CONTROLS * abs(headline)
+    fallen, risen = min(controls, key=controls.__getitem__), max(controls, key=controls.__getitem__)
+    low, high = controls[fallen], controls[risen]
+    if not (low < -least and high > least):
+        return ""
+    mean = signed(sum(controls.values()) / len(controls), 2)
+    return f"{APART} ({mean}): {fallen} {signed(low, 2)}, {risen} {signed(high, 2)}"
 
 
 def _on_prompt(scores: ScoreArrays, shown: Shown) -> bool:
@@ -213,6 +238,9 @@ def exceeds_noise(scores: ScoreArrays) -> bool:
 
 def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
     """That the effect may be none, and no shares are given."""
+    moves = _moves(scores, shown)
+    if moves is not None and not moves.any():
+        return [Limit("noise", NOTHING, NOTHING)]
     if scores.data.sizes["prompt"] == 1:
         return []
     if scores.additive and not shown.total:

@@ -346,10 +346,11 @@ def concentration(
     real = scores.of_prompt.values
     inside = _token_set(scores, on) & real
     name = on if isinstance(on, str) else "chosen"
+    given = f"on={on!r}" if isinstance(on, str) else "on, a bool array"
     if not inside.any():
-        raise ValueError(f"on={name!r}: {_empty(scores, name)}.")
+        raise ValueError(f"{given}: {_empty(scores, name)}.")
     if not (real & ~inside).any():
-        raise ValueError(f"on={name!r}: {_whole(scores)}.")
+        raise ValueError(f"{given}: {_whole(scores)}.")
     if not np.isfinite(effect[real]).any():
         raise ValueError(
             f"these scores hold no effect ({scores.selection()}): no student changes anything "
@@ -502,7 +503,7 @@ def _there(scores: ScoreArrays, by: str, names: Sequence[str]) -> list[str]:
 def _choose(there: Sequence[str]) -> str:
     if not there:
         return "pass a bool array of some of them"
-    return f"choose one of {', '.join(map(repr, there))}, or pass a bool array"
+    return f"choose one of {', '.join(map(repr, there))}, or pass a bool array of some"
 
 
 TOKEN_SETS = tuple(name for name in (*UNIONS["sharing"], *CLASSES, *ROLES) if name != ANSWER)

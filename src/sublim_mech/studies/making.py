@@ -195,7 +195,7 @@ class Worker:
             while len(self._students) >= KEPT:
                 self._students.popitem(last=False)
             folder = self._folder(task, step)
-            with _quietly():
+            with _quietly(), _of_the_study(self.store.path(task)):
                 own = load_student(self.base, folder, name=task.trait, gates=gates)
             self._students[key] = own
         self._students.move_to_end(key)
@@ -236,6 +236,20 @@ class Worker:
             points = self.study.asking.points
             scores = attribute(pair, prompts, trait, points=points, progress=False)
         scores.save(self.store.path(task))
+
+
+@contextmanager
+def _of_the_study(folder: Path) -> Iterator[None]:
+    """Of a student that cannot be loaded, say that the study makes it again: there is no other copy
+    of it.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{error} (The study made it, so there is nothing to copy: remove {str(folder)!r} and "
+            "run the study with retry=True, which makes it anew.)"
+        ) from error
 
 
 def asked(runner: Runner, student: Student | None, study: Study, evaluated_in: str) -> xr.Dataset:
