@@ -15,6 +15,7 @@ from ..arguments import checked
 from ..results.document import bullets, document, drawing, folded, paragraph, table
 from ..results.frames import write_csv
 from ..results.limit_kinds import Limit
+from ..results.same_students import of_the_same
 from ..results.study_figures import (
     capacity_figure,
     concentration_figure,
@@ -273,6 +274,8 @@ def drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
         )
         loras, full, which = of_one_training(chosen.rows, fulls)
         figure = rank_figure(loras, full, rule)
+        same = of_the_same(loras, full).told
+        caption = " ".join(filter(None, [caption, same]))
         told = " ".join([_caption(caption, of_ranks(loras, full), chosen), *which])
         yield f"ranks-{number}", f"Ranks, {rule}", figure, told
     chosen = evidence.capacities()
