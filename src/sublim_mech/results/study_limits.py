@@ -171,8 +171,14 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
         told.append(Limit("noise", f"{of}: {NO_SHARES}", f"{of}: {NO_SHARES}"))
     undivided = rows[share.notna() & graft_noise(rows)]
     if len(undivided):
-        pairs = zip(undivided["trait"], undivided["row_seed"], strict=True)
-        names = list(dict.fromkeys(f"{trait}, row seed {seed}" for trait, seed in pairs))
+        each = zip(undivided["trait"], undivided["row_seed"], undivided[by], strict=True)
+        several = len(groups) > 1
+        names = list(
+            dict.fromkeys(
+                f"{trait}, row seed {seed}" + (f", {group}" if several else "")
+                for trait, seed, group in each
+            )
+        )
         of = f"{len(undivided)} of {counted(len(rows), what)} ({_first_of(names)})"
         text = f"{of}: the graft's effect is inside its own noise and has no parts"
         told.append(Limit("noise", text, text))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -339,13 +339,17 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
         for key, here in rows.groupby(by, sort=False, dropna=False)
         for name, group in stages(here).items()
     ]
+    lines_of: dict[str, list[tuple[_Told, pd.DataFrame]]] = {}
     for name, (labels, c, where, trained, asked, focus), group in found:
-        strength = f", c = {c:g}" if several and not pd.isna(c) else ""
+        strength = f"c = {c:g}" if several and not pd.isna(c) else ""
+        within = f" (controls within {focus})" if focus else ""
+        told = (str(labels), strength, str(where), f"{trained} → {asked}{within}")
+        lines_of.setdefault(name, []).append((told, group))
         lines.append(
             [
                 name,
-                f"{labels}{strength}, {where}",
-                f"{trained} → {asked}" + (f" (controls within {focus})" if focus else ""),
+                ", ".join(filter(None, told[:-1])),
+                told[-1],
                 str(group["row_seed"].nunique()),
                 str(len(group)),
                 _kl(group, "kl"),
@@ -362,8 +366,7 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
         "the student before its training."
     )
     yield table(caption, columns, lines)
-    named = {one: [group for name, _, group in found if name == one] for one, _, _ in found}
-    limits = in_a_line(of_learning({name: pd.concat(groups) for name, groups in named.items()}))
+    limits = in_a_line(of_learning(_with_what_differs(lines_of)))
     if limits:
         yield paragraph(limits, "note")
     yield "<h2>Methods</h2>"
@@ -389,6 +392,23 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
     said += [f"{name}: {_list(rows, name)}." for name in names if name in rows]
     yield bullets(said)
     yield paragraph("Beside this page: rows.csv, verdicts.csv, figures/ (SVG and PNG).", "note")
+
+
+_Told = tuple[str, ...]
+"""What a line of the table says of its students, beside their method."""
+
+
+def _with_what_differs(
+    lines_of: Mapping[str, Sequence[tuple[_Told, pd.DataFrame]]],
+) -> dict[str, pd.DataFrame]:
+    """Lines of the table by their method and by what of them differs between those of a method."""
+    found = {}
+    for name, lines in lines_of.items():
+        columns = list(zip(*(told for told, _ in lines), strict=True))
+        for told, group in lines:
+            own = [one for one, all_ in zip(told, columns, strict=True) if len(set(all_)) > 1]
+            found[", ".join(filter(None, [name, *own]))] = group
+    return found
 
 
 def _list(rows: pd.DataFrame, column: str) -> str:
