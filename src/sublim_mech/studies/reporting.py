@@ -39,6 +39,7 @@ from ..results.study_limits import (
 from ..results.style import write
 from ..stats import MATTERS, Verdict
 from ..storage.files import check_file, place, replacing
+from .answers_page import answers_section
 from .concluding import Chosen, Evidence, conclusions, of_one_training, students
 from .config import SAMPLED, Study
 from .control_sets import FOCUS
@@ -108,10 +109,11 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
     Store(out).need_begun()
     reached = status(study, out)
     longer = _longer(study)
-    about = _about(study)
+    there = rows(study, out)
+    about = [*answers_section(study, Store(out), set(there["run"])), *_about(study)]
     write_record(study, folder)
     missing = (*what_is_missing(reached), *_whys(reached))
-    return _write(rows(study, out), folder, _Head(study.name, missing, about, longer))
+    return _write(there, folder, _Head(study.name, missing, about, longer))
 
 
 @checked
@@ -329,10 +331,17 @@ def _kl(rows: pd.DataFrame, column: str) -> str:
     return "–" if math.isnan(found) else f"{found:.2g}"
 
 
+_RATES = {"rate": "names it", "base rate": "base names it"}
+"""Columns of generated answers, and what the table calls them."""
+
+
 def _methods(rows: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Students</h2>"
     by = ["labels", "c", "where", "trained_in", "evaluated_in", FOCUS]
     several = rows["c"].nunique() > 1
+    rates = {
+        name: told for name, told in _RATES.items() if name in rows and rows[name].notna().any()
+    }
     lines = []
     found = [
         (name, key, group)
@@ -356,15 +365,19 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
                 _kl(group, "kl_before"),
                 f"{group['base level'].mean():.2f}",
                 *(str(point(group, column)) for column in ("change", "control", "specific")),
+                # parts of 1, which have no sign
+                *(str(point(group, column)).replace("+", "") for column in rates),
             ]
         )
     columns = ["method", "labels, tokens", "contexts", "data sets", "students"]
     columns += ["KL", "base's KL", "base level"]
-    columns += ["change", "control", "student - control"]
+    columns += ["change", "control", "student - control", *rates.values()]
     caption = (
         "Means over data sets, nats; 95 % of Student's t. KL: held-out, per token; the base's: of "
         "the student before its training."
     )
+    if rates:
+        caption += " Names it: the part of generated answers that name the trait."
     yield table(caption, columns, lines)
     limits = in_a_line(of_learning(_with_what_differs(lines_of)))
     if limits:
