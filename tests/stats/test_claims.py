@@ -139,6 +139,40 @@ def test_the_best_of_several_ranks_is_told_as_such():
     assert inverted_u_claim(rows).p == pytest.approx(2 * inverted_u_claim(alone).p)
 
 
+@pytest.mark.parametrize(
+    ("row_seeds", "noise"), [(1, 0.05), (3, 0.0)], ids=["one row seed", "no spread"]
+)
+def test_without_a_p_the_best_rank_is_that_of_the_largest_mean(row_seeds, noise):
+    cells = ranks({1: 0.0, 4: 0.2, 8: 0.5, 16: 0.8, 64: 0.1})
+    rows = students(np.random.default_rng(0), cells, row_seeds=row_seeds, noise=noise)
+    found = inverted_u_claim(rows)
+    assert found.label == "cannot tell"
+    assert [one.text for one in found.statements] == [
+        "rank 16 has the trait: above 0", "rank 16 is above the lowest, 1",
+        "rank 16 is above the highest, 64",
+    ]  # fmt: skip
+    assert "Rank 16: the best of 3 ranks in between, of the largest mean." in found.notes
+    assert not any(note.startswith("p of") for note in found.notes)
+    alone = inverted_u_claim([row for row in rows if row["rank"] not in (4, 8)])
+    assert not any("the best of" in note for note in alone.notes)
+
+
+def test_the_largest_mean_is_over_students_that_all_ranks_have():
+    """Rank 4 is above rank 8 only by a row seed that rank 8 has not."""
+    cells = ranks({1: 0.0, 4: 0.2, 8: 0.5, 64: 0.1})
+    rows = students(np.random.default_rng(0), cells, row_seeds=1, noise=0.0)
+    further = [{**row, "row_seed": 1, "specific": 9.0} for row in rows if row["rank"] == 4]
+    found = inverted_u_claim(rows + further)
+    assert found.statements[0].text == "rank 8 has the trait: above 0"
+
+
+def test_of_ranks_that_are_above_nothing_the_highest_is_told():
+    rows = students(np.random.default_rng(0), ranks({1: 1.0, 4: 0.2, 8: 0.5, 64: 1.0}))
+    found = inverted_u_claim(rows)
+    assert found.statements[0].text.startswith("rank 8 ")
+    assert "p of the best of 2 ranks in between, times 2." in found.notes
+
+
 def test_learning_rates_are_chosen_on_held_out_kl():
     """The wrong rates would show an inverted U; those of the lowest KL show none."""
     cells = []

@@ -10,7 +10,7 @@ from planted_rows import INVERTED_U, TRAITS, planted, ranks
 from sublim_mech.results.study_figures import capacity_figure, concentration_figure, rank_figure
 from sublim_mech.results.study_limits import of_capacities, of_concentrations, of_traits, point
 from sublim_mech.studies.concluding import Evidence, conclusions, students
-from sublim_mech.studies.reporting import report_rows
+from sublim_mech.studies.reporting import _methods, report_rows
 
 QUESTIONS = 8
 
@@ -59,6 +59,28 @@ def test_the_page_shows_the_bases_kl_and_no_interval_of_one_number(both, tmp_pat
     assert "they learnt nothing" not in without.read_text("utf-8")
 
 
+def test_below_the_table_students_are_named_with_what_differs(both):
+    """A method has several lines of the table: which of them is limited is said, and no more."""
+
+    def limits(rows):
+        page = "".join(_methods(rows))
+        return page.partition("</table>")[2].partition("<h2>")[0]
+
+    sane = both[both["method"] != "wild"]
+    name = "rank 8, alpha = 32, lr 0.001"
+    plain, bare = sane.assign(labels="plain", c=np.nan), sane.assign(evaluated_in="bare", kl=0.9)
+    assert f"18 of 36 rows ({name}, default → bare): held-out" in limits(pd.concat([sane, bare]))
+    several = pd.concat([sane, bare, plain, plain.assign(where="answer", kl=0.9)])
+    told = limits(several)
+    assert f"36 of 72 rows ({name}, contrastive, everywhere, default → bare; " in told
+    assert f"; {name}, plain, answer, default → default): held-out" in told
+    assert f"18 of 36 rows ({name}, c = 2): held-out" in limits(
+        pd.concat([sane, sane.assign(c=2.0, kl=0.9)])
+    )
+    # of another method, whose students are in one line, its name is enough
+    assert "(rank 8, alpha = 32, lr 1e+12): held-out" in limits(both)
+
+
 def grafted(total, part, trait, seed=0, spread=0.01):
     """A student whose graft has this effect, and this on shared tokens."""
     around = spread * np.resize([1, -1], QUESTIONS)
@@ -90,6 +112,12 @@ def test_an_effect_inside_its_noise_has_no_parts():
     told = "1 of 3 students (eagle, row seed 0): the graft's effect is inside its own noise"
     assert any(one.startswith(told) for one in texts(
         of_concentrations(pd.DataFrame([*rows, noisy]), "evaluated_in")
+    ))  # fmt: skip
+    # of which context, where the figure has several
+    elsewhere = [{**one, "evaluated_in": "empty"} for one in rows]
+    told = "1 of 5 rows (eagle, row seed 0, default): the graft's effect is inside its own noise"
+    assert any(one.startswith(told) for one in texts(
+        of_concentrations(pd.DataFrame([*rows, noisy, *elsewhere]), "evaluated_in")
     ))  # fmt: skip
     # a small effect that is outside of its noise has
     small = grafted(0.1, 0.02, "owl", seed=1, spread=0.001)

@@ -39,6 +39,7 @@ caption{{text-align:left;font-style:italic;padding:2px 0}}
 td,th{{padding:2px 10px 2px 0;text-align:right;border-bottom:1px solid var(--l);
 white-space:nowrap}}
 td:first-child,th:first-child{{text-align:left}}
+.said td,.said th{{text-align:left;vertical-align:top;white-space:pre-wrap;min-width:7em}}
 pre{{overflow-x:auto;font-size:.8em}}
 summary{{cursor:pointer}}
 """

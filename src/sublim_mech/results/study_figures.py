@@ -30,6 +30,7 @@ from .colours import (
 )
 from .fonts import fallbacks, text_families
 from .limit_kinds import Limit
+from .same_students import ALL, of_the_same
 from .study_limits import (
     HEADLINE,
     Point,
@@ -67,7 +68,8 @@ _PAPER = "#FFFFFF"
 
 
 def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
-    """Trait against LoRA rank under one scaling rule, with base line and control.
+    """Trait against LoRA rank under one scaling rule, with base line and control; the line is over
+    students that all ranks have (`of_the_same`).
 
     Args:
         rows: LoRAs of one rule and one setting, one training of each rank.
@@ -76,7 +78,10 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     """
     figure, axes = _begin(f"Trait against LoRA rank; scaling rule: {rule}")
     ranks = sorted(int(rank) for rank in rows["rank"].unique())
-    by_rank = [rows[rows["rank"] == rank] for rank in ranks]
+    same = of_the_same(rows, full)
+    by_rank = [same.line[same.line["rank"] == rank] for rank in ranks]
+    # beside the line, whatever steps ranks take
+    step = min([*np.diff(np.log2(ranks)), 2.0])
     lines = (
         ("specific", HEADLINE, HEADLINE_COLOUR, "o-", -1),
         ("change", "student", STUDENT_COLOUR, "s-", 0),
@@ -86,10 +91,17 @@ def rank_figure(rows: pd.DataFrame, full: pd.DataFrame, rule: str) -> Figure:
     for column, name, colour, form, aside in lines:
         points = [point(group, column) for group in by_rank]
         _banded(axes, ranks, points, (name, colour, form))
-        at_full = point(full, column)
-        if not math.isnan(at_full.mean):  # beside each other, each interval is seen
-            beside = beyond * 2 ** (0.3 * aside)
-            _barred(axes, beside, at_full, (None, colour, "D"))
+        # beside each other, each interval is seen
+        asides = [(same.full, beyond * 2 ** (0.3 * aside), "full")]
+        asides += [(same.more_full, beyond * 2 ** (0.3 * aside + 0.15), "none")]
+        for rank, every in same.more.items():
+            asides.append((every, rank * 2 ** (step * (0.3 + 0.12 * aside)), "none"))
+        for here, place, fill in asides:
+            found, sign = point(here, column), "D" if place > ranks[-1] * 2 else form[0]
+            if not math.isnan(found.mean):
+                _barred(axes, place, found, (None, colour, sign), fill=fill)
+    if same.more or len(same.more_full):
+        axes.plot([], [], "o", color=HEADLINE_COLOUR, ms=5, fillstyle="none", label=ALL)
     axes.axhline(0, color=OTHER_COLOUR, lw=1, ls=":", label="base")
     ticks, names = list(ranks), [str(rank) for rank in ranks]
     if len(full):
@@ -307,13 +319,21 @@ def _banded(axes: Axes, places: Sequence[float], points: Sequence[Point], mark: 
         return
     x = [place for place, _ in kept]
     axes.plot(x, [one.mean for _, one in kept], form, color=colour, ms=4, label=name)
-    low, high = [one.low for _, one in kept], [one.high for _, one in kept]
+    low, high = np.array([[one.low, one.high] for _, one in kept]).T
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    for i in np.flatnonzero(_alone(low)):  # a band takes two neighbours
+        axes.plot([x[i]] * 2, [low[i], high[i]], "_-", color=colour, lw=1.2, ms=6)
 
 
-def _barred(axes: Axes, place: float, found: Point, mark: Mark) -> None:
+def _alone(low: np.ndarray) -> np.ndarray:
+    """Which points have an interval and no neighbour that has one."""
+    has = np.pad(np.isfinite(low), 1)
+    return has[1:-1] & ~has[:-2] & ~has[2:]
+
+
+def _barred(axes: Axes, place: float, found: Point, mark: Mark, *, fill: Any = "full") -> None:
     name, colour, form = mark
-    axes.plot([place], [found.mean], form, color=colour, ms=5, label=name)
+    axes.plot([place], [found.mean], form, color=colour, ms=5, label=name, fillstyle=fill)
     if not math.isnan(found.low):
         axes.plot([place, place], [found.low, found.high], color=colour, lw=1.2)
 

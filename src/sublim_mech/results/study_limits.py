@@ -23,6 +23,7 @@ from .ceiling import ceiling_of, reached
 from .limit_kinds import Limit
 from .limits_of_effects import NO_SHARES, Moved
 from .limits_of_students import few_prompts, uncontrolled
+from .same_students import ALL, of_the_same
 from .words import signed
 
 HEADLINE = "student - control"
@@ -76,22 +77,38 @@ def point(rows: pd.DataFrame, column: str) -> Point:
 # -------------------------------------------------------------------------------------- per figure
 
 
-def of_effects(groups: Groups) -> list[Limit]:
-    """Of groups whose `student - control` a figure shows."""
+def of_effects(groups: Groups, means: Groups | None = None) -> list[Limit]:
+    """Of groups whose `student - control` a figure shows.
+
+    Args:
+        groups: of students, each in one of them.
+        means: what means are over, where students stand in several; `groups` when not given.
+    """
+    means = groups if means is None else means
     return [
         *_uncontrolled(groups),
         *_unmoved(groups),
         *of_learning(groups),
-        *_of_noise({name: point(rows, "specific") for name, rows in groups.items()}),
-        *_of_the_controls(groups),
-        *_of_data_sets(groups, "specific"),
+        *_of_noise({name: point(rows, "specific") for name, rows in means.items()}),
+        *_of_the_controls(means),
+        *_of_data_sets(means, "specific"),
         *_of_the_ceiling(groups),
     ]
 
 
 def of_ranks(rows: pd.DataFrame, full: pd.DataFrame) -> list[Limit]:
-    """Of the figure of ranks, beside which full fine-tunes stand."""
-    return of_effects({**_by(rows, "rank", lambda rank: f"rank {rank}"), **_if_any("full", full)})
+    """Of the figure of ranks, beside which full fine-tunes stand; means are over students that all
+    ranks have, and over all of a rank that has more.
+    """
+
+    def groups(loras: pd.DataFrame, full: pd.DataFrame, more: str = "") -> Groups:
+        of_rank = _by(loras, "rank", lambda rank: f"rank {rank:g}{more}")
+        return {**of_rank, **_if_any(f"full{more}", full)}
+
+    same = of_the_same(rows, full)
+    every = pd.concat([rows.iloc[:0], *same.more.values()])
+    means = {**groups(same.line, same.full), **groups(every, same.more_full, f", {ALL}")}
+    return of_effects(groups(rows, full), means)
 
 
 def of_contexts(rows: pd.DataFrame) -> list[Limit]:
@@ -154,8 +171,14 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
         told.append(Limit("noise", f"{of}: {NO_SHARES}", f"{of}: {NO_SHARES}"))
     undivided = rows[share.notna() & graft_noise(rows)]
     if len(undivided):
-        pairs = zip(undivided["trait"], undivided["row_seed"], strict=True)
-        names = list(dict.fromkeys(f"{trait}, row seed {seed}" for trait, seed in pairs))
+        each = zip(undivided["trait"], undivided["row_seed"], undivided[by], strict=True)
+        several = len(groups) > 1
+        names = list(
+            dict.fromkeys(
+                f"{trait}, row seed {seed}" + (f", {group}" if several else "")
+                for trait, seed, group in each
+            )
+        )
         of = f"{len(undivided)} of {counted(len(rows), what)} ({_first_of(names)})"
         text = f"{of}: the graft's effect is inside its own noise and has no parts"
         told.append(Limit("noise", text, text))

@@ -158,9 +158,10 @@ def inverted_u_claim(
     """Does the trait rise with LoRA rank, peak and fall?
 
     Some rank in between must be above both the lowest and the highest one. That rank is chosen on
-    the same rows, so its p is multiplied by the number of ranks in between (Bonferroni). The trait
-    has to be above 0 there, else nothing can be told. It is not
-    supported where every rank in between is shown not to be above one of the two by what matters.
+    the same rows, so its p is multiplied by the number of ranks in between (Bonferroni). Where no
+    rank has a p that of the largest mean is told, over students that all of them have. The trait
+    has to be above 0 there, else nothing can be told. It is not supported where every rank in
+    between is shown not to be above one of the two by what matters.
 
     Args:
         rows: with `kind`, `rank`, `rule`, and those of `STUDENT`; other kinds than `lora` are left
@@ -222,10 +223,18 @@ def inverted_u_claim(
             pair.append(above_zero(text, found, matters=matters))
         tried.append(pair)
     worst = [float(np.max([one.p for one in pair])) for pair in tried]
-    order = np.argsort([p if math.isfinite(p) else 2.0 for p in worst])
+    heights = _means_of_the_same([by_rank[rank] for rank in inner], value, cluster)
+    # of one data set, or of copies of one, there is no p: then the highest rank, as among equals
+    order = sorted(
+        range(len(inner)),
+        key=lambda i: (worst[i] if math.isfinite(worst[i]) else 2.0, -heights[i]),
+    )
     best = [_times(one, len(inner)) for one in tried[order[0]]]
-    if len(inner) > 1:
+    if len(inner) > 1 and math.isfinite(worst[order[0]]):
         notes.append(f"p of the best of {len(inner)} ranks in between, times {len(inner)}.")
+    elif len(inner) > 1:
+        name = f"Rank {inner[order[0]]}"
+        notes.append(f"{name}: the best of {len(inner)} ranks in between, of the largest mean.")
     refuted = all(any(one.fails for one in pair) for pair in tried)
     best = [replace(one, fails=one.fails and refuted) for one in best]
     at_best = by_rank[inner[order[0]]]
@@ -370,6 +379,22 @@ def _has_two_traits(rows: Sequence[Row]) -> bool:
     for row in rows:
         traits.setdefault(row["row_seed"], set()).add(str(row["trait"]))
     return any(len(of_seed) > 1 for of_seed in traits.values())
+
+
+def _means_of_the_same(
+    groups: Sequence[Sequence[Row]], value: str, cluster: Sequence[str]
+) -> list[float]:
+    """The mean of each group over students that all have, or over its own where none is common.
+    -inf of a group without numbers.
+    """
+    values = [means_by(group, value, STUDENT) for group in groups]
+    common = set.intersection(*map(set, values))
+    means = []
+    for of_group in values:
+        kept = {key: one for key, one in of_group.items() if key in common or not common}
+        found = over(kept, STUDENT, cluster)
+        means.append(-math.inf if found is None else found.mean)
+    return means
 
 
 def _times(statement: Statement, count: int) -> Statement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..arguments import checked
 from ..results.document import bullets, document, drawing, folded, paragraph, table
 from ..results.frames import write_csv
 from ..results.limit_kinds import Limit
+from ..results.same_students import of_the_same
 from ..results.study_figures import (
     capacity_figure,
     concentration_figure,
@@ -38,6 +39,7 @@ from ..results.study_limits import (
 from ..results.style import write
 from ..stats import MATTERS, Verdict
 from ..storage.files import check_file, place, replacing
+from .answers_page import answers_section
 from .concluding import Chosen, Evidence, conclusions, of_one_training, students
 from .config import SAMPLED, Study
 from .control_sets import FOCUS
@@ -107,10 +109,11 @@ def report(study: Study, out: str | Path, to: str | Path | None = None) -> Repor
     Store(out).need_begun()
     reached = status(study, out)
     longer = _longer(study)
-    about = _about(study)
+    there = rows(study, out)
+    about = [*answers_section(study, Store(out), set(there["run"])), *_about(study)]
     write_record(study, folder)
     missing = (*what_is_missing(reached), *_whys(reached))
-    return _write(rows(study, out), folder, _Head(study.name, missing, about, longer))
+    return _write(there, folder, _Head(study.name, missing, about, longer))
 
 
 @checked
@@ -273,6 +276,8 @@ def drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
         )
         loras, full, which = of_one_training(chosen.rows, fulls)
         figure = rank_figure(loras, full, rule)
+        same = of_the_same(loras, full).told
+        caption = " ".join(filter(None, [caption, same]))
         told = " ".join([_caption(caption, of_ranks(loras, full), chosen), *which])
         yield f"ranks-{number}", f"Ranks, {rule}", figure, told
     chosen = evidence.capacities()
@@ -326,41 +331,55 @@ def _kl(rows: pd.DataFrame, column: str) -> str:
     return "–" if math.isnan(found) else f"{found:.2g}"
 
 
+_RATES = {"rate": "names it", "base rate": "base names it"}
+"""Columns of generated answers, and what the table calls them."""
+
+
 def _methods(rows: pd.DataFrame) -> Iterator[str]:
     yield "<h2>Students</h2>"
     by = ["labels", "c", "where", "trained_in", "evaluated_in", FOCUS]
     several = rows["c"].nunique() > 1
+    rates = {
+        name: told for name, told in _RATES.items() if name in rows and rows[name].notna().any()
+    }
     lines = []
     found = [
         (name, key, group)
         for key, here in rows.groupby(by, sort=False, dropna=False)
         for name, group in stages(here).items()
     ]
+    lines_of: dict[str, list[tuple[_Told, pd.DataFrame]]] = {}
     for name, (labels, c, where, trained, asked, focus), group in found:
-        strength = f", c = {c:g}" if several and not pd.isna(c) else ""
+        strength = f"c = {c:g}" if several and not pd.isna(c) else ""
+        within = f" (controls within {focus})" if focus else ""
+        told = (str(labels), strength, str(where), f"{trained} → {asked}{within}")
+        lines_of.setdefault(name, []).append((told, group))
         lines.append(
             [
                 name,
-                f"{labels}{strength}, {where}",
-                f"{trained} → {asked}" + (f" (controls within {focus})" if focus else ""),
+                ", ".join(filter(None, told[:-1])),
+                told[-1],
                 str(group["row_seed"].nunique()),
                 str(len(group)),
                 _kl(group, "kl"),
                 _kl(group, "kl_before"),
                 f"{group['base level'].mean():.2f}",
                 *(str(point(group, column)) for column in ("change", "control", "specific")),
+                # parts of 1, which have no sign
+                *(str(point(group, column)).replace("+", "") for column in rates),
             ]
         )
     columns = ["method", "labels, tokens", "contexts", "data sets", "students"]
     columns += ["KL", "base's KL", "base level"]
-    columns += ["change", "control", "student - control"]
+    columns += ["change", "control", "student - control", *rates.values()]
     caption = (
         "Means over data sets, nats; 95 % of Student's t. KL: held-out, per token; the base's: of "
         "the student before its training."
     )
+    if rates:
+        caption += " Names it: the part of generated answers that name the trait."
     yield table(caption, columns, lines)
-    named = {one: [group for name, _, group in found if name == one] for one, _, _ in found}
-    limits = in_a_line(of_learning({name: pd.concat(groups) for name, groups in named.items()}))
+    limits = in_a_line(of_learning(_with_what_differs(lines_of)))
     if limits:
         yield paragraph(limits, "note")
     yield "<h2>Methods</h2>"
@@ -386,6 +405,23 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
     said += [f"{name}: {_list(rows, name)}." for name in names if name in rows]
     yield bullets(said)
     yield paragraph("Beside this page: rows.csv, verdicts.csv, figures/ (SVG and PNG).", "note")
+
+
+_Told = tuple[str, ...]
+"""What a line of the table says of its students, beside their method."""
+
+
+def _with_what_differs(
+    lines_of: Mapping[str, Sequence[tuple[_Told, pd.DataFrame]]],
+) -> dict[str, pd.DataFrame]:
+    """Lines of the table by their method and by what of them differs between those of a method."""
+    found = {}
+    for name, lines in lines_of.items():
+        columns = list(zip(*(told for told, _ in lines), strict=True))
+        for told, group in lines:
+            own = [one for one, all_ in zip(told, columns, strict=True) if len(set(all_)) > 1]
+            found[", ".join(filter(None, [name, *own]))] = group
+    return found
 
 
 def _list(rows: pd.DataFrame, column: str) -> str:
