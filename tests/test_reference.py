@@ -16,7 +16,8 @@ from reference_pages import DOCS, LISTS, directives, entries, find, public
 import sublim_mech as sm
 
 NO_REFERENCE = {
-    f"sublim_mech.{name}" for name in ("__main__", "arguments", "completion", "hints", "threads")
+    f"sublim_mech.{name}"
+    for name in ("__main__", "arguments", "completion", "hints", "options", "threads")
 }
 OUTSIDE = {"readme.md", "contributing.md", "changelog.md"}  # pages of files outside docs/
 
