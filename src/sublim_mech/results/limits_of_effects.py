@@ -25,7 +25,10 @@ student's share of its effect at 1 from the headline's, of the larger of 1 and t
 
 NOISE = "the total effect is inside its own noise"
 NO_SHARES = f"{NOISE}: no shares are given"
-NOTHING = "exactly 0 on every prompt, no noise: no weight that is on reaches what is scored"
+NOTHING = (
+    "exactly 0 on every prompt, no noise: no weight that is on reaches what is scored, or that "
+    "counts in steps (ranks)"
+)
 
 
 def _plain(value: float, sign: str = "") -> str:
@@ -239,7 +242,7 @@ def exceeds_noise(scores: ScoreArrays) -> bool:
 def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
     """That the effect may be none, and no shares are given."""
     moves = _moves(scores, shown)
-    if moves is not None and not moves.any():
+    if moves is not None and not moves.any() and not scores.record.minus:
         return [Limit("noise", NOTHING, NOTHING)]
     if scores.data.sizes["prompt"] == 1:
         return []
