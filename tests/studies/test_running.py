@@ -59,6 +59,22 @@ def test_a_damaged_row_is_set_aside_and_made_again(made, tmp_path):
     pd.testing.assert_frame_equal(again, made.rows)
 
 
+def test_the_advice_on_a_damaged_student_helps(made, tmp_path):
+    out = copied(made, tmp_path)
+    shutil.rmtree(out / "rows")
+    shutil.rmtree(out / "answers")
+    student = made.rows[(made.rows["method"] == "r2") & (made.rows["part"] == "plain")].iloc[0]
+    folder = out / "students" / student["student"]
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="nothing to copy"):
+        studies.run(made.study, out, progress=False)
+    why = studies.status(made.study, out).failures[0]["error"]
+    assert f"remove {str(folder)!r} and run the study with retry=True" in why
+    shutil.rmtree(folder)
+    again = studies.run(made.study, out, retry=True, progress=False)
+    pd.testing.assert_frame_equal(again[made.rows.columns], made.rows, check_dtype=False)
+
+
 def test_a_failing_run_is_reported_and_stops_no_other(made, tmp_path, monkeypatch):
     out = copied(made, tmp_path)
     shutil.rmtree(out / "rows")
