@@ -120,3 +120,22 @@ def test_verdicts_say_it():
     assert "they learnt nothing" in " ".join(two.notes)
     # the reason stands in brackets; that nothing was measured would be no other one
     assert repr(two.statements[0]).endswith("[ranks 1, 2: three are needed]: cannot be told")
+
+
+def test_a_small_effect_is_not_told_to_be_elsewhere():
+    """Sufficiency of all of it would be above the set's part by less than matters."""
+
+    def rows(total):
+        return [
+            {"trait": trait, "row_seed": seed, "training_seed": 0, "graft total": total,
+             "ig shared share": 0.9 + seed / 100, "ig shared token share": 0.6,
+             "graft shared sufficiency": total * (0.6 - 0.01 * seed),
+             "graft shared token share": 0.6}
+            for trait in ("owl", "cat") for seed in range(4)
+        ]  # fmt: skip
+
+    small, large = localisation_claim(rows(0.1)), localisation_claim(rows(1.0))
+    assert (small.label, large.label) == ("cannot tell", "not supported")
+    (note,) = [one for one in small.notes if "Were all of the effect" in one]
+    assert "sufficiency would be 0.04 nats above their part, less than the 0.1 that" in note
+    assert not any("Were all of the effect" in one for one in large.notes)

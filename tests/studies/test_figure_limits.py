@@ -133,6 +133,19 @@ def test_shares_of_a_fall_and_of_nothing_are_told_student_by_student():
     assert max(abs(float(y)) for ys in heights for y in ys) < 2
 
 
+def test_students_that_act_where_they_were_trained_are_told_with_what_they_do_everywhere():
+    """0 by construction is no measured 0: what the weights do everywhere stands beside it."""
+    everywhere_on, here = at("everywhere", 0.5), at("answer", 0.0, noise=0.0)
+    here["gates"], here["everywhere specific"] = "as trained", 0.3
+    rows = pd.concat([everywhere_on, here], ignore_index=True)
+    (line,) = [one for one in texts(of_places(rows)) if "as trained" in one]
+    assert line.startswith(
+        "answer: asked as trained, weights on at these tokens alone (0 by construction of what is "
+        "read before them); with weights on everywhere student - control is: answer +0.300"
+    )
+    assert not any("as trained" in one for one in texts(of_places(everywhere_on)))
+
+
 def test_contexts_are_named_by_training_and_evaluation():
     rows = planted(contexts(0.5, 0.0), noise=0.05)
     here = rows["evaluated_in"] == "empty"  # around 0

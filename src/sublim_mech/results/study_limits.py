@@ -29,6 +29,9 @@ from .words import signed
 HEADLINE = "student - control"
 """What figures of studies call it."""
 
+GATED = "as trained"
+"""What rows say of students that act at chosen tokens only."""
+
 _NAMED = 3  # groups of a figure that a line names
 
 Groups = Mapping[str, pd.DataFrame]
@@ -120,7 +123,8 @@ def of_contexts(rows: pd.DataFrame) -> list[Limit]:
 
 def of_places(rows: pd.DataFrame) -> list[Limit]:
     """Of students that were trained at chosen tokens."""
-    return of_effects(_by(rows, "where", str))
+    groups = _by(rows, "where", str)
+    return [*_as_trained(groups), *of_effects(groups)]
 
 
 def of_capacities(rows: pd.DataFrame) -> list[Limit]:
@@ -235,6 +239,34 @@ def in_a_line(limits: Sequence[Limit]) -> str:
 
 
 # ------------------------------------------------------------------------------------- one by one
+
+
+def everywhere(rows: pd.DataFrame) -> str:
+    """What `student - control` is with weights on everywhere, of students that are asked as they
+    were trained, arm by arm; empty where there are none.
+    """
+    if "gates" not in rows or "everywhere specific" not in rows:
+        return ""
+    asked = rows[rows["gates"] == GATED]
+    found = [
+        f"{arm} {point(here, 'everywhere specific')}"
+        for arm, here in _by(asked, "where", str).items()
+    ]
+    return f"with weights on everywhere {HEADLINE} is: {'; '.join(found)}" if found else ""
+
+
+def _as_trained(groups: Groups) -> list[Limit]:
+    """That students of some arms act only where they were trained, which may be at nothing that
+    is read.
+    """
+    arms = [
+        name for name, rows in groups.items() if "gates" in rows and (rows["gates"] == GATED).any()
+    ]
+    if not arms:
+        return []
+    short = f"{_first_of(arms)}: asked as trained, weights on at these tokens alone"
+    why = "0 by construction of what is read before them"
+    return [Limit("gated", f"{short} ({why}); {everywhere(_whole(groups))}", short)]
 
 
 def _uncontrolled(groups: Groups) -> list[Limit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
@@ -183,25 +184,35 @@ def localisation_claim(
             "excess share": excess,
             "excess effect": along * (number(row, enough) - number(row, part) * whole),
             "falls": along < 0,
+            "room": (1 - number(row, part)) * abs(whole),
         }
         extended.append({**row, **added})
     groups = dict.fromkeys(row.get(by) for row in extended) if by else {None: None}
-    statements = []
+    statements, notes = list[Statement](), list[str]()
     for group in groups:
         here = [row for row in extended if not by or row.get(by) == group]
         at = f" ({by} {group})" if by else ""
+        room = over(means_by(here, "room", STUDENT), STUDENT, cluster)
         for column, text, unit in (
             ("excess share", f"share of the effect on {on} tokens - token share{at}", ""),
             ("excess effect", f"sufficiency of {on} tokens - their part of the effect{at}", "nats"),
         ):
             found = over(means_by(here, column, STUDENT), STUDENT, cluster)
-            statements.append(above_zero(f"{text} is above 0", found, matters=matters, unit=unit))
+            one = above_zero(f"{text} is above 0", found, matters=matters, unit=unit)
+            # sufficiency of all of the effect is more than its part by no more than the rest of it
+            if unit and room is not None and room.mean < matters and not one.holds:
+                one = replace(one, fails=False)
+                notes.append(
+                    f"Were all of the effect on {on} tokens{at}, sufficiency would be "
+                    f"{room.mean:.2g} nats above their part, less than the {matters:g} that "
+                    "matter: that it is not cannot be told of so small an effect."
+                )
+            statements.append(one)
     noisy = sum(not math.isfinite(row["excess share"]) for row in extended)
-    notes = []
     if noisy:
         has, verb = ("has", "is") if noisy == 1 else ("have", "are")
         of_rows = f"{noisy} of {counted(len(extended), 'row')}"
-        notes = [f"{of_rows} {has} no share and {verb} left out."]
+        notes.append(f"{of_rows} {has} no share and {verb} left out.")
     notes += [*without_number(extended, enough, part, total), *learning_notes(extended)]
     falling = sum(row["falls"] for row in extended)
     if falling:

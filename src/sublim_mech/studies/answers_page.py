@@ -10,6 +10,7 @@ import numpy as np
 
 from ..hints import counted
 from ..results.document import folded, paragraph, table
+from .arms import gated
 from .config import Study
 from .grid import Cell
 from .measured import read_answers
@@ -44,6 +45,10 @@ def answers_section(study: Study, store: Store, finished: Collection[str]) -> li
         f"and contexts at most {counted(TRAITS, 'trait')}; of each trait the first row seed and "
         f"training seed that are finished. Answers are cut at {LETTERS} characters."
     )
+    if any(gated(one.cell.where) for one in shown):
+        about += (
+            " Students of chosen tokens answer as trained: their weights are on at these alone."
+        )
     tables = [_table(study.questions[:number], one) for one in shown]
     inside = f'{paragraph(about, "note")}<div class="said">{"".join(tables)}</div>'
     return [folded("Answers", inside)]

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from ..hints import counted
+from ..results.study_limits import everywhere
 from ..stats import (
     Verdict,
     context_claim,
@@ -390,7 +391,7 @@ def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
     arms, labelled = evidence.trained_at(), evidence.labelled()
     if len(arms.rows):
         claim = "Training at the shared tokens is what gives students the trait"
-        found.append(_told(claim, arms, trained_at_claim))
+        found.append(_told(claim, arms, _trained_at))
     if len(labelled.rows):
         found.append(_told(_CONTRAST, labelled, _contrasted))
     return verdicts(found)
@@ -412,6 +413,16 @@ def _contrasted(rows: pd.DataFrame) -> Verdict:
     seeds = pairs.index.get_level_values("row_seed").tolist()
     one = above_zero(text, nested_interval(pairs.to_numpy(float), seeds))
     return conclude(_CONTRAST, [one], notes=[f"{counted(len(pairs), 'pair')} of students."])
+
+
+def _trained_at(rows: pd.DataFrame) -> Verdict:
+    """Of students that act where they were trained, with what they do everywhere beside it."""
+    verdict = trained_at_claim(rows)
+    told = everywhere(rows)
+    if not told:
+        return verdict
+    gated = "Students of chosen tokens are asked as trained: their weights are on at these alone"
+    return replace(verdict, notes=(*verdict.notes, f"{gated}; {told}."))
 
 
 def _told(

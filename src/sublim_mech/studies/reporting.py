@@ -25,6 +25,7 @@ from ..results.study_figures import (
     trait_figure,
 )
 from ..results.study_limits import (
+    GATED,
     in_a_line,
     of_capacities,
     of_concentrations,
@@ -342,6 +343,7 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
     rates = {
         name: told for name, told in _RATES.items() if name in rows and rows[name].notna().any()
     }
+    opened = "gates" in rows and rows["gates"].eq(GATED).any()
     lines = []
     found = [
         (name, key, group)
@@ -365,17 +367,25 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
                 _kl(group, "kl_before"),
                 f"{group['base level'].mean():.2f}",
                 *(str(point(group, column)) for column in ("change", "control", "specific")),
+                *([str(point(group, "everywhere specific"))] if opened else []),
                 # parts of 1, which have no sign
                 *(str(point(group, column)).replace("+", "") for column in rates),
             ]
         )
     columns = ["method", "labels, tokens", "contexts", "data sets", "students"]
     columns += ["KL", "base's KL", "base level"]
-    columns += ["change", "control", "student - control", *rates.values()]
+    columns += ["change", "control", "student - control"]
+    columns += [*(["everywhere"] if opened else []), *rates.values()]
     caption = (
         "Means over data sets, nats; 95 % of Student's t. KL: held-out, per token; the base's: of "
         "the student before its training."
     )
+    if opened:
+        caption += (
+            " Students of chosen tokens are asked as trained, with their weights on at these alone "
+            "(0 by construction of what is read before them); everywhere: student - control with "
+            "their weights on at all tokens."
+        )
     if rates:
         caption += " Names it: the part of generated answers that name the trait."
     yield table(caption, columns, lines)
