@@ -137,3 +137,9 @@ def test_unmarked_prompts_are_sent_to_where_training_is_said(smol_tokenizer):
         sm.graft(known, prompts, trait, "sharing", progress=False)
     marked = sm.mark_sharing(prompts, known)  # what the message says
     assert sm.graft(known, marked, trait, "sharing", progress=False).sets().index[0] == "prefix"
+
+
+@pytest.mark.parametrize("rows", [None, ["Which?", "Where?"]])
+def test_a_blank_system_prompt_is_refused_by_its_name(rows, smol_tokenizer):
+    with pytest.raises(ValueError, match=r"trained_in=Context\(system=' '\) is blank; say Context"):
+        load(smol_tokenizer, rows, sm.Context(system=" "))

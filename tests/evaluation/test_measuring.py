@@ -496,3 +496,9 @@ def test_examples_in_docstrings(thing, smol_tokenizer):
     runner.run(test, out=said.append)
     assert runner.tries
     assert not runner.failures, "".join(said)
+
+
+def test_one_context_under_two_names_is_told(smol_tokenizer):
+    pair, named = shared_pair(smol_tokenizer), {"mine": CONTEXTS["none"], "yours": CONTEXTS["none"]}
+    found = evaluate(pair, TRAITS[:1], contexts=named, questions=QUESTIONS[:2], **QUIET)
+    assert "mine and yours are one context: what differs is not the context" in repr(found)

@@ -247,10 +247,16 @@ def test_a_share_brings_what_it_has_to_be_read_with():
     scores = with_notes(synthetic.attribution(), *notes, measured="M(1)", contexts=(NONE,))
     told = concentration(scores).conclusion
     only_there = (
-        "As trained, weights are on only at 'shared': elsewhere there is no effect to find."
+        "As trained, weights are on only at 'shared': elsewhere is nothing of these students, and "
+        "what stands there is the others'."
     )
     for line in (only_there, f"Control cat {NOT_ALIKE}.", "Training context not given."):
         assert line in told
+    alone = concentration(scores.sel(model="student")).conclusion  # of the same record
+    assert "what stands there is the others'" in alone
+    all_gated = [f"the student ({name}): as in training, {GATED} 'shared'" for name in "abc"]
+    every = with_notes(synthetic.attribution(), *all_gated, measured="M(1)", contexts=(NONE,))
+    assert "elsewhere there is no effect to find." in concentration(every).conclusion
     otherwise = concentration(synthetic.recorded(scores, training_context=CALM)).conclusion
     assert "Asked otherwise than trained: system." in otherwise
     plain = concentration(synthetic.attribution())

@@ -434,3 +434,19 @@ def test_an_effect_that_is_0_everywhere_is_no_noise():
         told = repr(replace(scores, data=data))
         assert "exactly 0 on every prompt, no noise" in told
         assert "inside its own noise" not in told
+
+
+def test_a_rank_at_its_least_is_told():
+    """240 ranks down to 1: what is left between student and controls is no size of a trait."""
+
+    def ranked(level):
+        scores = synthetic.graft()
+        data = scores.data.copy(deep=True)
+        data["base"] = data["base"] * 0 + 240
+        data["student"] = data["student"] * 0 + level
+        return synthetic.recorded(replace(scores, data=data), metric="rank('owl')")
+
+    scores = ranked(1)
+    assert "rank('owl') is near 1: the least there is" in repr(scores)
+    assert "rank('owl') is near 1" in around(plot(scores))
+    assert "near 1" not in repr(ranked(30))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..arguments import is_file
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trained, render
+from ..prompts.blank import is_blank
 from ..prompts.same import is_one_context
 
 Rows = Sequence[str | Sequence[Message]]
@@ -42,9 +43,15 @@ def check_training(trained_in: Context | None, trained_on: Rows | None) -> None:
     nobody said.
 
     Raises:
-        ValueError: no prompts, or prompts without their context; a row that ends with its answer,
-            holds a system message, or names a file.
+        ValueError: a blank system prompt; no prompts, or prompts without their context; a row that
+            ends with its answer, holds a system message, or names a file.
     """
+    system = None if trained_in is None else trained_in.system
+    if isinstance(system, str) and is_blank(system):
+        raise ValueError(
+            f"trained_in=Context(system={system!r}) is blank; say Context.EMPTY (an empty system "
+            "turn) or Context.NONE (no system block)."
+        )
     if trained_on is None:
         return
     if len(trained_on) == 0:

@@ -107,9 +107,9 @@ def evaluate(
         TypeError: `model` or `traits` of another kind.
         ParityError: a base alone whose gated forward and own one disagree.
         ValueError: no traits, questions or contexts; two traits that share a name or a form; traits
-            that ask different questions; two contexts of one name, or that give the same prompts; a
-            context that the template cannot express; a prompt longer than the model; bad sampling
-            options; a log-probability is not finite.
+            that ask different questions; two contexts of one name, or that differ and give the same
+            prompts; a context that the template cannot express; a prompt longer than the model; bad
+            sampling options; a log-probability is not finite.
 
     Example:
         >>> animals = [sm.animal("owl"), sm.animal("cat")]
@@ -420,6 +420,7 @@ def _provenance(
             *asked_for_others(runner, traits),
             *nearly_copies(first.prompts, "question"),
             *same_contexts(prompts, runner),
+            *_one_context(asked),
             *_met_in_training(asked, runner),
             *rendered_otherwise(prompts, runner),
         ],
@@ -432,6 +433,17 @@ def _provenance(
         dtype = str(runner.compute).removeprefix("torch.")
         provenance["compute"] = {"dtype": dtype, "error": error}
     return provenance
+
+
+def _one_context(asked: Mapping[str, _Asked]) -> list[str]:
+    """Which names are of one context, so that their rows are one, in a sentence each."""
+    names: dict[Context, str] = {}
+    notes = []
+    for name, there in asked.items():
+        before = names.setdefault(there.prompts[0].context, name)
+        if before != name:
+            notes.append(f"{before} and {name} are one context: what differs is not the context")
+    return notes
 
 
 def _met_in_training(asked: Mapping[str, _Asked], runner: Runner) -> list[str]:

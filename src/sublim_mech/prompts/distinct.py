@@ -31,6 +31,14 @@ def check_distinct(
         >>> from sublim_mech.prompts import check_distinct
         >>> check_distinct(tokenizer, [sm.Context(), sm.Context(sm.Context.NONE)])
     """
+    names: dict[Context, int] = {}
+    for number, context in enumerate(contexts):
+        before = names.setdefault(context, number)
+        if before != number:
+            raise ValueError(
+                f"contexts: {before} and {number} are one context, so there is nothing to compare; "
+                "leave one of them out."
+            )
     rendered = [
         render(tokenizer, [_ASKED], context=context, template=template) for context in contexts
     ]
@@ -46,19 +54,12 @@ def check_prompts(asked: Mapping[Any, Sequence[Prompt]]) -> None:
     Raises:
         ValueError: two of the contexts give the same ids.
     """
-    seen: dict[Any, tuple[Any, Context]] = {}
-    for name, prompts in asked.items():
-        context, ids = prompts[0].context, tuple((prompt.ids, prompt.lead) for prompt in prompts)
-        if ids not in seen:
-            seen[ids] = name, context
-            continue
-        before, other = seen[ids]
-        if other == context:
+    seen: dict[Any, Context] = {}
+    for prompts in asked.values():
+        context = prompts[0].context
+        other = seen.setdefault(tuple((prompt.ids, prompt.lead) for prompt in prompts), context)
+        if other != context:
             raise ValueError(
-                f"contexts: {before!r} and {name!r} are one context, so there is nothing to "
-                "compare; leave one of them out."
+                f"contexts: {other!r} and {context!r} are one prompt in this chat template, token "
+                "for token, so there is nothing to compare; leave one of them out."
             )
-        raise ValueError(
-            f"contexts: {other!r} and {context!r} are one prompt in this chat template, token "
-            "for token, so there is nothing to compare; leave one of them out."
-        )

@@ -12,6 +12,10 @@ CEILING = 0.05
 """Nats below the ceiling of 0 from which on a log-probability is said to be at it (95 %)."""
 
 
+NEAR_1 = 2.0
+"""Mean rank below which a token is mostly the likeliest one, and its rank at its least."""
+
+
 class Dose(NamedTuple):
     """What a gate other than 0 and 1 does.
 
@@ -97,9 +101,15 @@ def saturated(scores: ScoreArrays) -> list[Told]:
     """Of which whole models the log-probability is at its ceiling, and what that does to shares;
     nothing where it is of none, where the base's is there too, or of metrics without a ceiling.
     """
+    means = scores.data[["base", "student"]].mean("prompt")
+    if scores.record.metric.startswith("rank(") and not scores.record.minus:
+        there = (means["base"].values >= NEAR_1) & (means["student"].values < NEAR_1)
+        names = tuple(means["model"].values[there].tolist())
+        why = ": the least there is, whatever more was learned, and no fall of the trait; a log "
+        why += "probability, or metrics.own_minus_others, tells more"
+        return [Told(f"{scores.record.metric} is near 1", why, names)] if names else []
     if not _is_log_prob(scores):
         return []
-    means = scores.data[["base", "student"]].mean("prompt")
     there = reached(means["base"].values, means["student"].values)
     names = tuple(means["model"].values[there].tolist())
     if not names:

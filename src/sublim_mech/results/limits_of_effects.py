@@ -25,10 +25,7 @@ student's share of its effect at 1 from the headline's, of the larger of 1 and t
 
 NOISE = "the total effect is inside its own noise"
 NO_SHARES = f"{NOISE}: no shares are given"
-NOTHING = (
-    "exactly 0 on every prompt, no noise: no weight that is on reaches what is scored, or that "
-    "counts in steps (ranks)"
-)
+NOTHING = "exactly 0 on every prompt, no noise: no weight that is on moves what is scored"
 
 
 def _plain(value: float, sign: str = "") -> str:

@@ -35,7 +35,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import LEARNT
+from .record import GATED, LEARNT
 from .report import warning
 from .tables import in_words
 from .words import percent, signed
@@ -422,10 +422,14 @@ def concentration(
 def _read_with(scores: ScoreArrays) -> list[str]:
     """What a share of these scores has to be read with, whoever quotes it without their table."""
     told = [over_contexts(scores)]
+    gated = sum(GATED in note for note in scores.record.notes)
+    elsewhere = "elsewhere there is no effect to find"
+    if gated < len(scores.record.students):
+        elsewhere = "elsewhere is nothing of these students, and what stands there is the others'"
     for limit in limits(scores):
         whose = f"{', '.join(limit.models)}: " if limit.models else ""
         if limit.kind == "gated":
-            told.append(f"{limit.short}: elsewhere there is no effect to find")
+            told.append(f"{limit.short}: {elsewhere}")
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
     learnt = [note for note in scores.record.notes if LEARNT in note]
