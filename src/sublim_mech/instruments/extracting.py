@@ -228,10 +228,10 @@ def _of_the_prompts(task: Task) -> list[str]:
         *nearly_copies(prompts, "prompt"),
     ]
     if trained is None:
-        where = asked_and_trained([in_words(context) for context in asked], None)
-        return [where, *notes, *(limit.text for limit in few_prompts(len(prompts)))]
-    apart = otherwise(asked, str(trained_in(trained, prompts)), notes)
-    return [*apart, *notes, *(limit.text for limit in few_prompts(len(prompts)))]
+        where = [asked_and_trained([in_words(context) for context in asked], None)]
+    else:
+        where = otherwise(asked, str(trained_in(trained, prompts)), notes)
+    return [*where, *notes, *(limit.text for limit in few_prompts(len(prompts)))]
 
 
 def _of_the_ceiling(metric: Metric, whole: Ends) -> list[str]:

@@ -37,6 +37,7 @@ import xarray as xr
 from ..prompts import ANSWER, CLASSES, UNIONS
 from ..results.scores import Scores
 from ..results.shares import concentration
+from ..results.study_limits import GATED
 from ..storage.files import read_arrays, read_dataset
 from ..storage.runs import Run, open_run
 from .config import Study
@@ -77,7 +78,7 @@ def make_row(study: Study, store: Store, task: RowTask) -> dict[str, Any]:
     if task.opened:
         own, *controls = (_values(store.path(one)) for one in task.opened)
         opened = _answered(task, own=own, base=_values(store.path(task.base)), controls=controls)
-        row["gates"] = "as trained"
+        row["gates"] = GATED
         row |= {f"everywhere {name}": opened[name] for name in ("change", "control", "specific")}
     for one in task.scores:
         row |= _scored(study, one, Scores.load(store.path(one)))
