@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,6 +135,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
+
+
+def is_temporary(file: Path, target: Path) -> bool:
+    """Whether a file is one that `replacing(target)` writes, or left behind when it was killed."""
+    pattern = rf"\.{re.escape(target.stem[:_STEM])}\.[0-9a-f]{{16}}{re.escape(target.suffix)}"
+    return re.fullmatch(pattern, file.name) is not None
 
 
 def share_files(folder: Path) -> None:

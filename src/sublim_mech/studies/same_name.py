@@ -57,13 +57,13 @@ _SAME = _Unlike(is_same=True)
 def write_configuration(study: Study, path: Path) -> None:
     """Write a study's configuration; where another study's stands there, that one is kept beside
     it, under its hash. That of a larger study, which holds all runs of this one, stays, also where
-    it is one of those that are kept.
+    it is one of those that are kept. Shards may write it at once.
 
     Warns:
         UserWarning: another study of this name stood there, or a larger one; others are kept.
     """
     text = to_json(study)
-    there = {file: file.read_text("utf-8") for file in _with_hash(path) if file.is_file()}
+    there = {file: known for file in _with_hash(path) if (known := _read(file))}
     there = {f: known for f, known in there.items() if f == path or _is_of(known, study)}
     if there.get(path) == text:
         return
@@ -82,10 +82,11 @@ def write_configuration(study: Study, path: Path) -> None:
         f" {file.name} is a further one ({one.how}). {one.found}." for file, one in others.items()
     )
     for file in set(unlike) - set(others) - {path}:  # the study itself, or what it has grown from
-        file.unlink()
+        file.unlink(missing_ok=True)
     if path in unlike and unlike[path].how:
         kept = path.with_name(f"{path.stem}-{_short(there[path])}.json")
-        path.replace(kept)
+        with replacing(kept) as work:  # its text, no move: what stands there may be new by now
+            work.write_text(there[path], "utf-8")
         warnings.warn(
             f"study {study.name!r}: another study of this name was run in this folder before "
             f"({unlike[path].how}). {unlike[path].found}. Its configuration is kept as {kept}, and "
@@ -94,6 +95,14 @@ def write_configuration(study: Study, path: Path) -> None:
         )
     with replacing(path) as work:
         work.write_text(text, "utf-8")
+
+
+def _read(file: Path) -> str:
+    """What a file says; empty where there is none, or another process has just moved it."""
+    try:
+        return file.read_text("utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def _with_hash(path: Path) -> list[Path]:
@@ -164,8 +173,7 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
 
 def _record_of(folder: Path) -> str:
     """The configuration of the study whose report a folder holds; empty where it holds none."""
-    record = folder / RECORD
-    return record.read_text("utf-8") if record.is_file() else ""
+    return _read(folder / RECORD)
 
 
 def _is_of(text: str, study: Study) -> bool:

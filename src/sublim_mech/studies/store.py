@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage.claims import OWNER_FILE, FolderInUseError, claimed, inherit
-from ..storage.files import check_place, make_folder, place, read_json, replacing
+from ..storage.files import check_place, is_temporary, make_folder, place, read_json, replacing
 from ..storage.runs import unfinished
 from .config import Study
 from .same_name import write_configuration
@@ -64,13 +64,19 @@ class Store:
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"out={str(folder)!r} is a file; name a folder.")
         self._about: dict[str, Any] = {"format": STORE_FORMAT, "bases": {}}
-        if (self.folder / STORE_FILE).is_file():
+        holds_others = self._holds_others()  # first: what is begun meanwhile has its file by then
+        if self.begun:
             self._read_about()
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif holds_others:
             raise FileExistsError(
                 f"out={str(folder)!r} exists and is no folder of studies (it has no {STORE_FILE}); "
                 "choose another, or remove it."
             )
+
+    def _holds_others(self) -> bool:
+        """Whether something is there that another process's `begin` does not leave on its way."""
+        inside = self.folder.iterdir() if self.folder.is_dir() else ()
+        return not all(is_temporary(one, self.folder / STORE_FILE) for one in inside)
 
     def _read_about(self) -> None:
         path = self.folder / STORE_FILE
@@ -111,10 +117,10 @@ class Store:
         """
         check_place(self.folder / STORE_FILE, "out")
         make_folder(self.folder, "out")
+        if not self.begun:  # before all else: shards begin at once, and know the folder by it
+            self._write_about()
         for stage in (*STAGES, CLAIMS, FAILED, STUDIES):
             (self.folder / stage).mkdir(parents=True, exist_ok=True)
-        if not (self.folder / STORE_FILE).is_file():
-            self._write_about()
         write_configuration(study, self.folder / STUDIES / f"{study.name}.json")
 
     def _write_about(self) -> None:
