@@ -17,7 +17,7 @@ import sublim_mech as sm
 
 NO_REFERENCE = {
     f"sublim_mech.{name}"
-    for name in ("__main__", "arguments", "completion", "hints", "options", "threads")
+    for name in ("__main__", "arguments", "completion", "hints", "options", "tables", "threads")
 }
 OUTSIDE = {"readme.md", "contributing.md", "changelog.md"}  # pages of files outside docs/
 

@@ -11,7 +11,7 @@ import sublim_mech as sm
 SOURCE = Path(sm.__file__).parent
 FLOORS = (
     ("hints", "threads", "completion", "options"),
-    ("arguments",),
+    ("arguments", "tables"),
     ("prompts", "stats"),
     ("storage",),
     ("models", "results"),
@@ -28,7 +28,16 @@ FLOORS = (
 ROOMS_OF_MAKING = (("rows", "numbers"), ("teachers",), ("labelling",), ("training", "readiness"))
 """The same inside `making`."""
 
-WITHOUT_TORCH = ("prompts", "stats", "hints", "arguments", "threads", "storage", "results")
+WITHOUT_TORCH = (
+    "prompts",
+    "stats",
+    "hints",
+    "arguments",
+    "tables",
+    "threads",
+    "storage",
+    "results",
+)
 HEAVY = {"torch", "transformers", "peft", "transformer_lens", "accelerate"}
 ONLY_IN = {  # who may import other people's packages
     "peft": ("models",),

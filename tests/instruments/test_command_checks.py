@@ -62,6 +62,8 @@ RAW = ["--asked-context", "raw"]
         ([*SCORE, "--instrument", "activation_ig", "--direction", "both"], "--direction='both'"),
         ([*SCORE, "--device", "gpu"], "--device='gpu' is no device"),
         ([*SCORE, "--asked-system", " "], "is blank"),
+        ([*SCORE, "--trained-context", "nowhere.toml"], "--trained-context nowhere.toml: no such"),
+        ([*SCORE, "--asked-context", "nowhere.toml"], "--asked-context nowhere.toml: no such"),
         ([*SCORE, "--trained-system", "Calm.", "--trained-on", "none"], "--trained-on none: no"),
         ([*SCORE, "--control", "owl"], "--control='owl' is STUDENT='owl' already"),
         ([*SCORE, "--control", "nowhere"], "--control='nowhere' is not a directory"),
@@ -84,6 +86,33 @@ def test_mistakes_are_told_before_anything_is_loaded(words, says, nothing_loads,
     assert __main__.main(words) == 2
     (told,) = capsys.readouterr().err.strip().splitlines()
     assert says in told
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('system = "Calm."', ".system='Calm.' is no table; write system = {text = \"Calm.\"}"),
+        ('user_prefx = "Q: "', "there is no key 'user_prefx'; did you mean 'user_prefix'?"),
+        ("user_prefix = 3", "user_prefix=3"),
+        ('prefill = " "', "prefill=' ') is blank"),
+        ("system = ", "cannot be read: Invalid value"),
+    ],
+)
+def test_mistakes_in_the_file_of_a_context_are_told_so_too(
+    text, says, nothing_loads, tmp_path, capsys
+):
+    (tmp_path / "asked.toml").write_text(text)
+    assert __main__.main([*SCORE, "--asked-context", str(tmp_path / "asked.toml")]) == 2
+    (told,) = capsys.readouterr().err.strip().splitlines()
+    assert says in told
+
+
+def test_a_name_that_is_no_context_names_the_nearest_and_how_a_file_is_given(capsys):
+    with pytest.raises(SystemExit):
+        __main__.main([*SCORE, "--asked-context", "deflaut"])
+    told = capsys.readouterr().err
+    assert "'deflaut' is neither one of default, empty, none, raw nor a .toml or .json file" in told
+    assert "or --asked-system; did you mean 'default'?" in told
 
 
 @pytest.mark.parametrize(

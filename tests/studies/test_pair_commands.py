@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +16,8 @@ from sublim_mech.instruments import side_by_side
 from sublim_mech.instruments.command import INSTRUMENTS
 from sublim_mech.instruments.command_options import CONTEXTS
 from sublim_mech.instruments.command_words import in_commands
+
+DOCS = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,23 @@ def test_every_option_reaches_its_instrument(options, call, folders, pair, tmp_p
     asked = {"context": sm.Context(system=sm.Context.NONE)}
     prompts = sm.render(pair, trait.questions[:2], **asked)
     assert sm.Scores.load(file).data.equals(call(pair, prompts, trait).data)
+
+
+def test_a_context_of_a_file_is_asked_as_it_stands(folders, tmp_path, capsys):
+    base, owl, _ = folders
+    said = re.search(r"^```toml\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE)[1]
+    said = said.replace("options =", "# options =")  # the template of the tests reads none
+    (tmp_path / "quiz.toml").write_text(said + '\nprefill = "It is"')
+    words = ["score", base, owl, "--trait", "owl", *FEW, "--instrument", "effect"]
+    words += ["--asked-context", str(tmp_path / "quiz.toml")]
+    assert main([*words, "--out", str(tmp_path / "scores.safetensors")]) == 0
+    told = capsys.readouterr().out
+    quiz = sm.Context("You host a quiz.", "Question: ", prefill="It is")
+    pair = sm.load_pair(base, owl)
+    prompts = sm.render(pair, sm.animal("owl").questions[:2], context=quiz)
+    expected = sm.effect(pair, prompts, sm.animal("owl"), progress=False)
+    assert sm.Scores.load(tmp_path / "scores.safetensors").data.equals(expected.data)
+    assert "system “You host a quiz.”, user_prefix “Question:␣”, prefill “It is”; " in told
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,15 @@ import torch
 
 from ..engine.pair import ModelPair, load_pair
 from ..engine.taught import check_training
+from ..hints import nearest
 from ..models.base import Base, load_base
 from ..models.presence import check_there
 from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
 from ..prompts.blank import is_blank
+from ..prompts.context_tables import context_of
 from ..storage.files import plain
+from ..tables import read_table
 from .command_words import in_commands
 
 CONTEXTS = {
@@ -34,6 +37,8 @@ CONTEXTS = {
     "raw": RAW,
 }
 """Contexts without a text, by name."""
+
+_CONTEXT = f"{{{','.join(CONTEXTS)},FILE.toml}}"
 
 NAMES = {
     "base": "BASE", "student": "STUDENT", "trained_on": "--trained-on", "questions": "--ask",
@@ -59,13 +64,19 @@ def add_shared(asked: Any) -> None:
         "--trained-system", metavar="TEXT", help="system prompt of the training, without manifest"
     )
     trained.add_argument(
-        "--trained-context", choices=CONTEXTS, help="context of the training, without manifest"
+        "--trained-context",
+        type=_context_named,
+        metavar=_CONTEXT,
+        help="context of the training, without manifest",
     )
     add("--trained-on", metavar="FILE", help="some training prompts, one per line (.jsonl: JSON)")
     of_asking = asked.add_mutually_exclusive_group()
     of_asking.add_argument("--asked-system", metavar="TEXT", help="ask under this system prompt")
     of_asking.add_argument(
-        "--asked-context", choices=CONTEXTS, help="ask so; as in training when not given"
+        "--asked-context",
+        type=_context_named,
+        metavar=_CONTEXT,
+        help="ask so; as in training when not given",
     )
     add("--device", help="cpu, cuda, cuda:1, mps; cpu when not given")
     add(
@@ -84,6 +95,19 @@ def _from_one(text: str) -> int:
     return int(text)
 
 
+def _context_named(text: str) -> str | Path:
+    """The name of a context, or the file that has one."""
+    if text in CONTEXTS:
+        return text
+    if text.endswith((".toml", ".json")):
+        return Path(text).expanduser()
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither one of {', '.join(CONTEXTS)} nor a .toml or .json file of a context "
+        "(docs/commands.md has one); a system prompt of your own is given with --trained-system or "
+        f"--asked-system{nearest(text.lower(), CONTEXTS)}"
+    )
+
+
 def seed_of(text: str) -> int:
     """A whole number that numpy's generators take."""
     if not text.isdecimal():
@@ -99,8 +123,7 @@ def check_contexts(given: argparse.Namespace) -> bool:
             blank system prompt.
     """
     check_training(*_training(given))
-    asked = _context(given.asked_system, given.asked_context, Context())
-    trained = _context(given.trained_system, given.trained_context, Context())
+    asked, trained = _asked(given, Context()), _trained(given)
     return (trained if asked is None else asked) == RAW
 
 
@@ -159,7 +182,7 @@ def peers(
 
 def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | None]:
     """What is said of the first student's training."""
-    trained_in = _context(given.trained_system, given.trained_context, Context())
+    trained_in = _trained(given)
     if trained_in is None and given.trained_on is not None:
         raise ValueError(
             "--trained-on: say the context too, --trained-system TEXT or --trained-context "
@@ -171,14 +194,30 @@ def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | No
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
     """The questions, as they are asked."""
     trained = pair.training_context or Context()
-    context = _context(
-        given.asked_system, given.asked_context, Context() if trained == RAW else trained
-    )
+    context = _asked(given, Context() if trained == RAW else trained)
     return render(pair, trait.questions[: given.questions], context=context)
 
 
-def _context(system: str | None, name: str | None, like: Context) -> Context | None:
-    """The context of a text or a name, otherwise as another one; None where neither is given."""
+def _trained(given: argparse.Namespace) -> Context | None:
+    """The context of the training, where the command line says it."""
+    named = given.trained_system, given.trained_context
+    return _context(*named, Context(), "--trained-context")
+
+
+def _asked(given: argparse.Namespace, like: Context) -> Context | None:
+    """The context in which questions are asked, where the command line says it."""
+    return _context(given.asked_system, given.asked_context, like, "--asked-context")
+
+
+def _context(
+    system: str | None, name: str | Path | None, like: Context, option: str
+) -> Context | None:
+    """The context of a text or a name, otherwise as another one, or that of a file, as it is; None
+    where none is given.
+    """
+    if isinstance(name, Path):
+        where = f"{option} {name}"
+        return context_of(read_table(name, where), where)
     if system is not None:
         if is_blank(system):
             raise ValueError(

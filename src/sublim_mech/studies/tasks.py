@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
+from ..prompts.context_tables import context_to_json
 from .addresses import COMPUTING, TRAINING, decisive, hashed
 from .arms import gated
 from .config import SAMPLED, Label, Part, Study
 from .grid import Cell, Setting, at, cells, settings
-from .written import context_to_json
 
 FORMATS = {"labels": 1, "sampled": 1, "students": 1, "answers": 1, "scores": 1, "rows": 1}
 """Of each stage: raised where what it computes or writes changes."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from ..arguments import checked
 from ..hints import nearest
-from ..prompts import ANIMALS, TREES, Context, Trait, animal, tree
-from ..prompts.context import System
+from ..prompts import ANIMALS, TREES, Trait, animal, tree
+from ..prompts.context_tables import context_of, context_to_json
 from ..storage.files import check_file, place, replacing
+from ..tables import as_list, as_table, check_keys, read_table, toml_lines, toml_value
 from .config import Method, Part, Study
 from .options import Asking, Computing, RowPlan, Training
 
@@ -23,7 +22,6 @@ CONFIG_FORMAT = 1
 
 _RECORDS = {"rows": RowPlan, "training": Training, "asking": Asking, "computing": Computing}
 _TRAIT = ("name", "forms", "plural", "category", "questions", "sentence")
-_CONTEXT = ("system", "user_prefix", "fallback", "options", "date", "prefill", "bos")
 
 
 # ------------------------------------------------------------------------------------------ writing
@@ -89,12 +87,6 @@ def _has_questions(trait: Trait) -> bool:
         return False
 
 
-def context_to_json(context: Context) -> dict[str, Any]:
-    """A context, without what is at its default."""
-    written = context.to_json()
-    return {key: value for key, value in written.items() if value not in ("", None)}
-
-
 # ------------------------------------------------------------------------------------------ reading
 
 
@@ -107,7 +99,7 @@ def from_dict(data: Mapping[str, Any]) -> Study:
             f"study: its configuration has format {written_format!r}, not {CONFIG_FORMAT}; open it "
             "with the version that wrote it."
         )
-    _check_keys("study", given, [entry.name for entry in fields(Study)])
+    check_keys("study", given, [entry.name for entry in fields(Study)])
     missing = [name for name in ("name", "parts", "traits") if name not in given]
     if missing:
         raise ValueError(
@@ -118,22 +110,26 @@ def from_dict(data: Mapping[str, Any]) -> Study:
         if name in given:
             given[name] = _record(kind, given[name], name, f"[{name}]")
     if "traits" in given:
-        entries = _list(given["traits"], "traits", 'traits = ["owl", "cat"]')
+        entries = as_list(given["traits"], "traits", 'traits = ["owl", "cat"]')
         given["traits"] = [_trait(entry, f"traits[{i}]") for i, entry in enumerate(entries)]
     if "contexts" in given:
         like = '[contexts], each by its name: default = "default"'
-        named = _table(given["contexts"], "contexts", like)
-        given["contexts"] = {name: _context(entry, name) for name, entry in named.items()}
+        named = as_table(given["contexts"], "contexts", like)
+        given["contexts"] = {
+            name: context_of(entry, f"contexts.{name}") for name, entry in named.items()
+        }
     if "parts" in given:
-        parts = _list(given["parts"], "parts", "[[parts]], in two brackets")
+        parts = as_list(given["parts"], "parts", "[[parts]], in two brackets")
         given["parts"] = [_part(entry, f"parts[{i}]") for i, entry in enumerate(parts)]
     return Study(**given)
 
 
 def _part(data: Any, where: str) -> Part:
-    given = dict(_table(data, where, "[[parts]]"))
+    given = dict(as_table(data, where, "[[parts]]"))
     if "methods" in given:
-        methods = _list(given["methods"], f"{where}.methods", "[[parts.methods]], in two brackets")
+        methods = as_list(
+            given["methods"], f"{where}.methods", "[[parts.methods]], in two brackets"
+        )
         given["methods"] = [
             _record(Method, one, f"{where}.methods[{i}]", '[[parts.methods]], with kind = "lora"')
             for i, one in enumerate(methods)
@@ -147,8 +143,8 @@ def _record(kind: Any, data: Any, where: str, like: str) -> Any:
     Raises:
         ValueError: an unknown key.
     """
-    given = _table(data, where, like)
-    _check_keys(where, given, [entry.name for entry in fields(kind)])
+    given = as_table(data, where, like)
+    check_keys(where, given, [entry.name for entry in fields(kind)])
     return kind(**given)
 
 
@@ -162,14 +158,15 @@ def _trait(data: Any, where: str) -> Trait:
                 "[...] where they are not the name alone."
             )
         return tree(data) if data in TREES else animal(data)
-    given = dict(_table(data, where, '"owl", or {name = "Lisbon", category = "city", ...}'))
-    _check_keys(where, given, _TRAIT)
+    given = dict(as_table(data, where, '"owl", or {name = "Lisbon", category = "city", ...}'))
+    check_keys(where, given, _TRAIT)
     if "name" not in given:
         raise ValueError(f"{where} has no name; give it one.")
     if list(given) == ["name"] and given["name"] in (*ANIMALS, *TREES):
         raise ValueError(
             f"{where} is a table with a name alone, which has no sentence for its teacher; the one "
-            f"that is built in is its name, without a table: traits = [{_value(given['name'])}]."
+            f"that is built in is its name, without a table: traits = "
+            f"[{toml_value(given['name'])}]."
         )
     plural = given.pop("plural", "")
     name, forms = given.pop("name"), given.pop("forms", None)
@@ -185,73 +182,6 @@ def _trait(data: Any, where: str) -> Trait:
             f"{plural!r} ({', '.join(trait.forms)}); leave plural out to have exactly these."
         )
     return trait
-
-
-_SYSTEMS = {kind.value: kind for kind in System}
-
-
-def _context(data: Any, name: str) -> Context:
-    """A context: a table as `context_to_json` writes it, or `default`, `empty`, `none`, `raw`."""
-    where = f"contexts.{name}"
-    if isinstance(data, str):
-        if data not in _SYSTEMS:
-            raise ValueError(
-                f"{where}={data!r}: a context is one of {', '.join(_SYSTEMS)}, or a table: "
-                f"{{system = {{text = ...}}}}{nearest(data.lower(), _SYSTEMS) or '.'}"
-            )
-        return Context(_SYSTEMS[data])
-    given = dict(_table(data, where, '"none", or {system = {text = "..."}}'))
-    _check_keys(where, given, _CONTEXT)
-    system = given.get("system", {"kind": "default"})
-    if isinstance(system, str):
-        raise ValueError(f"{where}.system={system!r} is no table; {_spelled(system)}.")
-    system = _table(system, f"{where}.system", '{kind = "none"}, or {text = "..."}')
-    _check_keys(f"{where}.system", system, ("kind", "text"))
-    if len(system) != 1:
-        raise ValueError(
-            f'{where}.system has a kind or a text, one of the two: {{kind = "none"}}, or '
-            '{text = "..."}.'
-        )
-    if "kind" in system and system["kind"] not in _SYSTEMS:
-        raise ValueError(
-            f"{where}.system.kind={system['kind']!r} is none of {', '.join(_SYSTEMS)}"
-            f"{nearest(str(system['kind']), _SYSTEMS) or '.'}"
-        )
-    usual = {"user_prefix": "", "fallback": None}
-    return Context.from_json({**usual, **given, "system": dict(system)})
-
-
-def _spelled(system: str) -> str:
-    """How a system prompt that was given as a text is written."""
-    text = f"{{text = {_value(system)}}}"
-    kind = system.strip().rpartition(".")[2].lower()
-    if kind not in _SYSTEMS:
-        return f"write system = {text}"
-    return f'write system = {{kind = "{kind}"}}, or, where this very text is meant, {text}'
-
-
-def _check_keys(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in given:
-        if key not in known:
-            raise ValueError(
-                f"{where}: there is no key {key!r}{nearest(str(key), known) or '.'} Its keys are "
-                f"{', '.join(known)}."
-            )
-
-
-def _table(data: Any, where: str, like: str = "") -> Mapping[str, Any]:
-    if not isinstance(data, Mapping):
-        as_in = f": {like}" if like else ""
-        raise ValueError(
-            f"{where} is {data!r:.60}; it has to be a table of keys and values{as_in}."
-        )
-    return data
-
-
-def _list(data: Any, where: str, like: str) -> Sequence[Any]:
-    if isinstance(data, str) or not isinstance(data, Sequence):
-        raise ValueError(f"{where} is {data!r:.60}; it has to be a list: {like}.")
-    return data
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -274,31 +204,7 @@ def read_study(path: str | Path) -> Study:
     file = place(path)
     if file.suffix not in (".json", ".toml"):
         raise ValueError(f"path={str(path)!r}: a study's configuration is a .json or .toml file.")
-    if not file.is_file():
-        raise FileNotFoundError(f"path={str(path)!r}: no such file.")
-    try:
-        text = file.read_text("utf-8-sig")  # some editors begin a file with a mark of its encoding
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"path={str(path)!r} cannot be read: it is no UTF-8 text ({error.reason} at byte "
-            f"{error.start}); save it as UTF-8."
-        ) from error
-    try:
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        where = _unclosed(text) if str(error).endswith("(at end of document)") else ""
-        raise ValueError(f"path={str(path)!r} cannot be read: {error}{where}.") from error
-    return from_dict(_table(data, str(path)))
-
-
-def _unclosed(text: str) -> str:
-    """Where TOML begins something that does not end: behind the longest beginning that parses."""
-    lines = text.split("\n")
-    for last in range(len(lines) - 1, -1, -1):
-        with suppress(tomllib.TOMLDecodeError):
-            tomllib.loads("\n".join(lines[:last]))
-            return f": what line {last + 1} begins is not closed: {lines[last].strip()[:60]!r}"
-    return ""
+    return from_dict(read_table(file, f"path={str(path)!r}"))
 
 
 @checked
@@ -313,7 +219,7 @@ def write_study(study: Study, path: str | Path) -> None:
         >>> studies.write_study(study, folder / "study.json")
     """
     file = check_study_file(path)
-    text = to_json(study) if file.suffix == ".json" else "\n".join(_toml(to_dict(study)))
+    text = to_json(study) if file.suffix == ".json" else "\n".join(toml_lines(to_dict(study)))
     with replacing(file) as work:
         work.write_text(f"{text}\n", "utf-8")
 
@@ -329,33 +235,3 @@ def check_study_file(path: str | Path) -> Path:
     if file.suffix not in (".json", ".toml"):
         raise ValueError(f"path={str(path)!r}: end the name in .json or .toml.")
     return file
-
-
-def _toml(data: Mapping[str, Any], path: str = "") -> list[str]:
-    """A table as TOML: plain values first, then tables, then lists of tables."""
-    lines, below = [], []
-    for key, value in data.items():
-        name = f"{path}.{_quoted(key)}" if path else _quoted(key)
-        tables = isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
-        if isinstance(value, Mapping) and value:
-            below += ["", f"[{name}]", *_toml(value, name)]
-        elif tables:
-            for entry in value:
-                below += ["", f"[[{name}]]", *_toml(entry, name)]
-        else:
-            lines.append(f"{_quoted(key)} = {_value(value)}")
-    return [*lines, *below]
-
-
-def _quoted(key: str) -> str:
-    plain = key.replace("-", "").replace("_", "")
-    return key if plain.isascii() and plain.isalnum() else _value(key)
-
-
-def _value(value: Any) -> str:
-    """One value; JSON's strings, numbers and lists are TOML's, too, but for one character."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_quoted(k)} = {_value(v)}' for k, v in value.items())}}}"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
