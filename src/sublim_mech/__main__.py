@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ from .studies import command as studies
 INTERRUPTED = 130
 """What a shell has of a command that Ctrl-C ended."""
 
+UNREAD = 141
+"""What it has of one whose reader went away (`sublim-mech report ... | head`)."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says.
@@ -34,12 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 where all is well; 1 where a check or a run failed; 2 where it could not be done: a wrong
         argument, a pair that cannot be loaded, something that went wrong on the way; 130 where it
-        was interrupted.
+        was interrupted; 141 where nobody reads on.
     """
     given = parser().parse_args(argv)
     try:
         with noting(given):
-            return int(given.do(given))
+            code = int(given.do(given))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes once more
+        return UNREAD
     except (ValueError, TypeError, OSError, ParityError) as error:
         print(in_commands(str(error), called(given)), file=sys.stderr)
         return 2

@@ -216,6 +216,8 @@ def test_pictures_say_that_a_control_is_none():
         "the student (a): equals its base: no weight differs",
         "control cat was not trained alike: rank: 4 in the control, 8 in the student",
         "control dog has the student's own trait, so that their difference says nothing of it",
+        "control elk changed its weights by 5% of the student's: it controls for little",
+        "training unknown (no manifest): whether its controls were trained alike is not known",
     )
     assert IS_BASE in EQUAL
     assert GATED == ONLY_AT
@@ -224,9 +226,12 @@ def test_pictures_say_that_a_control_is_none():
         "the student (a): equals its base",
         "control cat was not trained alike",
         "control dog has the student's own trait",
+        "control elk changed its weights by 5% of the student's: it controls for little",
+        "whether its controls were trained alike is not known",
     ):
         assert words.count(line) == 1
     assert "rank" not in words
+    assert "no manifest" not in words
 
 
 def test_a_concentration_says_that_prompts_are_of_several_contexts():

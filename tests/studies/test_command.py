@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -75,9 +78,19 @@ def test_mistakes_are_told_in_one_line(words, says, capsys, tmp_path, monkeypatc
 
 def test_status_says_that_nothing_was_run_there(capsys, tmp_path):
     nowhere = tmp_path / "nowhere"
-    assert main(["status", "quick", "--out", str(nowhere)]) == 0
+    assert main(["status", "quick", "--out", str(nowhere)]) == 1
     assert f"{str(nowhere)!r}: there is no folder of studies" in capsys.readouterr().out
     assert not nowhere.exists()
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_word():
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "sublim_mech", "plan", "quick"]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert done.returncode == 141
+    assert "roken" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["plan", "run", "status", "report", "export"])

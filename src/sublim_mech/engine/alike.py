@@ -13,7 +13,7 @@ from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..prompts.same import is_one_context
-from ..results.record import NOT_ALIKE, OWN_TRAIT
+from ..results.record import FOR_LITTLE, NOT_ALIKE, OWN_TRAIT, UNTOLD
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
 
@@ -49,8 +49,7 @@ def pair_notes(
         which = "its controls were" if len(undecided) == len(controls) else _were(undecided)
         if undecided:
             notes.append(
-                f"the student's training is unknown (no manifest): whether {which} trained alike "
-                "is not known"
+                f"the student's training is unknown (no manifest): whether {which} {UNTOLD}"
             )
     else:
         unknown = [control.name for control in controls if control.manifest is None]
@@ -65,7 +64,7 @@ def pair_notes(
         if part < LITTLE:
             notes.append(
                 f"control {control.name} changed its weights by {100 * part:.2g}% of what the "
-                "student did (norms): it controls for little"
+                f"student did (norms): {FOR_LITTLE}"
             )
         known = student.manifest is not None and control.manifest is not None
         if not known and student.deltas and control.deltas and _stored_otherwise(student, control):

@@ -11,7 +11,7 @@ from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .limit_kinds import Limit
-from .record import GATED, SUM, VOID, Record
+from .record import GATED, SUM, UNTOLD, VOID, Record
 
 # ---------------------------------------------------------------------------------------- contexts
 
@@ -54,11 +54,13 @@ def over_contexts(scores: ScoreArrays) -> str:
 
 
 def voided(scores: ScoreArrays) -> list[str]:
-    """Of which students the difference is not what it is called, in short: tables have all of it
-    among their notes.
+    """Of which students the difference is not what it is called, or may not be, in short: tables
+    have all of it among their notes.
     """
     told = []
     for note in scores.record.notes:
+        if UNTOLD in note:
+            told.append(note.partition(": ")[2])
         told += [f"{note.partition(phrase)[0]}{phrase}" for phrase in VOID if phrase in note]
     return told
 

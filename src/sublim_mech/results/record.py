@@ -20,9 +20,12 @@ from .words import seen
 T = TypeVar("T")
 
 NOT_ALIKE, OWN_TRAIT = "was not trained alike", "has the student's own trait"
-IS_BASE = "equals its base"
-VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE)
+IS_BASE, FOR_LITTLE = "equals its base", "it controls for little"
+VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE, FOR_LITTLE)
 """What notes say of students and controls whose difference is not what it is called."""
+
+UNTOLD = "trained alike is not known"
+"""Of controls, where the student's own training is not known, as notes say it."""
 
 SUM = "their differences added, as one student"
 """That a student is several added up, as notes say it."""

@@ -165,7 +165,7 @@ def _run(given: argparse.Namespace) -> int:
 def _status(given: argparse.Namespace) -> int:
     reached = status(_study(given.study), given.out)
     _print(given, reached)
-    return 1 if reached.failures else 0
+    return 1 if reached.failures or reached.missing else 0
 
 
 def _report(given: argparse.Namespace) -> int:
