@@ -10,12 +10,13 @@ import pytest
 import synthetic
 
 from sublim_mech.models.gating import ONLY_AT
+from sublim_mech.models.gating import OPENED as ON_EVERYWHERE
 from sublim_mech.models.students import EQUAL
 from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.limit_kinds import SHARES, TOTALS
 from sublim_mech.results.limits import limits
 from sublim_mech.results.plots import plot
-from sublim_mech.results.record import GATED, IS_BASE, NOT_ALIKE, SILENT, SUM
+from sublim_mech.results.record import GATED, IS_BASE, NOT_ALIKE, OPENED, SILENT, SUM
 from sublim_mech.results.shares import concentration
 
 CALM, NONE = "{'system': {'kind': 'text', 'text': 'Be calm.'}}", "{'system': {'kind': 'none'}}"
@@ -217,10 +218,13 @@ def test_pictures_say_that_a_control_is_none():
         "control cat was not trained alike: rank: 4 in the control, 8 in the student",
         "control dog has the student's own trait, so that their difference says nothing of it",
         "control elk changed its weights by 5% of the student's: it controls for little",
+        "trained with its weights on only at 'shared' of the prompt, answer closed; here they are "
+        "on everywhere (gates=training.gates_of(run) closes the rest)",
         "training unknown (no manifest): whether its controls were trained alike is not known",
     )
     assert IS_BASE in EQUAL
     assert GATED == ONLY_AT
+    assert OPENED == ON_EVERYWHERE
     words = around(plot(with_notes(synthetic.graft(), *notes)))
     for line in (
         "the student (a): equals its base",
@@ -228,10 +232,12 @@ def test_pictures_say_that_a_control_is_none():
         "control dog has the student's own trait",
         "control elk changed its weights by 5% of the student's: it controls for little",
         "whether its controls were trained alike is not known",
+        "on only at 'shared' of the prompt, answer closed; here they are on everywhere",
     ):
         assert words.count(line) == 1
     assert "rank" not in words
     assert "no manifest" not in words
+    assert "gates_of" not in words
 
 
 def test_a_concentration_says_that_prompts_are_of_several_contexts():

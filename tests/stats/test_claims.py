@@ -255,7 +255,14 @@ def test_runs_without_a_share_are_told():
     rows = placed(np.random.default_rng(0), 0.9, 0.48)
     rows[0]["ig shared share"] = float("nan")
     found = localisation_claim(rows)
-    assert "1 of 9 rows has no share and is left out." in found.notes
+    assert (
+        "1 of 9 rows has no share (the total effect is inside its own noise) and is left out of "
+        "the shares; sufficiency is that of all rows."
+    ) in found.notes
+    share, sufficiency = found.statements
+    of_all = localisation_claim(placed(np.random.default_rng(0), 0.9, 0.48)).statements
+    assert sufficiency == of_all[1]
+    assert share.mean != of_all[0].mean
     assert found.label == "supported"
 
 

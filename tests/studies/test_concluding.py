@@ -5,7 +5,7 @@ from itertools import product
 import pandas as pd
 
 from sublim_mech.stats import context_claim
-from sublim_mech.studies.concluding import Evidence, students
+from sublim_mech.studies.concluding import Evidence, conclusions, students
 
 
 def test_students_of_chosen_tokens_speak_of_training_at_tokens_alone():
@@ -25,6 +25,16 @@ def test_students_of_chosen_tokens_speak_of_training_at_tokens_alone():
     assert set(evidence.trained_at().rows["where"]) == set(arms)
     only = Evidence(students(pd.DataFrame([row for row in rows if row["where"] == "shared"])))
     assert set(only.traits().rows["where"]) == {"shared"}
+
+
+def test_longer_texts_are_no_other_context_and_the_page_says_which_they_are():
+    rows = pd.DataFrame(asked_everywhere({"one": (("owl", "cat"), ("default", "long"))}))
+    both = students(rows)
+    (verdict,) = [one for one in conclusions(Evidence(both, ("long",))) if "context" in one.claim]
+    told = "no student was asked in another context, longer texts (long) apart"
+    assert told in repr(verdict)
+    (verdict,) = [one for one in conclusions(Evidence(both)) if "context of" in one.claim]
+    assert "no student was asked" not in repr(verdict)
 
 
 def asked_everywhere(focus_of_part):

@@ -102,6 +102,9 @@ def test_a_log_probability_at_its_ceiling_is_told():
     (line,) = texts(of_places(rows))
     assert line.startswith("log P(the trait is named) is at its ceiling of 0")
     assert of_places(rows.assign(**{"base level": -0.01, "change": 0.0})) == []
+    rows.loc[rows.index[:4], "change"] = 1.0  # of 18
+    (line,) = texts(of_places(rows))
+    assert line.startswith("log P(the trait is named) is at its ceiling of 0 in 14 of 18 rows")
 
 
 def test_shares_of_a_fall_and_of_nothing_are_told_student_by_student():
@@ -116,7 +119,8 @@ def test_shares_of_a_fall_and_of_nothing_are_told_student_by_student():
     rows.loc[2, "graft total"] = 1e-9
     told = texts(of_concentrations(rows, "evaluated_in"))
     assert told[0] == (
-        "1 of 24 students: the total effect is inside its own noise: no shares are given"
+        "1 of 24 students (eagle, row seed 0): the total effect is inside its own noise: no shares "
+        "are given"
     )
     assert told[1] == (
         "2 of 24 students: the total effect is negative; shares are parts of a fall or of what the "

@@ -48,6 +48,27 @@ def test_a_figure_says_which_students_learnt_nothing_and_which_answer_alike(both
     assert texts(of_traits(sane)) == []
 
 
+def test_some_students_of_every_group_are_not_all_students(both):
+    some = both.assign(kl=0.1)
+    first = [*some.index[some["method"] == "wild"][:2], some.index[some["method"] != "wild"][0]]
+    some.loc[first, "kl"] = 0.9
+    told = texts(of_capacities(some))
+    names = "rank 8, alpha = 32, lr 0.001 1 of 18; rank 8, alpha = 32, lr 1e+12 2 of 18"
+    assert any(line.startswith(f"3 of 36 rows ({names}): held-out KL is above") for line in told)
+    everyone = texts(of_capacities(both.assign(kl=0.9)))
+    assert not any("all of them" in line for line in everyone if "held-out KL" in line)
+
+
+def test_a_page_without_controls_says_so_and_has_no_empty_figures(tmp_path):
+    rows = planted([({"rank": 8.0}, 0.5)], row_seeds=2).query("trait == 'owl'")
+    rows = rows.assign(specific=float("nan"), control=float("nan"))
+    page = report_rows(rows, tmp_path / "page").page.read_text("utf-8")
+    assert "No controls given: part of any change may come from training on any numbers." in page
+    assert "<h2>Figures</h2>" not in page
+    assert "figures/" not in page
+    assert not (tmp_path / "page" / "figures").exists()
+
+
 def test_the_page_shows_the_bases_kl_and_no_interval_of_one_number(both, tmp_path):
     page = report_rows(both, tmp_path / "page").page.read_text("utf-8")
     assert "<th>KL</th><th>base&#x27;s KL</th>" in page

@@ -17,6 +17,9 @@ from .names import Module
 ONLY_AT = "its weights are on only at"
 """How notes say it; `results.record.GATED` finds it in them."""
 
+OPENED = "here they are on everywhere"
+"""Of a student that is opened without the gates it was trained under; `results.record.OPENED`."""
+
 
 @dataclass(frozen=True)
 class TrainedGates:
@@ -73,8 +76,8 @@ def gates_notes(
         if recorded is None or (recorded["mask"], recorded["answer"]) == ("everything", "open"):
             return ()  # on everywhere, as here
         return (
-            f"trained with its weights on only at {gates_in_words(recorded)}; here they are on "
-            "everywhere (gates=training.gates_of(run) closes the rest, of a control where it is "
+            f"trained with its weights on only at {gates_in_words(recorded)}; {OPENED} "
+            "(gates=training.gates_of(run) closes the rest, of a control where it is "
             "loaded: models.load_student(base, path, gates=...))",
         )
     if recorded != gates.recorded:

@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 NOT_ALIKE, OWN_TRAIT = "was not trained alike", "has the student's own trait"
 IS_BASE, FOR_LITTLE = "equals its base", "it controls for little"
-VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE, FOR_LITTLE)
-"""What notes say of students and controls whose difference is not what it is called."""
+OPENED = "here they are on everywhere"
+VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE, FOR_LITTLE, OPENED)
+"""What notes say of students and controls whose difference is not what it is called: trained
+otherwise than each other, hardly or not at all, or under gates that are open here."""
 
 UNTOLD = "trained alike is not known"
 """Of controls, where the student's own training is not known, as notes say it."""

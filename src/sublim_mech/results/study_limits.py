@@ -89,7 +89,7 @@ def of_effects(groups: Groups, means: Groups | None = None) -> list[Limit]:
     """
     means = groups if means is None else means
     return [
-        *_uncontrolled(groups),
+        *without_controls(groups),
         *_unmoved(groups),
         *of_learning(groups),
         *_of_noise({name: point(rows, "specific") for name, rows in means.items()}),
@@ -168,24 +168,16 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
     groups = _by(rows, by, str)
     share, total = rows[f"ig {on} share"], rows["graft total"]
     what = "student" if len(groups) == 1 else "row"
-    told = [*_uncontrolled(groups), *_unmoved(groups), *of_learning(groups)]
-    noisy = int((share.isna() & total.notna()).sum())
-    if noisy:
-        of = f"{noisy} of {counted(len(rows), what)}"
-        told.append(Limit("noise", f"{of}: {NO_SHARES}", f"{of}: {NO_SHARES}"))
-    undivided = rows[share.notna() & graft_noise(rows)]
-    if len(undivided):
-        each = zip(undivided["trait"], undivided["row_seed"], undivided[by], strict=True)
-        several = len(groups) > 1
-        names = list(
-            dict.fromkeys(
-                f"{trait}, row seed {seed}" + (f", {group}" if several else "")
-                for trait, seed, group in each
-            )
-        )
-        of = f"{len(undivided)} of {counted(len(rows), what)} ({_first_of(names)})"
-        text = f"{of}: the graft's effect is inside its own noise and has no parts"
-        told.append(Limit("noise", text, text))
+    told = [*without_controls(groups), *_unmoved(groups), *of_learning(groups)]
+    graft_alone = share.notna() & graft_noise(rows)
+    for noisy, why in (
+        (share.isna() & total.notna(), NO_SHARES),
+        (graft_alone, "the graft's effect is inside its own noise and has no parts"),
+    ):
+        if noisy.any():
+            names = _first_of(_students(rows[noisy], by if len(groups) > 1 else ""))
+            text = f"{noisy.sum()} of {counted(len(rows), what)} ({names}): {why}"
+            told.append(Limit("noise", text, text))
     divided = _by(rows[share.notna()], by, str)  # what is noise has no shares that hold anything
     told += [*_of_the_controls(divided, shares=True), *_of_data_sets(groups, f"ig {on} share")]
     told += _of_the_ceiling(groups)
@@ -202,6 +194,16 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
     return told
 
 
+def _students(rows: pd.DataFrame, by: str = "") -> list[str]:
+    """Which students these are, with the column that they are told apart by besides."""
+    columns = ["trait", "row_seed", *([by] if by else [])]
+    names = (
+        f"{trait}, row seed {seed}" + "".join(f", {group}" for group in of)
+        for trait, seed, *of in rows[columns].itertuples(index=False)
+    )
+    return list(dict.fromkeys(names))
+
+
 def graft_noise(rows: pd.DataFrame) -> pd.Series:
     """Of which students the graft's total effect is inside its own noise over questions."""
     told = [is_graft_noise(row) for row in rows.to_dict("records")]
@@ -216,11 +218,9 @@ def of_learning(groups: Groups, *, alike: bool | None = None) -> list[Limit]:
         alike: of all groups together, where each is of one trait; asked of each when not given.
     """
     limits = []
-    rows = _whole(groups)
     worse = {name: len(worse_than_base(here.to_dict("records"))) for name, here in groups.items()}
     if any(worse.values()):
-        whose = _whose([name for name, count in worse.items() if count], groups)
-        told = f"{sum(worse.values())} of {counted(len(rows), 'row')}{whose}: {WORSE_THAN_BASE}"
+        told = f"{_how_many(worse, groups)}: {WORSE_THAN_BASE}"
         limits.append(Limit("unlearnt", told, told))
     if alike is None:
         same = [name for name, here in groups.items() if answer_alike(here.to_dict("records"))]
@@ -269,7 +269,7 @@ def _as_trained(groups: Groups) -> list[Limit]:
     return [Limit("gated", f"{short} ({why}); {everywhere(_whole(groups))}", short)]
 
 
-def _uncontrolled(groups: Groups) -> list[Limit]:
+def without_controls(groups: Groups) -> list[Limit]:
     """Students without controls, which no study of two traits has."""
     without = [name for name, rows in groups.items() if rows["specific"].isna().all()]
     if not without:
@@ -344,14 +344,15 @@ def _of_data_sets(groups: Groups, column: str) -> list[Limit]:
 
 def _of_the_ceiling(groups: Groups) -> list[Limit]:
     """Students whose log-probability cannot rise any more."""
-    there = []
+    there = {}
     for name, rows in groups.items():
         base = rows["base level"].to_numpy(float)
-        if reached(base, base + rows["change"].to_numpy(float)).any():
-            there.append(name)
-    if not there:
+        there[name] = int(reached(base, base + rows["change"].to_numpy(float)).sum())
+    if not any(there.values()):
         return []
-    told = f"{ceiling_of('log P(the trait is named)')}{_whose(there, groups)}"
+    told = ceiling_of("log P(the trait is named)")
+    if sum(there.values()) < len(_whole(groups)):
+        told += f" in {_how_many(there, groups)}"
     return [Limit("ceiling", f"{told}: it cannot rise any more", told)]
 
 
@@ -376,6 +377,15 @@ def _tuple(key: Any) -> tuple[Any, ...]:
 
 def _if_any(name: str, rows: pd.DataFrame) -> Groups:
     return {name: rows} if len(rows) else {}
+
+
+def _how_many(counts: Mapping[str, int], groups: Groups) -> str:
+    """How many rows of all, and of which groups; where all groups have some, how many of each."""
+    whose = _whose(some := [name for name, count in counts.items() if count], groups)
+    if len(some) == len(groups) > 1:
+        each = (f"{name} {counts[name]} of {len(rows)}" for name, rows in groups.items())
+        whose = f" ({_first_of(list(each))})"
+    return f"{sum(counts.values())} of {counted(len(_whole(groups)), 'row')}{whose}"
 
 
 def _whose(some: Sequence[str], groups: Mapping[str, Any]) -> str:

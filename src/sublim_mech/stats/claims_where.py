@@ -130,8 +130,8 @@ def localisation_claim(
     Args:
         rows: with `ig <on> share` and `ig <on> token share`, `graft <on> sufficiency`, `graft <on>
             token share` and `graft total`, and those of `STUDENT`. Runs without a share (their
-            effect was inside its noise) are left out, and told. Where the total is negative, parts
-            are parts of the fall, and that is told.
+            effect was inside its noise) are left out of the first statement, and told. Where the
+            total is negative, parts are parts of the fall, and that is told.
         on: the token set.
         by: a column, such as how much of the prompt is shared.
         matters: the smallest excess that matters, as a share and in nats.
@@ -212,7 +212,10 @@ def localisation_claim(
     if noisy:
         has, verb = ("has", "is") if noisy == 1 else ("have", "are")
         of_rows = f"{noisy} of {counted(len(extended), 'row')}"
-        notes.append(f"{of_rows} {has} no share and {verb} left out.")
+        notes.append(
+            f"{of_rows} {has} no share (the total effect is inside its own noise) and {verb} left "
+            "out of the shares; sufficiency is that of all rows."
+        )
     notes += [*without_number(extended, enough, part, total), *learning_notes(extended)]
     falling = sum(row["falls"] for row in extended)
     if falling:

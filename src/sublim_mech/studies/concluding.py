@@ -275,6 +275,14 @@ class Evidence:
         asked = ends.groupby(by, sort=False, dropna=False)["evaluated_in"].transform("nunique")
         return choose(ends[asked == max(asked.max(), 2)] if len(ends) else ends, by)
 
+    def no_other_context(self) -> str:
+        """That students were asked in the context of their training alone, longer texts apart."""
+        ends = self._ends
+        longer = [str(name) for name in ends["evaluated_in"].unique() if name in self.longer]
+        apart = f", longer texts ({', '.join(longer)}) apart" if longer else ""
+        told = f"no student was asked in another context{apart}"
+        return f"{told}: these only add to the user's words" if longer else told
+
     def places(self) -> Chosen:
         """Students of one method with grafts and graft IG, at each part that is shared."""
         needed = ("ig shared token share", "graft shared sufficiency", "graft total")
@@ -377,7 +385,7 @@ def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
             "The trait needs the context of training at evaluation",
             evidence.contexts(),
             context_claim,
-            missing="no student was asked in another context",
+            missing=evidence.no_other_context(),
         )
     )
     found.append(

@@ -36,6 +36,7 @@ from ..results.study_limits import (
     of_traits,
     point,
     stages,
+    without_controls,
 )
 from ..results.style import write
 from ..stats import MATTERS, Verdict
@@ -171,7 +172,10 @@ def _write(given: Any, folder: Path, head: _Head) -> Report:
         warning = paragraph("This study is not finished.", "label") + bullets(head.missing)
         body.append(f'<div class="missing">{warning}</div>')
     if there:
-        body += [*_verdicts(told), *_figures(evidence, folder), *_methods(evidence.all)]
+        figures = list(_figures(evidence, folder))
+        body += [*_verdicts(told), *figures, *_methods(evidence.all)]
+        beside = ["rows.csv", "verdicts.csv", *(["figures/ (SVG and PNG)"] if figures else [])]
+        body.append(paragraph(f"Beside this page: {', '.join(beside)}.", "note"))
     else:
         body.append(paragraph("No run is finished: there is nothing to tell yet."))
     body += head.about
@@ -260,8 +264,9 @@ _BANDS = "Bands and bars: 95 % of Student's t over data sets; none where there i
 
 
 def _figures(evidence: Evidence, folder: Path) -> Iterator[str]:
-    yield "<h2>Figures</h2>"
-    for name, heading, figure, caption in drawn(evidence):
+    for number, (name, heading, figure, caption) in enumerate(drawn(evidence)):
+        if not number:
+            yield "<h2>Figures</h2>"
         for form in ("svg", "png"):
             write(figure, folder / "figures" / f"{name}.{form}")
         yield f"<h3>{escape(heading)}</h3>"
@@ -389,7 +394,8 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
     if rates:
         caption += " Names it: the part of generated answers that name the trait."
     yield table(caption, columns, lines)
-    limits = in_a_line(of_learning(_with_what_differs(lines_of)))
+    groups = _with_what_differs(lines_of)
+    limits = in_a_line([*without_controls(groups), *of_learning(groups)])
     if limits:
         yield paragraph(limits, "note")
     yield "<h2>Methods</h2>"
@@ -414,7 +420,6 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
     names = ("base", "base_hash", "dtype", "device", "threads", "questions", "steps", "versions")
     said += [f"{name}: {_list(rows, name)}." for name in names if name in rows]
     yield bullets(said)
-    yield paragraph("Beside this page: rows.csv, verdicts.csv, figures/ (SVG and PNG).", "note")
 
 
 _Told = tuple[str, ...]
