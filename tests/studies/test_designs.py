@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from small_studies import R2, small_study
 
 from sublim_mech import stats, studies
 from sublim_mech.stats.statements import above_zero
-from sublim_mech.studies import Part, Tasks
+from sublim_mech.studies import Computing, Part, Tasks
 from sublim_mech.studies.designs import GUESS, Design, spread_of
 from sublim_mech.studies.planning import CONSTANTS, RATES
 from sublim_mech.studies.records import note_spent
@@ -131,3 +132,12 @@ def test_rates_are_of_the_folder_where_it_has_enough_tasks_of_a_kind(tmp_path):
         operations / RATES["students lora"] * len(students)
     )
     assert "measured in this folder for students lora; for the others" in repr(planned)
+
+    # another study of the folder, with no task in common, takes its rates from these
+    other = small_study(SMOL, Part(name="q", methods=[replace(R2, ranks=(3,))]), name="other")
+    assert studies.plan(other, out).measured == ("students lora",)
+    assert studies.plan(other, tmp_path / "elsewhere").measured == ()
+    for unlike in (Computing(threads=2), Computing(device="cuda")):
+        assert studies.plan(replace(other, computing=unlike), out).measured == ()
+    (out / "studies" / "broken.json").write_text("{")
+    assert studies.plan(other, out).measured == ("students lora",)

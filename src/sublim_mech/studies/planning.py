@@ -6,8 +6,9 @@
    those of the base's own tokenizer where the base is given, else SmolLM2's.
 3. Operations are 2 per weight and token forward; LoRA's training takes 4 (the weights themselves
    take no gradient), full fine-tuning 6.
-4. Time is operations over a rate: the median of the tasks of this kind in the study's folder where
-   there are at least `ENOUGH`, else a constant (`RATES`).
+4. Time is operations over a rate: the median of the tasks of this kind in the folder, of this study
+   and others of its base, device and threads, where there are at least `ENOUGH`, else a constant
+   (`RATES`).
 5. Of each part the least p and the minimum detectable effect of its design (`designs`).
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -30,7 +31,8 @@ from ..stats import Spread
 from .config import SAMPLED, Study
 from .designs import GUESS, Design, design_of, spread_in
 from .records import Spent, read_spent
-from .store import STAGES, Store
+from .same_name import configurations
+from .store import STAGES, STUDIES, Store
 from .takes import KNOWN, Lengths, Shape, check_methods, shape_of, takes
 from .tasks import ScoresTask, StudentTask, Task, Tasks
 from .two_names import check_names
@@ -100,7 +102,8 @@ class Plan:
         runs: runs of all parts.
         finished: runs whose rows are there.
         stages: per stage what it takes.
-        measured: kinds of tasks whose rates come from the study's folder.
+        measured: kinds of tasks whose rates come from the study's folder: from this study, and from
+            others of its base, device and threads.
         threads: of every worker.
         device: where models are.
         designs: of the parts.
@@ -183,8 +186,7 @@ class Plan:
         constants = CONSTANTS
         if self.device != PROCESSOR:
             constants = (
-                f"none is known on {self.device} until {ENOUGH} tasks of a kind of this study are "
-                "in this folder"
+                f"none is known on {self.device} until {ENOUGH} tasks of a kind are in this folder"
             )
         if not self.measured:
             return f"rates: {constants}"
@@ -235,6 +237,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
     spent = {} if store is None else read_spent(store.folder)
     shape = KNOWN.get(study.base) if base is None else shape_of(base)
     lengths = Lengths.of(study, base)
+    rates = _rates(_alike(study, store), spent, shape, base)
     uses: dict[str, int] = {}
     for task in tasks.ordered:
         for need in task.needs:
@@ -254,8 +257,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         peak = max([peak, *(one.peak for one in taken)])
         seconds: float | None = SECONDS_PER_ROW * len(to_do)
         if name != "rows":
-            rates = _rates(of_stage, spent, study, lengths, shape)
-            measured += rates
+            measured += [kind for kind in rates if kind in set(map(_kind, of_stage))]
             seconds = None
             if operations is not None:
                 kinds = [_kind(task) for task in to_do]
@@ -297,23 +299,29 @@ def _kind(task: Task) -> str:
     return task.stage
 
 
+def _alike(study: Study, store: Store | None) -> list[Study]:
+    """A study, and those that its folder keeps which run the same base in the same way."""
+    kept = [] if store is None else configurations(store.folder / STUDIES)
+    how = study.base, study.computing.device, study.computing.threads
+    others = [one for one in kept if (one.base, one.computing.device, one.computing.threads) == how]
+    return [study, *others]
+
+
 def _rates(
-    tasks: list[Task],
-    spent: Mapping[str, Spent],
-    study: Study,
-    lengths: Lengths,
-    shape: Shape | None,
+    of: Sequence[Study], spent: Mapping[str, Spent], shape: Shape | None, base: Base | None
 ) -> dict[str, float]:
     """Operations per second by kind, of those that the folder has enough tasks of."""
-    if shape is None:
+    if shape is None or not spent:
         return {}
-    found: dict[str, list[float]] = {}
-    for task in tasks:
-        took = spent.get(task.address)
-        if took is not None and took.seconds > 0:
-            rate = takes(task, study, lengths, shape).operations / took.seconds
-            found.setdefault(_kind(task), []).append(rate)
-    return {kind: median(rates) for kind, rates in found.items() if len(rates) >= ENOUGH}
+    found: dict[str, dict[str, float]] = {}
+    for study in of:
+        lengths = Lengths.of(study, base)
+        for task in Tasks(study).ordered:
+            took = spent.get(task.address)
+            if took is not None and took.seconds > 0:
+                rate = takes(task, study, lengths, shape).operations / took.seconds
+                found.setdefault(_kind(task), {})[task.address] = rate
+    return {kind: median(one.values()) for kind, one in found.items() if len(one) >= ENOUGH}
 
 
 # -------------------------------------------------------------------------------------------- words

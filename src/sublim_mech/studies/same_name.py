@@ -17,6 +17,7 @@ import json
 import re
 import warnings
 from collections.abc import Sized
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +96,15 @@ def write_configuration(study: Study, path: Path) -> None:
         )
     with replacing(path) as work:
         work.write_text(text, "utf-8")
+
+
+def configurations(folder: Path) -> list[Study]:
+    """The studies that a folder keeps, but for those that cannot be read."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        with suppress(ValueError, TypeError, AttributeError):
+            found.append(from_dict(json.loads(_read(file))))
+    return found
 
 
 def _read(file: Path) -> str:
