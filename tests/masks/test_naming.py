@@ -1,5 +1,7 @@
 """A mask's name gives the mask again."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,15 @@ def test_masks_of_the_answer(smol_tokenizer):
 def test_a_mistyped_role_or_class_is_refused_at_once(name, near):
     with pytest.raises(ValueError, match=rf"from_name\({name!r}\): .*did you mean '{near}'"):
         masks.from_name(name)
+
+
+@pytest.mark.parametrize("word", ["last", "first", "positions", "turn", "layers", "heads"])
+def test_a_word_that_takes_a_number_says_how_it_is_written(word):
+    without = rf"'{word}' is no mask without its number"
+    with pytest.raises(ValueError, match=without) as told:
+        masks.from_name(f"shared & {word}")
+    written = re.search(r"such as '(.*?)'", str(told.value))[1]
+    assert masks.from_name(written).name == written
 
 
 @pytest.mark.parametrize("name", ["attention", "norm", "stem", "mlp.out", "q", "temporal", "shead"])

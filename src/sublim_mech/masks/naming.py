@@ -33,6 +33,14 @@ _MISTYPED = 0.82
 that TransformerLens' adapters and transformers' models give to modules `aligner` and `bros` are as
 near to one, which no decoder has."""
 
+_NUMBERED = {
+    "first": "position 0", "last": "position -1", "position": "position -1",
+    "positions": "positions -2, -1", "turn": "turn -1", "turns": "turns 0, 1",
+    "layer": "layer 3", "layers": "layers 0-9", "band": "band 0", "bands": "bands 0, 1",
+    "head": "head 0", "heads": "heads 0, 1",
+}  # fmt: skip
+"""Words for which modules would be looked up in vain, and what is written instead."""
+
 
 @checked
 def from_name(name: str) -> Mask:
@@ -122,6 +130,8 @@ class _Reader:
             self._refuse(
                 f"{word!r} is no mask but what tokens are told apart by; its masks are {shown}"
             )
+        if word in _NUMBERED:
+            self._refuse(f"{word!r} is no mask without its number, such as {_NUMBERED[word]!r}")
         near = get_close_matches(word, _WORDS, n=3, cutoff=_MISTYPED)
         if near and word not in GROUPS:
             meant = " or ".join(map(repr, near))
