@@ -28,7 +28,7 @@ from .colours import (
     MEASURE_COLOURS,
     NOISE_COLOUR,
     OTHER_COLOUR,
-    ROLE_COLOURS,
+    STUDENT_COLOUR,
     half_range,
 )
 from .curves import (
@@ -183,9 +183,12 @@ def dose_curve(
     axes.axhline(0, color="black", linewidth=0.8)
     handles = []
     if scores.has_controls:
-        for number, name in enumerate(scores.data["model"].values):
+        models = scores.data["model"].values
+        for number, name in enumerate(models):
             values = scores.data["effect"].sel(model=name).transpose("prompt", ...).values
-            colour = COMPARED_COLOURS[(number + 1) % 4] if number else ROLE_COLOURS["answer"]
+            # a lone control is as grey as in bars; several have to be told apart
+            of_control = OTHER_COLOUR if len(models) == 2 else COMPARED_COLOURS[(number + 1) % 4]
+            colour = of_control if number else STUDENT_COLOUR
             _line(axes, scales, values.reshape(len(values), -1).mean(0), colour)
             handles.append(Patch(color=colour, label=picture.text(picture.name(name))))
     headline = scores.headline.values.reshape(scores.data.sizes["prompt"], -1)
