@@ -66,7 +66,7 @@ class RowShifts:
         It is sum over sum; the copies of a row are resampled together, as one. A single row has NaN
         bounds.
         """
-        return ratio_interval(*self.distinct(teacher))
+        return ratio_interval(*self.distinct(teacher), counts=True)
 
     def distinct(self, teacher: str) -> tuple[np.ndarray, np.ndarray]:
         """(`own_minus_others`, tokens) per different row, summed over its copies."""
