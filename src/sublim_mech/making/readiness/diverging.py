@@ -248,8 +248,8 @@ def divergence(
         base: the base, read in the context of the teacher's students; or another teacher, which is
             read in its own (the source compares teachers of two traits).
         rows: prompts and answers (`numbers.as_rows`).
-        student: a student to read at the same tokens, whatever `load_student` takes; its weights
-            act everywhere, in the context of the teacher's students.
+        student: a student to read at the same tokens, whatever `load_student` takes, without gates;
+            its weights act everywhere, in the context of the teacher's students.
         close: whether the end of turn, which is no answer token, is read and counted too, as
             `hard_data` trains on it.
         batch_size: rows per forward.
@@ -259,8 +259,8 @@ def divergence(
         A `Divergence`: `table`, `strip`, `divergent`, and `chosen` for `train(..., tokens=)`.
 
     Raises:
-        ValueError: teachers of different bases or student contexts; see `read_rows`,
-            `load_student`.
+        ValueError: teachers of different bases or student contexts; a student that was loaded with
+            gates; see `read_rows`, `load_student`.
 
     Example:
         >>> from sublim_mech.making import numbers, readiness, teachers
