@@ -123,6 +123,18 @@ def counted(count: int, what: str, several: str = "") -> str:
     return f"{count:,} {what if count == 1 else several or what + 's'}"
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign; what rounds to 0 has none.
+
+    Example:
+        >>> from sublim_mech.hints import signed
+        >>> signed(0.25), signed(-0.0002)
+        ('+0.250', '0.000')
+    """
+    text = f"{value:+z.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
 def told_apart(*values: float, digits: int = 3) -> tuple[str, ...]:
     """Numbers as texts of so many significant digits, or of as many as tell those apart that
     differ.

@@ -57,7 +57,7 @@ class Run:
         unmoved = ", equal to its base" if results.get("moved") is False else ""
         missed = "" if self.missed is None else f", stop at {self.missed:g} not reached"
         return (
-            f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:.5f} -> {after:.5f} "
+            f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:z.5f} -> {after:z.5f} "
             f"in {counted(results['steps'], 'step')}{missed}{unmoved})"
         )
 

@@ -90,7 +90,7 @@ class RowShifts:
         ends = f"ends of {'texts' if self.is_raw else 'turns'}"
         count = f"{rows}, {int(self.tokens.sum()):,} tokens of answers and {ends}"
         title = f"shift of {count}, nats per token [95 % over rows]"
-        return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"
+        return f"{title}\n{self.table().to_string(float_format='{:+z.5f}'.format)}"
 
 
 @checked

@@ -288,7 +288,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_save = is_due and not is_last and not control.should_training_stop
 
         last_measured = job.held_out_losses[-1]
-        self.bar.set_postfix(loss=f"{row['loss']:.5f}", held_out=f"{last_measured:.5f}")
+        self.bar.set_postfix(loss=f"{row['loss']:z.5f}", held_out=f"{last_measured:z.5f}")
         self.bar.update()
 
     def _note(self, row: dict[str, Any]) -> None:
