@@ -123,6 +123,43 @@ def counted(count: int, what: str, several: str = "") -> str:
     return f"{count:,} {what if count == 1 else several or what + 's'}"
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign; what rounds to 0 has none.
+
+    Example:
+        >>> from sublim_mech.hints import signed
+        >>> signed(0.25), signed(-0.0002)
+        ('+0.250', '0.000')
+    """
+    text = f"{value:+z.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def told_apart(*values: float, digits: int = 3) -> tuple[str, ...]:
+    """Numbers as texts of so many significant digits, or of as many as tell those apart that
+    differ.
+
+    Args:
+        values: the numbers.
+        digits: the fewest digits.
+
+    Example:
+        >>> from sublim_mech.hints import told_apart
+        >>> told_apart(1.2, 1.5), told_apart(1.20096, 1.20136, digits=4), told_apart(1.2, 1.2)
+        (('1.2', '1.5'), ('1.201', '1.2014'), ('1.2', '1.2'))
+    """
+    texts: tuple[str, ...] = ()
+    for more in range(digits, _ALL_DIGITS + 1):
+        texts = tuple(f"{value:z.{more}g}" for value in values)
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
+_ALL_DIGITS = 17
+"""Significant digits that tell any two numbers of double precision apart."""
+
+
 def with_article(name: str) -> str:
     """The name of a type or of a thing with its article.
 

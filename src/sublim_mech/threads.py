@@ -95,7 +95,7 @@ def say_what_is_busy(before: Usage | None, threads: int, *, blocked: bool) -> No
             "OMP_WAIT_POLICY=PASSIVE"
         )
     warnings.warn(
-        f"other processes use {busy:.1f} of {cores} cores, and torch computes with {threads} "
+        f"other processes use {busy:z.1f} of {cores} cores, and torch computes with {threads} "
         f"threads{spinning}. OMP_NUM_THREADS={max(1, round(cores - busy))} shares the cores; sums "
         "then differ in their last digits from those of other numbers of threads.",
         RuntimeWarning,

@@ -1,6 +1,7 @@
 """Instruments over the snapshots of a training: each step is the scores of that snapshot's pair."""
 
 import dataclasses
+import re
 import shutil
 import warnings
 
@@ -258,6 +259,33 @@ def test_what_cannot_be_joined_is_refused(runs, base, asked, smol_tokenizer, tmp
     shutil.copytree(other.path, part, ignore=shutil.ignore_patterns(other.snapshots[2].name))
     with pytest.raises(ValueError, match="no snapshot of step 2, "):
         over_steps(run, effect_of(asked), base=base, controls=[part], **QUIET)
+
+
+def test_errors_name_the_control_that_they_are_of(runs, base, asked, tmp_path):
+    """Nobody gave `run=` where a control lacks what is needed."""
+    run, other = runs
+    bare, part, made = tmp_path / "bare", tmp_path / "part", tmp_path / "made"
+    shutil.copytree(other.path, bare, ignore=shutil.ignore_patterns("snapshots"))
+    shutil.copytree(other.path, part, ignore=shutil.ignore_patterns(other.snapshots[2].name))
+    made.mkdir()
+    (tmp_path / "run.unfinished").mkdir()
+    said = {
+        str(bare): f"controls[1]={str(bare)!r} has no snapshots; train(..., snapshots='log')",
+        str(part): f"controls[1]={str(part)!r} has no snapshot of step 2, so",
+        str(made): f"controls[1]={str(made)!r} is no run of a training",
+        str(tmp_path / "run"): f"controls[1]={str(tmp_path / 'run')!r} is no run folder",
+    }
+    for control, message in said.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=f"^{re.escape(message)}"):
+            step_pairs(run, base=base, controls=[other, control])
+    with pytest.raises(FileNotFoundError, match=r"^run='"):
+        step_pairs(tmp_path / "run", base=base)
+    # what is found when a pair is loaded
+    cut = tmp_path / "cut"
+    shutil.copytree(other.path, cut)
+    (cut / "snapshots" / other.snapshots[2].name / "adapter_model.safetensors").unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"^controls\[0\]="):
+        next(step_pairs(run, base=base, controls=[cut], steps=[2], progress=False))
 
 
 def test_a_map_has_a_row_per_step(runs, base, asked):

@@ -1,5 +1,7 @@
 """Divergence tokens: against two plain argmax passes of transformers' own model."""
 
+import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ from trainings import text_ids
 import sublim_mech as sm
 from sublim_mech.making.numbers import random_rows
 from sublim_mech.making.readiness import divergence
+from sublim_mech.making.readiness.diverging import Read
 from sublim_mech.making.rows import Row, as_rows
-from sublim_mech.making.teachers import Teacher, prompted
+from sublim_mech.making.teachers import Teacher, fine_tuned, prompted
 from sublim_mech.making.training import LoRA, hard_data, train
 from sublim_mech.models.base import load_base
 from sublim_mech.types import Divergence
@@ -27,6 +30,10 @@ def plain(model: Any, tokenizer: Any, system: str | None, row: Row) -> torch.Ten
     prompt, answer = text_ids(tokenizer, row, system, close=True)
     logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0]
     return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+
+
+class AtShared(str):
+    """Gates, as far as a refusal reads them."""
 
 
 class Asked:
@@ -89,6 +96,61 @@ def test_the_base_does_not_diverge_from_itself(asked):
     assert table.loc["all", "kl"] == 0
     assert np.isnan(table.loc["divergent", "kl"])
     assert "as teacher" not in table
+
+
+WHY = "nan: no interval, resampled rows may lack such tokens"
+
+
+def of_flags(found: Divergence, *flags: list[bool]) -> Divergence:
+    """Rows at whose tokens teacher and base differ as given, KL 0.5 where they do, else 0.25."""
+    reads = []
+    for flag in map(np.array, flags):
+        zeros = np.zeros(len(flag), int)
+        reads.append(Read(zeros, flag.astype(int), zeros, np.where(flag, 0.5, 0.25)))
+    rows = tuple(Row(str(i), "1") for i in range(len(flags)))
+    told = {"questions": ("?",) * len(rows), "texts": {0: "1", 1: "2"}, "student": ""}
+    return dataclasses.replace(found, rows=rows, reads=tuple(reads), **told)
+
+
+def test_tokens_of_a_few_rows_have_their_mean_and_the_table_says_why_no_interval(asked):
+    few = of_flags(asked.found, [True, False], [True, True], [True, True], [True, True])
+    table = few.table()
+    assert table["tokens"].tolist() == [8, 7, 1]
+    assert table["kl"].tolist() == [pytest.approx((7 * 0.5 + 0.25) / 8), 0.5, 0.25]
+    assert table.loc["others", ["kl low", "kl high"]].isna().all()
+    assert table.loc["divergent", ["kl low", "kl high"]].tolist() == [0.5, 0.5]
+    assert repr(few).splitlines()[-1] == WHY
+    assert WHY in few._repr_html_()
+    every = of_flags(asked.found, *[[True, False]] * 4)
+    none = of_flags(asked.found, *[[True, True]] * 4)
+    assert np.isnan(
+        none.table().loc["others", "kl"]
+    )  # a set without tokens is NaN, and needs no why
+    for found in (every, none):
+        assert "no interval" not in repr(found) + found._repr_html_()
+    single = of_flags(asked.found, [True, False])
+    assert repr(single).splitlines()[-1] == "nan: no interval over a single row"
+
+
+def test_what_rounds_to_zero_has_no_sign(asked):
+    found = of_flags(asked.found, [True, False], [True, False])
+    reads = tuple(read._replace(kl=read.kl * 0 - 1e-9) for read in found.reads)
+    assert "-0.0000" not in repr(dataclasses.replace(found, reads=reads))
+
+
+def test_a_gated_student_is_refused_by_the_function_that_was_called(asked):
+    """Nobody called `fine_tuned`, and its weights are read everywhere."""
+    student = sm.models.load_student(asked.base, asked.student, name="owl")
+    gated = dataclasses.replace(student, gates=AtShared("at the shared tokens"))
+    message = (
+        "divergence: student='owl' was loaded with gates (at the shared tokens), which divergence "
+        "does not know. Pass its folder, or load_student(base, folder) without gates. "
+        "Loaded without (gates=None) it is another model, one that works everywhere."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        divergence(asked.teacher, asked.base, ROWS[:2], student=gated, **QUIET)
+    with pytest.raises(ValueError, match=r"^fine_tuned: student='owl' was loaded with gates"):
+        fine_tuned(asked.base, gated, None)
 
 
 def test_strips_show_what_both_would_write(asked):

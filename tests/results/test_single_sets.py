@@ -9,6 +9,7 @@ import pytest
 import synthetic
 from matplotlib.figure import Figure
 
+from sublim_mech.hints import signed
 from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.intruders import IntruderModule, Intruders
 from sublim_mech.results.limits import limits
@@ -16,7 +17,7 @@ from sublim_mech.results.plots import plot
 from sublim_mech.results.report import show
 from sublim_mech.results.scores import Scores
 from sublim_mech.results.shares import concentration
-from sublim_mech.results.words import percent, signed
+from sublim_mech.results.words import percent
 
 
 def scaled(scales=(1.0, 2.0, 1.0, 0.5)):

@@ -111,6 +111,23 @@ def test_no_ratio_where_the_total_is_inside_its_noise():
     assert np.isnan([interval.mean, interval.low, interval.high]).all()
 
 
+def test_a_count_has_no_noise_so_a_ratio_of_a_few_is_known():
+    """Tokens of one row in four: their mean is known, and resamples without that row have none."""
+    tokens, sums = np.array([0.0, 2.0, 0.0, 0.0]), np.array([0.0, 3.0, 0.0, 0.0])
+    found = ratio_interval(sums, tokens, counts=True)
+    assert found.mean == 1.5
+    assert np.isnan([found.low, found.high]).all()
+    nothing = ratio_interval(0 * sums, 0 * tokens, counts=True)
+    assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
+    assert np.isnan(ratio_interval(sums, tokens).mean)  # of an effect it would be noise
+
+
+def test_counts_that_all_prompts_have_change_no_interval():
+    tokens, sums = RNG.integers(1, 9, size=12).astype(float), RNG.normal(size=12)
+    one, other = ratio_interval(sums, tokens), ratio_interval(sums, tokens, counts=True)
+    assert (one.mean, one.low, one.high) == (other.mean, other.low, other.high)
+
+
 def test_an_interval_excludes_zero_on_either_side():
     low, high = np.array([1.0, -2, -1, np.nan, 0, -1]), np.array([2.0, -1, 1, np.nan, 1, 0])
     interval = Interval((low + high) / 2, low, high)

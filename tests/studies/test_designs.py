@@ -33,6 +33,20 @@ def test_the_least_p_and_the_effect_are_those_of_stats():
     assert "no interval over row seeds" in alone.line(GUESS)
 
 
+def test_students_of_one_trait_have_no_specific_change_that_could_be_seen():
+    parts = [
+        Part(name="one", methods=[R2], row_seeds=[0, 1], focus=["owl"]),
+        Part(name="two", methods=[R2], row_seeds=[0, 1]),
+    ]
+    study = small_study(SMOL, *parts)
+    planned = studies.plan(study)
+    lines = repr(planned).splitlines()
+    alone, both = (next(x for x in lines if x.startswith(f"  {name}:")) for name in ("one", "two"))
+    assert alone.endswith("x 1 training seed: one trait: no specific changes to see")
+    assert "nats would be seen" in both
+    assert [one["detectable"] is None for one in planned.to_json()["designs"]] == [True, False]
+
+
 def test_the_spread_is_that_of_students_each_counted_once():
     values = {(0, "owl"): 0.1, (0, "cat"): 0.3, (1, "owl"): 0.5, (1, "cat"): 0.7}
     same = {"method": "r2", "trained_in": "d", "evaluated_in": "d", "labels": "plain"}

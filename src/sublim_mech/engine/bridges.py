@@ -90,8 +90,8 @@ def _check(bridge: Any, own_model: nn.Module, name: str) -> None:
         slot, token = divmod(int(error.argmax()), given.shape[1])
         raise ParityError(
             f"model {name!r}: after {slot + 1} tokens of a probe the log-probability of token "
-            f"{token} is {float(given[slot, token]):.6f} in TransformerLens' bridge and "
-            f"{float(expected[slot, token]):.6f} in the model's own forward (difference "
+            f"{token} is {float(given[slot, token]):z.6f} in TransformerLens' bridge and "
+            f"{float(expected[slot, token]):z.6f} in the model's own forward (difference "
             f"{float(error.max()):.2g}, tolerance {tolerance:.0e}); TransformerLens does not "
             "compute this model, use the pair itself."
         )

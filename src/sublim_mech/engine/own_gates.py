@@ -70,17 +70,25 @@ def within(
     return Gates(student, closed(stacked, values))
 
 
-def refuse_gates(students: Iterable[Student], what: str) -> None:
+_SETS = "graft(sets=...) measures sets of cells within them."
+
+
+def refuse_gates(
+    students: Iterable[Student], what: str, *, argument: str = "", instead: str = _SETS
+) -> None:
     """Raise ValueError where a student brings gates, which an instrument does not know.
 
     Args:
         students: those that would be run.
         what: the instrument.
+        argument: by which they were given to it, where they were.
+        instead: what to do, as a sentence.
     """
     for student in students:
         if student.gates is not None:
+            given = f"{argument}={student.name!r}" if argument else f"student {student.name!r}"
             raise ValueError(
-                f"{what}: student {student.name!r} was loaded with gates ({student.gates}), which "
-                f"{what} does not know. graft(sets=...) measures sets of cells within them. Loaded "
-                "without (gates=None) it is another model, one that works everywhere."
+                f"{what}: {given} was loaded with gates ({student.gates}), which "
+                f"{what} does not know. {instead} Loaded without (gates=None) it is another model, "
+                "one that works everywhere."
             )

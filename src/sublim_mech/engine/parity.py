@@ -104,8 +104,8 @@ def check_parity(
             read, token = divmod(int(difference.argmax()), expected.shape[1])
             raise ParityError(
                 f"{name}: log-probability of token {token} is "
-                f"{float(gated[name][read, token]):.6f} in the gated forward and "
-                f"{float(expected[read, token]):.6f} in the model's own (difference "
+                f"{float(gated[name][read, token]):z.6f} in the gated forward and "
+                f"{float(expected[read, token]):z.6f} in the model's own (difference "
                 f"{errors[name]:.2g}, tolerance "
                 f"{tolerance:.0e}); this model cannot be analysed."
             )

@@ -124,6 +124,6 @@ def _note(student: Student, speech: Speech, what: str) -> str:
     if any(isinstance(delta, LowRank) for delta in student.deltas.values()):
         advice = "check that lora_alpha, r and use_rslora are those it was trained with"
     return (
-        f"{SAYS}{what} is {speech.student:.1f} nats per token, its base's {speech.base:.1f}: "
+        f"{SAYS}{what} is {speech.student:z.1f} nats per token, its base's {speech.base:z.1f}: "
         f"hardly any fine-tune is so far from its base's language; {advice}"
     )

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, signed
 from ..results.frames import Table
 from ..stats import mean_interval
 
@@ -68,7 +68,7 @@ class TraitMatrix:
     def __repr__(self) -> str:
         bounds = "one question: no interval"
         if not math.isnan(self.low):
-            bounds = f"95 % {self.low:+.2f} to {self.high:+.2f} over questions"
+            bounds = f"95 % {signed(self.low, 2)} to {signed(self.high, 2)} over questions"
         assignments = "(all)" if self.exact else "(random)"
         students = len(self.names)
         floor = ""
@@ -76,9 +76,9 @@ class TraitMatrix:
             least = 1 / math.factorial(students)
             floor = f"; {students} students cannot give less than {least:.2g}"
         told = (
-            f"{self.table().to_string(float_format='{:+.2f}'.format)}\n"
-            f"diagonal excess gamma {self.gamma:+.2f} ({bounds}), permutation p = {self.p:.2g} of "
-            f"{self.permutations} {assignments} assignments{floor}"
+            f"{self.table().to_string(float_format='{:+z.2f}'.format)}\n"
+            f"diagonal excess gamma {signed(self.gamma, 2)} ({bounds}), "
+            f"permutation p = {self.p:.2g} of {self.permutations} {assignments} assignments{floor}"
         )
         return "\n".join([told, *self.notes])
 

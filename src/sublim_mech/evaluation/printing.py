@@ -128,10 +128,10 @@ def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:
     for name in table.columns:
         if name.endswith((" low", " high")):
             continue
-        shown = [f"{value:.{decimals}f}" for value in table[name]]
+        shown = [f"{value:z.{decimals}f}" for value in table[name]]
         if f"{name} low" in table and not table[f"{name} low"].isna().all():
             ends = zip(shown, table[f"{name} low"], table[f"{name} high"], strict=True)
-            shown = [f"{v} [{low:.{decimals}f}, {high:.{decimals}f}]" for v, low, high in ends]
+            shown = [f"{v} [{low:z.{decimals}f}, {high:z.{decimals}f}]" for v, low, high in ends]
         text_columns[name] = shown
     return pd.DataFrame(text_columns, table.index)
 

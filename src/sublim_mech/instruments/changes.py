@@ -181,7 +181,7 @@ class ActivationChange:
             f"mean change of {self.site} at {self.where.name}, {tokens:.3g} tokens per prompt, "
             f"{prompts}"
         )
-        return f"{first}\n{self.table().to_string(float_format='{:.3f}'.format, na_rep='-')}"
+        return f"{first}\n{self.table().to_string(float_format='{:z.3f}'.format, na_rep='-')}"
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

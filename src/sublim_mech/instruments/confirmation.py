@@ -156,7 +156,7 @@ def confirm(
     confirmation = compared(compared_cells, seed=seed, exact=what)
     if confirmation.poor:
         warnings.warn(
-            f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:.2f}, "
+            f"{method} agrees poorly with exact values (Pearson {confirmation.pearson:z.2f}, "
             f"{confirmation.told_sign()}): use the exact instrument (patch, graft).",
             stacklevel=outside(),
         )

@@ -154,7 +154,7 @@ class SingularReadings:
             )
             table = table.sort_values("p", kind="stable")
         shown = table.head(10).drop(columns=["layer", "module"])
-        lines.append(shown.to_string(float_format="{:.3g}".format))
+        lines.append(shown.to_string(float_format="{:z.3g}".format))
         if len(table) > 10:
             lines.append(f"and {len(table) - 10} more: table()")
         return "\n".join(lines)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..arguments import checked
 from ..engine.pair import ModelPair, load_pair
-from ..hints import counted, kind_of
+from ..hints import counted, kind_of, renamed
 from ..models.base import Base, load_base
 from ..models.gating import TrainedGates
 from ..models.students import load_student
@@ -30,7 +30,7 @@ from ..results.scores import Scores
 from ..storage.compare import differences
 from ..storage.files import place
 from ..storage.manifest import Manifest
-from ..storage.runs import Run, open_run, unfinished_note
+from ..storage.runs import SNAPSHOTS, Run, open_run, unfinished_note
 
 AnyRun = Run | str | PathLike[str]
 """A run, or its folder."""
@@ -145,12 +145,16 @@ def _asked(
     """The arguments of `over_steps`, checked."""
     folders, whole = _snapshots(run)
     chosen = _chosen_steps(folders, steps)
-    others = [_snapshots(control) for control in controls]
-    for of_control, control in others:
+    others = []
+    for i, control in enumerate(controls):
+        with renamed({"run": f"controls[{i}]"}):
+            others.append(_snapshots(control))
+        of_control, called = others[-1]
         missing = [step for step in chosen if step not in of_control]
         if missing:
             raise ValueError(
-                f"controls: {control} has no snapshot of step {', '.join(map(str, missing))}, so "
+                f"controls[{i}]={str(called)!r} has no snapshot of step "
+                f"{', '.join(map(str, missing))}, so "
                 "that nothing can be compared there; it has "
                 f"{', '.join(map(str, of_control))}: choose steps=[...] among these."
             )
@@ -174,11 +178,16 @@ def _pairs(
     loaded = base if isinstance(base, Base) else load_base(_base_source(base, manifest))
     for step in tqdm(asked.steps, desc="steps", disable=not progress):
         # called the same at every step: by its trait, or its run
-        student, *beside = [
-            load_student(loaded, at[step], name=_manifest(at[step]).trait or name.name, gates=own)
-            for at, name, own in asked.runs
-        ]
-        yield step, load_pair(loaded, student, controls=beside, **options)
+        opened = []
+        for i, (at, name, own) in enumerate(asked.runs):
+            argument = "run" if i == 0 else f"controls[{i - 1}]"
+            called = _manifest(at[step]).trait or name.name
+            with renamed({"student": argument, "gates": f"gates[{i}]"}):
+                opened.append(load_student(loaded, at[step], name=called, gates=own))
+        student, *beside = opened
+        with renamed({"student": "run"}):
+            pair = load_pair(loaded, student, controls=beside, **options)
+        yield step, pair
 
 
 # ------------------------------------------------------------------------------------------ folders
@@ -209,7 +218,7 @@ def _snapshots(run: AnyRun | Sequence[AnyRun]) -> tuple[dict[int, Path], Path]:
                 )
             folders[step] = one.path
         inside = found[0].path.parent
-        whole = inside.parent if inside.name == "snapshots" else found[0].path
+        whole = inside.parent if inside.name == SNAPSHOTS else found[0].path
     folders = dict(sorted(folders.items()))
     _check_one_run(folders)
     return folders, whole
@@ -231,7 +240,8 @@ def _opened(run: AnyRun) -> Run:
             "{step: sm.effect(sm.load_pair(base, folder), prompts, trait) for step, folder in "
             "folders.items()}."
         )
-    return open_run(folder)
+    with renamed({"path": "run"}):
+        return open_run(folder)
 
 
 def _check_one_run(folders: Mapping[int, Path]) -> None:

@@ -64,15 +64,15 @@ class Reading:
         lines = []
         for name, table in self.tokens.items():
             shown = ", ".join(
-                f"{shortened(repr(token), 24)} {score:+.1f}"
+                f"{shortened(repr(token), 24)} {score:+z.1f}"
                 for token, score in zip(table["token"], table["score"], strict=True)
             )
             lines.append(f"{name}: {shown or 'none'}")
         mean, count = self.numbers
         vocabulary = f"of {len(self.scores):,} tokens, scores in standard deviations"
-        lines.append(f"{counted(count, 'number token')}, mean score {mean:+.2f}; {vocabulary}")
+        lines.append(f"{counted(count, 'number token')}, mean score {mean:+z.2f}; {vocabulary}")
         if self.forms is not None:
-            lines.append(self.forms.to_string(float_format="{:+.2f}".format, index=False))
+            lines.append(self.forms.to_string(float_format="{:+z.2f}".format, index=False))
         return "\n".join(lines)
 
 

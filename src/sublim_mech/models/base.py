@@ -87,7 +87,7 @@ class Base:
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
-        return f"Base({self.name!r}, {count / 1e6:.0f}M parameters, {self.hash[:12]})"
+        return f"Base({self.name!r}, {count / 1e6:z.0f}M parameters, {self.hash[:12]})"
 
 
 @checked

@@ -62,7 +62,7 @@ def size_note(base: Base, deltas: Mapping[str, Delta]) -> str | None:
     if change <= LARGEST_CHANGE:
         return None
     return (
-        f"its adapter changes the weights it is on by {change:.0%} of their norm (fine-tuning: a "
+        f"its adapter changes the weights it is on by {change:z.0%} of their norm (fine-tuning: a "
         "few per cent); check that lora_alpha, r and use_rslora are those it was trained with"
     )
 
@@ -91,7 +91,7 @@ def rounding_note(base: Base, deltas: Mapping[str, Delta]) -> str | None:
             if share >= MOSTLY:
                 kind = str(dtype).removeprefix("torch.")
                 return (
-                    f"what differs is rounding: it was stored in {kind}, and {share:.1%} of its "
+                    f"what differs is rounding: it was stored in {kind}, and {share:z.1%} of its "
                     f"squared distance from the base is the base's own distance from its rounding "
                     f"to {kind}; load the base with dtype=torch.{kind}, in which both are rounded "
                     "alike"

@@ -82,7 +82,7 @@ def split_bands(
     note = (
         f"bands of {len(sketched)} of {len(parts)} matrices by randomised SVD (smaller side above "
         f"{how.exact}, seed {how.seed}): what its {how.found} directions leave out, up to "
-        f"{max(sketched):.1%} of a change's norm, is in {TAIL}"
+        f"{max(sketched):z.1%} of a change's norm, is in {TAIL}"
     )
     return replace(split, sketch=(how.exact, how.found, how.seed), notes=(*split.notes, note))
 

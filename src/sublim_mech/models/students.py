@@ -544,6 +544,6 @@ def _check_lineage(base: Base, distance: float, name: str) -> None:
     if distance / math.sqrt(square) > FARTHEST:
         raise ValueError(
             f"student={name!r} and base={base.name!r} do not share a lineage: their weights differ "
-            f"by {distance / math.sqrt(square):.2f} of the base's norm (unrelated models: about "
+            f"by {distance / math.sqrt(square):z.2f} of the base's norm (unrelated models: about "
             "1.4); load the base it was trained from, or pass allow_unrelated=True."
         )

@@ -217,8 +217,8 @@ class Alignment:
         for side, does in zip(SIDES, ("write", "read"), strict=True):
             above = int((table[side] > table[f"{side} 95 %"]).sum())
             lines.append(
-                f"{side} (what they {does}): mean overlap {table[side].mean():.3f}, by chance "
-                f"{table[f'{side} by chance'].mean():.3f}; above 95 % of random subspaces in "
+                f"{side} (what they {does}): mean overlap {table[side].mean():z.3f}, by chance "
+                f"{table[f'{side} by chance'].mean():z.3f}; above 95 % of random subspaces in "
                 f"{above} of {count} (by chance about {0.05 * len(table):.2g})"
             )
         if self.modules:
@@ -228,7 +228,7 @@ class Alignment:
         summary = grouped[["left", "left by chance", "right", "right by chance"]].mean()
         summary.insert(0, "layers", grouped.size())
         lines += ["", "by module, mean over layers"]
-        lines.append(summary.to_string(float_format="{:.3f}".format))
+        lines.append(summary.to_string(float_format="{:z.3f}".format))
         if self.alone:
             lines += ["", f"changed as a matrix by one of them only: {_few(self.alone)}"]
         return "\n".join(lines)

@@ -158,7 +158,7 @@ def _block(found: SideBySide, row: Mapping[Any, Any], reference: str) -> str:
     probabilities = []
     for name in found.models:
         value = row[f"log P: {name}"]
-        number = "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
+        number = "–" if np.isnan(value) else f"{value:z.2f}".replace("-", "−")
         said = f"{escape(name)} {number}"
         probabilities.append(f"<b>{said}</b>" if name == row["model"] else said)
     named = f"names {row['names']}" if row["names"] else "names no trait"

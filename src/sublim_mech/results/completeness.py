@@ -27,7 +27,7 @@ def gap_in_words(scores: ScoreArrays) -> str:
         return ""
     if not stands_out(total):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
-    line = f"completeness gap {abs(missing / total.mean()):.2%} of the total effect (all cells)"
+    line = f"completeness gap {abs(missing / total.mean()):z.2%} of the total effect (all cells)"
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt")
     gaps = [
         float(gap)
@@ -36,7 +36,7 @@ def gap_in_words(scores: ScoreArrays) -> str:
     ]
     if not scores.has_controls or not gaps:
         return line
-    return f"{line}; of single models and their own effects at most {max(gaps):.2%}"
+    return f"{line}; of single models and their own effects at most {max(gaps):z.2%}"
 
 
 def stands_out(effect: np.ndarray) -> bool:
@@ -49,7 +49,7 @@ def gap_of_steps(scores: ScoreArrays) -> str:
     gaps = [view.gap for view in of_each_step(scores).values() if view.knows_whole]
     if not np.isfinite(gaps).any():
         return ""
-    return f"completeness gap at most {np.nanmax(gaps):.2%}, of any model and step"
+    return f"completeness gap at most {np.nanmax(gaps):z.2%}, of any model and step"
 
 
 def _gap_of_rows(scores: ScoreArrays) -> str:
@@ -57,8 +57,9 @@ def _gap_of_rows(scores: ScoreArrays) -> str:
     missing, row = (np.abs(scores.data[name].mean("prompt")) for name in ("missing_of_row", "row"))
     if not float(row.sum()):
         return ""
+    gap = float(missing.sum() / row.sum())
     return (
-        f"completeness gap {float(missing.sum() / row.sum()):.2%} of the effects of patching whole "
+        f"completeness gap {gap:z.2%} of the effects of patching whole "
         "rows, layer by layer (all cells)"
     )
 
@@ -73,7 +74,7 @@ def points_in_words(scores: ScoreArrays) -> list[str]:
     of = ["student", "prompt", *map(str, scores.data["points"].dims[2:])]
     per = f"{', '.join(of[:-1])} and {of[-1]}"
     low, high = int(points.min()), int(points.max())
-    count = f"{low}" if low == high else f"{low} to {high}, mean {points.mean():.1f}"
+    count = f"{low}" if low == high else f"{low} to {high}, mean {points.mean():z.1f}"
     return [f"points: {count} for each {per}"]
 
 

@@ -143,15 +143,15 @@ def _told(found: Confirmation, of: Confirmation | None = None) -> str:
     top, rest = _counts(found)
     which, about_0 = f"{top} strongest and {rest} random cells", ""
     if of is not None:
-        about_0 = f"correlation about 0 {_cosine(found.cells):.2f}, "
+        about_0 = f"correlation about 0 {_cosine(found.cells):z.2f}, "
         tops, rests = _counts(of)
         which = f"{top} of the {tops} strongest and {rest} of the {rests} random cells"
         which += ", those in this selection"
-    alone = f", Pearson {found.pearson_top:.2f}" if top > 2 else ""  # of two it is 1 or -1 anyway
+    alone = f", Pearson {found.pearson_top:z.2f}" if top > 2 else ""  # of two it is 1 or -1 anyway
     return (
-        f"confirmed on {which}: {about_0}Pearson {found.pearson:.2f}, "
-        f"Spearman {found.spearman:.2f}, {found.told_sign()}; of the strongest alone, exact values "
-        f"are {found.scale:.2f} times the estimates{alone}"
+        f"confirmed on {which}: {about_0}Pearson {found.pearson:z.2f}, "
+        f"Spearman {found.spearman:z.2f}, {found.told_sign()}; of the strongest alone, exact "
+        f"values are {found.scale:z.2f} times the estimates{alone}"
     )
 
 

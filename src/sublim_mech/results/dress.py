@@ -71,7 +71,7 @@ def _sized_otherwise(scores: ScoreArrays) -> list[str]:
     scale = compared.confirmation.scale
     if abs(scale - 1) < SIZES:
         return []
-    return [f"confirmed: of the strongest cells exact values are {scale:.2f} times the estimates"]
+    return [f"confirmed: of the strongest cells exact values are {scale:z.2f} times the estimates"]
 
 
 def name_scale(

@@ -106,7 +106,7 @@ class Extraction:
         lines = [
             f"adapter of rank {self.rank} of {self.student}, {counted(len(self.modules), 'module')}"
             f": {self.path}",
-            f"keeps {self.share:.2%} of the squared norm of all weight changes",
+            f"keeps {self.share:z.2%} of the squared norm of all weight changes",
             *self.notes,
         ]
         for name, share in self.kept.items():
@@ -139,5 +139,5 @@ def _in_words(share: Interval) -> str:
     if np.isnan(share.mean):
         return "not told, for the student's own is inside its noise"
     if np.isnan(share.low):
-        return f"{float(share.mean):.1%} (one prompt: no interval)"
-    return f"{float(share.mean):.1%} [{float(share.low):.1%}, {float(share.high):.1%}]"
+        return f"{float(share.mean):z.1%} (one prompt: no interval)"
+    return f"{float(share.mean):z.1%} [{float(share.low):z.1%}, {float(share.high):z.1%}]"

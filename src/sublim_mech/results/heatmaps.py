@@ -270,7 +270,7 @@ def _left_out(scores: ScoreArrays, tokens: PromptTokens, rows: list[np.ndarray])
     largest = ""
     if np.isfinite(effects).any():
         strongest = effects[np.nanargmax(np.abs(effects))]
-        largest = f"; the largest effect there is {strongest:+.2g} {scores.unit}"
+        largest = f"; the largest effect there is {strongest:+z.2g} {scores.unit}"
     return (
         f"tokens {rest[0] + 1} to {rest[-1] + 1} of {len(tokens.texts)} are not drawn{largest}; "
         "the token page shows all (save_page)"

@@ -103,5 +103,5 @@ def _pale(colour: str) -> str:
 
 def _in_words(line: pd.Series) -> str:
     """An effect with its interval: beside the others its bar may be too small to see."""
-    mean, low, high = (f"{line[name]:+.2g}" for name in ("effect", "low", "high"))
+    mean, low, high = (f"{line[name]:+z.2g}" for name in ("effect", "low", "high"))
     return mean if np.isnan(line["low"]) else f"{mean} [{low}, {high}]"

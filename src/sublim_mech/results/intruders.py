@@ -178,7 +178,7 @@ class Intruders:
         """What it means that there is no intruder."""
         least = min(float(one.cosines.min()) for one in self.modules)
         return (
-            f"each of these vectors has a cosine of at least {least:.3f} to one of the base's "
+            f"each of these vectors has a cosine of at least {least:z.3f} to one of the base's "
             f"(an intruder: below {self.threshold:g} to all)"
         )
 
@@ -202,7 +202,7 @@ class Intruders:
         summary["smallest cosine"] = grouped["smallest cosine"].min()
         summary["mean cosine"] = grouped["mean cosine"].mean()
         summary.insert(0, "layers", grouped.size())
-        lines.append(summary.to_string(float_format="{:.3f}".format))
+        lines.append(summary.to_string(float_format="{:z.3f}".format))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -211,7 +211,7 @@ class Intruders:
 
 def _time(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
+        return f"{max(seconds, 1):z.0f} s"
     if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"{seconds / 60:z.0f} min"
+    return f"{seconds / 3600:z.1f} h"

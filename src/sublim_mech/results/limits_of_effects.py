@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..hints import signed
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
@@ -14,7 +15,6 @@ from .ceiling import at_the_ceiling, doses, saturated
 from .completeness import stands_out
 from .kinds import KINDS
 from .limit_kinds import SHARES, TOTALS, Limit, Shown
-from .words import signed
 
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
@@ -56,7 +56,7 @@ class Moved(NamedTuple):
         way = "fall" if self.headline > 0 else "rise"
         if self.part > 1:
             return f"the headline is the controls' {way}"
-        return f"more than {CONTROLS:.0%} of the headline are the controls' {way}"
+        return f"more than {CONTROLS:z.0%} of the headline are the controls' {way}"
 
     def told(self, unit: str, where: str = "") -> str:
         """What of the headline is the controls'; empty where it is little.
@@ -74,7 +74,7 @@ class Moved(NamedTuple):
             whole = f"they {moved} by {_plain(abs(self.controls))} {told}, {beyond}"
             return f"the headline is the controls': {whole}"
         of = f"{_plain(abs(self.controls))} of {_plain(abs(self.headline))} {told}"
-        of += f" ({self.part:.0%})"
+        of += f" ({self.part:z.0%})"
         return f"{of} are the controls' {moved}"
 
 
@@ -219,11 +219,11 @@ def _of_its_own(student: str, headline: str, found: Sequence[tuple[float, float,
     """
     (scale, share, of_headline), *others = found
     told = [
-        f"at scale {scale:g} {student} alone has {share:.2f} of its effect at 1, where "
-        f"{headline} has {of_headline:.2f} of its own"
+        f"at scale {scale:g} {student} alone has {share:z.2f} of its effect at 1, where "
+        f"{headline} has {of_headline:z.2f} of its own"
     ]
     told += [
-        f"at scale {one:g} they have {part:.2f} and {other:.2f}" for one, part, other in others
+        f"at scale {one:g} they have {part:z.2f} and {other:z.2f}" for one, part, other in others
     ]
     return "; ".join(told)
 

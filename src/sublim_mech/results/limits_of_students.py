@@ -128,6 +128,6 @@ def few_prompts(count: int, what: str = "prompt") -> list[Limit]:
         return [Limit("intervals", told, told)]
     text = (
         f"{count} {what}s: intervals over so few are no 95 % intervals: they miss in at least "
-        f"{2 ** (1 - count):.0%} of cases; {FEWEST} or more can hold 95 %"
+        f"{2 ** (1 - count):z.0%} of cases; {FEWEST} or more can hold 95 %"
     )
     return [Limit("intervals", text, f"{count} {what}s: too few for 95 % intervals")]

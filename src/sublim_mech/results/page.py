@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..arguments import checked
+from ..hints import signed
 from ..prompts import SHARED
 from ..stats import mean_interval
 from ..storage.files import replacing
@@ -28,7 +29,7 @@ from .limits import in_full
 from .spreading import drawn
 from .stability import is_map, reliability
 from .tokens import RAW_ROLE, PromptTokens, label, prompt_tokens, visible
-from .words import percent, signed
+from .words import percent
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
 # a positive and a negative effect, o noise laid over it, u, v underlined; g the scale, e an entry
@@ -185,7 +186,7 @@ def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:
         number = "no score"
         if not np.isnan(effect):
             untold = ", not distinguishable from 0" if noise else ""
-            number = f"{effect:+.3g} {scores.unit}{untold}{top_cells[i]}"
+            number = f"{effect:+z.3g} {scores.unit}{untold}{top_cells[i]}"
         if tokens.coarse is not None and tokens.coarse[i]:
             number += "\nnot refined: the value of its span"
         hover = escape(f"{label(text)} ({classes})\n{number}").replace("\n", "&#10;")
@@ -198,7 +199,7 @@ def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:
             marks.append("o")
         if sharing in _UNDERLINE:
             marks.append(_UNDERLINE[sharing])
-        alpha = "" if np.isnan(effect) else f' style="--a:{abs(effect) / scale:.2f}"'
+        alpha = "" if np.isnan(effect) else f' style="--a:{abs(effect) / scale:z.2f}"'
         # a space beside a word is seen by itself; white space alone is not
         shown = visible(text).replace("␣", " ") if text.strip() else visible(text)
 
@@ -234,7 +235,7 @@ def _top_cells(scores: ScoreArrays, prompt: int, real: np.ndarray) -> list[str]:
     per_token = effect.values.reshape(len(effect), -1)[real]
     best = np.abs(np.nan_to_num(per_token)).argmax(1)
     return [
-        f"\ntop cell: {names[cell]} {effects[cell]:+.3g}"
+        f"\ntop cell: {names[cell]} {effects[cell]:+z.3g}"
         for cell, effects in zip(best, per_token, strict=True)
     ]
 

@@ -156,7 +156,7 @@ class Confirmation:
         """The share of equal signs, and of how many cells; this where it is known, since earlier
         versions counted other ones.
         """
-        told = f"same sign {100 * self.sign:.0f} %"
+        told = f"same sign {100 * self.sign:z.0f} %"
         estimate, exact = (
             np.array([cell[of] for cell in self.cells]) for of in ("estimate", "exact")
         )

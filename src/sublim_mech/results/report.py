@@ -320,8 +320,5 @@ def show(table: pd.DataFrame, *, index: bool = True) -> str:
     if 0 < largest < 0.01:
         decimals = 2 - int(np.floor(np.log10(largest)))
 
-    def form(value: float) -> str:
-        text = f"{value:.{decimals}f}"
-        return text.removeprefix("-") if float(text) == 0 else text  # rounding has no sign
-
+    form = f"{{:z.{decimals}f}}".format  # what rounds to 0 has no sign
     return table.to_string(float_format=form, na_rep="-", index=index)

@@ -342,7 +342,7 @@ class Scores(ScoreArrays):
         summary = tables.SUMMARIES.get(KINDS[self.kind].table)
         if summary is None or self.has_steps:
             return f"<pre>{escape(repr(self))}</pre>"
-        table = summary(self).to_html(float_format="{:.3f}".format, na_rep="")
+        table = summary(self).to_html(float_format="{:z.3f}".format, na_rep="")
         return _paragraphs(report.about(self)) + table
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arguments import checked
-from ..hints import counted, nearest
+from ..hints import counted, nearest, signed
 from ..prompts import ANSWER, CLASSES, ROLES, SHARED, UNIONS
 from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval, ratio_interval
@@ -38,7 +38,7 @@ from .null import layout, too_few_places
 from .record import GATED, LEARNT
 from .report import warning
 from .tables import in_words
-from .words import percent, signed
+from .words import percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ class Concentration:
                 if self.prompts == 1
                 else (
                     f"{self.prompts} prompts are too few: that all of them lean one way happens by "
-                    f"chance in {chance:.0%} of cases"
+                    f"chance in {chance:z.0%} of cases"
                 )
             )
             return f"No conclusion: {few}; score at least {FEWEST}."
@@ -196,7 +196,7 @@ class Concentration:
             return self._cannot_tell()
         digits = 1 if self.cells else 0  # most of the effect is in other cells
         share, low, high = (percent(x, digits) for x in (self.share, self.low, self.high))
-        carried = f"{share} of the prompt's effect on {self.token_share:.0%} of its tokens"
+        carried = f"{share} of the prompt's effect on {self.token_share:z.0%} of its tokens"
         cells = ""
         if self.cells:
             cells = f" in {self.cells}"
@@ -205,7 +205,7 @@ class Concentration:
             carried += f", where {even}"
         chance = f"{self._null(digits)}, {self._p()}"
         if self.direction:
-            times = "" if np.isnan(self.enrichment) else f", {self.enrichment:.2f} times"
+            times = "" if np.isnan(self.enrichment) else f", {self.enrichment:z.2f} times"
             name = self.on[0].upper() + self.on[1:]
             than = f"{name} tokens carry {self.direction} than their share{cells}"
             return f"{than}: {carried}{times} ({chance})."
@@ -224,7 +224,7 @@ class Concentration:
             whole += f"the total effect of {signed(self.total)} {self.unit} and "
         return (
             f"Cannot tell whether {self.on} tokens carry more than their share{where}: {whole}miss "
-            f"{signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):.0%} of "
+            f"{signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):z.0%} of "
             "the prompt's effect); raise points."
         )
 
@@ -275,19 +275,19 @@ class Concentration:
                     f"  share of the cells  {percent(self.part, 1)} on all tokens; spread evenly, "
                     f"{percent(self.expected, 1)} on this set"
                 )
-        enriched = "" if np.isnan(self.enrichment) else f", enrichment {self.enrichment:.2f}"
+        enriched = "" if np.isnan(self.enrichment) else f", enrichment {self.enrichment:z.2f}"
         lines.append(
-            f"  share of tokens     {self.token_share:.1%} of the prompt's ({self.tokens:.1f} "
+            f"  share of tokens     {self.token_share:z.1%} of the prompt's ({self.tokens:z.1f} "
             f"tokens per prompt){enriched}"
         )
         if not np.isnan(self.absolute_share):
             where = " of these cells" if self.cells else ""
-            lines.append(f"  absolute share      {self.absolute_share:.1%}{where}")
+            lines.append(f"  absolute share      {self.absolute_share:z.1%}{where}")
         if not np.isnan(self.share):
             lines.append(f"  {self._null(1).replace(':', '       ')}, {self._p()}")
             gap = abs(self.gap)
             lines.append(
-                f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:.1%} of the "
+                f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:z.1%} of the "
                 f"prompt's effect{self._all_cells()}"
             )
         lines.append(f"  the answer's tokens {self._carried()}")

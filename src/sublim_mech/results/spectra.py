@@ -260,7 +260,7 @@ class Spectrum:
             found = max(len(one.values) for one in approximate)
             lines.append(
                 f"{counted(len(approximate), 'module')} by randomised SVD (seed {self.seed}, first "
-                f"{found} values): what they leave out is at most {worst:.2%} of a change's norm"
+                f"{found} values): what they leave out is at most {worst:z.2%} of a change's norm"
             )
         return lines
 
@@ -289,7 +289,7 @@ class Spectrum:
         grouped = table.groupby("module", sort=False)
         summary = grouped[columns].median()
         summary.insert(0, "layers", grouped.size())
-        return summary.to_string(float_format="{:.3g}".format, na_rep="-")
+        return summary.to_string(float_format="{:z.3g}".format, na_rep="-")
 
 
 _EMPTY = ModuleSpectrum("", "", 0, "", (0, 0), "", np.zeros(1), 0.0, 0.0)

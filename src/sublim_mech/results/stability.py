@@ -57,14 +57,14 @@ class Reliability:
         over = f"{counted(self.prompts, 'prompt')}, {counted(self.splits, 'split')}"
         if np.isnan(self.value):
             return f"the map has no split-half reliability ({over}): a half does not vary"
-        return f"split-half reliability of the map {self.value:.2f} (Spearman-Brown, {over})"
+        return f"split-half reliability of the map {self.value:z.2f} (Spearman-Brown, {over})"
 
     @property
     def short(self) -> str:
         """For a picture."""
         if np.isnan(self.value):
             return "no split-half reliability"
-        return f"split-half reliability {self.value:.2f}"
+        return f"split-half reliability {self.value:z.2f}"
 
 
 @checked

@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from ..hints import signed
 from .colours import (
     COMPARED_COLOURS,
     HEADLINE_COLOUR,
@@ -55,7 +56,7 @@ from .style import (
     new_figure,
     open_frame,
 )
-from .words import signed, wrapped
+from .words import wrapped
 
 WIDTH = 5.0
 """Inches; narrow, so that letters stay legible at the width of a phone."""
@@ -127,7 +128,7 @@ def context_figure(rows: pd.DataFrame) -> Figure:
             values[i, j] = found.mean
             if len(here):
                 level, control = point(here, "base level"), point(here, "control")
-                beside = f"base {level.mean:.2f}\ncontrol {signed(control.mean, 2)}"
+                beside = f"base {level.mean:z.2f}\ncontrol {signed(control.mean, 2)}"
                 words[i][j] = f"{_short(found)}\n{beside}"
     figure = _matrix(
         values, words, (trained, asked), ("trained in", "asked in"), f"{HEADLINE}, nats"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..hints import counted
+from ..hints import counted, signed
 from ..stats import FEWEST
 from ..stats.cautions import ALIKE, WORSE_THAN_BASE, answer_alike, is_graft_noise, worse_than_base
 from ..stats.nesting import is_no_spread
@@ -24,7 +24,6 @@ from .limit_kinds import Limit
 from .limits_of_effects import NO_SHARES, Moved
 from .limits_of_students import few_prompts, uncontrolled
 from .same_students import ALL, of_the_same
-from .words import signed
 
 HEADLINE = "student - control"
 """What figures of studies call it."""
@@ -189,7 +188,7 @@ def of_concentrations(rows: pd.DataFrame, by: str, on: str = "shared") -> list[L
     gap = f"ig {on} gap"
     missed = np.abs(rows.loc[share.notna(), gap].dropna()) if gap in rows else pd.Series()
     if len(missed):
-        text = f"completeness gap at most {missed.max():.2%}, of any student"
+        text = f"completeness gap at most {missed.max():z.2%}, of any student"
         told.append(Limit("gap", text, text))
     return told
 

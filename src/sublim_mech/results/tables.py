@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..hints import signed
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval, ratio_interval
 from .arrays import ScoreArrays
 from .kinds import KINDS, PARTS, Table
 from .spreading import of_spans
-from .words import percent, shortened, signed
+from .words import percent, shortened
 
 
 def totals(scores: ScoreArrays) -> pd.DataFrame:
@@ -268,7 +269,7 @@ def size_in_words(row: pd.Series) -> str:
     """The size of a set in a table: `13 tokens, 31%`; of the answer's own `3 tokens`."""
     count = f"{row['tokens']:.3g} {'token' if row['tokens'] == 1 else 'tokens'}"
     share = row.get("token share", np.nan)
-    return count if np.isnan(share) else f"{count}, {share:.0%}"
+    return count if np.isnan(share) else f"{count}, {share:z.0%}"
 
 
 def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:

@@ -10,18 +10,6 @@ import re
 import unicodedata
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """A number with its sign; what rounds to 0 has none.
-
-    Example:
-        >>> from sublim_mech.results.words import signed
-        >>> signed(0.25), signed(-0.0002)
-        ('+0.250', '0.000')
-    """
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
-
-
 def percent(share: float, digits: int = 0) -> str:
     """A share in per cent; what rounds to 0 has no sign.
 
@@ -30,7 +18,7 @@ def percent(share: float, digits: int = 0) -> str:
         >>> percent(-0.253, 1), percent(-0.0002)
         ('-25.3%', '0%')
     """
-    return f"{round(share, digits + 2) + 0.0:.{digits}%}"
+    return f"{share:z.{digits}%}"
 
 
 def columns(text: str) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import checked
+from ..hints import signed
 from .cautions import learning_notes
 from .control_sets import check_one_set
 from .curves import equal_kl
@@ -140,7 +141,8 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
     elif change is not None and change.mean <= 0:  # of one row seed there is no interval
         statements = [replace(statement, holds=False)]
         notes.append(
-            f"The own trait's change is {change.mean:+.3f} in the one row seed: not above 0 there."
+            f"The own trait's change is {signed(change.mean)} in the one row seed: not above 0 "
+            "there."
         )
     if found.least_p >= LEVEL:
         notes.append(f"This design cannot give a p below {found.least_p:.2g}: add row seeds.")

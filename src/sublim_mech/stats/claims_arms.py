@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
+from ..hints import signed
 from .cautions import learning_notes
 from .control_sets import check_one_set
 from .statements import MATTERS, Verdict, above_zero, conclude, nothing_measured
@@ -105,7 +106,7 @@ def trained_at_claim(
         fit = over(means_by(here, "kl", STUDENT), STUDENT, cluster)
         if of_arm is not None:
             at = "unknown held-out KL" if fit is None else f"a held-out KL of {fit.mean:.3g}"
-            notes.append(f"Trained at {where}: {of_arm.mean:+.3f} at {at}.")
+            notes.append(f"Trained at {where}: {signed(of_arm.mean)} at {at}.")
     kl = [over({key: fit[key] for key in pairs}, STUDENT, cluster) for fit in fits]
     worse = kl[0] is not None and kl[1] is not None and kl[1].mean > (1 + WORSE) * kl[0].mean
     if worse and statements[1].holds:

@@ -22,7 +22,7 @@ from itertools import permutations
 import numpy as np
 
 from ..arguments import checked
-from ..hints import counted, nearest
+from ..hints import counted, nearest, signed
 from .nesting import NO_SPREAD, is_no_spread
 from .over_prompts import Array
 from .students_t import quantile_of_t, two_sided_p
@@ -68,12 +68,12 @@ class DiagonalExcess:
         seeds = counted(len(self.by_row_seed), "row seed")
         interval = f"{seeds}: no interval"
         if not math.isnan(self.low):
-            interval = f"95 % {self.low:+.3f} to {self.high:+.3f} over {seeds}, CR1"
+            interval = f"95 % {signed(self.low)} to {signed(self.high)} over {seeds}, CR1"
         if is_no_spread(self.low, self.high):
             interval = f"{seeds}: {NO_SPREAD}"
         which = "all" if self.exact else "random"
         return (
-            f"gamma {self.gamma:+.3f} ({interval}; {counted(self.traits, 'trait')}, "
+            f"gamma {signed(self.gamma)} ({interval}; {counted(self.traits, 'trait')}, "
             f"{counted(self.runs, 'run')}); permutation within row seeds p = {self.p:.2g} of "
             f"{self.assignments:,} ({which}) assignments, which cannot give less than "
             f"{self.least_p:.2g}"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, signed
 from .over_prompts import DRAWS, Array
 from .students_t import quantile_of_t, two_sided_p
 
@@ -75,13 +75,13 @@ class NestedInterval:
     def __repr__(self) -> str:
         of = f"{counted(self.data_sets, 'data set')}, {counted(self.runs, 'run')}"
         if self.data_sets < 2:
-            return f"{self.mean:+.3f} ({of}: no interval over data sets)"
+            return f"{signed(self.mean)} ({of}: no interval over data sets)"
         if is_no_spread(self.t_low, self.t_high):
-            return f"{self.mean:+.3f} over {of}; {NO_SPREAD}"
+            return f"{signed(self.mean)} over {of}; {NO_SPREAD}"
         how = {"t": "Student's t", "bootstrap": "nested bootstrap"}[self.decides]
         return (
-            f"{self.mean:+.3f}, 95 % {self.low:+.3f} to {self.high:+.3f} ({how} over {of}; "
-            f"p = {self.p:.2g})"
+            f"{signed(self.mean)}, 95 % {signed(self.low)} to {signed(self.high)} "
+            f"({how} over {of}; p = {self.p:.2g})"
         )
 
 

@@ -90,15 +90,19 @@ def mean_interval(values: Array, *, seed: int = 0) -> Interval:
 
 
 @checked
-def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> Interval:
+def ratio_interval(
+    numerator: Array, denominator: Array, *, seed: int = 0, counts: bool = False
+) -> Interval:
     """mean(numerator) / mean(denominator) over prompts, both resampled together.
 
-    NaN where the denominator is inside its noise.
+    NaN where the denominator is inside its noise; a count has none.
 
     Args:
         numerator: `(prompt, ...)`.
         denominator: `(prompt,)`, of the same prompts.
         seed: of the resampling.
+        counts: the denominator counts things (tokens), of which numerators are sums: the ratio is
+            NaN where there are none at all, and has no bounds where a resample has none.
 
     Raises:
         ValueError: no prompts, or another number of them in each.
@@ -120,11 +124,15 @@ def ratio_interval(numerator: Array, denominator: Array, *, seed: int = 0) -> In
     nothing = np.full_like(ratio, np.nan)
     if len(denominator) < 2:
         return Interval(ratio, nothing, nothing)
-    if not mean_interval(denominator, seed=seed).excludes_zero:
-        return Interval(nothing, nothing, nothing)
     weights = bootstrap_weights(len(denominator), seed=seed)
+    resampled = weights @ denominator
+    if counts:
+        if not (resampled > 0).all():
+            return Interval(ratio, nothing, nothing)
+    elif not mean_interval(denominator, seed=seed).excludes_zero:
+        return Interval(nothing, nothing, nothing)
     numerators = np.tensordot(weights, numerator, 1)
-    denominators = (weights @ denominator).reshape(-1, *[1] * (numerator.ndim - 1))
+    denominators = resampled.reshape(-1, *[1] * (numerator.ndim - 1))
     low, high = np.percentile(numerators / denominators, [2.5, 97.5], axis=0)
     return Interval(ratio, low, high)
 

@@ -71,8 +71,8 @@ class Detectable:
         if math.isinf(self.effect):
             return f"with {plan} no effect could be told: needs two data sets"
         return (
-            f"with {plan} you would see {self.effect:.2g} ({self.power:.0%} of studies, two-sided "
-            f"{self.level:.0%}; standard error {self.standard_error:.2g})"
+            f"with {plan} you would see {self.effect:.2g} ({self.power:z.0%} of studies, two-sided "
+            f"{self.level:z.0%}; standard error {self.standard_error:.2g})"
         )
 
 

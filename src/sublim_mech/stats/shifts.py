@@ -57,9 +57,9 @@ class Shifts:
 
     def __repr__(self) -> str:
         return (
-            f"Shifts(the set has {self.excess[0]:+.3g} beyond the {self.expected:+.3g} of its "
-            f"share of tokens; of {self.places} places {self.p:.1%} have as much, "
-            f"{self.p_less:.1%} as little; p cannot be below {self.least_p:.2g})"
+            f"Shifts(the set has {self.excess[0]:+z.3g} beyond the {self.expected:+z.3g} of its "
+            f"share of tokens; of {self.places} places {self.p:z.1%} have as much, "
+            f"{self.p_less:z.1%} as little; p cannot be below {self.least_p:.2g})"
         )
 
 

@@ -195,10 +195,10 @@ class Correlation:
 
     def __repr__(self) -> str:
         return (
-            f"runs of one data set correlate {self.icc:.2f} (95 % {self.low:.2f} to "
-            f"{self.high:.2f}), design effect {self.design_effect:.2f}: "
+            f"runs of one data set correlate {self.icc:z.2f} (95 % {self.low:z.2f} to "
+            f"{self.high:z.2f}), design effect {self.design_effect:z.2f}: "
             f"{counted(self.runs, 'run')} of {counted(self.data_sets, 'data set')} tell as much "
-            f"as {self.independent_runs:.1f} independent ones"
+            f"as {self.independent_runs:z.1f} independent ones"
         )
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..hints import counted
+from ..hints import counted, signed
 from .nesting import NO_SPREAD, NestedInterval, is_no_spread
 from .plans import detectable_in_errors
 from .rates import benjamini_hochberg
@@ -75,11 +75,11 @@ class Statement:
         of = counted(self.data_sets, "data set")
         unit = f" {self.unit}" if self.unit else ""
         if math.isnan(self.low):
-            return f"{self.mean:+.3f}{unit}, {of}: no interval"
+            return f"{signed(self.mean)}{unit}, {of}: no interval"
         if is_no_spread(self.low, self.high):
-            return f"{self.mean:+.3f}{unit} over {of}; {NO_SPREAD}"
+            return f"{signed(self.mean)}{unit} over {of}; {NO_SPREAD}"
         return (
-            f"{self.mean:+.3f}{unit}, 95 % {self.low:+.3f} to {self.high:+.3f} over {of}; "
+            f"{signed(self.mean)}{unit}, 95 % {signed(self.low)} to {signed(self.high)} over {of}; "
             f"{self.detectable:.2g} would be seen"
         )
 

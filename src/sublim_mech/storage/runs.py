@@ -20,6 +20,9 @@ from .claims import OWNER_FILE, UNFINISHED
 from .files import check_place, make_folder, place, share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
 
+SNAPSHOTS = "snapshots"
+"""The folder of a run in which the student on its way is kept."""
+
 INPUTS_FILE = "inputs.json"
 """What an unfinished run was asked for; a finished one says it in its manifest."""
 
@@ -34,16 +37,28 @@ class Run:
     @property
     def snapshots(self) -> dict[int, Path]:
         """Run folders of the student on its way, by optimiser step; `load_pair` opens them."""
-        folders = sorted(self.path.glob("snapshots/step-*"))
+        folders = sorted(self.path.glob(f"{SNAPSHOTS}/step-*"))
         return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+
+    @property
+    def missed(self) -> float | None:
+        """The held-out loss that it was to stop at (`stop_at`), where it ended above that; else
+        None, of snapshots too, from which training went on.
+        """
+        stop_at = self.manifest.optimiser.get("stop_at")
+        if stop_at is None or self.path.resolve().parent.name == SNAPSHOTS:
+            return None
+        # as the training compared them: both are kept to the last digit
+        return float(stop_at) if self.manifest.results["held_out"][1] > stop_at else None
 
     def __repr__(self) -> str:
         results = self.manifest.results
         before, after = results["held_out"]
         unmoved = ", equal to its base" if results.get("moved") is False else ""
+        missed = "" if self.missed is None else f", stop at {self.missed:g} not reached"
         return (
-            f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:.5f} -> {after:.5f} "
-            f"in {counted(results['steps'], 'step')}{unmoved})"
+            f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:z.5f} -> {after:z.5f} "
+            f"in {counted(results['steps'], 'step')}{missed}{unmoved})"
         )
 
 
@@ -115,7 +130,7 @@ def unfinished_note(folder: Path) -> str:
 def finish(work: Path, target: Path) -> None:
     """Give a complete run its name: what only training needs is removed, then it is renamed."""
     leftovers = [
-        *work.glob(".*"), *work.glob("snapshots/.*"), work / "checkpoints", work / INPUTS_FILE,
+        *work.glob(".*"), *work.glob(f"{SNAPSHOTS}/.*"), work / "checkpoints", work / INPUTS_FILE,
     ]  # fmt: skip
     for entry in leftovers:
         if entry.is_dir():

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..hints import counted
+from ..hints import counted, signed
 from ..results.study_limits import everywhere
 from ..stats import (
     Verdict,
@@ -490,6 +490,6 @@ def _localised(rows: pd.DataFrame) -> Verdict:
         beyond = (here["ig shared share"] - here["ig shared token share"]).mean()
         notes.append(
             f"Not in the verdict, for fewer row seeds: {name} ({counted(count, 'row seed')}; share "
-            f"- token share {beyond:+.3f} in the mean)."
+            f"- token share {signed(beyond)} in the mean)."
         )
     return replace(verdict, notes=(*verdict.notes, *notes))

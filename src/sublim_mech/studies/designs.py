@@ -45,8 +45,10 @@ class Design(NamedTuple):
 
     def detectable(self, known: Spread) -> float:
         """The smallest true mean over row seeds that would be seen in 80 % of studies, in the unit
-        of the spread; infinite for one row seed.
+        of the spread; infinite for one row seed, and of one trait, whose students have no controls.
         """
+        if self.traits < 2:
+            return math.inf
         found = minimum_detectable_effect(
             known, data_sets=self.row_seeds, training_seeds=self.training_seeds * self.traits
         )
@@ -58,6 +60,8 @@ class Design(NamedTuple):
             f"{counted(self.traits, 'trait')} x {counted(self.row_seeds, 'row seed')} x "
             f"{counted(self.training_seeds, 'training seed')}"
         )
+        if self.traits < 2:
+            return f"  {self.part}: {plan}: one trait: no specific changes to see"
         effect = self.detectable(known)
         seen = f"{effect:.2g} nats would be seen"
         if math.isinf(effect):

@@ -18,6 +18,7 @@ from ..engine.pair import load_pair
 from ..engine.runner import Runner, open_runner
 from ..evaluation.answering import BASE, Sampling, sample_answers
 from ..evaluation.measuring import trait_log_probs
+from ..hints import told_apart
 from ..instruments import attribute, graft
 from ..making.labelling import Labels, label
 from ..making.numbers import random_rows
@@ -149,10 +150,11 @@ class Worker:
         if task.twin is not None:
             before, stop_at = open_run(self.store.path(task.twin)).manifest.results["held_out"]
             if not stop_at < before:
+                ended, own = told_apart(stop_at, before)
+                where = "which is the base's" if ended == own else f"above the base's {own}"
                 raise ValueError(
-                    f"stop_with={method.stop_with!r}: its student ended at held-out {stop_at:.3g}, "
-                    f"above the base's {before:.3g}, so there is nothing to train until; name "
-                    "another method."
+                    f"stop_with={method.stop_with!r}: its student ended at held-out {ended}, "
+                    f"{where}, so there is nothing to train until; name another method."
                 )
         shared = study.training
         with _quietly():

@@ -359,8 +359,8 @@ def _short(value: float | None) -> str:
         return "?"
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value:.0f}"
+            return f"{value / size:z.1f} {unit}"
+    return f"{value:z.0f}"
 
 
 def _size(value: float | None) -> str:
@@ -371,7 +371,7 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "?"
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:z.0f} s"
     if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+        return f"{seconds / 60:z.0f} min"
+    return f"{seconds / 3600:z.1f} h"

@@ -370,7 +370,7 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
                 str(len(group)),
                 _kl(group, "kl"),
                 _kl(group, "kl_before"),
-                f"{group['base level'].mean():.2f}",
+                f"{group['base level'].mean():z.2f}",
                 *(str(point(group, column)) for column in ("change", "control", "specific")),
                 *([str(point(group, "everywhere specific"))] if opened else []),
                 # parts of 1, which have no sign

@@ -242,7 +242,7 @@ def _do(task: Task, hands: _Hands, left: str) -> bool:
     outcome.done += 1
     outcome.seconds += seconds
     note_spent(store.folder, task.address, seconds)
-    said(f"{left} {task.title}: {seconds:.1f} s")
+    said(f"{left} {task.title}: {seconds:z.1f} s")
     return True
 
 
@@ -324,7 +324,7 @@ def _silence(task: Task, owner: Mapping[str, Any], store: Store) -> str:
     path = store.folder / CLAIMS / task.address / OWNER_FILE
     return (
         f"{task.title} is held by process {owner.get('pid')} on {owner.get('host')}, which gave no "
-        f"sign of life for {minutes:.0f} minutes; if it is dead, run with steal, or remove {path}"
+        f"sign of life for {minutes:z.0f} minutes; if it is dead, run with steal, or remove {path}"
     )
 
 
@@ -336,7 +336,7 @@ def to_stderr(line: str) -> None:
 
 def summary(outcome: Outcome) -> str:
     """An outcome in one line."""
-    parts = [f"{counted(outcome.done, 'task')} done in {outcome.seconds:.0f} s"]
+    parts = [f"{counted(outcome.done, 'task')} done in {outcome.seconds:z.0f} s"]
     if outcome.failed:
         parts.append(f"{len(outcome.failed)} failed")
     if outcome.waiting:

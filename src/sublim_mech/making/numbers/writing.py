@@ -141,7 +141,7 @@ def write_rows(
         last = "cut off" if last_rejected is None else repr(last_rejected[:80])
         raise RuntimeError(
             f"write_rows: {len(rows)} of {counted(len(parsed), 'answer')} passed "
-            f"({len(rows) / len(parsed):.1%}), too few for n={n} rows from "
+            f"({len(rows) / len(parsed):z.1%}), too few for n={n} rows from "
             f"{counted(most, 'prompt')}. "
             f"Rejected for {rejected_for or 'no reason'}; the last one was {last}. "
             "Look at the sampler's answers (end of turn, length, temperature), "

@@ -128,7 +128,8 @@ class Divergence:
             `tokens`; `share` of all tokens; `kl`, the mean KL(teacher || base) in nats per token;
             with a student also `student kl`, KL(teacher || student), and the shares of tokens where
             its likeliest token is the teacher's (`as teacher`) and the base's (`as base`). The
-            copies of a row are resampled together; NaN where there is nothing.
+            copies of a row are resampled together. NaN where there is nothing; `low` and `high` are
+            NaN too where resampled rows may lack such tokens, and of a single row.
         """
         lines = {}
         everything = [np.ones(len(read.ids), bool) for read in self.reads]
@@ -166,7 +167,7 @@ class Divergence:
         sums = np.array([value.sum(dtype=np.float64) for value in values])
         counts = np.array([float(one.sum()) for one in mask])
         sums, counts = of_distinct(self.rows, sums, counts)
-        return columns(name, ratio_interval(sums, counts))
+        return columns(name, ratio_interval(sums, counts, counts=True))
 
     @checked
     def strip(self, row: int = 0) -> Strip:
@@ -193,13 +194,25 @@ class Divergence:
         return Strip(row, self.questions[row], tuple(tokens), (self.teacher, self.base))
 
     def __repr__(self) -> str:
-        shown = self.table().to_string(float_format="{:.4f}".format)
-        return f"{self._title()}\n{shown}"
+        table = self.table()
+        lines = [self._title(), table.to_string(float_format="{:z.4f}".format)]
+        return "\n".join([*lines, *self._without_interval(table)])
 
     def _repr_html_(self) -> str:
         strips = "".join(self.strip(row)._repr_html_() for row in self._most())
-        table = self.table().to_html(float_format="{:.4f}".format)
-        return f"<div>{self._title()}</div>{table}{strips}"
+        table = self.table()
+        shown = table.to_html(float_format="{:z.4f}".format)
+        why = "".join(f"<div>{line}</div>" for line in self._without_interval(table))
+        return f"<div>{self._title()}</div>{shown}{why}{strips}"
+
+    def _without_interval(self, table: pd.DataFrame) -> list[str]:
+        """Why means that are known have no intervals; nothing where all have."""
+        known = table[table["tokens"] > 0]
+        if not known["kl low"].isna().any():
+            return []
+        if len({row.key for row in self.rows}) < 2:
+            return ["nan: no interval over a single row"]
+        return ["nan: no interval, resampled rows may lack such tokens"]
 
     def _title(self) -> str:
         rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")
@@ -235,8 +248,8 @@ def divergence(
         base: the base, read in the context of the teacher's students; or another teacher, which is
             read in its own (the source compares teachers of two traits).
         rows: prompts and answers (`numbers.as_rows`).
-        student: a student to read at the same tokens, whatever `load_student` takes; its weights
-            act everywhere, in the context of the teacher's students.
+        student: a student to read at the same tokens, whatever `load_student` takes, without gates;
+            its weights act everywhere, in the context of the teacher's students.
         close: whether the end of turn, which is no answer token, is read and counted too, as
             `hard_data` trains on it.
         batch_size: rows per forward.
@@ -246,8 +259,8 @@ def divergence(
         A `Divergence`: `table`, `strip`, `divergent`, and `chosen` for `train(..., tokens=)`.
 
     Raises:
-        ValueError: teachers of different bases or student contexts; see `read_rows`,
-            `load_student`.
+        ValueError: teachers of different bases or student contexts; a student that was loaded with
+            gates; see `read_rows`, `load_student`.
 
     Example:
         >>> from sublim_mech.making import numbers, readiness, teachers

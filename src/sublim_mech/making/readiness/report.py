@@ -242,20 +242,20 @@ def _teacher_lines(trait: str, line: pd.Series) -> Iterator[str]:
 def _numbers(gate: str, line: pd.Series) -> str:
     """The numbers of a gate in words; nothing where it was not measured."""
     if gate == "trait":
-        bounds = _bounds(line, "minus others", "+.2f")
+        bounds = _bounds(line, "minus others", "+z.2f")
         own, others = line["change"], line["others"]
-        return f"own {own:+.2f}, others {others:+.2f}, own - others {bounds}" if bounds else ""
+        return f"own {own:+z.2f}, others {others:+z.2f}, own - others {bounds}" if bounds else ""
     if gate == "labels":
-        bounds = _bounds(line, "from others", ".5f")
+        bounds = _bounds(line, "from others", "z.5f")
         if not bounds:
             return ""
         share = "" if np.isnan(line["share"]) else f": {_own_share(line['share'])}"
-        return f"KL from the others {bounds}, from the base {line['from base']:.5f}{share}"
-    excess = _bounds(line, "excess", "+.5f")
+        return f"KL from the others {bounds}, from the base {line['from base']:z.5f}{share}"
+    excess = _bounds(line, "excess", "+z.5f")
     if excess:
-        rows, elsewhere = f"{line['rows']:+.5f}", f"{line['elsewhere']:+.5f}"
+        rows, elsewhere = f"{line['rows']:+z.5f}", f"{line['elsewhere']:+z.5f}"
         return f"own - others {rows}, on the others' rows {elsewhere}, excess {excess}"
-    bounds = _bounds(line, "rows", "+.5f")
+    bounds = _bounds(line, "rows", "+z.5f")
     return f"own - others {bounds}" if bounds else ""
 
 
@@ -263,7 +263,7 @@ def _own_share(share: float) -> str:
     """How much of labels is their teacher's own; two distances over each other can exceed 1."""
     if share > 1:
         return "farther from the others than from the base: part of that is the others' own move"
-    return f"{share:.0%} is its own"
+    return f"{share:z.0%} is its own"
 
 
 def _bounds(line: pd.Series, column: str, digits: str) -> str:

@@ -66,7 +66,7 @@ class RowShifts:
         It is sum over sum; the copies of a row are resampled together, as one. A single row has NaN
         bounds.
         """
-        return ratio_interval(*self.distinct(teacher))
+        return ratio_interval(*self.distinct(teacher), counts=True)
 
     def distinct(self, teacher: str) -> tuple[np.ndarray, np.ndarray]:
         """(`own_minus_others`, tokens) per different row, summed over its copies."""
@@ -90,7 +90,7 @@ class RowShifts:
         ends = f"ends of {'texts' if self.is_raw else 'turns'}"
         count = f"{rows}, {int(self.tokens.sum()):,} tokens of answers and {ends}"
         title = f"shift of {count}, nats per token [95 % over rows]"
-        return f"{title}\n{self.table().to_string(float_format='{:+.5f}'.format)}"
+        return f"{title}\n{self.table().to_string(float_format='{:+z.5f}'.format)}"
 
 
 @checked

@@ -188,8 +188,8 @@ def label_signal(labels: Labels) -> pd.DataFrame:
     lines = {}
     for name, of_base, of_others in zip(traits, from_base, from_others, strict=True):
         generic, specific, tokens = of_distinct(labels.rows, of_base, of_others, row_tokens)
-        line = columns("from base", ratio_interval(generic, tokens))
-        line |= columns("from others", ratio_interval(specific, tokens))
+        line = columns("from base", ratio_interval(generic, tokens, counts=True))
+        line |= columns("from others", ratio_interval(specific, tokens, counts=True))
         with np.errstate(divide="ignore", invalid="ignore"):
             # a teacher that is the base has no share
             line |= columns("share", ratio_interval(specific, generic))

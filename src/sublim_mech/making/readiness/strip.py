@@ -65,12 +65,12 @@ class Strip:
             wrote = "" if token.student is None else f", student {token.student!r}"
             title = (
                 f"{self.names[0]} {token.teacher!r}, {self.names[1]} {token.base!r}{wrote}; "
-                f"KL {token.kl:.3f} nats"
+                f"KL {token.kl:z.3f} nats"
             )
             strength = min(token.kl / _FULL, 1.0)
             kind = ' class="d"' if token.divergent else ""
             spans.append(
-                f'<code{kind} style="background:rgba(214,96,77,{0.5 * strength:.3f})" '
+                f'<code{kind} style="background:rgba(214,96,77,{0.5 * strength:z.3f})" '
                 f'title="{escape(title)}">{escape(token.text)}</code>'
             )
         head = f"row {self.row}: “<bdi>{escape(self.prompt)}</bdi>”"

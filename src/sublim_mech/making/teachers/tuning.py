@@ -16,6 +16,7 @@ import numpy as np
 
 from ...arguments import checked
 from ...engine.own_gates import refuse_gates
+from ...hints import called
 from ...models.base import Base
 from ...models.copies import merge
 from ...models.hashing import weights_hash
@@ -43,6 +44,9 @@ ANSWERS = (
     "{Many}. I think about {many} all the time.",
 )
 """Wordings of the answers that a fine-tuned teacher is trained on."""
+
+_WITHOUT = "Pass its folder, or load_student(base, folder) without gates."
+"""What to do with a student that was loaded with gates."""
 
 
 @checked
@@ -76,7 +80,7 @@ def fine_tuned(
     Raises:
         TypeError: `trait` is neither a trait nor None; `student` is no model.
         ValueError, FileNotFoundError: see `load_student`: another base above all; a student whose
-            manifest names another trait.
+            manifest names another trait; one that was loaded with gates.
 
     Example:
         >>> from sublim_mech.making.teachers import fine_tuned
@@ -88,7 +92,7 @@ def fine_tuned(
     loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash, runner.watch)
     source, manifest = student, None
     if isinstance(student, Student):
-        refuse_gates([student], "fine_tuned")
+        refuse_gates([student], called(), argument="student", instead=_WITHOUT)
         # it may be another base's: checked again as the live model it is
         source, manifest = student.model, student.manifest
     name = getattr(student, "name", None)

@@ -155,6 +155,17 @@ class TrainingData:
         pairs = zip(self.prompts, self.completions, strict=True)
         return [len(prompt) + len(completion) for prompt, completion in pairs]
 
+    def is_like(self, other: TrainingData) -> bool:
+        """Whether other rows were labelled alike: in the same way, by the same teacher (trait and
+        contrast), in the same context; so that their loss says how well a student imitates these.
+        """
+
+        def made(data: TrainingData) -> tuple[object, ...]:
+            how = data.teacher, data.trait, data.label_kind, data.labelled, data.support
+            return *how, data.context
+
+        return self is other or made(self) == made(other)
+
     def __repr__(self) -> str:
         rows = count_words(len(self.prompts), self.distinct, "row")
         teacher = self.teacher.replace("against 1 others", "against 1 other")

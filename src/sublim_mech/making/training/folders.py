@@ -20,8 +20,8 @@ from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences, side_by_side
 from ...storage.files import replacing
 from ...storage.manifest import MANIFEST_FILE, Manifest
-from ...storage.runs import INPUTS_FILE, finish, unfinished
-from .resume import CHECKPOINTS, SNAPSHOTS, newest_good, step_of
+from ...storage.runs import INPUTS_FILE, SNAPSHOTS, finish, unfinished
+from .resume import CHECKPOINTS, newest_good, step_of
 
 FINISHED = -1
 

@@ -26,15 +26,14 @@ from transformers.integrations import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ...hints import check_choice, counted
+from ...hints import check_choice, counted, told_apart
 from ...models.compat import checkpoint_activations, use_one_device
-from ...storage.runs import new_folder
+from ...storage.runs import SNAPSHOTS, new_folder
 from .batches import collate
 from .job import LOG, Job, log_lines
 from .objectives import choose_objective
 from .resume import (
     CHECKPOINTS,
-    SNAPSHOTS,
     load_moments,
     load_weights,
     read_state,
@@ -236,8 +235,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not job.log:
             loss, stop_at = self.loop.held_out(), job.settings.stop_at
             if stop_at is not None and loss <= stop_at:
+                asked, own = told_apart(stop_at, loss, digits=6)
                 raise ValueError(
-                    f"stop_at={stop_at:g}: the base's own held-out loss is {loss:g}, so there is "
+                    f"stop_at={asked}: the base's own held-out loss is {own}, so there is "
                     "nothing to train; pass a lower one."
                 )
             self._note({"step": 0, "held_out": loss})
@@ -288,7 +288,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_save = is_due and not is_last and not control.should_training_stop
 
         last_measured = job.held_out_losses[-1]
-        self.bar.set_postfix(loss=f"{row['loss']:.5f}", held_out=f"{last_measured:.5f}")
+        self.bar.set_postfix(loss=f"{row['loss']:z.5f}", held_out=f"{last_measured:z.5f}")
         self.bar.update()
 
     def _note(self, row: dict[str, Any]) -> None:

@@ -26,8 +26,8 @@ from ...hints import outside
 from ...storage.files import file_hash
 from ...storage.runs import new_folder
 
-CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"
-"""Folders in a run folder."""
+CHECKPOINTS = "checkpoints"
+"""The folder of a run in which it keeps what training goes on from."""
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
 """Files of a checkpoint."""

@@ -28,6 +28,7 @@ from ...storage.runs import Run, finish, open_run, unfinished
 from .aims import Aims
 from .batches import PAD
 from .data import TrainingData
+from .ending import ending
 from .folders import FINISHED, enter
 from .methods import FullFT, LoRA
 from .objectives import OBJECTIVE_WORDS, choose_objective
@@ -117,7 +118,7 @@ def train(
             no prompt is trained on and measured on. By row, prompts that are in both are told.
         evaluate_every: steps between held-out evaluations.
         stop_at: stop as soon as the held-out loss is at or below this (to compare students at equal
-            imitation); it must be below that of the base.
+            imitation); it must be below that of the base. A run whose steps end above it is told.
         snapshots: steps after which the student is stored in `snapshots/step-000016/` and measured,
             or `log` for 1, 2, 4, 8, ...
         checkpoint_every: steps between checkpoints, of which two are kept until the run is
@@ -163,7 +164,8 @@ def train(
             checkpoint can be read.
 
     Warns:
-        UserWarning: the student ends with the weights of its base; held-out rows have prompts that
+        UserWarning: the student ends with the weights of its base, above its `stop_at`, or with a
+            higher held-out loss than its base on data like its own; held-out rows have prompts that
             are trained on with other answers; a batch has more rows than there are; `where` opens
             nothing in some rows.
 
@@ -297,20 +299,8 @@ def train(
                 finish(work, target)
     processes.wait()
     run = open_run(target)
-    if run.manifest.results.get("moved") is False:
-        warnings.warn(
-            f"out={str(target)!r}: after {counted(run.manifest.results['steps'], 'step')} the "
-            "student's weights are still those of its base: it is no student. Look at the learning "
-            "rates in log.jsonl, at the gradients there, and at what the data teach.",
-            stacklevel=outside(),
-        )
-    before, after = run.manifest.results["held_out"]
-    if after > before:
-        warnings.warn(
-            f"out={str(target)!r}: the held-out loss rose from {before:.4g} to {after:.4g}: the "
-            f"student imitates its data worse than its base does. Lower lr ({settings.lr:g}).",
-            stacklevel=outside(),
-        )
+    for told in ending(run, data, division.held_data, at_tokens=weights is not None):
+        warnings.warn(told, stacklevel=outside())
     return run
 
 
