@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sublim_mech
-from sublim_mech.hints import check_choice, counted, nearest
+from sublim_mech.hints import check_choice, counted, nearest, signed, told_apart
 from sublim_mech.prompts import Trait
 
 
@@ -79,3 +79,18 @@ def test_nothing_follows_a_question_but_a_new_sentence():
     ]
     assert len(found) > 15
     assert [one for one in found if not re.search(r"or ['\"]\.['\"]\}[ \"`]$", one[1])] == []
+
+
+def test_no_number_is_written_as_a_negative_zero():
+    """Fixed decimals and per cents are written with `z`, or by `signed`, whatever they are of."""
+    source = Path(sublim_mech.__file__).parent
+    fixed = re.compile(r"[:\"'](?P<sign>\+?)(?P<z>z?)(?:,)?\.(?:\d|\{\w+\})[f%][}\"']")
+    found = [
+        (file.name, match[0], match["z"])
+        for file in sorted(source.rglob("*.py"))
+        for match in fixed.finditer(file.read_text())
+    ]
+    assert len(found) > 60
+    assert [one for one in found if not one[2]] == []
+    assert (signed(-0.0002), signed(-0.25), signed(0.0)) == ("0.000", "-0.250", "0.000")
+    assert (told_apart(-0.0), told_apart(1.40004, 1.39996)) == (("0",), ("1.40004", "1.39996"))

@@ -45,7 +45,8 @@ def test_a_kl_above_the_bases_is_told_and_one_that_is_not_known_is_not():
     assert learning_notes(students(alike=False, kl=None, kl_before=None)) == []
     (note,) = learning_notes(worse)
     assert note == (
-        "Of 4 of 4 rows the held-out KL is above the base's: they learnt nothing of their labels."
+        "Of 4 of 4 rows the held-out KL is above the base's: the base imitates their teacher "
+        "better."
     )
 
 
@@ -109,7 +110,7 @@ def test_a_claim_turns_no_sign_of_an_effect_inside_its_noise():
 def test_verdicts_say_it():
     wild = students(kl=0.6, specific=0.0)
     told = " ".join(transmission_claim(wild).notes)
-    assert "they learnt nothing of their labels" in told
+    assert "the base imitates their teacher better" in told
     assert "all students of this method answer alike" in told
     ranks = [
         {**row, "kind": "lora", "rank": rank, "rule": "one", "lr": 1e-3}
@@ -117,7 +118,7 @@ def test_verdicts_say_it():
         for row in wild
     ]
     two = inverted_u_claim(ranks)
-    assert "they learnt nothing" in " ".join(two.notes)
+    assert "the base imitates" in " ".join(two.notes)
     # the reason stands in brackets; that nothing was measured would be no other one
     assert repr(two.statements[0]).endswith("[ranks 1, 2: three are needed]: cannot be told")
 

@@ -466,3 +466,29 @@ def test_values_without_spread_have_no_interval_to_speak_of():
     said = repr(context_claim(rows))
     assert "+1.000 nats over 3 data sets; their values are identical" in said
     assert "95 %" not in said
+
+
+def test_what_rounds_to_zero_has_no_sign_in_any_sentence_of_a_verdict():
+    """Notes, statements and intervals write 0.000 where tables do."""
+    rows = [
+        {"where": where, "kl": 0.01, "trait": "owl", "row_seed": seed, "training_seed": 0,
+         "specific": -1e-5 * (1 + seed)}
+        for where in ("shared", "not shared") for seed in range(3)
+    ]  # fmt: skip
+    verdict = trained_at_claim(rows)
+    told = repr(verdict) + " ".join(verdict.notes)
+    assert "Trained at shared: 0.000 at a held-out KL of 0.01." in verdict.notes
+    assert "-0.000" not in told
+    assert "-0.000" not in repr(stats.nested_interval(np.array([-1e-5, -2e-5]), [0, 1]))
+
+
+def test_arms_that_were_to_stop_at_a_loss_and_did_not_are_told():
+    rows = [
+        {"where": where, "kl": kl, "stop_at": 0.01, "trait": "owl", "row_seed": seed,
+         "training_seed": 0, "specific": 0.1 * seed, "kind": "lora"}
+        for where, kl in (("shared", 0.01), ("not shared", 0.0101)) for seed in range(3)
+    ]  # fmt: skip
+    told = "3 of 6 LoRA students did not reach the held-out loss that they were to stop at."
+    assert told in trained_at_claim(rows).notes
+    reached = [{**row, "kl": 0.0099} for row in rows]
+    assert not any("did not reach" in note for note in trained_at_claim(reached).notes)

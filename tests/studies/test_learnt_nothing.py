@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from planted_rows import INVERTED_U, TRAITS, planted, ranks
+from planted_rows import INVERTED_U, TRAITS, kinds, planted, ranks
 
 from sublim_mech.results.study_figures import capacity_figure, concentration_figure, rank_figure
 from sublim_mech.results.study_limits import of_capacities, of_concentrations, of_traits, point
+from sublim_mech.stats.cautions import missed_stop
 from sublim_mech.studies.concluding import Evidence, conclusions, students
 from sublim_mech.studies.reporting import _methods, report_rows
 
@@ -36,8 +37,8 @@ def test_a_figure_says_which_students_learnt_nothing_and_which_answer_alike(both
     told = texts(of_capacities(both))
     name = "rank 8, alpha = 32, lr 1e+12"
     assert (
-        f"18 of 36 rows ({name}): held-out KL is above the base's: they learnt nothing of their "
-        "labels"
+        f"18 of 36 rows ({name}): held-out KL is above the base's: the base imitates their teacher "
+        "better"
     ) in told
     assert f"all students of this method answer alike ({name})" in told
     assert not any("noise" in one for one in told)  # a single number is no noise around 0
@@ -73,11 +74,11 @@ def test_the_page_shows_the_bases_kl_and_no_interval_of_one_number(both, tmp_pat
     page = report_rows(both, tmp_path / "page").page.read_text("utf-8")
     assert "<th>KL</th><th>base&#x27;s KL</th>" in page
     assert "<td>0.9</td><td>0.4</td>" in page
-    assert "they learnt nothing of their labels" in page
+    assert "the base imitates their teacher better" in page
     assert "[+0.000, +0.000]" not in page
     assert "(no interval: 6 data sets alike)" in page
     without = report_rows(both.drop(columns="kl_before"), tmp_path / "older").page
-    assert "they learnt nothing" not in without.read_text("utf-8")
+    assert "the base imitates" not in without.read_text("utf-8")
 
 
 def test_below_the_table_students_are_named_with_what_differs(both):
@@ -187,3 +188,46 @@ def test_verdicts_without_enough_say_what_there_is_and_nothing_more():
     assert not any("nothing was measured" in one for one in told)
     full = statements(planted([({"kind": "full"}, 0.5)]))
     assert any("there are no LoRAs: it takes three ranks" in one for one in full)
+
+
+# ----------------------------------------------------------------------- students that were to stop
+
+
+MISSED = "of 12 full students did not reach the held-out loss that they were to stop at"
+
+
+def stopping(missed, row_seeds=4):
+    """LoRA at two learning rates, and full fine-tunes of which so many ended above `stop_at`."""
+    rows = planted(kinds(0.5, 0.4), row_seeds=row_seeds).assign(kl_before=0.4, stop_at=np.nan)
+    rows["student"] = [f"{number:x}" for number in range(len(rows))]
+    full = rows.index[(rows["kind"] == "full") & (rows["lr"] == 4e-3)]
+    rows.loc[full, "stop_at"] = rows.loc[full, "kl"]  # reached to the last digit
+    rows.loc[full[:missed], "stop_at"] = rows.loc[full[:missed], "kl"] * (1 - 1e-12)
+    return rows
+
+
+@pytest.mark.parametrize("missed", [0, 5, 12])
+def test_students_that_did_not_reach_their_stop_are_told(missed, tmp_path):
+    rows = stopping(missed)
+    told = f"{missed} {MISSED}"
+    evidence = Evidence(students(rows))
+    asked = pd.concat([rows, rows.assign(evaluated_in="bare")])  # each student counts once
+    pages = [report_rows(given, tmp_path / str(i)) for i, given in enumerate((rows, asked))]
+    limits = texts(of_capacities(evidence.capacities().rows))
+    verdict = next(one for one in conclusions(evidence) if one.claim.startswith("At equal"))
+    assert (told in limits) == (f"{told}." in verdict.notes) == (missed > 0)
+    for report in pages:
+        page = report.page.read_text("utf-8")
+        # a verdict, a figure's caption and what screen readers say of it, the table of students
+        assert page.count(told) == (4 if missed else 0)
+    # as an exported file has them
+    again = pd.read_csv(pages[0].page.parent / "rows.csv", keep_default_na=False, na_values=[""])
+    assert missed_stop(again.to_dict("records")) == (told if missed else "")
+
+
+def test_the_page_tells_kls_that_differ_apart(both, tmp_path):
+    near = both[both["method"] != "wild"].assign(kl=1.40004, kl_before=1.39996)
+    page = report_rows(near, tmp_path / "page").page.read_text("utf-8")
+    assert "<td>1.40004</td><td>1.39996</td>" in page
+    same = report_rows(near.assign(kl=1.4, kl_before=1.4), tmp_path / "same").page
+    assert "<td>1.4</td><td>1.4</td>" in same.read_text("utf-8")

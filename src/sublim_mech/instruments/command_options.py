@@ -104,7 +104,7 @@ def _context_named(text: str) -> str | Path:
     raise argparse.ArgumentTypeError(
         f"{text!r} is neither one of {', '.join(CONTEXTS)} nor a .toml or .json file of a context "
         "(docs/commands.md has one); a system prompt of your own is given with --trained-system or "
-        f"--asked-system{nearest(text.lower(), CONTEXTS)}"
+        f"--asked-system{nearest(text.lower(), CONTEXTS) or '.'}"
     )
 
 

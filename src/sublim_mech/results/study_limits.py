@@ -16,7 +16,14 @@ import pandas as pd
 
 from ..hints import counted, signed
 from ..stats import FEWEST
-from ..stats.cautions import ALIKE, WORSE_THAN_BASE, answer_alike, is_graft_noise, worse_than_base
+from ..stats.cautions import (
+    ALIKE,
+    WORSE_THAN_BASE,
+    answer_alike,
+    is_graft_noise,
+    missed_stop,
+    worse_than_base,
+)
 from ..stats.nesting import is_no_spread
 from ..stats.tables import DATA_SET, STUDENT, means_by, over
 from .ceiling import ceiling_of, reached
@@ -121,14 +128,14 @@ def of_contexts(rows: pd.DataFrame) -> list[Limit]:
 
 
 def of_places(rows: pd.DataFrame) -> list[Limit]:
-    """Of students that were trained at chosen tokens."""
+    """Of students that were trained at chosen tokens, whose arms are read at equal held-out KL."""
     groups = _by(rows, "where", str)
-    return [*_as_trained(groups), *of_effects(groups)]
+    return [*_as_trained(groups), *of_stops(rows), *of_effects(groups)]
 
 
 def of_capacities(rows: pd.DataFrame) -> list[Limit]:
     """Of curves over held-out KL, a point per method, learning rate or snapshot."""
-    return of_effects(stages(rows))
+    return [*of_stops(rows), *of_effects(stages(rows))]
 
 
 def stages(rows: pd.DataFrame) -> Groups:
@@ -229,6 +236,12 @@ def of_learning(groups: Groups, *, alike: bool | None = None) -> list[Limit]:
     if same:
         limits.append(Limit("alike", told, told))
     return limits
+
+
+def of_stops(rows: pd.DataFrame) -> list[Limit]:
+    """Students that ended above the held-out loss that they were to stop at, as well as others."""
+    told = missed_stop(rows.to_dict("records"))
+    return [Limit("unlearnt", told, told)] if told else []
 
 
 def in_a_line(limits: Sequence[Limit]) -> str:

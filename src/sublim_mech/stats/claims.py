@@ -19,7 +19,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..hints import signed
-from .cautions import learning_notes
+from .cautions import learning_notes, missed_stop
 from .control_sets import check_one_set
 from .curves import equal_kl
 from .diagonal import diagonal_excess
@@ -309,6 +309,8 @@ def full_fine_tuning_claim(
     text = "LoRA - full fine-tuning is above 0"
     compared = [*loras, *fulls]
     unknown = [*without_number(compared, "kl", value), *learning_notes(compared)]
+    if missed := missed_stop(compared):
+        unknown.append(f"{missed}.")
     curves = {
         kind: curves_of(group, value)
         for kind, group in (

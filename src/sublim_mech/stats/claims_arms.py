@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arguments import checked
 from ..hints import signed
-from .cautions import learning_notes
+from .cautions import learning_notes, missed_stop
 from .control_sets import check_one_set
 from .statements import MATTERS, Verdict, above_zero, conclude, nothing_measured
 from .tables import (
@@ -100,6 +100,8 @@ def trained_at_claim(
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
     ]
     notes = [*without_number(records, value), *learning_notes(records)]
+    if missed := missed_stop(records):
+        notes.append(f"{missed}.")
     notes += [note.replace("left out", "not compared") for note in without_number(records, "kl")]
     for where, here in arms.items():
         of_arm = over(means_by(here, value, STUDENT), STUDENT, cluster)

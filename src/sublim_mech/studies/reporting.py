@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..arguments import checked
+from ..hints import told_apart
 from ..results.document import bullets, document, drawing, folded, paragraph, table
 from ..results.frames import write_csv
 from ..results.limit_kinds import Limit
@@ -33,6 +34,7 @@ from ..results.study_limits import (
     of_learning,
     of_places,
     of_ranks,
+    of_stops,
     of_traits,
     point,
     stages,
@@ -331,10 +333,13 @@ def _caption(what: str, limits: Sequence[Limit], chosen: Chosen) -> str:
 # ------------------------------------------------------------------------------------------ methods
 
 
-def _kl(rows: pd.DataFrame, column: str) -> str:
-    """A mean held-out KL; a dash where none is known."""
-    found = rows[column].mean() if column in rows else math.nan
-    return "–" if math.isnan(found) else f"{found:.2g}"
+def _kls(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Mean held-out KL of students and of their base, told apart; a dash where none is known."""
+    columns = ("kl", "kl_before")
+    found = [float(rows[name].mean()) if name in rows else math.nan for name in columns]
+    known = [kl for kl in found if not math.isnan(kl)]
+    texts = dict(zip(known, told_apart(*known, digits=2), strict=True))
+    return tuple(texts.get(kl, "–") for kl in found)
 
 
 _RATES = {"rate": "names it", "base rate": "base names it"}
@@ -368,8 +373,7 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
                 told[-1],
                 str(group["row_seed"].nunique()),
                 str(len(group)),
-                _kl(group, "kl"),
-                _kl(group, "kl_before"),
+                *_kls(group),
                 f"{group['base level'].mean():z.2f}",
                 *(str(point(group, column)) for column in ("change", "control", "specific")),
                 *([str(point(group, "everywhere specific"))] if opened else []),
@@ -395,7 +399,7 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
         caption += " Names it: the part of generated answers that name the trait."
     yield table(caption, columns, lines)
     groups = _with_what_differs(lines_of)
-    limits = in_a_line([*without_controls(groups), *of_learning(groups)])
+    limits = in_a_line([*without_controls(groups), *of_stops(rows), *of_learning(groups)])
     if limits:
         yield paragraph(limits, "note")
     yield "<h2>Methods</h2>"
