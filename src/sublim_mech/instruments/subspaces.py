@@ -109,9 +109,7 @@ def alignment(
 
 def _directions(done: Decomposed, k: int) -> int:
     """How many of the first k directions a change has: singular vectors of zeros are arbitrary."""
-    s = done.basis.s
-    floor = s[0] * max(len(done.basis.u), done.basis.v.shape[1]) * np.finfo(float).eps
-    return min(k, int((s > floor).sum()))
+    return min(k, done.known)
 
 
 def _spans(done: Decomposed, k: int) -> tuple[np.ndarray, np.ndarray]:
