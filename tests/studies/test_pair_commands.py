@@ -160,6 +160,17 @@ def test_a_context_of_a_file_is_asked_as_it_stands(folders, tmp_path, capsys):
     assert "system “You host a quiz.”, user_prefix “Question:␣”, prefill “It is”; " in told
 
 
+def test_a_literal_backslash_and_n_are_told_once(folders, capsys):
+    words = ["score", *folders[:2], "--trait", "owl", "--instrument", "effect", *FEW]
+    assert main([*words, "--asked-system", r"Be calm.\nBe brief."]) == 0
+    told = capsys.readouterr()
+    line = "--asked-system: holds a backslash and n, no line break; bash's $'...' writes one"
+    assert told.err.splitlines().count(line) == 1
+    assert r"system “Be calm.\\nBe brief.”" in told.out
+    assert main([*words, "--asked-system", "Be calm.\nBe brief."]) == 0
+    assert "backslash" not in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def unknown(folders, tmp_path_factory):
     """The same students without their manifests, in folders of one name."""
