@@ -52,8 +52,10 @@ def test_what_stands_around_a_difference_is_cut_where_it_is_cut():
     ends = apart(*([str(context)] for context in texts(long + "prose.", long + "verse.")))
     assert ends[0] == "system “…e library would, in prose.” (70 letters)"
     # nothing stands before the first letter
-    (line,) = otherwise(texts("e\u0301" + long), texts("é" + long)[0])
-    assert "system: “éAnswer as a helpful assistant of a very…” (65 letters), letter 1 '" in line
+    (line,) = otherwise(texts("e\u0301t" + long[:20]), texts("ét" + long[:20])[0])
+    assert r"system: “étAnswer as a helpful ” (22 letters), letter 1 '\xe9' in training" in (
+        line.replace("␣", " ")
+    )
 
 
 def test_letters_that_look_alike_are_told_by_their_numbers():
