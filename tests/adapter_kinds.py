@@ -44,6 +44,7 @@ class Outcome(NamedTuple):
         own: modules that are the student's own.
         error: largest difference of log-probabilities to PEFT's own forward.
         stored: the same, read from its folder; None where PEFT cannot store or load it.
+        folder: the sentence that refuses its folder, where the live model is taken.
     """
 
     refused: str = ""
@@ -51,6 +52,7 @@ class Outcome(NamedTuple):
     own: int = 0
     error: float = 0.0
     stored: float | None = None
+    folder: str = ""
 
 
 def moved(config: Any, *, std: float = STD) -> Any:
@@ -121,6 +123,8 @@ KINDS: dict[str, Make] = {
     "aLoRA": lora(alora_invocation_tokens=INVOCATION),
     "DoRA": lora(use_dora=True),
     "PiSSA": lora(init_lora_weights="pissa"),
+    "PiSSA by random numbers": lora(init_lora_weights="pissa_niter_4"),
+    "MiCA": lora(init_lora_weights="mica"),
     "OLoRA": lora(init_lora_weights="olora", target_modules=SQUARE),
     "KaSA": lora(kasa_config=lambda: peft.KasaConfig()),
     "VeLoRA": lora(velora_config=lambda: {"num_groups": 4}),
@@ -222,9 +226,12 @@ def examine(name: str, folder: Path) -> Outcome:
         expected = own_logits(made)
         error = distance(gated_logits(runner(), live), expected)
         low = sum(isinstance(delta, LowRank) for delta in live.deltas.values())
-        again = None
+        again, why = None, ""
         if wanted is None or len(wanted) == 1:  # a folder holds one adapter
             made.save_pretrained(folder)
-            stored = load_student(base(), folder, adapter=wanted)
-            again = distance(gated_logits(runner(), stored), expected)
-    return Outcome(low=low, own=len(live.deltas) - low, error=error, stored=again)
+            try:
+                stored = load_student(base(), folder, adapter=wanted)
+                again = distance(gated_logits(runner(), stored), expected)
+            except ValueError as refusal:
+                why = str(refusal)
+    return Outcome(low=low, own=len(live.deltas) - low, error=error, stored=again, folder=why)

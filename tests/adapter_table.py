@@ -27,6 +27,8 @@ def row(name: str, outcome: adapter_kinds.Outcome) -> str:
         outcome.own
     )
     stored = "" if outcome.stored is None else _size(outcome.stored)
+    if outcome.folder:
+        stored = f"refused: {outcome.folder.partition(': its adapter ')[2]}"
     return f"| {name} | {' + '.join(held)} | {_size(outcome.error)} | {stored} |"
 
 

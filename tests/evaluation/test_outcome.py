@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from planted import planted
 
+from sublim_mech.evaluation.limits import short_context
 from sublim_mech.evaluation.outcome import Evaluation
 from sublim_mech.stats import wilson
 
@@ -142,6 +143,8 @@ def test_long_contexts_are_shortened_where_they_are_printed():
     assert f"{long[:29]}…" in repr(renamed)
     assert long not in repr(renamed)
     assert renamed.table().index[0] == (long, "owl")
+    broken = short_context("You are calm.\nBe brief.")
+    assert broken == r"You are calm.\nBe brief."
 
 
 def test_it_saves_and_loads_equal(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import peft
 import pytest
 import tiny
 import torch
@@ -210,3 +211,56 @@ def test_weights_changed_in_place_are_refused(smol_tokenizer):
             p += 1
     with pytest.raises(ValueError, match="changed"):
         spectrum(pair)
+
+
+# ------------------------------------------------------------------------- rounding is no direction
+
+
+def full_rank(base, path):
+    """A full fine-tune of one module, in all directions, its least one far below its largest."""
+    shape = base.get_submodule(path).weight.shape
+    return planted(base, path, list(0.02 * 0.75 ** np.arange(min(shape))))[0]
+
+
+@pytest.mark.parametrize("kind", ["PiSSA", "OLoRA", "LoHa", "merged", "bfloat16 PiSSA"])
+def test_a_change_has_the_rank_it_was_made_with(kind, smol_tokenizer):
+    """Weights are rounded, and their difference has all directions, of which the change has few."""
+    options = {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"]}
+    base = tiny.model("llama")
+    if kind == "LoHa":
+        config = peft.LoHaConfig(r=1, task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])
+    else:
+        begin = {"PiSSA": "pissa", "OLoRA": "olora", "bfloat16 PiSSA": "pissa"}.get(kind, True)
+        config = peft.LoraConfig(init_lora_weights=begin, task_type="CAUSAL_LM", **options)
+    if kind.startswith("bfloat16"):
+        base = base.bfloat16()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        student = tiny.adapted(copy.deepcopy(base), config)
+        for p in student.parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn_like(p)
+    # what was there and what came, side by side
+    rank = {"LoHa": 1, "merged": 2}.get(kind, 4)
+    if kind == "merged":
+        student = student.merge_and_unload()
+    found = spectrum(load(base, student, smol_tokenizer))
+    assert {one.method for one in found.modules} == {"exact"}
+    for one in found.modules:
+        assert (one.values > 0).sum() > rank  # of rounding
+        assert one.rank == rank
+    with pytest.raises(ValueError, match=f"have at most {rank}; ask for so many or fewer"):
+        load(base, student, smol_tokenizer).split("band", bands=rank + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_full_fine_tune_keeps_all_of_its_directions(dtype, smol_tokenizer):
+    base = tiny.model("llama").to(dtype)
+    found = spectrum(load(base, full_rank(base, DOWN), smol_tokenizer))
+    (one,) = found.modules
+    assert one.rank == 32
+    assert one.values[-1] / one.values[0] == pytest.approx(0.75**31, rel=0.05)
+    # and below what the type of the weights can hold there is none
+    small = planted(base, DOWN, [1e-3, 1e-10])[0]
+    (one,) = spectrum(load(base, small, smol_tokenizer)).modules
+    assert one.rank == (1 if dtype == torch.float32 else 2)

@@ -143,3 +143,11 @@ def test_what_one_alone_changes_is_named(smol_tokenizer, tmp_path):
     apart = sm.load_pair(base, tiny.lora(plain, layers=[0]), controls=[other])
     with pytest.raises(ValueError, match="no module is changed as a matrix by both"):
         align(apart)
+
+
+def test_a_student_that_is_not_there_is_named_as_it_was_given(smol_tokenizer):
+    base = tiny.model("llama")
+    pair = sm.load_pair(base, tiny.lora(base), tokenizer=smol_tokenizer, allow_unrelated=True)
+    for argument, names in (("first", ("owl", "student")), ("second", ("student", "owl"))):
+        with pytest.raises(ValueError, match=f"^{argument}='owl'"):
+            sm.instruments.alignment(pair, *names)

@@ -24,6 +24,8 @@ def contexts():
     yield Context(), Context(Context.NONE), None, "system: default in a, none in b"
     begun = Context(prefill="My favorite is the")
     yield Context(), begun, None, "prefill: nothing in a, My favorite is the in b"
+    lines = Context("Be calm.\nBe brief."), Context(r"Be calm.\nBe brief.")
+    yield *lines, None, r"system: 'Be calm.\nBe brief.' in a, 'Be calm.\\nBe brief.' in b"
     yield begun, Context("Be calm.", prefill="I", bos=True), None, "bos: nothing in a, True in b"
 
 

@@ -43,6 +43,31 @@ def test_each_block_is_the_scores_own_table(kind):
         assert table.loc["two", column].tolist() == (2 * expected[column]).tolist()
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        synthetic.dose,
+        synthetic.scan,
+        synthetic.direction,
+        lambda: synthetic.stepped(synthetic.graft),
+    ],
+)
+def test_curves_stand_below_each_other(make):
+    one = make()
+    table = compare({"one": one, "two": of_another_student(one)})
+    assert table.loc["one"].equals(one.curve())
+    assert table.index.get_level_values("scores").unique().tolist() == ["one", "two"]
+    with pytest.raises(ValueError, match="by='role': these scores are a curve, not to be gathered"):
+        compare({"one": one, "two": one}, by="role")
+
+
+def test_directions_of_patching_are_never_mixed():
+    one = synthetic.patch(both=True)
+    table = compare({"one": one, "two": of_another_student(one)}, by="turn")
+    for direction in ("denoising", "noising"):
+        assert table.loc[("one", direction)].equals(one.sel(direction=direction).by("turn"))
+
+
 def test_tokens_are_gathered_as_asked():
     one = synthetic.attribution()
     table = compare({"one": one, "two": one}, by="sharing")

@@ -1,7 +1,7 @@
 """Contexts in words."""
 
 import sublim_mech as sm
-from sublim_mech.results.contexts import asked_and_trained, in_words
+from sublim_mech.results.contexts import apart, asked_and_trained, in_words, otherwise
 
 
 def test_the_four_system_prompts_are_told_apart():
@@ -31,3 +31,35 @@ def test_nobody_said_the_training_context():
     assert asked_and_trained(["x"], None) == "asked in: x; training context not given"
     said = "asked in 2 contexts: x; y; trained in: z"
     assert asked_and_trained(["x", "y"], "z") == said
+
+
+def texts(*systems):
+    return [sm.Context(system).to_json() for system in systems]
+
+
+def test_a_backslash_and_an_n_are_no_line_break():
+    broken, literal = texts("You are calm.\nBe brief.", r"You are calm.\nBe brief.")
+    assert in_words(broken) == r"system “You are calm.\nBe brief.”"
+    assert in_words(literal) == r"system “You are calm.\\nBe brief.”"
+    (line,) = otherwise([literal], broken)
+    assert line.endswith(
+        r"system: “You are calm.\nBe brief.” in training, “You are calm.\\nBe brief.” here"
+    )
+
+
+def test_what_stands_around_a_difference_is_cut_where_it_is_cut():
+    long = "Answer as a helpful assistant of a very large library would, in "
+    ends = apart(*([str(context)] for context in texts(long + "prose.", long + "verse.")))
+    assert ends[0] == "system “…e library would, in prose.” (70 letters)"
+    # nothing stands before the first letter
+    (line,) = otherwise(texts("e\u0301t" + long[:20]), texts("ét" + long[:20])[0])
+    assert r"system: “étAnswer as a helpful ” (22 letters), letter 1 '\xe9' in training" in (
+        line.replace("␣", " ")
+    )
+
+
+def test_letters_that_look_alike_are_told_by_their_numbers():
+    """As one letter, or as two that are drawn as one."""
+    (line,) = otherwise(texts("Be a\u200cb."), texts("Be a\u200db.")[0])
+    assert r"letter 5 '\u200d' in training" in line
+    assert r"letter 5 '\u200c' here" in line

@@ -15,6 +15,7 @@ from synthetic import (
     sweep,
 )
 
+from sublim_mech.results.cells import verdicts
 from sublim_mech.results.colours import NOISE_COLOUR, ROLE_COLOURS, SHARING_COLOURS
 from sublim_mech.results.heatmaps import heatmap
 from sublim_mech.results.plots import plot
@@ -130,11 +131,26 @@ def test_cells_below_the_noise_are_grey_and_no_others():
     picture = heatmap(scores, 2)
     strip, grid, _, _ = picture.child_axes
     real = scores.positions("role")[2] != ""
-    np.testing.assert_array_equal(veil(grid), scores.noise(2)[:, real])
+    test, of_tokens = verdicts(scores, 2), verdicts(scores, 2, tokens=True)
+    np.testing.assert_array_equal(veil(grid), test.noise[:, real])
     assert 0 < veil(grid).mean() < 1
     np.testing.assert_array_equal(cells(grid), scores.layer_effect().values[2][:, real])
     grey = [bar.get_facecolor() == to_rgba(NOISE_COLOUR) for bar in strip.patches]
-    assert grey == scores.noise(2, tokens=True)[real].tolist()
+    assert grey == of_tokens.noise[real].tolist()
+    # what fewer than 6 prompts have was not tested: dots over its own colour
+    untested = np.zeros_like(veil(grid))
+    for box in grid.patches:
+        first, column = round(box.get_y() + 0.5), round(box.get_x() + 0.5)
+        untested[first : first + round(box.get_height()), column] = True
+    np.testing.assert_array_equal(untested, test.untested[:, real])
+    assert untested.any()
+    assert not (untested & veil(grid)).any()
+    assert (scores.noise(2) == (test.noise | test.untested)).all()
+    hatched = [bar.get_hatch() is not None for bar in strip.patches]
+    assert hatched == of_tokens.untested[real].tolist()
+    assert "not tested: in fewer than 6 prompts" in legend(picture)
+    everywhere = heatmap(attribution([chat()] * 6), 2)
+    assert not [text for text in legend(everywhere) if "not tested" in text]
     note = "light grey: not distinguishable from 0 over 9 prompts (sign-flip max-T, 5 %)"
     foot = " ".join(picture.get_legend().get_title().get_text().split())
     stable = f"split-half reliability {reliability(scores).value:.2f}"

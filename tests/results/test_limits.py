@@ -436,6 +436,33 @@ def test_an_effect_that_is_0_everywhere_is_no_noise():
         assert "inside its own noise" not in told
 
 
+def with_metric(scores, metric, base, level):
+    """The same scores of a metric that the models bring from one level to another."""
+    data = scores.data.copy(deep=True)
+    data["base"], data["student"] = data["base"] * 0 + base, data["student"] * 0 + level
+    return synthetic.recorded(replace(scores, data=data), metric=metric)
+
+
+def test_an_entropy_at_its_floor_is_told_and_a_divergence_that_begins_there_is_not():
+    entropy = "entropy of the next token"
+    told = f"{entropy} is at its floor of 0: a part of the change is enough to reach it"
+    for scores in (synthetic.effect(), synthetic.graft()):
+        low = with_metric(scores, entropy, 2.0, 0.01)
+        assert told in repr(low)
+        assert "it cannot fall any more" in repr(low)
+        assert "metrics.own_minus_others" not in repr(low)
+        assert f"{entropy} is at its floor of 0" in around(plot(low))
+        for base, level in ((2.0, 0.5), (0.01, 0.01), (0.01, 2.0)):
+            assert "floor" not in repr(with_metric(scores, entropy, base, level))
+        # the base is at 0, and a student that is at 0 too is the base
+        assert "floor" not in repr(with_metric(scores, "KL(model || base)", 0.0, 0.01))
+    dose = synthetic.dose()
+    dose = replace(dose, data=dose.data.assign(effect=-dose.data["effect"]))
+    effect = float(dose.data["effect"].isel(model=0).sel(scale=2.0).mean())
+    bent = with_metric(dose, entropy, -effect + 0.01, 1.0)
+    assert f"{entropy} is at its floor of 0 at scale 2: it cannot fall any more" in repr(bent)
+
+
 def test_a_rank_at_its_least_is_told():
     """240 ranks down to 1: what is left between student and controls is no size of a trait."""
 

@@ -20,6 +20,7 @@ from synthetic import (
     sweep,
 )
 
+from sublim_mech.results.cells import verdicts
 from sublim_mech.results.limits import in_full
 from sublim_mech.results.page import save_page, token_page
 from sublim_mech.results.report import POOR_AGREEMENT
@@ -102,7 +103,12 @@ def test_hostile_tokens_stay_text():
 def test_tokens_below_the_noise_are_veiled_and_no_others():
     scores = attribution(several(9))
     spans = spans_of(scores, 2)
-    noise = scores.noise(2, tokens=True)[scores.positions("role")[2] != ""].tolist()
+    real = scores.positions("role")[2] != ""
+    noise, untested = (part[real].tolist() for part in verdicts(scores, 2, tokens=True))
+    assert ["x" in classes(span) for span in spans] == untested
+    told = [", not tested: in fewer than 6 prompts" in span["title"] for span in spans]
+    assert told == untested
+    assert any(untested)
     assert ["o" in classes(span) for span in spans] == noise
     assert ["not distinguishable from 0" in span["title"] for span in spans] == noise
     assert 0 < sum(noise) < len(noise)

@@ -8,6 +8,7 @@ import pytest
 import synthetic
 import xarray as xr
 
+from sublim_mech.results.limits import limits
 from sublim_mech.results.scores import Scores
 from sublim_mech.results.shares import Concentration, concentration
 from sublim_mech.stats import FEWEST, ratio_interval
@@ -625,3 +626,89 @@ def test_what_the_controls_lost_is_of_the_effect_that_shares_are_of():
     line = "4.00 of 5.00 nats on the prompt's tokens (80%) are the controls' fall"
     assert line in concentration(scores).conclusion
     assert line in repr(scores)
+
+
+# ---------------------------------------------------------------- gaps that cancel in the headline
+
+
+def with_control(values, control, gap, of_control):
+    """Attribution of a student and a control, whose cells miss so much of each one's effect."""
+    rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(12)]
+    labels = synthetic.coordinates(rows)
+    role, shared = labels["role"][1], np.isin(labels["sharing"][1], SHARED)
+    there = (role != "") & (role != "answer")
+    effect = np.stack([np.where(there, one(shared), 0.0) for one in (values, control)])
+    total = effect.sum(2)
+    effect = np.where(role == "", np.nan, effect)
+    return synthetic.scores_of(
+        "attribution",
+        ("layer", "module", "position"),
+        effect[:, :, None, None, :],
+        labels | {"layer": [0], "module": ["attn.q"]},
+        total=total + np.array([[gap], [of_control]]),
+        n_layers=1,
+    )
+
+
+def test_gaps_that_cancel_may_be_in_different_places():
+    """The headline misses nothing, its student and its control 2 nats each: on the set and off."""
+    find = {"values": lambda shared: 0.1 * shared, "control": lambda shared: 0.0 * shared - 0.01}
+    exact = concentration(with_control(**find, gap=0.0, of_control=0.0))
+    assert exact.direction == "more"
+    assert "which cancel" not in repr(exact)
+    found = concentration(with_control(**find, gap=2.0, of_control=2.0))
+    assert found.missing == pytest.approx(0)
+    assert found.gaps == pytest.approx(4)
+    assert (found.turned, found.direction) == (True, "")
+    assert found.conclusion.startswith("Cannot tell whether shared tokens carry more")
+    part = f"{4 / found.effect:.1%}"
+    told = f"the student's and the controls', which cancel in it, come to 4.000 nats, {part}"
+    assert told in found.conclusion
+    assert repr(found).count(told) == 2
+    # gaps that add up are in the headline's already
+    added = concentration(with_control(**find, gap=1.0, of_control=-1.0))
+    assert added.gaps == pytest.approx(added.missing) == pytest.approx(2)
+    assert "which cancel" not in repr(added)
+
+
+def test_gaps_that_cancel_turn_a_verdict_exactly_where_effects_that_fill_them_do():
+    """A student's gap laid on the set, its control's off it, by hand, and the other way."""
+    seen = set()
+    for gap in (0.02, 0.2, 0.5):
+        for more in (0.02, 0.1):
+            find = {
+                "values": lambda shared, more=more: 0.1 + more * shared,
+                "control": lambda shared: -0.01 + 0.0 * shared,
+            }
+            scores = with_control(**find, gap=gap, of_control=gap)
+            found, plain = (
+                concentration(scores),
+                concentration(with_control(**find, gap=0, of_control=0)),
+            )
+            filled = []
+            shared = np.isin(scores.positions("sharing"), SHARED)
+            rest = scores.of_prompt.values & ~shared
+            for sets in ((shared, rest), (rest, shared)):
+                data = scores.data.copy(deep=True)
+                for m, tokens in enumerate(sets):
+                    added = gap * tokens / tokens.sum(1, keepdims=True)
+                    data["effect"].values[m, :, 0, 0] += added
+                filled.append(concentration(dataclasses.replace(scores, data=data)).direction)
+            turned = any(direction != plain.direction for direction in filled)
+            assert found.turned == turned
+            seen.add(turned)
+    assert seen == {True, False}
+
+
+def test_what_the_controls_lost_is_not_told_of_cells_that_miss_it():
+    """Its cells have all of the headline; the control itself fell by a third of it."""
+    find = {"values": lambda shared: 0.0 * shared, "control": lambda shared: 0.0 * shared - 0.2}
+    whole = with_control(**find, gap=0.0, of_control=0.0)
+    fall = -float((whole.data["student"] - whole.data["base"])[1].mean())
+    assert "the prompt's tokens (100%) are the controls' fall" in concentration(whole).controls
+    found = with_control(**find, gap=fall * 0.6, of_control=fall * 0.6)
+    told = f"{fall * 0.4:.2f} of {fall:.2f} nats on all tokens (40%) are the controls' fall"
+    assert told in concentration(found).controls
+    assert told in repr(found)
+    short = next(limit.short for limit in limits(found) if limit.kind == "gap")
+    assert short == "completeness gap 0.00%, of single models up to 150.00%"

@@ -22,7 +22,10 @@ def test_padding_is_left_out():
 def test_noise_is_that_of_the_scores_where_it_was_tested():
     scores = synthetic.attribution(synthetic.several(9))
     tokens = prompt_tokens(scores, 2)
-    np.testing.assert_array_equal(tokens.noise, scores.noise(2, tokens=True)[tokens.real])
+    untold = tokens.noise | tokens.untested
+    np.testing.assert_array_equal(untold, scores.noise(2, tokens=True)[tokens.real])
+    assert tokens.untested.any()
+    assert not (tokens.noise & tokens.untested).any()
     assert not prompt_tokens(synthetic.attribution(), 0).noise.any()
 
 

@@ -2,7 +2,11 @@
 
 import pytest
 
-from sublim_mech.results.words import columns, shortened, wrapped
+from sublim_mech.results.words import columns, seen, shortened, wrapped
+
+
+def test_a_backslash_is_two_so_that_it_begins_nothing():
+    assert seen(r"a\nb") == r"a\\nb" != seen("a\nb") == r"a\nb"
 
 
 def test_wide_characters_count_twice_and_marks_not_at_all():

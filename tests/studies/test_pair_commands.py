@@ -12,7 +12,7 @@ import pytest
 
 import sublim_mech as sm
 from sublim_mech.__main__ import main
-from sublim_mech.instruments import side_by_side
+from sublim_mech.instruments import command, side_by_side
 from sublim_mech.instruments.command import INSTRUMENTS
 from sublim_mech.instruments.command_options import CONTEXTS
 from sublim_mech.instruments.command_words import in_commands
@@ -91,6 +91,58 @@ def test_every_option_reaches_its_instrument(options, call, folders, pair, tmp_p
     assert sm.Scores.load(file).data.equals(call(pair, prompts, trait).data)
 
 
+JSON_OPTIONS = {
+    "graft": ["--sets", "sharing"],
+    "graft_sweep": ["--layers", "1", "--by", "sentence"],
+    "patch": ["--layers", "1", "--by", "sentence", "--direction", "both"],
+    "graft_ig": ["--points", "2"],
+    "activation_ig": ["--points", "2"],
+}
+"""What keeps each instrument short."""
+
+
+@pytest.mark.parametrize(
+    "instrument",
+    [
+        name if name in ("effect", "dose", "prefix_scan")
+        else pytest.param(name, marks=pytest.mark.science)
+        for name in INSTRUMENTS
+    ],
+)  # fmt: skip
+def test_every_instrument_has_a_table_for_json(instrument, folders, tmp_path, capsys):
+    file = str(tmp_path / "scores.safetensors")
+    words = ["score", *folders[:2], "--trait", "owl", "--questions", "1", "--quiet", "--json"]
+    words += ["--instrument", instrument, *JSON_OPTIONS.get(instrument, [])]
+    assert main([*words, "--out", file]) == 0
+    told = json.loads(capsys.readouterr().out)
+    stored = sm.Scores.load(file)
+    assert told["kind"] == stored.kind
+    assert all(row.keys() == told["table"][0].keys() for row in told["table"])
+    if instrument in ("dose", "prefix_scan"):
+        curve = stored.curve().reset_index()
+        assert [list(row) for row in told["table"]] == [list(curve.columns)] * len(curve)
+        effects = [row["effect"] for row in told["table"]]
+        assert effects == pytest.approx(curve["effect"].tolist(), rel=0, abs=0)
+    # and so has a table of files
+    again = str(shutil.copy(file, tmp_path / "again.safetensors"))
+    assert main(["compare", file, again, "--json"]) == 0
+    both = json.loads(capsys.readouterr().out)["table"]
+    assert len(both) == 2 * len(told["table"])
+
+
+def test_a_scan_of_different_layouts_says_why_it_has_no_curve(folders, monkeypatch, capsys):
+    def refuse(scores, by):
+        raise ValueError("these prompts are laid out in different ways")
+
+    monkeypatch.setattr(command, "block", refuse)
+    words = ["score", *folders[:2], "--trait", "owl", "--questions", "1", "--quiet", "--json"]
+    assert main([*words, "--instrument", "prefix_scan"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["table"] == []
+    assert told["totals"]
+    assert told["notes"][-1] == "these prompts are laid out in different ways"
+
+
 def test_a_context_of_a_file_is_asked_as_it_stands(folders, tmp_path, capsys):
     base, owl, _ = folders
     said = re.search(r"^```toml\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE)[1]
@@ -106,6 +158,17 @@ def test_a_context_of_a_file_is_asked_as_it_stands(folders, tmp_path, capsys):
     expected = sm.effect(pair, prompts, sm.animal("owl"), progress=False)
     assert sm.Scores.load(tmp_path / "scores.safetensors").data.equals(expected.data)
     assert "system “You host a quiz.”, user_prefix “Question:␣”, prefill “It is”; " in told
+
+
+def test_a_literal_backslash_and_n_are_told_once(folders, capsys):
+    words = ["score", *folders[:2], "--trait", "owl", "--instrument", "effect", *FEW]
+    assert main([*words, "--asked-system", r"Be calm.\nBe brief."]) == 0
+    told = capsys.readouterr()
+    line = "--asked-system: holds a backslash and n, no line break; bash's $'...' writes one"
+    assert told.err.splitlines().count(line) == 1
+    assert r"system “Be calm.\\nBe brief.”" in told.out
+    assert main([*words, "--asked-system", "Be calm.\nBe brief."]) == 0
+    assert "backslash" not in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import xarray as xr
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
 from ..results.limits_of_effects import Moved, moved_apart
+from ..results.words import seen
 from .estimates import over_questions
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def at_the_ceiling(evaluation: Evaluation) -> list[str]:
 
 
 def short_context(name: str) -> str:
-    """A long system prompt, which names a context, shortened."""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    """A long system prompt, which names a context, shortened, its line breaks to be seen."""
+    shown = seen(name)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _rows(evaluation: Evaluation) -> Iterator[Row]:

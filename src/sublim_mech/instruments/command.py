@@ -152,13 +152,15 @@ def _score(given: argparse.Namespace) -> int:
     if given.out is not None:
         scores.save(given.out)
     if given.json:
+        table, missing = _table(scores)
         told = {
             "kind": scores.kind,
             "title": scores.title(),
             "out": given.out,
             "totals": records(scores.totals()),
-            "table": records(block(scores, None)),
-            "notes": [in_commands(line, {}) for line in about(scores)[1:]],  # without the title
+            "table": table,
+            # without the title
+            "notes": [in_commands(line, {}) for line in [*about(scores)[1:], *missing]],
         }
         print(json.dumps(told))
     else:
@@ -166,6 +168,18 @@ def _score(given: argparse.Namespace) -> int:
         if given.out is not None:
             say(f"scores are in {given.out}")
     return 0
+
+
+def _table(scores: Scores) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows that say scores in short, and why there are none: scans of prompts that are laid out
+    in different ways have no curve, which only the prompts show.
+    """
+    try:
+        return records(block(scores, None)), []
+    except ValueError as error:
+        if scores.kind != "scan":
+            raise
+        return [], [str(error)]
 
 
 def _chosen(given: argparse.Namespace) -> tuple[Measure, dict[str, Any]]:

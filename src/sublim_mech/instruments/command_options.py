@@ -136,6 +136,12 @@ def opened(
         FileNotFoundError, ParityError, TypeError, ValueError: see `load_pair`.
     """
     trained_in, trained_on = _training(given)
+    for option in ("trained_system", "asked_system"):
+        if "\\n" in (getattr(given, option) or ""):
+            say(
+                f"--{option.replace('_', '-')}: holds a backslash and n, no line break; bash's "
+                "$'...' writes one"
+            )
     return load_pair(
         base,
         student,

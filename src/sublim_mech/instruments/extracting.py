@@ -10,8 +10,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..hints import counted
@@ -121,7 +119,7 @@ def extract_lora(
     for module, done in changes(
         pair.model, student, places, how, title="extract", progress=progress
     ):
-        known = _known(done)
+        known = done.known
         most = max(most, known)
         if known:
             k = min(rank, known)
@@ -167,13 +165,6 @@ def _tasks(
     if trait is not None:
         tasks[f"effect on {as_metric(trait).name}"] = prepare(pair, prompts, trait)
     return tasks | {"KL to the base": prepare(pair, prompts, kl_to_base())}
-
-
-def _known(done: Decomposed) -> int:
-    """How many singular values a change has above rounding, of those that were found."""
-    s = done.basis.s
-    floor = s[0] * max(len(done.basis.u), done.basis.v.shape[1]) * np.finfo(float).eps
-    return int((s > floor).sum())
 
 
 def _factors(done: Decomposed, k: int) -> Factors:

@@ -228,8 +228,7 @@ def read_singular(
     how, depth, title = how_of(exact, max(directions, FOUND), seed), pair.sites.n_layers, "read"
     found: list[tuple[Module, int, float, float, Tensor]] = []
     for module, done in changes(pair.model, student, places, how, title=title, progress=progress):
-        floor = done.basis.s[0] * max(width, done.basis.v.shape[1]) * np.finfo(float).eps
-        for number in range(min(directions, int((done.basis.s > floor).sum()))):
+        for number in range(min(directions, done.known)):
             value = float(done.basis.s[number])
             vector = _behind(pair, module, done.basis.u[:, number])
             found.append((module, number + 1, value, (value / done.norm) ** 2, vector))

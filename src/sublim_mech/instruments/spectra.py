@@ -37,6 +37,11 @@ def spectrum(
     (arXiv 0909.4061) above it, with what it leaves out measured. Norms, biases, blocks of experts
     and mixers with state are listed with their norm.
 
+    The rank counts singular values above rounding. Of a difference of weights that is rounding of
+    the weights, in all directions: eps times the largest norm of a row and of a column of the
+    weight, eps that of fp32 (of fp64 weights theirs; of what PiSSA and its like left of a
+    base in half precision that type's).
+
     Args:
         pair: base, student, controls.
         model: whose weights, one of `pair.students`.
@@ -98,6 +103,7 @@ def spectra_of(
                 norm=done.norm,
                 base=weight_norm(weights.get_submodule(module.path), like),
                 residual=done.residual,
+                floor=done.floor,
                 note=_fused(module),
             )
         )

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..engine.pair import ModelPair
+from ..hints import renamed
 from ..models.spectra import EXACT, FOUND, Decomposed
 from ..models.students import Student
 from ..results.alignments import Alignment, ModuleAlignment, principal_angles
@@ -59,7 +60,10 @@ def alignment(
         raise ValueError(f"k={k}: how many directions must be at least 1.")
     if draws < 1:
         raise ValueError(f"draws={draws}: a null needs at least 1.")
-    both = [named(pair, first), named(pair, second)]
+    both = []
+    for argument, name in (("first", first), ("second", second)):
+        with renamed({"model": argument}):
+            both.append(named(pair, name))
     how = how_of(exact, max(k, FOUND), seed)
     places = [{m.path: m for m in chosen(pair, student, None)} for student in both]
     depth = pair.sites.n_layers
@@ -109,9 +113,7 @@ def alignment(
 
 def _directions(done: Decomposed, k: int) -> int:
     """How many of the first k directions a change has: singular vectors of zeros are arbitrary."""
-    s = done.basis.s
-    floor = s[0] * max(len(done.basis.u), done.basis.v.shape[1]) * np.finfo(float).eps
-    return min(k, int((s > floor).sum()))
+    return min(k, done.known)
 
 
 def _spans(done: Decomposed, k: int) -> tuple[np.ndarray, np.ndarray]:

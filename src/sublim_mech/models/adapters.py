@@ -23,7 +23,7 @@ from .devices import own_generators
 from .experts import check_adapted, split_targets
 from .keys import Fit, fit_adapter
 from .names import block_of
-from .peft_layers import why_not
+from .peft_layers import not_in_its_folder, why_not
 from .placement import check_whole, plain
 from .quantised import is_projection, is_quantised
 from .sites import holds_transposed
@@ -276,7 +276,8 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: the folder holds no weights.
-        ValueError: it is an adapter of another model, damaged, or lacks tensors.
+        ValueError: it is an adapter of another model, damaged, lacks tensors, or does not hold what
+            was trained (`peft_layers.not_in_its_folder`).
     """
     from peft import PeftConfig, PeftModel
     from peft.utils import get_peft_model_state_dict
@@ -291,7 +292,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
         raise ValueError(
             f"student={str(path)!r}: PEFT cannot read its {CONFIG}: {error}"
         ) from error
-    reason = why_not(config)
+    reason = why_not(config) or not_in_its_folder(config)
     if reason is not None:
         raise ValueError(f"student={str(path)!r}: its adapter {reason}.")
     try:
@@ -308,7 +309,7 @@ def read_adapter(base: Base, path: Path) -> nn.Module:
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             # a configuration whose modules have other names here is given as it was changed
             changed: dict[str, Any] = {"config": config} if fit else {}
-            with own_generators():  # it initialises what it then reads
+            with own_generators(seed=0):  # it initialises what it then reads
                 model = PeftModel.from_pretrained(clean, str(path), **changed, **fit.options)
     except (RuntimeError, ValueError, TypeError) as error:
         _check_rank(path, written)

@@ -59,13 +59,22 @@ def check_device(device: str | torch.device | None) -> torch.device | None:
 
 
 @contextmanager
-def own_generators() -> Iterator[None]:
+def own_generators(seed: int | None = None) -> Iterator[None]:
     """Whatever draws within, torch's generators are the caller's again behind it: the processor's,
     and those of all accelerators where any is in use.
+
+    Args:
+        seed: what they begin from within, so that nothing depends on the caller's; where these are
+            when not given.
     """
     # without naming them torch warns where a machine has several
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            # `torch.manual_seed` would also seed accelerators that are not in use yet, for good
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.cuda.manual_seed_all(seed)
         yield
 
 

@@ -148,6 +148,33 @@ def why_not(config: Any) -> str | None:
     return None
 
 
+def not_in_its_folder(config: Any) -> str | None:
+    """Why a folder with this configuration does not hold the student that was trained, as the end
+    of a sentence that begins with "its adapter"; None where it does.
+
+    PEFT's initialisations of LoRA that take a part out of the base's weights (PiSSA, CorDA,
+    LoRA-GA) store what became of the part, and not what was left of the base: loading takes it out
+    anew. That gives the trained student only where the part is a function of the weights alone, as
+    in exact PiSSA and OLoRA; not where it was found from random numbers or from data.
+    """
+    begun = getattr(config, "init_lora_weights", True)
+    if not isinstance(begun, str):
+        return None
+    if begun.startswith("pissa_niter"):
+        found = "found with random numbers"
+    elif begun.startswith(("corda", "lora_ga")):
+        found = "found from data"
+    else:
+        return None
+    exact = "; or train with init_lora_weights='pissa'" if begun.startswith("pissa") else ""
+    return (
+        f"was begun with init_lora_weights={begun!r}: PEFT took a part out of the base's weights, "
+        f"{found}, and its folder does not hold which, so that loading it gives another model than "
+        "was trained. In the process that trains it, save it merged (merge_and_unload()) or as a "
+        f"LoRA (save_pretrained(path_initial_model_for_weight_conversion=...)){exact}"
+    )
+
+
 # ------------------------------------------------------------------------------------ single layers
 
 _LORA_LAYERS = ("Linear", "Linear4bit", "Linear8bitLt", "HqqLoraLinear", "TorchaoLoraLinear")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Base
+from .compat import is_adapter
 from .deltas import Delta, LowRank, Replaced, square_distance
 from .hashing import pieces
 from .placement import plain
@@ -54,16 +55,24 @@ def size_note(base: Base, deltas: Mapping[str, Delta]) -> str | None:
         base: what they change.
         deltas: the student's differences.
     """
-    adapted = {path: delta for path, delta in deltas.items() if isinstance(delta, LowRank)}
+    adapted = {
+        path: delta
+        for path, delta in deltas.items()
+        if isinstance(delta, LowRank) or is_adapter(delta.module)
+    }
     size = math.sqrt(sum(square for _, square in module_squares(base, adapted)))
     if not size:
         return None
     change = math.sqrt(sum(delta.norm() ** 2 for delta in adapted.values())) / size
     if change <= LARGEST_CHANGE:
         return None
+    lora = all(
+        isinstance(delta, LowRank) or hasattr(delta.module, "lora_A") for delta in adapted.values()
+    )
+    options = "lora_alpha, r and use_rslora" if lora else "the options in adapter_config.json"
     return (
         f"its adapter changes the weights it is on by {change:z.0%} of their norm (fine-tuning: a "
-        "few per cent); check that lora_alpha, r and use_rslora are those it was trained with"
+        f"few per cent); check that {options} are those it was trained with"
     )
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from ..hints import kind_of
+from .compat import innermost
 from .deltas import Delta, LowRank, Replaced, Whole, square_distance
 from .experts import find_experts
 from .placement import plain
@@ -70,12 +71,29 @@ class Decomposed(NamedTuple):
         norm: Frobenius norm of the whole change.
         residual: Frobenius norm of what the basis leaves out; 0 where it is whole.
         method: `factors`, `exact` or `randomised`.
+        rounding: what rounding of the weights alone may make a singular value of their difference;
+            0 of factors, whose product is never rounded.
     """
 
     basis: Singular
     norm: float
     residual: float
     method: str
+    rounding: float = 0.0
+
+    @property
+    def floor(self) -> float:
+        """A singular value up to here is rounding: that of this decomposition, in fp64, or that of
+        the weights.
+        """
+        sides = len(self.basis.u), self.basis.v.shape[1]
+        own = float(self.basis.s[0]) * max(sides) * torch.finfo(torch.float64).eps
+        return max(own, self.rounding)
+
+    @property
+    def known(self) -> int:
+        """How many singular values are above rounding, of those that were found."""
+        return int((self.basis.s > self.floor).sum())
 
 
 class Left(NamedTuple):
@@ -116,11 +134,42 @@ def decompose(delta: Delta, base_module: nn.Module, how: How) -> Decomposed:
         basis = singular(delta, base_module)
         return Decomposed(basis, float(basis.s.norm()), 0.0, "factors")
     change = change_of(delta, base_module)
+    rounding = _rounding(delta, base_module, change)
     if min(change.shape) <= max(how.exact, how.found):
         basis = Singular(*torch.linalg.svd(change, full_matrices=False))
-        return Decomposed(basis, float(basis.s.norm()), 0.0, "exact")
+        return Decomposed(basis, float(basis.s.norm()), 0.0, "exact", rounding)
     basis, residual = randomised(change, how.found, seed=how.seed)
-    return Decomposed(basis, float(change.norm()), residual, "randomised")
+    return Decomposed(basis, float(change.norm()), residual, "randomised", rounding)
+
+
+def _rounding(delta: Delta, base_module: nn.Module, change: Tensor) -> float:
+    """The largest singular value that the rounding of weights may have.
+
+    A weight w rounded to a type is off by a random part of eps |w|, whatever changed it, so that a
+    difference of weights has all directions. The largest singular value of independent numbers of
+    mean 0 is about the largest norm of a row and of a column together (Bandeira and van Handel,
+    arXiv 1408.6185). Rounded numbers are off by about a fifth of eps |w|; an eps leaves room for
+    weights that were rounded several times (PiSSA takes a part out and merging puts one in).
+
+    Adapters are merged in fp32; where they took a part out of the base's weights, what is left was
+    rounded to the base's type. Of a full fine-tune in half precision the eps is still that of fp32:
+    what its type did to its weights is part of its change.
+    """
+    assert isinstance(delta, Replaced)
+    weight, fp32 = weight_of(base_module), torch.finfo(torch.float32).eps
+    base: Any = base_module
+    inside: Any = innermost(delta.module)
+    own = torch.finfo(inside.weight.dtype).eps
+    if inside is delta.module:
+        eps = min(own, fp32)
+    elif torch.equal(inside.weight, base.weight):
+        eps = fp32
+    else:
+        eps = max(own, fp32)
+    # of base and student the larger: an adapter may outweigh what it is on
+    return eps * max(
+        float(one.norm(dim=0).max() + one.norm(dim=1).max()) for one in (weight, weight + change)
+    )
 
 
 def change_of(delta: Delta, base_module: nn.Module) -> Float64[Tensor, "out in"]:

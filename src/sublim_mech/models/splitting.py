@@ -100,8 +100,10 @@ def _banded(
     """
     module, computing = modules
     u, s, v = done.basis
-    # what randomised SVD has not found is there all the same
-    rank = min(len(u), v.shape[1]) if done.method == "randomised" else len(s)
+    if done.method == "randomised":  # what it has not found is there all the same
+        rank = min(len(u), v.shape[1])
+    else:  # directions that are rounding of weights are none
+        rank = len(s) if isinstance(delta, LowRank) else max(done.known, 1)
     of_direction, names = list[int](), list[PartName]()
     for number, width in enumerate(widths):
         inside = min(width, rank - len(of_direction))

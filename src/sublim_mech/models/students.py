@@ -180,7 +180,8 @@ def load_student(
         TypeError: neither a text, a path nor a model.
         ValueError: another base (shape, vocabulary, configuration, the manifest's base hash,
             lineage, a `Student` loaded with another), a damaged or edited file, an adapter that
-            lacks tensors, a pickle, NaN or quantised weights, an adapter that cannot be told apart
+            lacks tensors or does not hold what was trained (PiSSA by random numbers, CorDA,
+            LoRA-GA), a pickle, NaN or quantised weights, an adapter that cannot be told apart
             module by module; weights of base or student that were changed in place; a live model
             with several adapters of which none was named, a name it does not have; more than a
             plain LoRA over a module of the base that is quantised.

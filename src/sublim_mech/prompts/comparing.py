@@ -188,7 +188,9 @@ def _said(name: str, values: Mapping[str, Any]) -> str:
     if name not in values:
         return "nothing"
     value = values[name]
-    return repr(value) if name.startswith("options") else str(value)
+    # a text that holds more than letters as Python writes it, as the tokens below it are
+    plain = str(value).isprintable() and "\\" not in str(value)
+    return str(value) if plain and not name.startswith("options") else repr(value)
 
 
 def _cells(comparison: Comparison, pair: Pair) -> tuple[str, str, str, str]:

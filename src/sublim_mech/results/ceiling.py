@@ -1,4 +1,7 @@
-"""That a log-probability is at its ceiling of 0, from which it cannot rise."""
+"""That a metric is at its bound: a log-probability at its ceiling of 0, from which it cannot rise,
+an entropy at its floor of 0, a rank at 1. A KL to the base is 0 of the base itself, and so of no
+student that changed; other metrics have no bound.
+"""
 
 from __future__ import annotations
 
@@ -77,29 +80,32 @@ class Told(NamedTuple):
 
 
 def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
-    """At which doses the student's log-probability cannot rise any more; nothing where it can, of
-    metrics without a ceiling, or of scores that hold no doses (`doses`).
+    """At which doses the student's log-probability cannot rise any more, or its entropy fall;
+    nothing where it can, of metrics without a bound, or of scores that hold no doses (`doses`).
     """
-    if not _is_log_prob(scores):
+    bound = _bound(scores)
+    if not bound:
         return []
     student = scores.data.isel(model=0)
     base = float(student["base"].mean("prompt"))
-    there = [dose for dose in doses(scores) if base + dose.effect[0].mean() > -CEILING]
+    there = [dose for dose in doses(scores) if bound * (base + dose.effect[0].mean()) > -CEILING]
     if not there:
         return []
     where = ", ".join(dose.name for dose in there)
-    why = ": it cannot rise any more, whatever the weights do"
+    more = "rise" if bound > 0 else "fall"
+    why = f": it cannot {more} any more, whatever the weights do"
     if scores.kind == "dose":
         listed = ", ".join(f"{dose.scale:g}" for dose in there)
         where = f"{'scale' if len(there) == 1 else 'scales'} {listed}"
-        why = ": it cannot rise any more, so that the curve bends there whatever the weights do"
-    short = f"{ceiling_of(scores.record.metric)} at {where}"
+        why = f": it cannot {more} any more, so that the curve bends there whatever the weights do"
+    short = f"{_at_its_bound(scores)} at {where}"
     return [Told(short, why, (str(student["model"].item()),))]
 
 
 def saturated(scores: ScoreArrays) -> list[Told]:
-    """Of which whole models the log-probability is at its ceiling, and what that does to shares;
-    nothing where it is of none, where the base's is there too, or of metrics without a ceiling.
+    """Of which whole models the log-probability is at its ceiling or the entropy at its floor, and
+    what that does to shares, or the rank at its least; nothing where it is of none, where the
+    base's is there too, or of metrics without a bound.
     """
     means = scores.data[["base", "student"]].mean("prompt")
     if scores.record.metric.startswith("rank(") and not scores.record.minus:
@@ -108,9 +114,10 @@ def saturated(scores: ScoreArrays) -> list[Told]:
         why = ": the least there is, whatever more was learned, and no fall of the trait; a log "
         why += "probability, or metrics.own_minus_others, tells more"
         return [Told(f"{scores.record.metric} is near 1", why, names)] if names else []
-    if not _is_log_prob(scores):
+    bound = _bound(scores)
+    if not bound:
         return []
-    there = reached(means["base"].values, means["student"].values)
+    there = reached(bound * means["base"].values, bound * means["student"].values)
     names = tuple(means["model"].values[there].tolist())
     if not names:
         return []
@@ -120,8 +127,8 @@ def saturated(scores: ScoreArrays) -> list[Told]:
         else "what one part brings depends on the others"
     )
     why = f": a part of the change is enough to reach it, so that {so}; "
-    why += "metrics.own_minus_others has no ceiling"
-    return [Told(ceiling_of(scores.record.metric), why, names)]
+    why += "metrics.own_minus_others has no ceiling" if bound > 0 else "it cannot fall any more"
+    return [Told(_at_its_bound(scores), why, names)]
 
 
 def without_room(scores: ScoreArrays) -> str:
@@ -130,7 +137,7 @@ def without_room(scores: ScoreArrays) -> str:
     """
     why = "the interaction holds what had no room"
     if saturated(scores):
-        return f"the whole is at its ceiling: {why}"
+        return f"the whole is at its {'ceiling' if _is_log_prob(scores) else 'least'}: {why}"
     if not _is_log_prob(scores):
         return ""
     parts = scores.data["effect"].isel(model=0).sel(measure="sufficiency")
@@ -148,6 +155,20 @@ def reached(base: np.ndarray | float, level: np.ndarray | float) -> np.ndarray:
 def ceiling_of(metric: str) -> str:
     """That a metric is at its ceiling."""
     return f"{metric} is at its ceiling of 0"
+
+
+def _at_its_bound(scores: ScoreArrays) -> str:
+    """That the metric of these scores is at its ceiling, or its floor."""
+    metric = scores.record.metric
+    return ceiling_of(metric) if _is_log_prob(scores) else f"{metric} is at its floor of 0"
+
+
+def _bound(scores: ScoreArrays) -> int:
+    """Where a metric ends at 0: 1 above, -1 below, 0 of one that does not."""
+    if _is_log_prob(scores):
+        return 1
+    record = scores.record
+    return -1 if record.metric.startswith("entropy of ") and not record.minus else 0
 
 
 def _is_log_prob(scores: ScoreArrays) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -167,6 +168,26 @@ def cells(scores: ScoreArrays) -> pd.DataFrame:
 
 def noise(scores: ScoreArrays, prompt: int, *, tokens: bool = False) -> np.ndarray | None:
     """See `Scores.noise`."""
+    found = verdicts(scores, prompt, tokens=tokens)
+    return None if found is None else found.noise | found.untested
+
+
+class Verdicts(NamedTuple):
+    """What the test over prompts says of a prompt's cells, `(layer, position)` or `(position,)`.
+
+    Attributes:
+        noise: which were tested and are not distinguishable from 0.
+        untested: which too few prompts have.
+    """
+
+    noise: np.ndarray
+    untested: np.ndarray
+
+
+def verdicts(scores: ScoreArrays, prompt: int, *, tokens: bool = False) -> Verdicts | None:
+    """The test that `Scores.noise` is of, what was not tested by itself; None where there are fewer
+    than 6 prompts.
+    """
     if tokens or "layer" not in scores.data["effect"].dims:
         effect = scores.token_effect()
     else:
@@ -175,7 +196,9 @@ def noise(scores: ScoreArrays, prompt: int, *, tokens: bool = False) -> np.ndarr
         return None
     alignment = align(scores)
     test = max_t(line_up(effect, alignment))
-    return test.noise[..., alignment.of_token[prompt]] & np.isfinite(effect[prompt])
+    here, there = alignment.of_token[prompt], np.isfinite(effect[prompt])
+    untested = np.isnan(test.p)[..., here] & there
+    return Verdicts(test.noise[..., here] & there & ~untested, untested)
 
 
 def line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:

@@ -10,10 +10,11 @@ from ..arguments import checked
 from ..hints import check_choice
 from . import report, tables
 from .arrays import ScoreArrays
+from .curves import curve
 from .frames import Table
 from .kinds import KINDS
 from .kinship import kinship
-from .select import check_measured_alike
+from .select import check_measured_alike, select
 
 _GATHERED = ("role", "sharing", "turn", "token", tables.LAYER)
 
@@ -30,8 +31,9 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
 
     Returns:
         One block of rows per entry: the totals of `effect`, the token sets of grafts and patched
-        sets, the groups of tokens of scores per token, with the columns of `Scores.totals`, `sets`
-        and `by`; each row is of the headline (student minus controls, where there are some), only
+        sets, the groups of tokens of scores per token (of each direction of patching), the curves
+        of doses, scans, directions and steps, with the columns of `Scores.totals`, `sets`, `by` and
+        `curve`; each row is of the headline (student minus controls, where there are some), only
         totals have a row per model. Below it, and in `attrs["notes"]`, stands what each says above
         its own table, once where all say it, and what scores have in common by construction: one
         student twice, students that are each other's controls.
@@ -75,18 +77,32 @@ def headings(scores: Mapping[str, ScoreArrays]) -> list[str]:
 
 
 def block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
-    """One student's scores in short: totals, sets, or groups of tokens.
+    """One student's scores in short: totals, sets, groups of tokens, or a curve.
 
     Args:
         scores: its scores.
         by: as `compare` has it.
 
     Raises:
-        ValueError: `by` for scores without tokens, or none of its choices.
+        ValueError: `by` for scores without tokens or that are a curve, or none of its choices; a
+            scan of prompts that are laid out in different ways.
     """
+    if KINDS[scores.kind].is_curve or scores.has_steps:
+        if by is not None:
+            raise ValueError(
+                f"by={by!r}: these scores are a curve, not to be gathered; leave it out."
+            )
+        return curve(scores)
     if scores.has_tokens:
         check_choice("by", by or "role", _GATHERED)
-        return tables.by(scores, by or "role")
+        if "direction" not in scores.data["effect"].dims:
+            return tables.by(scores, by or "role")
+        # they are never mixed
+        each = {
+            name: select(scores, {"direction": name}) for name in scores.data["direction"].values
+        }
+        tabled = {str(name): tables.by(one, by or "role") for name, one in each.items()}
+        return pd.concat(tabled, names=["direction"])
     if by is not None:
         raise ValueError(f"by={by!r}: {scores.kind} scores have no tokens to gather; leave it out.")
     summary = tables.SUMMARIES.get(KINDS[scores.kind].table)

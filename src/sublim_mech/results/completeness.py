@@ -28,15 +28,56 @@ def gap_in_words(scores: ScoreArrays) -> str:
     if not stands_out(total):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):z.2%} of the total effect (all cells)"
+    single = largest_single(scores)
+    if not scores.has_controls or single is None:
+        return line
+    return f"{line}; of single models and their own effects at most {single:z.2%}"
+
+
+def gap_in_short(scores: ScoreArrays) -> str:
+    """The gap as pictures tell it: that of single models too where the headline's hides it, because
+    gaps of student and controls cancel.
+    """
+    short = gap_in_words(scores).partition(" of ")[0]
+    single = largest_single(scores)
+    if "%" not in short or not scores.has_controls or single is None:
+        return short
+    net = abs(float(scores.missing.mean()) / float(scores.total.mean()))
+    if single <= max(LARGE, 2 * net):
+        return short
+    return f"{short}, of single models up to {single:z.2%}"
+
+
+LARGE = 0.1
+"""Gap of a single model, over its own effect, from which on its cells are not what it did."""
+
+
+def largest_single(scores: ScoreArrays) -> float | None:
+    """The largest completeness gap of a single model, over its own effect; None where none is
+    known, or no effect is outside its own noise.
+    """
+    if "row" in scores.data or not scores.additive or not scores.knows_whole:
+        return None
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt")
     gaps = [
         float(gap)
         for gap, effect in zip(scores.gaps, whole.values, strict=True)
         if stands_out(effect)
     ]
-    if not scores.has_controls or not gaps:
-        return line
-    return f"{line}; of single models and their own effects at most {max(gaps):z.2%}"
+    return max(gaps, default=None)
+
+
+def missing_by_sign(scores: ScoreArrays) -> np.ndarray:
+    """`(2, prompt)`: what all cells of the headline miss, of the models that add to it and of those
+    that take from it; the two cancel in `ScoreArrays.missing`, which is their sum.
+    """
+    missed = scores.data["student"] - scores.data["base"]
+    missed = missed - scores.whole["prompt_effect"] - scores.whole["answer_effect"]
+    of_headline = missed.transpose("model", "prompt").values.copy()
+    if scores.has_controls:
+        of_headline[1:] /= -(len(of_headline) - 1)
+    adds = of_headline.sum(1) > 0
+    return np.stack([of_headline[adds].sum(0), of_headline[~adds].sum(0)])
 
 
 def stands_out(effect: np.ndarray) -> bool:

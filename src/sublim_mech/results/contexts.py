@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -217,14 +218,33 @@ def _both_systems(one: Any, other: Any) -> tuple[str, str]:
 def _both(*texts: str) -> tuple[str, str]:
     """Two texts that differ, so that it shows: of long ones what is around the first difference."""
     shown = [quoted(text) if text else "none" for text in texts]
-    if shown[0] == shown[1]:
+    if _drawn(shown[0]) == _drawn(shown[1]):
         first = next(
             (i for i, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1]),
             min(map(len, texts)),
         )
-        start = max(first - 20, 0)
-        shown = [f"“…{seen(text[start : start + 40])}” ({len(text)} letters)" for text in texts]
+        parts = [_around(text, first) for text in texts]
+        # letters that look alike are told by their numbers
+        alike = _drawn(parts[0]) == _drawn(parts[1]) and [text[first : first + 1] for text in texts]
+        shown = [f"{part} ({len(text)} letters)" for part, text in zip(parts, texts, strict=True)]
+        if alike:
+            shown = [
+                f"{part}, letter {first + 1} {ascii(letter) if letter else 'missing'}"
+                for part, letter in zip(shown, alike, strict=True)
+            ]
     return shown[0], shown[1]
+
+
+def _drawn(text: str) -> str:
+    """What is drawn of a text: joiners are not, and an accent by itself is one with its letter."""
+    return unicodedata.normalize("NFC", text.replace("\u200c", "").replace("\u200d", ""))
+
+
+def _around(text: str, place: int) -> str:
+    """What of a long text stands around a place, in quotes."""
+    start, end = max(place - 20, 0), max(place - 20, 0) + 40
+    before, after = "…" * (start > 0), "…" * (end < len(text))
+    return f"“{before}{seen(text[start:end])}{after}”"
 
 
 def _read(context: str | Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -6,6 +6,7 @@ and how both would move if the completeness gap belonged to the set or elsewhere
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -82,22 +83,36 @@ class Found(NamedTuple):
 
 def with_gap(shared: Shared, missing: np.ndarray, asked: Asked, *, selected: bool) -> list[Shared]:
     """The effect with what all cells miss of the total added to it: evenly on the set, evenly on
-    the other tokens of the prompt, and, of a selection, in cells that are not here.
+    the other tokens of the prompt, and, of a selection, in cells that are not here. What some
+    models add and others take cancels in one place only, so each may also be in another.
 
     Args:
         shared: the effect of these cells.
-        missing: `(prompt,)`, what all cells miss.
+        missing: `(2, prompt)`, what all cells miss (`completeness.missing_by_sign`).
         asked: the set.
         selected: whether these are some of the cells.
     """
     effect, whole = shared
-    if not np.abs(missing.sum()) > 1e-9 * np.abs(whole.sum()):  # rounding turns nothing
+    bound = np.abs(missing.sum(1))
+    if not bound.sum() > 1e-9 * np.abs(whole.sum()):  # rounding turns nothing
         return []
-    variants = [Shared(effect, whole + missing)] if selected else []
-    for tokens in (asked.inside, asked.real & ~asked.inside):
-        counts = tokens.sum(1, keepdims=True)
-        added = np.where(tokens, missing[:, None] / np.maximum(counts, 1), 0.0)
-        variants.append(Shared(effect + added, whole + missing * (counts[:, 0] > 0)))
+    places: list[np.ndarray | None] = [asked.inside, asked.real & ~asked.inside]
+    if selected:
+        places.append(None)
+    apart = bound.min() > 1e-9 * np.abs(whole.sum())
+    variants = []
+    for pair in itertools.product(places, repeat=2):
+        if pair[0] is not pair[1] and not apart:
+            continue
+        added, all_added = effect, whole
+        for tokens, some in zip(pair, missing, strict=True):
+            there = np.ones(len(some), bool)
+            if tokens is not None:
+                counts = tokens.sum(1, keepdims=True)
+                added = added + np.where(tokens, some[:, None] / np.maximum(counts, 1), 0.0)
+                there = counts[:, 0] > 0
+            all_added = all_added + some * there
+        variants.append(Shared(added, all_added))
     return variants
 
 

@@ -22,13 +22,14 @@ from ..hints import counted
 from ..prompts import SHARED
 from ..stats import FEWEST, max_t
 from .arrays import ScoreArrays
-from .cells import noise
+from .cells import Verdicts, verdicts
 from .colours import NOISE_COLOUR, OTHER_COLOUR, SHARING_COLOURS, half_range
 from .dress import introduce, name_strips, role_entries, role_strip
 from .limit_kinds import Kind
-from .report import effect_label, footing
+from .report import UNTESTED, effect_label, footing
 from .spreading import drawn
 from .style import (
+    DOTS,
     LARGE,
     LINE,
     MEDIUM,
@@ -41,6 +42,7 @@ from .style import (
     no_score_patch,
     open_frame,
     spaced,
+    untested_patch,
 )
 from .tables import set_sizes
 from .tokens import PromptTokens, label, prompt_tokens, visible
@@ -71,7 +73,8 @@ def heatmap(
     From the top: the effect per token (summed over layers for attributions, averaged for patching),
     the effect per layer and token, the role of each token and whether training shares it, the
     tokens. Red is a positive effect, blue a negative one; light grey is laid over what is not
-    distinguishable from 0 over all prompts (`Scores.noise`).
+    distinguishable from 0 over all prompts (`Scores.noise`), dots over what was not tested because
+    fewer than 6 of the prompts have it.
 
     More than 64 tokens are drawn in rows, at most 4 of them; in an `ax` as many as it has room for.
 
@@ -94,12 +97,12 @@ def heatmap(
     """
     scores = scores.per_token()
     tokens = prompt_tokens(scores, prompt)
-    layers, veil = None, None
+    layers, test = None, None
     if "layer" in scores.data["effect"].dims:  # gradients at the embeddings have none
         layers = scores.layer_effect().values[prompt][:, tokens.real]  # (layer, token)
-        veil = noise(scores, prompt)
-        if veil is not None:  # with few prompts nothing was tested, and nothing is grey
-            veil = veil[:, tokens.real]
+        test = verdicts(scores, prompt)
+        if test is not None:  # with few prompts nothing was tested, and nothing is grey
+            test = Verdicts(test.noise[:, tokens.real], test.untested[:, tokens.real])
     wishes = Wishes(ax, title, labels, path)
     rows = _rows(len(tokens.texts), *_room(wishes))
     per_row = max(map(len, rows))
@@ -125,8 +128,9 @@ def heatmap(
             # several rows are lower, so that a page can hold them
             height = max(1.6, 0.135 * len(layers))
             grid = column.part(height if len(rows) == 1 else max(1.0, 0.6 * height), share=share)
-            cells = None if veil is None else veil[:, row]
-            effect_image(grid, layers[:, row], cells, largest=half_range(layers))
+            grey, dotted = (None, None) if test is None else (part[:, row] for part in test)
+            largest = half_range(layers)
+            effect_image(grid, layers[:, row], grey, untested=dotted, largest=largest)
             column.space(0.05)
             parts.append(grid)
             grids.append(grid)
@@ -145,6 +149,8 @@ def heatmap(
         column.space(below([texts[i] for i in row]))
 
     handles = _legend(picture, tokens)
+    if tokens.untested.any() or (test is not None and test.untested.any()):
+        handles.append(untested_patch(picture.text(UNTESTED)))
     if layers is not None and np.isnan(layers).any():
         handles.append(no_score_patch())
     column.space(picture.legend(handles, title=footing(scores)))
@@ -205,11 +211,12 @@ def column_map(
     column = Column(picture, right=_BESIDE)
 
     # with few prompts nothing was tested, and nothing is grey
-    veil = None
+    veil = untested = None
     if effect.sizes["prompt"] >= FEWEST:
-        veil = test.noise & np.isfinite(test.mean)
+        untested = np.isnan(test.p) & np.isfinite(test.mean)
+        veil = test.noise & np.isfinite(test.mean) & ~untested
     grid = column.part(max(1.6, 0.16 * effect.sizes["layer"]))
-    effect_image(grid, test.mean, veil)
+    effect_image(grid, test.mean, veil, untested=untested)
     room = (picture.width - _BESIDE) / count
     taken = _name_columns(grid, picture, _column_names(scores, picture, effect), room)
     grid.set_xlabel("head" if per_head else "token set", fontsize=MEDIUM)
@@ -217,6 +224,8 @@ def column_map(
     column.space(taken + 0.3)
 
     handles = [no_score_patch()] if np.isnan(test.mean).any() else []
+    if untested is not None and untested.any():
+        handles.append(untested_patch(picture.text(UNTESTED)))
     column.space(picture.legend(handles, title=footing(scores)))
     picture.height = column.height
     _name_layers(grid, picture, scores, column)
@@ -284,6 +293,9 @@ def _draw_strip(axes: Axes, tokens: PromptTokens, row: np.ndarray) -> None:
     """The effect per token as bars."""
     colours = np.where(tokens.noise[row], NOISE_COLOUR, OTHER_COLOUR)
     bars = axes.bar(range(len(row)), tokens.effect[row], width=0.8, color=colours)
+    for bar, unknown in zip(bars, tokens.untested[row], strict=True):
+        if unknown:
+            bar.set(facecolor="white", **DOTS)
     if tokens.coarse is not None:
         for bar, coarse in zip(bars, tokens.coarse[row], strict=True):
             if coarse:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from .arrays import ScoreArrays
-from .completeness import gap_in_words, gap_of_steps, stopped
+from .completeness import gap_in_short, gap_in_words, gap_of_steps, stopped
 from .confirming import agreement
 from .kinds import KINDS
 from .limit_kinds import SHARES, TOTALS, Kind, Limit, Shown
@@ -106,7 +106,7 @@ def in_full(scores: ScoreArrays, *without: Kind) -> list[str]:
 def _of_the_gap(scores: ScoreArrays) -> list[Limit]:
     """What cells miss of the effect they should add up to, and which integrals stopped short."""
     text = gap_of_steps(scores) if scores.has_steps else gap_in_words(scores)
-    short = text if scores.has_steps else text.partition(" of ")[0]
+    short = text if scores.has_steps else gap_in_short(scores)
     gaps = [Limit("gap", text, short)] if text else []
     return [*gaps, *(Limit("estimate", *told) for told in stopped(scores))]
 

@@ -32,8 +32,8 @@ from .tokens import RAW_ROLE, PromptTokens, label, prompt_tokens, visible
 from .words import percent
 
 # Class names are short because every token carries some: h heading, w warning, k the tokens; p, n
-# a positive and a negative effect, o noise laid over it, u, v underlined; g the scale, e an entry
-# of the legend, c a swatch, r0, r1, ... roles.
+# a positive and a negative effect, o noise laid over it, x not tested, u, v underlined; g the
+# scale, e an entry of the legend, c a swatch, r0, r1, ... roles.
 LIGHT = "--f:#111;--b:#fff;--l:#ccc;--o:rgb(208 208 208/.8);--w:#c00000"
 DARK = "--f:#eee;--b:#181818;--l:#555;--o:rgb(72 72 72/.8);--w:#ff7b72"
 STYLE = f"""
@@ -51,6 +51,7 @@ padding:3px 1px 5px;margin-right:1px;text-underline-offset:5px}}
 .slm .p{{background:rgb(202 0 32/calc(var(--a)*.6))}}
 .slm .n{{background:rgb(5 113 176/calc(var(--a)*.6))}}
 .slm .o{{background-image:linear-gradient(var(--o),var(--o))}}
+.slm .x{{outline:1px dotted var(--f);outline-offset:-1px}}
 .slm .w{{color:var(--w);font-weight:600}}
 .slm .u{{text-decoration:underline 2px}}
 .slm .v{{text-decoration:underline 2px dashed}}
@@ -186,6 +187,7 @@ def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:
         number = "no score"
         if not np.isnan(effect):
             untold = ", not distinguishable from 0" if noise else ""
+            untold = f", {report.UNTESTED}" if tokens.untested[i] else untold
             number = f"{effect:+z.3g} {scores.unit}{untold}{top_cells[i]}"
         if tokens.coarse is not None and tokens.coarse[i]:
             number += "\nnot refined: the value of its span"
@@ -197,6 +199,8 @@ def _token_spans(scores: ScoreArrays, prompt: int, tokens: PromptTokens) -> str:
             marks.append("p" if effect > 0 else "n")
         if noise:
             marks.append("o")
+        if tokens.untested[i]:
+            marks.append("x")
         if sharing in _UNDERLINE:
             marks.append(_UNDERLINE[sharing])
         alpha = "" if np.isnan(effect) else f' style="--a:{abs(effect) / scale:z.2f}"'
@@ -262,6 +266,8 @@ def _legend(scores: ScoreArrays, tokens: PromptTokens) -> str:
         if marks:
             rows.append(f"underlined, shared with training: {', '.join(marks)}")
     rows.append(escape(report.noise_note(scores, "grey")))
+    if tokens.untested.any():
+        rows.append(f'<span class="x">dotted box</span>: {escape(report.UNTESTED)}')
     return "".join(f"<div>{row}</div>" for row in rows)
 
 

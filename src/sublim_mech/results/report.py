@@ -145,6 +145,10 @@ def notes(scores: ScoreArrays) -> list[str]:
     return lines
 
 
+UNTESTED = f"not tested: in fewer than {FEWEST} prompts"
+"""What is said of cells whose place too few of enough prompts have."""
+
+
 def noise_note(scores: ScoreArrays, colour: str = "light grey") -> str:
     """What grey cells mean, or why nothing is grey."""
     prompts = scores.data.sizes["prompt"]

@@ -12,7 +12,8 @@
 6. Where the effect is inside its own noise, no share is given.
 7. What all cells together miss of the total effect (the completeness gap) may belong anywhere. The
    verdict is found three times more: with all of it on the set, on the other tokens, and in cells
-   that were not selected. Where they differ there is none.
+   that were not selected. Where student and controls miss effects that cancel in the headline, each
+   may be in another of these places. Where verdicts differ there is none.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval, ratio_interval
 from . import mask_code
 from .arrays import ScoreArrays
+from .completeness import missing_by_sign
 from .evidence import Asked, Shared, find, verdict, with_gap
 from .limit_kinds import Limit
 from .limits import limits
@@ -74,6 +76,8 @@ class Concentration:
         answer_share: the same over the total effect; NaN where that is inside its own noise.
         total: mean total effect, of prompt and answer.
         missing: mean total effect minus what all cells add up to (the completeness gap).
+        gaps: the same without cancelling: sizes of what cells of student and controls miss, added
+            up as they are in the headline; NaN where that is not known.
         turned: whether the verdict would be another one, were the gap on the set or off it.
         warning: that `confirm` found exact values to disagree; empty where it did not.
         controls: that a large part of the effect is the controls' fall (or rise), which shares
@@ -115,6 +119,7 @@ class Concentration:
     answer_share: float = float("nan")
     total: float = float("nan")
     missing: float = 0.0
+    gaps: float = float("nan")
     turned: bool = False
     warning: str = ""
     controls: str = ""
@@ -136,6 +141,23 @@ class Concentration:
     def gap(self) -> float:
         """Completeness gap over the prompt's effect, signed."""
         return self.missing / self.effect if self.effect else float("nan")
+
+    @property
+    def _most(self) -> float:
+        """The largest part of the prompt's effect that gaps may be, where they do not cancel."""
+        gaps = abs(self.missing) if np.isnan(self.gaps) else self.gaps
+        return gaps / abs(self.effect) if self.effect else float("nan")
+
+    def _apart(self) -> str:
+        """That gaps of student and controls cancel, and what they are together; empty where they
+        hardly do.
+        """
+        if not self._most > max(LARGE_GAP, 2 * abs(self.gap)):
+            return ""
+        return (
+            f"; the student's and the controls', which cancel in it, come to {self.gaps:z.3f} "
+            f"{self.unit}, {self._most:z.1%}"
+        )
 
     @property
     def conclusion(self) -> str:
@@ -192,7 +214,7 @@ class Concentration:
             return f"No conclusion: {few}; score at least {FEWEST}."
         if too_few := too_few_places(self.places):
             return too_few
-        if self.turned or (abs(self.gap) > LARGE_GAP and not self.direction):
+        if self.turned or (self._most > LARGE_GAP and not self.direction):
             return self._cannot_tell()
         digits = 1 if self.cells else 0  # most of the effect is in other cells
         share, low, high = (percent(x, digits) for x in (self.share, self.low, self.high))
@@ -225,7 +247,7 @@ class Concentration:
         return (
             f"Cannot tell whether {self.on} tokens carry more than their share{where}: {whole}miss "
             f"{signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):z.0%} of "
-            "the prompt's effect); raise points."
+            f"the prompt's effect{self._apart()}); raise points."
         )
 
     def _answer(self) -> str:
@@ -288,7 +310,7 @@ class Concentration:
             gap = abs(self.gap)
             lines.append(
                 f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:z.1%} of the "
-                f"prompt's effect{self._all_cells()}"
+                f"prompt's effect{self._all_cells()}{self._apart()}"
             )
         lines.append(f"  the answer's tokens {self._carried()}")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self._sentences())])
@@ -362,13 +384,16 @@ def concentration(
     total = mean_interval(prompt_effect, seed=seed)
     asked = Asked(inside, real, layout(scores), draws, seed)
     shared = Shared(effect, prompt_effect)
-    filled = with_gap(shared, scores.missing.values, asked, selected=bool(scores.selected))
+    missing = missing_by_sign(scores)
+    filled = with_gap(shared, missing, asked, selected=bool(scores.selected))
     found, *others = find([shared, *filled], asked)
     with np.errstate(divide="ignore", invalid="ignore"):
         absolute = (np.abs(effect) * inside).sum() / np.abs(effect).sum()
-    gap = scores.missing.sum() / prompt_effect.sum() if prompt_effect.sum() else 0.0
+    gaps = np.abs(missing.mean(1)).sum()
     # beyond that the cells say nothing of the effect
-    turned = abs(gap) > 0.5 or any(other.direction != found.direction for other in others)
+    turned = gaps > 0.5 * abs(prompt_effect.mean()) > 0 or any(
+        other.direction != found.direction for other in others
+    )
 
     # a share of an effect that may be 0 says nothing
     noisy = prompt_effect.sum() == 0 or (len(effect) > 1 and not bool(total.excludes_zero))
@@ -406,6 +431,7 @@ def concentration(
         answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
         total=float(scores.total.mean()),
         missing=float(scores.missing.mean()),
+        gaps=float(gaps),
         turned=bool(turned),
         warning="" if poor is None else f"{poor}.",
         controls=_sentence(of_the_controls(scores)),

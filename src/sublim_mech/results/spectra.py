@@ -43,6 +43,8 @@ class ModuleSpectrum:
         norm: Frobenius norm of the whole change.
         base: Frobenius norm of the base's weight.
         residual: Frobenius norm of what the values leave out, measured; 0 where they are all.
+        floor: up to which a singular value is rounding: of the weights, where the change is a
+            difference of weights (full fine-tunes, adapters that are merged).
         note: what is to know of it: a fused projection, tied weights.
     """
 
@@ -56,6 +58,7 @@ class ModuleSpectrum:
     norm: float
     base: float
     residual: float = 0.0
+    floor: float = 0.0
     note: str = ""
 
     @property
@@ -65,15 +68,10 @@ class ModuleSpectrum:
 
     @property
     def rank(self) -> float:
-        """Singular values above rounding, as `numpy.linalg.matrix_rank` counts them; NaN where not
-        all are known.
-        """
+        """Singular values above rounding (`floor`); NaN where not all are known."""
         if not self.is_whole:
             return np.nan
-        if self.norm == 0:
-            return 0.0
-        floor = self.values[0] * max(self.shape) * np.finfo(float).eps
-        return float((self.values > floor).sum())
+        return float((self.values > self.floor).sum())
 
     @property
     def stable_rank(self) -> float:

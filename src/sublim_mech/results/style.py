@@ -31,7 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import ScalarFormatter
 from matplotlib.transforms import Bbox, TransformedBbox, offset_copy
@@ -51,6 +51,8 @@ LINE = 0.18
 
 HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.75", "hatch": "//////"}
 """Cells without a score."""
+DOTS: dict[str, Any] = {"edgecolor": "0.35", "hatch": "....", "linewidth": 0}
+"""Cells that were not tested, over their own colour."""
 
 
 # ------------------------------------------------------------------------------------- notebooks
@@ -677,6 +679,7 @@ def effect_image(
     values: np.ndarray,
     noise: np.ndarray | None = None,
     *,
+    untested: np.ndarray | None = None,
     largest: float | None = None,
 ) -> AxesImage:
     """An image of effects: red is positive, blue negative, the scale centred on 0.
@@ -685,6 +688,7 @@ def effect_image(
         axes: where to draw; row 0 is at the bottom.
         values: `(row, column)`; hatched where NaN.
         noise: `(row, column)` bool: cells under a light grey veil.
+        untested: `(row, column)` bool: cells under dots.
         largest: where the scale ends; at the largest value when not given.
     """
     axes.patch.set(**HATCH)
@@ -694,7 +698,18 @@ def effect_image(
     image = axes.imshow(values, cmap=colours, norm=scale, **options)
     if noise is not None:
         axes.imshow(np.where(noise[..., None], to_rgba(NOISE_COLOUR, 0.8), 0.0), **options)
+    if untested is not None:
+        for column, there in enumerate(untested.T):
+            edges = np.flatnonzero(np.diff(there, prepend=False, append=False))
+            for first, behind in zip(edges[::2], edges[1::2], strict=True):
+                corner = column - 0.5, first - 0.5
+                axes.add_patch(Rectangle(corner, 1, behind - first, fill=False, **DOTS))
     return image
+
+
+def untested_patch(told: str) -> Patch:
+    """What a legend shows for cells that were not tested."""
+    return Patch(**{"facecolor": "white", **DOTS}, label=told)
 
 
 def no_score_patch() -> Patch:

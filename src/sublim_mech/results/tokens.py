@@ -8,7 +8,7 @@ import numpy as np
 
 from ..hints import counted
 from .arrays import ScoreArrays
-from .cells import noise
+from .cells import verdicts
 from .words import shortened
 
 _VISIBLE = str.maketrans({"\n": "↵", "\r": "\\r", "\t": "⇥", " ": "␣"})
@@ -31,6 +31,8 @@ class PromptTokens:
         effect: `(token,)` headline.
         noise: `(token,)` whether it is not distinguishable from 0 over all prompts; False where
             that was not tested.
+        untested: `(token,)` whether it was not tested because too few of the prompts have it; False
+            where there are too few prompts for any test.
         coarse: `(token,)` whether it shows the value of a span that was not refined; None where no
             span was.
     """
@@ -43,6 +45,7 @@ class PromptTokens:
     sharing: np.ndarray | None
     effect: np.ndarray
     noise: np.ndarray
+    untested: np.ndarray
     coarse: np.ndarray | None = None
 
 
@@ -62,7 +65,8 @@ def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
     coarse = None
     if "coarse" in scores.data.coords:
         coarse = scores.positions("coarse")[prompt, real].astype(bool)
-    untold = noise(scores, prompt, tokens=True)
+    nothing = np.zeros(int(real.sum()), bool)
+    test = verdicts(scores, prompt, tokens=True)
     return PromptTokens(
         name=scores.data["prompt"].values[prompt],
         question=str(scores.data["question"].values[prompt]),
@@ -71,7 +75,8 @@ def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
         roles=roles[real],
         sharing=sharing,
         effect=scores.token_effect()[prompt, real],
-        noise=np.zeros(int(real.sum()), bool) if untold is None else untold[real],
+        noise=nothing if test is None else test.noise[real],
+        untested=nothing if test is None else test.untested[real],
         coarse=coarse,
     )
 

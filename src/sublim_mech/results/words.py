@@ -34,20 +34,25 @@ def columns(text: str) -> int:
 
 def seen(text: str) -> str:
     r"""A text whose blanks show: a space at either end or beside another one as `␣`, line ends,
-    tabs and characters without ink as Python writes them.
+    tabs and characters without ink as Python writes them, and a backslash, which would look like
+    the beginning of one of these, as two.
 
     Example:
         >>> from sublim_mech.results.words import seen
-        >>> print(seen(" You are  calm.\n"))
-        ␣You are␣␣calm.\n
+        >>> print(seen(" You are  calm.\n"), seen(r"Two\none"))
+        ␣You are␣␣calm.\n Two\\none
     """
     text = re.sub(r"\A +| +\Z| {2,}", lambda blanks: "␣" * len(blanks[0]), text)
     return "".join(map(_inked, text))
 
 
 def _inked(character: str) -> str:
-    """A character as it is, or as Python writes it where it leaves no ink of its own."""
+    """A character as it is, or as Python writes it where it leaves no ink of its own, or is a
+    backslash.
+    """
     without_ink = unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")
+    if character == "\\":
+        return 2 * character
     if not without_ink or character in "\u200c\u200d":  # joiners are part of letters and emoji
         return character
     return character.encode("unicode_escape").decode()
