@@ -37,9 +37,9 @@ _NUMBERED = {
     "first": "position 0", "last": "position -1", "position": "position -1",
     "positions": "positions -2, -1", "turn": "turn -1", "turns": "turns 0, 1",
     "layer": "layer 3", "layers": "layers 0-9", "band": "band 0", "bands": "bands 0, 1",
-    "head": "head 0", "heads": "heads 0, 1",
+    "heads": "heads 0, 1",
 }  # fmt: skip
-"""Words for which modules would be looked up in vain, and what is written instead."""
+"""Words for which modules would be looked up in vain (`head` is one), and what is written instead."""
 
 
 @checked
