@@ -125,9 +125,10 @@ ADVICE: tuple[Advice, ...] = (
     ),
     (r"(?<=')(, or adapter='[^']*')", ""),
     (
-        r"graft\(sets=\.\.\.\) measures sets of cells within them\. Loaded without \(gates=None\)",
-        "--instrument graft measures sets of cells within them. Loaded without (in Python alone)",
+        r"graft\(sets=\.\.\.\) measures sets of cells within them",
+        "--instrument graft measures sets of cells within them",
     ),
+    (r"Loaded without \(gates=None\)", "Loaded without (in Python alone)"),
     (
         r"; see sel\(model='([^']*)'\)",
         r"; in Python Scores.load(FILE).sel(model='\1') has that one's, of score --out FILE",

@@ -39,7 +39,7 @@ _NUMBERED = {
     "layer": "layer 3", "layers": "layers 0-9", "band": "band 0", "bands": "bands 0, 1",
     "heads": "heads 0, 1",
 }  # fmt: skip
-"""Words for which modules would be looked up in vain (`head` is one), and what is written instead."""
+"""Words for which no module would be found (for `head` one is), and what is written instead."""
 
 
 @checked
