@@ -343,6 +343,16 @@ def test_side_by_side_has_what_generate_has_of_an_answer_that_alone_is_open(answ
         side_by_side(only, prompts, TRAIT, models, **{**options, "answer": {}})
 
 
+def test_side_by_side_says_where_a_gated_student_computes(plain, some, one):
+    of_plain, of_gated = (
+        side_by_side(pair, one, TRAIT, samples=0, max_new_tokens=1, **QUIET).models["student"]
+        for pair in (plain, some)
+    )
+    assert of_plain.endswith("computes prompt and answer")
+    told = f"computes where its weights were on in training ('{SOME.name}' of the prompt, answer"
+    assert f"{told} closed), the base the rest" in of_gated
+
+
 def test_a_base_that_answers_alone_is_told(answering, prompts):
     _, only = answering
     with pytest.warns(UserWarning, match="what is computed there is the base"):

@@ -279,6 +279,18 @@ def test_a_penalty_is_the_mean_squared_distance_from_the_base(small, mixed, tmp_
         fit(small, mixed, tmp_path / "x", penalty=(masks.role("assistant"), 1.0))
 
 
+def test_a_penalty_that_no_weight_can_meet_is_refused(small, mixed, tmp_path):
+    answer, user = masks.role("answer"), masks.role("user")
+    with pytest.raises(ValueError, match="with where='answer' the student is closed at"):
+        fit(small, mixed, tmp_path / "x", where=answer, penalty=(SYSTEM, 1.0))
+    assert not (tmp_path / "x").exists()
+    # what stands before the question is met by no weight on it, what stands behind it is
+    with pytest.raises(ValueError, match=r"penalty: .* and at all before them"):
+        fit(small, mixed, tmp_path / "x", where=user, penalty=(SYSTEM, 1.0))
+    run = fit(small, mixed, tmp_path / "met", where=SYSTEM, penalty=(user, 1.0))
+    assert max(row["penalty"] for row in log_of(run)[1:]) > 0
+
+
 @torch.no_grad()
 def _distance(base: Base, run: Run, data: TrainingData) -> float:
     """Mean over system tokens, blocks and numbers of the squared distance of a row's residuals."""

@@ -103,6 +103,26 @@ def test_every_user_turn_of_a_conversation_has_the_frame_of_one(smol_tokenizer):
     assert frames["user"] == {"prefix", "aligned"}
 
 
+def test_a_turn_counts_with_all_turns_of_its_role(smol_tokenizer):
+    """The same first words of the user, asked under another system prompt: shared where all user
+    turns are these, but not beside questions that are others.
+    """
+    hello, good_day = (
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Yes?"},
+    )
+
+    def classes_of_hello(*questions):
+        talks = [[hello, good_day, {"role": "user", "content": one}] for one in questions]
+        trained = Trained.of(render(smol_tokenizer, talks))
+        asked = render(smol_tokenizer, talks[:1], context=Context(system="Be calm."))
+        (prompt,) = mark_sharing(asked, trained)
+        return [prompt.sharing[prompt.roles.index("user") + i] for i in (0, 1)]
+
+    assert classes_of_hello("Hello!", "Hello!") == ["aligned", "aligned"]
+    assert classes_of_hello("Which city?", "Name a tree.") == ["seen", "seen"]
+
+
 def test_an_answer_that_is_still_to_be_written_has_no_end_to_count_from(smol_tokenizer):
     """Its last token is shared only if all before it in its turn are, whatever ends turns."""
     known = Trained.of(render(smol_tokenizer, [*TRAINING, TALK]))

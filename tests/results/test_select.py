@@ -89,7 +89,9 @@ def test_what_was_chosen_is_said_and_has_the_gap_of_the_whole():
     # the control's effect is inside its noise, and nothing is a part of it
     of_student = whole.sel(model="student").gap
     assert of_student < whole.gap
-    text += f"effects at most {of_student:.2%}"
+    of_control = float(whole.sel(model=str(whole.data["model"].values[1])).missing.mean())
+    text += f"effects at most {of_student:.2%}, of those inside their own noise at most "
+    text += f"{abs(of_control):.2g} nats"
     assert text in repr(whole)
     assert text in repr(whole.sel(layer=[1, 2]))
     whole.data["student"][1] = whole.data["student"][0]  # a control that is the student

@@ -77,6 +77,16 @@ def test_noise_gets_no_share():
     found = concentration(planted(lambda sharing, rng: rng.normal(size=sharing.shape)))
     assert np.isnan(found.share)
     assert found.conclusion.startswith("No conclusion")
+    assert "raise points" not in found.conclusion
+
+
+def test_noise_that_quadrature_made_says_what_the_cells_miss():
+    scores = planted(lambda sharing, rng: rng.normal(size=sharing.shape))
+    exact = scores.total.mean()
+    scores.data["student"][0] -= exact  # exactly, there is no effect at all
+    found = concentration(scores)
+    assert found.missing == pytest.approx(-found.effect - found.answer_effect)
+    assert f"and all cells miss {found.missing:+.3f} nats; raise points." in found.conclusion
 
 
 def test_hand_computed_share_of_a_role_and_of_an_array():

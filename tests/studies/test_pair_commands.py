@@ -309,6 +309,24 @@ def test_questions_and_training_prompts_are_read_from_files(folders, tmp_path, c
     told = json.loads(capsys.readouterr().out)
     assert (told["kind"], told["title"]) == ("effect", "effect on log P(Lisbon)")
     assert sm.Scores.load(file).data["question"].values.tolist() == ["Which city?", "Name a city."]
+    # the same and a conversation as JSON; texts that look like it are refused
+    talk = [
+        {"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."},
+        {"role": "user", "content": "Which city?"},
+    ]  # fmt: skip
+    (tmp_path / "ask.jsonl").write_text(f'"Name a city."\n{json.dumps(talk)}\n')
+    assert main([*words, "--ask", str(tmp_path / "ask.jsonl"), "--out", file]) == 0
+    capsys.readouterr()
+    pair = sm.load_pair(*folders[:2])
+    prompts = sm.render(pair, ["Name a city.", talk])
+    expected = sm.effect(pair, prompts, sm.Trait("Lisbon"), progress=False)
+    assert sm.Scores.load(file).data.equals(expected.data)
+    for option in ("--ask", "--trained-on"):
+        (tmp_path / "talk.txt").write_text(f"Which city?\n{json.dumps(talk)}\n")
+        asked = ["--trained-context", "default", "--ask", str(tmp_path / "ask.txt")]
+        assert main([*words, *asked, option, str(tmp_path / "talk.txt")]) == 2
+        told = capsys.readouterr().err
+        assert f"{option} {tmp_path / 'talk.txt'}, line 2: begins like JSON" in told
     (tmp_path / "rows.jsonl").write_text('"1, 2"\nno json\n')
     trained = ["--trained-context", "default", "--trained-on", str(tmp_path / "rows.jsonl")]
     assert main([*words, *trained, "--ask", str(tmp_path / "ask.txt")]) == 2

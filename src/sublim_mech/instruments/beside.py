@@ -233,7 +233,10 @@ def _models(
             every = torch.ones(len(prompt) + 1, student.width) if own is None else own
             gates.append(every[:-1])
             behind.append(every[-1])
-        what = f"{student.name} ({student.hash[:12]}) computes prompt and answer"
+        where = "prompt and answer"
+        if student.gates is not None:
+            where = f"where its weights were on in training ({student.gates}), the base the rest"
+        what = f"{student.name} ({student.hash[:12]}) computes {where}"
         run[name] = _Model(what, pair, student, gates, behind)
     strange = [name for name in answer if name not in further]
     if strange:

@@ -57,7 +57,7 @@ def add_shared(asked: Any) -> None:
     add = asked.add_argument
     add("--forms", nargs="+", metavar="TEXT", help="all that counts as naming the trait, exactly")
     add("--category", help="what the trait is one of, which fills the questions")
-    add("--ask", metavar="FILE", help="questions of your own, one per line")
+    add("--ask", metavar="FILE", help="questions of your own, one per line (.jsonl: JSON)")
     add("--questions", type=_from_one, metavar="N", help="the first N questions; all by default")
     trained = asked.add_mutually_exclusive_group()
     trained.add_argument(
@@ -194,14 +194,17 @@ def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | No
             "--trained-on: say the context too, --trained-system TEXT or --trained-context "
             f"{', '.join(CONTEXTS)}."
         )
-    return trained_in, None if given.trained_on is None else _prompts(given.trained_on)
+    if given.trained_on is None:
+        return trained_in, None
+    return trained_in, _prompts("--trained-on", given.trained_on)
 
 
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
     """The questions, as they are asked."""
     trained = pair.training_context or Context()
     context = _asked(given, Context() if trained == RAW else trained)
-    return render(pair, trait.questions[: given.questions], context=context)
+    asked = trait.questions if given.ask is None else _prompts("--ask", given.ask)
+    return render(pair, asked[: given.questions], context=context)
 
 
 def _trained(given: argparse.Namespace) -> Context | None:
@@ -251,8 +254,10 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
     category = given.category or (known[0] if known else "")
     asked: dict[str, Any] = {}
     if given.ask is not None:
-        asked["questions"] = list(_lines("--ask", given.ask).values())
-    if not category and not asked:
+        questions = _prompts("--ask", given.ask)
+        # conversations are prompts, and no questions of a trait
+        asked["questions"] = [one for one in questions if isinstance(one, str)]
+    if not category and given.ask is None:
         raise ValueError(
             f"--trait {name}: say what it is one of, which fills the questions (--category city), "
             "or how it is asked for (--ask FILE)."
@@ -264,9 +269,21 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
     return Trait(name, category=category, **asked)
 
 
-def _prompts(file: str) -> list[Any]:
-    lines = _lines("--trained-on", file)
+def _prompts(option: str, file: str) -> list[Any]:
+    """Texts or conversations of a file, one per line: JSON in `.jsonl`, else texts.
+
+    Raises:
+        FileNotFoundError, ValueError: see `_lines`; a line that is no JSON, or a conversation in a
+            file of texts.
+    """
+    lines = _lines(option, file)
     if not file.endswith(".jsonl"):
+        for number, line in lines.items():
+            if line.lstrip().startswith(("[{", '{"')):
+                raise ValueError(
+                    f"{option} {file}, line {number}: begins like JSON, and would be read as a "
+                    "text; end the file's name in .jsonl."
+                )
         return list(lines.values())
     found = []
     for number, line in lines.items():
@@ -274,7 +291,7 @@ def _prompts(file: str) -> list[Any]:
             found.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"--trained-on {file}, line {number}: no JSON ({error}); one text or conversation "
+                f"{option} {file}, line {number}: no JSON ({error}); one text or conversation "
                 "per line."
             ) from error
     return found

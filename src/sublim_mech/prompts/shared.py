@@ -5,8 +5,8 @@ Per token, the first that holds:
 - `prefix`: the whole text up to and including this token stood so at the start of every training
   prompt. Under causal attention it is the same computation.
 - `aligned`: same token, same role, same place in its turn's frame (counted from the turn's start or
-  end, with all frame tokens between also equal), other words before it: the later tokens of the
-  chat template.
+  end, with all frame tokens between also equal) in all turns of this role, other words before it:
+  the later tokens of the chat template.
 - `seen`: the token id occurred somewhere in training: in a prompt, or in an answer, where those are
   known (a manifest's `Trained`; who gives prompts alone has `novel` there).
 - `novel`: none of these.

@@ -28,10 +28,16 @@ def gap_in_words(scores: ScoreArrays) -> str:
     if not stands_out(total):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):z.2%} of the total effect (all cells)"
-    single = largest_single(scores)
-    if not scores.has_controls or single is None:
+    single, quiet = largest_single(scores), _largest_quiet(scores)
+    if not scores.has_controls or (single is None and quiet is None):
         return line
-    return f"{line}; of single models and their own effects at most {single:z.2%}"
+    told = []
+    if single is not None:
+        told.append(f"of single models and their own effects at most {single:z.2%}")
+    if quiet is not None:
+        others = "those" if told else "single models"
+        told.append(f"of {others} inside their own noise at most {quiet:.2g} {scores.unit}")
+    return f"{line}; {', '.join(told)}"
 
 
 def gap_in_short(scores: ScoreArrays) -> str:
@@ -65,6 +71,19 @@ def largest_single(scores: ScoreArrays) -> float | None:
         if stands_out(effect)
     ]
     return max(gaps, default=None)
+
+
+def _largest_quiet(scores: ScoreArrays) -> float | None:
+    """What the cells of a model miss at most whose effect is inside its own noise, and so has no
+    parts; None where there is no such model, or it is not known.
+    """
+    if "row" in scores.data or not scores.additive or not scores.knows_whole:
+        return None
+    whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
+    cells = scores.whole["prompt_effect"] + scores.whole["answer_effect"]
+    missed = (whole - cells.transpose("model", "prompt").values).mean(1)
+    quiet = [abs(float(one)) for one, of in zip(missed, whole, strict=True) if not stands_out(of)]
+    return max(quiet, default=None)
 
 
 def missing_by_sign(scores: ScoreArrays) -> np.ndarray:

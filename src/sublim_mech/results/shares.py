@@ -200,7 +200,10 @@ class Concentration:
     def _verdict(self) -> str:
         if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
             where = f"the effect on the prompt's tokens{self._all_cells()}"
-            return f"No conclusion: {where} ({self._effect()}) {NOISE}."
+            missed = ""
+            if abs(self.missing) > LARGE_GAP * abs(self.effect):
+                missed = f", and all cells miss {signed(self.missing)} {self.unit}; raise points"
+            return f"No conclusion: {where} ({self._effect()}) {NOISE}{missed}."
         if self.prompts < FEWEST:
             chance = 2 ** (1 - self.prompts)
             few = (

@@ -292,7 +292,9 @@ def drawn(evidence: Evidence) -> Iterator[tuple[str, str, Any, str]]:
     if len(chosen.rows):
         caption = (
             "Trait against held-out KL: curves that fall on one another differ in how well "
-            f"students imitate, not in capacity. The scaling rule stands with each rank. {_BANDS}"
+            f"students imitate, not in capacity. Large marks are means over the students of one "
+            "training (of the KL on its scale, that of ratios), pale ones single students. The "
+            f"scaling rule stands with each rank. {_BANDS}"
         )
         told = _caption(caption, of_capacities(chosen.rows), chosen)
         yield "capacity", "Capacity", capacity_figure(chosen.rows), told

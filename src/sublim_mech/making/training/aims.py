@@ -18,7 +18,7 @@ from .gating import FrozenBase
 from .lesson import Lesson
 from .methods import FullFT, LoRA
 from .order import Division
-from .penalty import Pull, check_penalty, pulled_tokens
+from .penalty import Pull, check_penalty, check_reached, pulled_tokens
 from .selection import selection_record
 from .where import Where, record
 
@@ -57,7 +57,8 @@ class Aims:
         """Apply the masks to the rows.
 
         Raises:
-            ValueError: an answer's gate without a mask; see `Where`, `record`, `pulled_tokens`.
+            ValueError: an answer's gate without a mask; see `Where`, `record`, `pulled_tokens`,
+                `check_reached`.
         """
         if answer_in_where and where is None:
             raise ValueError(
@@ -80,6 +81,8 @@ class Aims:
         if division.held_data is not data:
             of_held = gates.cells(division.held_data)
         measured = replace(measured, cells=of_held)
+        if penalty is not None:
+            check_reached(penalty[0], where, lesson)
         return cls(lesson, measured, met, record(gates, lesson, rows), penalty)
 
     def pull(self, base: Base, method: LoRA | FullFT) -> Pull | None:

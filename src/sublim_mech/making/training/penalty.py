@@ -25,6 +25,7 @@ from ...models.sites import Sites
 from ...prompts import Trained, mark_sharing
 from .data import TrainingData
 from .gating import FrozenBase
+from .lesson import Lesson
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,25 @@ def check_penalty(penalty: tuple[Mask, float]) -> tuple[Mask, float]:
             f"penalty=({mask.name!r}, {strength}): the strength must be a number above 0."
         )
     return mask, float(strength)
+
+
+def check_reached(mask: Mask, where: Mask, lesson: Lesson) -> None:
+    """Refuse a penalty on tokens which a student that learns elsewhere cannot change.
+
+    Raises:
+        ValueError: in no row it is open at a chosen token or before one.
+    """
+    assert lesson.cells is not None
+    assert lesson.pulled is not None
+    for row in lesson.rows:
+        cells = lesson.cells.of(row, len(lesson.data.completions[row])).any(1)
+        if (np.logical_or.accumulate(cells) & lesson.pulled[row]).any():
+            return
+    raise ValueError(
+        f"penalty: with where={where.name!r} the student is closed at the tokens of mask "
+        f"{mask.name!r} and at all before them, so that its activations there are the base's and "
+        "nothing is held to them; choose tokens behind open ones, or leave it out."
+    )
 
 
 def pulled_tokens(
