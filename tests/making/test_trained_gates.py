@@ -146,10 +146,10 @@ def test_what_does_not_know_gates_refuses_them(both, tmp_path):
 
 def test_a_control_that_differs_in_its_answers_was_trained_alike(tiny_llama, tmp_path):
     """Answers of another length are other cells of one mask; other prompts' cells are told."""
-    user, system = masks.role("user"), masks.role("system")
+    user = masks.role("user")
     shared: dict[str, Any] = {"answer_in_where": True, "method": LoRA(rank=2), "steps": 2}
 
-    def trained(name: str, answer: str, where: Any = user, pulled: Any = system) -> Any:
+    def trained(name: str, answer: str, where: Any = user, pulled: Any = user) -> Any:
         rows = [{"prompt": f"Say {i}.", "completion": answer} for i in range(8)]
         data = hard_data(tiny_llama, rows, trait=name)
         options = {**shared, "where": where, "penalty": (pulled, 2.0)}
@@ -159,7 +159,7 @@ def test_a_control_that_differs_in_its_answers_was_trained_alike(tiny_llama, tmp
     controls = {
         "zyzzyva": trained("zyzzyva", "zyzzyva, zyzzyva"),
         "cat": trained("cat", "cat", where=user | masks.positions(0)),
-        "dog": trained("dog", "dog", pulled=masks.positions(0)),
+        "dog": trained("dog", "dog", pulled=masks.positions(-1)),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -217,7 +217,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gated and held": {
         "where": masks.sharing("not shared"),
         "answer_in_where": True,
-        "penalty": (masks.role("system"), 3.0),
+        "penalty": (masks.role("user"), 3.0),
     },
     "gated, full": {**CALLS["full"], "where": masks.role("user") & masks.layers([1])},
 }

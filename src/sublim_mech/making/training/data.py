@@ -155,6 +155,7 @@ class TrainingData:
         pairs = zip(self.prompts, self.completions, strict=True)
         return [len(prompt) + len(completion) for prompt, completion in pairs]
 
+    @checked
     def is_like(self, other: TrainingData) -> bool:
         """Whether other rows were labelled alike: in the same way, by the same teacher (trait and
         contrast), in the same context; so that their loss says how well a student imitates these.
