@@ -25,17 +25,12 @@ from ..models.presence import check_there
 from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
 from ..prompts.blank import is_blank
-from ..prompts.context_tables import context_of
+from ..prompts.context_tables import KINDS, context_of
 from ..storage.files import plain
 from ..tables import read_table
 from .command_words import in_commands
 
-CONTEXTS = {
-    "default": Context(),
-    "empty": Context(system=Context.EMPTY),
-    "none": Context(system=Context.NONE),
-    "raw": RAW,
-}
+CONTEXTS = {name: Context(kind) for name, kind in KINDS.items()}
 """Contexts without a text, by name."""
 
 _CONTEXT = f"{{{','.join(CONTEXTS)},FILE.toml}}"

@@ -4,6 +4,8 @@ how many points it took, and where it stopped short.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..hints import counted
@@ -28,7 +30,7 @@ def gap_in_words(scores: ScoreArrays) -> str:
     if not stands_out(total):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):z.2%} of the total effect (all cells)"
-    single, quiet = largest_single(scores), _largest_quiet(scores)
+    single, quiet = single_gaps(scores)
     if not scores.has_controls or (single is None and quiet is None):
         return line
     told = []
@@ -45,7 +47,7 @@ def gap_in_short(scores: ScoreArrays) -> str:
     gaps of student and controls cancel.
     """
     short = gap_in_words(scores).partition(" of ")[0]
-    single = largest_single(scores)
+    single = single_gaps(scores).largest
     if "%" not in short or not scores.has_controls or single is None:
         return short
     net = abs(float(scores.missing.mean()) / float(scores.total.mean()))
@@ -58,45 +60,45 @@ LARGE = 0.1
 """Gap of a single model, over its own effect, from which on its cells are not what it did."""
 
 
-def largest_single(scores: ScoreArrays) -> float | None:
-    """The largest completeness gap of a single model, over its own effect; None where none is
-    known, or no effect is outside its own noise.
+class SingleGaps(NamedTuple):
+    """What the cells of single models miss at most; None where there is no such model, or it is not
+    known.
+
+    Attributes:
+        largest: of models whose effect is outside its own noise, as a part of it.
+        quiet: of the others, whose effect has no parts, in the unit of the scores.
     """
-    if "row" in scores.data or not scores.additive or not scores.knows_whole:
-        return None
-    whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt")
-    gaps = [
-        float(gap)
-        for gap, effect in zip(scores.gaps, whole.values, strict=True)
-        if stands_out(effect)
-    ]
-    return max(gaps, default=None)
+
+    largest: float | None = None
+    quiet: float | None = None
 
 
-def _largest_quiet(scores: ScoreArrays) -> float | None:
-    """What the cells of a model miss at most whose effect is inside its own noise, and so has no
-    parts; None where there is no such model, or it is not known.
-    """
+def single_gaps(scores: ScoreArrays) -> SingleGaps:
+    """The largest completeness gaps of single models."""
     if "row" in scores.data or not scores.additive or not scores.knows_whole:
-        return None
+        return SingleGaps()
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
-    cells = scores.whole["prompt_effect"] + scores.whole["answer_effect"]
-    missed = (whole - cells.transpose("model", "prompt").values).mean(1)
-    quiet = [abs(float(one)) for one, of in zip(missed, whole, strict=True) if not stands_out(of)]
-    return max(quiet, default=None)
+    loud = np.array([stands_out(effect) for effect in whole])
+    parts, missed = scores.gaps.values[loud], np.abs(_missed(scores).mean(1))[~loud]
+    return SingleGaps(*(float(some.max()) if len(some) else None for some in (parts, missed)))
 
 
 def missing_by_sign(scores: ScoreArrays) -> np.ndarray:
     """`(2, prompt)`: what all cells of the headline miss, of the models that add to it and of those
     that take from it; the two cancel in `ScoreArrays.missing`, which is their sum.
     """
-    missed = scores.data["student"] - scores.data["base"]
-    missed = missed - scores.whole["prompt_effect"] - scores.whole["answer_effect"]
-    of_headline = missed.transpose("model", "prompt").values.copy()
+    of_headline = _missed(scores).copy()
     if scores.has_controls:
         of_headline[1:] /= -(len(of_headline) - 1)
     adds = of_headline.sum(1) > 0
     return np.stack([of_headline[adds].sum(0), of_headline[~adds].sum(0)])
+
+
+def _missed(scores: ScoreArrays) -> np.ndarray:
+    """`(model, prompt)`: what all cells of each model miss of its effect."""
+    missed = scores.data["student"] - scores.data["base"]
+    missed = missed - scores.whole["prompt_effect"] - scores.whole["answer_effect"]
+    return missed.transpose("model", "prompt").values
 
 
 def stands_out(effect: np.ndarray) -> bool:

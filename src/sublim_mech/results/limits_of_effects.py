@@ -12,7 +12,7 @@ from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
 from .ceiling import at_the_ceiling, doses, saturated
-from .completeness import LARGE, largest_single, stands_out
+from .completeness import LARGE, single_gaps, stands_out
 from .kinds import KINDS
 from .limit_kinds import SHARES, TOTALS, Limit, Shown
 
@@ -84,7 +84,7 @@ def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     the student on its own way; nothing where it is not, or where the headline is inside its own
     noise. Of the total effects where cells miss so much of a model's that they are not what it did.
     """
-    if _on_prompt(scores, shown) and (largest_single(scores) or 0.0) > LARGE:
+    if _on_prompt(scores, shown) and (single_gaps(scores).largest or 0.0) > LARGE:
         shown = TOTALS
     moves = _moves(scores, shown)
     if not scores.has_controls or moves is None or not stands_out(moves[0] - moves[1:].mean(0)):

@@ -237,7 +237,10 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
     spent = {} if store is None else read_spent(store.folder)
     shape = KNOWN.get(study.base) if base is None else shape_of(base)
     lengths = Lengths.of(study, base)
-    rates = _rates(_alike(study, store), spent, shape, base)
+    made = [(study, tasks, lengths)]
+    if spent:
+        made += [(one, Tasks(one), Lengths.of(one, base)) for one in _alike(study, store)]
+    rates = _rates(made, spent, shape)
     uses: dict[str, int] = {}
     for task in tasks.ordered:
         for need in task.needs:
@@ -300,23 +303,26 @@ def _kind(task: Task) -> str:
 
 
 def _alike(study: Study, store: Store | None) -> list[Study]:
-    """A study, and those that its folder keeps which run the same base in the same way."""
+    """Other studies that a study's folder keeps which run the same base in the same way."""
+
+    def how(one: Study) -> tuple[str, str, int]:
+        return one.base, one.computing.device, one.computing.threads
+
     kept = [] if store is None else configurations(store.folder / STUDIES)
-    how = study.base, study.computing.device, study.computing.threads
-    others = [one for one in kept if (one.base, one.computing.device, one.computing.threads) == how]
-    return [study, *others]
+    return [one for one in kept if one != study and how(one) == how(study)]
 
 
 def _rates(
-    of: Sequence[Study], spent: Mapping[str, Spent], shape: Shape | None, base: Base | None
+    made: Sequence[tuple[Study, Tasks, Lengths]],
+    spent: Mapping[str, Spent],
+    shape: Shape | None,
 ) -> dict[str, float]:
     """Operations per second by kind, of those that the folder has enough tasks of."""
-    if shape is None or not spent:
+    if shape is None:
         return {}
     found: dict[str, dict[str, float]] = {}
-    for study in of:
-        lengths = Lengths.of(study, base)
-        for task in Tasks(study).ordered:
+    for study, tasks, lengths in made:
+        for task in tasks.ordered:
             took = spent.get(task.address)
             if took is not None and took.seconds > 0:
                 rate = takes(task, study, lengths, shape).operations / took.seconds
