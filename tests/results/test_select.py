@@ -74,6 +74,16 @@ def test_a_chosen_direction_is_as_if_asked_for_alone():
     assert one.record.direction == "noising"
 
 
+def test_a_model_inside_its_noise_misses_nats_and_no_part_of_an_effect():
+    """Of the student 0.01 nats are missing and of the control 0.002, whose effect is noise."""
+    whole = synthetic.attribution()
+    whole.data["student"][0] += 0.01
+    whole.data["student"][1] += 0.002
+    of_student = whole.sel(model="student").gap
+    told = f"at most {of_student:.2%}, of those inside their own noise at most 0.002 nats"
+    assert told in repr(whole)
+
+
 def test_what_was_chosen_is_said_and_has_the_gap_of_the_whole():
     whole = synthetic.attribution()
     scores = whole.sel(layer=[1, 2], module="attn.q")
