@@ -1,12 +1,14 @@
 """What a study found, as a page of the docs: verdicts, numbers and figures, of its rows alone.
 
-    sublim-mech run laptop --out out/laptop                            # many hours on two cores
-    sublim-mech export laptop --out out/laptop --to docs/findings/rows.csv
-    python examples/findings.py                                        # docs/findings.md, figures
+    python examples/findings.py                                # docs/findings.md, from its rows
+
+    sublim-mech run laptop --out out/laptop                    # one's own: many hours on two cores
+    sublim-mech export laptop --out out/laptop --to mine.csv
+    python examples/findings.py --rows mine.csv --page mine.md --figures mine
 
 Rows of the same study that another machine or device made (`Computing(device=)`), exported to files
-of their own, fill in what the first rows lack: --also. What both made is not counted twice, but
-compared.
+of their own, fill in what the first file lacks: --also. A student that two files have is taken from
+the first, with or without scores; it is not counted twice, but compared.
 
 No model is loaded, and nothing is computed but means, intervals and tests over rows. A study that
 is not finished is told as it is: what is missing is named first. What stands around the two marks
@@ -41,7 +43,7 @@ from sublim_mech.studies.reporting import drawn
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- begin: written by examples/findings.py -->", "<!-- end -->"
-HELP = "what `sublim-mech export` wrote; docs/findings/rows.csv when not given"
+HELP = "what `sublim-mech export` wrote; the files of docs/findings when not given"
 
 OF_CLAIM = {  # words of a claim -> the figures and what makes its rows
     "own trait": (("traits",), "trait_matrix"),
@@ -78,8 +80,8 @@ SAID = {
     "cannot tell": "cannot be told from these rows",
 }
 COLUMNS = ("change", "control", "specific")
-COMMITTED = ("rows.csv", "card.csv")
-"""The files of rows that the page of the docs is made of, in docs/findings/."""
+COMMITTED = ("h200.csv", "rows.csv", "h100.csv")
+"""The files of rows that the page of the docs is made of, in docs/findings/, the first first."""
 
 CELL = [
     "trait", "row_seed", "training_seed", "labels", "c", "where", "trained_in", "evaluated_in",
@@ -120,9 +122,9 @@ def main() -> None:
     )
     given, also = options.rows, options.also or []
     if given is None:
-        given, *others = (DOCS / "findings" / name for name in COMMITTED)
+        given, *others = (str(DOCS / "findings" / name) for name in COMMITTED)
         also = also or others
-    tables = [studies.read_export(path) for path in (given, *also)]
+    tables = {path: studies.read_export(path) for path in (given, *also)}
     write_page(study, tables, Path(options.page), Path(options.figures))
     print(f"{options.page}, {options.figures}/")
 
@@ -146,9 +148,11 @@ def _cell(values: Sequence[object]) -> tuple[str, ...]:
                  else str(value) for value in values)  # fmt: skip
 
 
-def write_page(study: Study, tables: Sequence[pd.DataFrame], page: Path, figures: Path) -> None:
-    """Write what is between the marks of a page, and the figures beside it."""
-    rows = joined(tables)
+def write_page(study: Study, tables: dict[str, pd.DataFrame], page: Path, figures: Path) -> None:
+    """Write what is between the marks of a page, and the figures beside it; tables by their file,
+    the first first.
+    """
+    rows = joined(list(tables.values()))
     longer = tuple(name for name, context in study.contexts.items() if context.user_prefix)
     evidence = Evidence(students(rows), longer)
     pictures = _figures(evidence, figures, page)
@@ -158,7 +162,7 @@ def write_page(study: Study, tables: Sequence[pd.DataFrame], page: Path, figures
         *_in_short(told),
         *_claims(study, told, pictures),
         *_students(evidence),
-        *_recompute(evidence, tables),
+        *_recompute(evidence, list(tables)),
     ]
     before, after = f"# Findings\n\n{BEGIN}", END
     if page.is_file():
@@ -174,23 +178,26 @@ def write_page(study: Study, tables: Sequence[pd.DataFrame], page: Path, figures
 # --------------------------------------------------------------------------------------- the pieces
 
 
-def _state(study: Study, tables: Sequence[pd.DataFrame]) -> Iterator[str]:
+def _state(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     """How much of the study is there, part by part, and what made it."""
     runs = Tasks(study).runs
     there: set[str] = set()
-    for table in tables:
+    for table in tables.values():
         there |= _runs_of(study, table)
     done = sum(run.task.address in there for run in runs)
     yield "## What these rows are"
     yield ""
     yield (
         f"{done:,} of {counted(len(runs), 'run')} of the study `{study.name}` are there "
-        f"(`sublim-mech run {study.name} --out out/{study.name}`, then `make findings`). "
-        f"{' '.join(_provenance(table) for table in tables)}"
+        f"(`sublim-mech run {study.name} --out out/{study.name}`)."
     )
     yield ""
-    for table in tables[1:]:
-        yield _both(tables[0], table)
+    for path, table in tables.items():
+        yield f"- `{Path(path).name}`: {_provenance(table)}"
+    yield ""
+    first, *others = tables
+    for path in others:
+        yield _both(Path(first).name, tables[first], Path(path).name, tables[path])
         yield ""
     yield "| part | runs | row seeds | training seeds |"
     yield "|---|---|---|---|"
@@ -224,23 +231,26 @@ def _runs_of(study: Study, rows: pd.DataFrame) -> set[str]:
     return found
 
 
-def _both(first: pd.DataFrame, other: pd.DataFrame) -> str:
-    """How far two devices agree on the students that both made."""
+def _both(first: str, its: pd.DataFrame, other: str, others: pd.DataFrame) -> str:
+    """How far two files agree on the students that both have."""
     one, two = (
         table.assign(cell=list(map(_cell, table[CELL].itertuples(index=False))))
         .drop_duplicates("cell")
         .set_index("cell")[["change", "specific", "kl"]]
-        for table in (first, other)
+        for table in (its, others)
     )
     apart = (one - two).abs().dropna(how="all")
-    where = ", ".join(map(str, other["device"].dropna().unique())) if "device" in other else ""
-    rows = f"the {counted(len(other), 'row')} of {where or 'the other file'}"
     if apart.empty:
-        return f"Of {rows} the first file has none."
+        return f"No student of `{other}` stands in `{first}`."
+    told = (
+        f"{counted(len(apart), 'student')} (each context counted) of `{other}` stand in `{first}` "
+        "too, which is taken of them"
+    )
+    if not apart.to_numpy().any():
+        return f"{told}; change, student - control and held-out KL are the same to the last digit."
     return (
-        f"{counted(len(apart), 'student')} (each context counted) of {rows} stand in the first "
-        f"file too, which is taken of them. Change differs by {apart['change'].mean():.3f} nats in "
-        f"the mean and {apart['change'].max():.3f} at most, student - control by "
+        f"{told}. Change differs by {apart['change'].mean():.3f} nats in the mean and "
+        f"{apart['change'].max():.3f} at most, student - control by "
         f"{apart['specific'].mean():.3f} and {apart['specific'].max():.3f}, held-out KL by "
         f"{apart['kl'].max():.1g} at most: a training in bf16 follows the order of sums."
     )
@@ -364,7 +374,7 @@ def _mean(group: pd.DataFrame, column: str) -> tuple[str, str, str]:
     return _signed(found.mean), _interval(found.t_low, found.t_high), _number(seen)
 
 
-def _recompute(evidence: Evidence, tables: Sequence[pd.DataFrame]) -> Iterator[str]:
+def _recompute(evidence: Evidence, paths: Sequence[str]) -> Iterator[str]:
     """How anybody gets the first line of the table from the rows."""
     if evidence.all.empty:
         return
@@ -372,7 +382,7 @@ def _recompute(evidence: Evidence, tables: Sequence[pd.DataFrame]) -> Iterator[s
     names = ("method", "labels", "where", "trained_in", "evaluated_in", "step")
     chosen = " and ".join(f"{name} == {_value(one[name])}" for name in names)
     group = evidence.all.query(chosen.replace("\n", " "))
-    files = list(COMMITTED[: len(tables)])
+    files = [Path(os.path.relpath(path, DOCS.parent)).as_posix() for path in paths]
     yield "## Any number again"
     yield ""
     yield "With pandas alone; the first line's student - control, say:"
@@ -382,7 +392,7 @@ def _recompute(evidence: Evidence, tables: Sequence[pd.DataFrame]) -> Iterator[s
     yield ""
     yield f"files = {json.dumps(files)}"
     yield "rows = pd.concat(["
-    yield '    pd.read_csv(f"docs/findings/{file}", keep_default_na=False, na_values=[""])'
+    yield '    pd.read_csv(file, keep_default_na=False, na_values=[""])'
     yield "    for file in files"
     yield "])"
     yield f"rows = rows.query({json.dumps(chosen)})"

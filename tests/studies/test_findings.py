@@ -34,10 +34,12 @@ def exported(made: Any, tmp_path: Path) -> Path:
 
 
 def write(findings: Any, study: Any, rows: pd.DataFrame, folder: Path) -> str:
-    return write_all(findings, study, [rows], folder)
+    return write_all(
+        findings, study, {str(EXAMPLES.parent / "docs/findings/rows.csv"): rows}, folder
+    )
 
 
-def write_all(findings: Any, study: Any, tables: list[pd.DataFrame], folder: Path) -> str:
+def write_all(findings: Any, study: Any, tables: dict[str, pd.DataFrame], folder: Path) -> str:
     findings.write_page(study, tables, folder / "findings.md", folder / "figures")
     return (folder / "findings.md").read_text()
 
@@ -91,15 +93,21 @@ def test_rows_of_another_device_fill_in_what_the_first_lack(findings, made, expo
     other = rows.assign(run=rows["run"].map(address), device="cuda", student="its own")
     other["change"] += 0.25
     first = rows[rows["part"] != "plain"]
-    page = write_all(findings, made.study, [first, other], tmp_path)
+    page = write_all(findings, made.study, {"one.csv": first, "card.csv": other}, tmp_path)
     assert "Nothing is missing." in page
     both = len(first.drop_duplicates(["student", "evaluated_in"]))
-    assert f"{both} students (each context counted) of the {len(other)} rows of cuda" in page
+    assert f"{both} students (each context counted) of `card.csv` stand in `one.csv`" in page
+    assert f"- `card.csv`: {len(other)} rows; base:" in page
     assert "Change differs by 0.250 nats in the mean and 0.250 at most" in page
+    equal = {"one.csv": first, "card.csv": other.assign(change=rows["change"])}
+    alike = write_all(findings, made.study, equal, tmp_path)
+    assert "held-out KL are the same to the last digit" in alike
     joined = findings.joined([first, other])
     assert (joined["device"] == "cuda").sum() == (rows["part"] == "plain").sum() > 0
     assert len(joined) == len(rows)
-    assert "0 of 2" in write_all(findings, made.study, [first, first], tmp_path)
+    assert "0 of 2" in write_all(
+        findings, made.study, {"one.csv": first, "again.csv": first}, tmp_path
+    )
 
 
 def test_contrast_is_the_difference_of_students_that_differ_in_nothing_else(

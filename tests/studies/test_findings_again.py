@@ -34,7 +34,7 @@ def hold(page: str, rows: pd.DataFrame) -> int:
 
 def test_numbers_of_the_committed_page_come_out_of_the_committed_rows():
     page = (ROOT / "docs" / "findings.md").read_text()
-    files = [ROOT / "docs" / "findings" / name for name in ("rows.csv", "card.csv")]
+    files = [ROOT / "docs" / "findings" / name for name in ("h200.csv", "rows.csv", "h100.csv")]
     assert hold(page, pd.concat(map(read, files), ignore_index=True)) >= 3
 
 
@@ -76,7 +76,7 @@ def test_intervals_and_what_would_be_seen_come_out_of_the_rows_of_several_seeds(
     study = small_study("none")
     rows.to_csv(tmp_path / "rows.csv", index=False)
     written = studies.read_export(tmp_path / "rows.csv")
-    findings.write_page(study, [written], tmp_path / "page.md", tmp_path / "figures")
+    findings.write_page(study, {"rows.csv": written}, tmp_path / "page.md", tmp_path / "figures")
     page = (tmp_path / "page.md").read_text()
     assert "with its sign turned where `graft total` is below 0" in page
     assert hold(page, read(tmp_path / "rows.csv")) == len(OF_STATEMENT)

@@ -233,7 +233,10 @@ def inverted_u_claim(
     )
     best = [_times(one, len(inner)) for one in tried[order[0]]]
     if len(inner) > 1 and math.isfinite(worst[order[0]]):
-        notes.append(f"p of the best of {len(inner)} ranks in between, times {len(inner)}.")
+        notes.append(
+            f"p of the best of {len(inner)} ranks in between, times {len(inner)}; its intervals "
+            "are as they would be of a rank named before."
+        )
     elif len(inner) > 1:
         name = f"Rank {inner[order[0]]}"
         notes.append(f"{name}: the best of {len(inner)} ranks in between, of the largest mean.")

@@ -267,7 +267,8 @@ def laptop() -> Study:
 
     Parts stand in the order in which an interrupted study is most useful: the headline of the first
     row seed, of the second and third, then contexts, training at chosen tokens, plain labels,
-    further training seeds, ranks, learning rates, and the longer prompts.
+    further training seeds, ranks, learning rates, the longer prompts, the scores of the rest, and
+    the ranks of further row seeds.
 
     Example:
         >>> from sublim_mech import studies
@@ -324,6 +325,8 @@ def laptop() -> Study:
             training_seeds=(1, 2),
             scores=scored,
         ),
+        # one data set gives no interval; last, as its students take longest
+        Part(name="ranks, more rows", methods=_laptop_ranks(), row_seeds=(1, 2)),
     ]
     return Study(
         name="laptop",
