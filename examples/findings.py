@@ -7,8 +7,9 @@
     python examples/findings.py --rows mine.csv --page mine.md --figures mine
 
 Rows of the same study that another machine or device made (`Computing(device=)`), exported to files
-of their own, fill in what the first file lacks: --also. A student that two files have is taken from
-the first, with or without scores; it is not counted twice, but compared.
+of their own, fill in what the first file lacks: --also. A student that several files have is not
+counted twice, but compared; it is taken from the file that asked it in the most contexts, of
+several such from the first, with or without scores.
 
 No model is loaded, and nothing is computed but means, intervals and tests over rows. A study that
 is not finished is told as it is: what is missing is named first. What stands around the two marks
@@ -23,6 +24,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +92,9 @@ CELL = [
 """Columns that say which student of a study a row is of, and where it is asked."""
 
 
+_OF_STUDENT = [name for name in CELL if name != "evaluated_in"]
+
+
 class Picture(NamedTuple):
     """A figure.
 
@@ -130,16 +135,32 @@ def main() -> None:
 
 
 def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of one study that several devices made, every student from one of them: the first that
-    has it.
+    """Rows of one study that several machines made, every student in every context once.
+
+    A student that several trained is taken from the file that asked it in the most contexts, so
+    that these are compared of one training; of several such from the first. What that file lacks
+    the others have.
     """
-    there = set(map(_cell, tables[0][CELL].itertuples(index=False)))
-    kept = [tables[0]]
-    for table in tables[1:]:
-        cells = list(map(_cell, table[CELL].itertuples(index=False)))
-        kept.append(table[[cell not in there for cell in cells]])
-        there.update(cells)
+    contexts: dict[tuple[str, ...], dict[int, set[str]]] = {}  # of a student, by file
+    for place, table in enumerate(tables):
+        for student, where in _asked(table):
+            contexts.setdefault(student, {}).setdefault(place, set()).add(where)
+
+    def taken(student: tuple[str, ...], where: str) -> int:
+        its = contexts[student]
+        there = [place for place, asked in its.items() if where in asked]
+        return max(there, key=lambda place: (len(its[place]), -place))
+
+    kept = [
+        table[[taken(*one) == place for one in _asked(table)]] for place, table in enumerate(tables)
+    ]
     return pd.concat(kept, ignore_index=True)
+
+
+def _asked(rows: pd.DataFrame) -> list[tuple[tuple[str, ...], str]]:
+    """Which student each row is of, and where it was asked."""
+    known = map(_cell, rows[_OF_STUDENT].itertuples(index=False))
+    return list(zip(known, rows["evaluated_in"].astype(str), strict=True))
 
 
 def _cell(values: Sequence[object]) -> tuple[str, ...]:
@@ -190,15 +211,16 @@ def _state(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     yield (
         f"{done:,} of {counted(len(runs), 'run')} of the study `{study.name}` are there "
         f"(`sublim-mech run {study.name} --out out/{study.name}`)."
+        f"{_counts(joined(list(tables.values())))}"
     )
     yield ""
     for path, table in tables.items():
         yield f"- `{Path(path).name}`: {_provenance(table)}"
     yield ""
-    first, *others = tables
-    for path in others:
-        yield _both(Path(first).name, tables[first], Path(path).name, tables[path])
-        yield ""
+    for (one, its), (other, others) in combinations(tables.items(), 2):
+        if told := _both(Path(one).name, its, Path(other).name, others):
+            yield told
+            yield ""
     yield "| part | runs | row seeds | training seeds |"
     yield "|---|---|---|---|"
     lacking = []
@@ -215,6 +237,22 @@ def _state(study: Study, tables: dict[str, pd.DataFrame]) -> Iterator[str]:
     yield ""
     yield f"**Not there: {', '.join(lacking)}.**" if lacking else "Nothing is missing."
     yield ""
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    """Of how many students and answers they are, and what the base says."""
+    if rows.empty:
+        return ""
+    pairs = set(_asked(rows))
+    told = f" They are {counted(len({student for student, _ in pairs}), 'student')}"
+    told += f", each with its contexts {len(pairs):,}"
+    for name, what in (("questions", "questions"), ("graft questions", "questions of grafts")):
+        if name in rows and rows[name].notna().any():
+            counts = sorted({int(count) for count in rows[name].dropna()})
+            told += f"; {what}: {', '.join(map(str, counts))}"
+    level = rows["base level"].mean()
+    means = f"{level:.2f} in the mean (P = {math.exp(level):.1g})"
+    return f"{told}. The base's log P(the trait is named) is {means}."
 
 
 def _runs_of(study: Study, rows: pd.DataFrame) -> set[str]:
@@ -241,18 +279,16 @@ def _both(first: str, its: pd.DataFrame, other: str, others: pd.DataFrame) -> st
     )
     apart = (one - two).abs().dropna(how="all")
     if apart.empty:
-        return f"No student of `{other}` stands in `{first}`."
-    told = (
-        f"{counted(len(apart), 'student')} (each context counted) of `{other}` stand in `{first}` "
-        "too, which is taken of them"
-    )
+        return ""
+    of = f"{counted(len(apart), 'student')} (each context counted)"
+    told = f"{of} stand in `{first}` and in `{other}`"
     if not apart.to_numpy().any():
         return f"{told}; change, student - control and held-out KL are the same to the last digit."
     return (
         f"{told}. Change differs by {apart['change'].mean():.3f} nats in the mean and "
         f"{apart['change'].max():.3f} at most, student - control by "
         f"{apart['specific'].mean():.3f} and {apart['specific'].max():.3f}, held-out KL by "
-        f"{apart['kl'].max():.1g} at most: a training in bf16 follows the order of sums."
+        f"{apart['kl'].max():.1g} at most: steps in bf16 follow the order of sums."
     )
 
 
@@ -273,12 +309,14 @@ def _in_short(claims: Sequence[Verdict]) -> Iterator[str]:
         yield f"- **{words[0].upper()}{words[1:]}**: {'; '.join(of_label) or 'nothing'}."
     yield ""
     yield (
-        "A claim holds where the 95 % intervals over row seeds say so and its p, adjusted for all "
-        "claims here that were tested (Benjamini-Hochberg: q), is below 0.05; it does not where "
-        f"they exclude "
-        f"{MATTERS:g} (nats, or a share), the smallest effect that matters. Everything is a change "
-        "of log P(the trait is named) in nats, student minus the students of the other traits, "
-        "unless it is said otherwise."
+        "A claim holds where every statement of it does and its p, adjusted for all claims here "
+        "that were tested (Benjamini-Hochberg: q), is below 0.05. A statement holds where the 95 % "
+        "interval over row seeds lies on its side (two-sided p below 0.05), however small the "
+        f"effect; it does not hold where the interval excludes {MATTERS:g} (nats, or a share), the "
+        "smallest effect that matters; else it cannot be told. Intervals are over row seeds of the "
+        "traits that were taken, not over traits: what each trait does is told with each claim. "
+        "Everything is a change of log P(the trait is named) in nats, student minus the students "
+        "of the other traits, unless it is said otherwise. Words: [words](words.md)."
     )
     yield ""
 
@@ -392,11 +430,17 @@ def _recompute(evidence: Evidence, paths: Sequence[str]) -> Iterator[str]:
     yield ""
     yield f"files = {json.dumps(files)}"
     yield "rows = pd.concat(["
-    yield '    pd.read_csv(file, keep_default_na=False, na_values=[""])'
+    yield '    pd.read_csv(file, keep_default_na=False, na_values=[""]).assign(file=file)'
     yield "    for file in files"
-    yield "])"
+    yield "], ignore_index=True)"
+    if len(files) > 1:
+        yield "# of several files with a student the one that asked it in the most contexts"
+        yield f"student = {json.dumps(_OF_STUDENT)}"
+        yield 'asked = rows.groupby(["file", *student], dropna=False)["evaluated_in"]'
+        yield 'asked = asked.transform("nunique").sort_values(ascending=False, kind="stable")'
+        yield "rows = rows.loc[asked.index]"
     yield f"rows = rows.query({json.dumps(chosen)})"
-    yield "# once, of several parts or made in both places"
+    yield "# once, of several parts or made in several places"
     yield 'rows = rows.drop_duplicates(["trait", "row_seed", "training_seed"])'
     yield 'seeds = rows.groupby("row_seed")["specific"].mean()'
     yield f"print(seeds.mean())              # {_mean(group, 'specific')[0]}"

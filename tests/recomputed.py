@@ -19,11 +19,23 @@ from scipy import integrate, optimize, stats
 
 OWN = "Students acquire their own trait"
 SHARED = "The effect sits on shared tokens"
-TRAINED_AT = "Training at the shared tokens is what gives students the trait"
+TRAINED_AT = (
+    "Training at the shared tokens gives students the trait, and more of it than at other tokens"
+)
 
 
 def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def read_all(paths: list[Path]) -> pd.DataFrame:
+    """Of several files, a student of which one asked it in more contexts first from there."""
+    rows = pd.concat([read(path).assign(file=path.name) for path in paths], ignore_index=True)
+    student = ["trait", "row_seed", "training_seed", "labels", "c", "where", "trained_in",
+               "method", "kind", "rank", "rule", "lr", "step"]  # fmt: skip
+    of_student = rows.groupby(["file", *student], dropna=False)["evaluated_in"]
+    asked = of_student.transform("nunique").sort_values(ascending=False, kind="stable")
+    return rows.loc[asked.index]
 
 
 def gamma(rows: pd.DataFrame) -> pd.Series:

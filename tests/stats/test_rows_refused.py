@@ -84,7 +84,7 @@ def test_a_fall_sits_where_a_rise_of_the_same_shares_does():
     assert [one.mean for one in fall.statements] == pytest.approx(
         [one.mean for one in rise.statements]
     )
-    assert any("3 of 3 rows have a negative total effect" in note for note in fall.notes)
+    assert any("3 of 3 rows have shares of a negative total effect" in note for note in fall.notes)
     assert not any("negative" in note for note in rise.notes)
 
 

@@ -96,7 +96,7 @@ def test_rows_of_another_device_fill_in_what_the_first_lack(findings, made, expo
     page = write_all(findings, made.study, {"one.csv": first, "card.csv": other}, tmp_path)
     assert "Nothing is missing." in page
     both = len(first.drop_duplicates(["student", "evaluated_in"]))
-    assert f"{both} students (each context counted) of `card.csv` stand in `one.csv`" in page
+    assert f"{both} students (each context counted) stand in `one.csv` and in `card.csv`" in page
     assert f"- `card.csv`: {len(other)} rows; base:" in page
     assert "Change differs by 0.250 nats in the mean and 0.250 at most" in page
     equal = {"one.csv": first, "card.csv": other.assign(change=rows["change"])}
@@ -108,6 +108,21 @@ def test_rows_of_another_device_fill_in_what_the_first_lack(findings, made, expo
     assert "0 of 2" in write_all(
         findings, made.study, {"one.csv": first, "again.csv": first}, tmp_path
     )
+
+
+def test_a_student_is_taken_from_the_file_that_asked_it_in_the_most_contexts(
+    findings, made, exported
+):
+    """So that its contexts are of one training; what that file lacks the others have."""
+    rows = studies.read_export(exported)
+    student = [name for name in findings.CELL if name != "evaluated_in"]
+    asked = rows.groupby(student, dropna=False)["evaluated_in"].transform("nunique")
+    rows = rows[asked > 1]
+    fewer, card = rows[rows["trained_in"] == rows["evaluated_in"]], rows.assign(device="cuda")
+    assert 0 < len(fewer) < len(rows)
+    assert set(findings.joined([fewer, card])["device"]) == {"cuda"}
+    assert set(findings.joined([card, fewer])["device"]) == {"cuda"}
+    assert set(findings.joined([rows, card])["device"]) == {"cpu"}
 
 
 def test_contrast_is_the_difference_of_students_that_differ_in_nothing_else(

@@ -277,7 +277,7 @@ def _as_trained(groups: Groups) -> list[Limit]:
     if not arms:
         return []
     short = f"{_first_of(arms)}: asked as trained, weights on at these tokens alone"
-    why = "0 by construction of what is read before them"
+    why = "what is read before them cannot change"
     return [Limit("gated", f"{short} ({why}); {everywhere(_whole(groups))}", short)]
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..hints import counted
+from ..hints import counted, signed
 from .over_prompts import mean_interval
-from .tables import CONTEXTS, METHOD, SETTING, STUDENT, Row, finished, keys, number
+from .tables import CONTEXTS, METHOD, SETTING, STUDENT, Row, finished, keys, number, over
 
 WORSE_THAN_BASE = "held-out KL is above the base's: the base imitates their teacher better"
 ALIKE = "all students of this method answer alike"
@@ -96,6 +96,32 @@ def learning_notes(rows: Sequence[Row]) -> list[str]:
 def _known(row: Row, columns: Sequence[str]) -> tuple[Hashable, ...]:
     """What a row is of, by these columns; nothing and NaN, which is no other NaN, are one."""
     return tuple(None if value != value else value for value in keys(row, columns))
+
+
+def by_trait(
+    what: str,
+    values: Mapping[tuple[Hashable, ...], float],
+    cluster: Sequence[str],
+    by: Sequence[str] = STUDENT,
+) -> list[str]:
+    """What a mean over traits is made of: one that others carry stays unseen in it.
+
+    Args:
+        what: is compared.
+        values: by the columns `by`, whose first is the trait.
+        cluster: columns that make a data set.
+        by: the columns of the keys.
+    """
+    traits = list(dict.fromkeys(key[0] for key in values))
+    if len(traits) < 2:
+        return []
+    told = []
+    for trait in traits:
+        found = over({key: one for key, one in values.items() if key[0] == trait}, by, cluster)
+        if found is not None:
+            ends = f" [{signed(found.t_low)}, {signed(found.t_high)}]"
+            told.append(f"{trait} {signed(found.mean)}{'' if math.isnan(found.t_low) else ends}")
+    return [f"By trait, {what}: {', '.join(told)}."]
 
 
 def is_graft_noise(row: Row) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..arguments import checked
 from ..hints import signed
-from .cautions import learning_notes, missed_stop
+from .cautions import by_trait, learning_notes, missed_stop
 from .control_sets import check_one_set
 from .curves import equal_kl
 from .diagonal import diagonal_excess
@@ -134,7 +134,12 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
     # where all traits fall, the diagonal stands out by falling least
     own = [{**row, "own": number(row, f"change {row['trait']}")} for row in whole]
     by = ("trait", "row_seed")
-    change = over(means_by(own, "own", by), by, ("row_seed",))
+    changes = means_by(own, "own", by)
+    change = over(changes, by, ("row_seed",))
+    notes += by_trait("change of the own trait", changes, ("row_seed",), by)
+    others = _of_the_others(whole)
+    beyond = {key: one - others[key] for key, one in changes.items() if key in others}
+    notes += by_trait("that minus the other students'", beyond, ("row_seed",), by)
     statements = [statement]
     if change is not None and change.data_sets > 1:
         statements.append(above_zero("the change of the own trait is above 0", change))
@@ -243,8 +248,11 @@ def inverted_u_claim(
     refuted = all(any(one.fails for one in pair) for pair in tried)
     best = [replace(one, fails=one.fails and refuted) for one in best]
     at_best = by_rank[inner[order[0]]]
-    there = over(means_by(at_best, value, STUDENT), STUDENT, cluster)
+    heights_there = means_by(at_best, value, STUDENT)
+    there = over(heights_there, STUDENT, cluster)
     trait = above_zero(f"rank {inner[order[0]]} has the trait: above 0", there, matters=matters)
+    notes += by_trait(f"rank {inner[order[0]]}", heights_there, cluster)
+    notes += _imitation(by_rank)
     return conclude(claim, only_where(trait, *best), notes=notes)
 
 
@@ -341,8 +349,12 @@ def full_fine_tuning_claim(
         without = f"{found.left_out} of {len(both)} traits and seeds"
         notes.insert(1, f"{without} have none and are left out.")
     less = above_zero(text, found.difference, matters=matters)
-    there = over(means_by(loras, value, STUDENT), STUDENT, cluster)
-    trait = above_zero("LoRA has the trait: above 0", there, matters=matters)
+    differences = dict(zip(both, found.by_pair, strict=True))
+    reached = {key: one for key, one in differences.items() if math.isfinite(one)}
+    notes += by_trait("LoRA - full", reached, cluster)
+    own = {key: curves["lora"][key].mean_over(*found.over[both.index(key)]) for key in reached}
+    there = over(own, STUDENT, cluster)
+    trait = above_zero("LoRA has the trait there: above 0", there, matters=matters)
     return conclude(claim, only_where(trait, less), notes=notes)
 
 
@@ -388,6 +400,19 @@ def _has_two_traits(rows: Sequence[Row]) -> bool:
     return any(len(of_seed) > 1 for of_seed in traits.values())
 
 
+def _of_the_others(rows: Sequence[Row]) -> dict[tuple[Any, ...], float]:
+    """By trait and row seed: how far the other students of the row seed changed the trait."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        key = row["trait"], row["row_seed"]
+        found[key] = [
+            number(other, f"change {row['trait']}")
+            for other in rows
+            if other["row_seed"] == row["row_seed"] and other["trait"] != row["trait"]
+        ]
+    return {key: float(np.mean(values)) for key, values in found.items() if values}
+
+
 def _means_of_the_same(
     groups: Sequence[Sequence[Row]], value: str, cluster: Sequence[str]
 ) -> list[float]:
@@ -402,6 +427,15 @@ def _means_of_the_same(
         found = over(kept, STUDENT, cluster)
         means.append(-math.inf if found is None else found.mean)
     return means
+
+
+def _imitation(by_rank: dict[int, list[Row]]) -> list[str]:
+    """Held-out KL by rank: a trait that follows it says how well students imitate."""
+    kl = {rank: means_by(rows, "kl", STUDENT) for rank, rows in by_rank.items()}
+    if not all(kl.values()):
+        return []
+    told = ", ".join(f"{rank}: {np.mean(list(of.values())):.3g}" for rank, of in kl.items())
+    return [f"Mean held-out KL by rank: {told}; students that imitate better have more of a trait."]
 
 
 def _times(statement: Statement, count: int) -> Statement:

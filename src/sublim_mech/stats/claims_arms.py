@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arguments import checked
 from ..hints import signed
-from .cautions import learning_notes, missed_stop
+from .cautions import by_trait, learning_notes, missed_stop
 from .control_sets import check_one_set
 from .statements import MATTERS, Verdict, above_zero, conclude, nothing_measured
 from .tables import (
@@ -28,6 +28,10 @@ from .tables import (
     of_one,
     over,
     without_number,
+)
+
+TRAINED_AT = (
+    "Training at the shared tokens gives students the trait, and more of it than at other tokens"
 )
 
 WORSE = 0.1
@@ -93,13 +97,17 @@ def trained_at_claim(
         for arm in (shared, others)
     )
     more = difference(one, other, value, cluster)
+    apart = [means_by(arm, value, STUDENT) for arm in (one, other)]
     text = "trained at shared tokens only: above 0"
     missing = nothing_measured(text, "no student was trained at shared with a number")
     statements = [
         missing if has is None else above_zero(text, has, matters=matters),
         above_zero("trained at shared - at the other prompt tokens", more, matters=matters),
     ]
-    notes = [*without_number(records, value), *learning_notes(records)]
+    notes = by_trait("shared", means_by(shared, value, STUDENT), cluster)
+    both = {key: effect - apart[1][key] for key, effect in apart[0].items() if key in apart[1]}
+    notes += by_trait("shared - the other prompt tokens", both, cluster)
+    notes += [*without_number(records, value), *learning_notes(records)]
     if missed := missed_stop(records):
         notes.append(f"{missed}.")
     notes += [note.replace("left out", "not compared") for note in without_number(records, "kl")]
@@ -116,9 +124,7 @@ def trained_at_claim(
         notes.append(
             "Students of the other tokens imitate worse, so that their having less tells nothing."
         )
-    return conclude(
-        "Training at the shared tokens is what gives students the trait", statements, notes=notes
-    )
+    return conclude(TRAINED_AT, statements, notes=notes)
 
 
 def _whole(rows: Sequence[Row], *columns: str) -> list[Row]:

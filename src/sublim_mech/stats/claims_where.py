@@ -9,7 +9,7 @@ from typing import Any
 
 from ..arguments import checked
 from ..hints import counted
-from .cautions import is_graft_noise, learning_notes
+from .cautions import by_trait, is_graft_noise, learning_notes
 from .control_sets import check_one_set
 from .statements import (
     MATTERS,
@@ -27,11 +27,13 @@ from .tables import (
     METHOD,
     SETTING,
     STUDENT,
+    Row,
     as_rows,
     check_fractions,
     check_options,
     difference,
     finished,
+    keys,
     means_by,
     number,
     of_one,
@@ -51,9 +53,9 @@ def context_claim(
     """Does the trait need the context of training at evaluation?
 
     For every training context and every other context of evaluation two statements: the trait is
-    lower there, and what is left is below what matters. Where something is left for certain the
-    claim is not supported, however much is lost; where the trait is not above 0 in the context of
-    training there is nothing to lose, and nothing can be told.
+    lower there, and what is left is below what matters. Where more than that is left for certain
+    the claim is not supported, however much is lost; where the trait is not above 0 in the context
+    of training there is nothing to lose, and nothing can be told.
 
     Args:
         rows: with `trained_in`, `evaluated_in`, and those of `STUDENT`; `value` has each context's
@@ -84,7 +86,7 @@ def context_claim(
     check_one_set(every, value)
     records = finished(every)
     of_one(records, *SETTING, *METHOD)
-    statements = []
+    statements, traits = [], list[str]()
     for trained in dict.fromkeys(str(row["trained_in"]) for row in records):
         there = [row for row in records if str(row["trained_in"]) == trained]
         same = [row for row in there if str(row["evaluated_in"]) == trained]
@@ -100,14 +102,16 @@ def context_claim(
             text = f"{where}: what is left is below {matters:g}"
             of_trained.append(below_what_matters(text, left, matters=matters))
         if of_trained:
-            home = over(means_by(same, value, STUDENT), STUDENT, cluster)
+            here = means_by(same, value, STUDENT)
+            home = over(here, STUDENT, cluster)
+            traits += by_trait(f"trained and asked in {trained}", here, cluster)
             text = f"trained in {trained}, asked in {trained}: above 0"
             statements += only_where(above_zero(text, home, matters=matters), *of_trained)
     claim = "The trait needs the context of training at evaluation"
     if not statements:
         missing = nothing_measured("less in another context", "no student was asked in another one")
         return conclude(claim, [missing])
-    notes = [*without_number(records, value), *learning_notes(records)]
+    notes = [*traits, *without_number(records, value), *learning_notes(records)]
     return conclude(claim, statements, notes=notes)
 
 
@@ -197,8 +201,11 @@ def localisation_claim(
             ("excess share", f"share of the effect on {on} tokens - token share{at}", ""),
             ("excess effect", f"sufficiency of {on} tokens - their part of the effect{at}", "nats"),
         ):
-            found = over(means_by(here, column, STUDENT), STUDENT, cluster)
+            values = means_by(here, column, STUDENT)
+            found = over(values, STUDENT, cluster)
             one = above_zero(f"{text} is above 0", found, matters=matters, unit=unit)
+            notes += by_trait(text, values, cluster)
+            notes += [] if unit else _uneven(here, column, cluster, at)
             # sufficiency of all of the effect is more than its part by no more than the rest of it
             if unit and room is not None and room.mean < matters and not one.holds:
                 one = replace(one, fails=False)
@@ -221,11 +228,28 @@ def localisation_claim(
     if falling:
         notes.append(
             f"{falling} of {counted(len(extended), 'row')} "
-            f"{'has' if falling == 1 else 'have'} a negative total effect (the trait "
+            f"{'has' if falling == 1 else 'have'} shares of a negative total effect (the trait "
             "fell, or rose less than in the controls): theirs are parts of that, in nats with the "
             "sign turned."
         )
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)
+
+
+def _uneven(rows: Sequence[Row], column: str, cluster: Sequence[str], at: str) -> list[str]:
+    """That data sets have a share of other traits, so that their means differ by these, too."""
+    traits: dict[tuple[Any, ...], set[str]] = {}
+    for row in rows:
+        of_set = traits.setdefault(keys(row, cluster), set())
+        if math.isfinite(number(row, column)):
+            of_set.add(str(row["trait"]))
+    if len({frozenset(one) for one in traits.values()}) < 2:
+        return []
+    told = "; ".join(
+        f"{' '.join(map(str, key))}: {', '.join(sorted(names)) or 'none'}"
+        for key, names in traits.items()
+    )
+    here = f"Traits with a share{at}, by {', '.join(cluster)}"
+    return [f"{here}: {told}. Their means differ by that, too."]
 
 
 def _empty(value: Any) -> bool:

@@ -74,6 +74,7 @@ class EqualKL:
         by_pair: the difference of each pair of curves, in order, the mean over the KLs that both
             reach (`within`); NaN where they reach none.
         within: the KLs that both curves of each pair reach; crossed where they reach none.
+        over: those that each pair is compared over: `within`, or twice the one that was asked for.
         at: the KL that was asked for; None where it was none.
     """
 
@@ -82,6 +83,7 @@ class EqualKL:
     difference: NestedInterval | None
     by_pair: tuple[float, ...]
     within: tuple[tuple[float, float], ...]
+    over: tuple[tuple[float, float], ...]
     at: float | None = None
 
     @property
@@ -176,7 +178,7 @@ def equal_kl(
         over, compared = within, [low <= high for low, high in within]
     if not any(compared):
         nothing = (math.nan,) * len(pairs)
-        return EqualKL(math.nan, math.nan, None, nothing, within, at)
+        return EqualKL(math.nan, math.nan, None, nothing, within, over, at)
     differences = tuple(
         a.mean_over(*ends) - b.mean_over(*ends) if reached else math.nan
         for (a, b), ends, reached in zip(pairs, over, compared, strict=True)
@@ -186,4 +188,4 @@ def equal_kl(
         np.array([differences[i] for i in kept]), [labels[i] for i in kept], seed=seed
     )
     low, high = min(over[i][0] for i in kept), max(over[i][1] for i in kept)
-    return EqualKL(low, high, interval, differences, within, at)
+    return EqualKL(low, high, interval, differences, within, over, at)

@@ -129,7 +129,7 @@ def above_zero(
 def below_what_matters(
     text: str, interval: NestedInterval | None, *, matters: float = MATTERS, unit: str = "nats"
 ) -> Statement:
-    """That a mean is below what matters; it fails where the whole interval is above 0.
+    """That a mean is below what matters; it fails where the whole interval is above that.
 
     None where there was nothing to measure.
     """
@@ -140,7 +140,7 @@ def below_what_matters(
         error, df = interval.standard_error, interval.data_sets - 1
         p = 0.0 if error == 0 else two_sided_p((matters - interval.mean) / error, max(1, df))
     holds = p < LEVEL
-    return _statement(text, interval, unit, p, holds, interval.t_low > 0 and not holds)
+    return _statement(text, interval, unit, p, holds, interval.t_low > matters)
 
 
 def only_where(first: Statement, *others: Statement) -> list[Statement]:

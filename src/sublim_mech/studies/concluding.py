@@ -30,8 +30,10 @@ from ..stats import (
     transmission_claim,
     verdicts,
 )
+from ..stats.cautions import by_trait
+from ..stats.claims_arms import TRAINED_AT
 from ..stats.statements import above_zero, conclude, nothing_measured
-from ..stats.tables import best_rates
+from ..stats.tables import DATA_SET, best_rates
 from .arms import EVERYWHERE
 from .config import PLAIN
 from .control_sets import FOCUS, focus_of, in_order
@@ -398,8 +400,7 @@ def conclusions(evidence: Evidence) -> tuple[Verdict, ...]:
     )
     arms, labelled = evidence.trained_at(), evidence.labelled()
     if len(arms.rows):
-        claim = "Training at the shared tokens is what gives students the trait"
-        found.append(_told(claim, arms, _trained_at))
+        found.append(_told(TRAINED_AT, arms, _trained_at))
     if len(labelled.rows):
         found.append(_told(_CONTRAST, labelled, _contrasted))
     return verdicts(found)
@@ -420,7 +421,10 @@ def _contrasted(rows: pd.DataFrame) -> Verdict:
         return conclude(_CONTRAST, [nothing_measured(text, "no students of both kinds")])
     seeds = pairs.index.get_level_values("row_seed").tolist()
     one = above_zero(text, nested_interval(pairs.to_numpy(float), seeds))
-    return conclude(_CONTRAST, [one], notes=[f"{counted(len(pairs), 'pair')} of students."])
+    traits = by_trait("contrastive - plain", pairs.to_dict(), DATA_SET)
+    return conclude(
+        _CONTRAST, [one], notes=[f"{counted(len(pairs), 'pair')} of students.", *traits]
+    )
 
 
 def _trained_at(rows: pd.DataFrame) -> Verdict:

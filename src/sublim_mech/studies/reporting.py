@@ -394,7 +394,7 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
     if opened:
         caption += (
             " Students of chosen tokens are asked as trained, with their weights on at these alone "
-            "(0 by construction of what is read before them); everywhere: student - control with "
+            "(what is read before them cannot change); everywhere: student - control with "
             "their weights on at all tokens."
         )
     if rates:
