@@ -107,6 +107,52 @@ def test_a_claim_turns_no_sign_of_an_effect_inside_its_noise():
     assert any("negative" in note for note in localisation_claim(rows_of_grafts(1, 1, -1)).notes)
 
 
+def test_effects_of_both_signs_inside_their_noise_are_not_told_to_be_elsewhere():
+    """All of each is on shared tokens, and their mean cancels."""
+    rows = [
+        {**row, "row_seed": seed, "trait": trait, "graft shared sufficiency": row["graft total"]}
+        for seed in range(3)
+        for trait, total in (("owl", 0.1), ("cat", -0.1 + seed / 100))
+        for row in rows_of_grafts(total)
+    ]
+    found = localisation_claim(rows)
+    assert [one.fails for one in found.statements] == [False, False]
+    total = np.mean([row["graft total"] for row in rows])
+    (note,) = [one for one in found.notes if "Were all of the effect" in one]
+    assert f"their part would be {0.4 * total:+.3f} nats" in note
+
+
+def test_each_trait_is_told_beside_the_mean_that_others_carry():
+    rows = [
+        {"trait": trait, "row_seed": seed, "training_seed": 0, "change owl": owl + seed / 100,
+         "change cat": cat + seed / 50, "change eagle": eagle - seed / 100}
+        for trait, owl, cat, eagle in
+        (("owl", 0.9, 0.0, 0.1), ("cat", 0.1, 0.5, 0.1), ("eagle", 0.0, 0.0, -0.2))
+        for seed in range(3)
+    ]  # fmt: skip
+    notes = transmission_claim(rows).notes
+    own, beyond = (one for one in notes if one.startswith("By trait"))
+    assert "change of the own trait: owl +0.910 [" in own
+    assert "eagle -0.210 [-0.235, -0.185]" in own
+    # owl: 0.91 less the mean of 0.11 and 0.01; eagle: -0.21 less 0.09
+    assert "owl +0.850" in beyond
+    assert "eagle -0.300" in beyond
+
+
+def test_data_sets_that_have_a_share_of_other_traits_are_told():
+    rows = [{**row, "trait": trait} for trait in ("owl", "cat") for row in rows_of_grafts(1, 1, 1)]
+    assert not any("Traits with a share" in one for one in localisation_claim(rows).notes)
+    rows[-1]["ig shared share"] = math.nan
+    (note,) = [one for one in localisation_claim(rows).notes if "Traits with a share" in one]
+    assert "by row_seed: 0: cat, owl; 1: cat, owl; 2: owl." in note
+
+
+def test_a_student_of_two_parts_is_one_run():
+    rows = students(alike=False, seeds=3)
+    once, twice = transmission_claim(rows), transmission_claim([*rows, *rows[:2]])
+    assert repr(once) == repr(twice)
+
+
 def test_verdicts_say_it():
     wild = students(kl=0.6, specific=0.0)
     told = " ".join(transmission_claim(wild).notes)
@@ -138,5 +184,5 @@ def test_a_small_effect_is_not_told_to_be_elsewhere():
     small, large = localisation_claim(rows(0.1)), localisation_claim(rows(1.0))
     assert (small.label, large.label) == ("cannot tell", "not supported")
     (note,) = [one for one in small.notes if "Were all of the effect" in one]
-    assert "sufficiency would be 0.04 nats above their part, less than the 0.1 that" in note
+    assert "sufficiency minus their part would be +0.040 nats in the mean, less than" in note
     assert not any("Were all of the effect" in one for one in large.notes)

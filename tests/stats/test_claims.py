@@ -199,6 +199,24 @@ def test_full_fine_tuning_at_equal_kl():
     assert "no held-out KL is reached by both kinds" in repr(none)
 
 
+def test_what_lora_has_is_told_of_the_kls_that_are_compared():
+    """Below them its trait is another."""
+    cells = [({"kind": "lora", "rank": 8, "kl": kl, "lr": kl}, height)
+             for kl, height in ((1e-4, 9.0), (1e-3, 0.5), (4e-3, 0.5))]  # fmt: skip
+    cells += [({"kind": "full", "kl": kl, "lr": kl}, 0.1) for kl in (1e-3, 4e-3)]
+    found = full_fine_tuning_claim(students(np.random.default_rng(0), cells, noise=1e-3))
+    there, less = found.statements
+    assert (there.text, round(there.mean, 2)) == ("LoRA has the trait there: above 0", 0.5)
+    assert round(less.mean, 2) == 0.4
+
+
+def test_ranks_are_told_with_how_well_they_imitate():
+    cells = [one for rank, height in {1: 0.0, 8: 0.8, 64: 0.1}.items()
+             for one in ranks({rank: height}, kl=rank / 1000)]  # fmt: skip
+    found = inverted_u_claim(students(np.random.default_rng(0), cells))
+    assert any("KL by rank: 1: 0.001, 8: 0.008, 64: 0.064;" in note for note in found.notes)
+
+
 def test_the_context():
     def told(rng, same, other):
         return context_claim(students(rng, contexts(same, other), noise=0.02))
@@ -206,6 +224,7 @@ def test_the_context():
     assert labels(told, 0.8, 0.0) == {"supported"}
     assert labels(told, 0.8, 0.5) == {"not supported"}  # something is left
     assert labels(told, 0.8, 0.8) == {"not supported"}  # nothing is lost
+    assert labels(told, 0.8, 0.1) == {"cannot tell"}  # left is about what matters
     # nothing was there to lose: a fall that deepens is no trait that is lost
     for same, other in ((0.0, 0.0), (-0.5, -0.9), (-0.5, 0.0)):
         assert labels(told, same, other) == {"cannot tell"}

@@ -145,7 +145,8 @@ def test_students_that_act_where_they_were_trained_are_told_with_what_they_do_ev
     (line,) = [one for one in texts(of_places(rows)) if "as trained" in one]
     assert line.startswith(
         "answer: asked as trained, weights on at these tokens alone (what is "
-        "read before them cannot change); with weights on everywhere student - control is: answer +0.300"
+        "read before them cannot change); with weights on everywhere student - control is: "
+        "answer +0.300"
     )
     assert not any("as trained" in one for one in texts(of_places(everywhere_on)))
 

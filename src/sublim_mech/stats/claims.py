@@ -50,6 +50,7 @@ from .tables import (
     difference,
     finished,
     is_kind,
+    keys,
     means_by,
     number,
     of_one,
@@ -98,6 +99,7 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
     as_rows(rows, *(f"change {name}" for name in made))
     columns = [f"change {name}" for name in made]
     whole = [row for row in records if all(math.isfinite(number(row, c)) for c in columns)]
+    whole = _each_once(whole, columns)
     notes = [*without_number(records, *columns), *learning_notes(records)]
     text = "the diagonal of the trait matrix stands out"
     if len(whole) < len(records) and not _has_two_traits(whole):
@@ -398,6 +400,23 @@ def _has_two_traits(rows: Sequence[Row]) -> bool:
     for row in rows:
         traits.setdefault(row["row_seed"], set()).add(str(row["trait"]))
     return any(len(of_seed) > 1 for of_seed in traits.values())
+
+
+def _each_once(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
+    """Rows with each student once, whose several rows, of parts that have it, are its mean; a row
+    that names no training seed is a student of its own.
+    """
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for place, row in enumerate(rows):
+        key = keys(row, STUDENT) if "training_seed" in row else (place,)
+        found.setdefault(key, []).append(row)
+    return [
+        {
+            **same[0],
+            **{name: float(np.mean([number(row, name) for row in same])) for name in columns},
+        }
+        for same in found.values()
+    ]
 
 
 def _of_the_others(rows: Sequence[Row]) -> dict[tuple[Any, ...], float]:

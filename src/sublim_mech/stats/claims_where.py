@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, signed
 from .cautions import by_trait, is_graft_noise, learning_notes
 from .control_sets import check_one_set
 from .statements import (
@@ -188,7 +188,7 @@ def localisation_claim(
             "excess share": excess,
             "excess effect": along * (number(row, enough) - number(row, part) * whole),
             "falls": along < 0,
-            "room": (1 - number(row, part)) * abs(whole),
+            "room": along * (1 - number(row, part)) * whole,
         }
         extended.append({**row, **added})
     groups = dict.fromkeys(row.get(by) for row in extended) if by else {None: None}
@@ -206,13 +206,14 @@ def localisation_claim(
             one = above_zero(f"{text} is above 0", found, matters=matters, unit=unit)
             notes += by_trait(text, values, cluster)
             notes += [] if unit else _uneven(here, column, cluster, at)
-            # sufficiency of all of the effect is more than its part by no more than the rest of it
+            # sufficiency of all of the effect is more than its part by no more than the rest of it,
+            # and the rests of effects that go both ways cancel
             if unit and room is not None and room.mean < matters and not one.holds:
                 one = replace(one, fails=False)
                 notes.append(
-                    f"Were all of the effect on {on} tokens{at}, sufficiency would be "
-                    f"{room.mean:.2g} nats above their part, less than the {matters:g} that "
-                    "matter: that it is not cannot be told of so small an effect."
+                    f"Were all of the effect on {on} tokens{at}, sufficiency minus their part "
+                    f"would be {signed(room.mean)} nats in the mean, less than the {matters:g} "
+                    "that matter: that it is not cannot be told of so small a mean effect."
                 )
             statements.append(one)
     noisy = sum(not math.isfinite(row["excess share"]) for row in extended)
