@@ -123,6 +123,17 @@ def test_the_others_direction_is_that_of_the_control(biased, prompts):
     assert float(ours) == pytest.approx(by_hand - base, abs=2e-5)
 
 
+def test_tokens_before_the_question_change_once(llama, marked):
+    """Prompts that are one up to the last chosen token are no evidence each."""
+    change = sm.instruments.activation_change(llama, marked, [2, 3], layers=[1])
+    assert change.data.sizes["prompt"] == 1
+    cosines = change.cosine(np.ones((1, change.data.sizes["d_model"])))
+    assert cosines[["low", "high"]].isna().all(axis=None)
+    late = sm.instruments.activation_change(llama, marked, [-1], layers=[1])
+    assert late.data.sizes["prompt"] == len(marked)
+    assert set(change.made_from) == {prompt.ids for prompt in marked}
+
+
 @pytest.mark.parametrize("site", ["resid_pre", "resid_mid", "attn_out", "mlp_out"])
 def test_all_three_are_edits_of_whole_forwards(site, llama, prompts):
     where = sm.masks.positions(3, 5, -1)

@@ -28,7 +28,7 @@ from ..prompts.same import is_one_context, is_rendered_by
 from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
 from ..results.identity import content
-from ..results.record import LEARNT, BaseSource, Forms, Record, StudentSource
+from ..results.record import LEARNT, ONE_VALUE, BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
@@ -89,6 +89,7 @@ def label(
         forms=forms_of(task),
         training_context=None if trained is None else str(trained_in(trained, task.prompts)),
         copies=task.copies,
+        unread=task.unread,
         notes=(
             *notes_of(pair),
             *asked_for_others(pair, of_metric(task.metric)),
@@ -99,6 +100,7 @@ def label(
             *rendered_otherwise(task.prompts, pair),
             *metric_notes(task),
             *_unlike_bases(measured),
+            *_one_value(measured),
             *notes,
         ),
         n_layers=n_layers,
@@ -126,6 +128,32 @@ def _unlike_bases(measured: Measured) -> tuple[str, ...]:
         "numbers, other rows), or jumps, so that differences of models are no effects",
     )
 
+
+def _one_value(measured: Measured) -> tuple[str, ...]:
+    """That prompts which are one up to the last token that answers name have one value too, in a
+    sentence: those of a metric of one's own, of which nobody knows beforehand that it reads nothing
+    else, or of prompts with donors.
+    """
+    task = measured.task
+    alike: dict[Any, list[int]] = {}
+    for place, (prompt, trie) in enumerate(zip(task.prompts, task.answers, strict=True)):
+        if trie.at and not trie.forms:
+            alike.setdefault((prompt.ids[: max(trie.at) + 1], trie.at), []).append(place)
+    both = np.stack([measured.base, measured.student])
+    for places in alike.values():
+        values = both[..., places]
+        one_value = np.allclose(values, values[..., :1], rtol=_ROUNDING, atol=_ROUNDING)
+        if len(places) > 1 and one_value:
+            return (
+                f"{len(places)} of {counted(len(task.prompts), 'prompt')} have the same tokens up "
+                f"to the last one that is read, and one value: {ONE_VALUE}, and intervals and "
+                "tests that count each of them are too sure",
+            )
+    return ()
+
+
+_ROUNDING = 1e-5
+"""Difference of one number computed twice, in batches of other shapes."""
 
 _APART = 0.1
 """Relative difference of two runs of one model that no rounding makes."""

@@ -11,7 +11,7 @@ from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
 from .limit_kinds import Limit
-from .record import GATED, SUM, UNTOLD, VOID, Record
+from .record import GATED, ONE_VALUE, SUM, UNTOLD, VOID, Record
 
 # ---------------------------------------------------------------------------------------- contexts
 
@@ -113,6 +113,12 @@ def without_controls(scores: ScoreArrays) -> list[Limit]:
         given = "no controls beside the sum"
     told = f"{given}: {uncontrolled(students)}"
     return [Limit("no controls", told, told)]
+
+
+def of_one_value(scores: ScoreArrays) -> list[Limit]:
+    """That prompts are counted each which are one as far as the metric reads."""
+    told = [note for note in scores.record.notes if ONE_VALUE in note]
+    return [Limit("intervals", note, note.partition(", and intervals")[0]) for note in told]
 
 
 def few_prompts(count: int, what: str = "prompt") -> list[Limit]:
