@@ -66,7 +66,8 @@ def test_tokens_read_before_the_question_are_one_prompts_evidence(llama, marked,
     assert result.data.sizes["prompt"] == 1
     assert np.isnan(result.totals().loc["student", ["low", "high"]]).all()
     told = f"3 of {len(marked)} prompts are others up to the last token that the metric reads"
-    assert told in repr(result) and "token by token" not in repr(result)
+    assert told in repr(result)
+    assert "token by token" not in repr(result)
     assert "one prompt: no intervals" in in_full(result)
 
     # where it is read behind the question, and in another context, prompts are evidence each
@@ -74,7 +75,7 @@ def test_tokens_read_before_the_question_are_one_prompts_evidence(llama, marked,
     assert sm.effect(llama, marked, late, **QUIET).data.sizes["prompt"] == len(marked)
     other = sm.render(smol_tokenizer, ["Which animal?", "Name one."], context=NO_SYSTEM)
     result = sm.effect(llama, [*marked, *other], early, **QUIET)
-    assert result.record.copies == 4 and result.record.unread == 4
+    assert (result.record.copies, result.record.unread) == (4, 4)
 
     # of copies token by token it is told by itself
     twice = sm.effect(llama, [*marked, marked[0]], early, **QUIET)
