@@ -492,7 +492,7 @@ def load_pair(
         controls=tuple(others),
         trained_in=trained_in,
         trained_on=taught.met,
-        told=taught.told,
+        told=(*taught.told, *taught.noticed),
     )
     with refused(loaded.model, "its gated forward, or the student's own,"):
         check_parity(pair.model, pair.sites, pair.students, pair.layout)

@@ -24,9 +24,11 @@ from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
 from ..prompts import ANSWER, DATE, Context, Prompt, mark_sharing
 from ..prompts.context import System
+from ..prompts.rendering import has_prefix_twice
 from ..prompts.same import is_one_context, is_rendered_by
+from ..prompts.shared import user_messages
 from ..results.arrays import CONTEXT, name_layers
-from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
+from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
 from ..results.identity import content
 from ..results.record import LEARNT, ONE_VALUE, BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
@@ -94,6 +96,8 @@ def label(
             *notes_of(pair),
             *asked_for_others(pair, of_metric(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
+            *other_turns(task.prompts, pair),
+            *prefix_twice(task.prompts),
             *same_contexts(task.prompts, pair),
             *met_in_training(task.prompts, pair),
             *(_marked_otherwise(task.prompts, pair) or _told_from(pair, data)),
@@ -316,6 +320,36 @@ def _marked_otherwise(prompts: Sequence[Prompt], pair: ModelPair) -> tuple[str, 
     return (
         f"{which} marked by another training than this student's: sharing tells what that shares "
         "with them; mark_sharing(prompts, pair), or render(pair, questions), marks them by its own",
+    )
+
+
+def other_turns(prompts: Sequence[Prompt], runner: Runner, what: str = "prompt") -> tuple[str, ...]:
+    """That prompts have another number of user messages than the training prompts, in a sentence;
+    nothing where that is not known, or of raw text.
+    """
+    trained = runner.training_prompts if isinstance(runner, ModelPair) else None
+    known = frozenset() if trained is None else trained.turns
+    here = [user_messages(prompt) for prompt in prompts]
+    others = [count for count in here if count and count not in known]
+    if not known or not others:
+        return ()
+    there, asked = (" or ".join(map(str, sorted(set(some)))) for some in (known, others))
+    some = "" if len(others) == len(here) else f" ({len(others)} of {counted(len(here), what)})"
+    return (f"{OTHERWISE}: {TURNS}: {there} in training, {asked} here{some}",)
+
+
+def prefix_twice(prompts: Sequence[Prompt], what: str = "prompt") -> tuple[str, ...]:
+    """That prompts hold their context's user prefix twice, in a sentence: it is put before a first
+    user message that has it already.
+    """
+    twice = [prompt for prompt in prompts if has_prefix_twice(prompt)]
+    if not twice:
+        return ()
+    hold = "holds" if len(twice) == 1 else "hold"
+    return (
+        f"{len(twice)} of {counted(len(prompts), what)} {hold} the user_prefix "
+        f"{twice[0].context.user_prefix!r} twice: the context puts it before a question that "
+        "begins with it already",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..stats import FEWEST
 from .arrays import ScoreArrays
-from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
+from .contexts import NOT_GIVEN, OTHERWISE, TURNS, asked_and_trained, in_words, otherwise, unlike
 from .limit_kinds import Limit
 from .record import GATED, ONE_VALUE, SUM, UNTOLD, VOID, Record
 
@@ -32,11 +32,16 @@ def of_contexts(scores: ScoreArrays) -> list[Limit]:
     record = scores.record
     if not record.measured:
         return []
+    turns = [note for note in record.notes if TURNS in note]
+    told = [Limit("context", note, note) for note in turns]
     if record.training_context is None:
-        return [Limit("context", where_asked(record), NOT_GIVEN)]
+        return [Limit("context", where_asked(record), NOT_GIVEN), *told]
     compared = record.contexts, record.training_context, record.notes
     names = ", ".join(unlike(*compared))
-    return [Limit("context", line, f"{OTHERWISE}: {names}") for line in otherwise(*compared)]
+    unlike_contexts = [
+        Limit("context", line, f"{OTHERWISE}: {names}") for line in otherwise(*compared)
+    ]
+    return [*unlike_contexts, *told]
 
 
 def over_contexts(scores: ScoreArrays) -> str:

@@ -13,7 +13,7 @@ from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .completeness import points_in_words
 from .confirming import agreement
-from .contexts import quoted
+from .contexts import TURNS, quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
 from .limit_kinds import Kind
@@ -125,7 +125,7 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"single tokens of the {counted(scores.record.refined, 'strongest span')} of each "
             "prompt; other tokens show the value of their span (not refined)"
         )
-    are_limits = SUM, GATED, ONE_VALUE
+    are_limits = SUM, GATED, ONE_VALUE, TURNS
     lines += [
         note for note in scores.record.notes if not any(phrase in note for phrase in are_limits)
     ]

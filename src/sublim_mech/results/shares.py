@@ -37,7 +37,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import GATED, LEARNT
+from .record import GATED, LEARNT, ONE_VALUE
 from .report import warning
 from .tables import in_words
 from .words import percent
@@ -461,7 +461,7 @@ def _read_with(scores: ScoreArrays) -> list[str]:
             told.append(f"{limit.short}: {elsewhere}")
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
-    learnt = [note for note in scores.record.notes if LEARNT in note]
+    learnt = [note for note in scores.record.notes if LEARNT in note or ONE_VALUE in note]
     return [line for line in [*told, *voided(scores), *learnt] if line]
 
 
