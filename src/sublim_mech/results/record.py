@@ -41,6 +41,13 @@ LEARNT = "tells nothing of others"
 ONE_VALUE = "they are one prompt's evidence"
 """Of prompts that are one as far as a metric reads, and were not left out, as notes say it."""
 
+TOLD_FROM = (
+    "seen, novel: told from",
+    "what training shares: told from",
+    "shared with training, of",
+)
+"""How notes begin that say from what it is told what training shares."""
+
 GATED = "its weights are on only at"
 """That a student acts where it was trained to and nowhere else, as notes say it."""
 
