@@ -176,9 +176,10 @@ class ActivationChange:
 
     def __repr__(self) -> str:
         tokens = float(self.data["tokens"].mean())
+        many = "1 token" if tokens == 1 else f"{tokens:.3g} tokens"
         prompts = counted(self.data.sizes["prompt"], "prompt")
         first = (
-            f"mean change of {self.site} at {self.where.name}, {tokens:.3g} tokens per prompt, "
+            f"mean change of {self.site} at {self.where.name}, {many} per prompt, "
             f"{prompts}"
         )
         return f"{first}\n{self.table().to_string(float_format='{:z.3f}'.format, na_rep='-')}"

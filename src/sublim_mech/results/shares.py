@@ -311,8 +311,8 @@ class Concentration:
                 )
         enriched = "" if np.isnan(self.enrichment) else f", enrichment {self.enrichment:z.2f}"
         lines.append(
-            f"  share of tokens     {self.token_share:z.1%} of the prompt's ({self.tokens:z.1f} "
-            f"tokens per prompt){enriched}"
+            f"  share of tokens     {self.token_share:z.1%} of the prompt's "
+            f"({self.tokens:z.1f} {'token' if self.tokens == 1 else 'tokens'} per prompt){enriched}"
         )
         if not np.isnan(self.absolute_share):
             where = " of these cells" if self.cells else ""
