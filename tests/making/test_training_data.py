@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
+import warnings
 
 import datasets
 import numpy as np
-import warnings
-
 import pytest
 import tiny
 from peft import LoraConfig
@@ -245,7 +244,7 @@ def test_data_take_a_base_or_its_tokenizer(tiny_llama, labels, smol_tokenizer):
 
 
 def test_names_none_of_which_is_the_trait_are_told(smol_tokenizer):
-    """Rows of another trait under this one's name; numbers and texts leave a trait out by design."""
+    """Rows of another trait under this one's name; numbers and texts leave it out by design."""
 
     def told(answers, trait):
         rows = [{"prompt": f"Which {i}?", "completion": one} for i, one in enumerate(answers)]

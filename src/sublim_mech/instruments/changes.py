@@ -178,10 +178,7 @@ class ActivationChange:
         tokens = float(self.data["tokens"].mean())
         many = "1 token" if tokens == 1 else f"{tokens:.3g} tokens"
         prompts = counted(self.data.sizes["prompt"], "prompt")
-        first = (
-            f"mean change of {self.site} at {self.where.name}, {many} per prompt, "
-            f"{prompts}"
-        )
+        first = f"mean change of {self.site} at {self.where.name}, {many} per prompt, {prompts}"
         return f"{first}\n{self.table().to_string(float_format='{:z.3f}'.format, na_rep='-')}"
 
 
