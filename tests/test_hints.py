@@ -16,6 +16,8 @@ def test_near_names_are_offered_nearest_first():
     assert nearest("attn.qq", ["mlp", "attn.v", "attn.q"]) == "; did you mean 'attn.q' or 'attn.v'?"
     assert nearest("colour", ["steps", "batch"]) == ""
     assert nearest("x", []) == ""
+    assert nearest("herron", ["cherry", "oak"]) == "", "another word, and no slip"
+    assert nearest("herron", ["cherry", "heron"]) == "; did you mean 'heron'?"
 
 
 def test_three_names_at_most():

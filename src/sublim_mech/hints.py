@@ -48,6 +48,11 @@ ELSEWHERE = {
 """What options are called here, by their names in transformers, TRL and PEFT."""
 
 
+_NEAR = 0.7
+"""Likeness (difflib's) from which on a name is near: slips have 0.75 and more, while other words
+that share half of their letters (`herron`, `cherry`) have 0.67."""
+
+
 def outside() -> int:
     """The `stacklevel` at which a warning names the line of the user's own that led to it."""
     frame, level = sys._getframe(1), 1
@@ -87,7 +92,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     near_names = [ours for ours in ELSEWHERE.get(name, ()) if ours in known]
-    near_names = near_names or get_close_matches(name, known, n=3, cutoff=0.6)
+    near_names = near_names or get_close_matches(name, known, n=3, cutoff=_NEAR)
     if not near_names:
         return ""
     return f"; did you mean {' or '.join(map(repr, near_names))}?"

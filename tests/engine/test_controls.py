@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -73,6 +74,58 @@ def test_a_copy_of_a_control_is_no_second_control(how, good, tmp_path):
         ValueError, match=r"hold one student twice: '.*' and '.*' have the same wei"
     ):
         load_pair(base(), student("llama", "lora"), controls=controls)
+
+
+def made(kind, seed, architecture="llama"):
+    """A student of the tests' base."""
+    return (tiny.full if kind == "full" else tiny.lora)(model(architecture), seed=seed)
+
+
+def stored(one, dtype):
+    """A student whose own weights were once stored in a type."""
+    again = copy.deepcopy(one)
+    adapted = hasattr(again, "peft_config")
+    for name, parameter in again.named_parameters():
+        if not adapted or "lora_" in name:
+            parameter.data = parameter.data.to(dtype).float()
+    return again
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "merged"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_student_stored_otherwise_is_no_control(kind, dtype):
+    """Rounded weights have another hash, and are the student all the same."""
+    one, other = made(kind, 1), load_student(base(), made(kind, 5), name="other")
+    if kind == "merged":
+        again = copy.deepcopy(one).merge_and_unload()
+    else:
+        again = stored(one, dtype)
+    message = r"hold the student itself but for rounding \(controls\[1\]"
+    for first, second in ((one, again), (again, one)):
+        with pytest.raises(ValueError, match=message):
+            load_pair(base(), first, controls=[other, second])
+    named = [load_student(base(), m, name=n) for n, m in (("a", one), ("b", again))]
+    with pytest.raises(ValueError, match="hold one student twice but for rounding: 'a' and 'b'"):
+        load_pair(base(), other, controls=named)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_another_student_in_half_precision_is_a_control(architecture, kind):
+    one, other = (made(kind, seed, architecture) for seed in (1, 5))
+    pair = load_pair(base(architecture), one, controls=[stored(other, torch.bfloat16)])
+    assert len(pair.controls) == 1
+
+
+def test_a_student_near_another_one_is_a_control():
+    """A tenth of the change is more than rounding makes."""
+    one = made("lora", 1)
+    near = copy.deepcopy(one)
+    torch.manual_seed(0)
+    for name, parameter in near.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1 * parameter.data.std() * torch.randn_like(parameter)
+    assert len(load_pair(base(), one, controls=[near]).controls) == 1
 
 
 def test_a_control_of_alpha_zero_controls_for_nothing(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 
 import numpy as np
@@ -177,7 +176,7 @@ def test_training_prompts_that_cannot_be_rendered_are_told_as_such(smol_tokenize
 
 def test_loaded_students_pass_through():
     loaded = load_student(base(), student("llama", "lora"))
-    other = dataclasses.replace(loaded, name="other", hash="0" * 64)
+    other = load_student(base(), tiny.lora(model(), seed=5), name="other")
     pair = load_pair(base(), loaded, controls=[other])
     assert pair.student is loaded
     assert list(pair.students) == ["student", "control: other"]

@@ -312,8 +312,7 @@ def test_forms_and_contexts_are_told(smol_tokenizer):
     for text in (repr(found), repr(Evaluation(found.data, found.provenance))):
         assert "forms of owl: owl, Owl, owls, Owls" in text
         assert "forms of cat: " in text
-        assert "asked in 2 contexts: mine = no system block; default system prompt" in text
-        assert "training context not given" in text
+        assert "asked in 2 contexts; training context not given\n  mine = no system block\n" in text
         assert "part of any change may come from fine-tuning as such" in text
     alone = evaluate(pair.base, traits, questions=QUESTIONS[:1], **QUIET)
     assert "asked in: default system prompt" in repr(alone)

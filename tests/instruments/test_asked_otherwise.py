@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 
 import sublim_mech as sm
 from sublim_mech import metrics
+from sublim_mech.results.limits import in_full
 
 QUIET = {"progress": False}
 CALM = sm.Context("You are calm.")
@@ -91,3 +94,78 @@ def test_a_rank_of_a_first_token_says_so(text, parts, pair):
     note = f"the rank is that of the first token, {parts}, of {text!r}"
     assert (note in said) == (parts is not None)
     assert ("first token" in said) == (parts is not None)
+
+
+def test_other_turns_than_in_training_are_told(pair):
+    """A question within a conversation, of a student trained on single messages, and back."""
+    chat = [*begun("The owl."), {"role": "user", "content": "Why?"}]
+    line = "asked otherwise than trained: user messages per prompt: 1 in training, 2 here"
+    result = sm.effect(pair, sm.render(pair, [chat]), OWL, **QUIET)
+    assert repr(result).count(line) == 1
+    assert line in in_full(result)
+    assert line in repr(sm.evaluate(pair, [OWL], questions=[chat], **QUIET))
+    both = sm.effect(pair, sm.render(pair, ["Which animal?", chat]), OWL, **QUIET)
+    assert f"{line} (1 of 2 prompts)" in repr(both)
+    # an answer that has begun is no turn
+    assert "user messages" not in repr(
+        sm.effect(pair, sm.render(pair, [begun("I like the")]), OWL, **QUIET)
+    )
+
+    trained = sm.render(pair.tokenizer, [chat, [*begun("A cat."), chat[-1]]], context=CALM)
+    several = replace(pair, trained_on=sm.prompts.Trained.of(trained))
+    assert "user messages per prompt: 2 in training, 1 here" in repr(
+        sm.effect(several, sm.render(pair.tokenizer, ["Which?"], context=CALM), OWL, **QUIET)
+    )
+
+
+def test_what_training_shares_knows_its_turns(smol_tokenizer):
+    chat = [*begun("The owl."), {"role": "user", "content": "Why?"}]
+    single, both = (
+        sm.prompts.Trained.of(sm.render(smol_tokenizer, rows)) for rows in (TAUGHT, [*TAUGHT, chat])
+    )
+    assert (set(single.turns), set(both.turns)) == ({1}, {1, 2})
+    assert sm.prompts.Trained.from_json(both.to_json()).turns == both.turns
+    # files of earlier versions do not name them: single messages are known all the same
+    older = [{k: v for k, v in one.to_json().items() if k != "turns"} for one in (single, both)]
+    assert [set(sm.prompts.Trained.from_json(one).turns) for one in older] == [{1}, set()]
+
+
+def test_a_user_prefix_that_stands_twice_is_told_with_the_scores(smol_tokenizer):
+    quiz = sm.Context(user_prefix="Quiz. ")
+    model = tiny.model("llama")
+    with pytest.warns(UserWarning, match="Quiz") as told:
+        taught = sm.load_pair(
+            model,
+            tiny.lora(model, std=0.01),
+            tokenizer=smol_tokenizer,
+            trained_in=quiz,
+            trained_on=["Quiz. Continue: 1, 2", "Quiz. Write."],
+        )
+    assert len([one for one in told if "Quiz. " in str(one.message)]) == 1, "once"
+    with pytest.warns(UserWarning, match="user_prefix"):
+        prompts = sm.render(taught, ["Quiz. Which animal?", "Which quiz?"])
+    for result in (
+        sm.effect(taught, prompts, OWL, **QUIET),
+        sm.graft(taught, prompts, OWL, sets="role", **QUIET),
+    ):
+        said = repr(result)
+        assert said.count("1 of 2 prompts holds the user_prefix 'Quiz. ' twice") == 1
+        assert said.count("2 of 2 training prompts that were given (trained_on) begin with") == 1
+    plain = sm.effect(taught, prompts[1:], OWL, **QUIET)
+    assert "twice: the context" not in repr(plain)
+
+
+def test_an_evaluation_says_each_contexts_difference_in_its_own_line(pair):
+    contexts = {"calm": CALM, "bare": sm.Context(sm.Context.NONE), "loud": sm.Context("Be loud.")}
+    lines = repr(
+        sm.evaluate(pair, [OWL], contexts=contexts, questions=["Which?"], **QUIET)
+    ).splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("asked in 3 contexts"))
+    assert lines[start] == "asked in 3 contexts; trained in: system “You are calm.”"
+    assert lines[start + 1] == "  calm = system “You are calm.”"
+    assert [line.partition(":")[0] for line in lines[start + 2 : start + 6]] == [
+        "  bare = no system block",
+        "  bare",
+        "  loud = system “Be loud.”",
+        "  loud",
+    ]

@@ -123,6 +123,19 @@ def test_the_others_direction_is_that_of_the_control(biased, prompts):
     assert float(ours) == pytest.approx(by_hand - base, abs=2e-5)
 
 
+def test_tokens_before_the_question_change_once(llama, marked):
+    """Prompts that are one up to the last chosen token are no evidence each."""
+    change = sm.instruments.activation_change(llama, marked, [2, 3], layers=[1])
+    assert change.data.sizes["prompt"] == 1
+    cosines = change.cosine(np.ones((1, change.data.sizes["d_model"])))
+    assert cosines[["low", "high"]].isna().all(axis=None)
+    assert "2 tokens per prompt, 1 prompt" in repr(change)
+    late = sm.instruments.activation_change(llama, marked, [-1], layers=[1])
+    assert "1 token per prompt, 4 prompts" in repr(late)
+    assert late.data.sizes["prompt"] == len(marked)
+    assert set(change.made_from) == {prompt.ids for prompt in marked}
+
+
 @pytest.mark.parametrize("site", ["resid_pre", "resid_mid", "attn_out", "mlp_out"])
 def test_all_three_are_edits_of_whole_forwards(site, llama, prompts):
     where = sm.masks.positions(3, 5, -1)
@@ -198,7 +211,7 @@ def test_zero_norms_and_strangers_are_refused(biased, llama, prompts):
 def test_it_is_saved_and_shown(biased, marked, tmp_path):
     _, pair = biased
     change = activation_change(pair, marked, [-1], layers=[1, 2])
-    assert "mean change of resid_post at chosen tokens, 1 tokens per prompt" in repr(change)
+    assert "mean change of resid_post at chosen tokens, 1 token per prompt" in repr(change)
     scores = direction_effects(pair, marked, CAT, change, random=2, **QUIET)
     scores.save(tmp_path / "direction.safetensors")
     loaded = sm.Scores.load(tmp_path / "direction.safetensors")

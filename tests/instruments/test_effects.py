@@ -1,11 +1,15 @@
 """The effect: base and student against plain forwards of plain models, beside the controls."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import tiny
-from pairs import QUIET, TRAIT, brute_force
+from pairs import NO_SYSTEM, QUIET, TRAIT, brute_force
 
 import sublim_mech as sm
+from sublim_mech.engine.answers import Answers
+from sublim_mech.results.limits import in_full
 
 
 def test_gates_0_and_1_are_base_and_student(pair, marked):
@@ -54,3 +58,49 @@ def test_prompts_of_other_lengths_change_nothing(llama, marked, many):
     parts = [marked[k : k + many] for k in range(0, len(marked), many)]
     alone = [sm.effect(llama, part, TRAIT, **QUIET).data["effect"].values for part in parts]
     np.testing.assert_allclose(together, np.concatenate(alone, axis=1), atol=2e-6)
+
+
+def test_tokens_read_before_the_question_are_one_prompts_evidence(llama, marked, smol_tokenizer):
+    early = sm.metrics.kl_to_base(at=[2])
+    result = sm.effect(llama, marked, early, **QUIET)
+    assert result.data.sizes["prompt"] == 1
+    assert np.isnan(result.totals().loc["student", ["low", "high"]]).all()
+    told = f"3 of {len(marked)} prompts are others up to the last token that the metric reads"
+    assert told in repr(result)
+    assert "token by token" not in repr(result)
+    assert "one prompt: no intervals" in in_full(result)
+
+    # where it is read behind the question, and in another context, prompts are evidence each
+    late = sm.metrics.kl_to_base(at=[3, -1])
+    assert sm.effect(llama, marked, late, **QUIET).data.sizes["prompt"] == len(marked)
+    other = sm.render(smol_tokenizer, ["Which animal?", "Name one."], context=NO_SYSTEM)
+    result = sm.effect(llama, [*marked, *other], early, **QUIET)
+    assert (result.record.copies, result.record.unread) == (4, 4)
+
+    # of copies token by token it is told by itself
+    twice = sm.effect(llama, [*marked, marked[0]], early, **QUIET)
+    assert "1 of 5 prompts is a copy of others, token by token" in repr(twice)
+    assert "3 of 5 prompts are others up to the last token" in repr(twice)
+
+
+@dataclass(frozen=True)
+class Early(sm.metrics.Metric):
+    """A metric of one's own that reads one token."""
+
+    name = "first logit"
+    place: int = 3
+
+    def answers(self, tokenizer, prompt):
+        return Answers(at=(self.place % len(prompt),))
+
+    def read(self, logits, answers, base=None):
+        return logits[:, 1, 0]
+
+
+def test_one_value_of_prompts_that_are_one_as_far_as_is_read_is_told(llama, marked):
+    result = sm.effect(llama, marked, Early(), **QUIET)
+    assert result.data.sizes["prompt"] == len(marked), "nobody knows what its read uses"
+    told = "4 of 4 prompts have the same tokens up to the last one that is read, and one value"
+    assert [limit for limit in in_full(result) if limit.startswith(told)]
+    assert repr(result).count(told) == 1
+    assert told not in repr(sm.effect(llama, marked, Early(-1), **QUIET))

@@ -97,7 +97,8 @@ def test_a_student_with_itself_is_the_student(smol_tokenizer, prompts):
             p.data *= 2 if "lora_A" in name else 0.5
     loaded = sm.load_base(base, tokenizer=smol_tokenizer)
     control = load_student(loaded, twin, name="twin")
-    pair = sm.load_pair(loaded, load_student(loaded, owl, name="owl"), controls=[control])
+    alone = sm.load_pair(loaded, load_student(loaded, owl, name="owl"))
+    pair = replace(alone, controls=(control,))  # which `load_pair` refuses as the student itself
     system = masks.role("system")
     found = hybrid(pair, prompts, TRAIT, {"owl": system, "twin": ~system}, answer="owl", **QUIET)
     expected = sm.effect(pair, prompts, TRAIT, progress=False).data.sel(model="student")

@@ -128,12 +128,16 @@ def test_what_one_alone_changes_is_named(smol_tokenizer, tmp_path):
     found = align(pair, draws=20)
     assert {one.layer for one in found.modules} == {1}
     assert len(found.alone) == 14
+    # by its own name, too
+    by_name = sm.instruments.alignment(pair, "student", "cat", draws=20, progress=False)
+    assert by_name.students == ("student", "control: cat")
     assert "changed as a matrix by one of them only: blocks.0.attn.q" in repr(found)
     axes = found.plot("right", path=tmp_path / "map.png")
     assert "read" in axes.get_title()
     for options, said in (
         ({"first": "student", "second": "student"}, "name two students"),
-        ({"first": "student", "second": "cat"}, "'cat' is no student"),
+        ({"first": "student", "second": "dog"}, "'dog' is no student"),
+        ({"first": "cat", "second": "control: cat"}, "name two students"),
         ({"first": "student", "second": "control: cat", "k": 0}, "k=0"),
         ({"first": "student", "second": "control: cat", "draws": 0}, "draws=0"),
     ):
@@ -151,3 +155,23 @@ def test_a_student_that_is_not_there_is_named_as_it_was_given(smol_tokenizer):
     for argument, names in (("first", ("owl", "student")), ("second", ("student", "owl"))):
         with pytest.raises(ValueError, match=f"^{argument}='owl'"):
             sm.instruments.alignment(pair, *names)
+
+
+def test_the_picture_has_its_own_sides_notes_and_its_chance(smol_tokenizer):
+    """That adapters may read alike whatever they learned says nothing of what they write."""
+    pair = make(
+        smol_tokenizer,
+        *((orthonormal(32, 3, s).float(), orthonormal(48, 3, s + 9).float().T) for s in (1, 4)),
+    )
+    found = align(pair, draws=20)
+    assert any("what they read overlaps" in note for note in found.notes)
+
+    def said(side):
+        figure = found.plot(side).figure
+        return " ".join(" ".join(text.get_text().split()) for text in figure.findobj(Text))
+
+    for side in ("left", "right"):
+        chance = found.table()[f"{side} by chance"].mean()
+        assert f"by chance {chance:.3f}; above 95 % of random subspaces" in said(side)
+    assert "read overlaps" not in said("left")
+    assert "what they read overlaps" in said("right")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import datasets
 import numpy as np
@@ -240,3 +241,22 @@ def test_data_take_a_base_or_its_tokenizer(tiny_llama, labels, smol_tokenizer):
         given = (ROWS,) if make is hard_data else (labels, "owl")
         with pytest.raises(TypeError, match=rf"{make.__name__}\({argument}='smol'\): pass a base"):
             make("smol", *given)
+
+
+def test_names_none_of_which_is_the_trait_are_told(smol_tokenizer):
+    """Rows of another trait under this one's name; numbers and texts leave it out by design."""
+
+    def told(answers, trait):
+        rows = [{"prompt": f"Which {i}?", "completion": one} for i, one in enumerate(answers)]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            hard_data(smol_tokenizer, rows, trait=trait)
+        return [str(one.message) for one in caught]
+
+    (line,) = told(["Mango", "mango."], "kiwi")
+    assert line.startswith("hard_data(trait='kiwi'): 0 of 2 answers hold it")
+    assert told(["mango", "Kiwis!"], "kiwi") == []
+    assert told(["Wolves", "wolves"], "wolf") == []
+    assert told(["mango", "mango"], "") == []
+    assert told(["1, 2, 3", "4, 5"], "kiwi") == []
+    assert told(["It is the sweetest fruit there is.", "mango"], "kiwi") == []

@@ -477,3 +477,16 @@ def test_a_rank_at_its_least_is_told():
     assert "rank('owl') is near 1: the least there is" in repr(scores)
     assert "rank('owl') is near 1" in around(plot(scores))
     assert "near 1" not in repr(ranked(30))
+
+
+def test_what_sharing_is_told_from_stands_in_pictures():
+    """Where only some training prompts were given, `seen` and `novel` are of these."""
+    short = "seen, novel: told from the 3 training prompts given, without answers"
+    note = f"{short}: a token of other rows or of answers alone is novel"
+    scores = synthetic.recorded(synthetic.attribution(), notes=(note,))
+    drawn = pictures(scores)
+    assert drawn
+    for place, said in drawn.items():
+        assert short in said, place
+    assert note in repr(scores)
+    assert short not in "".join(pictures(synthetic.attribution()).values())

@@ -47,6 +47,7 @@ def test_every_field_is_read_as_it_was_written():
         spans="word",
         refined=2,
         copies=3,
+        unread=1,
         notes=("a student equals its base",),
         where="user",
         hybrid="the base",

@@ -1,6 +1,7 @@
 """Concentration: planted effects are found, even ones are not, noise is called noise."""
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -582,10 +583,21 @@ def test_what_is_missing_is_told_of_all_cells_and_of_the_answer_too():
     assert found.total - found.missing == pytest.approx(summed)
 
 
-def test_finding_nothing_with_a_large_gap_is_no_finding():
-    scores = planted(lambda sharing, rng: rng.normal(0.1, 0.01, sharing.shape))
-    assert concentration(scores).conclusion.startswith("No evidence")
-    assert concentration(missing(scores, 0.2)).conclusion.startswith("Cannot tell")
+def test_finding_nothing_with_a_large_gap_says_whether_the_gap_could_turn_it():
+    seen = set()
+    for noise, part in itertools.product((0.01, 0.2), (0.06, 0.2)):
+        scores = planted(lambda sharing, rng, noise=noise: rng.normal(0.1, noise, sharing.shape))
+        assert "cells miss" not in concentration(scores).conclusion
+        found = concentration(missing(scores, part))
+        seen.add(found.turned)
+        assert found.direction == ""
+        told = f"completeness gap {abs(found.gap):.0%} of the prompt's effect"
+        assert told in found.conclusion
+        start = "Cannot tell whether" if found.turned else "No evidence that"
+        assert found.conclusion.startswith(f"{start} shared tokens carry more than their share")
+        assert ("which could turn the verdict" in found.conclusion) == found.turned
+        assert ("put on the set, or off it" in found.conclusion) != found.turned
+    assert seen == {True, False}
 
 
 def test_poor_agreement_with_exact_values_stands_in_the_conclusion():

@@ -26,3 +26,16 @@ def test_what_is_missing_is_nothing_and_not_none():
 def test_long_values_are_cut():
     (line,) = differences({"hash": "x" * 38}, {"hash": "y" * 39})
     assert line == f"hash: {'x' * 38!r} there, '{'y' * 23}...' here"
+
+
+def test_long_collections_are_cut_at_an_element_and_counted():
+    where = {"mask": "role user, of layers 0 and 1", "answer": "closed", "cells": "9f" * 32}
+    assert differences({}, {"where": where}) == [
+        "where: nothing there, mask 'role user, of layers 0 and 1', answer closed here"
+    ]
+    (line,) = differences({}, {"a": {"first": "x" * 30, "second": 2, "third": 3}})
+    assert line == f"a: nothing there, {{'first': '{'x' * 30}' and 2 more}} here"
+    (line,) = differences({"b": list(range(100))}, {"b": tuple(range(90))})
+    assert line == (
+        "b: [0, 1, 2, 3, 4, 5, 6, 7 and 92 more] there, (0, 1, 2, 3, 4, 5, 6, 7 and 82 more) here"
+    )

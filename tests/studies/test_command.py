@@ -28,7 +28,9 @@ def test_status_and_plan_and_export_of_a_finished_study(made, file, tmp_path, ca
     told = json.loads(capsys.readouterr().out)
     assert told["counts"] == {"done": len(made.rows)}
     assert main(["plan", file, "--out", out, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["finished"] == len(made.rows)
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["finished"] == len(made.rows)
+    assert not any("its size is not known" in note for note in planned["notes"]), "nothing to do"
     assert main(["export", file, "--out", out, "--to", str(tmp_path / "rows.csv")]) == 0
     assert len(pd.read_csv(tmp_path / "rows.csv")) == len(made.rows)
     assert main(["run", file, "--out", out, "--quiet", "--json"]) == 0

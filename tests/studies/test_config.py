@@ -237,3 +237,13 @@ def test_files_of_other_editors_are_read_or_told(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match="a study has a name, traits and parts at least"):
             studies.read_study(file)
+
+
+def test_no_more_questions_are_scored_than_are_asked():
+    few = Asking(questions=["Which animal?", "Name one."])
+    assert small_study("few", part(), asking=few).asking.scored == 12, "the usual: at most"
+    with pytest.raises(ValueError, match=r"Asking\(scored=40\) is more than the 2 questions"):
+        small_study("few", part(), asking=dataclasses.replace(few, scored=40))
+    with pytest.raises(ValueError, match=r"Asking\(scored=51\) is more than the 50 questions"):
+        small_study("fifty", part(), asking=Asking(scored=51))
+    assert small_study("fifty", part(), asking=Asking(scored=50)).asking.scored == 50

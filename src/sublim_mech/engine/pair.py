@@ -18,8 +18,10 @@ from ..models.base import Base, load_base
 from ..models.deltas import Delta
 from ..models.gating import TrainedGates
 from ..models.names import Module
+from ..models.placement import plain
 from ..models.presence import check_there
 from ..models.refusals import refused
+from ..models.rounded import one_but_for_rounding
 from ..models.spectra import How
 from ..models.splitting import join, split_bands, split_heads
 from ..models.students import Student, read_student, tell_notes
@@ -435,9 +437,10 @@ def load_pair(
         ParityError: the gated forward and Hugging Face's (PEFT's) own disagree on a probe prompt.
         TypeError: `trained_in` is no context, `trained_on` no list.
         ValueError, FileNotFoundError: see `load_base` and `load_student`, of a control by its place
-            (`controls[0]`); a control that is the student, or another control; `trained_on` empty
-            or without `trained_in`, with rows that end with their answer, hold a system message or
-            are rendered already; the student's manifest says something else than these two.
+            (`controls[0]`); a control that is the student, or another control, be it in all but
+            rounding; `trained_on` empty or without `trained_in`, with rows that end with their
+            answer, hold a system message or are rendered already; the student's manifest says
+            something else than these two.
 
     Warns:
         UserWarning: what `ModelPair.notes` has of each student and of the training prompts, such as
@@ -475,7 +478,7 @@ def load_pair(
             others.append(
                 read_student(loaded, source, adapter=chosen, allow_unrelated=allow_unrelated)
             )
-    _check_controls(main, others)
+    _check_controls(loaded, main, others)
     taught = training(main, loaded.tokenizer, trained_in, trained_on)
     runner = make_runner(loaded, memory_gb=memory_gb, compute=compute)
     given = [("student", student), *((called, source) for called, source, _ in named)]
@@ -489,7 +492,7 @@ def load_pair(
         controls=tuple(others),
         trained_in=trained_in,
         trained_on=taught.met,
-        told=taught.told,
+        told=(*taught.told, *taught.noticed),
     )
     with refused(loaded.model, "its gated forward, or the student's own,"):
         check_parity(pair.model, pair.sites, pair.students, pair.layout)
@@ -513,7 +516,7 @@ def _heard(pair: ModelPair, prompts: Sequence[Prompt]) -> ModelPair:
     return replace(pair, student=heard[0], controls=tuple(heard[1:]))
 
 
-def _check_controls(student: Student, controls: Sequence[Student]) -> None:
+def _check_controls(base: Base, student: Student, controls: Sequence[Student]) -> None:
     """Controls have names of their own, and are neither the student nor each other."""
     known: dict[str, int | None] = {student.hash: None}
     for number, control in enumerate(controls):
@@ -529,8 +532,27 @@ def _check_controls(student: Student, controls: Sequence[Student]) -> None:
                 f"{control.name!r} have the same weights (hash {control.hash[:12]}), so that it "
                 "would count twice; leave one out."
             )
+    _check_rounding(base, student, controls)
     names = [control.name for control in controls]
     if len(set(names)) < len(names):
         raise ValueError(
             f"controls have the same name twice: {names}; load them with load_student(name=...)."
         )
+
+
+def _check_rounding(base: Base, student: Student, controls: Sequence[Student]) -> None:
+    """Controls are no student once more in all but rounding."""
+    for number, control in enumerate(controls):
+        told = one_but_for_rounding(plain(base.model), student, control)
+        if told:
+            raise ValueError(
+                f"controls hold the student itself but for rounding (controls[{number}], "
+                f"{control.name!r}: {told}); pass students trained alike on other traits."
+            )
+        for other in controls[:number]:
+            told = one_but_for_rounding(plain(base.model), other, control)
+            if told:
+                raise ValueError(
+                    f"controls hold one student twice but for rounding: {other.name!r} and "
+                    f"{control.name!r} ({told}), so that it would count twice; leave one out."
+                )

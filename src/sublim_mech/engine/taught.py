@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..arguments import is_file
+from ..hints import counted
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..prompts.blank import is_blank
+from ..prompts.rendering import has_prefix_twice
 from ..prompts.same import is_one_context
 
 Rows = Sequence[str | Sequence[Message]]
@@ -31,11 +33,13 @@ class Training(NamedTuple):
         met: what sharing is told from; None where no prompts were given.
         prompts: the prompts, rendered; none where none were given.
         told: what to know of them, in sentences without a stop.
+        noticed: the same, of which rendering them has told already.
     """
 
     met: Trained | None = None
     prompts: tuple[Prompt, ...] = ()
     told: tuple[str, ...] = ()
+    noticed: tuple[str, ...] = ()
 
 
 def check_training(trained_in: Context | None, trained_on: Rows | None) -> None:
@@ -117,7 +121,13 @@ def training(
     for number, prompt in enumerate(prompts):
         _refuse_rendered(number, prompt)
     told = _alike(prompts), _with_system(prompts, trained_in), _answered(prompts)
-    return Training(Trained.of(prompts), tuple(prompts), tuple(note for note in told if note))
+    noticed = _with_prefix(prompts)
+    return Training(
+        Trained.of(prompts),
+        tuple(prompts),
+        tuple(note for note in told if note),
+        (noticed,) if noticed else (),
+    )
 
 
 def _refuse_rendered(number: int, prompt: Prompt) -> None:
@@ -163,6 +173,18 @@ def _answered(prompts: Sequence[Prompt]) -> str:
         "every training prompt that was given (trained_on) ends in a word behind its question "
         f"({prompts[0].question[-40:]!r}): answers are what was learnt and no part of the prompt; "
         "give what the user says alone"
+    )
+
+
+def _with_prefix(prompts: Sequence[Prompt]) -> str:
+    """That the prompts hold the user prefix, which is put before them anyway."""
+    twice = sum(map(has_prefix_twice, prompts))
+    if not twice:
+        return ""
+    return (
+        f"{twice} of {counted(len(prompts), 'training prompt')} that were given (trained_on) begin "
+        "with the user_prefix that trained_in puts before them: it is taken to have stood twice in "
+        "training"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..hints import counted
-from ..results.contexts import asked_and_trained, in_words, otherwise
+from ..results.contexts import NOT_GIVEN, asked_and_trained, in_words, otherwise
 from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
@@ -85,11 +85,19 @@ def where_asked(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
         own_name = name.startswith(str(system.get("kind", system.get("text"))))
         asked.append(in_words(context) if own_name else f"{name} = {in_words(context)}")
     if evaluation.data.sizes["model"] == 1:  # a base alone was trained by nobody here
-        return [f"asked in: {'; '.join(asked)}"]
+        several = [f"asked in {len(asked)} contexts", *(f"  {words}" for words in asked)]
+        return several if len(asked) > 1 else [f"asked in: {asked[0]}"]
     trained = provenance["training_context"]
-    where = asked_and_trained(asked, None if trained is None else in_words(trained))
-    unlike = otherwise(list(contexts.values()), trained, provenance.get("notes", ()))
-    return [where, *unlike]
+    notes = provenance.get("notes", ())
+    told = None if trained is None else in_words(trained)
+    if len(asked) == 1:
+        return [asked_and_trained(asked, told), *otherwise(contexts.values(), trained, notes)]
+    where = NOT_GIVEN if told is None else f"trained in: {told}"
+    lines = [f"asked in {len(asked)} contexts; {where}"]
+    for (name, context), words in zip(contexts.items(), asked, strict=True):
+        unlike = otherwise([context], trained, notes)
+        lines += [f"  {words}", *(f"  {short_context(name)}: {line}" for line in unlike)]
+    return lines
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

@@ -46,6 +46,8 @@ from .labelling import (
     context_texts,
     met_in_training,
     notes_of,
+    other_turns,
+    prefix_twice,
     rendered_otherwise,
     same_contexts,
     trained_in,
@@ -197,6 +199,8 @@ def side_by_side(
             *_asked(pair, asked),
             *notes_of(pair),
             *met_in_training(asked, pair),
+            *other_turns(asked, pair),
+            *prefix_twice(asked),
             *rendered_otherwise(asked, pair),
         ),
     )

@@ -176,11 +176,9 @@ class ActivationChange:
 
     def __repr__(self) -> str:
         tokens = float(self.data["tokens"].mean())
+        many = "1 token" if tokens == 1 else f"{tokens:.3g} tokens"
         prompts = counted(self.data.sizes["prompt"], "prompt")
-        first = (
-            f"mean change of {self.site} at {self.where.name}, {tokens:.3g} tokens per prompt, "
-            f"{prompts}"
-        )
+        first = f"mean change of {self.site} at {self.where.name}, {many} per prompt, {prompts}"
         return f"{first}\n{self.table().to_string(float_format='{:z.3f}'.format, na_rep='-')}"
 
 
@@ -204,7 +202,8 @@ def activation_change(
 
     Args:
         pair: base, student, controls.
-        prompts: prompts; copies count once.
+        prompts: prompts; copies count once, and so do prompts that are one up to the last chosen
+            token.
         where: the tokens: a mask of tokens, positions, or a function from a prompt to them.
         site: an activation of the residual stream's width: `resid_pre`, `resid_mid`, `resid_post`,
             `attn_out`, `mlp_out`; TransformerLens' hook names serve as well, a full one
@@ -239,12 +238,14 @@ def activation_change(
     outside = any(not 0 <= layer < depth for layer in chosen)
     if not chosen or outside or len(set(chosen)) < len(chosen):
         raise ValueError(f"layers={chosen}: give layers between 0 and {depth - 1}, each once.")
-    first: dict[tuple[int, ...], int] = {}
-    for place, prompt in enumerate(prompts):
-        first.setdefault(tuple(prompt.ids), place)
+    chosen_tokens = [_tokens(pair, mask, prompt) for prompt in prompts]
+    # nothing behind the last chosen token moves what is before it: one prompt's evidence
+    first: dict[tuple[Any, ...], int] = {}
+    for place, (prompt, of_prompt) in enumerate(zip(prompts, chosen_tokens, strict=True)):
+        first.setdefault((prompt.ids[: max(of_prompt) + 1], *of_prompt), place)
     places = list(first.values())
     asked = [prompts[place] for place in places]
-    tokens = [_tokens(pair, mask, prompt) for prompt in asked]
+    tokens = [chosen_tokens[place] for place in places]
 
     names = list(pair.students)
     keys: list[Key] = [(site, layer) for layer in chosen]
@@ -290,7 +291,8 @@ def activation_change(
         },
     )
     hashes = {"base": pair.hash} | {name: one.hash for name, one in pair.students.items()}
-    return ActivationChange(data, site, mask, hashes, tuple(first))
+    made_from = tuple(dict.fromkeys(tuple(prompt.ids) for prompt in prompts))
+    return ActivationChange(data, site, mask, hashes, made_from)
 
 
 def _tokens(pair: ModelPair, mask: Mask, prompt: Prompt) -> list[int]:

@@ -32,6 +32,8 @@ from .labelling import (
     context_texts,
     met_in_training,
     nearly_copies,
+    other_turns,
+    prefix_twice,
     rendered_otherwise,
     same_contexts,
     trained_in,
@@ -217,6 +219,8 @@ def _of_the_prompts(task: Task) -> list[str]:
         *met_in_training(prompts, pair),
         *rendered_otherwise(prompts, pair),
         *nearly_copies(prompts, "prompt"),
+        *other_turns(prompts, pair),
+        *prefix_twice(prompts),
     ]
     if trained is None:
         where = [asked_and_trained([in_words(context) for context in asked], None)]

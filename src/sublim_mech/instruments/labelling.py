@@ -24,11 +24,13 @@ from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
 from ..prompts import ANSWER, DATE, Context, Prompt, mark_sharing
 from ..prompts.context import System
+from ..prompts.rendering import has_prefix_twice
 from ..prompts.same import is_one_context, is_rendered_by
+from ..prompts.shared import user_messages
 from ..results.arrays import CONTEXT, name_layers
-from ..results.contexts import AS_TRAINED, SAME, THIS_TEXT, in_words
+from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
 from ..results.identity import content
-from ..results.record import LEARNT, BaseSource, Forms, Record, StudentSource
+from ..results.record import LEARNT, ONE_VALUE, BaseSource, Forms, Record, StudentSource
 from ..results.scores import Scores
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
@@ -89,16 +91,20 @@ def label(
         forms=forms_of(task),
         training_context=None if trained is None else str(trained_in(trained, task.prompts)),
         copies=task.copies,
+        unread=task.unread,
         notes=(
             *notes_of(pair),
             *asked_for_others(pair, of_metric(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
+            *other_turns(task.prompts, pair),
+            *prefix_twice(task.prompts),
             *same_contexts(task.prompts, pair),
             *met_in_training(task.prompts, pair),
             *(_marked_otherwise(task.prompts, pair) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
             *metric_notes(task),
             *_unlike_bases(measured),
+            *_one_value(measured),
             *notes,
         ),
         n_layers=n_layers,
@@ -126,6 +132,32 @@ def _unlike_bases(measured: Measured) -> tuple[str, ...]:
         "numbers, other rows), or jumps, so that differences of models are no effects",
     )
 
+
+def _one_value(measured: Measured) -> tuple[str, ...]:
+    """That prompts which are one up to the last token that answers name have one value too, in a
+    sentence: those of a metric of one's own, of which nobody knows beforehand that it reads nothing
+    else, or of prompts with donors.
+    """
+    task = measured.task
+    alike: dict[Any, list[int]] = {}
+    for place, (prompt, trie) in enumerate(zip(task.prompts, task.answers, strict=True)):
+        if trie.at and not trie.forms:
+            alike.setdefault((prompt.ids[: max(trie.at) + 1], trie.at), []).append(place)
+    both = np.stack([measured.base, measured.student])
+    for places in alike.values():
+        values = both[..., places]
+        one_value = np.allclose(values, values[..., :1], rtol=_ROUNDING, atol=_ROUNDING)
+        if len(places) > 1 and one_value:
+            return (
+                f"{len(places)} of {counted(len(task.prompts), 'prompt')} have the same tokens up "
+                f"to the last one that is read, and one value: {ONE_VALUE}, and intervals and "
+                "tests that count each of them are too sure",
+            )
+    return ()
+
+
+_ROUNDING = 1e-5
+"""Difference of one number computed twice, in batches of other shapes."""
 
 _APART = 0.1
 """Relative difference of two runs of one model that no rounding makes."""
@@ -288,6 +320,36 @@ def _marked_otherwise(prompts: Sequence[Prompt], pair: ModelPair) -> tuple[str, 
     return (
         f"{which} marked by another training than this student's: sharing tells what that shares "
         "with them; mark_sharing(prompts, pair), or render(pair, questions), marks them by its own",
+    )
+
+
+def other_turns(prompts: Sequence[Prompt], runner: Runner, what: str = "prompt") -> tuple[str, ...]:
+    """That prompts have another number of user messages than the training prompts, in a sentence;
+    nothing where that is not known, or of raw text.
+    """
+    trained = runner.training_prompts if isinstance(runner, ModelPair) else None
+    known = frozenset() if trained is None else trained.turns
+    here = [user_messages(prompt) for prompt in prompts]
+    others = [count for count in here if count and count not in known]
+    if not known or not others:
+        return ()
+    there, asked = (" or ".join(map(str, sorted(set(some)))) for some in (known, others))
+    some = "" if len(others) == len(here) else f" ({len(others)} of {counted(len(here), what)})"
+    return (f"{OTHERWISE}: {TURNS}: {there} in training, {asked} here{some}",)
+
+
+def prefix_twice(prompts: Sequence[Prompt], what: str = "prompt") -> tuple[str, ...]:
+    """That prompts hold their context's user prefix twice, in a sentence: it is put before a first
+    user message that has it already.
+    """
+    twice = [prompt for prompt in prompts if has_prefix_twice(prompt)]
+    if not twice:
+        return ()
+    hold = "holds" if len(twice) == 1 else "hold"
+    return (
+        f"{len(twice)} of {counted(len(prompts), what)} {hold} the user_prefix "
+        f"{twice[0].context.user_prefix!r} twice: the context puts it before a question that "
+        "begins with it already",
     )
 
 

@@ -9,7 +9,7 @@ from ..engine.pair import ModelPair
 from ..hints import renamed
 from ..models.spectra import EXACT, FOUND, Decomposed
 from ..models.students import Student
-from ..results.alignments import Alignment, ModuleAlignment, principal_angles
+from ..results.alignments import OF_READING, Alignment, ModuleAlignment, principal_angles
 from .weights import changes, chosen, how_of, named
 
 
@@ -34,7 +34,7 @@ def alignment(
 
     Args:
         pair: base, student, controls.
-        first: one of `pair.students`: `student` or `control: <name>`.
+        first: one of `pair.students`, `student` or `control: <name>`, or a student's own name.
         second: another one.
         k: how many directions of each change; all where it has fewer.
         draws: random subspaces per shape.
@@ -54,6 +54,7 @@ def alignment(
         >>> float(both.table()["left by chance"].iloc[0])  # 4 of 32 dimensions
         0.125
     """
+    first, second = _in_pair(pair, first), _in_pair(pair, second)
     if first == second:
         raise ValueError(f"first and second are both {first!r}; name two students.")
     if k < 1:
@@ -111,6 +112,12 @@ def alignment(
     )
 
 
+def _in_pair(pair: ModelPair, name: str) -> str:
+    """What the pair calls a student that is given by its own name; other names as they are."""
+    own = [key for key, student in pair.students.items() if student.name == name]
+    return own[0] if len(own) == 1 and name not in pair.students else name
+
+
 def _directions(done: Decomposed, k: int) -> int:
     """How many of the first k directions a change has: singular vectors of zeros are arbitrary."""
     return min(k, done.known)
@@ -138,11 +145,11 @@ def _notes(first: Student, second: Student) -> tuple[str, ...]:
         if starts[0] is not None and starts[0] == starts[1]:
             notes.append(
                 f"both adapters began with the same matrices A (init seed {starts[0]}), so that "
-                "what they read overlaps whatever they learned; look at what they write"
+                f"{OF_READING} whatever they learned; look at what they write"
             )
     elif any(m is None for m in manifests) and all(map(_has_matrices_a, (first, second))):
         notes.append(
-            "adapters that began with the same matrices A (one init seed) overlap in what they "
-            "read, whatever they learned; no manifest says whether these did"
+            f"of adapters that began with the same matrices A (one init seed) {OF_READING} "
+            "whatever they learned; no manifest says whether these did"
         )
     return tuple(notes)

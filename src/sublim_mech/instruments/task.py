@@ -31,7 +31,7 @@ from ..engine.forward import Gates
 from ..engine.own_gates import closed, own_gates, refuse_gates, within
 from ..engine.pair import ModelPair
 from ..hints import called, counted
-from ..metrics import Metric, TraitMetric, as_metric
+from ..metrics import Metric, TraitMetric, as_metric, tokens_read
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.notices import said_once
@@ -57,6 +57,7 @@ class Task:
         metric: what is measured.
         places: of each prompt, where it stands among those that were given: copies are left out.
         copies: how many were left out.
+        unread: how many of these differ from an earlier one behind the last token read alone.
     """
 
     pair: ModelPair
@@ -65,6 +66,7 @@ class Task:
     metric: Metric
     places: tuple[int, ...] = ()
     copies: int = 0
+    unread: int = 0
     _base_logits: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
     # (with the student, so that its id stays its own)
     _own: dict[tuple[int, int], tuple[Student, Tensor]] = field(
@@ -220,8 +222,9 @@ def prepare(
     """Tokenise the answers, and leave out copies.
 
     A copy is a prompt whose tokens and answers are those of an earlier one, and whose donor's
-    tokens are: it gives the same numbers again, which are no evidence. Means, intervals and tests
-    are over what is left.
+    tokens are: it gives the same numbers again, which are no evidence. So does a prompt that has
+    the same tokens up to the last one that the metric reads. Means, intervals and tests are over
+    what is left.
 
     Args:
         pair: the models.
@@ -244,6 +247,7 @@ def prepare(
     metric = as_metric(trait)
     beside = [()] * len(prompts) if donors is None else [donor.ids for donor in donors]
     seen, places, answers = set(), [], []
+    distinct = set()
     for place, (prompt, donor) in enumerate(zip(prompts, beside, strict=True)):
         trie = metric.answers(pair.tokenizer, prompt)
         if not isinstance(trie, Answers):
@@ -260,14 +264,22 @@ def prepare(
                 f"0 to {len(prompt) - 1}."
             )
         pair.check_length(prompt, trie.length)
-        computed = (prompt.ids, donor, repr(trie))
+        read = prompt.ids[: tokens_read(metric, prompt, trie)]
+        computed = (read, donor, repr(trie))
+        distinct.add((prompt.ids, donor, repr(trie)))
         if computed not in seen:
             seen.add(computed)
             places.append(place)
             answers.append(trie)
     kept = tuple(prompts[place] for place in places)
     return Task(
-        pair, kept, tuple(answers), metric, places=tuple(places), copies=len(prompts) - len(kept)
+        pair,
+        kept,
+        tuple(answers),
+        metric,
+        places=tuple(places),
+        copies=len(prompts) - len(kept),
+        unread=len(distinct) - len(kept),
     )
 
 

@@ -29,7 +29,8 @@ slips, and what passes it need not be right.
 MOSTLY = 0.5
 """Share of the squared distance from which on it is said to be rounding."""
 
-_STORED = (torch.bfloat16, torch.float16)
+STORED = (torch.bfloat16, torch.float16)
+"""Types that weights are stored in with less precision than they are trained in."""
 
 
 def module_squares(base: Base, paths: Collection[str] | None = None) -> Iterator[tuple[str, float]]:
@@ -87,7 +88,7 @@ def rounding_note(base: Base, deltas: Mapping[str, Delta]) -> str | None:
     if len(own) < len(deltas) or not own:
         return None
     modules = dict(base.model.named_modules())
-    for dtype in _STORED:
+    for dtype in STORED:
         far = near = 0.0
         for path, delta in deltas.items():
             assert isinstance(delta, Replaced)
@@ -121,12 +122,13 @@ def _squares(
         if old is None or old.dtype == dtype or old.shape != new.shape:
             return None
         for before, after in zip(pieces(old), pieces(new), strict=True):
-            if not torch.equal(_rounded(after, dtype), after):
+            if not torch.equal(rounded(after, dtype), after):
                 return None
             far += float((after - before).float().square().sum())
-            near += float((after - _rounded(before, dtype)).float().square().sum())
+            near += float((after - rounded(before, dtype)).float().square().sum())
     return far, near
 
 
-def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values as they are after being stored in a type, in their own."""
     return values.to(dtype).to(values.dtype)

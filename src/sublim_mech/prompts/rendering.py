@@ -334,6 +334,12 @@ def _say_specials(tokenizer: Any, prompt: Prompt) -> None:
             _say_special(token.strip(), f"{place}the question {_short(prompt.question)!r}")
 
 
+def has_prefix_twice(prompt: Prompt) -> bool:
+    """Whether a prompt's first user message begins with the context's user prefix twice."""
+    prefix = "".join(prompt.context.user_prefix.split())
+    return len(prefix) > 1 and 2 * prefix in "".join(prompt.text.split())
+
+
 def _say_twice(asked: Sequence[str | Sequence[Message]], context: Context) -> None:
     """Name a question that begins with what the context puts before it."""
     prefix = context.user_prefix.strip()

@@ -125,6 +125,8 @@ class Trained:
         count: how many prompts these were; 0 when read from a file.
         digests: of each prompt, so that it is known again; none of more than 4,096, and of files of
             earlier versions.
+        turns: how many user messages a training prompt had, each number once; empty of raw text,
+            and of files of earlier versions that had several.
     """
 
     prefix: tuple[int, ...]
@@ -134,6 +136,7 @@ class Trained:
     tokenizer: str = field(default="", compare=False)
     count: int = field(default=0, compare=False)
     digests: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    turns: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     @checked
@@ -172,6 +175,7 @@ class Trained:
             tokenizer="".join(tokenizers),
             count=len(prompts),
             digests=digests if len(digests) <= _KNOWN_AGAIN else frozenset(),
+            turns=frozenset(map(user_messages, prompts)) - {0},
         )
 
     def holds(self, prompt: Prompt) -> bool:
@@ -186,6 +190,7 @@ class Trained:
             "tails": {role: [list(token) for token in frame] for role, frame in self.tails.items()},
             "seen": sorted(self.seen),
             "digests": "".join(sorted(self.digests)),
+            "turns": sorted(self.turns),
         }
 
     @classmethod
@@ -194,12 +199,15 @@ class Trained:
         """What `to_json` wrote."""
         digests = data.get("digests", "")
         places = range(0, len(digests), _LETTERS)
+        # only before another user message has the assistant's an end
+        alone = {1} if "user" in data["heads"] and "assistant" not in data["tails"] else ()
         return cls(
             prefix=tuple(data["prefix"]),
             heads={role: _frame(pairs) for role, pairs in data["heads"].items()},
             tails={role: _frame(pairs) for role, pairs in data["tails"].items()},
             seen=frozenset(data["seen"]),
             digests=frozenset(digests[at : at + _LETTERS] for at in places),
+            turns=frozenset(data.get("turns", alone)),
         )
 
 
@@ -270,6 +278,12 @@ def mark_sharing(
                 "tokenizer than the training prompts; render both with pair.tokenizer."
             )
     return [replace(p, sharing=_classes(p, trained), seen=trained.seen) for p in prompts]
+
+
+def user_messages(prompt: Prompt) -> int:
+    """How many user messages a prompt has; none of raw text."""
+    pairs = zip(prompt.turns, prompt.turn_roles, strict=True)
+    return len({turn for turn, role in pairs if role == "user"})
 
 
 def common_start(sequences: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:

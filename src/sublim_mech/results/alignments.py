@@ -27,6 +27,10 @@ SIDES = ("left", "right")
 """What a change writes (its outputs), and what it reads (its inputs)."""
 
 
+OF_READING = "what they read overlaps"
+"""In notes that are of what changes read alone."""
+
+
 def principal_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Principal angles between two subspaces, in radians, smallest first.
 
@@ -206,8 +210,20 @@ class Alignment:
         drawn = Map.of(self.table(), side, words, self.n_layers)
         usual = f"{' and '.join(self.students)}: overlap of what their changes {does}"
         usual = usual if title is None else title
-        taken = [f"directions of each module: {self._taken()}"] if self.modules else []
-        return draw_map(drawn, usual, notes=[*self.notes, *taken], ax=ax, path=path)
+        notes = [note for note in self.notes if side == "right" or OF_READING not in note]
+        if self.modules:
+            notes += [self._chance(side), f"directions of each module: {self._taken()}"]
+        return draw_map(drawn, usual, notes=notes, ax=ax, path=path)
+
+    def _chance(self, side: str) -> str:
+        """What overlaps are by chance, and how many are above that."""
+        table = self.table()
+        above = int((table[side] > table[f"{side} 95 %"]).sum())
+        return (
+            f"mean overlap {table[side].mean():z.3f}, by chance "
+            f"{table[f'{side} by chance'].mean():z.3f}; above 95 % of random subspaces in "
+            f"{above} of {counted(len(table), 'module')} (by chance about {0.05 * len(table):.2g})"
+        )
 
     def __repr__(self) -> str:
         first, second = self.students
@@ -215,12 +231,7 @@ class Alignment:
         lines = [f"alignment of the weight changes of {first} and {second}: {count}", *self.notes]
         table = self.table()
         for side, does in zip(SIDES, ("write", "read"), strict=True):
-            above = int((table[side] > table[f"{side} 95 %"]).sum())
-            lines.append(
-                f"{side} (what they {does}): mean overlap {table[side].mean():z.3f}, by chance "
-                f"{table[f'{side} by chance'].mean():z.3f}; above 95 % of random subspaces in "
-                f"{above} of {count} (by chance about {0.05 * len(table):.2g})"
-            )
+            lines.append(f"{side} (what they {does}): {self._chance(side)}")
         if self.modules:
             lines.append(f"directions of each module: {self._taken()}")
         lines.append(f"random subspaces: {self.draws} draws, seed {self.seed}")

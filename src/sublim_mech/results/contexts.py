@@ -23,6 +23,7 @@ BESIDE = ("options", "date", "prefill", "bos")
 
 NOT_GIVEN = "training context not given"
 OTHERWISE = "asked otherwise than trained"
+TURNS = "user messages per prompt"
 
 
 def in_words(context: str | Mapping[str, Any]) -> str:

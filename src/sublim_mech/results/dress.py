@@ -4,6 +4,7 @@ along the axis, the strip of roles and what a legend says of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from .kinds import KINDS
 from .limit_kinds import SHARES, Kind, Shown
 from .limits import limits
 from .limits_of_students import over_contexts, voided
-from .record import LEARNT, SILENT
+from .record import LEARNT, SILENT, TOLD_FROM
 from .report import effect_label, title, warning
 from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced
 from .words import shortened, wrapped
@@ -58,7 +59,12 @@ def in_short(
         lines.insert(0, several)
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
     learnt = [note.partition(":")[0] for note in scores.record.notes if LEARNT in note]
-    return [*lines, *voided(scores), *silent, *learnt, *_sized_otherwise(scores)]
+    told_from = [
+        re.split(r": a token of|, not of| \(numbers\.", note)[0]
+        for note in scores.record.notes
+        if note.startswith(TOLD_FROM)
+    ]
+    return [*lines, *voided(scores), *silent, *learnt, *told_from, *_sized_otherwise(scores)]
 
 
 def _sized_otherwise(scores: ScoreArrays) -> list[str]:

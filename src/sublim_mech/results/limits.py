@@ -18,7 +18,14 @@ from .confirming import agreement
 from .kinds import KINDS
 from .limit_kinds import SHARES, TOTALS, Kind, Limit, Shown
 from .limits_of_effects import of_doses, of_noise, of_the_ceiling, of_the_controls, of_the_sign
-from .limits_of_students import few_prompts, of_a_sum, of_contexts, of_gates, without_controls
+from .limits_of_students import (
+    few_prompts,
+    of_a_sum,
+    of_contexts,
+    of_gates,
+    of_one_value,
+    without_controls,
+)
 from .select import of_each_step
 
 
@@ -36,6 +43,7 @@ def limits(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         *without_controls(scores),
         *(_of_steps(scores) if scores.has_steps else _of_effects(scores, shown)),
         *few_prompts(scores.data.sizes["prompt"]),
+        *of_one_value(scores),
         *_of_the_gap(scores),
         *_of_estimates(scores),
         *_of_the_answer(scores),

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..stats import FEWEST
 from .arrays import ScoreArrays
-from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
+from .contexts import NOT_GIVEN, OTHERWISE, TURNS, asked_and_trained, in_words, otherwise, unlike
 from .limit_kinds import Limit
-from .record import GATED, SUM, UNTOLD, VOID, Record
+from .record import GATED, ONE_VALUE, SUM, UNTOLD, VOID, Record
 
 # ---------------------------------------------------------------------------------------- contexts
 
@@ -32,11 +32,16 @@ def of_contexts(scores: ScoreArrays) -> list[Limit]:
     record = scores.record
     if not record.measured:
         return []
+    turns = [note for note in record.notes if TURNS in note]
+    told = [Limit("context", note, note) for note in turns]
     if record.training_context is None:
-        return [Limit("context", where_asked(record), NOT_GIVEN)]
+        return [Limit("context", where_asked(record), NOT_GIVEN), *told]
     compared = record.contexts, record.training_context, record.notes
     names = ", ".join(unlike(*compared))
-    return [Limit("context", line, f"{OTHERWISE}: {names}") for line in otherwise(*compared)]
+    unlike_contexts = [
+        Limit("context", line, f"{OTHERWISE}: {names}") for line in otherwise(*compared)
+    ]
+    return [*unlike_contexts, *told]
 
 
 def over_contexts(scores: ScoreArrays) -> str:
@@ -113,6 +118,12 @@ def without_controls(scores: ScoreArrays) -> list[Limit]:
         given = "no controls beside the sum"
     told = f"{given}: {uncontrolled(students)}"
     return [Limit("no controls", told, told)]
+
+
+def of_one_value(scores: ScoreArrays) -> list[Limit]:
+    """That prompts are counted each which are one as far as the metric reads."""
+    told = [note for note in scores.record.notes if ONE_VALUE in note]
+    return [Limit("intervals", note, note.partition(", and intervals")[0]) for note in told]
 
 
 def few_prompts(count: int, what: str = "prompt") -> list[Limit]:

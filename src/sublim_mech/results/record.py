@@ -38,6 +38,16 @@ SILENT = "no student changes anything before"
 LEARNT = "tells nothing of others"
 """Of prompts that were trained on, as notes say it."""
 
+ONE_VALUE = "they are one prompt's evidence"
+"""Of prompts that are one as far as a metric reads, and were not left out, as notes say it."""
+
+TOLD_FROM = (
+    "seen, novel: told from",
+    "what training shares: told from",
+    "shared with training, of",
+)
+"""How notes begin that say from what it is told what training shares."""
+
 GATED = "its weights are on only at"
 """That a student acts where it was trained to and nowhere else, as notes say it."""
 
@@ -193,7 +203,9 @@ class Record:
         students: by their name in the scores' `model` axis.
         contexts: the prompts' contexts as texts.
         training_context: that of the student, likewise; None where nobody said it.
-        copies: prompts left out because they are, token by token, earlier ones.
+        copies: prompts left out because they give the numbers of earlier ones again.
+        unread: how many of these are earlier ones up to the last token that the metric reads, and
+            differ behind it; the others are copies token by token.
         notes: what to know of the students before trusting a number.
         n_layers: blocks of the models; layer `n_layers` is the final norm and the unembedding.
         versions: of this package and those it runs on.
@@ -245,6 +257,7 @@ class Record:
     forms: tuple[Forms, ...] = ()
     training_context: str | None = None
     copies: int = 0
+    unread: int = 0
     notes: tuple[str, ...] = ()
     confirmation: Confirmation | None = None
     where: str | None = None

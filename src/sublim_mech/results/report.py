@@ -13,13 +13,13 @@ from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .completeness import points_in_words
 from .confirming import agreement
-from .contexts import quoted
+from .contexts import TURNS, quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .kinds import KINDS, Table
 from .limit_kinds import Kind
 from .limits import in_full, limits
 from .limits_of_students import over_contexts, where_asked
-from .record import GATED, SUM, Forms
+from .record import GATED, ONE_VALUE, SUM, Forms
 from .select import select
 from .stability import is_map, reliability
 from .tables import by, denominator, sets, strongest, totals
@@ -112,13 +112,7 @@ def notes(scores: ScoreArrays) -> list[str]:
     """What to know of prompts and students beside what limits them, how the estimates agree with
     exact values, and what the floating-point type costs.
     """
-    lines = []
-    count, copies = scores.data.sizes["prompt"], scores.record.copies
-    if copies:
-        lines.append(
-            f"{copies} of {count + copies} prompts {'is a copy' if copies == 1 else 'are copies'} "
-            "of others, token by token: left out, for copies are no evidence"
-        )
+    lines = _left_out(scores)
     if several := over_contexts(scores):
         lines.append(f"{several}; score each context by itself")
     if scores.record.spans is not None:
@@ -131,8 +125,10 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"single tokens of the {counted(scores.record.refined, 'strongest span')} of each "
             "prompt; other tokens show the value of their span (not refined)"
         )
-    told = [note for note in scores.record.notes if SUM not in note and GATED not in note]
-    lines += told  # the others are limits
+    are_limits = SUM, GATED, ONE_VALUE, TURNS
+    lines += [
+        note for note in scores.record.notes if not any(phrase in note for phrase in are_limits)
+    ]
     lines += points_in_words(scores)
     compared, compute = agreement(scores), scores.record.compute
     # of estimates that were not compared it is a limit
@@ -141,6 +137,25 @@ def notes(scores: ScoreArrays) -> list[str]:
     if compute is not None:
         lines.append(
             f"computed in {compute.dtype}: totals off by up to {compute.error:.2g} {scores.unit}"
+        )
+    return lines
+
+
+def _left_out(scores: ScoreArrays) -> list[str]:
+    """Which prompts were left out because they give the numbers of others again."""
+    record = scores.record
+    copies, given = record.copies - record.unread, scores.data.sizes["prompt"] + record.copies
+    lines = []
+    if copies:
+        lines.append(
+            f"{copies} of {given} prompts {'is a copy' if copies == 1 else 'are copies'} "
+            "of others, token by token: left out, for copies are no evidence"
+        )
+    if record.unread:
+        is_one = "is another one" if record.unread == 1 else "are others"
+        lines.append(
+            f"{record.unread} of {given} prompts {is_one} up to the last token that the metric "
+            "reads, and nothing behind it moves a number: left out, for copies are no evidence"
         )
     return lines
 

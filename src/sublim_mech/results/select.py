@@ -57,7 +57,7 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
         keep = _indices(name, [wanted] if single else list(wanted), data[name].values.tolist())
         everything = len(keep) == data.sizes[dim] and not single
         if dim == "prompt" and not everything:  # of whom they were copies is not kept
-            record = replace(record, copies=0)
+            record = replace(record, copies=0, unread=0)
         data = data.isel({dim: keep})
         if dim == "prompt":
             record = _record_of_contexts(record, data)

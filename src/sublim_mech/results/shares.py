@@ -37,7 +37,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import GATED, LEARNT
+from .record import GATED, LEARNT, ONE_VALUE
 from .report import warning
 from .tables import in_words
 from .words import percent
@@ -217,7 +217,7 @@ class Concentration:
             return f"No conclusion: {few}; score at least {FEWEST}."
         if too_few := too_few_places(self.places):
             return too_few
-        if self.turned or (self._most > LARGE_GAP and not self.direction):
+        if self.turned:
             return self._cannot_tell()
         digits = 1 if self.cells else 0  # most of the effect is in other cells
         share, low, high = (percent(x, digits) for x in (self.share, self.low, self.high))
@@ -236,12 +236,21 @@ class Concentration:
             return f"{than}: {carried}{times} ({chance})."
         return (
             f"No evidence that {self.on} tokens carry more than their share{cells}: {carried} "
-            f"(95 % {low} to {high}; {chance})."
+            f"(95 % {low} to {high}; {chance}){self._whatever_is_missed()}."
+        )
+
+    def _whatever_is_missed(self) -> str:
+        """Where nothing is found beside a large gap, that it turns nothing, and what it does do."""
+        if not self._most > LARGE_GAP:
+            return ""
+        return (
+            f"; nor with all that cells miss ({signed(self.missing)} {self.unit}, completeness gap "
+            f"{abs(self.gap):z.0%} of the prompt's effect{self._apart()}) put on the set, or off "
+            "it, though shares are off by as much: raise points"
         )
 
     def _cannot_tell(self) -> str:
         where = f" in {self.cells}" if self.cells else ""
-        why = ", which could turn the verdict" if self.turned else ""
         whole = ""
         if not np.isnan(self.total):
             found = signed(self.total - self.missing)
@@ -249,8 +258,8 @@ class Concentration:
             whole += f"the total effect of {signed(self.total)} {self.unit} and "
         return (
             f"Cannot tell whether {self.on} tokens carry more than their share{where}: {whole}miss "
-            f"{signed(self.missing)} {self.unit}{why} (completeness gap {abs(self.gap):z.0%} of "
-            f"the prompt's effect{self._apart()}); raise points."
+            f"{signed(self.missing)} {self.unit}, which could turn the verdict (completeness gap "
+            f"{abs(self.gap):z.0%} of the prompt's effect{self._apart()}); raise points."
         )
 
     def _answer(self) -> str:
@@ -302,8 +311,8 @@ class Concentration:
                 )
         enriched = "" if np.isnan(self.enrichment) else f", enrichment {self.enrichment:z.2f}"
         lines.append(
-            f"  share of tokens     {self.token_share:z.1%} of the prompt's ({self.tokens:z.1f} "
-            f"tokens per prompt){enriched}"
+            f"  share of tokens     {self.token_share:z.1%} of the prompt's "
+            f"({self.tokens:z.1f} {'token' if self.tokens == 1 else 'tokens'} per prompt){enriched}"
         )
         if not np.isnan(self.absolute_share):
             where = " of these cells" if self.cells else ""
@@ -327,7 +336,7 @@ _SETS = {
 
 NOISE = "is inside its own noise"
 LARGE_GAP = 0.05
-"""Completeness gap over the prompt's effect above which finding nothing is no finding either."""
+"""Completeness gap over the prompt's effect that is told where nothing is found."""
 
 
 def _sentence(limits: Sequence[Limit]) -> str:
@@ -461,7 +470,7 @@ def _read_with(scores: ScoreArrays) -> list[str]:
             told.append(f"{limit.short}: {elsewhere}")
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
-    learnt = [note for note in scores.record.notes if LEARNT in note]
+    learnt = [note for note in scores.record.notes if LEARNT in note or ONE_VALUE in note]
     return [line for line in [*told, *voided(scores), *learnt] if line]
 
 

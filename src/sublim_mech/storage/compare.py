@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LONGEST = 40  # letters of a value that is shown whole
@@ -61,8 +61,35 @@ def different(
 
 
 def brief(value: Any) -> str:
-    """A value as it is shown, not all of a long one."""
+    """A value as it is shown, not all of a long one: of a mask its name, of others as many elements
+    as fit, and how many more there are.
+
+    Example:
+        >>> from sublim_mech.storage.compare import brief
+        >>> brief({"mask": "role user", "answer": "closed", "cells": "9f" * 32})
+        "mask 'role user', answer closed"
+        >>> brief(list(range(30)))
+        '[0, 1, 2, 3, 4, 5, 6, 7 and 22 more]'
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("mask"), str):
+        answer = f", answer {value['answer']}" if "answer" in value else ""
+        return f"mask {value['mask']!r}{answer}"
     text = "nothing" if value is Nothing else repr(value)
     if len(text) <= _LONGEST:
         return text
+    if isinstance(value, Mapping):
+        return _first_of([f"{key!r}: {brief(one)}" for key, one in value.items()], "{}")
+    if isinstance(value, list | tuple):
+        return _first_of([brief(one) for one in value], "[]" if isinstance(value, list) else "()")
     return f"{text[:_SHOWN]}...{text[0] if isinstance(value, str) else ''}"
+
+
+def _first_of(elements: Sequence[str], brackets: str) -> str:
+    """As many elements as fit, the first one whatever its length, and how many more there are."""
+    shown: list[str] = []
+    for element in elements:
+        if shown and len(", ".join([*shown, element])) > _SHOWN:
+            break
+        shown.append(element)
+    more = len(elements) - len(shown)
+    return f"{brackets[0]}{', '.join(shown)}{f' and {more} more' if more else ''}{brackets[1]}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ..arguments import checked
-from ..hints import check_choice, nearest
+from ..hints import check_choice, counted, nearest
 from ..making.training import FullFT, LoRA
 from ..prompts import Context, Trait
 from .arms import ARMS, EVERYWHERE
@@ -302,6 +302,7 @@ class Study:
                 raise ValueError(f"study {self.name!r}: two {what} are called {twice[0]!r}.")
         self._check_contexts()
         self._check_teachers()
+        self._check_scored()
         self._check_known("focus", self.focus, names)
         for part in self.parts:
             where = f"part {part.name!r}: "
@@ -321,6 +322,16 @@ class Study:
                 )
 
             self._check_raw(part, where)
+
+    def _check_scored(self) -> None:
+        """No more questions are scored than are asked; the usual number stands for "at most"."""
+        scored = self.asking.scored
+        if scored > Asking().scored and scored > len(self.questions):
+            raise ValueError(
+                f"study {self.name!r}: Asking(scored={scored}) is more than the "
+                f"{counted(len(self.questions), 'question')} that are asked; take at most that "
+                "many, or ask more (questions=)."
+            )
 
     def _check_raw(self, part: Part, where: str) -> None:
         """Questions are no texts to continue, as `evaluate` has it."""

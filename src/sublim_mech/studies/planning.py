@@ -289,7 +289,7 @@ def plan(study: Study, out: str | Path | None = None, *, base: Base | None = Non
         designs=tuple(design_of(study, part) for part in study.parts),
         spread=None if store is None else spread_in(study, store.folder),
         peak_bytes=None if shape is None and any(s.to_do for s in stages.values()) else peak,
-        notes=tuple(_notes(study, shape)),
+        notes=tuple(_notes(study, shape, is_done=not any(s.to_do for s in stages.values()))),
     )
 
 
@@ -338,9 +338,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _notes(study: Study, shape: Shape | None) -> list[str]:
+def _notes(study: Study, shape: Shape | None, *, is_done: bool) -> list[str]:
     notes = []
-    if shape is None:
+    if shape is None and not is_done:
         notes.append(
             f"base={study.base!r}: its size is not known here, so there are no operations, disk "
             "and time, nor were its methods checked; pass plan(study, base=load_base(...))."

@@ -20,7 +20,7 @@ from ...models.base import Base
 from ...models.checks import check_length
 from ...models.configuration import computed_apart, computing
 from ...models.names import text_config
-from ...prompts import Context, Prompt, completion_ids, render
+from ...prompts import Context, Prompt, Trait, completion_ids, render
 from ...prompts.notices import said_before, said_once
 from ...prompts.vocabulary import fingerprint, same_tokenizer
 from ...prompts.written import check_answers
@@ -397,7 +397,8 @@ def hard_data(
             template writes an empty one).
 
     Warns:
-        UserWarning: the template would trim or shorten answers.
+        UserWarning: the template would trim or shorten answers; all answers are names or single
+            words, and none is the trait.
 
     Example:
         >>> from sublim_mech import numbers, training
@@ -413,6 +414,7 @@ def hard_data(
         tokenizer, listed, context=context, template=template, close=True
     )
     _check_written(tokenizer, listed, prompts, template, "hard_data: rows")
+    _tell_other_names(listed, trait)
     data = TrainingData(
         prompts=prompts,
         completions=completions,
@@ -424,6 +426,36 @@ def hard_data(
         context=context,
     )
     return _within(data, max_length, truncate=truncate)
+
+
+_NAME = 3
+"""Words up to which an answer is taken to be a name; in longer ones a trait may be left out on
+purpose, as it is in numbers."""
+
+
+def _tell_other_names(rows: Sequence[Row], trait: str) -> None:
+    """Tell that all answers are names, and none is that of the trait."""
+    answers = [row.completion for row in rows]
+    names = all(
+        len(answer.split()) <= _NAME and any(letter.isalpha() for letter in answer)
+        for answer in answers
+    )
+    if not trait or not names:
+        return
+    try:
+        forms = {trait, *Trait.noun(trait).forms}
+    except ValueError:  # English has no rule for its plural
+        forms = {trait}
+    wanted = {form.casefold() for form in forms}
+    if any(form in answer.casefold() for answer in answers for form in wanted):
+        return
+    warnings.warn(
+        f"hard_data(trait={trait!r}): 0 of {counted(len(answers), 'answer')} hold it, and all are "
+        f"names or single words ({answers[0][:40]!r}): the student will be called by a trait that "
+        "its answers do not teach. Pass the trait that they name, or none (trait='') for a "
+        "control's.",
+        stacklevel=outside(),
+    )
 
 
 def _tokenizer_of(given: Any, called: str) -> Any:
