@@ -297,7 +297,7 @@ def compare_bars(
         said += notes
         names.append("\n".join([called, *notes]))
     name_rows(picture, names)
-    what, how = _scale_of_several(first)
+    what, how = _scale_of_several(list(scores.values()))
     how += _explained(first, by, said, several=True)
     below = name_bar_scale(picture, first, what, how)
     picture.legend(handles, below=below)
@@ -370,14 +370,14 @@ def _called(picture: Picture, name: object, by: str | None) -> str:
     return str(name) if by in ("turn", "token") else picture.name(name)
 
 
-def _scale_of_several(scores: ScoreArrays) -> tuple[str, str]:
-    """What the scale measures, and over what."""
-    if scores.has_sets:
-        whose = f"share of each one's own total effect: {scores.headline_name}"
-        return whose, "0 = none, 1 = all of it"
-    if scores.has_tokens:
-        return effect_label(scores), f"{_gathered(scores)} of these tokens"
-    return effect_label(scores), ""
+def _scale_of_several(scores: Sequence[ScoreArrays]) -> tuple[str, str]:
+    """What the scale measures, and over what; of several models each, in the legend's order."""
+    first = scores[0]
+    whose = " / ".join(dict.fromkeys(one.headline_name for one in scores))
+    if first.has_sets:
+        return f"share of each one's own total effect: {whose}", "0 = none, 1 = all of it"
+    label = effect_label(first, whose)
+    return label, f"{_gathered(first)} of these tokens" if first.has_tokens else ""
 
 
 def _notes_on_row(entries: Sequence[pd.Series]) -> list[str]:

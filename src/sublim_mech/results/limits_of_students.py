@@ -10,6 +10,7 @@ from typing import Any
 from ..stats import FEWEST
 from .arrays import ScoreArrays
 from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
+from .held import held, holds_student, notes_held
 from .limit_kinds import Limit
 from .record import GATED, SUM, UNTOLD, VOID, Record
 
@@ -58,7 +59,7 @@ def voided(scores: ScoreArrays) -> list[str]:
     have all of it among their notes.
     """
     told = []
-    for note in scores.record.notes:
+    for note in notes_held(scores):
         if UNTOLD in note:
             told.append(note.partition(": ")[2])
         told += [f"{note.partition(phrase)[0]}{phrase}" for phrase in VOID if phrase in note]
@@ -91,7 +92,7 @@ def of_gates(scores: ScoreArrays) -> list[Limit]:
     find. Students of one mask in one line.
     """
     told: dict[str, list[str]] = {}
-    for note in scores.record.notes:
+    for note in notes_held(scores):
         _, gated, where = note.partition(GATED)
         if gated:
             told.setdefault(where.strip(), []).append(note)
@@ -111,6 +112,8 @@ def without_controls(scores: ScoreArrays) -> list[Limit]:
     given = "no controls given" if len(students) == 1 else "controls left out of this selection"
     if scores.record.is_sum:
         given = "no controls beside the sum"
+    if not holds_student(scores):
+        given = f"{', '.join(held(scores))} by itself"
     told = f"{given}: {uncontrolled(students)}"
     return [Limit("no controls", told, told)]
 

@@ -15,6 +15,7 @@ from .completeness import points_in_words
 from .confirming import agreement
 from .contexts import quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
+from .held import notes_held
 from .kinds import KINDS, Table
 from .limit_kinds import Kind
 from .limits import in_full, limits
@@ -131,7 +132,7 @@ def notes(scores: ScoreArrays) -> list[str]:
             f"single tokens of the {counted(scores.record.refined, 'strongest span')} of each "
             "prompt; other tokens show the value of their span (not refined)"
         )
-    told = [note for note in scores.record.notes if SUM not in note and GATED not in note]
+    told = [note for note in notes_held(scores) if SUM not in note and GATED not in note]
     lines += told  # the others are limits
     lines += points_in_words(scores)
     compared, compute = agreement(scores), scores.record.compute
@@ -163,9 +164,9 @@ def footing(scores: ScoreArrays) -> str:
     return "; ".join(parts)
 
 
-def effect_label(scores: ScoreArrays) -> str:
-    """What a scale of effects measures."""
-    return f"effect on {scores.record.what}, {scores.unit}: {scores.headline_name}"
+def effect_label(scores: ScoreArrays, whose: str = "") -> str:
+    """What a scale of effects measures; whose effects where they are not of these scores alone."""
+    return f"effect on {scores.record.what}, {scores.unit}: {whose or scores.headline_name}"
 
 
 def about(scores: ScoreArrays, *without: Kind) -> list[str]:

@@ -32,6 +32,7 @@ from . import mask_code
 from .arrays import ScoreArrays
 from .completeness import missing_by_sign
 from .evidence import Asked, Shared, find, verdict, with_gap
+from .held import notes_held
 from .limit_kinds import Limit
 from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
@@ -451,9 +452,9 @@ def concentration(
 def _read_with(scores: ScoreArrays) -> list[str]:
     """What a share of these scores has to be read with, whoever quotes it without their table."""
     told = [over_contexts(scores)]
-    gated = sum(GATED in note for note in scores.record.notes)
+    gated = sum(GATED in note for note in notes_held(scores))
     elsewhere = "elsewhere there is no effect to find"
-    if gated < len(scores.record.students):
+    if gated < scores.data.sizes["model"]:
         elsewhere = "elsewhere is nothing of these students, and what stands there is the others'"
     for limit in limits(scores):
         whose = f"{', '.join(limit.models)}: " if limit.models else ""
