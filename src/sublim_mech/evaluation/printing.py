@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..hints import counted
-from ..results.contexts import asked_and_trained, in_words, otherwise
+from ..results.contexts import asked_and_trained, listed, otherwise, several_in_words
 from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
-from .limits import at_the_ceiling, of_the_controls, short_context
+from .limits import at_the_ceiling, of_the_controls, short_contexts
 
 if TYPE_CHECKING:
     from .outcome import Evaluation
@@ -79,15 +79,15 @@ def where_asked(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
     contexts = {name: provenance["contexts"][name] for name in names if "contexts" in provenance}
     if not contexts:
         return []
-    asked = []
+    asked, names = list(contexts.values()), []
     for name, context in contexts.items():
         system = context.get("system", {})
         own_name = name.startswith(str(system.get("kind", system.get("text"))))
-        asked.append(in_words(context) if own_name else f"{name} = {in_words(context)}")
+        names.append("" if own_name else name)
     if evaluation.data.sizes["model"] == 1:  # a base alone was trained by nobody here
-        return [f"asked in: {'; '.join(asked)}"]
+        return [f"asked in: {listed(several_in_words(asked), names)}"]
     trained = provenance["training_context"]
-    where = asked_and_trained(asked, None if trained is None else in_words(trained))
+    where = asked_and_trained(asked, trained, names)
     unlike = otherwise(list(contexts.values()), trained, provenance.get("notes", ()))
     return [where, *unlike]
 
@@ -138,4 +138,5 @@ def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:
 
 def _short(table: pd.DataFrame) -> pd.DataFrame:
     """Long system prompts, which name contexts, shortened."""
-    return table.rename(index=short_context, level="context")
+    names = table.index.get_level_values("context").unique()
+    return table.rename(index=short_contexts(list(names)), level="context")

@@ -9,7 +9,14 @@ from typing import Any
 
 from ..stats import FEWEST
 from .arrays import ScoreArrays
-from .contexts import NOT_GIVEN, OTHERWISE, asked_and_trained, in_words, otherwise, unlike
+from .contexts import (
+    NOT_GIVEN,
+    OTHERWISE,
+    asked_and_trained,
+    otherwise,
+    several_in_words,
+    unlike,
+)
 from .held import held, holds_student, notes_held
 from .limit_kinds import Limit
 from .record import GATED, SUM, UNTOLD, VOID, Record
@@ -19,10 +26,9 @@ from .record import GATED, SUM, UNTOLD, VOID, Record
 
 def where_asked(record: Record) -> str:
     """In which contexts prompts were asked, and in which the student was trained, in one line."""
-    trained = None if record.training_context is None else in_words(record.training_context)
-    where = asked_and_trained([in_words(context) for context in record.contexts], trained)
+    where = asked_and_trained(record.contexts, record.training_context)
     if record.donor_contexts:
-        where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
+        where += f"; donors asked in: {'; '.join(several_in_words(record.donor_contexts))}"
     return where
 
 
