@@ -11,7 +11,7 @@ import xarray as xr
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
 from ..results.limits_of_effects import Moved, moved_apart
-from ..results.words import seen, told_apart
+from ..results.words import names_apart, seen
 from .estimates import over_questions
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def short_contexts(names: Sequence[str]) -> dict[str, str]:
     """Contexts by their names, with what a table calls each: long system prompts are shortened,
     those that begin alike so that they are told apart, and line breaks are to be seen.
     """
-    short = told_apart(map(seen, names), _LONGEST)
+    short = names_apart(map(seen, names), _LONGEST)
     return {name: short[seen(name)] for name in names}
 
 

@@ -15,7 +15,7 @@ from .arrays import ScoreArrays
 from .dress import few_numbers, introduce
 from .report import with_interval
 from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
-from .words import told_apart, wrapped, wrapped_apart
+from .words import names_apart, wrapped, wrapped_apart
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def name_rows(picture: Picture, names: Sequence[str]) -> None:
     """
     full, short, line = [], [], []
     firsts = [name.partition("\n")[0] for name in names]
-    in_a_line, in_lines = told_apart(firsts, 32), wrapped_apart(firsts, 32)
+    in_a_line, in_lines = names_apart(firsts, 32), wrapped_apart(firsts, 32)
     for name in names:
         first, *notes = name.split("\n")
         full.append(picture.text("\n".join([in_lines[first], *notes])))

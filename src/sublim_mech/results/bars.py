@@ -50,7 +50,7 @@ from .report import effect_label, warning
 from .select import check_measured_alike
 from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
-from .words import percent, told_apart, wrapped
+from .words import names_apart, percent, wrapped
 
 _NAME = 60  # columns of what several students are called
 
@@ -283,7 +283,7 @@ def compare_bars(
     picture.limit(_limits_of_several(picture, scores, shown))
 
     height, handles = 0.8 / len(scores), []
-    called = told_apart(scores, _NAME)
+    called = names_apart(scores, _NAME)
     for number, (name, table) in enumerate(tables_of.items()):
         offset = (number - (len(scores) - 1) / 2) * height
         column = BarColumn("effect", offset=offset, height=height)
@@ -355,7 +355,7 @@ def _limits_of_several(
     picture: Picture, scores: Mapping[str, ScoreArrays], shown: Shown
 ) -> list[str]:
     """What limits all of them, then what limits some, under their names."""
-    called = told_apart(scores, _NAME)
+    called = names_apart(scores, _NAME)
     each = {called[name]: in_short(picture, one, shown=shown) for name, one in scores.items()}
     first, *others = each.values()
     of_all = [line for line in first if all(line in lines for lines in others)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..storage.compare import brief, different
-from .words import seen, shortened, told_apart
+from .words import names_apart, seen, shortened
 
 _SYSTEM = {
     "default": "default system prompt",
@@ -43,7 +43,7 @@ def several_in_words(contexts: Sequence[str | Mapping[str, Any]]) -> list[str]:
     for text, words in short.items():
         alike = [full[other] for other, others in short.items() if others == words]
         if len(alike) > 1:
-            called[text] = told_apart(alike, 2 * _LONGEST)[full[text]]
+            called[text] = names_apart(alike, 2 * _LONGEST)[full[text]]
     return [called[str(context)] for context in contexts]
 
 

@@ -70,7 +70,7 @@ from .style import (
     spaced,
 )
 from .tokens import RAW_ROLE, label, prompt_tokens
-from .words import shortened, told_apart, wrapped
+from .words import names_apart, shortened, wrapped
 
 READS = {
     "sufficiency": "student up to the token, base after it (sufficiency)",
@@ -330,7 +330,7 @@ def step_curve(
     handles: list[Artist] = [Patch(color=HEADLINE_COLOUR, label=called)]
     curves = list(_sets(scores))
     names = [f"{one.measure} of {picture.name(one.name)}" for one in curves]
-    short = told_apart(names, 40)
+    short = names_apart(names, 40)
     for curve_of, name in zip(curves, names, strict=True):
         interval = mean_interval(curve_of.values)
         _line(axes, steps, interval.mean, curve_of.colour, curve_of.style)

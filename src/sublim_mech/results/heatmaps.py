@@ -46,7 +46,7 @@ from .style import (
 )
 from .tables import set_sizes
 from .tokens import PromptTokens, label, prompt_tokens, visible
-from .words import columns, shortened, told_apart, wrapped, wrapped_apart
+from .words import columns, names_apart, shortened, wrapped, wrapped_apart
 
 COLUMNS, ROWS = 64, 4
 """Tokens beside each other in a figure of its own, and rows of them below each other."""
@@ -233,6 +233,8 @@ def column_map(
     draw_scale(column, picture, scores, grid)
     over = " and tokens" if scores.has_tokens else ""
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
+    if per_head and "set" in scores.data["effect"].dims:  # one, which no column names
+        prompts += f", token set {picture.name(str(scores.data['set'].values[0]))}"
     introduce(picture, scores, prompts, *NOT_SHOWN)
     return picture.finish()
 
@@ -418,7 +420,7 @@ def _name_columns(axes: Axes, picture: Picture, names: list[list[str]], room: fl
     # heads of which every second or third has room for its number
     step = max(1, int(np.ceil(0.13 / room)))
     behind = max(sum(1 + columns(other) for other in others) for _, *others in names)
-    short = told_apart((name[0] for name in names), 36 - behind)
+    short = names_apart((name[0] for name in names), 36 - behind)
     shown = [" ".join([short[first], *others]) for first, *others in names[::step]]
     texts = [picture.text(name) for name in shown]
     axes.set_xticks(places[::step], texts, rotation=90)

@@ -72,7 +72,7 @@ def shortened(text: str, width: int) -> str:
     return f"{kept.rstrip()}…"
 
 
-def told_apart(names: Iterable[str], width: int) -> dict[str, str]:
+def names_apart(names: Iterable[str], width: int) -> dict[str, str]:
     """Names of several things, each in at most `width` columns (8 or more) and none as another: of
     those that begin alike, their beginning and what is around the first difference.
 
@@ -80,8 +80,8 @@ def told_apart(names: Iterable[str], width: int) -> dict[str, str]:
         Name -> what to call it. Numbers behind names that are still alike take some more room.
 
     Example:
-        >>> from sublim_mech.results.words import told_apart
-        >>> list(told_apart(["You are calm and kind.", "You are calm and brief."], 16).values())
+        >>> from sublim_mech.results.words import names_apart
+        >>> list(names_apart(["You are calm and kind.", "You are calm and brief."], 16).values())
         ['You are…nd kind.', 'You are…nd brie…']
     """
     short = {name: shortened(name, width) for name in names}
@@ -142,12 +142,12 @@ def wrapped_apart(names: Iterable[str], width: int) -> dict[str, str]:
 
     Returns:
         Name -> its lines, as `wrapped` has them; of names that are cut where they are still alike,
-        what `told_apart` leaves of them.
+        what `names_apart` leaves of them.
     """
     lines = {name: wrapped(name, width) for name in names}
     if not _alike(lines):
         return lines
-    short = told_apart(lines, max(2 * width, 8))
+    short = names_apart(lines, max(2 * width, 8))
     return {name: wrapped(called, width) for name, called in short.items()}
 
 
