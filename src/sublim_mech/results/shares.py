@@ -220,7 +220,7 @@ class Concentration:
             return too_few
         if self.turned or (self._most > LARGE_GAP and not self.direction):
             return self._cannot_tell()
-        digits = 1 if self.cells else 0  # most of the effect is in other cells
+        digits = self._digits()
         share, low, high = (percent(x, digits) for x in (self.share, self.low, self.high))
         carried = f"{share} of the prompt's effect on {self.token_share:z.0%} of its tokens"
         cells = ""
@@ -273,6 +273,14 @@ class Concentration:
         if not np.isnan(self.effect_low):
             interval = f", 95 % {signed(self.effect_low)} to {signed(self.effect_high)}"
         return f"{signed(self.effect)} {self.unit}{interval}"
+
+    def _digits(self) -> int:
+        """Of the sentence's shares: one where most of the effect is in other cells, or where one of
+        them would be 0 that the rows above it do not have as 0.
+        """
+        told = (self.share, self.low, self.high, self.null_low, self.null_high)
+        lost = any(percent(x) == "0%" and percent(x, 1) != "0.0%" for x in told)
+        return 1 if self.cells or lost else 0
 
     def _null(self, digits: int) -> str:
         low, high = percent(self.null_low, digits), percent(self.null_high, digits)
