@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sublim_mech
-from sublim_mech.hints import check_choice, counted, nearest, signed, told_apart
+from sublim_mech.hints import check_choice, counted, nearest, ranges, signed, told_apart
 from sublim_mech.prompts import Trait
 
 
@@ -96,3 +96,10 @@ def test_no_number_is_written_as_a_negative_zero():
     assert [one for one in found if not one[2]] == []
     assert (signed(-0.0002), signed(-0.25), signed(0.0)) == ("0.000", "-0.250", "0.000")
     assert (told_apart(-0.0), told_apart(1.40004, 1.39996)) == (("0",), ("1.40004", "1.39996"))
+
+
+def test_numbers_that_follow_one_another_are_told_by_their_ends():
+    assert ranges(range(30)) == "0 to 29"
+    assert ranges([-1, 0, 2, 4, 5, 6]) == "-1, 0, 2, 4 to 6"
+    assert ranges([0, 1, 2], [10, 20, 40]) == "10 to 40"
+    assert ranges([]) == ""

@@ -18,6 +18,7 @@ from sublim_mech.__main__ import main
         # words behind -- are no options; nor are those of a command the whole's
         ("plan quick -- --ot", "sublim-mech plan: --ot is more than is asked for"),
         ("rnu quick --out x", "sublim-mech: argument COMMAND: invalid choice: 'rnu'"),
+        ("score b s --trait owl --trained-context pirate", "--asked-system. All that it takes"),
         ("run quick --out x --workers two", "argument --workers: invalid int value: 'two'"),
     ],
 )  # fmt: skip

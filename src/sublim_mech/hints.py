@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from types import FrameType
@@ -126,6 +126,31 @@ def counted(count: int, what: str, several: str = "") -> str:
         ('1 prompt', '2 copies')
     """
     return f"{count:,} {what if count == 1 else several or what + 's'}"
+
+
+def ranges(numbers: Sequence[int], names: Sequence[object] | None = None) -> str:
+    """Ascending numbers in words: of three or more that follow one another the ends alone.
+
+    Args:
+        numbers: the numbers.
+        names: what each number from 0 on is called; itself when not given.
+
+    Example:
+        >>> from sublim_mech.hints import ranges
+        >>> ranges([-1, 0, 1, 2, 5, 6])
+        '-1 to 2, 5, 6'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = []
+    for run in runs:
+        called = [str(number if names is None else names[number]) for number in run]
+        parts.append(f"{called[0]} to {called[-1]}" if len(run) > 2 else ", ".join(called))
+    return ", ".join(parts)
 
 
 def signed(value: float, digits: int = 3) -> str:

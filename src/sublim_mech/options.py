@@ -44,7 +44,9 @@ class Parser(argparse.ArgumentParser):
         elif not strange:
             said.append(f"{rest} is more than is asked for")
         told = "; ".join(said)
-        self.exit(WRONG, f"{self.prog}: {told}. All that it takes: {self.prog} --help\n")
+        self.exit(
+            WRONG, f"{self.prog}: {told.rstrip('.')}. All that it takes: {self.prog} --help\n"
+        )
 
     def _near(self, name: str) -> str:
         """The option that a name is likest to, where one is near."""

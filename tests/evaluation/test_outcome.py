@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import planted
 
-from sublim_mech.evaluation.limits import short_context
+from sublim_mech.evaluation.limits import short_contexts
 from sublim_mech.evaluation.outcome import Evaluation
 from sublim_mech.stats import wilson
 
@@ -143,8 +143,21 @@ def test_long_contexts_are_shortened_where_they_are_printed():
     assert f"{long[:29]}…" in repr(renamed)
     assert long not in repr(renamed)
     assert renamed.table().index[0] == (long, "owl")
-    broken = short_context("You are calm.\nBe brief.")
-    assert broken == r"You are calm.\nBe brief."
+    broken = short_contexts(["You are calm.\nBe brief."])
+    assert list(broken.values()) == [r"You are calm.\nBe brief."]
+
+
+def test_contexts_that_begin_alike_are_told_apart_where_they_are_printed():
+    long = "You work in a coffee house. Answer briefly."
+    names = [long, f"{long} + 'Please: '", f"{long} Be kind."]
+    evaluation = planted(np.zeros((2, 1, 1, 2)))
+    data = evaluation.data.isel(context=[0, 0, 0]).assign_coords(context=names)
+    renamed = Evaluation(data, evaluation.provenance)
+    short = list(short_contexts(names).values())
+    assert len(set(short)) == len(names)
+    assert all(len(name) <= 30 for name in short)
+    rows = [line for line in repr(renamed).splitlines() if " owl " in line]
+    assert [name in row for name, row in zip(short, rows, strict=True)] == [True] * 3
 
 
 def test_it_saves_and_loads_equal(tmp_path):

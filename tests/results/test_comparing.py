@@ -8,10 +8,11 @@ import synthetic
 from matplotlib.text import Text
 
 from sublim_mech.prompts import Context
-from sublim_mech.results import compare, report
+from sublim_mech.results import compare
 from sublim_mech.results.bars import compare_bars
 from sublim_mech.results.comparing import headings
 from sublim_mech.results.contexts import apart
+from sublim_mech.results.kinship import kinship
 from sublim_mech.results.record import BaseSource, Forms, StudentSource
 
 
@@ -143,31 +144,37 @@ def of_students(scores, student, *controls):
     """Scores of a student and controls of these hashes."""
     hashes = {
         name: StudentSource(name, "lora", one, "prompted")
-        for name, one in zip(["student", *controls], [student, *controls], strict=True)
+        for name, one in zip(
+            ["student", *(f"control: {one}" for one in controls)],
+            [student, *controls],
+            strict=True,
+        )
     }
-    return replace(scores, record=replace(scores.record, students=hashes))
+    rows = [0, *[1] * len(controls)]
+    data = scores.data.isel(model=rows).assign_coords(model=list(hashes))
+    return replace(scores, data=data, record=replace(scores.record, students=hashes))
 
 
-def beyond_its_own(table, scores):
-    """What a table says of several scores, and not of each: metric and limits stand there too."""
-    notes = table.attrs["notes"]
-    assert set(report.about(scores)) <= set(notes)
-    return [line for line in notes if line not in report.about(scores)]
+CELLS = synthetic.attribution()
+
+
+def told_of(scores):
+    """What a table and a picture say that scores have in common."""
+    table = compare(scores)
+    assert all(line in repr(table) for line in table.attrs["notes"])
+    assert table.attrs["notes"] == headings(scores)
+    picture = around(compare_bars(scores))
+    found = kinship(scores)
+    assert table.attrs["notes"][len(table.attrs["notes"]) - len(found) :] == found
+    assert all(" ".join(line.split()) in picture for line in found)
+    return found
 
 
 def test_scores_that_are_no_evidence_of_their_own_say_so():
     """Two students that are each other's control have one headline with two signs."""
-    one = synthetic.attribution()
 
     def told(**students):
-        scores = {name: of_students(one, *given) for name, given in students.items()}
-        table = compare(scores)
-        assert all(line in repr(table) for line in table.attrs["notes"])
-        assert table.attrs["notes"] == headings(scores)
-        picture = around(compare_bars(scores))
-        found = beyond_its_own(table, one)
-        assert all(" ".join(line.split()) in picture for line in found)
-        return found
+        return told_of({name: of_students(CELLS, *given) for name, given in students.items()})
 
     mutual = (
         "a and b: each student is the other's control, so that by construction the effect of b is "
@@ -192,10 +199,38 @@ def test_scores_that_are_no_evidence_of_their_own_say_so():
     assert told(a=("x", "z"), b=("y", "x")) == [taken]
 
 
+def test_what_scores_have_in_common_goes_by_the_models_in_them():
+    """A pair's other models are in no number of a selection."""
+    first, second, three, crossed, other = (
+        of_students(CELLS, *hashes) for hashes in ("xy", "yx", "xyz", "yxz", "xz")
+    )
+
+    def alone(scores, name="student"):
+        return scores.sel(model=name)
+
+    assert told_of({"a": alone(first), "b": alone(second)}) == []
+    assert told_of({"a": alone(three), "b": alone(crossed)}) == []
+    assert told_of({"a": alone(first), "b": alone(first, "control: y")}) == []
+    assert told_of({"a": alone(first, "control: y"), "b": alone(first)}) == []
+    same = "a and b: scores of one {}, so that they are the same by construction"
+    assert told_of({"a": alone(first), "b": alone(other)}) == [same.format("student")]
+    control_and_student = {"a": alone(first, "control: y"), "b": alone(second)}
+    assert told_of(control_and_student) == [same.format("model")]
+    assert told_of({"a": first, "b": three.sel(model=["student", "control: y"])}) == [
+        same.format("student and controls")
+    ]
+
+
+def test_the_scale_of_several_names_the_model_of_each():
+    scores = of_students(CELLS, "x", "y")
+    rows = {"a": scores.sel(model="student"), "b": scores.sel(model="control: y")}
+    assert "student (no controls) / control: y" in around(compare_bars(rows))
+    alike = {"a": rows["a"], "b": of_students(CELLS, "z", "y").sel(model="student")}
+    assert "student (no controls) /" not in around(compare_bars(alike))
+
+
 def test_students_of_their_own_share_a_control_without_a_word():
-    one = synthetic.attribution()
-    table = compare({"a": of_students(one, "x", "z"), "b": of_students(one, "y", "z")})
-    assert beyond_its_own(table, one) == []
-    other = of_students(one, "y", "x")
+    assert told_of({"a": of_students(CELLS, "x", "z"), "b": of_students(CELLS, "y", "z")}) == []
+    other = of_students(CELLS, "y", "x")
     base = replace(other, record=replace(other.record, base=BaseSource("other", "1")))
-    assert beyond_its_own(compare({"a": of_students(one, "x", "y"), "b": base}), one) == []
+    assert told_of({"a": of_students(CELLS, "x", "y"), "b": base}) == []

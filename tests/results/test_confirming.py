@@ -61,7 +61,7 @@ def test_a_selection_is_counted_over_its_own_cells(labels):
     about_0 = (cells["estimate"] * cells["exact"]).sum() / norms
     assert line(some).startswith(
         f"confirmed on {top} of the 12 strongest and {len(cells) - top} of the 12 random cells, "
-        f"those in this selection: correlation about 0 {about_0:.2f}, Pearson {pearson:.2f}"
+        f"those in this selection: correlation about 0: {about_0:.2f}, Pearson {pearson:.2f}"
     )
     strong = cells[cells["top"]]
     slope = (strong["estimate"] * strong["exact"]).sum() / (strong["estimate"] ** 2).sum()

@@ -1,7 +1,13 @@
 """Contexts in words."""
 
 import sublim_mech as sm
-from sublim_mech.results.contexts import apart, asked_and_trained, in_words, otherwise
+from sublim_mech.results.contexts import (
+    apart,
+    asked_and_trained,
+    in_words,
+    otherwise,
+    several_in_words,
+)
 
 
 def test_the_four_system_prompts_are_told_apart():
@@ -31,6 +37,20 @@ def test_nobody_said_the_training_context():
     assert asked_and_trained(["x"], None) == "asked in: x; training context not given"
     said = "asked in 2 contexts: x; y; trained in: z"
     assert asked_and_trained(["x", "y"], "z") == said
+
+
+def test_contexts_that_begin_alike_are_told_apart():
+    long = "You are the assistant of a very large library, and you always answer in "
+    ends = "prose", "verse", "prose, but briefly"
+    contexts = [sm.Context(long + end).to_json() for end in ends]
+    words = several_in_words(contexts)
+    assert len(set(words)) == len(ends)
+    assert all(word.endswith(f"{end}”") for word, end in zip(words, ends, strict=True))
+    assert several_in_words([contexts[0], str(contexts[0])]) == 2 * [in_words(contexts[0])]
+    where = asked_and_trained(contexts[:1], contexts[1])
+    assert where == f"asked in: {words[0]}; trained in: {words[1]}"
+    named = asked_and_trained(contexts[:2], None, ["", "mine"])
+    assert named.startswith(f"asked in 2 contexts: {words[0]}; mine = {words[1]}; training")
 
 
 def texts(*systems):

@@ -263,8 +263,8 @@ def test_a_share_brings_what_it_has_to_be_read_with():
     )
     for line in (only_there, f"Control cat {NOT_ALIKE}.", "Training context not given."):
         assert line in told
-    alone = concentration(scores.sel(model="student")).conclusion  # of the same record
-    assert "what stands there is the others'" in alone
+    alone = concentration(scores.sel(model="student")).conclusion  # no others are in it
+    assert "only at 'shared': elsewhere there is no effect to find." in alone
     all_gated = [f"the student ({name}): as in training, {GATED} 'shared'" for name in "abc"]
     every = with_notes(synthetic.attribution(), *all_gated, measured="M(1)", contexts=(NONE,))
     assert "elsewhere there is no effect to find." in concentration(every).conclusion

@@ -1,8 +1,11 @@
 """Heatmaps of tokens, heads and token sets: every mark agrees with the scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from matplotlib.text import Text
 from synthetic import (
     attribution,
     chat,
@@ -219,3 +222,19 @@ def test_one_prompt_chosen_keeps_its_number():
 def test_no_position_axis():
     with pytest.raises(ValueError, match="no position axis"):
         heatmap(graft())
+
+
+def test_heads_of_one_token_set_name_it():
+    scores = patched_sets(heads=2)
+    name = str(scores.data["set"].values[0])
+    for one in (scores.sel(set=[name]), one_set_from_the_start(scores, name)):
+        axes = plot(one)
+        assert f"token set {name}" in " ".join(
+            text.get_text() for text in axes.figure.findobj(Text)
+        )
+
+
+def one_set_from_the_start(scores, name):
+    """Scores of which only one set was asked for."""
+    one = scores.sel(set=[name])
+    return replace(one, record=replace(one.record, selected={}))

@@ -367,11 +367,59 @@ def test_a_scaled_set_of_a_graft_says_what_the_dose_says():
     for where, told in lines.items():
         assert f"at {where}: 1.00 of 2.99 nats (33%) are the controls' fall" in told
         assert f"log P(owl) is at its ceiling of 0 at {where}: it cannot rise any more" in told
-    assert lines["set 2 (scale 2)"].count("(33%)") == 2
-    assert "(33%)" not in repr(graft.sel(measure="necessity"))
+    of_necessity = "at set 2 (scale 2), necessity: 1.00 of 2.99 nats (33%) are the controls' fall"
+    assert lines["set 2 (scale 2)"].count("(33%)") == 3
+    assert of_necessity in lines["set 2 (scale 2)"]
+    necessity = repr(graft.sel(measure="necessity"))
+    assert of_necessity in necessity
+    assert necessity.count("(33%)") == 1
+    # without the set the student is at 0.99 less than the base
+    assert "ceiling" not in necessity
     # one scale that was chosen says it too
     assert "at scale 2: 1.00 of 2.99" in repr(dose.sel(scale=2.0))
     assert "(33%)" in around(dose.sel(scale=2.0).plot())
+
+
+def test_a_scaled_set_says_what_is_at_its_ceiling_without_it():
+    """Gates of 2 on a set that is scaled by -1: what is left of the student is at its ceiling."""
+    scores = synthetic.graft()
+    data = scores.data.copy(deep=True).assign_coords(scale=("set", [-1.0, 1.0, 1.0, 1.0]))
+    data["base"][:], data["student"][:] = -3.0, -1.0
+    data["effect"][:] = 0.1
+    there = {"set": data["set"].values[0], "measure": "necessity"}
+    data["effect"].loc[{"model": "student", **there}] = -0.99
+    name = f"set {data['set'].values[0]} (scale -1), necessity"
+    told = f"log P(owl) is at its ceiling of 0 at {name}: it cannot rise any more"
+    one = replace(scores, data=data)
+    assert f"student: {told}" in repr(one)
+    assert told in repr(one.sel(measure="necessity"))
+    assert "ceiling" not in repr(one.sel(measure="sufficiency"))
+    data["effect"].loc[{"model": "student", **there}] = 0.99
+    assert "ceiling" not in repr(replace(scores, data=data))
+
+
+def test_a_dose_says_which_models_are_at_their_ceiling():
+    dose = synthetic.dose()
+    control = str(dose.data["model"].values[1])
+    data = dose.data.copy(deep=True)
+    data["base"][:] = -3.0
+    data["effect"].loc[{"model": "student"}] = 0.5
+    data["effect"].loc[{"model": control}] = 0.5
+    data["effect"].loc[{"model": control, "scale": [1.5, 2.0]}] = 2.99
+    data["student"] = data["base"] + data["effect"].sel(scale=1)
+    told = "log P(owl) is at its ceiling of 0 at {}: it cannot rise any more"
+    one = replace(dose, data=data)
+    assert f"{control}: {told.format('scales 1.5, 2')}" in repr(one)
+    assert f"{control}: log P(owl) is at its ceiling" in around(one.plot())
+    data["effect"].loc[{"model": "student", "scale": [1.5, 2.0]}] = 2.98
+    both = repr(replace(dose, data=data))
+    assert f"student, {control}: {told.format('scales 1.5, 2')}" in both
+    # the whole control is there too, where gate 1 is none of the doses
+    data["effect"].loc[{"model": control}] = 0.5
+    data["student"].loc[{"model": control}] = -0.01
+    whole = repr(replace(dose, data=data))
+    assert f"student: {told.format('scales 1.5, 2')}" in whole
+    assert f"{control}: log P(owl) is at its ceiling of 0: a part of the change" in whole
 
 
 def test_a_gap_is_no_part_of_an_effect_inside_its_noise():

@@ -157,6 +157,10 @@ LESS = {"share": 0.2, "excess_low": -0.3, "excess_high": -0.1, "p": 0.99, "p_les
             "Shared tokens carry more than their share in layer 3: 60.0%",
             "on 40% of its tokens, where 50.0% spread evenly would give 20.0%",
         ),
+        # no 0 where the rows above have none
+        ({"null_low": -0.005}, "Shared", "60.0% of the prompt's effect"),
+        ({"null_low": -0.005}, "Shared", "shifted sets: -0.5% to 50.0%"),
+        ({"null_low": -0.0002}, "Shared", "shifted sets: 0% to 50%"),
     ],
 )
 def test_the_conclusion_needs_both_the_interval_and_the_null(numbers, begins, says):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sublim_mech.results.words import columns, seen, shortened, wrapped
+from sublim_mech.results.words import columns, names_apart, seen, shortened, wrapped, wrapped_apart
 
 
 def test_a_backslash_is_two_so_that_it_begins_nothing():
@@ -35,3 +35,18 @@ def test_what_fits_stays():
     assert shortened("owl", 3) == wrapped("owl", 3) == "owl"
     assert wrapped("one two three", 7) == "one two\nthree"
     assert wrapped("", 7) == ""
+
+
+@pytest.mark.parametrize("width", [8, 16, 30])
+def test_short_names_of_several_things_are_never_one(width):
+    long = "the tokens that training shares with these prompts"
+    names = [long, f"{long} and more", f"{long} and others", "short", f"{long[:20]} 猫头鹰 {long}"]
+    names += [f"{long}, {n} of the ends: {long} {n}" for n in range(12)]
+    for shown in (names_apart(names, width), wrapped_apart(names, width)):
+        assert list(shown) == names
+        assert len(set(shown.values())) == len(names)
+    short = names_apart(names, width)
+    assert all(columns(name) <= width + len(" (99)") for name in short.values())
+    assert short["short"] == "short"
+    alone = names_apart(names[:1], width)
+    assert alone == {long: shortened(long, width)}

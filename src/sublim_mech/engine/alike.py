@@ -13,7 +13,7 @@ from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..prompts.same import is_one_context
-from ..results.record import FOR_LITTLE, NOT_ALIKE, OWN_TRAIT, UNTOLD
+from ..results.record import FOR_LITTLE, NOT_ALIKE, OWN_TRAIT, STORED, UNKNOWN_CONTROLS, UNTOLD
 from ..storage.compare import differences
 from ..storage.manifest import Manifest
 
@@ -54,7 +54,7 @@ def pair_notes(
     else:
         unknown = [control.name for control in controls if control.manifest is None]
         if unknown:
-            notes.append(f"controls' training unknown (no manifest): {', '.join(unknown)}")
+            notes.append(f"{UNKNOWN_CONTROLS} (no manifest): {', '.join(unknown)}")
     for control in controls:
         if _same_trait(student, control):
             notes.append(
@@ -69,7 +69,7 @@ def pair_notes(
         known = student.manifest is not None and control.manifest is not None
         if not known and student.deltas and control.deltas and _stored_otherwise(student, control):
             notes.append(
-                f"control {control.name} is stored otherwise ({control.kind}, the student "
+                f"control {control.name} {STORED} ({control.kind}, the student "
                 f"{student.kind}): their weights do not tell whether they were trained alike"
             )
         if apart[control.name]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..hints import counted
+from ..hints import counted, ranges
 from ..models.names import module_order
 from ..models.sites import Sites
 from ..models.students import Student
@@ -42,5 +42,5 @@ def tell_closed(
         "cells that a student does not change",
         f"where: {name!r} holds nothing that student {student.name!r} changes, {where}: what is "
         f"computed there is the base. It changes {', '.join(names)} in layers "
-        f"{', '.join(map(str, layers))}.",
+        f"{ranges(layers)}.",
     )

@@ -11,7 +11,7 @@ import xarray as xr
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
 from ..results.limits_of_effects import Moved, moved_apart
-from ..results.words import seen
+from ..results.words import names_apart, seen
 from .estimates import over_questions
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST = 3
 """Rows of the table of which the same is said in lines of their own."""
 
-_LONGEST = 30  # letters of a context that are shown
+_LONGEST = 30  # columns of a context that are shown
 
 
 class Row(NamedTuple):
@@ -99,16 +99,19 @@ def at_the_ceiling(evaluation: Evaluation) -> list[str]:
     return _first(lines)
 
 
-def short_context(name: str) -> str:
-    """A long system prompt, which names a context, shortened, its line breaks to be seen."""
-    shown = seen(name)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+def short_contexts(names: Sequence[str]) -> dict[str, str]:
+    """Contexts by their names, with what a table calls each: long system prompts are shortened,
+    those that begin alike so that they are told apart, and line breaks are to be seen.
+    """
+    short = names_apart(map(seen, names), _LONGEST)
+    return {name: short[seen(name)] for name in names}
 
 
 def _rows(evaluation: Evaluation) -> Iterator[Row]:
-    for i, context in enumerate(evaluation.data["context"].values.tolist()):
+    called = short_contexts(evaluation.data["context"].values.tolist())
+    for i, context in enumerate(called.values()):
         for j, trait in enumerate(evaluation.data["trait"].values.tolist()):
-            yield Row((i, j), short_context(context), trait)
+            yield Row((i, j), context, trait)
 
 
 def _names(evaluation: Evaluation, row: Row) -> tuple[str, str]:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..hints import counted
-from ..results.contexts import NOT_GIVEN, asked_and_trained, in_words, otherwise
+from ..results.contexts import (
+    NOT_GIVEN,
+    asked_and_trained,
+    listed,
+    otherwise,
+    several_in_words,
+)
 from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
-from .limits import at_the_ceiling, of_the_controls, short_context
+from .limits import at_the_ceiling, of_the_controls, short_contexts
 
 if TYPE_CHECKING:
     from .outcome import Evaluation
@@ -79,24 +85,30 @@ def where_asked(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
     contexts = {name: provenance["contexts"][name] for name in names if "contexts" in provenance}
     if not contexts:
         return []
-    asked = []
+    asked, names = list(contexts.values()), []
     for name, context in contexts.items():
         system = context.get("system", {})
         own_name = name.startswith(str(system.get("kind", system.get("text"))))
-        asked.append(in_words(context) if own_name else f"{name} = {in_words(context)}")
+        names.append("" if own_name else name)
     if evaluation.data.sizes["model"] == 1:  # a base alone was trained by nobody here
-        several = [f"asked in {len(asked)} contexts", *(f"  {words}" for words in asked)]
-        return several if len(asked) > 1 else [f"asked in: {asked[0]}"]
+        if len(asked) == 1:
+            return [f"asked in: {listed(several_in_words(asked), names)}"]
+        named = [
+            listed([words], [name])
+            for words, name in zip(several_in_words(asked), names, strict=True)
+        ]
+        return [f"asked in {len(asked)} contexts", *(f"  {one}" for one in named)]
     trained = provenance["training_context"]
     notes = provenance.get("notes", ())
-    told = None if trained is None else in_words(trained)
     if len(asked) == 1:
-        return [asked_and_trained(asked, told), *otherwise(contexts.values(), trained, notes)]
-    where = NOT_GIVEN if told is None else f"trained in: {told}"
+        return [asked_and_trained(asked, trained, names), *otherwise(asked, trained, notes)]
+    words = several_in_words([*asked, *([] if trained is None else [trained])])
+    where = NOT_GIVEN if trained is None else f"trained in: {words[-1]}"
     lines = [f"asked in {len(asked)} contexts; {where}"]
-    for (name, context), words in zip(contexts.items(), asked, strict=True):
-        unlike = otherwise([context], trained, notes)
-        lines += [f"  {words}", *(f"  {short_context(name)}: {line}" for line in unlike)]
+    called = short_contexts(list(contexts))
+    for (key, context), words_of, name in zip(contexts.items(), words, names, strict=False):
+        lines.append(f"  {listed([words_of], [name])}")
+        lines += [f"  {called[key]}: {line}" for line in otherwise([context], trained, notes)]
     return lines
 
 
@@ -146,4 +158,5 @@ def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:
 
 def _short(table: pd.DataFrame) -> pd.DataFrame:
     """Long system prompts, which name contexts, shortened."""
-    return table.rename(index=short_context, level="context")
+    names = table.index.get_level_values("context").unique()
+    return table.rename(index=short_contexts(list(names)), level="context")

@@ -30,7 +30,7 @@ from ..prompts import Prompt, Trait
 from ..prompts.naming import Matcher, matcher
 from ..prompts.rendering import answer_tokens
 from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
-from ..results.contexts import asked_and_trained, in_words, otherwise
+from ..results.contexts import asked_and_trained, otherwise
 from .generation import graft_gates
 from .hybrids import (
     CHOSEN,
@@ -211,8 +211,7 @@ def _asked(pair: ModelPair, prompts: Sequence[Prompt]) -> list[str]:
     contexts, training = context_texts(prompts), pair.training_context
     trained = None if training is None else trained_in(training, prompts)
     one = same_contexts(prompts, pair)
-    words = None if trained is None else in_words(trained)
-    where = asked_and_trained([in_words(context) for context in contexts], words)
+    where = asked_and_trained(contexts, trained)
     return [where, *otherwise(contexts, trained, one), *one]
 
 

@@ -21,7 +21,7 @@ from ..models.spectra import EXACT, Decomposed, weight_norm
 from ..models.students import Student, invocation_of, load_student
 from ..prompts import Prompt, Trait
 from ..results.ceiling import ceiling_of, reached
-from ..results.contexts import asked_and_trained, in_words, otherwise
+from ..results.contexts import asked_and_trained, otherwise
 from ..results.extractions import ExtractedModule, Extraction
 from ..results.limits_of_students import few_prompts
 from ..results.spectra import NotDecomposed
@@ -223,7 +223,7 @@ def _of_the_prompts(task: Task) -> list[str]:
         *prefix_twice(prompts),
     ]
     if trained is None:
-        where = [asked_and_trained([in_words(context) for context in asked], None)]
+        where = [asked_and_trained(asked, None)]
     else:
         where = otherwise(asked, str(trained_in(trained, prompts)), notes)
     return [*where, *notes, *(limit.text for limit in few_prompts(len(prompts)))]

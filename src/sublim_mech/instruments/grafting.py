@@ -33,7 +33,7 @@ from ..arguments import checked
 from ..engine.branch import grow
 from ..engine.cells import columns_of
 from ..engine.pair import ModelPair
-from ..hints import counted
+from ..hints import counted, ranges
 from ..masks import AnswerMask, Mask, Where
 from ..masks.named import named_sets
 from ..metrics import Metric
@@ -260,7 +260,7 @@ def _refuse_empty(named: Mapping[str, Mask], chosen: Sequence[Chosen], task: Tas
             raise ValueError(
                 f"sets: {name!r} holds nothing that a student of this pair changes, {where}: its "
                 f"effect would be 0 whatever was learned. They change {', '.join(known)} in layers "
-                f"{', '.join(map(str, _layers(task.pair, None)))}; choose among these."
+                f"{ranges(_layers(task.pair, None))}; choose among these."
             )
         of_shared = {"shared", *SHARED} & set(re.findall(r"\w+", mask.name))
         nothing = _nothing_shared(task.prompts) if of_shared else ""
@@ -456,7 +456,7 @@ def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "
         if not (inside & changed).any():
             raise ValueError(
                 f"only: {only.name!r} holds nothing that a student of this pair changes in layers "
-                f"{', '.join(map(str, layers))}, first in {prompt.question!r}: every effect would "
+                f"{ranges(sorted(layers))}, first in {prompt.question!r}: every effect would "
                 "be 0 whatever was learned."
             )
         nodes = np.tile(inside.any(0), (len(task.answers[i].nodes), 1))

@@ -27,7 +27,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..arguments import checked
-from ..hints import nearest
+from ..hints import nearest, ranges
 from . import compat
 from .devices import own_generators
 from .experts import find_experts, inside
@@ -238,7 +238,7 @@ class Sites:
         lacking = [layer for layer in layers or () if layer not in has]
         if lacking:
             raise ValueError(
-                f"site={site!r} is in layers {', '.join(map(str, has))} of this model alone, not "
+                f"site={site!r} is in layers {ranges(has)} of this model alone, not "
                 f"in {', '.join(map(str, lacking))}."
             )
         return has if layers is None else layers

@@ -15,7 +15,7 @@ from .arrays import ScoreArrays
 from .dress import few_numbers, introduce
 from .report import with_interval
 from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
-from .words import shortened, wrapped
+from .words import names_apart, wrapped, wrapped_apart
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ def name_rows(picture: Picture, names: Sequence[str]) -> None:
     be, and smaller.
     """
     full, short, line = [], [], []
+    firsts = [name.partition("\n")[0] for name in names]
+    in_a_line, in_lines = names_apart(firsts, 32), wrapped_apart(firsts, 32)
     for name in names:
         first, *notes = name.split("\n")
-        full.append(picture.text("\n".join([wrapped(first, 32), *notes])))
+        full.append(picture.text("\n".join([in_lines[first], *notes])))
         beside = [", ".join(notes)] if notes else []
-        first = shortened(first, 32)
+        first = in_a_line[first]
         short.append(picture.text("\n".join([first, *beside])))
         line.append(picture.text(": ".join([first, *beside])))
     axes = picture.ax

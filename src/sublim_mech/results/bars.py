@@ -50,7 +50,9 @@ from .report import effect_label, warning
 from .select import check_measured_alike
 from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
-from .words import percent, shortened, wrapped
+from .words import names_apart, percent, wrapped
+
+_NAME = 60  # columns of what several students are called
 
 MOST_ROWS = 30
 """Rows of bars in one picture; of more, those of largest effect are drawn."""
@@ -281,23 +283,24 @@ def compare_bars(
     picture.limit(_limits_of_several(picture, scores, shown))
 
     height, handles = 0.8 / len(scores), []
+    called = names_apart(scores, _NAME)
     for number, (name, table) in enumerate(tables_of.items()):
         offset = (number - (len(scores) - 1) / 2) * height
         column = BarColumn("effect", offset=offset, height=height)
         colour = COMPARED_COLOURS[number]
         draw_bars(picture.ax, table.reindex(order), column, [colour] * len(order))
-        handles.append(Patch(color=colour, label=picture.text(shortened(str(name), 60))))
+        handles.append(Patch(color=colour, label=picture.text(called[name])))
 
     names, said = [], []
     for row in order:
-        called = ", ".join(_called(picture, part, by) for part in row.split("\n"))
+        parts = ", ".join(_called(picture, part, by) for part in row.split("\n"))
         notes = _notes_on_row(
             [table.loc[row] for table in tables_of.values() if row in table.index]
         )
         said += notes
-        names.append("\n".join([called, *notes]))
+        names.append("\n".join([parts, *notes]))
     name_rows(picture, names)
-    what, how = _scale_of_several(first)
+    what, how = _scale_of_several(list(scores.values()))
     how += _explained(first, by, said, several=True)
     below = name_bar_scale(picture, first, what, how)
     picture.legend(handles, below=below)
@@ -352,16 +355,14 @@ def _limits_of_several(
     picture: Picture, scores: Mapping[str, ScoreArrays], shown: Shown
 ) -> list[str]:
     """What limits all of them, then what limits some, under their names."""
-    each = {
-        shortened(str(name), 60): in_short(picture, one, shown=shown)
-        for name, one in scores.items()
-    }
+    called = names_apart(scores, _NAME)
+    each = {called[name]: in_short(picture, one, shown=shown) for name, one in scores.items()}
     first, *others = each.values()
     of_all = [line for line in first if all(line in lines for lines in others)]
     of_some = [
         f"{name}: {line}" for name, lines in each.items() for line in lines if line not in of_all
     ]
-    short = {shortened(str(name), 60): one for name, one in scores.items()}
+    short = {called[name]: one for name, one in scores.items()}
     return [*of_all, *of_some, *(picture.text(line) for line in kinship(short))]
 
 
@@ -370,14 +371,14 @@ def _called(picture: Picture, name: object, by: str | None) -> str:
     return str(name) if by in ("turn", "token") else picture.name(name)
 
 
-def _scale_of_several(scores: ScoreArrays) -> tuple[str, str]:
-    """What the scale measures, and over what."""
-    if scores.has_sets:
-        whose = f"share of each one's own total effect: {scores.headline_name}"
-        return whose, "0 = none, 1 = all of it"
-    if scores.has_tokens:
-        return effect_label(scores), f"{_gathered(scores)} of these tokens"
-    return effect_label(scores), ""
+def _scale_of_several(scores: Sequence[ScoreArrays]) -> tuple[str, str]:
+    """What the scale measures, and over what; of several models each, in the legend's order."""
+    first = scores[0]
+    whose = " / ".join(dict.fromkeys(one.headline_name for one in scores))
+    if first.has_sets:
+        return f"share of each one's own total effect: {whose}", "0 = none, 1 = all of it"
+    label = effect_label(first, whose)
+    return label, f"{_gathered(first)} of these tokens" if first.has_tokens else ""
 
 
 def _notes_on_row(entries: Sequence[pd.Series]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 
 from .arrays import ScoreArrays
 
@@ -24,39 +25,57 @@ class Dose(NamedTuple):
 
     Attributes:
         name: of the scale, or of the set that is scaled.
-        scale: the gate.
+        scale: the gate, or what the gates of the set are multiplied by.
         effect: `(model, prompt)`.
+        change: of the metric from the base, `(model, prompt)`: the effect itself, but of necessity
+            what is left of the total.
     """
 
     name: str
     scale: float
     effect: np.ndarray
+    change: np.ndarray
 
 
 def doses(scores: ScoreArrays) -> list[Dose]:
-    """What every scale of a dose does, and what sets of a graft do by themselves that are scaled;
-    nothing of other scores.
+    """What every scale of a dose does, and what sets of a graft that are scaled do by themselves
+    (sufficiency) and beside the rest of the student (necessity, gates 1 - scale); nothing of other
+    scores.
     """
-    effect, named = scores.data["effect"], "scale"
-    if scores.kind == "graft":
-        named, chosen = "set", "measure" not in effect.dims  # then one was selected
-        measures = [scores.selected.get("measure")] if chosen else effect["measure"].values.tolist()
-        if "scale" not in scores.data.coords or "sufficiency" not in measures:
-            return []
-        effect = effect if chosen else effect.sel(measure="sufficiency")
-    elif scores.kind != "dose":
+    effect = scores.data["effect"]
+    if scores.kind == "dose":
+        return _along(scores, effect, "scale")
+    if scores.kind != "graft" or "scale" not in scores.data.coords:
         return []
+    if "measure" not in effect.dims:  # one was selected
+        return _along(scores, effect, "set", scores.selected.get("measure", ""))
+    found = []
+    for measure in effect["measure"].values.tolist():
+        found += _along(scores, effect.sel(measure=measure), "set", measure)
+    return found
+
+
+def _along(
+    scores: ScoreArrays, effect: xr.DataArray, named: str, measure: str = "sufficiency"
+) -> list[Dose]:
+    """Doses of one measure, along the axis that names them."""
     if named not in effect.dims:  # one was selected
         effect = effect.expand_dims({named: [scores.selected[named]]})
     effect = effect.transpose("model", "prompt", named)
     scales = np.atleast_1d(effect["scale"].values)  # of one set that was selected
     told = zip(effect[named].values.tolist(), scales.tolist(), strict=True)
+    total = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
     found = []
     for n, (name, scale) in enumerate(told):
+        here = effect.values[..., n]
         if scores.kind == "dose":
-            found.append(Dose(f"scale {scale:g}", scale, effect.values[..., n]))
+            found.append(Dose(f"scale {scale:g}", scale, here, here))
         elif scale not in (0, 1):
-            found.append(Dose(f"set {name} (scale {scale:g})", scale, effect.values[..., n]))
+            called = f"set {name} (scale {scale:g})"
+            if measure == "necessity":
+                found.append(Dose(f"{called}, necessity", scale, here, total - here))
+            else:
+                found.append(Dose(called, scale, here, here))
     return found
 
 
@@ -80,17 +99,31 @@ class Told(NamedTuple):
 
 
 def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
-    """At which doses the student's log-probability cannot rise any more, or its entropy fall;
-    nothing where it can, of metrics without a bound, or of scores that hold no doses (`doses`).
+    """At which doses the log-probability of which models cannot rise any more, or their entropy
+    fall; nothing where it can, of metrics without a bound, or of scores that hold no doses
+    (`doses`). Models that are there at the same doses are told in one line.
     """
     bound = _bound(scores)
     if not bound:
         return []
-    student = scores.data.isel(model=0)
-    base = float(student["base"].mean("prompt"))
-    there = [dose for dose in doses(scores) if bound * (base + dose.effect[0].mean()) > -CEILING]
-    if not there:
-        return []
+    base = scores.data["base"].transpose("model", "prompt").values
+    models_at: dict[tuple[int, ...], list[str]] = {}
+    given = doses(scores)
+    levels = [bound * (base + dose.change).mean(1) > -CEILING for dose in given]
+    for m, model in enumerate(map(str, scores.data["model"].values)):
+        there = tuple(n for n, level in enumerate(levels) if level[m])
+        if there:
+            models_at.setdefault(there, []).append(model)
+    return [
+        _told_of_doses(scores, [given[n] for n in there], tuple(models), bound)
+        for there, models in models_at.items()
+    ]
+
+
+def _told_of_doses(
+    scores: ScoreArrays, there: list[Dose], models: tuple[str, ...], bound: int
+) -> Told:
+    """That some models are at their bound at some doses."""
     where = ", ".join(dose.name for dose in there)
     more = "rise" if bound > 0 else "fall"
     why = f": it cannot {more} any more, whatever the weights do"
@@ -99,7 +132,7 @@ def at_the_ceiling(scores: ScoreArrays) -> list[Told]:
         where = f"{'scale' if len(there) == 1 else 'scales'} {listed}"
         why = f": it cannot {more} any more, so that the curve bends there whatever the weights do"
     short = f"{_at_its_bound(scores)} at {where}"
-    return [Told(short, why, (str(student["model"].item()),))]
+    return Told(short, why, models)
 
 
 def saturated(scores: ScoreArrays) -> list[Told]:

@@ -143,7 +143,7 @@ def _told(found: Confirmation, of: Confirmation | None = None) -> str:
     top, rest = _counts(found)
     which, about_0 = f"{top} strongest and {rest} random cells", ""
     if of is not None:
-        about_0 = f"correlation about 0 {_cosine(found.cells):z.2f}, "
+        about_0 = f"correlation about 0: {_cosine(found.cells):z.2f}, "
         tops, rests = _counts(of)
         which = f"{top} of the {tops} strongest and {rest} of the {rests} random cells"
         which += ", those in this selection"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..storage.compare import brief, different
-from .words import seen, shortened
+from .words import names_apart, seen, shortened
 
 _SYSTEM = {
     "default": "default system prompt",
@@ -26,8 +26,34 @@ OTHERWISE = "asked otherwise than trained"
 TURNS = "user messages per prompt"
 
 
-def in_words(context: str | Mapping[str, Any]) -> str:
+def several_in_words(contexts: Sequence[str | Mapping[str, Any]]) -> list[str]:
+    """Contexts in words, as `in_words` has them; those that differ behind what is shown of long
+    texts by what is around the first difference.
+
+    Example:
+        >>> from sublim_mech.results.contexts import several_in_words
+        >>> long = "You are the assistant of a very large library. You answer in "
+        >>> contexts = [sm.Context(long + end).to_json() for end in ("prose.", "verse.")]
+        >>> [words[-10:] for words in several_in_words(contexts)]
+        ['in prose.”', 'in verse.”']
+    """
+    # contexts that are one have one name
+    full = {str(context): in_words(context, longest=None) for context in contexts}
+    short = {str(context): in_words(context) for context in contexts}
+    called = dict(short)
+    for text, words in short.items():
+        alike = [full[other] for other, others in short.items() if others == words]
+        if len(alike) > 1:
+            called[text] = names_apart(alike, 2 * _LONGEST)[full[text]]
+    return [called[str(context)] for context in contexts]
+
+
+def in_words(context: str | Mapping[str, Any], *, longest: int | None = _LONGEST) -> str:
     """A context as `Context.to_json` has it, or the text that a record keeps of that.
+
+    Args:
+        context: the context.
+        longest: columns of each text that are shown; all when None.
 
     Example:
         >>> from sublim_mech.results.contexts import in_words
@@ -38,35 +64,37 @@ def in_words(context: str | Mapping[str, Any]) -> str:
     """
     read = _read(context)
     if read is None:
-        return shortened(str(context), _LONGEST)
+        return _cut(str(context), longest)
     words = []
     for name, value in read.items():
         if name == "system" and isinstance(value, Mapping):
-            words.append(_system(value))
+            words.append(_system(value, longest))
         elif name in BESIDE and value is not None:
-            words.append(told(name, value))
+            words.append(told(name, value, longest=longest))
         elif value not in (None, "", [], {}, False):
-            shown = quoted(value) if isinstance(value, str) else str(value)
+            shown = quoted(value, longest) if isinstance(value, str) else str(value)
             words.append(f"{name} {shown}")
     return ", ".join(words)
 
 
-def told(name: str, value: Any) -> str:
+def told(name: str, value: Any, *, longest: int | None = _LONGEST) -> str:
     """One of the fields `BESIDE` in words."""
     if name == "options" and isinstance(value, Mapping):
-        return ", ".join(
-            f"{key}={shortened(repr(given), _LONGEST)}" for key, given in value.items()
-        )
+        return ", ".join(f"{key}={_cut(repr(given), longest)}" for key, given in value.items())
     if name == "bos" and isinstance(value, bool):
         return "with BOS" if value else "without BOS"
     if name == "date":
         return f"date {value}"
-    return f"{name} {quoted(str(value))}"
+    return f"{name} {quoted(str(value), longest)}"
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, longest: int | None = _LONGEST) -> str:
     """A text in quotes, with blanks that show, as much of it as fits."""
-    return f"“{shortened(seen(text), _LONGEST)}”"
+    return f"“{_cut(seen(text), longest)}”"
+
+
+def _cut(text: str, longest: int | None) -> str:
+    return text if longest is None else shortened(text, longest)
 
 
 def apart(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
@@ -79,7 +107,7 @@ def apart(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
         >>> apart([str(calm.to_json())], [str(none.to_json())])
         ('system “You are calm.”', 'no system block')
     """
-    words = ["; ".join(map(in_words, contexts)) for contexts in (one, other)]
+    words = ["; ".join(several_in_words(contexts)) for contexts in (one, other)]
     if words[0] == words[1] and len(one) == len(other) == 1:
         read = _read(one[0]), _read(other[0])
         unlike = {} if read[0] is None or read[1] is None else _unlike(read[0], read[1], ())
@@ -89,17 +117,31 @@ def apart(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
     return words[0], words[1]
 
 
-def asked_and_trained(asked: list[str], trained: str | None) -> str:
+def asked_and_trained(
+    asked: Sequence[str | Mapping[str, Any]],
+    trained: str | Mapping[str, Any] | None,
+    names: Sequence[str] = (),
+) -> str:
     """In which contexts a model was asked, and in which its student was trained, in one line.
 
     Args:
-        asked: the contexts in words.
-        trained: the training context in words; None where nobody said it.
+        asked: the contexts, as JSON or as the text that a record keeps of that.
+        trained: the training context, likewise; None where nobody said it.
+        names: what asked contexts are called, where that is not what they say themselves; else
+            empty.
     """
-    where = f"asked in: {'; '.join(asked)}"
-    if len(asked) > 1:
-        where = f"asked in {len(asked)} contexts: {'; '.join(asked)}"
-    return f"{where}; {NOT_GIVEN if trained is None else f'trained in: {trained}'}"
+    words = several_in_words([*asked, *([] if trained is None else [trained])])
+    told = f"trained in: {words[-1]}"
+    which = f" {len(asked)} contexts" if len(asked) > 1 else ""
+    where = f"asked in{which}: {listed(words[: len(asked)], names)}"
+    return f"{where}; {NOT_GIVEN if trained is None else told}"
+
+
+def listed(words: Sequence[str], names: Sequence[str] = ()) -> str:
+    """Contexts in words, under their names where they have some."""
+    names = names or [""] * len(words)
+    told = [f"{name} = {one}" if name else one for name, one in zip(names, words, strict=True)]
+    return "; ".join(told)
 
 
 def otherwise(
@@ -268,10 +310,10 @@ def _kind(context: Mapping[str, Any]) -> str:
     return str(context.get("system", {}).get("kind"))
 
 
-def _system(system: Any) -> str:
+def _system(system: Any, longest: int | None = _LONGEST) -> str:
     if not isinstance(system, Mapping):
         return str(system)
     if "text" in system:
-        return f"system {quoted(str(system['text']))}"
+        return f"system {quoted(str(system['text']), longest)}"
     kind = str(system.get("kind"))
     return _SYSTEM.get(kind, kind)

@@ -70,7 +70,7 @@ from .style import (
     spaced,
 )
 from .tokens import RAW_ROLE, label, prompt_tokens
-from .words import shortened, wrapped
+from .words import names_apart, shortened, wrapped
 
 READS = {
     "sufficiency": "student up to the token, base after it (sufficiency)",
@@ -328,12 +328,14 @@ def step_curve(
     _band(axes, steps, total.low, total.high, HEADLINE_COLOUR)
     called = picture.text(picture.renamed(f"total effect: {scores.headline_name}"))
     handles: list[Artist] = [Patch(color=HEADLINE_COLOUR, label=called)]
-    for curve_of in _sets(scores):
+    curves = list(_sets(scores))
+    names = [f"{one.measure} of {picture.name(one.name)}" for one in curves]
+    short = names_apart(names, 40)
+    for curve_of, name in zip(curves, names, strict=True):
         interval = mean_interval(curve_of.values)
         _line(axes, steps, interval.mean, curve_of.colour, curve_of.style)
         _band(axes, steps, interval.low, interval.high, curve_of.colour)
-        called = shortened(f"{curve_of.measure} of {picture.name(curve_of.name)}", 40)
-        handles.append(_line_entry(curve_of, picture.text(called)))
+        handles.append(_line_entry(curve_of, picture.text(short[name])))
     name_scale(picture, axes, *in_ever_fewer_words(scores))
     if _name_steps(picture, axes, steps):
         few_numbers(picture, axes)

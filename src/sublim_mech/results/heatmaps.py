@@ -46,7 +46,7 @@ from .style import (
 )
 from .tables import set_sizes
 from .tokens import PromptTokens, label, prompt_tokens, visible
-from .words import columns, shortened, wrapped
+from .words import columns, names_apart, shortened, wrapped, wrapped_apart
 
 COLUMNS, ROWS = 64, 4
 """Tokens beside each other in a figure of its own, and rows of them below each other."""
@@ -233,6 +233,8 @@ def column_map(
     draw_scale(column, picture, scores, grid)
     over = " and tokens" if scores.has_tokens else ""
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
+    if per_head and "set" in scores.data["effect"].dims:  # one, which no column names
+        prompts += f", token set {picture.name(str(scores.data['set'].values[0]))}"
     introduce(picture, scores, prompts, *NOT_SHOWN)
     return picture.finish()
 
@@ -411,14 +413,15 @@ def _name_columns(axes: Axes, picture: Picture, names: list[list[str]], room: fl
     """Names below the columns of a map, upright where they are too narrow; returns inches taken."""
     places = np.arange(len(names))
     if room > 0.9 or all(columns(name[0]) * 0.09 < room for name in names):
-        texts = [
-            "\n".join([wrapped(first, letters(0.92 * room, SMALL)), *others])
-            for first, *others in names
-        ]
+        called = wrapped_apart([name[0] for name in names], letters(0.92 * room, SMALL))
+        texts = ["\n".join([called[first], *others]) for first, *others in names]
         axes.set_xticks(places, [picture.text(text) for text in texts])
         return LINE * (1 + max(text.count("\n") for text in texts))
     # heads of which every second or third has room for its number
     step = max(1, int(np.ceil(0.13 / room)))
-    texts = [picture.text(shortened(" ".join(name), 36)) for name in names[::step]]
+    behind = max(sum(1 + columns(other) for other in others) for _, *others in names)
+    short = names_apart((name[0] for name in names), 36 - behind)
+    shown = [" ".join([short[first], *others]) for first, *others in names[::step]]
+    texts = [picture.text(name) for name in shown]
     axes.set_xticks(places[::step], texts, rotation=90)
     return below(texts)

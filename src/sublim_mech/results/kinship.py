@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from itertools import combinations
 
 from .arrays import ScoreArrays
+from .held import held, holds_student
 
 Students = tuple[str, frozenset[str]]
-"""The hash of a student, and those of its controls."""
+"""The hash of the model that a headline is of, and those of its controls: the models in the numbers
+(`held`), whoever else was scored with them."""
 
 
 def kinship(scores: Mapping[str, ScoreArrays]) -> list[str]:
@@ -30,12 +32,13 @@ def kinship(scores: Mapping[str, ScoreArrays]) -> list[str]:
     for one, other in combinations(of, 2):
         if bases[one] != bases[other] or any({one, other} <= set(ring) for ring in rings):
             continue
-        told.append(_of_two(one, other, of))
+        pair = {one: of[one], other: of[other]}
+        told.append(_of_two(pair, students=all(map(holds_student, (scores[one], scores[other])))))
     return [line for line in told if line]
 
 
 def _students(scores: ScoreArrays) -> Students:
-    student, *controls = (source.hash for source in scores.record.students.values())
+    student, *controls = (source.hash for source in held(scores).values())
     return student, frozenset(controls)
 
 
@@ -67,10 +70,17 @@ def _of_ring(names: list[str]) -> str:
     )
 
 
-def _of_two(one: str, other: str, of: Mapping[str, Students]) -> str:
-    (first, its), (second, others) = of[one], of[other]
+def _of_two(pair: Mapping[str, Students], *, students: bool) -> str:
+    """What two scores have in common.
+
+    Args:
+        pair: whose numbers they are, by what they are called.
+        students: whether both are of a student, none of a control by itself.
+    """
+    (one, (first, its)), (other, (second, others)) = pair.items()
     if first == second and its == others:
-        alike = "student and controls" if its else "student"
+        alike = "student" if students else "model"
+        alike += " and controls" * bool(its)
         return (
             f"{one} and {other}: scores of one {alike}, so that they are the same by construction"
         )

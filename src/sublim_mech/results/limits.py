@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+from ..hints import ranges
 from .arrays import ScoreArrays
 from .completeness import gap_in_short, gap_in_words, gap_of_steps, stopped
 from .confirming import agreement
@@ -89,18 +90,8 @@ def _at_steps(steps: Sequence[int], scored: Sequence[int]) -> str:
     """Steps in words: the ends alone of three or more that follow one another among the scored."""
     if 1 < len(scored) == len(steps):
         return "at all steps"
-    places = [scored.index(step) for step in steps]
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    parts = []
-    for run in runs:
-        names = [str(scored[place]) for place in run]
-        parts.append(f"{names[0]} to {names[-1]}" if len(run) > 2 else ", ".join(names))
-    return f"at step{'s' if len(steps) > 1 else ''} {', '.join(parts)}"
+    told = ranges([scored.index(step) for step in steps], scored)
+    return f"at step{'s' if len(steps) > 1 else ''} {told}"
 
 
 def in_full(scores: ScoreArrays, *without: Kind) -> list[str]:

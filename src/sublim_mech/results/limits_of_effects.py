@@ -180,7 +180,7 @@ def of_doses(scores: ScoreArrays) -> list[Limit]:
     told, own = [], []
     whole = _moves(scores, TOTALS)
     at_one = 0.0 if whole is None else _moved(whole).part
-    for name, scale, moves in doses(scores):
+    for name, scale, moves, _ in doses(scores):
         headline = moves[0] - moves[1:].mean(0)
         if scale in (0, 1) or not stands_out(headline):
             continue
@@ -293,6 +293,11 @@ def of_the_ceiling(scores: ScoreArrays) -> list[Limit]:
     """That a log-probability cannot rise any more: at some doses, or of whole models."""
     told = at_the_ceiling(scores)
     # a dose says it of scale 1, and one of a set nothing of whole models
-    if scores.kind != "dose" or not (told or is_dose_of_a_set(scores)):
+    if scores.kind != "dose":
         told += saturated(scores)
+    elif not is_dose_of_a_set(scores):
+        named = {model for one in told for model in one.models}
+        for one in saturated(scores):
+            others = tuple(model for model in one.models if model not in named)
+            told += [one._replace(models=others)] if others else []
     return [Limit("ceiling", one.text, one.short, one.models, why=one.why) for one in told]

@@ -9,7 +9,16 @@ from typing import Any
 
 from ..stats import FEWEST
 from .arrays import ScoreArrays
-from .contexts import NOT_GIVEN, OTHERWISE, TURNS, asked_and_trained, in_words, otherwise, unlike
+from .contexts import (
+    NOT_GIVEN,
+    OTHERWISE,
+    TURNS,
+    asked_and_trained,
+    otherwise,
+    several_in_words,
+    unlike,
+)
+from .held import held, holds_student, notes_held
 from .limit_kinds import Limit
 from .record import GATED, ONE_VALUE, SUM, UNTOLD, VOID, Record
 
@@ -18,10 +27,9 @@ from .record import GATED, ONE_VALUE, SUM, UNTOLD, VOID, Record
 
 def where_asked(record: Record) -> str:
     """In which contexts prompts were asked, and in which the student was trained, in one line."""
-    trained = None if record.training_context is None else in_words(record.training_context)
-    where = asked_and_trained([in_words(context) for context in record.contexts], trained)
+    where = asked_and_trained(record.contexts, record.training_context)
     if record.donor_contexts:
-        where += f"; donors asked in: {'; '.join(map(in_words, record.donor_contexts))}"
+        where += f"; donors asked in: {'; '.join(several_in_words(record.donor_contexts))}"
     return where
 
 
@@ -63,7 +71,7 @@ def voided(scores: ScoreArrays) -> list[str]:
     have all of it among their notes.
     """
     told = []
-    for note in scores.record.notes:
+    for note in notes_held(scores):
         if UNTOLD in note:
             told.append(note.partition(": ")[2])
         told += [f"{note.partition(phrase)[0]}{phrase}" for phrase in VOID if phrase in note]
@@ -96,7 +104,7 @@ def of_gates(scores: ScoreArrays) -> list[Limit]:
     find. Students of one mask in one line.
     """
     told: dict[str, list[str]] = {}
-    for note in scores.record.notes:
+    for note in notes_held(scores):
         _, gated, where = note.partition(GATED)
         if gated:
             told.setdefault(where.strip(), []).append(note)
@@ -116,6 +124,8 @@ def without_controls(scores: ScoreArrays) -> list[Limit]:
     given = "no controls given" if len(students) == 1 else "controls left out of this selection"
     if scores.record.is_sum:
         given = "no controls beside the sum"
+    if not holds_student(scores):
+        given = f"{', '.join(held(scores))} by itself"
     told = f"{given}: {uncontrolled(students)}"
     return [Limit("no controls", told, told)]
 

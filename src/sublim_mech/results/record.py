@@ -26,6 +26,12 @@ VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE, FOR_LITTLE, OPENED)
 """What notes say of students and controls whose difference is not what it is called: trained
 otherwise than each other, hardly or not at all, or under gates that are open here."""
 
+STORED = "is stored otherwise"
+"""Of a control that is another kind of file than the student, as notes say it."""
+
+UNKNOWN_CONTROLS = "controls' training unknown"
+"""Of controls without a manifest, as notes say it."""
+
 UNTOLD = "trained alike is not known"
 """Of controls, where the student's own training is not known, as notes say it."""
 

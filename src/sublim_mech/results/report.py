@@ -15,6 +15,7 @@ from .completeness import points_in_words
 from .confirming import agreement
 from .contexts import TURNS, quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
+from .held import notes_held
 from .kinds import KINDS, Table
 from .limit_kinds import Kind
 from .limits import in_full, limits
@@ -127,7 +128,7 @@ def notes(scores: ScoreArrays) -> list[str]:
         )
     are_limits = SUM, GATED, ONE_VALUE, TURNS
     lines += [
-        note for note in scores.record.notes if not any(phrase in note for phrase in are_limits)
+        note for note in notes_held(scores) if not any(phrase in note for phrase in are_limits)
     ]
     lines += points_in_words(scores)
     compared, compute = agreement(scores), scores.record.compute
@@ -178,9 +179,9 @@ def footing(scores: ScoreArrays) -> str:
     return "; ".join(parts)
 
 
-def effect_label(scores: ScoreArrays) -> str:
-    """What a scale of effects measures."""
-    return f"effect on {scores.record.what}, {scores.unit}: {scores.headline_name}"
+def effect_label(scores: ScoreArrays, whose: str = "") -> str:
+    """What a scale of effects measures; whose effects where they are not of these scores alone."""
+    return f"effect on {scores.record.what}, {scores.unit}: {whose or scores.headline_name}"
 
 
 def about(scores: ScoreArrays, *without: Kind) -> list[str]:

@@ -13,6 +13,7 @@ from ..hints import nearest
 from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .contexts import apart
+from .held import held, notes_held
 from .identity import first_difference
 from .kinds import PARTS, STEP
 from .record import Compute, Record
@@ -191,7 +192,7 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
         minus=tuple(other.record.what for other in others),
         minus_measured=tuple(_measured(other.record) for other in others),
         forms=tuple(_once(forms for record in records for forms in record.forms)),
-        notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
+        notes=tuple(_once(note for one in (scores, *others) for note in notes_held(one))),
         confirmation=poor[0] if poor else None,
         compute=compute,
     )
@@ -300,7 +301,9 @@ class _Same:
             self.refuse("units", scores.unit, other.unit)
         for name in fields:
             value, other_value = getattr(scores.record, name), getattr(other.record, name)
-            if value != other_value:
+            # students that are in neither's numbers may differ
+            alike = name == "students" and dict(held(scores)) == dict(held(other))
+            if value != other_value and not alike:
                 words = _in_words(name, scores, other)
                 one, another = words or self.shown(value, other_value)
                 self.tell(name, one, another, INSTEAD.get(name, ALIKE))
@@ -353,8 +356,8 @@ def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
         return [f"{record.base.name} {record.base.hash[:12]}" for record in records]
     if name == "students":
         return [
-            ", ".join(f"{model}: {of.name} {of.hash[:12]}" for model, of in record.students.items())
-            for record in records
+            ", ".join(f"{model}: {of.name} {of.hash[:12]}" for model, of in held(one).items())
+            for one in scores
         ]
     if name == "selected":
         return [one.selection() or "all cells" for one in scores]

@@ -32,6 +32,7 @@ from . import mask_code
 from .arrays import ScoreArrays
 from .completeness import missing_by_sign
 from .evidence import Asked, Shared, find, verdict, with_gap
+from .held import notes_held
 from .limit_kinds import Limit
 from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
@@ -219,7 +220,7 @@ class Concentration:
             return too_few
         if self.turned:
             return self._cannot_tell()
-        digits = 1 if self.cells else 0  # most of the effect is in other cells
+        digits = self._digits()
         share, low, high = (percent(x, digits) for x in (self.share, self.low, self.high))
         carried = f"{share} of the prompt's effect on {self.token_share:z.0%} of its tokens"
         cells = ""
@@ -281,6 +282,14 @@ class Concentration:
         if not np.isnan(self.effect_low):
             interval = f", 95 % {signed(self.effect_low)} to {signed(self.effect_high)}"
         return f"{signed(self.effect)} {self.unit}{interval}"
+
+    def _digits(self) -> int:
+        """Of the sentence's shares: one where most of the effect is in other cells, or where one of
+        them would be 0 that the rows above it do not have as 0.
+        """
+        told = (self.share, self.low, self.high, self.null_low, self.null_high)
+        lost = any(percent(x) == "0%" and percent(x, 1) != "0.0%" for x in told)
+        return 1 if self.cells or lost else 0
 
     def _null(self, digits: int) -> str:
         low, high = percent(self.null_low, digits), percent(self.null_high, digits)
@@ -460,9 +469,9 @@ def concentration(
 def _read_with(scores: ScoreArrays) -> list[str]:
     """What a share of these scores has to be read with, whoever quotes it without their table."""
     told = [over_contexts(scores)]
-    gated = sum(GATED in note for note in scores.record.notes)
+    gated = sum(GATED in note for note in notes_held(scores))
     elsewhere = "elsewhere there is no effect to find"
-    if gated < len(scores.record.students):
+    if gated < scores.data.sizes["model"]:
         elsewhere = "elsewhere is nothing of these students, and what stands there is the others'"
     for limit in limits(scores):
         whose = f"{', '.join(limit.models)}: " if limit.models else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -71,6 +72,46 @@ def shortened(text: str, width: int) -> str:
     return f"{kept.rstrip()}…"
 
 
+def names_apart(names: Iterable[str], width: int) -> dict[str, str]:
+    """Names of several things, each in at most `width` columns (8 or more) and none as another: of
+    those that begin alike, their beginning and what is around the first difference.
+
+    Returns:
+        Name -> what to call it. Numbers behind names that are still alike take some more room.
+
+    Example:
+        >>> from sublim_mech.results.words import names_apart
+        >>> list(names_apart(["You are calm and kind.", "You are calm and brief."], 16).values())
+        ['You are…nd kind.', 'You are…nd brie…']
+    """
+    short = {name: shortened(name, width) for name in names}
+    for _ in short:
+        alike = _alike(short)
+        if not alike:
+            return short
+        for group in alike:
+            different = (len(set(letters)) > 1 for letters in zip(*group, strict=False))
+            first = next((n for n, here in enumerate(different) if here), min(map(len, group)))
+            short |= {name: _around(name, first, width) for name in group}
+    for group in _alike(short):
+        short |= {name: f"{short[name]} ({n})" for n, name in enumerate(group, 1)}
+    return short
+
+
+def _alike(short: dict[str, str]) -> list[list[str]]:
+    """Names that are called the same, in groups."""
+    groups: dict[str, list[str]] = {}
+    for name, called in short.items():
+        groups.setdefault(called, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _around(name: str, first: int, width: int) -> str:
+    """The beginning of a name, and its letters from just before a place on."""
+    beginning = shortened(name, width // 2)
+    return f"{beginning}{shortened(name[max(first - 3, 0) :], width - columns(beginning))}"
+
+
 def wrapped(text: str, width: int, *, lines: int = 3) -> str:
     """A text in lines of at most `width` columns, broken at spaces, else inside words.
 
@@ -94,6 +135,20 @@ def wrapped(text: str, width: int, *, lines: int = 3) -> str:
         last = _start(broken[lines - 1], width - 1).rstrip()
         broken = [*broken[: lines - 1], f"{last}…"]
     return "\n".join(broken)
+
+
+def wrapped_apart(names: Iterable[str], width: int) -> dict[str, str]:
+    """Names of several things in lines of at most `width` columns, none as another.
+
+    Returns:
+        Name -> its lines, as `wrapped` has them; of names that are cut where they are still alike,
+        what `names_apart` leaves of them.
+    """
+    lines = {name: wrapped(name, width) for name in names}
+    if not _alike(lines):
+        return lines
+    short = names_apart(lines, max(2 * width, 8))
+    return {name: wrapped(called, width) for name, called in short.items()}
 
 
 def _start(word: str, width: int) -> str:

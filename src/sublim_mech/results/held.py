@@ -1,0 +1,81 @@
+"""What scores hold: the models in their numbers, which of a selection are some of the record's.
+
+The record says who was scored together, so that a selection can still be traced. What is said of
+numbers goes by the models in them: scores of a student alone hold no control, and scores of a
+control alone no student.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .arrays import ScoreArrays
+from .record import (
+    FOR_LITTLE,
+    NOT_ALIKE,
+    OWN_TRAIT,
+    STORED,
+    UNKNOWN_CONTROLS,
+    UNTOLD,
+    StudentSource,
+)
+
+_OF_BOTH = (FOR_LITTLE, NOT_ALIKE, OWN_TRAIT, STORED)
+"""What notes say of a control beside the student: nothing of either by itself."""
+
+
+def held(scores: ScoreArrays) -> Mapping[str, StudentSource]:
+    """The models of some scores, by name, the one that the headline is of first."""
+    students = scores.record.students
+    names = map(str, scores.data["model"].values.tolist())
+    return {name: students[name] for name in names if name in students}
+
+
+def holds_student(scores: ScoreArrays) -> bool:
+    """Whether the student is among the models, not controls alone."""
+    return next(iter(scores.record.students)) in scores.data["model"].values.tolist()
+
+
+def notes_held(scores: ScoreArrays) -> list[str]:
+    """The notes of the record, without those of models that these scores do not hold, and of how
+    student and controls differ where these are not both there.
+    """
+    notes = list(scores.record.notes)
+    models = set(scores.data["model"].values.tolist())
+    student, *controls = scores.record.students
+    if models >= {student, *controls}:
+        return notes
+    called = {name.removeprefix("control: "): name for name in controls}
+    return [note for note in notes if _is_of(note, models, student, called)]
+
+
+def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str]) -> bool:
+    """Whether a note is of some models.
+
+    Args:
+        note: of the record.
+        models: names of those that are there.
+        student: that of the student.
+        called: controls as notes call them -> their names.
+    """
+    both = student in models and not models.isdisjoint(called.values())
+    if UNTOLD in note:
+        return both and _names_any(note, models, called)
+    if note.startswith(UNKNOWN_CONTROLS):
+        return _names_any(note, models, called)
+    if re.match(r"the student \(", note):
+        return student in models
+    about = [own for own in called if re.match(rf"control {re.escape(own)}[: ]", note)]
+    if not about:
+        return True
+    there = called[max(about, key=len)] in models  # a name may begin as another
+    return there and (both or not any(phrase in note for phrase in _OF_BOTH))
+
+
+def _names_any(note: str, models: set[str], called: Mapping[str, str]) -> bool:
+    """Whether a note that lists controls names one that is there; where it names none, it is of
+    all.
+    """
+    named = [name for own, name in called.items() if re.search(rf"\b{re.escape(own)}\b", note)]
+    return not named or not models.isdisjoint(named)
