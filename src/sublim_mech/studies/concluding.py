@@ -145,9 +145,10 @@ class Chosen:
             return "No student of this kind."
         told = f"Told of: {self.setting}."
         if self.others:
+            only = f" ({self.only})" if self.only else ""
             told += (
                 f" The study has {counted(self.others, 'other setting')} of it; the one with the "
-                f"most row seeds, then rows{f' ({self.only})' * bool(self.only)}, {_FIRST if self.contexts > 1 else ''}then "
+                f"most row seeds, then rows{only}, {_FIRST if self.contexts > 1 else ''}then "
                 f"{_lowest(self.rows)} is taken."
             )
         return told
