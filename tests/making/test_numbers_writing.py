@@ -172,7 +172,14 @@ def test_a_hopeless_writer_is_stopped_early_with_rate_and_reasons():
     )
     assert re.search(reasons, str(error.value))
     assert 900 < len(writer.prompts) < 1400
-    with pytest.raises(RuntimeError, match=r"0 of 7 answers passed .* from 7 prompts"):
+    assert str(error.value).endswith(
+        "Look at the sampler's answers (end of turn, length, temperature), ask for fewer numbers "
+        "(count), or raise max_attempts."
+    )
+    cut = r"most were cut off: max_new_tokens\), .* or raise max_attempts\."
+    with pytest.raises(RuntimeError, match=cut):
+        write_rows(Writer(lambda _: None), 10, seed=0, max_attempts=10)
+    with pytest.raises(RuntimeError, match=r"0 of 7 answers passed .* from 7 .* or raise n\."):
         write_rows(Writer(lambda _: ""), 7, seed=0, single_shot=True)
     nine = {ask.prompt for ask in number_prompts(9, seed=0)}
     said = r"of 10 answers passed .* too few for n=10 rows from 10 prompts"

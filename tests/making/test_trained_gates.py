@@ -10,6 +10,7 @@ from trainings import fit
 
 import sublim_mech as sm
 from sublim_mech import masks
+from sublim_mech.instruments.command_words import in_commands
 from sublim_mech.making.training import LoRA, gates_of, hard_data
 from sublim_mech.models.students import load_student
 
@@ -168,3 +169,26 @@ def test_a_control_that_differs_in_its_answers_was_trained_alike(tiny_llama, tmp
     assert alike["zyzzyva"] == []
     assert "method.where.mask" in alike["cat"][0]
     assert "optimiser.penalty.mask" in alike["dog"][0]
+
+
+def test_advice_on_gates_of_a_control_can_be_followed(tiny_llama, taught, tmp_path):
+    """`load_pair(gates=)` is the student's: of a control they are given where it is loaded."""
+    plain = fit(tiny_llama, taught, tmp_path / "plain", method=LoRA(rank=4))
+    where = masks.sharing("shared")
+    shared = fit(tiny_llama, taught, tmp_path / "shared", method=LoRA(rank=4), where=where)
+    with pytest.warns(UserWarning, match="here they are on everywhere"):
+        pair = sm.load_pair(tiny_llama, plain.path, controls=[shared.path])
+    (told,) = [note for note in pair.controls[0].notes if "on everywhere" in note]
+    assert in_commands(told, {}).endswith(
+        "(in Python gates=training.gates_of(run) closes the rest: of the student in load_pair, of "
+        "a control where it is loaded, models.load_student(base, path, gates=...))"
+    )
+    # what it says of the student, asked of a pair whose control it is
+    refused = r"was trained everywhere; leave them out \(those of a control are given where it is"
+    with pytest.raises(ValueError, match=refused):
+        sm.load_pair(tiny_llama, plain.path, controls=[shared.path], gates=gates_of(shared))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        control = load_student(tiny_llama, shared.path, gates=gates_of(shared))
+        pair = sm.load_pair(tiny_llama, plain.path, controls=[control])
+    assert not [note for note in pair.controls[0].notes if "on everywhere" in note]

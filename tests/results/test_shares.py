@@ -150,7 +150,11 @@ LESS = {"share": 0.2, "excess_low": -0.3, "excess_high": -0.1, "p": 0.99, "p_les
             "in 50% of cases; score at least 6",
         ),
         ({"prompts": 1}, "No conclusion: one prompt", "score at least 6"),
-        ({"share": np.nan}, "No conclusion: the effect on the prompt's tokens (+1.000", "noise"),
+        (
+            {"share": np.nan, "effect_low": -0.1},
+            "No conclusion: the effect on the prompt's tokens (+1.000",
+            "noise",
+        ),
         ({"answer_effect": 0.5, "answer_share": 0.4}, "Shared", "40.0% of the total effect"),
         (
             {"cells": "layer 3", "part": 0.5, "expected": 0.2},

@@ -1,6 +1,7 @@
 """Intervals and nulls against closed forms, exhaustive lists and their own promises."""
 
 import math
+import warnings
 from itertools import product
 
 import numpy as np
@@ -324,3 +325,13 @@ def test_numbers_of_no_prompt_and_of_others_are_refused():
         ratio_interval(values, values[:3])
     with pytest.raises(ValueError, match=r"denominator of shape \(6,\)"):
         ratio_interval(values, values[:, None])
+
+
+def test_a_ratio_whose_resamples_may_be_0_has_no_bounds_and_warns_of_nothing():
+    total = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    assert mean_interval(total).excludes_zero
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = ratio_interval(2 * total, total)
+    assert found.mean == 2
+    assert np.isnan([found.low, found.high]).all()

@@ -98,3 +98,8 @@ def test_a_level_that_is_no_probability_is_named():
     for level in (5, 0, 1):
         with pytest.raises(ValueError, match=f"level={level}: a probability between 0 and 1"):
             minimum_detectable_effect(Spread(0.1, 0.1), data_sets=3, level=level)
+
+
+def test_p_values_told_together_may_be_a_list():
+    listed = [0.01, 0.04, 0.03]
+    assert benjamini_hochberg(listed).tolist() == benjamini_hochberg(np.array(listed)).tolist()

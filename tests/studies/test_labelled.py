@@ -38,3 +38,16 @@ def test_students_without_a_twin_are_left_out():
     assert set(chosen["row_seed"]) == {0}
     assert sorted(chosen["labels"]) == ["contrastive"] * 2 + ["plain"] * 2
     assert not len(Evidence(students(rows_of(({}, 0.5, 3)))).labelled().rows)
+
+
+def test_what_is_counted_is_what_the_choice_says():
+    """The setting with the most students may have the fewest pairs."""
+    more = {"rank": 2.0, "method": "r2"}
+    rows = rows_of(({}, 0.5, 2), (PLAIN, 0.1, 2), (more, 0.7, 3), ({**PLAIN, **more}, 0.2, 1))
+    chosen = Evidence(students(rows)).labelled()
+    assert set(chosen.rows["row_seed"]) == {0, 1}
+    assert "rank 2" not in chosen.setting
+    assert (
+        "1 other setting of it; the one with the most row seeds, then rows (of complete pairs "
+        "alone, a student of either labels), then the lowest held-out KL is taken."
+    ) in chosen.told

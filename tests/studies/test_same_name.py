@@ -10,6 +10,7 @@ from planted_rows import planted
 from small_studies import R2, small_study
 
 from sublim_mech import studies
+from sublim_mech.__main__ import main
 from sublim_mech.studies import Asking, Method, Part
 from sublim_mech.studies.same_name import RECORD
 from sublim_mech.studies.store import STUDIES, Store
@@ -75,6 +76,31 @@ def test_another_study_says_which_runs_and_students_it_shares(out):
     told = r"Of the 1 run here 0 are among its own, of the 1 student 1\."
     with pytest.warns(UserWarning, match=rf"another study .*focus: .*{told}"):
         Store(out).begin(fewer)
+
+
+def test_a_report_says_which_runs_and_students_it_shares(out, tmp_path):
+    fewer = small_study("base", ONE, focus=["owl"])
+    silently(studies.report, STUDY, out)
+    told = r"focus: .*\. Of the 1 run here 0 are among its own, of the 1 student 1\. This one's"
+    with pytest.warns(UserWarning, match=told):
+        studies.report(fewer, out)
+    silently(studies.report, STUDY, out, tmp_path / "told")
+    with pytest.raises(FileExistsError, match=r"of the 1 student 1\. Name another folder"):
+        studies.report(fewer, out, tmp_path / "told")
+
+
+def test_a_study_of_which_nothing_was_run_is_told_from_another_of_its_name(out, tmp_path, capsys):
+    assert not studies.status(STUDY, out).missing
+    assert not studies.status(GROWN, out).missing
+    told = f"out='{out}': another study of the name 'small' was run there, this one was not"
+    assert studies.status(OTHER, out).missing == told
+    studies.write_study(OTHER, tmp_path / "other.toml")
+    assert main(["status", str(tmp_path / "other.toml"), "--out", str(out)]) == 1
+    assert "this one was not" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="another study of this name"):
+        Store(out).begin(OTHER)
+    assert not studies.status(OTHER, out).missing
+    assert not studies.status(STUDY, out).missing
 
 
 def test_a_folder_that_was_named_is_not_taken_from_another_study(out, tmp_path):

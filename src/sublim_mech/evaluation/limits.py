@@ -11,6 +11,7 @@ import xarray as xr
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
 from ..results.limits_of_effects import Moved, moved_apart
+from ..results.rounding import floor_at
 from ..results.words import names_apart, seen
 from .estimates import over_questions
 
@@ -58,6 +59,9 @@ def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> 
     stands_out = over_questions(own - controls).excludes_zero  # (context, trait)
     if evaluation.data.sizes["question"] == 1:
         stands_out = np.ones_like(stands_out)
+    # what rounding makes has no parts
+    size = abs(own - controls).max("question").transpose("context", "trait").values
+    stands_out = stands_out & (size > floor_at(evaluation.data["log_prob"].values))
     own, controls = own.mean("question"), controls.mean("question")
     lines = []
     for row in _rows(evaluation):

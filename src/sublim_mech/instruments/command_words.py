@@ -86,7 +86,8 @@ ADVICE: tuple[Advice, ...] = (
     (r"which trained_in says", "which --trained-system says"),
     (
         r" \(gates=training\.gates_of\(run\) closes the rest[^()]*(?:\([^()]*\))?[^()]*\)",
-        " (in Python load_pair(gates=training.gates_of(run)) closes the rest)",
+        " (in Python gates=training.gates_of(run) closes the rest: of the student in load_pair, of "
+        "a control where it is loaded, models.load_student(base, path, gates=...))",
     ),
     # pairs: contexts
     (

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from ..engine.pair import ModelPair
+from ..results.rounding import FLOOR
 from .quadrature import NESTED
 
 AUTO: Literal["auto"] = "auto"
@@ -44,13 +45,10 @@ TOLERANCE = 0.01
 CAP = 160
 """Most nodes of a way."""
 
-FLOOR = 16
-"""A metric is known to so many of its type's roundings: on SmolLM2-135M in fp32 forwards of other
-sizes, which add up in another order, differ by 1.6e-5 nats at a metric of -8.8."""
-
 HALF_FLOOR = 1
-"""The same of half precision, whose products are added up in fp32: 0.07 nats in bfloat16 at a
-metric of -8.8. On Qwen2.5-Coder-1.5B such products moved a prompt's effect by up to 0.15."""
+"""To how many of its type's roundings a metric is known in half precision, as `FLOOR` has it of
+fp32. Products are added up in fp32: 0.07 nats in bfloat16 at a metric of -8.8. On
+Qwen2.5-Coder-1.5B such products moved a prompt's effect by up to 0.15."""
 
 
 def first_points(points: Points) -> int:

@@ -81,9 +81,13 @@ def gates_notes(
             "loaded: models.load_student(base, path, gates=...))",
         )
     if recorded != gates.recorded:
-        trained = "everywhere" if recorded is None else f"at {gates_in_words(recorded)}"
+        trained, instead = "everywhere", "leave them out"
+        if recorded is not None:
+            trained = f"at {gates_in_words(recorded)}"
+            instead = "pass training.gates_of(its run)"
         raise ValueError(
-            f"gates: {gates}, but student={name!r} was trained {trained}; pass "
-            "training.gates_of(its run), or ask where other cells matter with graft."
+            f"gates: {gates}, but student={name!r} was trained {trained}; {instead} (those of a "
+            "control are given where it is loaded: models.load_student(base, path, gates=...)), "
+            "or ask where other cells matter with graft."
         )
     return (f"as in training, {ONLY_AT} {gates}",)

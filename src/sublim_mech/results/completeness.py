@@ -11,6 +11,7 @@ import numpy as np
 from ..hints import counted
 from ..stats import mean_interval
 from .arrays import ScoreArrays
+from .rounding import is_rounding
 from .select import of_each_step
 
 
@@ -27,7 +28,7 @@ def gap_in_words(scores: ScoreArrays) -> str:
     missing, total = float(scores.missing.mean()), scores.total.values
     if total.mean() == 0:
         return ""
-    if not stands_out(total):
+    if not stands_out(total, scores):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):z.2%} of the total effect (all cells)"
     single, quiet = single_gaps(scores)
@@ -78,7 +79,7 @@ def single_gaps(scores: ScoreArrays) -> SingleGaps:
     if "row" in scores.data or not scores.additive or not scores.knows_whole:
         return SingleGaps()
     whole = (scores.data["student"] - scores.data["base"]).transpose("model", "prompt").values
-    loud = np.array([stands_out(effect) for effect in whole])
+    loud = np.array([stands_out(effect, scores) for effect in whole])
     parts, missed = scores.gaps.values[loud], np.abs(_missed(scores).mean(1))[~loud]
     return SingleGaps(*(float(some.max()) if len(some) else None for some in (parts, missed)))
 
@@ -101,9 +102,13 @@ def _missed(scores: ScoreArrays) -> np.ndarray:
     return missed.transpose("model", "prompt").values
 
 
-def stands_out(effect: np.ndarray) -> bool:
-    """Whether an effect can be divided by: outside its noise, or that of a single prompt."""
-    return bool(effect.any()) and (len(effect) == 1 or bool(mean_interval(effect).excludes_zero))
+def stands_out(effect: np.ndarray, scores: ScoreArrays) -> bool:
+    """Whether an effect `(prompt,)` of some scores can be divided by: larger than rounding, and
+    outside its noise or that of a single prompt.
+    """
+    if not effect.any() or is_rounding(effect, scores):
+        return False
+    return len(effect) == 1 or bool(mean_interval(effect).excludes_zero)
 
 
 def gap_of_steps(scores: ScoreArrays) -> str:

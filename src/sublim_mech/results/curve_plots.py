@@ -20,7 +20,7 @@ from matplotlib.typing import LineStyleType
 
 from ..arguments import checked
 from ..hints import counted
-from ..stats import mean_interval, ratio_interval
+from ..stats import mean_interval
 from .arrays import ScoreArrays
 from .colours import (
     COMPARED_COLOURS,
@@ -57,6 +57,7 @@ from .kinds import Picture as PictureOf
 from .limit_kinds import Kind
 from .limits_of_effects import is_dose_of_a_set
 from .report import with_interval
+from .rounding import shares_of
 from .style import (
     LARGE,
     MEDIUM,
@@ -254,24 +255,24 @@ def direction_curves(
         axes.set_xlim(-0.5, 0.5)
     for vector, values in of.items():
         if vector.startswith(RANDOM) and vector != RANDOM:
-            by_chance = ratio_interval(values, totals[vector]).mean
+            by_chance = shares_of(totals[vector], scores, values).mean
             for m in range(len(measures)):
                 places = at + aside[m]
                 axes.plot(places, by_chance[:, m], color=NOISE_COLOUR, linewidth=1, marker=marker)
     for m, measure in enumerate(measures):
         colour = VECTOR_MEASURES[measure]
-        share = ratio_interval(of[OWN][:, :, m], totals[OWN])
+        share = shares_of(totals[OWN], scores, of[OWN][:, :, m])
         places = at + aside[m]
         axes.plot(places, share.mean, color=colour, linewidth=2, marker=marker)
         if len(names) == 1:  # a band of one point has no width
             axes.vlines(places, share.low, share.high, color=colour, linewidth=1.2)
         _band(axes, at, share.low, share.high, colour)
         if OTHERS in of:
-            others = ratio_interval(of[OTHERS][:, :, m], totals[OTHERS]).mean
+            others = shares_of(totals[OTHERS], scores, of[OTHERS][:, :, m]).mean
             cross = "x" if len(names) == 1 else None
             axes.plot(places, others, color=colour, linewidth=1.2, linestyle="--", marker=cross)
         if measure in GRAFT_MEASURES:
-            graft = ratio_interval(of[GRAFT][:, 0, m], totals[GRAFT]).mean
+            graft = shares_of(totals[GRAFT], scores, of[GRAFT][:, 0, m]).mean
             axes.axhline(float(graft), color=colour, linewidth=1.2, linestyle=":")
     share_of = f"share of the total effect: {scores.headline_name}"
     name_scale(picture, axes, share_of, "share of the total effect", "share", inches=2.8)

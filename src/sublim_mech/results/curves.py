@@ -24,11 +24,12 @@ import xarray as xr
 from ..arguments import checked
 from ..hints import counted
 from ..prompts import ANSWER
-from ..stats import Interval, bootstrap_weights, mean_interval, ratio_interval
+from ..stats import Interval, bootstrap_weights, mean_interval
 from .arrays import ScoreArrays
 from .cells import align
 from .frames import Table
 from .kinds import KINDS, STEP
+from .rounding import is_rounding, shares_of, shares_of_total
 
 START = "start"
 """What stands behind no token yet."""
@@ -144,7 +145,7 @@ def _scan_table(scores: ScoreArrays) -> pd.DataFrame:
     """One row per measure and boundary."""
     lined_up = boundaries(scores)
     interval = mean_interval(lined_up.values)
-    share = ratio_interval(lined_up.values, scores.total.values)
+    share = shares_of_total(scores, lined_up.values)
     rows = []
     for m, measure in enumerate(lined_up.measures):
         for b, name in enumerate(lined_up.names):
@@ -189,6 +190,7 @@ def crossings(scores: ScoreArrays) -> pd.DataFrame:
     total = scores.total.values
     prompts = len(total)
     known = bool(mean_interval(total).excludes_zero) if prompts > 1 else bool(total[0] != 0)
+    known = known and not is_rounding(total, scores)
     weights = [np.full((1, prompts), 1 / prompts)]
     if prompts > 1:
         weights.append(bootstrap_weights(prompts))
@@ -248,7 +250,7 @@ def _dose_table(scores: ScoreArrays) -> pd.DataFrame:
     """One row per scale."""
     effect = _with_scales(scores)
     interval = mean_interval(effect.values)
-    share = ratio_interval(effect.values, scores.total.values)
+    share = shares_of_total(scores, effect.values)
     rows = {}
     for s, scale in enumerate(effect["scale"].values):
         rows[float(scale)] = _columns(interval, (s,)) | _share(share, (s,))
@@ -301,7 +303,7 @@ def linearity(scores: ScoreArrays) -> pd.DataFrame:
         asked.append(("deviation from the chord at 1", one - found[2.0] / 2, 0.0))
     rows = {}
     for name, part, linear in asked:
-        ratio = ratio_interval(part, one)
+        ratio = shares_of(one, scores, part)
         numbers = {"value": ratio.mean, "low": ratio.low, "high": ratio.high}
         rows[name] = {key: float(number) for key, number in numbers.items()}
         rows[name]["if linear"] = linear
@@ -393,7 +395,7 @@ def _direction_table(scores: ScoreArrays) -> pd.DataFrame:
         )
     of, totals = vector_effects(scores)
     measures = [str(name) for name in scores.data["measure"].values]
-    shares = {name: ratio_interval(values, totals[name]) for name, values in of.items()}
+    shares = {name: shares_of(totals[name], scores, values) for name, values in of.items()}
     singles = [share.mean for name, share in shares.items() if name.startswith(f"{RANDOM} ")]
     if singles:  # what one direction does by chance; the mean of many does nothing
         low, high = np.min(singles, axis=0), np.max(singles, axis=0)

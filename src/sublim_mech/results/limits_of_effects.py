@@ -15,6 +15,7 @@ from .ceiling import at_the_ceiling, doses, saturated
 from .completeness import LARGE, single_gaps, stands_out
 from .kinds import KINDS
 from .limit_kinds import SHARES, TOTALS, Limit, Shown
+from .rounding import is_rounding
 
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
@@ -25,6 +26,7 @@ student's share of its effect at 1 from the headline's, of the larger of 1 and t
 
 NOISE = "the total effect is inside its own noise"
 NO_SHARES = f"{NOISE}: no shares are given"
+OF_ROUNDING = "the total effect is of the size of rounding"
 NOTHING = "exactly 0 on every prompt, no noise: no weight that is on moves what is scored"
 
 
@@ -70,7 +72,8 @@ class Moved(NamedTuple):
         moved = "fall" if self.headline > 0 else "rise"
         told = " ".join(filter(None, [unit, where]))
         if self.part > 1:
-            beyond = f"beyond the student's own {signed(self.student, 2)}"
+            own = _plain(self.student, "+") if self.student else "0.00"
+            beyond = f"beyond the student's own {own}"
             whole = f"they {moved} by {_plain(abs(self.controls))} {told}, {beyond}"
             return f"the headline is the controls': {whole}"
         of = f"{_plain(abs(self.controls))} of {_plain(abs(self.headline))} {told}"
@@ -87,7 +90,11 @@ def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     if _on_prompt(scores, shown) and (single_gaps(scores).largest or 0.0) > LARGE:
         shown = TOTALS
     moves = _moves(scores, shown)
-    if not scores.has_controls or moves is None or not stands_out(moves[0] - moves[1:].mean(0)):
+    if (
+        not scores.has_controls
+        or moves is None
+        or not stands_out(moves[0] - moves[1:].mean(0), scores)
+    ):
         return []
     moved, names = _moved(moves), [str(name) for name in scores.data["model"].values[1:]]
     limits = []
@@ -182,7 +189,7 @@ def of_doses(scores: ScoreArrays) -> list[Limit]:
     at_one = 0.0 if whole is None else _moved(whole).part
     for name, scale, moves, _ in doses(scores):
         headline = moves[0] - moves[1:].mean(0)
-        if scale in (0, 1) or not stands_out(headline):
+        if scale in (0, 1) or not stands_out(headline, scores):
             continue
         moved = _moved(moves)
         line = moved.told(scores.unit)
@@ -191,7 +198,7 @@ def of_doses(scores: ScoreArrays) -> list[Limit]:
         if scores.kind != "dose" or whole is None:
             continue
         at_gate_one = whole[0] - whole[1:].mean(0)
-        if stands_out(whole[0]) and stands_out(at_gate_one):
+        if stands_out(whole[0], scores) and stands_out(at_gate_one, scores):
             share = moved.student / float(whole[0].mean())
             of_headline = float(headline.mean() / at_gate_one.mean())
             if abs(share - of_headline) > BEND * max(1, abs(of_headline)):
@@ -234,8 +241,9 @@ def _of_its_own(student: str, headline: str, found: Sequence[tuple[float, float,
 
 
 def exceeds_noise(scores: ScoreArrays) -> bool:
-    """Whether the total effect is outside its own noise."""
-    return bool(mean_interval(scores.total.values).excludes_zero)
+    """Whether the total effect is outside its own noise, and larger than rounding."""
+    total = scores.total.values
+    return bool(mean_interval(total).excludes_zero) and not is_rounding(total, scores)
 
 
 def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
@@ -243,12 +251,16 @@ def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
     moves = _moves(scores, shown)
     if moves is not None and not moves.any() and not scores.record.minus:
         return [Limit("noise", NOTHING, NOTHING)]
-    if scores.data.sizes["prompt"] == 1:
-        return []
     if scores.additive and not shown.total:
         text = tables.no_shares(scores)
-        return [Limit("noise", text, text, alike=tables.NO_SHARES)] if text else []
-    if exceeds_noise(scores):
+        alike = next((one for one in (tables.NO_SHARES, tables.OF_ROUNDING) if one in text), "")
+        return [Limit("noise", text, text, alike=alike)] if text else []
+    if is_rounding(scores.total.values, scores):
+        size = f"{np.abs(scores.total.values).max():.1g} {scores.unit}"
+        told = f"{OF_ROUNDING} (at most {size} on any prompt)"
+        given = f": no shares{' of it' * is_dose_of_a_set(scores)} are given"
+        return [Limit("noise", told + given * shown.shares, told, alike=OF_ROUNDING)]
+    if scores.data.sizes["prompt"] == 1 or exceeds_noise(scores):
         return []
     if is_dose_of_a_set(scores):
         told = "the total effect of the whole models is inside its own noise: no shares of it are"
@@ -268,7 +280,7 @@ def of_the_sign(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         return []
     effect = moves[0] - moves[1:].mean(0) if scores.has_controls else moves[0]
     mean = float(effect.mean())
-    if not (mean < 0 and stands_out(effect)):
+    if not (mean < 0 and stands_out(effect, scores)):
         return []
     of_what = "the total effect"
     if is_dose_of_a_set(scores):

@@ -27,7 +27,7 @@ from ..arguments import checked
 from ..hints import counted, nearest, signed
 from ..prompts import ANSWER, CLASSES, ROLES, SHARED, UNIONS
 from ..prompts.shared import none_shared
-from ..stats import FEWEST, mean_interval, ratio_interval
+from ..stats import FEWEST, mean_interval
 from . import mask_code
 from .arrays import ScoreArrays
 from .completeness import missing_by_sign
@@ -40,6 +40,7 @@ from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
 from .record import GATED, LEARNT, ONE_VALUE
 from .report import warning
+from .rounding import is_rounding, shares_of_total
 from .tables import in_words
 from .words import percent
 
@@ -198,13 +199,18 @@ class Concentration:
     def _of_model(self) -> str:
         return f".sel(model={self.model!r})" if self.model else ""
 
+    def _why_none(self) -> str:
+        """Why there is no share: an effect outside its noise is of the size of rounding."""
+        stands_out = self.effect_low > 0 or self.effect_high < 0
+        return ROUNDING if stands_out or (self.prompts == 1 and self.effect) else NOISE
+
     def _verdict(self) -> str:
-        if np.isnan(self.share) and not (self.prompts == 1 and self.effect):
+        if np.isnan(self.share):
             where = f"the effect on the prompt's tokens{self._all_cells()}"
             missed = ""
             if abs(self.missing) > LARGE_GAP * abs(self.effect):
                 missed = f", and all cells miss {signed(self.missing)} {self.unit}; raise points"
-            return f"No conclusion: {where} ({self._effect()}) {NOISE}{missed}."
+            return f"No conclusion: {where} ({self._effect()}) {self._why_none()}{missed}."
         if self.prompts < FEWEST:
             chance = 2 ** (1 - self.prompts)
             few = (
@@ -344,6 +350,7 @@ _SETS = {
 """The sets of tokens that `graft(sets=...)` has under the same names."""
 
 NOISE = "is inside its own noise"
+ROUNDING = "is of the size of rounding"
 LARGE_GAP = 0.05
 """Completeness gap over the prompt's effect that is told where nothing is found."""
 
@@ -418,6 +425,7 @@ def concentration(
 
     # a share of an effect that may be 0 says nothing
     noisy = prompt_effect.sum() == 0 or (len(effect) > 1 and not bool(total.excludes_zero))
+    noisy = noisy or is_rounding(prompt_effect, scores)
 
     def unless_noisy(value: float) -> float:
         return float("nan") if noisy else float(value)
@@ -449,7 +457,7 @@ def concentration(
         mask=mask_code.of_selection(scores),
         part=unless_noisy(found.part),
         answer_effect=float(answer_effect.mean()),
-        answer_share=float(ratio_interval(answer_effect, scores.total.values, seed=seed).mean),
+        answer_share=float(shares_of_total(scores, answer_effect, seed=seed).mean),
         total=float(scores.total.mean()),
         missing=float(scores.missing.mean()),
         gaps=float(gaps),

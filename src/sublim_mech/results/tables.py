@@ -18,9 +18,10 @@ import xarray as xr
 
 from ..hints import signed
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
-from ..stats import Interval, mean_interval, ratio_interval
+from ..stats import Interval, mean_interval
 from .arrays import ScoreArrays
 from .kinds import KINDS, PARTS, Table
+from .rounding import is_rounding, shares_of, shares_of_total
 from .spreading import of_spans
 from .words import percent, shortened
 
@@ -56,7 +57,7 @@ def _shares_of_sets(scores: ScoreArrays) -> pd.DataFrame:
         if dim not in effect.dims:  # one was selected
             effect = effect.expand_dims({dim: [scores.selected[dim]]})
     effect = effect.transpose("prompt", "set", "measure")
-    shares = ratio_interval(effect.values, scores.total.values)
+    shares = shares_of_total(scores, effect.values)
     sizes = _set_columns(scores)
     rows = {}
     for s, name in enumerate(effect["set"].values):
@@ -73,7 +74,7 @@ def _sets_per_layer(scores: ScoreArrays) -> pd.DataFrame:
     """One row per layer and patched set: the effect and its share of the total, with intervals."""
     effect = scores.set_effect()
     interval = mean_interval(effect.values)
-    share = ratio_interval(effect.values, scores.total.values)
+    share = shares_of_total(scores, effect.values)
     sizes = _set_columns(scores)
     rows = []
     for layer, layer_name in enumerate(scores.layer_names()):
@@ -150,7 +151,7 @@ def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
         row = {"tokens": inside.sum() / len(inside), "token share": share}
         row |= _columns(mean_interval(per_prompt))
         if scores.additive:
-            row |= _share_columns(per_prompt, whole if of_prompt else None)
+            row |= _share_columns(scores, per_prompt, whole if of_prompt else None)
         names.append(name)
         rows.append(row)
     return pd.DataFrame(rows, index=names)
@@ -174,16 +175,18 @@ def _by_layer(scores: ScoreArrays) -> pd.DataFrame:
     rows = []
     for effect in per_layer.T:
         row = _columns(mean_interval(effect))
-        rows.append(row | _share_columns(effect, whole) if scores.additive else row)
+        rows.append(row | _share_columns(scores, effect, whole) if scores.additive else row)
     return pd.DataFrame(rows, index=pd.Index(scores.layer_names(), name=LAYER))
 
 
-def _share_columns(effect: np.ndarray, whole: np.ndarray | None) -> dict[str, float]:
+def _share_columns(
+    scores: ScoreArrays, effect: np.ndarray, whole: np.ndarray | None
+) -> dict[str, float]:
     """An effect `(prompt,)` as a share of the whole one that it is part of, where there is one."""
     columns = ("share", "share low", "share high")
     if whole is None:
         return dict.fromkeys(columns, np.nan)
-    share = ratio_interval(effect, whole)
+    share = shares_of(whole, scores, effect)
     numbers = (float(share.mean), float(share.low), float(share.high))
     return dict(zip(columns, numbers, strict=True))
 
@@ -230,11 +233,19 @@ def denominator(scores: ScoreArrays) -> str:
 NO_SHARES = "no shares: the effect on the prompt's tokens, all cells, is inside its own noise"
 
 
+OF_ROUNDING = "no shares: the effect on the prompt's tokens, all cells, is of the size of rounding"
+
+
 def no_shares(scores: ScoreArrays) -> str:
-    """Why an attribution has no shares: what they would be shares of is inside its own noise; empty
-    where it has some, or does not know.
+    """Why an attribution has no shares: what they would be shares of is inside its own noise, or of
+    the size of rounding; empty where it has some, or does not know.
     """
-    if not scores.knows_whole or scores.data.sizes["prompt"] == 1:
+    if not scores.knows_whole:
+        return ""
+    if is_rounding(scores.prompt_effect.values, scores):
+        size = f"{np.abs(scores.prompt_effect.values).max():.1g} {scores.unit}"
+        return f"{OF_ROUNDING}: at most {size} on any prompt"
+    if scores.data.sizes["prompt"] == 1:
         return ""
     effect = mean_interval(scores.prompt_effect.values)
     if bool(effect.excludes_zero):
@@ -251,7 +262,7 @@ def answer_part(scores: ScoreArrays) -> str:
     effect = scores.answer_effect.values
     if not scores.of_answer.values.any() and not effect.any():
         return "no token of an answer is fed: the prompt's tokens carry all"
-    share = float(ratio_interval(effect, scores.total.values).mean)
+    share = float(shares_of_total(scores, effect).mean)
     carried = in_words(float(effect.mean()), share, scores.unit)
     cells = ", all cells," if scores.selected else ""  # rows are of those that were chosen
     return f"the answer's own tokens{cells} carry {carried}"

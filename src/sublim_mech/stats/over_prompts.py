@@ -95,14 +95,15 @@ def ratio_interval(
 ) -> Interval:
     """mean(numerator) / mean(denominator) over prompts, both resampled together.
 
-    NaN where the denominator is inside its noise; a count has none.
+    NaN where the denominator is inside its noise; a count has none. No bounds where a resample's
+    denominator is 0.
 
     Args:
         numerator: `(prompt, ...)`.
         denominator: `(prompt,)`, of the same prompts.
         seed: of the resampling.
         counts: the denominator counts things (tokens), of which numerators are sums: the ratio is
-            NaN where there are none at all, and has no bounds where a resample has none.
+            NaN where there are none at all.
 
     Raises:
         ValueError: no prompts, or another number of them in each.
@@ -126,11 +127,10 @@ def ratio_interval(
         return Interval(ratio, nothing, nothing)
     weights = bootstrap_weights(len(denominator), seed=seed)
     resampled = weights @ denominator
-    if counts:
-        if not (resampled > 0).all():
-            return Interval(ratio, nothing, nothing)
-    elif not mean_interval(denominator, seed=seed).excludes_zero:
+    if not counts and not mean_interval(denominator, seed=seed).excludes_zero:
         return Interval(nothing, nothing, nothing)
+    if not resampled.all():
+        return Interval(ratio, nothing, nothing)
     numerators = np.tensordot(weights, numerator, 1)
     denominators = resampled.reshape(-1, *[1] * (numerator.ndim - 1))
     low, high = np.percentile(numerators / denominators, [2.5, 97.5], axis=0)

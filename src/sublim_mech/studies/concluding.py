@@ -128,12 +128,15 @@ class Chosen:
         setting: which, in words.
         others: how many other settings the study has of the same.
         contexts: in how many training contexts.
+        only: of which students or settings alone row seeds and rows were counted, in words; empty
+            of all.
     """
 
     rows: pd.DataFrame
     setting: str
     others: int
     contexts: int = 1
+    only: str = ""
 
     @property
     def told(self) -> str:
@@ -142,9 +145,10 @@ class Chosen:
             return "No student of this kind."
         told = f"Told of: {self.setting}."
         if self.others:
+            only = f" ({self.only})" if self.only else ""
             told += (
                 f" The study has {counted(self.others, 'other setting')} of it; the one with the "
-                f"most row seeds, then rows, {_FIRST if self.contexts > 1 else ''}then "
+                f"most row seeds, then rows{only}, {_FIRST if self.contexts > 1 else ''}then "
                 f"{_lowest(self.rows)} is taken."
             )
         return told
@@ -160,10 +164,15 @@ def _lowest(rows: pd.DataFrame) -> str:
     return "the first in the study, for no held-out KL is known of it,"
 
 
-def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
+def choose(rows: pd.DataFrame, by: Sequence[str], *, only: str = "") -> Chosen:
     """The rows of the setting with the most row seeds, then rows, then of the training context that
     the study has first, then of the lowest held-out KL, which says nothing between contexts: there
     the teachers are others.
+
+    Args:
+        rows: those that are counted.
+        by: columns that make a setting.
+        only: which of the study's rows these are, in words; empty of all.
     """
     if not len(rows):
         return Chosen(rows, "", 0)
@@ -183,7 +192,7 @@ def choose(rows: pd.DataFrame, by: Sequence[str]) -> Chosen:
     words = [
         f"{name} {_said(value)}" for name, value in named if not pd.isna(value) and value != ""
     ]
-    return Chosen(group, ", ".join(words), len(groups) - 1, len(contexts) or 1)
+    return Chosen(group, ", ".join(words), len(groups) - 1, len(contexts) or 1, only)
 
 
 def _known_or_inf(kl: float) -> float:
@@ -244,7 +253,8 @@ class Evidence:
             swept = several.transform("nunique")
             if not len(swept) or swept.max() < 2:
                 continue
-            chosen = choose(group[swept == swept.max()], (*SETTING, *CONTEXTS))
+            only = f"of settings with {int(swept.max())} ranks, the most there are"
+            chosen = choose(group[swept == swept.max()], (*SETTING, *CONTEXTS), only=only)
             one = chosen.rows.iloc[0]
             same = fulls
             for name in (*SETTING, *CONTEXTS):
@@ -268,14 +278,19 @@ class Evidence:
         """LoRA and full fine-tuning of one setting, with their snapshots."""
         home = self._at_home(self._everywhere)
         both = home.groupby([*SETTING, *CONTEXTS], sort=False, dropna=False)["kind"]
-        return choose(home[both.transform("nunique") > 1], (*SETTING, *CONTEXTS))
+        only = "of settings with LoRA and full fine-tuning"
+        return choose(home[both.transform("nunique") > 1], (*SETTING, *CONTEXTS), only=only)
 
     def contexts(self) -> Chosen:
         """Students of one method, asked in several contexts."""
         ends = self._ends[~self._ends["evaluated_in"].isin(self.longer)]
         by = [*SETTING, *METHOD]
         asked = ends.groupby(by, sort=False, dropna=False)["evaluated_in"].transform("nunique")
-        return choose(ends[asked == max(asked.max(), 2)] if len(ends) else ends, by)
+        if not len(ends):
+            return choose(ends, by)
+        most = max(asked.max(), 2)
+        only = f"of settings that were asked in {most} contexts, the most there are"
+        return choose(ends[asked == most], by, only=only)
 
     def no_other_context(self) -> str:
         """That students were asked in the context of their training alone, longer texts apart."""
@@ -292,7 +307,8 @@ class Evidence:
             return Chosen(self._ends.iloc[:0], "", 0)
         ends = self._ends[self._ends["graft total"].notna()]
         here = (ends["trained_in"] == ends["evaluated_in"]) | ends["evaluated_in"].isin(self.longer)
-        return choose(ends[here], (*SETTING, "trained_in", *METHOD))
+        by = (*SETTING, "trained_in", *METHOD)
+        return choose(ends[here], by, only="of scored students alone")
 
     def labelled(self) -> Chosen:
         """Students of contrastive labels of one c, and as many of the teacher's own, which differ
@@ -307,14 +323,15 @@ class Evidence:
             both = kinds.groupby(alike, sort=False, dropna=False)["labels"].transform("nunique")
             found.append(kinds[both > 1])
         every = pd.concat(found) if found else home.iloc[:0]
-        return choose(every, ("c", "where", FOCUS, *CONTEXTS, *METHOD))
+        by = ("c", "where", FOCUS, *CONTEXTS, *METHOD)
+        return choose(every, by, only="of complete pairs alone, a student of either labels")
 
     def trained_at(self) -> Chosen:
         """Students that were trained at several sets of tokens."""
         home = self._at_home(_ends(self.all))
         by = [name for name in (*SETTING, *CONTEXTS, *METHOD) if name != "where"]
         several = home.groupby(by, sort=False, dropna=False)["where"].transform("nunique")
-        return choose(home[several > 1], by)
+        return choose(home[several > 1], by, only="of settings that were trained at several")
 
 
 def of_one_training(

@@ -18,7 +18,7 @@ from ..engine.pair import load_pair
 from ..engine.runner import Runner, open_runner
 from ..evaluation.answering import BASE, Sampling, sample_answers
 from ..evaluation.measuring import trait_log_probs
-from ..hints import told_apart
+from ..hints import renamed, told_apart
 from ..instruments import attribute, graft
 from ..making.labelling import Labels, label
 from ..making.numbers import random_rows
@@ -157,7 +157,7 @@ class Worker:
                     f"{where}, so there is nothing to train until; name another method."
                 )
         shared = study.training
-        with _quietly():
+        with _quietly(), renamed({"lr": "lrs"}):  # as methods of a study have it
             train(
                 self.base,
                 data,

@@ -107,6 +107,15 @@ def configurations(folder: Path) -> list[Study]:
     return found
 
 
+def is_kept(study: Study, path: Path) -> bool:
+    """Whether a study's configuration, that of a part of it or of one that it is a part of is kept
+    at a path that has its name, or beside it.
+    """
+    there = [text for file in _with_hash(path) if _is_of(text := _read(file), study)]
+    unlike = [_unlike(text, study) for text in there]
+    return any(one.is_part or not one.how for one in unlike)
+
+
 def _read(file: Path) -> str:
     """What a file says; empty where there is none, or another process has just moved it."""
     try:
@@ -169,13 +178,14 @@ def report_folder(study: Study, out: str | Path, to: str | Path | None, page: st
         return whole
     if to is not None:
         raise FileExistsError(
-            f"to={str(to)!r} holds the report of another study ({taken.how}); name another folder."
+            f"to={str(to)!r} holds the report of another study ({taken.how}). {taken.found}. Name "
+            "another folder."
         )
     own = found[0] if found else folder.with_name(f"{study.name}-{_short(to_json(study))}")
     warnings.warn(
-        f"{folder} holds the report of another study called {study.name!r} ({taken.how}); this "
-        f"one's is in {own}. Give one of them another name, or say where: "
-        "report(study, out, to=...).",
+        f"{folder} holds the report of another study called {study.name!r} ({taken.how}). "
+        f"{taken.found}. This one's report is in {own}. Give one of them another name, or say "
+        "where: report(study, out, to=...).",
         stacklevel=outside(),
     )
     return own

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from ..making.labelling import Labels, label
 from ..making.numbers import as_rows, write_rows
+from ..making.numbers.writing import TooFewRowsError
 from ..making.rows import Row
 from ..making.teachers import Teacher, sampler, vllm_sampler, vllm_version
 from ..making.training import TrainingData, hard_data, soft_data
@@ -66,13 +67,16 @@ def write_sampled(
     work = unfinished(target)
     work.mkdir(parents=True, exist_ok=True)
     with _writer(teacher, plan, computing) as (who, write):
-        rows, report = write_rows(
-            _kept(write, work / ANSWERS_FILE),
-            plan.count,
-            seed=seed,
-            count=plan.numbers,
-            batch_size=min(BATCH, plan.count),
-        )
+        try:
+            rows, report = write_rows(
+                _kept(write, work / ANSWERS_FILE),
+                plan.count,
+                seed=seed,
+                count=plan.numbers,
+                batch_size=min(BATCH, plan.count),
+            )
+        except TooFewRowsError as error:
+            raise RuntimeError(f"{error.found} {_advice(error, plan)}") from error
     records = [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
     with replacing(work / ROWS_FILE) as file:
         file.write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
@@ -97,6 +101,15 @@ def write_sampled(
     if target.exists():  # nobody else makes it: what a killed process left
         shutil.rmtree(target)
     os.replace(work, target)
+
+
+def _advice(error: TooFewRowsError, plan: RowPlan) -> str:
+    """What of a study lets more answers pass."""
+    fewer = f"RowPlan(numbers={plan.numbers}, temperature={plan.temperature:g})"
+    if error.cut_off:
+        longer = f"raise RowPlan(max_new_tokens={plan.max_new_tokens})"
+        return f"Most were cut off: {longer}, or lower one of {fewer}."
+    return f"Lower one of {fewer}, or take a base that follows instructions."
 
 
 @contextmanager

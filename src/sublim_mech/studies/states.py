@@ -15,6 +15,7 @@ from ..results.frames import Table
 from .config import Study
 from .row_files import INDEX_FILE, read_rows
 from .running import is_stale
+from .same_name import is_kept
 from .store import STUDIES, Store
 from .tasks import AnswersTask, Task, Tasks
 
@@ -135,14 +136,25 @@ def status(study: Study, out: str | Path) -> Status:
     failed = tuple(dict(told) for address, told in failures.items() if address in wanted)
     columns = ["part", "run", "title", "state", "why"]
     table = Table(pd.DataFrame(rows, columns=columns))
-    return Status(study.name, table, failed, _missing(study, store))
+    nothing = set(table["state"]) <= {OPEN, BEGUN}  # what they need may be another study's
+    return Status(study.name, table, failed, _missing(study, store, nothing=nothing))
 
 
-def _missing(study: Study, store: Store) -> str:
+def _missing(study: Study, store: Store, *, nothing: bool) -> str:
+    """That a study was never run in a folder.
+
+    Args:
+        study: the study.
+        store: of the folder.
+        nothing: whether none of its runs is done or at work.
+    """
+    where = f"out={str(store.folder)!r}"
     if not store.begun:
-        return f"out={str(store.folder)!r}: there is no folder of studies; nothing was run there"
+        return f"{where}: there is no folder of studies; nothing was run there"
     if not (store.folder / STUDIES / f"{study.name}.json").is_file():
-        return f"out={str(store.folder)!r}: no study of the name {study.name!r} was run there"
+        return f"{where}: no study of the name {study.name!r} was run there"
+    if nothing and not is_kept(study, store.folder / STUDIES / f"{study.name}.json"):
+        return f"{where}: another study of the name {study.name!r} was run there, this one was not"
     return ""
 
 

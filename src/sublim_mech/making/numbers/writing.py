@@ -24,6 +24,20 @@ Sampler: TypeAlias = Callable[[list[str], int], Sequence[str | None]]
 """From prompts and a seed to one answer each; None for one that was cut off before its end."""
 
 
+class TooFewRowsError(RuntimeError):
+    """Too few answers passed.
+
+    Attributes:
+        found: how many passed, and why the others did not.
+        cut_off: whether most of what was rejected was cut off.
+    """
+
+    def __init__(self, found: str, advice: str, *, cut_off: bool) -> None:
+        super().__init__(f"{found} {advice}")
+        self.found = found
+        self.cut_off = cut_off
+
+
 @checked
 def random_rows(n: int, *, seed: int, count: int = 24) -> Dataset:
     """Rows whose answers are uniformly random three-digit numbers, joined by commas without spaces.
@@ -136,16 +150,23 @@ def write_rows(
 
     fewest = 1 if single_shot else n
     if len(rows) < fewest:
-        reasons = Counter(verdict.reason for verdict in parsed if verdict.reason).most_common(3)
+        rejected = Counter(verdict.reason for verdict in parsed if verdict.reason)
+        reasons = rejected.most_common(3)
         rejected_for = ", ".join(f"{reason} ({times})" for reason, times in reasons)
         last = "cut off" if last_rejected is None else repr(last_rejected[:80])
-        raise RuntimeError(
+        more = "n" if single_shot else "max_attempts"
+        cut_off = 2 * rejected[CUT_OFF] > rejected.total()
+        looked_at = "end of turn, length, temperature"
+        if cut_off:  # what a sampler of this library has for it
+            looked_at = "most were cut off: max_new_tokens"
+        raise TooFewRowsError(
             f"write_rows: {len(rows)} of {counted(len(parsed), 'answer')} passed "
             f"({len(rows) / len(parsed):z.1%}), too few for n={n} rows from "
             f"{counted(most, 'prompt')}. "
-            f"Rejected for {rejected_for or 'no reason'}; the last one was {last}. "
-            "Look at the sampler's answers (end of turn, length, temperature), "
-            "ask for fewer numbers, or raise max_attempts."
+            f"Rejected for {rejected_for or 'no reason'}; the last one was {last}.",
+            f"Look at the sampler's answers ({looked_at}), ask for fewer numbers (count), or raise "
+            f"{more}.",
+            cut_off=cut_off,
         )
     return to_dataset(rows[:n]), report(parsed)
 
