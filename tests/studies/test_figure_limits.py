@@ -50,6 +50,15 @@ def test_few_row_seeds_are_told_as_few_prompts_are():
     assert texts(of_places(both)) == ["one row seed (prompt): no intervals"]
 
 
+def test_row_seeds_that_have_other_traits_are_told():
+    rows = at("prompt", 0.5)
+    last = (rows["row_seed"] == 5) & (rows["trait"] == rows["trait"].iloc[0])
+    both = pd.concat([rows[~last], at("answer", 0.5)])
+    told = "row seeds have other traits, and differ by these too (prompt)"
+    assert told in texts(of_places(both))
+    assert not any("other traits" in one for one in texts(of_places(rows)))
+
+
 def test_effects_inside_their_noise_are_named_with_the_groups_they_are_of():
     rows = pd.concat([at("prompt", 0.5), at("answer", 0.0, noise=0.3), at("shared", 0.5)])
     assert texts(of_places(rows)) == ["student - control is inside its own noise (answer)"]
@@ -122,7 +131,8 @@ def test_shares_of_a_fall_and_of_nothing_are_told_student_by_student():
         "1 of 24 students (eagle, row seed 0): the total effect is inside its own noise: no shares "
         "are given"
     )
-    assert told[1] == (
+    assert told[1] == "row seeds have other traits, and differ by these too"  # eagle has no share
+    assert told[2] == (
         "2 of 24 students: the total effect is negative; shares are parts of a fall or of what the "
         "controls rose further"
     )

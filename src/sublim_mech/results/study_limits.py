@@ -20,6 +20,7 @@ from ..stats.cautions import (
     ALIKE,
     WORSE_THAN_BASE,
     answer_alike,
+    are_uneven,
     is_graft_noise,
     missed_stop,
     worse_than_base,
@@ -341,7 +342,7 @@ def _of_data_sets(groups: Groups, column: str) -> list[Limit]:
     """How few data sets intervals are over, or that there are none."""
     counts = {name: point(rows, column).data_sets for name, rows in groups.items()}
     counts = {name: count for name, count in counts.items() if count}
-    limits = []
+    limits = of_traits_by_set(groups, column)
     alone = [name for name, count in counts.items() if count == 1]
     for limit in few_prompts(1, "row seed") if alone else []:
         told = limit.text.replace(":", f"{_whose(alone, counts)}:", 1)
@@ -352,6 +353,20 @@ def _of_data_sets(groups: Groups, column: str) -> list[Limit]:
         told = f"{seeds}: 95 % by Student's t, which takes their means as normal"
         limits.append(Limit("intervals", told, told))
     return limits
+
+
+def of_traits_by_set(groups: Groups, column: str) -> list[Limit]:
+    """Groups whose row seeds have students of other traits, as those of an unfinished study."""
+    uneven = []
+    for name, rows in groups.items():
+        known = rows[rows[column].notna()] if column in rows else rows.iloc[:0]
+        by_seed = known.groupby("row_seed")["trait"].agg(set).to_dict()
+        if are_uneven(by_seed):
+            uneven.append(name)
+    if not uneven:
+        return []
+    told = f"row seeds have other traits, and differ by these too{_whose(uneven, groups)}"
+    return [Limit("intervals", told, told)]
 
 
 def _of_the_ceiling(groups: Groups) -> list[Limit]:

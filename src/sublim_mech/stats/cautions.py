@@ -104,7 +104,8 @@ def by_trait(
     cluster: Sequence[str],
     by: Sequence[str] = STUDENT,
 ) -> list[str]:
-    """What a mean over traits is made of: one that others carry stays unseen in it.
+    """What a mean over traits is made of: one that others carry stays unseen in it; and which data
+    sets lack some of them, as those of an unfinished study do.
 
     Args:
         what: is compared.
@@ -121,7 +122,24 @@ def by_trait(
         if found is not None:
             ends = f" [{signed(found.t_low)}, {signed(found.t_high)}]"
             told.append(f"{trait} {signed(found.mean)}{'' if math.isnan(found.t_low) else ends}")
-    return [f"By trait, {what}: {', '.join(told)}."]
+    notes = [f"By trait, {what}: {', '.join(told)}."]
+    places = [list(by).index(name) for name in cluster]
+    sets: dict[str, set[str]] = {}
+    for key in values:
+        name = " ".join(str(key[place]) for place in places)
+        sets.setdefault(name, set()).add(str(key[0]))
+    if are_uneven(sets):
+        each = "; ".join(f"{name}: {', '.join(sorted(has))}" for name, has in sets.items())
+        notes.append(f"Traits that {', '.join(cluster)} {UNEVEN} {each}.")
+    return notes
+
+
+UNEVEN = "have, which are not the same, so that their means differ by these too:"
+
+
+def are_uneven(sets: Mapping[Any, set[str]]) -> bool:
+    """Whether some data set lacks a trait that another one has."""
+    return len({frozenset(has) for has in sets.values()}) > 1
 
 
 def is_graft_noise(row: Row) -> bool:

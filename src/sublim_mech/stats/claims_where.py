@@ -27,13 +27,11 @@ from .tables import (
     METHOD,
     SETTING,
     STUDENT,
-    Row,
     as_rows,
     check_fractions,
     check_options,
     difference,
     finished,
-    keys,
     means_by,
     number,
     of_one,
@@ -205,7 +203,6 @@ def localisation_claim(
             found = over(values, STUDENT, cluster)
             one = above_zero(f"{text} is above 0", found, matters=matters, unit=unit)
             notes += by_trait(text, values, cluster)
-            notes += [] if unit else _uneven(here, column, cluster, at)
             # sufficiency of all of the effect is more than its part by no more than the rest of it,
             # and the rests of effects that go both ways cancel
             if unit and room is not None and room.mean < matters and not one.holds:
@@ -234,23 +231,6 @@ def localisation_claim(
             "sign turned."
         )
     return conclude(f"The effect sits on {on} tokens", statements, notes=notes)
-
-
-def _uneven(rows: Sequence[Row], column: str, cluster: Sequence[str], at: str) -> list[str]:
-    """That data sets have a share of other traits, so that their means differ by these, too."""
-    traits: dict[tuple[Any, ...], set[str]] = {}
-    for row in rows:
-        of_set = traits.setdefault(keys(row, cluster), set())
-        if math.isfinite(number(row, column)):
-            of_set.add(str(row["trait"]))
-    if len({frozenset(one) for one in traits.values()}) < 2:
-        return []
-    told = "; ".join(
-        f"{' '.join(map(str, key))}: {', '.join(sorted(names)) or 'none'}"
-        for key, names in traits.items()
-    )
-    here = f"Traits with a share{at}, by {', '.join(cluster)}"
-    return [f"{here}: {told}. Their means differ by that, too."]
 
 
 def _empty(value: Any) -> bool:

@@ -36,6 +36,7 @@ from ..results.study_limits import (
     of_ranks,
     of_stops,
     of_traits,
+    of_traits_by_set,
     point,
     stages,
     without_controls,
@@ -401,7 +402,8 @@ def _methods(rows: pd.DataFrame) -> Iterator[str]:
         caption += " Names it: the part of generated answers that name the trait."
     yield table(caption, columns, lines)
     groups = _with_what_differs(lines_of)
-    limits = in_a_line([*without_controls(groups), *of_stops(rows), *of_learning(groups)])
+    uneven = of_traits_by_set(groups, "change")
+    limits = in_a_line([*without_controls(groups), *of_stops(rows), *of_learning(groups), *uneven])
     if limits:
         yield paragraph(limits, "note")
     yield "<h2>Methods</h2>"
