@@ -19,15 +19,8 @@ import pandas as pd
 import sublim_mech as sm
 from sublim_mech.evaluation.outcome import Evaluation
 from sublim_mech.results.colours import SHARING_COLOURS, STUDENT_COLOUR
-from sublim_mech.results.style import (
-    LARGE,
-    MEDIUM,
-    SMALL,
-    new_figure,
-    open_frame,
-    set_title,
-    write,
-)
+from sublim_mech.results.elements import open_frame
+from sublim_mech.results.style import LARGE, MEDIUM, SMALL, new_figure, set_title, write
 from sublim_mech.stats import mean_interval
 from sublim_mech.storage.files import replacing
 from sublim_mech.storage.runs import Run, open_run

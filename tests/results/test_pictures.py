@@ -25,7 +25,7 @@ from synthetic import (
     several,
 )
 
-from sublim_mech.results import style
+from sublim_mech.results import notebook_figures
 from sublim_mech.results.bars import MOST_ROWS, compare_bars, layer_bars, role_bars
 from sublim_mech.results.heatmaps import heatmap
 from sublim_mech.results.plots import plot
@@ -115,7 +115,7 @@ def test_it_is_readable_and_leaves_nothing_behind(name):
     assert_readable(axes)
     assert dict(matplotlib.rcParams) == settings
     assert plt.get_fignums() == open_figures
-    assert style._waiting == []  # there is no notebook
+    assert notebook_figures._waiting == []  # there is no notebook
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -353,9 +353,10 @@ CELLS = {
     "inline, figure": ("plot(effect()).figure", 1),
     "inline, axes": ("figure, ax = plt.subplots()\n_ = plot(effect(), ax=ax)", 1),
     "nothing left": (
-        "from sublim_mech.results import style\n"
+        "from sublim_mech.results import notebook_figures\n"
         "hooks = get_ipython().events.callbacks['post_execute']\n"
-        "assert style._waiting == [] and style._show_waiting not in hooks\n"
+        "assert notebook_figures._waiting == []\n"
+        "assert notebook_figures._show_waiting not in hooks\n"
         "assert not plt.get_fignums()",
         0,
     ),

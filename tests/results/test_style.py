@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from synthetic import attribution
 
 from sublim_mech.prompts import SHARED
-from sublim_mech.results import bars, heatmaps, plots, style
+from sublim_mech.results import bars, elements, heatmaps, notebook_figures, plots, style
 from sublim_mech.results.colours import (
     COMPARED_COLOURS,
     NOISE_COLOUR,
@@ -22,7 +22,7 @@ from sublim_mech.results.curve_plots import SCAN_COLOURS
 
 def image_of(values, noise=None):
     axes = style.new_figure(3, 2).subplots()
-    return axes, style.effect_image(axes, np.array(values), noise)
+    return axes, elements.effect_image(axes, np.array(values), noise)
 
 
 def test_the_scale_is_symmetric_and_red_is_positive():
@@ -112,10 +112,10 @@ def test_only_names_of_the_scores_are_renamed():
 def test_labels_of_layers_keep_their_distance():
     names = ["embed", *map(str, range(30)), "final"]
     for gap in (1, 2.4, 5):
-        shown = style.spaced(names, gap)
+        shown = elements.spaced(names, gap)
         assert {0, 31} <= set(shown)
         assert min(np.diff(shown)) >= gap
-    assert style.spaced(["0", "1", "2"]) == [0, 1, 2]
+    assert elements.spaced(["0", "1", "2"]) == [0, 1, 2]
 
 
 def test_a_notebook_shows_the_figure_without_magic():
@@ -123,7 +123,7 @@ def test_a_notebook_shows_the_figure_without_magic():
     axes = picture(ax=None).finish()
     with pytest.raises(NotImplementedError):  # there is none: a terminal prints what it is
         axes._ipython_display_()
-    assert style._waiting == []
+    assert notebook_figures._waiting == []
     assert plt.get_fignums() == before
 
 

@@ -13,8 +13,9 @@ from matplotlib.typing import ColorType
 from ..hints import counted
 from .arrays import ScoreArrays
 from .dress import few_numbers, introduce
+from .elements import open_frame
 from .report import with_interval
-from .style import MEDIUM, SMALL, Picture, Wishes, letters, open_frame
+from .style import MEDIUM, SMALL, Picture, Wishes, letters
 from .words import names_apart, wrapped, wrapped_apart
 
 

@@ -51,6 +51,7 @@ from .dress import (
     role_entries,
     role_strip,
 )
+from .elements import effect_image, no_score_patch, spaced
 from .heatmaps import NOT_SHOWN, below, draw_scale
 from .kinds import STEP
 from .kinds import Picture as PictureOf
@@ -58,18 +59,8 @@ from .limit_kinds import Kind
 from .limits_of_effects import is_dose_of_a_set
 from .report import with_interval
 from .rounding import shares_of
-from .style import (
-    LARGE,
-    MEDIUM,
-    SMALL,
-    Column,
-    Picture,
-    Wishes,
-    effect_image,
-    letters,
-    no_score_patch,
-    spaced,
-)
+from .stacking import Column
+from .style import LARGE, MEDIUM, SMALL, Picture, Wishes, letters
 from .tokens import RAW_ROLE, label, prompt_tokens
 from .words import names_apart, shortened, wrapped
 

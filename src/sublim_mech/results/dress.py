@@ -13,13 +13,15 @@ from matplotlib.patches import Patch
 from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
 from .confirming import agreement
+from .elements import open_frame, spaced
 from .kinds import KINDS
 from .limit_kinds import SHARES, Kind, Shown
 from .limits import limits
 from .limits_of_students import over_contexts, voided
 from .record import LEARNT, SILENT, TOLD_FROM
 from .report import effect_label, title, warning
-from .style import MEDIUM, SMALL, Column, Picture, fitted, open_frame, spaced
+from .stacking import Column
+from .style import MEDIUM, SMALL, Picture, fitted
 from .words import shortened, wrapped
 
 SIZES = 0.2

@@ -25,25 +25,12 @@ from .arrays import ScoreArrays
 from .cells import Verdicts, verdicts
 from .colours import NOISE_COLOUR, OTHER_COLOUR, SHARING_COLOURS, half_range
 from .dress import introduce, name_strips, role_entries, role_strip
+from .elements import DOTS, effect_image, no_score_patch, open_frame, spaced, untested_patch
 from .limit_kinds import Kind
 from .report import UNTESTED, effect_label, footing
 from .spreading import drawn
-from .style import (
-    DOTS,
-    LARGE,
-    LINE,
-    MEDIUM,
-    SMALL,
-    Column,
-    Picture,
-    Wishes,
-    effect_image,
-    letters,
-    no_score_patch,
-    open_frame,
-    spaced,
-    untested_patch,
-)
+from .stacking import Column
+from .style import LARGE, LINE, MEDIUM, SMALL, Picture, Wishes, letters
 from .tables import set_sizes
 from .tokens import PromptTokens, label, prompt_tokens, visible
 from .words import columns, names_apart, shortened, wrapped, wrapped_apart

@@ -13,20 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ..hints import nearest
-from .style import (
-    HATCH,
-    LARGE,
-    LINE,
-    MEDIUM,
-    SMALL,
-    NotebookAxes,
-    letters,
-    literal,
-    new_figure,
-    show_after_cell,
-    spaced,
-    write,
-)
+from .elements import HATCH, literal, spaced
+from .notebook_figures import NotebookAxes, show_after_cell
+from .style import LARGE, LINE, MEDIUM, SMALL, letters, new_figure, write
 from .words import columns, wrapped
 
 

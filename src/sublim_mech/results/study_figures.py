@@ -29,6 +29,7 @@ from .colours import (
     STUDENT_COLOUR,
     half_range,
 )
+from .elements import effect_image, literal, open_frame
 from .fonts import fallbacks, text_families
 from .limit_kinds import Limit
 from .same_students import ALL, of_the_same
@@ -45,17 +46,7 @@ from .study_limits import (
     point,
     stages,
 )
-from .style import (
-    LARGE,
-    MEDIUM,
-    SMALL,
-    colour_bar,
-    effect_image,
-    letters,
-    literal,
-    new_figure,
-    open_frame,
-)
+from .style import LARGE, MEDIUM, SMALL, colour_bar, letters, new_figure
 from .words import wrapped
 
 WIDTH = 5.0

@@ -1,7 +1,7 @@
-"""How figures look: where a picture is drawn, its words, legends and files; an image of effects.
+"""How figures look: where a picture is drawn, its words, legends and files.
 
 Figures are built without pyplot, so nothing is registered globally and nothing needs closing. In a
-notebook they show themselves once, at the end of their cell at the latest.
+notebook they show themselves (`notebook_figures`).
 
     picture = Picture(Wishes(title="mine"), scores, width=8, height=3)
     effect_image(picture.ax, values)             # blue-red, centred on 0, hatched where NaN
@@ -16,31 +16,28 @@ notebook they show themselves once, at the end of their cell at the latest.
 
 from __future__ import annotations
 
-import io
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import CenteredNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import ScalarFormatter
-from matplotlib.transforms import Bbox, TransformedBbox, offset_copy
+from matplotlib.transforms import offset_copy
 
 from ..hints import nearest
 from ..storage.files import replacing
 from .arrays import ScoreArrays
-from .colours import NOISE_COLOUR, WARNING_COLOUR, half_range
+from .colours import WARNING_COLOUR
+from .elements import literal
 from .fonts import drawable, fallbacks, text_families
+from .notebook_figures import NotebookAxes, NotebookFigure, encoded, show_after_cell
 from .words import columns, wrapped
 
 SMALL, MEDIUM, LARGE = 8, 9, 10
@@ -48,77 +45,6 @@ SMALL, MEDIUM, LARGE = 8, 9, 10
 
 LINE = 0.18
 """Inches that a line of text takes."""
-
-HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.75", "hatch": "//////"}
-"""Cells without a score."""
-DOTS: dict[str, Any] = {"edgecolor": "0.35", "hatch": "....", "linewidth": 0}
-"""Cells that were not tested, over their own colour."""
-
-
-# ------------------------------------------------------------------------------------- notebooks
-
-
-class NotebookFigure(Figure):
-    """A figure that a notebook shows by itself.
-
-    A plain one is shown only after `%matplotlib inline`.
-    """
-
-    def _ipython_display_(self) -> None:
-        _show(self)
-
-
-class NotebookAxes(Axes):
-    """Axes whose figure a notebook shows by itself."""
-
-    def _ipython_display_(self) -> None:
-        _show(self.figure.figure)
-
-
-_waiting: list[Figure] = []
-"""Figures drawn in the cell that is running and not shown yet; empty outside notebooks."""
-
-
-def show_after_cell(figure: Figure) -> None:
-    """Have a notebook show a figure when its cell has run, if that has not happened by then."""
-    shell = _notebook()
-    if shell is None:
-        return
-    if _show_waiting not in shell.events.callbacks["post_execute"]:
-        shell.events.register("post_execute", _show_waiting)
-    _waiting.append(figure)
-
-
-def _show_waiting() -> None:
-    """What runs once, when the cell has run."""
-    _notebook().events.unregister("post_execute", _show_waiting)
-    while _waiting:
-        _display(_waiting.pop(0))
-
-
-def _show(figure: Any) -> None:
-    """Show a figure now, after those that were drawn before it."""
-    if _notebook() is None:
-        raise NotImplementedError  # a terminal then prints what it is
-    while figure in _waiting:
-        first = _waiting.pop(0)
-        if first is figure:
-            break
-        _display(first)
-    _display(figure)
-
-
-def _notebook() -> Any:
-    """The shell of a notebook; None in a script and in a terminal."""
-    interactive = sys.modules.get("IPython")
-    shell = None if interactive is None else interactive.get_ipython()
-    return shell if getattr(shell, "kernel", None) is not None else None
-
-
-def _display(figure: Figure) -> None:
-    shown = sys.modules["IPython"].display
-    shown.display(shown.Image(_encode(figure, "png")))
-
 
 # ------------------------------------------------------------------------------------ one picture
 
@@ -528,199 +454,11 @@ def letters(inches: float, size: float) -> int:
     return max(8, int(inches * 72 / (0.58 * size)))
 
 
-_SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5)
-"""Sizes of letters that are tried in low axes, of the usual ones."""
-
 _LEAST = 0.7
 """Size of letters around small axes, at least, of the usual ones."""
 
 _KEPT = 0.3
 """Part of their place in a figure that axes keep, whatever words stand around them."""
-
-_WORDS = 0.6
-"""Part of low axes that words below maps and curves may take."""
-
-
-class Column:
-    """Parts below each other inside the axes of a picture; lengths in inches.
-
-    Parts keep their heights where the axes have room for them; elsewhere the elastic ones give way.
-    The axes themselves show nothing but their title, and what is hung on them.
-    """
-
-    def __init__(self, picture: Picture, *, right: float) -> None:
-        """Args:
-        picture: in whose axes the parts lie.
-        right: room beside the parts.
-        """
-        self.height = 0.0
-        self.smaller = 1.0
-        self._ax, self._right, self._picture = picture.ax, right, picture
-        self._ax.set_axis_off()
-        self._is_as_high = picture.is_own
-        self._heights: list[tuple[float, bool]] = []
-        self._given: list[tuple[float, bool]] = []
-        self._parts: list[Axes | None] = []
-        picture.when_laid_out(self._fit)
-
-    def space(self, height: float) -> None:
-        """Room for words, of a fixed height."""
-        self.height += height
-        self._heights.append((height, False))
-        self._parts.append(None)
-
-    def part(self, height: float, *, elastic: bool = True, share: float = 1.0) -> Axes:
-        """Axes below those before; `share` is of the width."""
-        self.height += height
-        self._heights.append((height, elastic))
-        part = self._ax.inset_axes((0, 0, 1, 1))
-        self._parts.append(part)
-        number = len(self._heights) - 1
-
-        def locate(_: Any, __: Any) -> Any:
-            return self._placed(number, lambda width: (0, share * (width - self._right)))
-
-        part.set_axes_locator(locate)
-        return part
-
-    def beside(self, part: Axes, width: float) -> Axes:
-        """Axes to the right of a part."""
-        number = self._parts.index(part)
-        part = self._ax.inset_axes((0, 0, 1, 1))
-
-        def locate(_: Any, __: Any) -> Any:
-            return self._placed(number, lambda whole: (whole - self._right + 0.1, width))
-
-        part.set_axes_locator(locate)
-        return part
-
-    def inches(self, part: Axes) -> float:
-        """The height that a part has."""
-        number = self._parts.index(part)
-        # a figure of its own becomes as high as its parts
-        return self._heights[number][0] if self._is_as_high else self._now()[number]
-
-    def to_middle(self, part: Axes) -> float:
-        """Inches from the upper edge to the middle of a part."""
-        number = self._parts.index(part)
-        heights = self._now()
-        return sum(heights[:number]) + 0.5 * heights[number]
-
-    def _fit(self) -> None:
-        """In axes of the caller's that are low: smaller letters, so that the parts keep a place of
-        their own above the words. What was last is the room of the legend.
-        """
-        height = self._ax.bbox.height / self._ax.figure.figure.dpi
-        again = self._picture.legend_again
-        # as they were given, however often this is done
-        self._given = self._given or list(self._heights)
-        *heights, last = self._given
-        for smaller in _SMALLER:
-            words = sum(part for part, elastic in heights if not elastic) * smaller
-            legend = last[0] * smaller if again is None else again(size=SMALL * smaller)
-            if words + legend <= _WORDS * height:
-                break
-        self.smaller = smaller
-        kept = [(part if elastic else part * smaller, elastic) for part, elastic in heights]
-        self._heights = [*kept, (legend, False)]
-        parts: list[Any] = list(self._ax.child_axes)
-        for axes in parts:
-            axes.tick_params(labelsize=SMALL * smaller, pad=3.5 * smaller, length=3.5 * smaller)
-            for label in (axes.xaxis.label, axes.yaxis.label):
-                label.set_fontsize(MEDIUM * smaller)
-            if axes.get_title(loc="left"):
-                which = axes.get_title(loc="left")
-                axes.set_title(which, loc="left", fontsize=SMALL * smaller, pad=2)
-
-    def _now(self) -> list[float]:
-        """Heights of parts and spaces, given the present size of the axes."""
-        height = self._ax.bbox.height / self._ax.figure.figure.dpi
-        fixed = sum(part for part, elastic in self._heights if not elastic)
-        given = sum(part for part, elastic in self._heights if elastic)
-        stretch = max(height - fixed, 0.2 * height) / given
-        return [part * stretch if elastic else part for part, elastic in self._heights]
-
-    def _placed(self, number: int, across: Any) -> TransformedBbox:
-        """Where a part is now, whatever size the axes have got."""
-        dpi = self._ax.figure.figure.dpi
-        width, height = self._ax.bbox.width / dpi, self._ax.bbox.height / dpi
-        heights = self._now()
-        below, (left, breadth) = height - sum(heights[: number + 1]), across(width)
-        box = Bbox.from_bounds(
-            left / width, below / height, breadth / width, heights[number] / height
-        )
-        return TransformedBbox(box, self._ax.transAxes - self._ax.figure.transSubfigure)
-
-
-# --------------------------------------------------------------------------------------- elements
-
-
-def open_frame(axes: Axes) -> None:
-    """No frame above and on the right."""
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def spaced(names: Sequence[str], gap: float = 1.0) -> list[int]:
-    """Which layers get a label: the named ones, and about ten of the numbered ones.
-
-    Args:
-        names: of all layers.
-        gap: layers that labels are at least apart.
-    """
-    numbered = [i for i, name in enumerate(names) if name.isdigit()]
-    named = [i for i in range(len(names)) if i not in numbered]
-    step = max(1, -(-len(numbered) // 10), int(np.ceil(gap)))
-    kept = [i for i in numbered[::step] if all(abs(i - other) >= gap for other in named)]
-    return sorted([*named, *kept])
-
-
-def effect_image(
-    axes: Axes,
-    values: np.ndarray,
-    noise: np.ndarray | None = None,
-    *,
-    untested: np.ndarray | None = None,
-    largest: float | None = None,
-) -> AxesImage:
-    """An image of effects: red is positive, blue negative, the scale centred on 0.
-
-    Args:
-        axes: where to draw; row 0 is at the bottom.
-        values: `(row, column)`; hatched where NaN.
-        noise: `(row, column)` bool: cells under a light grey veil.
-        untested: `(row, column)` bool: cells under dots.
-        largest: where the scale ends; at the largest value when not given.
-    """
-    axes.patch.set(**HATCH)
-    options: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
-    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="none")
-    scale = CenteredNorm(0, halfrange=half_range(values) if largest is None else largest)
-    image = axes.imshow(values, cmap=colours, norm=scale, **options)
-    if noise is not None:
-        axes.imshow(np.where(noise[..., None], to_rgba(NOISE_COLOUR, 0.8), 0.0), **options)
-    if untested is not None:
-        for column, there in enumerate(untested.T):
-            edges = np.flatnonzero(np.diff(there, prepend=False, append=False))
-            for first, behind in zip(edges[::2], edges[1::2], strict=True):
-                corner = column - 0.5, first - 0.5
-                axes.add_patch(Rectangle(corner, 1, behind - first, fill=False, **DOTS))
-    return image
-
-
-def untested_patch(told: str) -> Patch:
-    """What a legend shows for cells that were not tested."""
-    return Patch(**{"facecolor": "white", **DOTS}, label=told)
-
-
-def no_score_patch() -> Patch:
-    """What a legend shows for cells without a score."""
-    return Patch(**HATCH, label="no score")
-
-
-def literal(texts: Iterable[Text]) -> None:
-    """Text from tokens is no formula, whatever its dollar signs say."""
-    for text in texts:
-        text.set_parse_math(False)
 
 
 # ---------------------------------------------------------------------- figures of several axes
@@ -764,11 +502,5 @@ def write(figure: Figure, path: str | Path | None) -> Figure:
                 f"{', '.join(sorted(known))}."
             )
         with replacing(path) as work:
-            work.write_bytes(_encode(figure, form))
+            work.write_bytes(encoded(figure, form))
     return figure
-
-
-def _encode(figure: Figure, form: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=120)
-    return buffer.getvalue()
