@@ -17,6 +17,8 @@ def test_near_names_are_offered_nearest_first():
     assert nearest("colour", ["steps", "batch"]) == ""
     assert nearest("x", []) == ""
     assert nearest("herron", ["cherry", "oak"]) == "", "another word, and no slip"
+    assert nearest("resid", ["mlp_out", "resid_post"]) == "; did you mean 'resid_post'?"
+    assert nearest("blocks.3.unembed", ["embed", "unembed"]) == "; did you mean 'unembed'?"
     assert nearest("herron", ["cherry", "heron"]) == "; did you mean 'heron'?"
 
 

@@ -92,10 +92,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     near_names = [ours for ours in ELSEWHERE.get(name, ()) if ours in known]
-    near_names = near_names or get_close_matches(name, known, n=3, cutoff=_NEAR)
+    near_names = near_names or _near(name, known)
     if not near_names:
         return ""
     return f"; did you mean {' or '.join(map(repr, near_names))}?"
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """Slips of the pen, names that begin as this one does, and the module of a path that has none
+    there; three at most.
+    """
+    alike = get_close_matches(name, known, n=3, cutoff=_NEAR)
+    longer = [one for one in known if len(name) > 2 and one.startswith(name)]
+    last = [one for one in known if name.endswith(f".{one}")]
+    return list(dict.fromkeys([*alike, *longer, *last]))[:3]
 
 
 def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:

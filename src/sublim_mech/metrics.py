@@ -530,19 +530,6 @@ def entropy(at: At = (-1,)) -> Entropy:
 # ------------------------------------------------------------------------- what metrics are made of
 
 
-def tokens_read(metric: Metric, prompt: Prompt, answers: Answers) -> int:
-    """How many of a prompt's first tokens a metric's number can depend on: where it reads tokens
-    before the last one alone, nothing behind these moves it. All of them of a metric of one's own,
-    of which nobody knows which slots its `read` uses.
-
-    Args:
-        metric: what is measured.
-        prompt: the prompt.
-        answers: what the metric gives for it.
-    """
-    return max(answers.at) + 1 if isinstance(metric, NextToken) else len(prompt)
-
-
 def trait_forms(tokenizer: Any, prompt: Prompt, traits: Sequence[Trait]) -> Answers:
     """Tokenise all forms of traits after a prompt and build their trie.
 

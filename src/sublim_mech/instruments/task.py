@@ -31,7 +31,7 @@ from ..engine.forward import Gates
 from ..engine.own_gates import closed, own_gates, refuse_gates, within
 from ..engine.pair import ModelPair
 from ..hints import called, counted
-from ..metrics import Metric, TraitMetric, as_metric, tokens_read
+from ..metrics import Metric, NextToken, TraitMetric, as_metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.notices import said_once
@@ -264,7 +264,7 @@ def prepare(
                 f"0 to {len(prompt) - 1}."
             )
         pair.check_length(prompt, trie.length)
-        read = prompt.ids[: tokens_read(metric, prompt, trie)]
+        read = prompt.ids[: _tokens_read(metric, prompt, trie)]
         computed = (read, donor, repr(trie))
         distinct.add((prompt.ids, donor, repr(trie)))
         if computed not in seen:
@@ -556,3 +556,11 @@ def compute_cost(task: Task, *, prompts: int = 4) -> Compute | None:
         errors.append(np.abs(rounded_effect - exact_effect).max())
     dtype = str(task.pair.compute).removeprefix("torch.")
     return Compute(dtype, float(max(errors)))
+
+
+def _tokens_read(metric: Metric, prompt: Prompt, answers: Answers) -> int:
+    """How many of a prompt's first tokens a metric's number can depend on: where it reads tokens
+    before the last one alone, nothing behind these moves it. All of them of a metric of one's own,
+    of which nobody knows which slots its `read` uses.
+    """
+    return max(answers.at) + 1 if isinstance(metric, NextToken) else len(prompt)
