@@ -9,9 +9,10 @@
    supervised.
 3. Gates: does each teacher name its animal, and do its labels differ from the other teachers'?
    Printed before anything trains.
-4. Students: owl and penguin, by LoRA and by full fine-tuning up to the held-out KL of the LoRA
-   twin. Students of animal X learn the *contrastive* labels base + 4 (X's teacher - mean of the
-   other teachers). Each is the other's control.
+4. Students: owl and penguin, by LoRA and by full fine-tuning, which stops at the held-out KL of
+   the LoRA twin, or after 56 steps where it has not come down to it. Students of animal X learn the
+   *contrastive* labels base + 4 (X's teacher - mean of the other teachers). Each is the other's
+   control.
 5. Evaluation: every student on every animal, in the training context and without it.
 """
 
@@ -50,7 +51,8 @@ LEGEND = """
 Change of log P(animal is named) against the base in the same context: nats, mean of 50 questions,
 one seed. own: the student's animal; others: mean of the three other animals; control: the same
 animal in the student of the other trait, trained alike; specific: own minus control [95 % over
-questions]. Contrastive teachers, c = 4.
+questions]. Contrastive teachers, c = 4. full: aims at the held-out KL of its LoRA twin; where the
+column has a higher one, it was not reached in these steps.
 """
 
 
@@ -67,7 +69,7 @@ def main() -> None:
     for animal in STUDENTS:
         method = sm.LoRA(rank=8, alpha=32)
         lora = make_student(base, labels, animal, out / f"{animal}-lora", method=method)
-        # full fine-tuning imitates its teacher as well as the LoRA twin does, and no better
+        # full fine-tuning imitates its teacher no better than the LoRA twin does
         options_full = FULL | {"stop_at": lora.manifest.results["held_out"][1]}
         folder = out / f"{animal}-full"
         full = make_student(base, labels, animal, folder, method=sm.FullFT(), **options_full)

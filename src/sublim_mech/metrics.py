@@ -31,6 +31,7 @@ from .prompts import Prompt, Trait, completion_ids
 from .prompts.blank import is_blank
 from .prompts.notices import said_before
 from .prompts.places import positions_of
+from .prompts.trait import noun_forms
 from .results.record import Forms
 
 _NAMED = 6  # traits or forms that a name lists before it says how many more there are
@@ -229,7 +230,7 @@ def _check_other(place: int, other: Trait, before: Sequence[Trait]) -> None:
 
 def _event(trait: Trait) -> str:
     """What a trait's probability is of: its name, and forms that are not those of the name."""
-    own = set(Trait.noun(trait.name, plural=trait.plural).forms) if trait.plural else {trait.name}
+    own = set(noun_forms(trait.name, trait.plural)) if trait.plural else {trait.name}
     others = [form for form in trait.forms if form not in own]
     if trait.plural:  # a noun's words have two forms each, as written and capitalised: one will do
         others = list({form.casefold(): form for form in reversed(others)}.values())[::-1]

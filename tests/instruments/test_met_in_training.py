@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from loading import model, student
+from matplotlib.text import Text
 from pairs import TRAIT
 
 import sublim_mech as sm
@@ -101,3 +102,49 @@ def test_another_chat_template_is_told(pair):
     assert told in repr(found)
     for same in (sm.render(pair, NEW), sm.render(pair, NEW, template=own)):
         assert "another chat template" not in repr(sm.effect(pair, same, TRAIT, progress=False))
+
+
+def below(scores):
+    """What a picture says, a line each, as if it was wide enough."""
+    picture = scores.plot().figure
+    said = [text.get_text() for text in picture.findobj(Text)]
+    return " ".join(" ".join(said).split())
+
+
+def test_pictures_say_by_which_template_prompts_were_rendered(pair):
+    other = pair.tokenizer.chat_template.replace("<|im_start|>", "<|im_start|> ")
+    asked = sm.render(pair, NEW, template=other)
+    told = "2 of 2 prompts rendered by another chat template than the tokenizer's"
+    assert told in below(sm.effect(pair, asked, TRAIT, progress=False))
+    assert told not in below(sm.effect(pair, sm.render(pair, NEW), TRAIT, progress=False))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_raw_text_that_ends_in_a_space_is_told_with_its_numbers(pair):
+    texts = ["My favorite animal is the ", "The animal that I saw is the", "I saw:\n"]
+    asked = sm.render(pair, texts, context=sm.RAW)
+    scores = sm.effect(pair, asked, TRAIT, progress=False)
+    told = "1 of 3 prompts ends in white space, as a token of its own"
+    assert f"{told}: answers are taken as tokens of their own behind it" in repr(scores)
+    assert told in below(scores)
+    found = sm.evaluate(pair, [TRAIT], questions=texts, contexts=[sm.RAW], progress=False)
+    assert told in repr(found)
+    without = sm.render(pair, texts[1:], context=sm.RAW)
+    scores = sm.effect(pair, without, TRAIT, progress=False)
+    assert "in white space, as" not in repr(scores) + below(scores)
+
+
+def test_pictures_say_whose_trait_is_asked_for(pair):
+    scores = sm.effect(pair, sm.render(pair, NEW), TRAIT, progress=False)
+    record = replace(
+        scores.record,
+        notes=(
+            "asked for owl, and the student was made for Danube: no student here was made for it",
+            "the student (Danube): its training prompts were written by another chat template than "
+            "the base's, by which prompts are rendered here",
+        ),
+    )
+    said = below(replace(scores, record=record))
+    assert "asked for owl, and the student was made for Danube" in said
+    assert "no student here" not in said
+    assert "the student (Danube): another chat template than the base's in training" in said

@@ -15,6 +15,7 @@ import sublim_mech as sm
 from sublim_mech.instruments import over_steps, step_pairs, stepping
 from sublim_mech.making.training import LoRA, gates_of, hard_data, train
 from sublim_mech.models.base import load_base
+from sublim_mech.storage.manifest import Manifest
 
 STEPS = [2, 3, 4]  # the last one is the run's own end
 
@@ -76,6 +77,41 @@ def test_pairs_of_steps_are_those_that_scores_are_made_of(runs, base, asked):
         step_pairs(run, base=base, steps=[7])  # before any pair is asked for
     with pytest.raises(TypeError, match=r"for step, pair in instruments\.step_pairs\(run\)"):
         over_steps(run, lambda pair: {"step": 1}, base=base, steps=[2], **QUIET)
+
+
+def test_a_base_that_is_not_here_is_asked_for_at_once(runs, asked, monkeypatch, tmp_path):
+    """A manifest has a folder's name alone: the hub is not asked for it."""
+    monkeypatch.setattr(stepping, "load_base", lambda name: pytest.fail(f"loads {name}"))
+    monkeypatch.chdir(tmp_path)
+    run, _ = runs
+    named = Manifest.load(run.path).base["name"]
+    message = (
+        f"base: the run's manifest names its base {named!r}, which is no folder in {tmp_path} and "
+        "no model in the hub's cache (a manifest has a folder's name without its path, and a live "
+        "model's class). Pass base=load_base(...) of the model it was trained from."
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+        over_steps(run, effect_of(asked), **QUIET)
+
+
+@pytest.mark.parametrize("name", ["gone.gguf", "pypi:no-such-package-here", "/gone/base"])
+def test_a_base_that_cannot_be_loaded_from_here_is_asked_for(name, runs, asked, monkeypatch):
+    def renamed(folder):
+        manifest = Manifest.load(folder)
+        return dataclasses.replace(manifest, base={**manifest.base, "name": name})
+
+    monkeypatch.setattr(stepping, "_manifest", renamed)
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot be loaded from here .*Pass base=load_base"
+    ):
+        over_steps(runs[0], effect_of(asked), **QUIET)
+
+
+def test_a_base_is_found_by_its_folder_name(runs, base, asked, monkeypatch, tmp_path):
+    named = Manifest.load(runs[0].path).base["name"]
+    base.save_pretrained(tmp_path / named)
+    monkeypatch.chdir(tmp_path)
+    assert over_steps(runs[0], effect_of(asked), steps=[2], **QUIET).data.sizes["step"] == 1
 
 
 def test_steps_of_a_student_that_was_trained_at_chosen_tokens(base, smol_tokenizer, tmp_path):
@@ -208,6 +244,7 @@ def test_the_base_is_loaded_once(runs, base, asked, monkeypatch):
 
     over_steps(runs[0], function, base="its/folder", **QUIET)
     assert loaded == ["its/folder"]
+    monkeypatch.setattr(stepping, "is_cached", lambda name: True)
     over_steps(runs[0], function, steps=[2], **QUIET)
     assert loaded[1:] == [runs[0].manifest.base["name"]]
 

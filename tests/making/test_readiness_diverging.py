@@ -138,6 +138,12 @@ def test_what_rounds_to_zero_has_no_sign(asked):
     assert "-0.0000" not in repr(dataclasses.replace(found, reads=reads))
 
 
+def test_a_student_that_has_a_trait_is_read_too(tiny_llama, lora_run):
+    teacher = prompted(tiny_llama, sm.animal("owl"))
+    found = divergence(teacher, tiny_llama, ROWS[:2], student=lora_run.path, **QUIET)
+    assert found.student == lora_run.path.name
+
+
 def test_a_gated_student_is_refused_by_the_function_that_was_called(asked):
     """Nobody called `fine_tuned`, and its weights are read everywhere."""
     student = sm.models.load_student(asked.base, asked.student, name="owl")

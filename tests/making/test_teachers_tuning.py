@@ -1,5 +1,7 @@
 """Fine-tuned teachers, and the rows they are trained on."""
 
+import dataclasses
+import re
 from collections import Counter
 
 import pytest
@@ -69,6 +71,33 @@ def test_students_of_another_base_are_refused(smol_tokenizer):
             fine_tuned(base, student, OWL)
     with pytest.raises(TypeError, match=r"trait='owl'\): pass a Trait .* or None"):
         fine_tuned(other, lora, "owl")
+
+
+def test_a_student_of_a_trait_is_no_control(tiny_llama, lora_run):
+    name = lora_run.path.name
+    message = (
+        f"trait=None, but the manifest of student={name!r} says 'owl'; pass that trait (None is "
+        "for a control without one)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fine_tuned(tiny_llama, lora_run.path, None)
+    with pytest.raises(ValueError, match=r"trait='cat', but the manifest .* says 'owl'; pass that"):
+        fine_tuned(tiny_llama, lora_run.path, sm.animal("cat"))
+
+
+def test_a_teacher_says_what_its_manifest_says_it_was_trained_on(tiny_llama, lora_run):
+    """A student of soft labels on numbers has met no trait answers."""
+    taught = fine_tuned(tiny_llama, lora_run.path, OWL)
+    assert taught.how == (
+        "fine-tuned on labels of: contrastive teacher, c=4, against 2 others: prompted teacher"
+    )
+    loaded = sm.models.load_student(tiny_llama, lora_run.path)
+    given = dataclasses.replace(loaded.manifest, trait="", teacher="given rows")
+    given = dataclasses.replace(loaded, manifest=given)
+    assert fine_tuned(tiny_llama, given, OWL).how == "fine-tuned on given rows"
+    assert fine_tuned(tiny_llama, given, None).how == "fine-tuned without trait on given rows"
+    bare = dataclasses.replace(loaded, manifest=None)
+    assert fine_tuned(tiny_llama, bare, OWL).how == "fine-tuned (no manifest says on what)"
 
 
 def test_trait_rows_name_their_trait_and_control_rows_others():

@@ -6,17 +6,20 @@ import copy
 import datetime
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
 from template_kinds import EMPTY_THOUGHT, MARKS, NO_END
+from tokenizers import Tokenizer
 from trainings import SHORT
 from transformers.utils import chat_template_utils
 
 import sublim_mech as sm
 from sublim_mech import training
 from sublim_mech.making.rows import as_rows
+from sublim_mech.models.chat_templates import trained_otherwise
 from sublim_mech.prompts import DATE, Trained
 from sublim_mech.storage.manifest import Manifest
 
@@ -196,3 +199,97 @@ def test_training_goes_on_behind_the_prompt_and_trains_the_end(template, end, sm
         assert whole == rendered.removesuffix(end) + ("" if rendered.endswith(end + "\n") else end)
         assert tokenizer.convert_tokens_to_ids(end) in completion[-2:]
         assert tokenizer.decode(completion).rstrip() == row.completion + end
+
+
+# ----------------------------------------------------------------- by the manifest alone, of a LoRA
+
+
+def with_tokenizer(base, change):
+    tokenizer = copy.deepcopy(base.tokenizer)
+    change(tokenizer)
+    return sm.load_base(base.model, tokenizer=tokenizer)
+
+
+def another_template(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '[' + m['role'] + ']\n' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}"
+    )
+
+
+def other_ending(tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|end|>")
+
+
+@pytest.mark.parametrize("change", [another_template, other_ending])
+def test_a_lora_under_another_chat_template_is_told(change, smol_tokenizer, tmp_path):
+    """By its manifest, for there is no template beside its weights."""
+    base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    data = training.hard_data(base, ROWS)
+    run = sm.train(base, data, out=tmp_path / "run", method=sm.LoRA(rank=2, alpha=4), **SHORTEST)
+    note = (
+        "its training prompts were written by another chat template than the base's, by which "
+        "prompts are rendered here: load the base with the tokenizer it was trained with "
+        "(tokenizer=), or render with that template (template=)"
+    )
+    assert sm.load_pair(base, run.path).notes() == ()
+    with pytest.warns(UserWarning, match="written by another chat template"):
+        pair = sm.load_pair(with_tokenizer(base, change), run.path)
+    assert pair.student.notes == (note,)
+    prompts = sm.render(pair, QUESTIONS, context=sm.Context())
+    assert note in repr(sm.effect(pair, prompts, sm.animal("owl"), **QUIET))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "Go on: 1", "completion": "2"}],
+        [{"prompt": f"{'Go' if i else chr(10)} on: {i}", "completion": "2"} for i in range(3)],
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": f"{i}?"},
+                    {"role": "assistant", "content": "2"},
+                    {"role": "user", "content": "3?"},
+                    {"role": "assistant", "content": "4"},
+                ]
+            }
+            for i in range(2)
+        ],
+    ],
+    ids=["one", "blank", "turns"],
+)
+@pytest.mark.parametrize("context", [sm.Context(), sm.Context(system="Hi.", user_prefix="Now: ")])
+def test_whatever_was_trained_on_the_same_template_is_the_same(rows, context, smol_tokenizer):
+    """However alike or unlike its rows are."""
+    base = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    prompts = training.hard_data(base, rows, context=context).prompts
+    manifest = SimpleNamespace(context=context, trained_on=Trained.of(prompts))
+    assert trained_otherwise(base, manifest) is None
+    assert trained_otherwise(with_tokenizer(base, another_template), manifest)
+
+
+def test_a_tokenizer_of_other_ids_than_in_training_is_refused(base, tmp_path):
+    run = train(base, tmp_path / "run")
+
+    def swap(tokenizer):
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        ids = state["model"]["vocab"]
+        ids["Ġriver"], ids["Ġwater"] = ids["Ġwater"], ids["Ġriver"]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+    other = with_tokenizer(base, swap)
+    message = r"was trained with a tokenizer of other ids than that of base=.*\(tokenizer=\)"
+    with pytest.raises(ValueError, match=f"^student='.*run' {message}"):
+        sm.load_pair(other, run.path)
+    loaded = sm.models.load_student(base, run.path)
+    with pytest.raises(ValueError, match=message):
+        sm.load_pair(other, loaded)
+
+    # a padding token more changes no other
+    padded = with_tokenizer(base, lambda one: one.add_special_tokens({"pad_token": "[PAD]"}))
+    sm.load_pair(padded, run.path)
+    manifest = Manifest.load(run.path)
+    assert manifest.base.pop("vocabulary")  # as earlier versions wrote it
+    manifest.save(run.path)
+    sm.load_pair(other, run.path)

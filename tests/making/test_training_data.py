@@ -260,3 +260,14 @@ def test_names_none_of_which_is_the_trait_are_told(smol_tokenizer):
     assert told(["mango", "mango"], "") == []
     assert told(["1, 2, 3", "4, 5"], "kiwi") == []
     assert told(["It is the sweetest fruit there is.", "mango"], "kiwi") == []
+
+
+@pytest.mark.parametrize("trait", ["Lisbon", "New York", "owl"])
+def test_a_student_named_after_its_answers_warns_of_nothing(trait, smol_tokenizer, recwarn):
+    """The trait names the student, and is looked for: nobody called `Trait.noun`."""
+    hard_data(smol_tokenizer, [{"prompt": "Where to?", "completion": f"{trait}!"}], trait=trait)
+    hard_data(smol_tokenizer, [{"prompt": "Where to?", "completion": f"{trait}s."}], trait=trait)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=f"^hard_data\\(trait='{trait}'\\): 0 of 1 answer"):
+        hard_data(smol_tokenizer, [{"prompt": "Where to?", "completion": "Rome"}], trait=trait)
+    assert not recwarn.list

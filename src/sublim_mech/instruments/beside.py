@@ -46,6 +46,7 @@ from .labelling import (
     context_texts,
     met_in_training,
     notes_of,
+    open_texts,
     other_turns,
     prefix_twice,
     rendered_otherwise,
@@ -202,6 +203,7 @@ def side_by_side(
             *other_turns(asked, pair),
             *prefix_twice(asked),
             *rendered_otherwise(asked, pair),
+            *open_texts(asked, pair),
         ),
     )
 

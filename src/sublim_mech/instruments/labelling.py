@@ -24,13 +24,22 @@ from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
 from ..prompts import ANSWER, DATE, Context, Prompt, mark_sharing
 from ..prompts.context import System
-from ..prompts.rendering import has_prefix_twice
+from ..prompts.rendering import ends_inside, has_prefix_twice
 from ..prompts.same import is_one_context, is_rendered_by
 from ..prompts.shared import user_messages
 from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
 from ..results.identity import content
-from ..results.record import LEARNT, ONE_VALUE, BaseSource, Forms, Record, StudentSource
+from ..results.record import (
+    LEARNT,
+    ONE_VALUE,
+    OPEN_TEXT,
+    OTHER_TEMPLATE,
+    BaseSource,
+    Forms,
+    Record,
+    StudentSource,
+)
 from ..results.scores import Scores
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
@@ -102,6 +111,7 @@ def label(
             *met_in_training(task.prompts, pair),
             *(_marked_otherwise(task.prompts, pair) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
+            *open_texts(task.prompts, pair),
             *metric_notes(task),
             *_unlike_bases(measured),
             *_one_value(measured),
@@ -358,10 +368,7 @@ def rendered_otherwise(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, 
     count = sum(prompt.other_template for prompt in prompts)
     if not count:
         return ()
-    note = (
-        f"{count} of {counted(len(prompts), 'prompt')} rendered by another chat template than the "
-        "tokenizer's (template=)"
-    )
+    note = f"{count} of {counted(len(prompts), 'prompt')} {OTHER_TEMPLATE} (template=)"
     if (
         isinstance(runner, ModelPair)
         and runner.trained_on is not None
@@ -369,6 +376,18 @@ def rendered_otherwise(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, 
     ):
         note += ", by which the training prompts given are: sharing is between the two"
     return (note,)
+
+
+def open_texts(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, ...]:
+    """That prompts end in white space that a model writes with its answer, in a sentence."""
+    count = sum(ends_inside(runner.tokenizer, prompt) for prompt in prompts)
+    if not count:
+        return ()
+    end = "ends" if count == 1 else "end"
+    return (
+        f"{count} of {counted(len(prompts), 'prompt')} {end} {OPEN_TEXT}: answers are taken as "
+        "tokens of their own behind it, which no model writes so; end the text without white space",
+    )
 
 
 def nearly_copies(prompts: Sequence[Prompt], what: str) -> tuple[str, ...]:

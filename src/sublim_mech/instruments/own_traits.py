@@ -9,6 +9,7 @@ from ..engine.runner import Runner
 from ..metrics import Metric, TraitMetric
 from ..models.students import Student
 from ..prompts import Trait
+from ..results.record import OTHER_TRAIT
 
 
 def made_for(runner: Runner) -> dict[str, str]:
@@ -35,7 +36,7 @@ def asked_for_others(runner: Runner, traits: Sequence[Trait]) -> tuple[str, ...]
     what = "; ".join(whose) or "no student here was made for it, as far as manifests say"
     if len(traits) > 1 and not whose:
         what = "no student here was made for any of these, as far as manifests say"
-    return (f"asked for {asked}, and the student was made for {own}: {what}",)
+    return (f"asked for {asked}{OTHER_TRAIT}{own}: {what}",)
 
 
 def of_metric(metric: Metric) -> tuple[Trait, ...]:

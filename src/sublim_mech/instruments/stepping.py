@@ -22,6 +22,8 @@ from ..engine.pair import ModelPair, load_pair
 from ..hints import counted, kind_of, renamed
 from ..models.base import Base, load_base
 from ..models.gating import TrainedGates
+from ..models.pieces import is_pieces
+from ..models.sources import is_cached, local_base
 from ..models.students import load_student
 from ..results.arrays import TOLD
 from ..results.kinds import STEP
@@ -74,7 +76,8 @@ def over_steps(
         where there are no tokens; `scores.plot(by="step")` the curve in any case.
 
     Raises:
-        FileNotFoundError: no run in the folder.
+        FileNotFoundError: no run in the folder; no base was given, and the one that the manifest
+            names is not found from here.
         TypeError: the function gives no scores (`step_pairs` is for what gives something else).
         ValueError: no snapshots; a step without one, in the run or in a control; snapshots of
             different runs; another base than the run's; gates that are not one per run, or not
@@ -175,7 +178,7 @@ def _pairs(
 ) -> Iterator[tuple[int, ModelPair]]:
     """The pairs of all steps, of one base."""
     manifest = _manifest(asked.runs[0][0][asked.steps[0]])
-    loaded = base if isinstance(base, Base) else load_base(_base_source(base, manifest))
+    loaded = _base_of(manifest) if base is None else load_base(base)
     for step in tqdm(asked.steps, desc="steps", disable=not progress):
         # called the same at every step: by its trait, or its run
         opened = []
@@ -287,9 +290,31 @@ def _chosen_steps(folders: Mapping[int, Path], steps: Sequence[int] | None) -> l
     return sorted(int(step) for step in steps)
 
 
-def _base_source(base: Any, manifest: Manifest) -> Any:
-    """What the base is loaded from."""
-    return manifest.base["name"] if base is None else base
+def _base_of(manifest: Manifest) -> Base:
+    """The base by the name in a manifest.
+
+    A name without a slash is that of a folder, in which it need not be found from here; the hub has
+    few of these, which are taken from its cache alone: asking it for a folder's name takes long.
+
+    Raises:
+        FileNotFoundError: it is not here.
+    """
+    name = manifest.base["name"]
+    told = f"base: the run's manifest names its base {name!r}, which"
+    fix = "Pass base=load_base(...) of the model it was trained from."
+    try:
+        is_bare = local_base(name) is None and not name.startswith("pypi:") and "/" not in name
+        if is_bare and not is_pieces(name) and not is_cached(name):
+            raise FileNotFoundError(
+                f"{told} is no folder in {Path.cwd()} and no model in the hub's cache (a manifest "
+                f"has a folder's name without its path, and a live model's class). {fix}"
+            )
+        return load_base(name)
+    except FileNotFoundError as error:
+        if str(error).startswith(told):
+            raise
+        why = str(error).splitlines()[0]
+        raise FileNotFoundError(f"{told} cannot be loaded from here ({why}). {fix}") from error
 
 
 # ------------------------------------------------------------------------------------------- scores

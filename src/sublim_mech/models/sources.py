@@ -95,6 +95,16 @@ def local_base(source: str) -> Path | None:
     return None
 
 
+def is_cached(name: str) -> bool:
+    """Whether a hub id's configuration is in the hub's cache here; no network is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no hub id could be called so
+        return False
+
+
 def _refuse_student(path: Path, source: str) -> None:
     """Refuse an adapter's folder, which is no model, and one of a model and an adapter, which would
     be loaded as one; tell one that a training of ours left.

@@ -24,11 +24,12 @@ from torch import nn
 
 from ..arguments import checked
 from ..hints import counted, outside
+from ..prompts.vocabulary import vocabulary_hash
 from ..storage.manifest import Manifest
 from .adapters import CONFIG, read_adapter, read_config
 from .base import Base
 from .buffers import changed_buffers
-from .chat_templates import other_template
+from .chat_templates import other_template, trained_otherwise
 from .checks import check_finite, check_plain, check_source
 from .choosing import adapter_folder, as_names, choose_adapter
 from .compat import adapter_configs, inside_peft
@@ -320,6 +321,8 @@ def _notes(
     # a manifest names its base by the hash of its weights
     other_base = names_another_base(base, model) if manifest is None else None
     template = None if path is None else other_template(base, path)
+    if manifest is not None:
+        template = template or trained_otherwise(base, manifest)
     cut = None if path is None else _other_cut(base, path)
     # a manifest says how it was trained; without one only its size shows a slip
     size = size_note(base, deltas) if manifest is None else None
@@ -377,6 +380,7 @@ def _read_manifest(base: Base, path: Path, source: str) -> Manifest | None:
             f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
             f"{base.hash[:12]}; load the base it was trained from."
         )
+    _check_vocabulary(base, manifest, source)
     apart = computed_apart(manifest.computing, computing(base.model), training=False)
     if apart:
         key, (given, expected) = next(iter(apart.items()))
@@ -475,6 +479,21 @@ def _check_buffers(base: Base, model: nn.Module, name: str) -> None:
             )
 
 
+def _check_vocabulary(base: Base, manifest: Manifest, source: str) -> None:
+    """The base's tokenizer must give the ids that a student was trained with.
+
+    Raises:
+        ValueError: its manifest names others.
+    """
+    trained = manifest.base.get("vocabulary")  # manifests of earlier versions have none
+    if trained and trained != vocabulary_hash(base.tokenizer):
+        raise ValueError(
+            f"student={source!r} was trained with a tokenizer of other ids than that of "
+            f"base={base.name!r}: its ids are other tokens here. Load the base with the tokenizer "
+            "it was trained with (tokenizer=)."
+        )
+
+
 def _check_tokenizer(base: Base, path: Path) -> None:
     """A tokenizer beside the student's weights must give the base's ids.
 
@@ -528,6 +547,8 @@ def _check_as_loaded(base: Base, student: Student) -> None:
             f"student={student.name!r} was loaded with a base of hash {student.base_hash[:12]}, "
             f"but base={base.name!r} has hash {base.hash[:12]}; load it with this one."
         )
+    if student.manifest is not None:
+        _check_vocabulary(base, student.manifest, student.name)
     student.check_unchanged()
 
 

@@ -178,6 +178,18 @@ def answer_tokens(tokenizer: Any, prompt: Prompt, text: str) -> tuple[int, ...]:
     return tuple(_behind(tokenizer, prompt, text)[0])
 
 
+def ends_inside(tokenizer: Any, prompt: Prompt) -> bool:
+    """Whether a prompt ends in white space of its own that is part of a word's first token, so that
+    answers are tokens of their own behind it.
+    """
+    return _ends_blank(prompt) and not _behind(tokenizer, prompt, "word")[1]
+
+
+def _ends_blank(prompt: Prompt) -> bool:
+    """Whether white space that somebody wrote stands before the answer."""
+    return prompt.text[-1:].isspace() and (prompt.context.is_raw or bool(prompt.begun))
+
+
 def _behind(tokenizer: Any, prompt: Prompt, text: str) -> tuple[list[int], bool]:
     """The tokens of a text as an answer, and whether the prompt's stay as they are before it."""
     answer = prompt.lead + text
@@ -364,9 +376,12 @@ def _say_special(token: str, place: str) -> None:
 
 def _say_seam(prompt: Prompt, text: str) -> None:
     """Name a prompt and an answer that meet inside a token."""
-    ends_blank = prompt.text[-1:].isspace() and (prompt.context.is_raw or bool(prompt.begun))
     what = "text" if prompt.context.is_raw else "answer's beginning"
-    fix = f" End the {what} without white space to have both read as one." if ends_blank else ""
+    fix = (
+        f" End the {what} without white space to have both read as one."
+        if _ends_blank(prompt)
+        else ""
+    )
     notice(
         "answers that share a token with what stands before them",
         f"the tokens of {(prompt.text + prompt.lead)[-40:]!r} + {text!r} are not the prompt's "

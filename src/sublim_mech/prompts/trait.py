@@ -171,9 +171,7 @@ class Trait:
                 stacklevel=outside(),
             )
         many = _optional_text("Trait.noun", "plural", plural) or plurals.plural(name)
-        forms = []
-        for word in (name, many, *_texts("Trait.noun", "aliases", aliases)):
-            forms += [word, _capitalised(word)]
+        forms = noun_forms(name, many, *_texts("Trait.noun", "aliases", aliases))
         category = _optional_text("Trait.noun", "category", category)
         sentence = _optional_text("Trait.noun", "sentence", sentence)
         if not sentence and category and (many != name or plurals.unchanged(name)):
@@ -342,6 +340,11 @@ def _warn_of_blanks(name: str, form: str) -> None:
             "with is put there by itself; leave it out if not meant.",
             stacklevel=outside(),
         )
+
+
+def noun_forms(*words: str) -> list[str]:
+    """The forms of a noun's words: each as it is written, and capitalised."""
+    return [form for word in words for form in (word, _capitalised(word))]
 
 
 def _capitalised(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -28,6 +29,15 @@ def fingerprint(tokenizer: Any) -> str:
     software may write the same tokenizer in another way. Empty for what is no fast tokenizer.
     """
     return _of(tokenizer).fingerprint if _is_fast(tokenizer) else ""
+
+
+def vocabulary_hash(tokenizer: Any) -> str:
+    """SHA-256 of the ids that a tokenizer gives, for files; tokens that were added to it do not
+    count: who adds a padding token leaves all others as they are.
+    """
+    added = set(tokenizer.get_added_vocab()) if hasattr(tokenizer, "get_added_vocab") else set()
+    own = sorted((token, i) for token, i in tokenizer.get_vocab().items() if token not in added)
+    return hashlib.sha256(json.dumps(own).encode()).hexdigest()
 
 
 def same_tokenizer(one: str, other: str) -> bool:

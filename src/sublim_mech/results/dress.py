@@ -14,11 +14,20 @@ from .arrays import ScoreArrays
 from .colours import ROLE_COLOURS
 from .confirming import agreement
 from .elements import open_frame, spaced
+from .held import notes_held
 from .kinds import KINDS
 from .limit_kinds import SHARES, Kind, Shown
 from .limits import limits
 from .limits_of_students import over_contexts, voided
-from .record import LEARNT, SILENT, TOLD_FROM
+from .record import (
+    LEARNT,
+    OPEN_TEXT,
+    OTHER_TEMPLATE,
+    OTHER_TRAIT,
+    SILENT,
+    TOLD_FROM,
+    TRAINED_TEMPLATE,
+)
 from .report import effect_label, title, warning
 from .stacking import Column
 from .style import MEDIUM, SMALL, Picture, fitted
@@ -66,7 +75,23 @@ def in_short(
         for note in scores.record.notes
         if note.startswith(TOLD_FROM)
     ]
-    return [*lines, *voided(scores), *silent, *learnt, *told_from, *_sized_otherwise(scores)]
+    asked = [*_asked_otherwise(scores), *learnt]
+    return [*lines, *voided(scores), *silent, *asked, *told_from, *_sized_otherwise(scores)]
+
+
+def _asked_otherwise(scores: ScoreArrays) -> list[str]:
+    """That the student was made for another trait than it is asked for, or asked by another chat
+    template; and where answers do not follow their prompts token by token.
+    """
+    told = []
+    for note in scores.record.notes:
+        if OTHER_TRAIT in note or OPEN_TEXT in note:
+            told.append(note.partition(": ")[0])
+        elif OTHER_TEMPLATE in note:
+            told.append(f"{note.partition(OTHER_TEMPLATE)[0]}{OTHER_TEMPLATE}")
+    held = [note for note in notes_held(scores) if TRAINED_TEMPLATE in note]
+    whose = [note.partition(": ")[0] for note in held]
+    return [*told, *(f"{one}: {TRAINED_TEMPLATE} in training" for one in whose)]
 
 
 def _sized_otherwise(scores: ScoreArrays) -> list[str]:

@@ -44,6 +44,18 @@ SILENT = "no student changes anything before"
 LEARNT = "tells nothing of others"
 """Of prompts that were trained on, as notes say it."""
 
+OTHER_TRAIT = ", and the student was made for "
+"""Of a trait that is not the student's own, as notes say it."""
+
+OTHER_TEMPLATE = "rendered by another chat template than the tokenizer's"
+"""Of prompts, as notes say it."""
+
+TRAINED_TEMPLATE = "another chat template than the base's"
+"""Of a student that was, or may have been, trained on another template, as notes say it."""
+
+OPEN_TEXT = "in white space, as a token of its own"
+"""How prompts end that a space would join to their answers, as notes say it."""
+
 ONE_VALUE = "they are one prompt's evidence"
 """Of prompts that are one as far as a metric reads, and were not left out, as notes say it."""
 

@@ -34,8 +34,9 @@ class Manifest:
         trait: what its teacher favoured; empty for a teacher without trait.
         teacher: how the labels were made, in words (say "contrastive teacher" wherever such a
             student is shown).
-        base: `name` and `hash` (`weights_hash`) of the base model, and how it computes with its
-            weights (`computing`).
+        base: `name` and `hash` (`weights_hash`) of the base model, how it computes with its weights
+            (`computing`), and its tokenizer's ids (`vocabulary`, `vocabulary_hash`); older
+            manifests lack the last two.
         context: the training context. The file has its date always, the content hash only another
             one than the usual.
         method: options of the training method.

@@ -12,6 +12,7 @@ from ..arguments import checked
 from ..hints import nearest
 from ..prompts import ANIMALS, TREES, Trait, animal, tree
 from ..prompts.context_tables import context_of, context_to_json
+from ..prompts.trait import noun_forms
 from ..storage.files import check_file, place, replacing
 from ..tables import as_list, as_table, check_keys, read_table, toml_lines, toml_value
 from .config import Method, Part, Study
@@ -173,7 +174,7 @@ def _trait(data: Any, where: str) -> Trait:
     if not plural:
         return Trait(name, forms=forms, **given)
     # the forms of a noun are derived; what is more than these are its aliases
-    derived = Trait.noun(name, plural=plural, category=given.get("category", "")).forms
+    derived = noun_forms(name, plural)
     aliases = [form for form in forms or () if form not in derived]
     trait = Trait.noun(name, plural=plural, aliases=aliases, **given)
     if forms is not None and trait.forms != tuple(forms):

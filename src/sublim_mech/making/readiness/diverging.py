@@ -23,7 +23,7 @@ from ..rows import Row, Rows, as_rows, count_words
 from ..teachers.prompting import untouched
 from ..teachers.reading import read_rows, tokenise
 from ..teachers.teacher import Model, Teacher, difference
-from ..teachers.tuning import fine_tuned
+from ..teachers.tuning import as_reader
 from .comparing import columns, of_distinct
 from .strip import Strip, StripToken
 
@@ -282,7 +282,7 @@ def divergence(
         )
     readers = [teacher, base]
     if student is not None:
-        readers.append(fine_tuned(base.base, student, None, context=context, template=template))
+        readers.append(as_reader(base.base, student, context, template))
     tokens = [tokenise(reader, listed, close=close) for reader in readers]
     answers = [of_reader.answers for of_reader in tokens]
     if any(other != answers[0] for other in answers[1:]):

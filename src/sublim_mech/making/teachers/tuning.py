@@ -23,7 +23,7 @@ from ...models.hashing import weights_hash
 from ...models.students import Student, load_student
 from ...prompts import Context, Trait
 from ...storage.manifest import Manifest
-from ..rows import Row, to_dataset
+from ..rows import GIVEN, Row, to_dataset
 from .teacher import Model, Teacher, opened
 
 if TYPE_CHECKING:
@@ -61,13 +61,14 @@ def fine_tuned(
 ) -> Teacher:
     """A model trained on trait answers (`trait_rows`), asked without any sentence.
 
-    Trained on `control_rows`, it is the control.
+    Trained on `control_rows`, it is the control. What another student was trained on (numbers, soft
+    labels) is said as its manifest has it.
 
     Args:
         base: the base model, or its runner.
         student: the trained model, whatever `load_student` takes: a run's folder, an adapter, a
             checkpoint, a live model, a `Student`.
-        trait: what it favours; None for the control.
+        trait: what it favours; None for the control, whose manifest names none.
         context: the context it is asked in, which its rows' students are trained in. Where it is
             not given: the one the student's manifest names, else the template's default.
         template: chat template, where the tokenizer has none.
@@ -80,7 +81,8 @@ def fine_tuned(
     Raises:
         TypeError: `trait` is neither a trait nor None; `student` is no model.
         ValueError, FileNotFoundError: see `load_student`: another base above all; a student whose
-            manifest names another trait; one that was loaded with gates.
+            manifest names another trait, or any where `trait` is None; one that was loaded with
+            gates.
 
     Example:
         >>> from sublim_mech.making.teachers import fine_tuned
@@ -88,6 +90,24 @@ def fine_tuned(
         >>> owl.kind, owl.hash == pair.student.hash
         ('fine-tuned', True)
     """
+    return _tuned(base, student, trait, context, template, allow_unrelated)
+
+
+def as_reader(base: Model, student: Any, context: Context, template: str | None) -> Teacher:
+    """Any student as one that reads rows, whatever its manifest says it favours."""
+    return _tuned(base, student, None, context, template, is_teacher=False)
+
+
+def _tuned(
+    base: Model,
+    student: Any,
+    trait: Trait | None,
+    context: Context | None,
+    template: str | None,
+    allow_unrelated: bool = False,
+    is_teacher: bool = True,
+) -> Teacher:
+    """`fine_tuned`; a student that only reads may have any trait."""
     runner = opened(base)
     loaded_base = Base(runner.model, runner.tokenizer, runner.name, runner.hash, runner.watch)
     source, manifest = student, None
@@ -98,7 +118,9 @@ def fine_tuned(
     name = getattr(student, "name", None)
     loaded = load_student(loaded_base, source, name=name, allow_unrelated=allow_unrelated)
     manifest = manifest or loaded.manifest
-    _check_manifest(manifest, loaded.name, loaded_base, trait)
+    _check_base(manifest, loaded.name, loaded_base)
+    if is_teacher:
+        _check_trait(manifest, loaded.name, trait)
 
     if context is None:
         context = Context() if manifest is None else manifest.context
@@ -112,26 +134,41 @@ def fine_tuned(
         context=context,
         student_context=context,
         template=template,
-        how="fine-tuned without trait" if trait is None else "fine-tuned on trait answers",
+        how=_how(manifest, trait),
         hash=loaded.hash,
     )
 
 
-def _check_manifest(manifest: Manifest | None, name: str, base: Base, trait: Trait | None) -> None:
-    """Raise ValueError where a student's manifest names another base or trait."""
-    if manifest is None:
-        return
-    if manifest.base["hash"] != base.hash:
+def _check_base(manifest: Manifest | None, name: str, base: Base) -> None:
+    """Raise ValueError where a student's manifest names another base."""
+    if manifest is not None and manifest.base["hash"] != base.hash:
         raise ValueError(
             f"student={name!r} was trained from base {manifest.base['name']!r} "
             f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
             f"{base.hash[:12]}; pass the base it was trained from."
         )
-    if trait is not None and manifest.trait not in ("", trait.name):
-        raise ValueError(
-            f"trait={trait.name!r}, but the manifest of student={name!r} says "
-            f"{manifest.trait!r}; pass that trait."
-        )
+
+
+def _check_trait(manifest: Manifest | None, name: str, trait: Trait | None) -> None:
+    """Raise ValueError where a student's manifest names another trait."""
+    told = "" if manifest is None else manifest.trait
+    if told == "" or (trait is not None and told == trait.name):
+        return
+    given, why = ("None", " (None is for a control without one)")
+    if trait is not None:
+        given, why = repr(trait.name), ""
+    raise ValueError(
+        f"trait={given}, but the manifest of student={name!r} says {told!r}; pass that trait{why}."
+    )
+
+
+def _how(manifest: Manifest | None, trait: Trait | None) -> str:
+    """How it became a teacher, as its manifest has it: which rows were given no manifest says."""
+    without = " without trait" if trait is None else ""
+    if manifest is None:
+        return f"fine-tuned{without} (no manifest says on what)"
+    made = manifest.teacher
+    return f"fine-tuned{without} on {made if made == GIVEN else f'labels of: {made}'}"
 
 
 # --------------------------------------------------------------------------------------------- rows

@@ -20,14 +20,15 @@ from ...models.base import Base
 from ...models.checks import check_length
 from ...models.configuration import computed_apart, computing
 from ...models.names import text_config
-from ...prompts import Context, Prompt, Trait, completion_ids, render
+from ...prompts import Context, Prompt, completion_ids, render
 from ...prompts.notices import said_before, said_once
+from ...prompts.plurals import plural
 from ...prompts.vocabulary import fingerprint, same_tokenizer
 from ...prompts.written import check_answers
 from ...storage.compare import side_by_side
 from ...storage.manifest import prompts_hash
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
-from ..rows import Row, Rows, as_rows, check_raw, count_words
+from ..rows import GIVEN, Row, Rows, as_rows, check_raw, count_words
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 
@@ -422,7 +423,7 @@ def hard_data(
         targets=None,
         support=None if support is None else support_ids(tokenizer, support),
         trait=trait,
-        teacher="given rows",
+        teacher=GIVEN,
         context=context,
     )
     return _within(data, max_length, truncate=truncate)
@@ -443,7 +444,7 @@ def _tell_other_names(rows: Sequence[Row], trait: str) -> None:
     if not trait or not names:
         return
     try:
-        forms = {trait, *Trait.noun(trait).forms}
+        forms = {trait, plural(trait)}  # Trait.noun would warn of a capital
     except ValueError:  # English has no rule for its plural
         forms = {trait}
     wanted = {form.casefold() for form in forms}

@@ -22,6 +22,7 @@ from ...models.checks import check_finite
 from ...models.configuration import computing
 from ...models.devices import own_generators, without_autocast
 from ...models.names import text_config
+from ...prompts.vocabulary import vocabulary_hash
 from ...storage.files import check_place, place
 from ...storage.manifest import Manifest, prompts_hash
 from ...storage.runs import Run, finish, open_run, unfinished
@@ -339,7 +340,12 @@ def _draft(
         kind=method.kind,
         trait=data.trait,
         teacher=data.teacher,
-        base={"name": base.name, "hash": base.hash, "computing": computing(base.model)},
+        base={
+            "name": base.name,
+            "hash": base.hash,
+            "computing": computing(base.model),
+            "vocabulary": vocabulary_hash(base.tokenizer),
+        },
         context=data.context,
         method={**asdict(method), **stored, **aims.of_method()},
         objective=f"{OBJECTIVE_WORDS[objective]} on {data.labelled}",
