@@ -279,12 +279,17 @@ def answer_part(scores: ScoreArrays) -> str:
     Where none are fed (an answer of one token) that is said.
     """
     effect = scores.answer_effect.values
-    if not scores.of_answer.values.any() and not effect.any():
+    if not answer_is_fed(scores):
         return "no token of an answer is fed: the prompt's tokens carry all"
     share = float(shares_of_total(scores, effect).mean)
     carried = in_words(float(effect.mean()), share, scores.unit)
     cells = ", all cells," if scores.selected else ""  # rows are of those that were chosen
     return f"the answer's own tokens{cells} carry {carried}"
+
+
+def answer_is_fed(scores: ScoreArrays) -> bool:
+    """Whether any token of an answer is fed; a selection of positions may have none of them."""
+    return bool(scores.of_answer.values.any() or scores.answer_effect.values.any())
 
 
 def in_words(effect: float, share: float, unit: str) -> str:
