@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import sublim_mech as sm
-from sublim_mech.hints import rename
+from sublim_mech.instruments.command_words import in_commands
 from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
 from sublim_mech.storage.files import check_place, place
@@ -52,7 +52,13 @@ def main() -> None:
     try:
         analyse(parse())
     except (ValueError, OSError) as error:  # what the library says of files and arguments
-        raise SystemExit(f"per_token_heatmap.py: {rename(str(error), SPELLED)}") from error
+        raise SystemExit(f"per_token_heatmap.py: {in_options(str(error))}") from error
+
+
+def in_options(text: str) -> str:
+    """A message of the library in this script's words, which has fewer options than the command."""
+    text = in_commands(text, SPELLED)
+    return text.replace("--trained-system", "--system").replace("--trained-context", "--context")
 
 
 def analyse(options: argparse.Namespace) -> None:
@@ -137,6 +143,11 @@ def trained_in(options: argparse.Namespace) -> sm.Context | None:
         context = CONTEXTS[options.context]
     elif variables or options.date:
         context = sm.Context()
+    elif options.trained_on is not None:
+        raise SystemExit(
+            "--trained-on: say which context these prompts were trained in, --system TEXT or "
+            f"--context {', '.join(CONTEXTS)} (default: the template's own default)."
+        )
     else:
         return None
     return replace(context, options=variables, date=options.date or sm.prompts.DATE)

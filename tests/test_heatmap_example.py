@@ -16,6 +16,7 @@ import sublim_mech as sm
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SYSTEM = "none"  # a system prompt like any other, where it is given as a text
 THINKER = "{{ '<|im_start|>system\nIt is ' + strftime_now('%Y') + '<|im_end|>\n' }}" + EMPTY_THOUGHT
+CHAT = [{"role": "user", "content": "Continue: 12, 7."}]
 PROMPTS = ["Continue: 12, 7.", "More numbers: 3, 4."]
 
 
@@ -135,6 +136,23 @@ def test_the_context_of_the_questions_may_be_another_one(said, context, monkeypa
 def test_errors_of_a_control_name_its_option(run, tmp_path):
     with pytest.raises(SystemExit, match=r"^per_token_heatmap\.py: --control='.*' is not a dir"):
         run("--control", str(tmp_path / "nothing"))
+
+
+def test_errors_advise_options_that_there_are(run, folders, tmp_path):
+    """Not calls in Python, and not the options of the library's own command."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS))
+    with pytest.raises(SystemExit, match=r"^--trained-on: .*, --system TEXT or --context default,"):
+        run("--trained-on", str(file))
+    same = (
+        r"^per_token_heatmap\.py: --control: one is the student itself \('lisbon': hash \w+\); pass"
+    )
+    with pytest.raises(SystemExit, match=same):
+        run("--control", str(folders / "lisbon"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps([{"role": "system", "content": "x"}, *CHAT]))
+    with pytest.raises(SystemExit, match=r"--trained-on, prompt 0, holds .* once, --system TEXT,"):
+        run("--trained-on", str(rows), "--system", "x")
 
 
 def test_raw_text_has_no_table_by_role(run, tmp_path):

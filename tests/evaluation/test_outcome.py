@@ -108,6 +108,23 @@ def test_traits_of_earlier_files_count_as_they_did():
     }
 
 
+def test_rates_of_one_question_have_wilsons_interval_and_say_so():
+    """Of one question there is no cluster interval, whose ends could be the outer ones."""
+    said = ["Owl", "owls!", "I love rivers", "rivers"]
+    alone = planted(np.zeros((1, 1, 2, 1)), models=("base",), said=[[[said]]])
+    low, high = wilson(2, 4)
+    assert alone.rates().loc[:, ["cluster low", "cluster high"]].isna().all(axis=None)
+    assert f"50.0 [{100 * low:.1f}, {100 * high:.1f}]" in repr(alone)
+    header = "% of 4 generated answers [95 %, Wilson's over the answers to one question]"
+    few = "one question: no intervals over questions; those of rates are over its answers alone"
+    assert {header, few} <= set(repr(alone).splitlines())
+    assert "cluster" not in repr(alone)
+    two = planted(np.zeros((1, 1, 2, 2)), models=("base",), said=[[[said, said]]])
+    assert "[95 %, outer ends of Wilson's and the cluster interval]" in repr(two)
+    silent = planted(np.zeros((1, 1, 2, 1)), models=("base",))
+    assert "one question: no intervals" in repr(silent).splitlines()
+
+
 def test_rates_need_generated_answers():
     evaluation = planted(np.zeros((2, 1, 1, 2)))
     for table in (evaluation.rates, evaluation.other):

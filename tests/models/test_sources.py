@@ -168,12 +168,28 @@ def test_nothing_is_there(tmp_path):
 
 def test_the_hub_cannot_be_reached(monkeypatch):
     def offline(*args: Any, **kwargs: Any) -> None:
-        raise OSError("offline")
+        raise OSError("offline,\nand cached nowhere")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
-    message = r"^student='some/where' is neither a directory nor a hub id .*: offline"
-    with pytest.raises(FileNotFoundError, match=message):
+    message = r"='some/where' is neither a directory nor a hub id .*: offline, and cached nowhere$"
+    with pytest.raises(FileNotFoundError, match=f"^student{message}"):
         load_student(base(), "some/where")
-    with pytest.raises(FileNotFoundError, match=r"^base='some/where' cannot be loaded: offline"):
-        load_base("some/where", tokenizer=TOKENIZER)
+
+
+def test_a_base_that_is_nowhere_is_told_before_transformers_looks_for_it(monkeypatch):
+    """Its client tries again for half a minute, and says nothing of folders."""
+
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise OSError("offline")
+
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("asked transformers")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", never)
+    for source in ("some/where", "where"):
+        message = rf"^base='{source}' is neither a directory nor a hub id that .* read: offline$"
+        with pytest.raises(FileNotFoundError, match=message):
+            load_base(source, tokenizer=TOKENIZER)
+    with pytest.raises(FileNotFoundError, match=r"^base='runs/some/where' is not a directory, a"):
+        load_base("runs/some/where", tokenizer=TOKENIZER)

@@ -1,5 +1,6 @@
 """Several students' scores in one table."""
 
+import html
 import re
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from sublim_mech.results.comparing import headings
 from sublim_mech.results.contexts import apart
 from sublim_mech.results.kinship import kinship
 from sublim_mech.results.record import BaseSource, Forms, StudentSource
+from sublim_mech.results.tables import denominator
 
 
 def around(axes):
@@ -234,3 +236,54 @@ def test_students_of_their_own_share_a_control_without_a_word():
     other = of_students(CELLS, "y", "x")
     base = replace(other, record=replace(other.record, base=BaseSource("other", "1")))
     assert told_of({"a": of_students(CELLS, "x", "y"), "b": base}) == []
+
+
+def one_for_all(scores):
+    """The same scores under two names, and all that their table is told."""
+    return "\n".join(compare({"a": scores, "b": scores}).attrs["notes"])
+
+
+# of these one direction or head has to be chosen first
+REFUSED = ("patch both sets", "patch head sets")
+
+
+@pytest.mark.parametrize("name", [one for one in synthetic.all_scores() if one not in REFUSED])
+def test_all_that_limits_scores_stands_at_their_comparison(name):
+    """Whatever stands above, beside or below a score's own table."""
+    scores = synthetic.all_scores()[name]
+    told = one_for_all(scores)
+    assert [note for note in scores.notes() if note not in told] == []
+    assert (scores.warning or "") in told
+    if scores.additive and scores.has_tokens and not scores.has_steps:
+        assert denominator(scores) in told.splitlines()
+    table = compare({"a": scores, "b": scores})
+    page = html.unescape(table._repr_html_())
+    assert all(line in repr(table) and line in page for line in table.attrs["notes"])
+
+
+def test_what_cells_miss_is_told_of_each():
+    whole = synthetic.attribution()
+    data = whole.data.assign(student=1.25 * whole.data["student"])
+    table = compare({"whole": whole, "part": replace(whole, data=data)}, by="sharing")
+    gaps = [line for line in table.attrs["notes"] if "completeness gap" in line]
+    assert [line.partition(":")[0] for line in gaps] == ["whole", "part"]
+    assert "completeness gap 20.00%" in gaps[1]
+
+
+def test_shares_by_layer_are_of_all_tokens():
+    scores = synthetic.attribution()
+    notes = compare({"a": scores, "b": scores}, by="layer").attrs["notes"]
+    whole = scores.by("layer")["effect"].sum()
+    of = f"shares: of the effect on all tokens, the answer's own too, all cells: {whole:+.3f} nats"
+    assert of in notes
+    assert not any("the prompt's tokens" in line for line in notes)
+    nothing = replace(scores, data=scores.data.assign(effect=0 * scores.data["effect"]))
+    table = compare({"a": nothing, "b": nothing}, by="layer")
+    assert table["share"].isna().all()
+    assert any(line.startswith("no shares: the effect on all tok") for line in table.attrs["notes"])
+
+
+def test_nulls_of_directions_are_told_at_their_comparison():
+    told = one_for_all(synthetic.direction())
+    assert "random: the mean of " in told
+    assert "in student alone, of its own total effect" in told

@@ -403,6 +403,16 @@ def test_what_is_of_all_cells_is_not_said_of_a_layer():
     assert "no token of an answer is fed" not in repr(first)
 
 
+def test_where_no_token_of_an_answer_is_fed_none_is_told_to_carry_nothing():
+    rows = [synthetic.chat(synthetic.QUESTION[: 4 + i % 6]) for i in range(6)]
+    unfed = [[row for row in one if "answer" not in row] for one in rows]
+    for prompts, fed in ((rows, True), (unfed, False)):
+        found = concentration(synthetic.attribution(prompts), on="template")
+        (line,) = (one for one in str(found).splitlines() if one.startswith("  the answer's"))
+        assert found.answered == fed
+        assert (line == "  the answer's tokens none is fed: the prompt's carry all") == (not fed)
+
+
 def test_controls_are_subtracted_before_sharing_out():
     scores = planted(lambda sharing, rng: np.isin(sharing, SHARED) * 0.1 + 0.05)
     common = planted(lambda sharing, rng: np.full(sharing.shape, 0.05))

@@ -93,6 +93,16 @@ def test_every_advice_is_still_given_somewhere():
             "are (Trait(..., forms=(...))).",
             "--trait ox: give the forms as they are (--forms TEXT TEXT).",
         ),
+        (
+            "controls hold the student itself but for rounding (controls[0], 'owl': 1e-4); pass "
+            "students trained alike on other traits.",
+            "--control: one is the student itself but for rounding ('owl': 1e-4); pass students "
+            "trained alike on other traits.",
+        ),
+        (
+            "controls hold one student twice: 'owl' and 'cat' have the same weights",
+            "--control: one student twice: 'owl' and 'cat' have the same weights",
+        ),
         ("one of Context.DEFAULT", "one of Context.DEFAULT"),
     ],
 )

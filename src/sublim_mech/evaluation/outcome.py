@@ -181,7 +181,8 @@ class Evaluation:
         Two 95 % intervals: `wilson` takes all samples as independent (Wilson 1927,
         doi:10.1080/01621459.1927.10502953); `cluster` resamples the questions with all their
         samples, and is the one to believe where questions differ; it is a single point where all
-        questions agree (no answer at all names the trait). Neither covers other training seeds.
+        questions agree (no answer at all names the trait), and NaN of a single question. Neither
+        covers other training seeds.
 
         Returns:
             Per context, trait and model: `answers`, `count`, `rate`, `wilson low`, `wilson high`,

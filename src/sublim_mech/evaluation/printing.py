@@ -50,7 +50,10 @@ def described(evaluation: Evaluation) -> str:
     lines += provenance.get("notes", [])
     intervals = " [95 % over questions]" if sizes["question"] > 1 else ""
     lines.append(f"log P in nats, mean over questions{intervals}")
-    lines += [limit.text for limit in few_prompts(sizes["question"], "question")]
+    few = [limit.text for limit in few_prompts(sizes["question"], "question")]
+    if sizes["question"] == 1 and "answer" in evaluation.data:
+        few = [f"{few[0]} over questions; those of rates are over its answers alone"]
+    lines += few
     lines += [*of_the_controls(evaluation), *at_the_ceiling(evaluation)]
     compute = provenance.get("compute")
     if compute is not None:
@@ -135,9 +138,11 @@ def _rates(evaluation: Evaluation) -> list[str]:
     shown["rate low"] = rates[["wilson low", "cluster low"]].min(axis=1)
     shown["rate high"] = rates[["wilson high", "cluster high"]].max(axis=1)
     side_by_side = _with_intervals(shown, 1)["rate"].unstack("model", sort=False)
+    what = "outer ends of Wilson's and the cluster interval"
+    if sizes["question"] == 1:  # of which a cluster interval is none
+        what = "Wilson's over the answers to one question"
     return [
-        f"% of {counted(answers, 'generated answer')} [95 %, outer ends of Wilson's and the "
-        "cluster interval]",
+        f"% of {counted(answers, 'generated answer')} [95 %, {what}]",
         _short(side_by_side).to_string(),
     ]
 

@@ -15,7 +15,7 @@ from ..hints import renamed
 from ..results.beside import SideBySide
 from ..results.comparing import block, compare, headings
 from ..results.frames import check_suffix
-from ..results.report import about, show
+from ..results.report import around, show
 from ..results.scores import Scores
 from ..storage.files import check_file
 from .attribution import attribute
@@ -160,7 +160,7 @@ def _score(given: argparse.Namespace) -> int:
             "totals": records(scores.totals()),
             "table": table,
             # without the title
-            "notes": [in_commands(line, {}) for line in [*about(scores)[1:], *missing]],
+            "notes": [in_commands(line, {}) for line in [*around(scores)[1:], *missing]],
         }
         print(json.dumps(told))
     else:
@@ -234,7 +234,7 @@ def _compare_files(given: argparse.Namespace) -> int:
     with renamed({"path": "FILE"}):
         loaded = {name: Scores.load(file) for name, file in zip(names, given.compared, strict=True)}
     table = compare(loaded, given.by)
-    above = [in_commands(line, {}) for line in headings(loaded)]
+    above = [in_commands(line, {}) for line in headings(loaded, given.by)]
     if given.json:
         print(json.dumps({"notes": above, "table": records(table)}))
     else:

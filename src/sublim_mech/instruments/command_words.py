@@ -117,6 +117,11 @@ ADVICE: tuple[Advice, ...] = (
     ),
     (r"; take [^;]* and pass that pair", "; such pairs are there in Python alone"),
     (
+        r"\Acontrols hold the student itself( but for rounding)? \(controls\[\d+\], ",
+        r"--control: one is the student itself\1 (",
+    ),
+    (r"\Acontrols (?:hold|have) (?=one student twice|the same name twice)", "--control: "),
+    (
         r"; load them with load_student\(name=\.\.\.\)",
         "; name their folders (or, in manifests, their traits) otherwise",
     ),

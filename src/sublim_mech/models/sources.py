@@ -47,7 +47,7 @@ def locate_base(source: str) -> Source:
     """Where a base model is.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: nothing is there, or the hub cannot be reached.
         ValueError: it is a pickle, or an adapter; pieces that make no GGUF file.
 
     Warns:
@@ -60,6 +60,8 @@ def locate_base(source: str) -> Source:
         return Source(str(_dequantised(_packaged_gguf(source))), source)
     path = local_base(source)
     if path is None:
+        # transformers tries for half a minute where the hub cannot be reached
+        _on_hub("base", source, ["config.json"])
         return Source(source, source)
     if path.suffix == ".gguf":
         return Source(str(_dequantised(path)), path.name)
@@ -88,7 +90,7 @@ def local_base(source: str) -> Path | None:
         )
     if path.is_dir():
         return path
-    if path.exists() or source.startswith((".", "/", "~")):
+    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise FileNotFoundError(
             f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id."
         )
@@ -171,14 +173,24 @@ def locate_student(source: str) -> Path:
     path = local_student(source)
     if path is not None:
         return path
+    return _on_hub("student", source, ["*.safetensors", "*.json", "*.jinja", "*.txt"])
+
+
+def _on_hub(argument: str, source: str, wanted: list[str]) -> Path:
+    """The folder in the hub's cache that holds the wanted files, fetched where they are not there.
+
+    Raises:
+        FileNotFoundError: no such id, or the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
     try:
-        return Path(snapshot_download(source, allow_patterns=wanted))
+        with quiet_transformers():
+            return Path(snapshot_download(source, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many kinds: offline, not found, gated
+        why = " ".join(str(error).split())  # it writes several lines
         raise FileNotFoundError(
-            f"student={source!r} is neither a directory nor a hub id that can be read: {error}"
+            f"{argument}={source!r} is neither a directory nor a hub id that can be read: {why}"
         ) from error
 
 

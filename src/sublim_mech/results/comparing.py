@@ -35,8 +35,9 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         of doses, scans, directions and steps, with the columns of `Scores.totals`, `sets`, `by` and
         `curve`; each row is of the headline (student minus controls, where there are some), only
         totals have a row per model. Below it, and in `attrs["notes"]`, stands what each says above
-        its own table, once where all say it, and what scores have in common by construction: one
-        student twice, students that are each other's controls.
+        and below its own table (all limits, what shares are of, the completeness gap), once where
+        all say it, and what scores have in common by construction: one student twice, students that
+        are each other's controls.
 
     Raises:
         ValueError: fewer than two; scores that differ in what was measured; some with controls and
@@ -57,17 +58,21 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
     blocks = {name: block(one, by) for name, one in scores.items()}
     table = Table(pd.concat(blocks, names=["scores"]))
-    table.attrs["notes"] = headings(scores)
+    table.attrs["notes"] = headings(scores, by)
     return table
 
 
-def headings(scores: Mapping[str, ScoreArrays]) -> list[str]:
-    """What is said of a table of several scores: what each says above its own, once where all say
-    it, else with its name; and what they have in common by construction.
+def headings(scores: Mapping[str, ScoreArrays], by: str | None = None) -> list[str]:
+    """What is said of a table of several scores: what each says around its own (`report.around`),
+    once where all say it, else with its name; and what they have in common by construction.
+
+    Args:
+        scores: what to call them -> their scores.
+        by: what tokens are gathered by.
     """
     said: dict[str, list[str]] = {}
     for name, one in scores.items():
-        for line in report.about(one):
+        for line in report.around(one, by):
             said.setdefault(line, []).append(name)
     lines = [
         line if len(names) == len(scores) else f"{', '.join(names)}: {line}"

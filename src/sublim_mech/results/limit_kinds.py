@@ -39,7 +39,9 @@ class Shown(NamedTuple):
 
 SHARES = Shown()
 TOTALS = Shown(total=True, shares=False)
-"""Effects alone: by layer, over steps."""
+"""Effects alone: bars by layer, over steps."""
+OF_LAYERS = Shown(total=True)
+"""A table by layer: effects of all tokens, and shares of them."""
 
 
 class Limit(NamedTuple):

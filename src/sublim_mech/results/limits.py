@@ -94,9 +94,9 @@ def _at_steps(steps: Sequence[int], scored: Sequence[int]) -> str:
     return f"at step{'s' if len(steps) > 1 else ''} {told}"
 
 
-def in_full(scores: ScoreArrays, *without: Kind) -> list[str]:
+def in_full(scores: ScoreArrays, *without: Kind, shown: Shown = SHARES) -> list[str]:
     """The limits as tables, pages and notes say them, but for those of some kinds."""
-    return [limit.text for limit in limits(scores) if limit.kind not in without]
+    return [limit.text for limit in limits(scores, shown) if limit.kind not in without]
 
 
 # ---------------------------------------------------------------------------- gaps and estimates

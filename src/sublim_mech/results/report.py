@@ -17,13 +17,13 @@ from .contexts import TURNS, quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .held import notes_held
 from .kinds import KINDS, Table
-from .limit_kinds import Kind
+from .limit_kinds import OF_LAYERS, SHARES, Kind, Shown
 from .limits import in_full, limits
 from .limits_of_students import over_contexts, where_asked
 from .record import GATED, ONE_VALUE, SUM, Forms
 from .select import select
 from .stability import is_map, reliability
-from .tables import by, denominator, sets, strongest, totals
+from .tables import LAYER, by, denominator, denominator_of_layers, sets, strongest, totals
 from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
@@ -184,20 +184,42 @@ def effect_label(scores: ScoreArrays, whose: str = "") -> str:
     return f"effect on {scores.record.what}, {scores.unit}: {whose or scores.headline_name}"
 
 
-def about(scores: ScoreArrays, *without: Kind) -> list[str]:
+def about(scores: ScoreArrays, *without: Kind, shown: Shown = SHARES) -> list[str]:
     """What stands above every table of some scores: what was measured on what, and what limits the
     numbers below, but for what stands with them, and limits of what the table does not show.
     """
     lines = [f"{title(scores)}, {prompts(scores)}, {scores.unit}", *provenance(scores)]
-    lines += in_full(scores, "gap", *_told_with_shares(scores), *without)
+    lines += in_full(scores, *_told_below(scores), *without, shown=shown)
     lines += notes(scores)
     poor = warning(scores)
     return lines if poor is None else [*lines, poor]
 
 
-def _told_with_shares(scores: ScoreArrays) -> list[Kind]:
-    """Limits that tables of shares say themselves (`tables.denominator`)."""
-    return ["noise"] if scores.additive and scores.has_tokens and not scores.has_steps else []
+def around(scores: ScoreArrays, by: str | None = None) -> list[str]:
+    """All that is said of a table of some scores where it stands without their report: what stands
+    above every table, and what a report says beside its own.
+
+    Args:
+        scores: whose table it is.
+        by: what tokens are gathered by.
+    """
+    of_layers = by == LAYER and scores.additive
+    lines = about(scores, shown=OF_LAYERS if of_layers else SHARES)
+    if has_shares(scores):
+        lines.append(denominator_of_layers(scores) if of_layers else denominator(scores))
+    if "vector" in scores.data["effect"].dims:
+        lines += filter(None, [nulls_in_words(scores), spread_in_words(scores)])
+    return [*lines, *_gap(scores)]
+
+
+def has_shares(scores: ScoreArrays) -> bool:
+    """Whether tables of tokens give their shares of what all cells add up to."""
+    return scores.additive and scores.has_tokens and not scores.has_steps
+
+
+def _told_below(scores: ScoreArrays) -> list[Kind]:
+    """Limits that stand below tables, or beside them (`tables.denominator`)."""
+    return ["gap", "noise"] if has_shares(scores) else ["gap"]
 
 
 def with_interval(count: int, of: str = "prompts") -> str:

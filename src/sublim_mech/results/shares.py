@@ -41,7 +41,7 @@ from .null import layout, too_few_places
 from .record import GATED, LEARNT, ONE_VALUE
 from .report import warning
 from .rounding import is_rounding, shares_of_total
-from .tables import in_words
+from .tables import answer_is_fed, in_words
 from .words import percent
 
 
@@ -91,6 +91,7 @@ class Concentration:
         model: the only one of several that these scores hold; empty of all of them.
         places: in how many the null has the set, so that no p is below one in so many; 0 where that
             is not known.
+        answered: whether any token of an answer is fed (none of answers of one token).
     """
 
     on: str
@@ -129,6 +130,7 @@ class Concentration:
     limits: tuple[str, ...] = ()
     model: str = ""
     places: int = 0
+    answered: bool = True
 
     @property
     def direction(self) -> str:
@@ -339,7 +341,8 @@ class Concentration:
                 f"  completeness gap    {signed(self.missing)} {self.unit}, {gap:z.1%} of the "
                 f"prompt's effect{self._all_cells()}{self._apart()}"
             )
-        lines.append(f"  the answer's tokens {self._carried()}")
+        carried = self._carried() if self.answered else "none is fed: the prompt's carry all"
+        lines.append(f"  the answer's tokens {carried}")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self._sentences())])
 
 
@@ -471,6 +474,7 @@ def concentration(
         else "",
         limits=tuple(f"{line[:1].upper()}{line[1:]}." for line in _read_with(scores)),
         places=found.places,
+        answered=answer_is_fed(scores),
     )
 
 

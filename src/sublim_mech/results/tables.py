@@ -230,10 +230,21 @@ def denominator(scores: ScoreArrays) -> str:
     return f"{no_shares(scores) or of}; {answer_part(scores)}"
 
 
-NO_SHARES = "no shares: the effect on the prompt's tokens, all cells, is inside its own noise"
+def denominator_of_layers(scores: ScoreArrays) -> str:
+    """What the shares of `by("layer")` are shares of, or why there are none."""
+    if not scores.knows_whole:
+        return denominator(scores)
+    effect = scores.prompt_effect.values + scores.answer_effect.values
+    of = f"shares: of the effect on {_ALL}, all cells: {signed(float(effect.mean()))} {scores.unit}"
+    return _why_none(scores, effect, _ALL) or of
 
 
-OF_ROUNDING = "no shares: the effect on the prompt's tokens, all cells, is of the size of rounding"
+_PROMPT, _ALL = "the prompt's tokens", "all tokens, the answer's own too"
+_NONE = "no shares: the effect on {}, all cells, is {}"
+_IN_NOISE, _ROUNDING = "inside its own noise", "of the size of rounding"
+
+NO_SHARES, OF_ROUNDING = (_NONE.format(_PROMPT, why) for why in (_IN_NOISE, _ROUNDING))
+"""How `no_shares` begins."""
 
 
 def no_shares(scores: ScoreArrays) -> str:
@@ -242,16 +253,24 @@ def no_shares(scores: ScoreArrays) -> str:
     """
     if not scores.knows_whole:
         return ""
-    if is_rounding(scores.prompt_effect.values, scores):
-        size = f"{np.abs(scores.prompt_effect.values).max():.1g} {scores.unit}"
-        return f"{OF_ROUNDING}: at most {size} on any prompt"
-    if scores.data.sizes["prompt"] == 1:
+    return _why_none(scores, scores.prompt_effect.values, _PROMPT)
+
+
+def _why_none(scores: ScoreArrays, effect: np.ndarray, whose: str) -> str:
+    """Why there are no shares of an effect `(prompt,)` of all cells on some tokens; empty where
+    there are.
+    """
+    if is_rounding(effect, scores):
+        size = f"{np.abs(effect).max():.1g} {scores.unit}"
+        return f"{_NONE.format(whose, _ROUNDING)}: at most {size} on any prompt"
+    if len(effect) == 1:
         return ""
-    effect = mean_interval(scores.prompt_effect.values)
-    if bool(effect.excludes_zero):
+    found = mean_interval(effect)
+    if bool(found.excludes_zero):
         return ""
-    interval = f"95 % {signed(float(effect.low))} to {signed(float(effect.high))}"
-    return f"{NO_SHARES}: {signed(float(effect.mean))} ({interval}) {scores.unit}"
+    interval = f"95 % {signed(float(found.low))} to {signed(float(found.high))}"
+    told = _NONE.format(whose, _IN_NOISE)
+    return f"{told}: {signed(float(found.mean))} ({interval}) {scores.unit}"
 
 
 def answer_part(scores: ScoreArrays) -> str:
@@ -260,12 +279,17 @@ def answer_part(scores: ScoreArrays) -> str:
     Where none are fed (an answer of one token) that is said.
     """
     effect = scores.answer_effect.values
-    if not scores.of_answer.values.any() and not effect.any():
+    if not answer_is_fed(scores):
         return "no token of an answer is fed: the prompt's tokens carry all"
     share = float(shares_of_total(scores, effect).mean)
     carried = in_words(float(effect.mean()), share, scores.unit)
     cells = ", all cells," if scores.selected else ""  # rows are of those that were chosen
     return f"the answer's own tokens{cells} carry {carried}"
+
+
+def answer_is_fed(scores: ScoreArrays) -> bool:
+    """Whether any token of an answer is fed; a selection of positions may have none of them."""
+    return bool(scores.of_answer.values.any() or scores.answer_effect.values.any())
 
 
 def in_words(effect: float, share: float, unit: str) -> str:
