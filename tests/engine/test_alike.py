@@ -123,6 +123,9 @@ def test_a_control_of_the_students_own_trait_is_told(tmp_path):
     pair = load_pair(base(), run(tmp_path / "owl", 1), controls=[control])
     (note,) = pair.notes()
     assert note.startswith("control owl again has the student's own trait")
+    control = load_student(base(), run(tmp_path / "OWL", 2, trait="OWL"), name="owl again")
+    notes = load_pair(base(), tmp_path / "owl", controls=[control]).notes()
+    assert any(one.startswith("control owl again has the student's own trait") for one in notes)
 
 
 @pytest.mark.parametrize(

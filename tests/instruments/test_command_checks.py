@@ -46,6 +46,7 @@ RAW = ["--asked-context", "raw"]
         ([*SCORE, "--sets", "shared", "role"], "--sets: role stands alone"),
         ([*SCORE, "--sets", "sharing & layers 0-9"], "'sharing' is no mask but what"),
         ([*SCORE, "--sets", "shared", "shared"], "--sets: 'shared' is given twice"),
+        ([*SCORE, "--sets", "rol"], "--sets: 'rol' is no set; did you mean 'role'?"),
         ([*SCORE, "--sets", "layer"], "--sets: 'layer' is the name of an axis"),
         ([*SCORE, "--sets", "shared "], "begins or ends with white space"),
         ([*SCORE, "--sets", "shared user"], "'user' stands where nothing is expected; pass"),

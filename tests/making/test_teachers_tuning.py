@@ -83,6 +83,7 @@ def test_a_student_of_a_trait_is_no_control(tiny_llama, lora_run):
         fine_tuned(tiny_llama, lora_run.path, None)
     with pytest.raises(ValueError, match=r"trait='cat', but the manifest .* says 'owl'; pass that"):
         fine_tuned(tiny_llama, lora_run.path, sm.animal("cat"))
+    assert fine_tuned(tiny_llama, lora_run.path, sm.Trait("OWL")).trait.name == "OWL"
 
 
 def test_a_teacher_says_what_its_manifest_says_it_was_trained_on(tiny_llama, lora_run):

@@ -44,6 +44,9 @@ def test_another_trait_than_the_students_own_is_told_in_scores(pair, prompts):
         == f"asked for cat, and the student was made for owl: cat is the trait of control {control}"
     )
     assert told in repr(sm.effect(pair, prompts, cat, **QUIET))
+    (told,) = asked(sm.effect(pair, prompts, sm.Trait("OWL"), **QUIET))
+    assert told.startswith("asked for OWL, and the student was made for owl: the same in other")
+    assert told.endswith("owl itself is not scored")
     # of own - others the first one counts
     others = sm.metrics.own_minus_others
     assert not asked(sm.effect(pair, prompts, others(owl, [cat]), **QUIET))

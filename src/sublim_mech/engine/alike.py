@@ -153,7 +153,8 @@ def _same_trait(student: Student, control: Student) -> bool:
     """Whether manifests say that both were given one trait."""
     if student.manifest is None or control.manifest is None:
         return False
-    return student.manifest.trait == control.manifest.trait != ""
+    own, its = (one.trait.casefold() for one in (student.manifest, control.manifest))
+    return own == its != ""
 
 
 def _other_prompts(

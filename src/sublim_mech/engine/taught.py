@@ -67,7 +67,7 @@ def check_training(trained_in: Context | None, trained_on: Rows | None) -> None:
         raise ValueError(
             "trained_on without trained_in: say which context these prompts were trained in, "
             "trained_in=Context(system='...'), RAW for raw text, or Context() if it was the "
-            "template's own default."
+            "template's own default. A student with a manifest keeps both: leave them out."
         )
     for number, row in enumerate(trained_on):
         if is_file(row):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..hints import check_choice
+from ..hints import check_choice, nearest
 from ..masks import from_name
 from ..masks.named import OF_TOKENS, check_name
 from ..models.devices import check_device
@@ -27,7 +27,8 @@ def sets_of(names: Sequence[str]) -> Any:
     """Sets as `graft` has them.
 
     Raises:
-        ValueError: no such masks, one that is given twice; `role` or `sharing` beside others.
+        ValueError: no such masks, one that is given twice; `role` or `sharing` beside others, or
+            nearly.
     """
     if len(names) == 1 and names[0] in OF_TOKENS:
         return names[0]
@@ -38,6 +39,8 @@ def sets_of(names: Sequence[str]) -> Any:
                 f"--sets: {name} stands alone (--sets {name}) and is all of its sets; beside "
                 f"others write the masks that are meant, of {shown}."
             )
+        if near := nearest(name, list(OF_TOKENS)):
+            raise ValueError(f"--sets: {name!r} is no set{near}")
         check_name(name)
         if name in names[:number]:
             raise ValueError(f"--sets: {name!r} is given twice; name each set once.")

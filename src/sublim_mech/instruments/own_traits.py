@@ -26,7 +26,8 @@ def asked_for_others(runner: Runner, traits: Sequence[Trait]) -> tuple[str, ...]
         return ()
     own = _trait_of(runner.student)
     if not own or any(_is(trait, own) for trait in traits):
-        return ()
+        written = {one for trait in traits for one in (trait.name, *trait.forms)}
+        return () if not own or own in written else (_otherwise_written(traits, own),)
     asked = ", ".join(trait.name for trait in traits)
     whose = [
         f"{_trait_of(control)} is the trait of control {control.name}"
@@ -37,6 +38,15 @@ def asked_for_others(runner: Runner, traits: Sequence[Trait]) -> tuple[str, ...]
     if len(traits) > 1 and not whose:
         what = "no student here was made for any of these, as far as manifests say"
     return (f"asked for {asked}{OTHER_TRAIT}{own}: {what}",)
+
+
+def _otherwise_written(traits: Sequence[Trait], own: str) -> str:
+    """That answers as the student was taught them are none of the forms that are scored."""
+    (alike, *_) = (trait for trait in traits if _is(trait, own))
+    return (
+        f"asked for {alike.name}{OTHER_TRAIT}{own}: the same in other letters, which are other "
+        f"tokens; {own} itself is not scored"
+    )
 
 
 def of_metric(metric: Metric) -> tuple[Trait, ...]:

@@ -152,7 +152,7 @@ def _check_base(manifest: Manifest | None, name: str, base: Base) -> None:
 def _check_trait(manifest: Manifest | None, name: str, trait: Trait | None) -> None:
     """Raise ValueError where a student's manifest names another trait."""
     told = "" if manifest is None else manifest.trait
-    if told == "" or (trait is not None and told == trait.name):
+    if told == "" or (trait is not None and told.casefold() == trait.name.casefold()):
         return
     given, why = ("None", " (None is for a control without one)")
     if trait is not None:
