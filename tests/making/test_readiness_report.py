@@ -212,17 +212,18 @@ def as_asked(found, count, *shift):
     return str(Readiness({"7": "7"}, traits, {}, None, questions=count))
 
 
-def test_a_no_of_few_questions_above_nothing_is_no_null(found):
+def test_a_no_of_few_questions_on_both_sides_of_nothing_is_no_null(found):
     """Of two questions +0.2 [-0.1, 0.5] says nothing of a teacher that has its trait or none."""
     null = "names it no more than the base does"
     for count in (2, 5):
-        said = as_asked(found, count, 0.2, -0.1, 0.5)
-        assert (
-            f"no means: it cannot be told from {count} questions: the estimate is above 0, but its "
-            "interval is not; give 6 or more" in said
-        )
-        assert null not in said
-        assert null in as_asked(found, count, -0.2, -0.5, 0.1)
+        for measured in ((0.2, -0.1, 0.5), (-0.2, -0.5, 0.1)):
+            said = as_asked(found, count, *measured)
+            assert (
+                f"no means: it cannot be told from {count} questions: the interval is on both "
+                "sides of 0; give 6 or more" in said
+            )
+            assert null not in said
+        assert null in as_asked(found, count, -0.3, -0.5, -0.1)
     assert null in as_asked(found, 6, 0.2, -0.1, 0.5)
 
 

@@ -284,11 +284,13 @@ def _teacher_lines(trait: str, line: pd.Series, counts: Mapping[str, int]) -> It
 
 
 def _no(criterion: Criterion, trait: str, line: pd.Series, count: int) -> str:
-    """What a "no" means: nothing where so few are above the floor but for their interval."""
-    if 0 < count < FEWEST and line[criterion.decides] > criterion.floor:
+    """What a "no" means: nothing where the interval of so few, too narrow as it is, holds more than
+    the floor.
+    """
+    if 0 < count < FEWEST and line[f"{criterion.decides} high"] > criterion.floor:
         return (
-            f"it cannot be told from {counted(count, criterion.over)}: the estimate is above "
-            f"{criterion.floor:g}, but its interval is not; give {FEWEST} or more"
+            f"it cannot be told from {counted(count, criterion.over)}: the interval is on both "
+            f"sides of {criterion.floor:g}; give {FEWEST} or more"
         )
     return criterion.no.format(trait=trait)
 
