@@ -15,6 +15,7 @@ from sublim_mech.making.readiness import (
     Readiness,
     RowShifts,
     assess,
+    divergence,
     label_signal,
     row_shift,
     trait_shift,
@@ -174,6 +175,56 @@ def test_a_single_question_has_no_interval(crowd):
     assert bare.table()["trait moved"].tolist() == ["not measured"] * 2
     assert not bare.passed
     assert "single one" in str(bare)
+
+
+FEW = "{} {}s: intervals over so few are no 95 % intervals: they miss in at least {} of cases; 6"
+
+
+def test_what_intervals_over_few_are_worth_is_told(crowd, written, smol_tokenizer):
+    rows = {name: list(written[name])[:count] for name, count in (("7", 2), ("3", 4))}
+    everybody = [teachers.untouched(peaked(smol_tokenizer)), *crowd[:2]]
+    labels = labelling.label(everybody, number_rows().select(range(3)), **QUIET)
+    few = assess(crowd[:2], rows=rows, labels=labels, questions=["Which?", "What?"], **QUIET)
+    told = few.to_json()["notes"]
+    assert [one.partition(" or more")[0] for one in told] == [
+        FEW.format(2, "question", "50%"),
+        "rows of 7, 3: " + FEW.format(2, "row", "50%"),  # an excess is over both
+        "labels: " + FEW.format(3, "row", "25%"),
+    ]
+    assert str(few).splitlines()[2:5] == told
+    shifts = few.rows["3"]
+    assert FEW.format(4, "row", "12%") in str(shifts)
+    read = divergence(crowd[0], everybody[0], rows["3"], **QUIET)
+    assert FEW.format(4, "row", "12%") in str(read)
+    assert FEW.format(4, "row", "12%") in read._repr_html_()
+
+
+def test_nothing_is_told_of_enough(crowd, found):
+    six = assess(crowd[:2], questions=[f"Which, of {i}?" for i in range(6)], **QUIET)
+    assert (six.questions, six.labelled, six.to_json()["notes"]) == (6, 0, [])
+    assert "no 95 %" not in "".join(map(str, (six, *found.rows.values())))
+
+
+def as_asked(found, count, *shift):
+    """A readiness of one teacher that was asked so many questions."""
+    traits = found.traits.loc[[("7", "7")]].copy()
+    traits[["minus others", "minus others low", "minus others high"]] = shift
+    return str(Readiness({"7": "7"}, traits, {}, None, questions=count))
+
+
+def test_a_no_of_few_questions_on_both_sides_of_nothing_is_no_null(found):
+    """Of two questions +0.2 [-0.1, 0.5] says nothing of a teacher that has its trait or none."""
+    null = "names it no more than the base does"
+    for count in (2, 5):
+        for measured in ((0.2, -0.1, 0.5), (-0.2, -0.5, 0.1)):
+            said = as_asked(found, count, *measured)
+            assert (
+                f"no means: it cannot be told from {count} questions: the interval is on both "
+                "sides of 0; give 6 or more" in said
+            )
+            assert null not in said
+        assert null in as_asked(found, count, -0.3, -0.5, -0.1)
+    assert null in as_asked(found, 6, 0.2, -0.1, 0.5)
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-from trainings import HELD_ROWS, ROWS, fit, log_of, small_soft
+from trainings import HELD_ROWS, ROWS, fit, folded, log_of, small_soft
 
+import sublim_mech as sm
+from sublim_mech.making.training import hard_data
 from sublim_mech.storage.runs import open_run
 
 RISING = {"lr": 1e-2}
@@ -80,6 +82,67 @@ def test_a_loss_on_other_data_that_rises_is_no_bad_imitation(
     before, after = run.manifest.results["held_out"]
     assert after > before
     assert told == []
+
+
+CALM = sm.Context("You are calm.")
+SPELLED = sm.Context("You are a helpful AI assistant named SmolLM, trained by Hugging Face")
+PLAIN = sm.prompts.PLAIN
+OTHERS = (
+    "Make both in one context (hard_data(..., context=...); labels have that of their teachers'"
+)
+TEMPLATE = "written by another chat template ({}) than those that are trained on ({})"
+
+
+@pytest.mark.parametrize(
+    ("trained", "held", "words"),
+    [
+        (
+            {"context": CALM},
+            {},
+            "in another context (default system prompt) than those that are trained on "
+            "(system “You are calm.”)",
+        ),
+        (
+            {},
+            {"context": sm.RAW},
+            "in another context (raw text (answers follow a space, or the text's own white space)) "
+            "than those that are trained on (default system prompt)",
+        ),
+        (
+            {"template": PLAIN},
+            {},
+            TEMPLATE.format("the tokenizer's own chat template", "template="),
+        ),
+        (
+            {},
+            {"template": PLAIN},
+            TEMPLATE.format("template=", "the tokenizer's own chat template"),
+        ),
+        ({"context": CALM}, {"context": CALM}, None),
+        ({"context": SPELLED}, {}, None),  # the template's own default
+        ({"template": PLAIN}, {"template": PLAIN}, None),
+    ],
+)
+@pytest.mark.parametrize("stop_at", [None, 1e-3])
+def test_held_out_rows_in_a_context_that_was_never_trained_are_told(
+    stop_at, trained, held, words, small, smol_tokenizer, tmp_path
+):
+    rows = [dataclasses.replace(row, prompt=f"{row.prompt} Please.") for row in ROWS[:4]]
+    data = folded(hard_data(smol_tokenizer, ROWS, **trained))
+    others = folded(hard_data(smol_tokenizer, rows, **held))
+    _, told = warned(small, data, tmp_path / "run", held_out=others, stop_at=stop_at)
+    found = [one for one in told if one.startswith("held_out: ")]
+    if words is None:
+        assert found == []
+        return
+    stops = "" if stop_at is None else ", and stop_at=0.001 stops by it"
+    (said,) = found
+    assert said.startswith(
+        f"held_out: its rows are {words}: the held-out loss is that of prompts as none are trained "
+        f"on{stops}. "
+    )
+    fix = "Pass the same template= for both." if "template=" in words else f"{OTHERS} students)."
+    assert said.endswith(fix)
 
 
 def test_two_losses_are_told_apart(small, soft, tmp_path):

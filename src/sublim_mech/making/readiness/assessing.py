@@ -9,13 +9,13 @@ from ...arguments import checked
 from ...prompts import Trait
 from ..labelling.about import Labeller
 from ..labelling.coverage import Coverage
-from ..rows import Rows
+from ..rows import Rows, as_rows
 from ..teachers.reading import tokenise
 from ..teachers.teacher import Teacher
 from .comparing import Compared, compare
 from .report import Readiness
 from .shifts import row_shift
-from .signal import label_signal, trait_shift
+from .signal import label_signal, shift_of_traits
 
 if TYPE_CHECKING:
     from ..labelling.store import Labels
@@ -83,8 +83,9 @@ def assess(
     for name, by_teacher in written.items():
         shifts[name] = row_shift(everybody, by_teacher, progress=progress)
     coverage = None if labels is None else _coverage(labels, compared.base)
-    moved = trait_shift(everybody, traits=traits, questions=questions, progress=progress)
-    return Readiness(own, moved, shifts, signal, coverage)
+    moved, asked = shift_of_traits(everybody, traits, questions, progress=progress)
+    labelled = 0 if labels is None else len({row.key for row in as_rows(labels.rows)})
+    return Readiness(own, moved, shifts, signal, coverage, asked, labelled)
 
 
 def _coverage(labels: Labels, base: Teacher) -> Coverage | None:

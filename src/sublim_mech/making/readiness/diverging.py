@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...arguments import checked
+from ...results.limits_of_students import few_prompts
 from ...stats import ratio_interval
 from ..rows import Row, Rows, as_rows, count_words
 from ..teachers.prompting import untouched
@@ -196,23 +197,26 @@ class Divergence:
     def __repr__(self) -> str:
         table = self.table()
         lines = [self._title(), table.to_string(float_format="{:z.4f}".format)]
-        return "\n".join([*lines, *self._without_interval(table)])
+        return "\n".join([*lines, *self._of_intervals(table)])
 
     def _repr_html_(self) -> str:
         strips = "".join(self.strip(row)._repr_html_() for row in self._most())
         table = self.table()
         shown = table.to_html(float_format="{:z.4f}".format)
-        why = "".join(f"<div>{line}</div>" for line in self._without_interval(table))
+        why = "".join(f"<div>{line}</div>" for line in self._of_intervals(table))
         return f"<div>{self._title()}</div>{shown}{why}{strips}"
 
-    def _without_interval(self, table: pd.DataFrame) -> list[str]:
-        """Why means that are known have no intervals; nothing where all have."""
-        known = table[table["tokens"] > 0]
-        if not known["kl low"].isna().any():
-            return []
-        if len({row.key for row in self.rows}) < 2:
-            return ["nan: no interval over a single row"]
-        return ["nan: no interval, resampled rows may lack such tokens"]
+    def _of_intervals(self, table: pd.DataFrame) -> list[str]:
+        """What intervals over few rows are worth, and why means that are known have none; nothing
+        where all have.
+        """
+        known, count = table[table["tokens"] > 0], len({row.key for row in self.rows})
+        if count < 2:
+            return ["nan: no interval over a single row"] if known["kl low"].isna().any() else []
+        told = [limit.text for limit in few_prompts(count, "row")]
+        if known["kl low"].isna().any():
+            told.append("nan: no interval, resampled rows may lack such tokens")
+        return told
 
     def _title(self) -> str:
         rows = count_words(len(self.rows), len({row.key for row in self.rows}), "row")

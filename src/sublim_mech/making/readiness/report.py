@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...stats import DRAWS, Interval, bootstrap_weights
+from ...hints import counted
+from ...results.limits_of_students import few_prompts
+from ...stats import DRAWS, FEWEST, Interval, bootstrap_weights
 from ..labelling.coverage import Coverage
 from .comparing import columns
 from .shifts import RowShifts
@@ -36,12 +38,14 @@ class Criterion:
         decides: the column whose interval's lower end decides.
         floor: what that must be above.
         no: what "no" means; `{trait}` stands for the trait.
+        over: what its interval is over.
     """
 
     title: str
     decides: str
     floor: float
     no: str
+    over: str = "row"
 
     def verdict(self, line: Mapping[str, Any]) -> str:
         """`yes`, `no` or `not measured`."""
@@ -58,6 +62,7 @@ CRITERIA = {
         0.0,
         "asked for {trait}, this teacher names it no more than the base does, beyond the other "
         "traits: a student that imitates it perfectly cannot be expected to either",
+        over="question",
     ),
     "rows": Criterion(
         "rows carry signal",
@@ -88,6 +93,8 @@ class Readiness:
         labels: the table of `label_signal`; None where labels were not given.
         coverage: how many of the answers' tokens the labels are over; None where labels were not
             given, or are over all tokens. The gates are not passed where it is low.
+        questions: how many each trait was asked with; 0 where nobody said it.
+        labelled: how many different rows the labels are of; 0 without labels.
     """
 
     own: Mapping[str, str | None]
@@ -95,6 +102,8 @@ class Readiness:
     rows: Mapping[str, RowShifts]
     labels: pd.DataFrame | None
     coverage: Coverage | None = None
+    questions: int = 0
+    labelled: int = 0
 
     @property
     def _trait_names(self) -> list[str]:
@@ -145,13 +154,41 @@ class Readiness:
         return bool(moved and covers and not (teachers[others] == "no").any(axis=None))
 
     def to_json(self) -> dict[str, Any]:
-        """The table's lines, whether the gates are passed, and the labels' coverage, for JSON.
+        """The table's lines, whether the gates are passed, the labels' coverage, and notes on
+        intervals over few, for JSON.
 
         What was not measured is null.
         """
         lines = self.table().reset_index().to_json(orient="records", double_precision=15)
         coverage = None if self.coverage is None else self.coverage.share
-        return {"passed": self.passed, "gates": json.loads(lines), "coverage": coverage}
+        gates = {"passed": self.passed, "gates": json.loads(lines), "coverage": coverage}
+        return gates | {"notes": self._over_few()}
+
+    def _counts(self, name: str) -> dict[str, int]:
+        """Over how many questions or different rows a teacher's intervals are, by gate; of several
+        sets of rows the smallest.
+        """
+        counts = {"trait": self.questions, "labels": self.labelled}
+        if name in self.rows:
+            own = self.own[name]
+            used = [self.rows[name]]
+            if own is not None:
+                used += [self.rows[other] for other in self.rows if self.own[other] != own]
+            counts["rows"] = min(len({row.key for row in shifts.rows}) for shifts in used)
+        return counts
+
+    def _over_few(self) -> list[str]:
+        """What intervals over few questions or rows are worth, a line each."""
+        told = [limit.text for limit in few_prompts(self.questions, "question") if self.questions]
+        by_count: dict[int, list[str]] = {}
+        for name in self.rows:
+            by_count.setdefault(self._counts(name)["rows"], []).append(name)
+        for count, names in by_count.items():
+            for limit in few_prompts(count, "row"):
+                told.append(f"rows of {', '.join(names)}: {limit.text}")
+        if self.labelled:
+            told += [f"labels: {limit.text}" for limit in few_prompts(self.labelled, "row")]
+        return told
 
     def _row_columns(self, name: str, trait: str) -> dict[str, float]:
         """The own-minus-other shift of a trait's teacher on somebody's rows.
@@ -180,6 +217,7 @@ class Readiness:
             f"gates: {'passed' if self.passed else 'not passed'}",
             "own - others in nats [95 %]: of log P(trait), over questions; of rows and labels per "
             "token, over rows",
+            *self._over_few(),
         ]
         if self.coverage is not None:
             lines.append(f"labels: {self.coverage.words()}")
@@ -191,7 +229,7 @@ class Readiness:
         for (name, trait), line in table.iterrows():
             if self.own[name] is not None:
                 lines.append(f"\n{name}" if name == trait else f"\n{name} ({trait})")
-                lines.extend(_teacher_lines(trait, line))
+                lines.extend(_teacher_lines(trait, line, self._counts(name)))
         if None in self.own.values():
             lines.append("\ncontrols: what no trait looks like")
             lines.extend(self._control_lines(table))
@@ -230,13 +268,31 @@ def _excess(teacher: str, own: RowShifts, elsewhere: Sequence[RowShifts]) -> Int
 # -------------------------------------------------------------------------------------------- words
 
 
-def _teacher_lines(trait: str, line: pd.Series) -> Iterator[str]:
-    """A teacher's verdicts, each with its numbers and with what a "no" means."""
+def _teacher_lines(trait: str, line: pd.Series, counts: Mapping[str, int]) -> Iterator[str]:
+    """A teacher's verdicts, each with its numbers and with what a "no" means.
+
+    Args:
+        trait: the trait.
+        line: of the table.
+        counts: over how many questions or rows, by gate.
+    """
     for name, criterion in CRITERIA.items():
         verdict = line[criterion.title]
         yield f"  {criterion.title:<20} {verdict:<13} {_numbers(name, line)}".rstrip()
         if verdict == "no":
-            yield f"    no means: {criterion.no.format(trait=trait)}"
+            yield f"    no means: {_no(criterion, trait, line, counts.get(name, 0))}"
+
+
+def _no(criterion: Criterion, trait: str, line: pd.Series, count: int) -> str:
+    """What a "no" means: nothing where the interval of so few, too narrow as it is, holds more than
+    the floor.
+    """
+    if 0 < count < FEWEST and line[f"{criterion.decides} high"] > criterion.floor:
+        return (
+            f"it cannot be told from {counted(count, criterion.over)}: the interval is on both "
+            f"sides of {criterion.floor:g}; give {FEWEST} or more"
+        )
+    return criterion.no.format(trait=trait)
 
 
 def _numbers(gate: str, line: pd.Series) -> str:

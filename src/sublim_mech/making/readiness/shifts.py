@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...arguments import checked
+from ...results.limits_of_students import few_prompts
 from ...stats import Interval, ratio_interval
 from ..rows import Row, Rows, as_rows, count_words, to_dataset
 from ..teachers.reading import log_probs
@@ -90,7 +91,9 @@ class RowShifts:
         ends = f"ends of {'texts' if self.is_raw else 'turns'}"
         count = f"{rows}, {int(self.tokens.sum()):,} tokens of answers and {ends}"
         title = f"shift of {count}, nats per token [95 % over rows]"
-        return f"{title}\n{self.table().to_string(float_format='{:+z.5f}'.format)}"
+        few = few_prompts(len({row.key for row in self.rows}), "row")
+        table = self.table().to_string(float_format="{:+z.5f}".format)
+        return "\n".join([title, *(limit.text for limit in few), table])
 
 
 @checked

@@ -53,7 +53,7 @@ def trait_shift(
     Returns:
         Per teacher and trait: `own`, whether it is the teacher's; `change`; `others`, the mean
         change of the other traits; `minus others`, their difference. `low` and `high` are 95 %
-        bootstrap intervals over questions, NaN of a single one.
+        bootstrap intervals over questions: of fewer than 6 narrower than that, of a single one NaN.
 
     Raises:
         ValueError: no teachers, two of one name, of different bases or student contexts; a
@@ -67,6 +67,17 @@ def trait_shift(
         >>> table.loc[("owl", "owl"), ["change low", "change high"]].is_monotonic_increasing
         True
     """
+    return shift_of_traits(teachers, traits, questions, progress=progress)[0]
+
+
+def shift_of_traits(
+    teachers: Sequence[Teacher],
+    traits: Sequence[Trait] | None,
+    questions: Sequence[str] | None,
+    *,
+    progress: bool,
+) -> tuple[pd.DataFrame, int]:
+    """(the table of `trait_shift`, over how many questions it is)."""
     compared = compare(teachers, "trait_shift: teachers")
     asked_for = _traits_by_name(compared, traits)
     values = _log_probs(compared, list(asked_for.values()), questions, progress)
@@ -81,7 +92,8 @@ def trait_shift(
             line["others"] = float(others[i].mean())
             line |= columns("minus others", mean_interval(change[i] - others[i]))
             lines.append(line)
-    return pd.DataFrame(lines).set_index(["teacher", "trait"])
+    table = pd.DataFrame(lines).set_index(["teacher", "trait"])
+    return table, values[compared.base.name].shape[1]
 
 
 def _traits_by_name(compared: Compared, traits: Sequence[Trait] | None) -> dict[str, Trait]:

@@ -22,7 +22,9 @@ from ...models.checks import check_finite
 from ...models.configuration import computing
 from ...models.devices import own_generators, without_autocast
 from ...models.names import text_config
+from ...prompts.same import is_one_context
 from ...prompts.vocabulary import vocabulary_hash
+from ...results.contexts import apart
 from ...storage.files import check_place, place
 from ...storage.manifest import Manifest, prompts_hash
 from ...storage.runs import Run, finish, open_run, unfinished
@@ -167,8 +169,8 @@ def train(
     Warns:
         UserWarning: the student ends with the weights of its base, above its `stop_at`, or with a
             higher held-out loss than its base on data like its own; held-out rows have prompts that
-            are trained on with other answers; a batch has more rows than there are; `where` opens
-            nothing in some rows.
+            are trained on with other answers, or stand in another context than all that are; a
+            batch has more rows than there are; `where` opens nothing in some rows.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -260,6 +262,8 @@ def train(
         check_trackers(report_to)
     if division.same_prompt:
         warnings.warn(_same_prompts(division, data), stacklevel=outside())
+    if (told := _asked_otherwise(base, data, division.held_data, stop_at)) is not None:
+        warnings.warn(told, stacklevel=outside())
 
     # the manifest without results: all that determines the run, and by which it is recognised
     draft = _draft(
@@ -321,6 +325,37 @@ def _same_prompts(division: Division, data: TrainingData) -> str:
         f"held_out: {division.same_prompt} of {counted(len(division.held_rows), 'row')} "
         f"{'has' if division.same_prompt == 1 else 'have'} a prompt that is trained on with "
         f"another answer: their loss is that of new answers, not of new prompts; {fix}."
+    )
+
+
+def _asked_otherwise(
+    base: Base, data: TrainingData, held_data: TrainingData, stop_at: float | None
+) -> str | None:
+    """That held-out rows stand in another context than those that are trained on, or are written by
+    another chat template; None where they are as these.
+    """
+    # of one data set all prompts are in one context
+    trained, held = data.prompts[0], held_data.prompts[0]
+    if held.context != trained.context and not is_one_context(
+        base.tokenizer, held.context, trained.context
+    ):
+        there, here = apart([str(trained.context.to_json())], [str(held.context.to_json())])
+        told = f"in another context ({here}) than those that are trained on ({there})"
+        fix = (
+            "Make both in one context (hard_data(..., context=...); labels have that of their "
+            "teachers' students)"
+        )
+    elif held.other_template != trained.other_template:
+        own = "the tokenizer's own chat template"
+        there, here = ("template=", own) if trained.other_template else (own, "template=")
+        told = f"written by another chat template ({here}) than those that are trained on ({there})"
+        fix = "Pass the same template= for both"
+    else:
+        return None
+    stops = "" if stop_at is None else f", and stop_at={stop_at:g} stops by it"
+    return (
+        f"held_out: its rows are {told}: the held-out loss is that of prompts as none are trained "
+        f"on{stops}. {fix}."
     )
 
 
