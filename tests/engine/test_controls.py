@@ -109,6 +109,17 @@ def test_the_student_stored_otherwise_is_no_control(kind, dtype):
         load_pair(base(), other, controls=named)
 
 
+def test_a_change_that_is_split_otherwise_between_a_and_b_is_no_control():
+    """No weight is that of the other, and their products are one."""
+    one = made("lora", 1)
+    again = copy.deepcopy(one)
+    for name, parameter in again.named_parameters():
+        if "lora_" in name:
+            parameter.data *= 3.0 if "lora_A" in name else 1 / 3.0
+    with pytest.raises(ValueError, match=r"their changes differ by \S+ of their norm, which is"):
+        load_pair(base(), one, controls=[again])
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_another_student_in_half_precision_is_a_control(architecture, kind):
