@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..hints import counted
-from ..results.contexts import (
-    NOT_GIVEN,
-    asked_and_trained,
-    listed,
-    otherwise,
-    several_in_words,
-)
+from ..results.contexts import NOT_GIVEN, otherwise, several_in_words
 from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
@@ -93,26 +87,20 @@ def where_asked(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
         system = context.get("system", {})
         own_name = name.startswith(str(system.get("kind", system.get("text"))))
         names.append("" if own_name else name)
-    if evaluation.data.sizes["model"] == 1:  # a base alone was trained by nobody here
-        if len(asked) == 1:
-            return [f"asked in: {listed(several_in_words(asked), names)}"]
-        named = [
-            listed([words], [name])
-            for words, name in zip(several_in_words(asked), names, strict=True)
-        ]
-        return [f"asked in {len(asked)} contexts", *(f"  {one}" for one in named)]
-    trained = provenance["training_context"]
-    notes = provenance.get("notes", ())
-    if len(asked) == 1:
-        return [asked_and_trained(asked, trained, names), *otherwise(asked, trained, notes)]
+    alone = evaluation.data.sizes["model"] == 1  # a base, which was trained by nobody here
+    trained = None if alone else provenance["training_context"]
     words = several_in_words([*asked, *([] if trained is None else [trained])])
     where = NOT_GIVEN if trained is None else f"trained in: {words[-1]}"
-    lines = [f"asked in {len(asked)} contexts; {where}"]
-    called = short_contexts(list(contexts))
-    for (key, context), words_of, name in zip(contexts.items(), words, names, strict=False):
-        lines.append(f"  {listed([words_of], [name])}")
-        lines += [f"  {called[key]}: {line}" for line in otherwise([context], trained, notes)]
-    return lines
+    end = "" if alone else f"; {where}"
+    called, notes = short_contexts(list(contexts)), provenance.get("notes", ())
+    lines = []
+    for (key, context), told, name in zip(contexts.items(), words, names, strict=False):
+        unlike = otherwise([context], trained, notes)
+        shown = f"{name} = {told}" if name else told
+        if len(asked) == 1:
+            return [f"asked in: {shown}{end}", *unlike]
+        lines += [f"  {shown}", *(f"  {called[key]}: {line}" for line in unlike)]
+    return [f"asked in {len(asked)} contexts{end}", *lines]
 
 
 def _log_probs(evaluation: Evaluation) -> list[str]:

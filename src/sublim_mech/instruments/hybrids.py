@@ -199,17 +199,22 @@ def answering_students(
 
 def named(pair: ModelPair, name: str) -> Student:
     """A student by its name in the pair, or by its own."""
-    if name in pair.students:
-        return pair.students[name]
-    own = [student for student in pair.students.values() if student.name == name]
+    own = keys_of(pair, name)
     if len(own) == 1:
-        return own[0]
+        return pair.students[own[0]]
     known = [*pair.students, *(student.name for student in pair.students.values())]
     why = "names several students" if own else "is no student of this pair"
     raise ValueError(
         f"{name!r} {why}{nearest(name, known) or '.'} Choose among "
         f"{', '.join(map(repr, dict.fromkeys(known)))}."
     )
+
+
+def keys_of(pair: ModelPair, name: str) -> list[str]:
+    """What the pair calls the student of a name, or those whose own name it is."""
+    if name in pair.students:
+        return [name]
+    return [key for key, student in pair.students.items() if student.name == name]
 
 
 def _in_words(plan: Plan) -> str:

@@ -304,17 +304,15 @@ def _base_of(manifest: Manifest) -> Base:
     fix = "Pass base=load_base(...) of the model it was trained from."
     try:
         is_bare = local_base(name) is None and not name.startswith("pypi:") and "/" not in name
-        if is_bare and not is_pieces(name) and not is_cached(name):
-            raise FileNotFoundError(
-                f"{told} is no folder in {Path.cwd()} and no model in the hub's cache (a manifest "
-                f"has a folder's name without its path, and a live model's class). {fix}"
-            )
-        return load_base(name)
+        if not is_bare or is_pieces(name) or is_cached(name):
+            return load_base(name)
     except FileNotFoundError as error:
-        if str(error).startswith(told):
-            raise
         why = str(error).splitlines()[0]
         raise FileNotFoundError(f"{told} cannot be loaded from here ({why}). {fix}") from error
+    raise FileNotFoundError(
+        f"{told} is no folder in {Path.cwd()} and no model in the hub's cache (a manifest has a "
+        f"folder's name without its path, and a live model's class). {fix}"
+    )
 
 
 # ------------------------------------------------------------------------------------------- scores

@@ -10,6 +10,7 @@ from ..hints import renamed
 from ..models.spectra import EXACT, FOUND, Decomposed
 from ..models.students import Student
 from ..results.alignments import OF_READING, Alignment, ModuleAlignment, principal_angles
+from .hybrids import keys_of
 from .weights import changes, chosen, how_of, named
 
 
@@ -113,9 +114,11 @@ def alignment(
 
 
 def _in_pair(pair: ModelPair, name: str) -> str:
-    """What the pair calls a student that is given by its own name; other names as they are."""
-    own = [key for key, student in pair.students.items() if student.name == name]
-    return own[0] if len(own) == 1 and name not in pair.students else name
+    """What the pair calls a student; other names as they are, which are refused where one is asked
+    for.
+    """
+    own = keys_of(pair, name)
+    return own[0] if len(own) == 1 else name
 
 
 def _directions(done: Decomposed, k: int) -> int:

@@ -31,13 +31,19 @@ def fingerprint(tokenizer: Any) -> str:
     return _of(tokenizer).fingerprint if _is_fast(tokenizer) else ""
 
 
-def vocabulary_hash(tokenizer: Any) -> str:
-    """SHA-256 of the ids that a tokenizer gives, for files; tokens that were added to it do not
-    count: who adds a padding token leaves all others as they are.
+def vocabulary_hash(tokenizer: Any, *, added: bool = False) -> str:
+    """SHA-256 of the ids that a tokenizer gives, for files.
+
+    Args:
+        tokenizer: the tokenizer.
+        added: whether tokens that were added to it count; who adds a padding token leaves all
+            others as they are.
     """
-    added = set(tokenizer.get_added_vocab()) if hasattr(tokenizer, "get_added_vocab") else set()
-    own = sorted((token, i) for token, i in tokenizer.get_vocab().items() if token not in added)
-    return hashlib.sha256(json.dumps(own).encode()).hexdigest()
+    apart: set[str] = set()
+    if not added and hasattr(tokenizer, "get_added_vocab"):
+        apart = set(tokenizer.get_added_vocab())
+    ids = sorted((token, i) for token, i in tokenizer.get_vocab().items() if token not in apart)
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def same_tokenizer(one: str, other: str) -> bool:

@@ -120,28 +120,18 @@ def apart(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
 def asked_and_trained(
     asked: Sequence[str | Mapping[str, Any]],
     trained: str | Mapping[str, Any] | None,
-    names: Sequence[str] = (),
 ) -> str:
     """In which contexts a model was asked, and in which its student was trained, in one line.
 
     Args:
         asked: the contexts, as JSON or as the text that a record keeps of that.
         trained: the training context, likewise; None where nobody said it.
-        names: what asked contexts are called, where that is not what they say themselves; else
-            empty.
     """
     words = several_in_words([*asked, *([] if trained is None else [trained])])
     told = f"trained in: {words[-1]}"
     which = f" {len(asked)} contexts" if len(asked) > 1 else ""
-    where = f"asked in{which}: {listed(words[: len(asked)], names)}"
+    where = f"asked in{which}: {'; '.join(words[: len(asked)])}"
     return f"{where}; {NOT_GIVEN if trained is None else told}"
-
-
-def listed(words: Sequence[str], names: Sequence[str] = ()) -> str:
-    """Contexts in words, under their names where they have some."""
-    names = names or [""] * len(words)
-    told = [f"{name} = {one}" if name else one for name, one in zip(names, words, strict=True)]
-    return "; ".join(told)
 
 
 def otherwise(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...arguments import checked
 from ...prompts import Context
+from ...prompts.vocabulary import vocabulary_hash
 from ...storage.files import plain
 from ..rows import Row
 from ..teachers.teacher import Teacher
@@ -126,4 +127,4 @@ class About:
 @checked
 def tokenizer_hash(tokenizer: Any) -> str:
     """SHA-256 of a tokenizer's vocabulary, ids included."""
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    return vocabulary_hash(tokenizer, added=True)
