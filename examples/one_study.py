@@ -6,9 +6,8 @@ import argparse
 from dataclasses import replace
 
 import pandas as pd
-from train_students import parser
+from train_students import chat_model, parser
 
-import sublim_mech as sm
 from sublim_mech import studies
 from sublim_mech.studies import Study
 
@@ -29,7 +28,7 @@ def carry_out(study: Study, options: argparse.Namespace) -> None:
     where = replace(study.computing, device=options.device or "cpu")
     study = replace(study, base=options.base, computing=where)
     # a rank beyond the model's matrices is told before an hour of labels
-    print(studies.plan(study, base=sm.load_base(study.base, device=where.device)))
+    print(studies.plan(study, base=chat_model(study.base, where.device)))
     rows = studies.run(study, options.out, workers=options.workers)
     print(table(rows))
     print(studies.report(study, options.out))

@@ -29,6 +29,7 @@ import pandas as pd
 
 import sublim_mech as sm
 from sublim_mech.evaluation.outcome import Evaluation
+from sublim_mech.hints import decimals
 from sublim_mech.making import labelling, numbers, readiness, teachers, training
 from sublim_mech.making.labelling import Labels
 from sublim_mech.models.base import Base
@@ -59,7 +60,7 @@ column has a higher one, it was not reached in these steps.
 def main() -> None:
     options = parser(__doc__, "out/students").parse_args()
     out = Path(options.out).expanduser()
-    base = sm.load_base(options.base, device=options.device)
+    base = chat_model(options.base, options.device)
     sm.prompts.check_distinct(base.tokenizer, list(CONTEXTS.values()))
 
     labels = make_labels(base, sm.Context(), out / "labels")
@@ -82,6 +83,18 @@ def main() -> None:
         own = {model_name(f"{animal}-{kind}"): animal for animal in STUDENTS}
         matrix = outcome.trait_matrix(own, context="default")
         print(f"\n{kind}: students against animals, default context\n{matrix}")
+
+
+def chat_model(name: str, device: str | None) -> Base:
+    """A base whose template renders the conversations that these recipes train on and ask."""
+    base = sm.load_base(name, device=device)
+    if not base.tokenizer.chat_template:
+        raise ValueError(
+            f"--base {name}: its tokenizer has no chat template, and this recipe trains on "
+            "conversations and asks in them; give a chat model. For raw text, take the library's "
+            "functions: docs/own_data.md."
+        )
+    return base
 
 
 def animal_teachers(base: Base, context: sm.Context) -> list[teachers.Teacher]:
@@ -136,7 +149,7 @@ def closing_table(outcome: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
                 "others": f"{float(student.drop_sel(trait=own).mean()):+.2f}",
                 "control": f"{float(control.mean()):+.2f}",
                 "specific": f"{specific.mean:+.2f} [{specific.low:+.2f}, {specific.high:+.2f}]",
-                "held-out KL": "{:.5f} -> {:.5f}".format(*results["held_out"]),
+                "held-out KL": " -> ".join(map(decimals, results["held_out"])),
                 "steps": results["steps"],
             }
         )

@@ -1,9 +1,11 @@
 """The example scripts on a tiny model: their tables hold what `evaluate` says, and finished parts
 are used again."""
 
+import copy
 import dataclasses
 import importlib
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -114,6 +116,21 @@ def test_ranks_beyond_the_model_are_told_before_anything_is_labelled(go, tmp_pat
     with pytest.raises(ValueError, match=r"LoRA\(rank=1000\): .* matrix, whose upd"):
         go("rank_sweep", "--ranks", "2", "1000")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train_students", "rank_sweep"])
+def test_a_base_without_chat_template_is_told_before_anything_is_made(
+    name, go, run, base, tmp_path, smol_tokenizer
+):
+    plain = copy.deepcopy(smol_tokenizer)
+    plain.chat_template = None
+    folder = shutil.copytree(base, tmp_path / "plain", ignore=shutil.ignore_patterns("*.jinja"))
+    plain.save_pretrained(folder)
+    out = tmp_path / "made"
+    message = r"^--base .*plain: its tokenizer has no chat template, and this recipe"
+    with pytest.raises(ValueError, match=message):
+        (run if name == "train_students" else go)(name, "--base", str(folder), "--out", str(out))
+    assert not out.exists()
 
 
 def numbers_of(line):

@@ -7,8 +7,22 @@ from pathlib import Path
 import pytest
 
 import sublim_mech
-from sublim_mech.hints import check_choice, counted, nearest, ranges, signed, told_apart
+from sublim_mech.hints import check_choice, counted, decimals, nearest, ranges, signed, told_apart
 from sublim_mech.prompts import Trait
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.00000"),
+        (4.9e-6, "4.9e-06"),
+        (5.1e-6, "0.00001"),
+        (-1e-9, "-1.0e-09"),
+        (2.0, "2.00000"),
+    ],
+)
+def test_no_number_is_shown_as_the_0_that_it_is_not(value, text):
+    assert decimals(value) == text
 
 
 def test_near_names_are_offered_nearest_first():

@@ -175,6 +175,19 @@ def signed(value: float, digits: int = 3) -> str:
     return text[1:] if float(text) == 0 else text
 
 
+def decimals(value: float, digits: int = 5) -> str:
+    """A number with so many decimals; one that they would show as 0 and is none, with two
+    significant digits.
+
+    Example:
+        >>> from sublim_mech.hints import decimals
+        >>> decimals(1.25), decimals(3.14e-6), decimals(0.0)
+        ('1.25000', '3.1e-06', '0.00000')
+    """
+    small = 0 < abs(value) < 0.5 * 10**-digits
+    return f"{value:.1e}" if small else f"{value:z.{digits}f}"
+
+
 def told_apart(*values: float, digits: int = 3) -> tuple[str, ...]:
     """Numbers as texts of so many significant digits, or of as many as tell those apart that
     differ.
@@ -253,5 +266,5 @@ def rename(text: str, arguments: Mapping[str, str]) -> str:
         literal = other.replace("\\", r"\\")
         known = re.escape(name)
         text = re.sub(rf"(?<![\w.'\"]){known}=", f"{literal}=", text)
-        text = re.sub(rf"\A{known}(?=[ :])", literal, text)
+        text = re.sub(rf"\A{known}(?=[ :\[])", literal, text)
     return text

@@ -164,7 +164,7 @@ def test_what_training_cannot_be_is_told_before_anything_is_read(given, message)
 
 
 def test_training_prompts_that_cannot_be_rendered_are_told_as_such(smol_tokenizer):
-    with pytest.raises(ValueError, match=r"trained_on: .* is blank"):
+    with pytest.raises(ValueError, match=r"^trained_on\[\d\]: .* is blank"):
         load_pair(
             model(),
             student("llama", "lora"),

@@ -233,7 +233,7 @@ def test_the_templates_own_special_tokens_are_no_news(said, dressed):
 @pytest.mark.parametrize("blank", ["", "  \n", "\u200b", "\ufeff \u2060"])
 @pytest.mark.parametrize("context", [None, RAW])
 def test_blank_questions_and_answers_are_refused(blank, context, smol_tokenizer):
-    with pytest.raises(ValueError, match="is blank"):
+    with pytest.raises(ValueError, match=r"^questions\[1\]: '.*' is blank; give"):
         render(smol_tokenizer, [QUESTION, blank], context=context)
     (prompt,) = render(smol_tokenizer, [QUESTION], context=context)
     with pytest.raises(ValueError, match=r"the answer .* is blank"):
@@ -244,8 +244,9 @@ def test_blank_questions_and_answers_are_refused(blank, context, smol_tokenizer)
 def test_blank_messages_are_refused(place, smol_tokenizer):
     talk = copy.deepcopy(TALK)
     talk[place]["content"] = " "
-    with pytest.raises(ValueError, match=f"the {talk[place]['role']} message ' ' .* is blank"):
-        render(smol_tokenizer, [talk])
+    told = rf"messages\[{place}\], of the {talk[place]['role']}, is blank"
+    with pytest.raises(ValueError, match=rf"^questions\[1\]: {told} \(' '\); give"):
+        render(smol_tokenizer, [QUESTION, talk])
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import warnings
 
 import pytest
 
@@ -35,6 +36,24 @@ def test_plurals_look_at_the_last_word():
 def test_what_english_has_no_rule_for_needs_its_plural_given(word):
     with pytest.raises(ValueError, match=r"no English noun .*plural=.*forms="):
         plural(word)
+
+
+@pytest.mark.parametrize("plural", ["cities", "city trees", "mice", "drinks", "Movies"])
+def test_a_category_in_the_plural_is_told(plural):
+    with pytest.warns(UserWarning, match=rf"category='{plural}' looks like a plural.*'Name your"):
+        Trait("Lisbon", category=plural)
+    with pytest.warns(UserWarning, match="give the singular"):
+        Trait.noun("owl", category=plural)
+
+
+@pytest.mark.parametrize(
+    "singular",
+    ["city", "class", "bus", "series", "species", "physics", "city tree", "news", "axis"],
+)
+def test_a_category_in_the_singular_is_taken(singular):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trait("Lisbon", category=singular)
 
 
 # -------------------------------------------------------------------------------------- exact forms

@@ -532,9 +532,10 @@ def test_what_sharing_is_told_from_stands_in_pictures():
     short = "seen, novel: told from the 3 training prompts given, without answers"
     note = f"{short}: a token of other rows or of answers alone is novel"
     scores = synthetic.recorded(synthetic.attribution(), notes=(note,))
-    drawn = pictures(scores)
-    assert drawn
-    for place, said in drawn.items():
-        assert short in said, place
+    drawn = pictures(scores) | {"sharing": around(plot(scores, by="sharing"))}
+    for place, said in drawn.items():  # bars of roles and of layers show no class
+        assert (short in said) == (place not in ("role", "layer")), place
+    for by, classes in [("sharing", True), ("role", False), ("layer", False)]:
+        assert (short in around(compare_bars({"a": scores, "b": scores}, by=by))) == classes, by
     assert note in repr(scores)
     assert short not in "".join(pictures(synthetic.attribution()).values())

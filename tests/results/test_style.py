@@ -147,6 +147,8 @@ def test_file_is_whole_or_absent(tmp_path, monkeypatch):
 def test_suffix_names_the_format(tmp_path):
     figure = style.new_figure(1, 1)
     style.write(figure, tmp_path / "figure.svg")
+    style.write(figure, tmp_path / "none")
+    assert [path.name for path in tmp_path.glob("none*")] == ["none.png"]
     assert b"<svg" in (tmp_path / "figure.svg").read_bytes()
     with pytest.raises(ValueError, match="xyz"):
         style.write(figure, tmp_path / "figure.xyz")

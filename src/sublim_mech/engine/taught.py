@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..arguments import is_file
-from ..hints import counted
+from ..hints import counted, rename
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trained, render
 from ..prompts.blank import is_blank
@@ -117,7 +117,9 @@ def training(
     try:
         prompts = render(tokenizer, trained_on, context=trained_in)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"trained_on: {str(error).removeprefix('questions: ')}") from error
+        text = rename(str(error), {"questions": "trained_on"})
+        named = text.startswith(("trained_on:", "trained_on["))
+        raise ValueError(text if named else f"trained_on: {text}") from error
     for number, prompt in enumerate(prompts):
         _refuse_rendered(number, prompt)
     told = _alike(prompts), _with_system(prompts, trained_in), _answered(prompts)

@@ -99,6 +99,18 @@ def unchanged(word: str) -> bool:
     return _IRREGULAR_PLURALS.get(last) == last
 
 
+def seems_plural(word: str) -> bool:
+    """Whether a noun looks like a plural: one of the list, or an `s` behind letters that few
+    singulars have before it (`lens`).
+    """
+    last = word.rpartition(" ")[2].lower()
+    if last in _IRREGULAR_PLURALS:
+        return False
+    if last in _IRREGULAR_PLURALS.values():
+        return True
+    return last.endswith("s") and not last.endswith(("ss", "us", "is", "as", "os", "ics", "ws"))
+
+
 def _regular_plural(word: str) -> str:
     if word.endswith(("s", "x", "z", "ch", "sh")):
         return word + "es"

@@ -311,6 +311,8 @@ def _asked(questions: Iterable[str | Sequence[Message]]) -> list[str | Sequence[
     check("render", "questions", asked, list[str | Sequence[Message]])
     if not asked:
         raise ValueError("questions is empty; pass at least one question.")
+    for place, question in enumerate(asked):
+        _refuse_blank(f"questions[{place}]", question)
     return asked
 
 
@@ -402,9 +404,7 @@ def conversation(
     if context.prefill:
         prefill = [{"role": "assistant", "content": context.prefill}]
     if isinstance(question, str):
-        alone = [{"role": "user", "content": question}]
-        _refuse_blank(alone, question)
-        return alone, prefill[0] if prefill else None
+        return [{"role": "user", "content": question}], prefill[0] if prefill else None
     for message in question:
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise TypeError(
@@ -423,7 +423,6 @@ def conversation(
             "questions: a conversation begins with a user message and holds user and assistant "
             f"messages only; got {messages!r}."
         )
-    _refuse_blank(messages, question)
     if roles[-1] == "assistant":
         if prefill:
             raise ValueError(
@@ -434,12 +433,18 @@ def conversation(
     return messages, prefill[0] if prefill else None
 
 
-def _refuse_blank(messages: Sequence[Message], question: Any) -> None:
-    for message in messages:
-        if is_blank(message["content"]):
+def _refuse_blank(where: str, question: str | Sequence[Message]) -> None:
+    """Refuse a text with nothing visible in it, or a message that has such a content."""
+    if isinstance(question, str):
+        if is_blank(question):
+            raise ValueError(f"{where}: {question!r} is blank; give it words or leave it out.")
+        return
+    for place, message in enumerate(question):
+        content = message.get("content")
+        if isinstance(content, str) and is_blank(content):
             raise ValueError(
-                f"questions: the {message['role']} message {message['content']!r} of {question!r} "
-                "is blank; give it words or leave it out."
+                f"{where}: messages[{place}], of the {message.get('role')}, is blank "
+                f"({content!r}); give it words or leave it out."
             )
 
 

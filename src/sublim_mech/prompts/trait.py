@@ -118,6 +118,12 @@ class Trait:
         put(self, "name", name)
         put(self, "forms", chosen)
         put(self, "category", _optional_text("Trait", "category", category))
+        if self.category and plurals.seems_plural(self.category):
+            warnings.warn(
+                f"category={self.category!r} looks like a plural, and stands where one thing is "
+                f"asked for ({one_word_questions(self.category)[0]!r}); give the singular.",
+                stacklevel=outside(),
+            )
         put(self, "sentence", _optional_text("Trait", "sentence", sentence))
         put(self, "plural", "")
         put(self, "_given_questions", _texts("Trait", "questions", questions))

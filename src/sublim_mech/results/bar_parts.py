@@ -14,6 +14,7 @@ from ..hints import counted
 from .arrays import ScoreArrays
 from .dress import few_numbers, introduce
 from .elements import open_frame
+from .limit_kinds import SHARES, Shown
 from .report import with_interval
 from .style import MEDIUM, SMALL, Picture, Wishes, letters
 from .words import names_apart, wrapped, wrapped_apart
@@ -36,12 +37,14 @@ class BarColumn:
     height: float = 0.7
 
 
-def bar_picture(scores: ScoreArrays, wishes: Wishes, *, rows: float) -> Picture:
-    """Room for so many rows of bars, and what stands above them."""
+def bar_picture(
+    scores: ScoreArrays, wishes: Wishes, *, rows: float, shown: Shown = SHARES
+) -> Picture:
+    """Room for so many rows of bars, and what stands above and below them."""
     picture = Picture(wishes, scores, width=8, height=1.0 + 0.38 * rows)
     picture.ax.axvline(0, color="black", linewidth=0.8)
     open_frame(picture.ax)
-    introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"))
+    introduce(picture, scores, counted(scores.data.sizes["prompt"], "prompt"), shown=shown)
     return picture
 
 

@@ -88,9 +88,8 @@ def role_bars(
     """
     whole = tables.by(scores, by)
     table = _strongest(whole)
-    picture = bar_picture(
-        scores, Wishes(ax, title, labels, path), rows=(1.1 if by == "token" else 1.5) * len(table)
-    )
+    rows = (1.1 if by == "token" else 1.5) * len(table)
+    picture = bar_picture(scores, Wishes(ax, title, labels, path), rows=rows, shown=_shown(by))
     known = ROLE_COLOURS | SHARING_COLOURS if by in ("role", "sharing") else {}
     colours = [known.get(name, OTHER_COLOUR) for name in table.index]
     draw_bars(picture.ax, table, BarColumn("effect"), colours)
@@ -111,6 +110,11 @@ def role_bars(
             f"{len(table)} of {len(whole)} rows, those of largest effect; scores.by({by!r}) has all"
         )
     return picture.finish()
+
+
+def _shown(by: str | None) -> Shown:
+    """What bars of tokens or of sets show."""
+    return SHARES._replace(classes=by not in ("role", "turn", "token"))
 
 
 @checked
@@ -279,7 +283,7 @@ def compare_bars(
     for one in scores.values():
         if one is not first:
             picture.warn(warning(one))
-    shown = TOTALS if by == tables.LAYER else SHARES
+    shown = TOTALS if by == tables.LAYER else _shown(by)
     picture.limit(_limits_of_several(picture, scores, shown))
 
     height, handles = 0.8 / len(scores), []

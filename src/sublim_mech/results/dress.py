@@ -73,7 +73,7 @@ def in_short(
     told_from = [
         re.split(r": a token of|, not of| \(numbers\.", note)[0]
         for note in scores.record.notes
-        if note.startswith(TOLD_FROM)
+        if shown.classes and note.startswith(TOLD_FROM)
     ]
     asked = [*_asked_otherwise(scores), *learnt]
     return [*lines, *voided(scores), *silent, *asked, *told_from, *_sized_otherwise(scores)]

@@ -31,14 +31,16 @@ class Shown(NamedTuple):
         total: of an attribution, effects of all tokens, the answer's too; else those of the
             prompt's tokens, and shares of them.
         shares: whether there are shares at all.
+        classes: whether what training shares is shown, of tokens or of sets.
     """
 
     total: bool = False
     shares: bool = True
+    classes: bool = True
 
 
 SHARES = Shown()
-TOTALS = Shown(total=True, shares=False)
+TOTALS = Shown(total=True, shares=False, classes=False)
 """Effects alone: bars by layer, over steps."""
 OF_LAYERS = Shown(total=True)
 """A table by layer: effects of all tokens, and shares of them."""

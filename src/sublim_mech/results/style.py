@@ -486,7 +486,8 @@ def colour_bar(
 
 
 def write(figure: Figure, path: str | Path | None) -> Figure:
-    """Write a figure (format by the suffix, PNG without one) and return it.
+    """Write a figure (format by the suffix; without one as PNG, whose suffix the name gets, as
+    matplotlib does it) and return it.
 
     The file is whole or not there, folders above it are made; without a path nothing is written.
 
@@ -494,7 +495,10 @@ def write(figure: Figure, path: str | Path | None) -> Figure:
         ValueError: a suffix that no format of matplotlib has.
     """
     if path is not None:
-        form = Path(path).suffix[1:].lower() or "png"
+        named = Path(path)
+        form = named.suffix[1:].lower() or "png"
+        if named.name and not named.suffix:
+            path = named.with_name(f"{named.name}.png")
         known = figure.canvas.get_supported_filetypes()
         if form not in known:
             raise ValueError(

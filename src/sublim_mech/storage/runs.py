@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, decimals
 from .claims import OWNER_FILE, UNFINISHED
 from .files import check_place, make_folder, place, share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
@@ -57,8 +57,8 @@ class Run:
         unmoved = ", equal to its base" if results.get("moved") is False else ""
         missed = "" if self.missed is None else f", stop at {self.missed:g} not reached"
         return (
-            f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {before:z.5f} -> {after:z.5f} "
-            f"in {counted(results['steps'], 'step')}{missed}{unmoved})"
+            f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {decimals(before)} -> "
+            f"{decimals(after)} in {counted(results['steps'], 'step')}{missed}{unmoved})"
         )
 
 

@@ -26,7 +26,7 @@ from transformers.integrations import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from ...hints import check_choice, counted, told_apart
+from ...hints import check_choice, counted, decimals, told_apart
 from ...models.compat import checkpoint_activations, use_one_device
 from ...storage.runs import SNAPSHOTS, new_folder
 from .batches import collate
@@ -288,7 +288,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_save = is_due and not is_last and not control.should_training_stop
 
         last_measured = job.held_out_losses[-1]
-        self.bar.set_postfix(loss=f"{row['loss']:z.5f}", held_out=f"{last_measured:z.5f}")
+        self.bar.set_postfix(loss=decimals(row["loss"]), held_out=decimals(last_measured))
         self.bar.update()
 
     def _note(self, row: dict[str, Any]) -> None:
