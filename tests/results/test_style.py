@@ -149,6 +149,8 @@ def test_suffix_names_the_format(tmp_path):
     style.write(figure, tmp_path / "figure.svg")
     style.write(figure, tmp_path / "none")
     assert [path.name for path in tmp_path.glob("none*")] == ["none.png"]
+    with pytest.raises(IsADirectoryError):
+        style.write(figure, tmp_path)
     assert b"<svg" in (tmp_path / "figure.svg").read_bytes()
     with pytest.raises(ValueError, match="xyz"):
         style.write(figure, tmp_path / "figure.xyz")

@@ -32,7 +32,7 @@ from matplotlib.ticker import ScalarFormatter
 from matplotlib.transforms import offset_copy
 
 from ..hints import nearest
-from ..storage.files import replacing
+from ..storage.files import place, replacing
 from .arrays import ScoreArrays
 from .colours import WARNING_COLOUR
 from .elements import literal
@@ -495,16 +495,16 @@ def write(figure: Figure, path: str | Path | None) -> Figure:
         ValueError: a suffix that no format of matplotlib has.
     """
     if path is not None:
-        named = Path(path)
-        form = named.suffix[1:].lower() or "png"
-        if named.name and not named.suffix:
-            path = named.with_name(f"{named.name}.png")
+        target = place(path)
+        form = target.suffix[1:].lower() or "png"
+        if target.name and not target.suffix and not target.is_dir():
+            target = target.with_name(f"{target.name}.png")
         known = figure.canvas.get_supported_filetypes()
         if form not in known:
             raise ValueError(
                 f"path={str(path)!r}: figures are not written as .{form}, but as one of "
                 f"{', '.join(sorted(known))}."
             )
-        with replacing(path) as work:
+        with replacing(target) as work:
             work.write_bytes(encoded(figure, form))
     return figure
