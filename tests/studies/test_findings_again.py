@@ -38,6 +38,46 @@ def test_numbers_of_the_committed_page_come_out_of_the_committed_rows():
     assert hold(page, read_all(files)) >= 3
 
 
+def test_numbers_and_verdicts_of_the_readme_are_those_of_the_page():
+    page = (ROOT / "docs" / "findings.md").read_text()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    said = readme.partition("([findings](docs/findings.md)")[2].partition("The paper's own design")[
+        0
+    ]
+    means = {}  # of the page's lines and of its students: interval -> mean
+    for mean, low, high in re.findall(r"\| (\S+) \| \[(\S+), (\S+)\] \|", page):
+        means[float(low), float(high)] = float(mean)
+    intervals = re.findall(r"([+-][\d.]+) (?:nats )?\[([+-][\d.]+), ([+-][\d.]+)\]", said)
+    assert len(intervals) == 4
+    for mean, low, high in intervals:
+        assert any(
+            abs(means[key] - float(mean)) < 0.0051
+            and abs(key[0] - float(low)) < 0.0051
+            and abs(key[1] - float(high)) < 0.0051
+            for key in means
+        ), (mean, low, high)
+
+    asked = r"\| trained in {0}, asked in (?!{0})\w+: what is left is below 0.1 \| (\S+) \|"
+    for trained, words in (
+        ("default", r"they keep (\S+) to (\S+) "),
+        ("ChatGPT", r"t (\S+) to (\S+) of"),
+    ):
+        left = sorted(map(float, re.findall(asked.format(trained), page)))
+        kept = re.search(words, said)
+        assert kept, trained
+        assert len(left) == 3
+        assert [left[0], left[-1]] == pytest.approx([*map(float, kept.groups())], abs=0.0051)
+
+    short = dict(re.findall(r"^- \*\*(.+?)\*\*: (.+)\.$", page, re.MULTILINE))
+    for verdict, claims in {
+        "Holds at this scale": ("their own trait", "at the shared tokens"),
+        "Does not hold at this scale": ("alpha = 32", "context of training"),
+        "Cannot be told from these rows": ("alpha = rank", "full fine-tuning", "sits on shared"),
+    }.items():
+        for claim in claims:
+            assert claim in short[verdict], verdict
+
+
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
     """Three row seeds of two training seeds each; every student in two parts, once with scores.
