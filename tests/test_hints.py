@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 import sublim_mech
-from sublim_mech.hints import check_choice, counted, nearest, ranges, signed, told_apart
+from sublim_mech.hints import (
+    check_choice,
+    counted,
+    nearest,
+    nearest_path,
+    ranges,
+    signed,
+    told_apart,
+)
 from sublim_mech.prompts import Trait
 
 
@@ -68,6 +76,27 @@ def test_a_warning_names_the_line_of_the_users_own():
 )
 def test_counted(given, said):
     assert counted(*given) == said
+
+
+def test_near_paths_are_those_beside_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for there in ("out/owl", "out/.owls", "runs/owl", "models"):
+        Path(there).mkdir(parents=True)
+    Path("out/owl.safetensors").touch()
+    for given, near in {
+        "out/owll": "; did you mean 'out/owl'?",
+        "./out/owll": "; did you mean 'out/owl'?",
+        tmp_path / "out" / "owll": f"; did you mean '{tmp_path}/out/owl'?",
+        "run/owl": "; did you mean 'runs/owl'?",  # the folder above is the one that is missing
+        "model/owl": "",  # models holds none
+        "model": "; did you mean 'models'?",
+        "out/owl.safetensor": "; did you mean 'out/owl.safetensors'?",
+        "out/owl": "",  # is there
+        "out/cherry": "",
+        "out/owl.safetensors/x": "",  # in a file
+        "x" * 300: "",  # no file system takes it
+    }.items():
+        assert nearest_path(Path(given)) == near, given
 
 
 def test_nothing_follows_a_question_but_a_new_sentence():

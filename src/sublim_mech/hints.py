@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 
 _INSIDE = (__name__.partition(".")[0], "contextlib", "torch.utils._contextlib", "jaxtyping")
@@ -92,7 +93,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     near_names = [ours for ours in ELSEWHERE.get(name, ()) if ours in known]
-    near_names = near_names or _near(name, known)
+    return _did_you_mean(near_names or _near(name, known))
+
+
+def nearest_path(path: Path) -> str:
+    """`"; did you mean 'out/owl'?"` of a path that is not there: what is beside the first of its
+    parts that is missing, and holds the others; nothing of one that is there. Hidden files are not
+    told.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sublim_mech.hints import nearest_path
+        >>> nearest_path(Path("nothing is called so"))
+        ''
+    """
+    there, rest = path, Path()
+    near: list[str] = []
+    with suppress(OSError):  # nobody may look into it, or it is a file
+        if path.exists():
+            return ""
+        while not there.parent.exists():
+            there, rest = there.parent, there.name / rest
+        beside = [one for one in there.parent.iterdir() if not one.name.startswith(".")]
+        whole = {one.name: str(one / rest) for one in sorted(beside) if (one / rest).exists()}
+        near = [whole[name] for name in _near(there.name, list(whole))]
+    return _did_you_mean(near)
+
+
+def _did_you_mean(near_names: Sequence[str]) -> str:
     if not near_names:
         return ""
     return f"; did you mean {' or '.join(map(repr, near_names))}?"
