@@ -78,6 +78,33 @@ def test_counted(given, said):
     assert counted(*given) == said
 
 
+def test_near_names_of_the_package_are_told_also_those_in_its_folders():
+    for given, near in {
+        "own_minus_other": "; did you mean 'metrics.own_minus_others'?",
+        "own_minus_others": "; did you mean 'metrics.own_minus_others'?",
+        "atribute": "; did you mean 'attribute'?",
+        "spectrum": "; did you mean 'instruments.spectrum'?",
+        "Contxt": "; did you mean 'Context'?",
+        "Tensor": ".",  # metrics only has it at hand
+        "no_such_thing": ".",
+    }.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(sublim_mech, given)
+        assert str(caught.value) == f"module 'sublim_mech' has no attribute {given!r}{near}"
+        assert not hasattr(sublim_mech, given)
+    with pytest.raises(ImportError, match="cannot import name 'own_minus_other'"):
+        from sublim_mech import own_minus_other  # noqa: F401
+
+
+def test_studies_which_are_not_loaded_by_themselves_are_told(monkeypatch):
+    monkeypatch.delattr(sublim_mech, "studies", raising=False)
+    with pytest.raises(AttributeError, match="; did you mean 'from sublim_mech import studies'"):
+        sublim_mech.studies  # noqa: B018
+    from sublim_mech import studies
+
+    assert studies.__name__ == "sublim_mech.studies"
+
+
 def test_near_paths_are_those_beside_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for there in ("out/owl", "out/.owls", "runs/owl", "models"):

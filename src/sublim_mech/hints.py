@@ -80,11 +80,16 @@ def called() -> str:
     return name
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], called: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near: a sentence ends with it, so
     that another begins behind `{nearest(name, known) or '.'}`.
 
     A name that other libraries have for it counts as nearest (`ELSEWHERE`).
+
+    Args:
+        name: what is not there.
+        known: what is.
+        called: how names of these are to be written, where not as they are compared.
 
     Example:
         >>> from sublim_mech.hints import nearest
@@ -93,7 +98,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     near_names = [ours for ours in ELSEWHERE.get(name, ()) if ours in known]
-    return _did_you_mean(near_names or _near(name, known))
+    near_names = near_names or _near(name, known)
+    if not near_names:
+        return ""
+    written = (repr((called or {}).get(one, one)) for one in near_names)
+    return f"; did you mean {' or '.join(written)}?"
 
 
 def nearest_path(path: Path) -> str:
@@ -108,7 +117,6 @@ def nearest_path(path: Path) -> str:
         ''
     """
     there, rest = path, Path()
-    near: list[str] = []
     with suppress(OSError):  # nobody may look into it, or it is a file
         if path.exists():
             return ""
@@ -116,14 +124,8 @@ def nearest_path(path: Path) -> str:
             there, rest = there.parent, there.name / rest
         beside = [one for one in there.parent.iterdir() if not one.name.startswith(".")]
         whole = {one.name: str(one / rest) for one in sorted(beside) if (one / rest).exists()}
-        near = [whole[name] for name in _near(there.name, list(whole))]
-    return _did_you_mean(near)
-
-
-def _did_you_mean(near_names: Sequence[str]) -> str:
-    if not near_names:
-        return ""
-    return f"; did you mean {' or '.join(map(repr, near_names))}?"
+        return nearest(there.name, whole, whole)
+    return ""
 
 
 def _near(name: str, known: Sequence[str]) -> list[str]:
