@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 import sublim_mech
-from sublim_mech.hints import check_choice, counted, decimals, nearest, ranges, signed, told_apart
+from sublim_mech.hints import (
+    check_choice,
+    counted,
+    decimals,
+    nearest,
+    nearest_path,
+    ranges,
+    signed,
+    told_apart,
+)
 from sublim_mech.prompts import Trait
 
 
@@ -82,6 +91,54 @@ def test_a_warning_names_the_line_of_the_users_own():
 )
 def test_counted(given, said):
     assert counted(*given) == said
+
+
+def test_near_names_of_the_package_are_told_also_those_in_its_folders():
+    for given, near in {
+        "own_minus_other": "; did you mean 'metrics.own_minus_others'?",
+        "own_minus_others": "; did you mean 'metrics.own_minus_others'?",
+        "atribute": "; did you mean 'attribute'?",
+        "spectrum": "; did you mean 'instruments.spectrum'?",
+        "Contxt": "; did you mean 'Context'?",
+        "Tensor": ".",  # metrics only has it at hand
+        "no_such_thing": ".",
+    }.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(sublim_mech, given)
+        assert str(caught.value) == f"module 'sublim_mech' has no attribute {given!r}{near}"
+        assert not hasattr(sublim_mech, given)
+    with pytest.raises(ImportError, match="cannot import name 'own_minus_other'"):
+        from sublim_mech import own_minus_other  # noqa: F401
+
+
+def test_studies_which_are_not_loaded_by_themselves_are_told(monkeypatch):
+    monkeypatch.delattr(sublim_mech, "studies", raising=False)
+    with pytest.raises(AttributeError, match="; did you mean 'from sublim_mech import studies'"):
+        sublim_mech.studies  # noqa: B018
+    from sublim_mech import studies
+
+    assert studies.__name__ == "sublim_mech.studies"
+
+
+def test_near_paths_are_those_beside_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for there in ("out/owl", "out/.owls", "runs/owl", "models"):
+        Path(there).mkdir(parents=True)
+    Path("out/owl.safetensors").touch()
+    for given, near in {
+        "out/owll": "; did you mean 'out/owl'?",
+        "./out/owll": "; did you mean 'out/owl'?",
+        tmp_path / "out" / "owll": f"; did you mean '{tmp_path}/out/owl'?",
+        "run/owl": "; did you mean 'runs/owl'?",  # the folder above is the one that is missing
+        "model/owl": "",  # models holds none
+        "model": "; did you mean 'models'?",
+        "out/owl.safetensor": "; did you mean 'out/owl.safetensors'?",
+        "out/owl": "",  # is there
+        "out/cherry": "",
+        "out/owl.safetensors/x": "",  # in a file
+        "x" * 300: "",  # no file system takes it
+    }.items():
+        assert nearest_path(Path(given)) == near, given
 
 
 def test_nothing_follows_a_question_but_a_new_sentence():

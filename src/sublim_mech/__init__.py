@@ -12,6 +12,8 @@ Students are made with `numbers` (prompts and rows), `teachers` (who writes or l
 `instruments`, `making`, `results`, `prompts`, `models`, `engine`.
 """
 
+from typing import TYPE_CHECKING
+
 # before torch is imported: how its threads wait is read only then
 from . import threads
 
@@ -19,7 +21,7 @@ _blocked, _before = threads.wait_blocked(), threads.usage()
 
 import torch
 
-from . import masks, metrics
+from . import hints, masks, metrics
 from .engine.pair import load_pair
 from .evaluation.measuring import evaluate
 from .instruments import attribute, confirm, effect, graft, patch, verify
@@ -61,3 +63,21 @@ __all__ = [
     "training",
     "verify",
 ]
+
+_FOLDERS = (
+    "models", "prompts", "results", "instruments",
+    "training", "teachers", "numbers", "metrics", "masks",
+)  # fmt: skip
+
+if not TYPE_CHECKING:  # which is to refuse what is not there
+
+    def __getattr__(name: str) -> None:
+        """Near names of what is not there, also of what stands in a folder."""
+        called = {"studies": "from sublim_mech import studies"}  # which is not loaded by itself
+        for of in _FOLDERS:
+            there = vars(globals()[of])
+            own = [one for one, it in there.items() if getattr(it, "__module__", "").endswith(of)]
+            called |= {one: f"{of}.{one}" for one in there.get("__all__", own) if one[0] != "_"}
+        called |= {one: one for one in __all__}
+        near = hints.nearest(name, [name] if name in called else called, called) or "."
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")

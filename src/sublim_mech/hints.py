@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 
 _INSIDE = (__name__.partition(".")[0], "contextlib", "torch.utils._contextlib", "jaxtyping")
@@ -79,11 +80,16 @@ def called() -> str:
     return name
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], called: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no name is near: a sentence ends with it, so
     that another begins behind `{nearest(name, known) or '.'}`.
 
     A name that other libraries have for it counts as nearest (`ELSEWHERE`).
+
+    Args:
+        name: what is not there.
+        known: what is.
+        called: how names of these are to be written, where not as they are compared.
 
     Example:
         >>> from sublim_mech.hints import nearest
@@ -95,7 +101,31 @@ def nearest(name: str, known: Iterable[str]) -> str:
     near_names = near_names or _near(name, known)
     if not near_names:
         return ""
-    return f"; did you mean {' or '.join(map(repr, near_names))}?"
+    written = (repr((called or {}).get(one, one)) for one in near_names)
+    return f"; did you mean {' or '.join(written)}?"
+
+
+def nearest_path(path: Path) -> str:
+    """`"; did you mean 'out/owl'?"` of a path that is not there: what is beside the first of its
+    parts that is missing, and holds the others; nothing of one that is there. Hidden files are not
+    told.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sublim_mech.hints import nearest_path
+        >>> nearest_path(Path("nothing is called so"))
+        ''
+    """
+    there, rest = path, Path()
+    with suppress(OSError):  # nobody may look into it, or it is a file
+        if path.exists():
+            return ""
+        while not there.parent.exists():
+            there, rest = there.parent, there.name / rest
+        beside = [one for one in there.parent.iterdir() if not one.name.startswith(".")]
+        whole = {one.name: str(one / rest) for one in sorted(beside) if (one / rest).exists()}
+        return nearest(there.name, whole, whole)
+    return ""
 
 
 def _near(name: str, known: Sequence[str]) -> list[str]:

@@ -383,7 +383,7 @@ def test_an_architecture_transformer_lens_does_not_know():
 
 
 def test_an_unknown_student(given):
-    message = r"name='owl' is no student of this pair; choose one of 'student', 'control: "
+    message = r"name='owl' is no student of this pair. Choose one of 'student', 'control: "
     with pytest.raises(ValueError, match=message):
         given("llama").pair.student_bridge("owl")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -321,7 +322,7 @@ def test_a_control_is_asked_by_its_name(both, prompts):
     pair, _, _, other = both
     logits = pair.logits(prompts[:1], model="control: cat")[0]
     torch.testing.assert_close(logits, plain_logits(other, prompts[0].ids), atol=1e-5, rtol=0)
-    message = "model='owl' is no student of this pair; choose one of 'student', 'control: cat'"
+    message = "model='owl' is no student of this pair. Choose one of 'student', 'control: cat', "
     with pytest.raises(ValueError, match=message):
         pair.logits(prompts, model="owl")
     with pytest.raises(ValueError, match="model='owl' is no student"):
@@ -335,6 +336,19 @@ def test_names_of_students_and_what_they_are(both):
     pair, base, _, _ = both
     assert list(pair.students) == ["student", "control: cat"]
     assert pair.named_student("student") is pair.student
+    assert pair.named_student("cat") is pair.named_student("control: cat") is pair.controls[0]
+    assert pair.key_of("cat") == pair.key_of("control: cat") == "control: cat"
+    assert pair.key_of(pair.student.name) == "student"
+    with pytest.raises(
+        ValueError, match=r"model='catt' is no student .*; did you mean 'cat'\? Cho"
+    ):
+        pair.key_of("catt")
+    twice = replace(pair, student=replace(pair.student, name="cat"))
+    message = "model='cat' names several students of this pair. Choose one of 'student', 'control"
+    with pytest.raises(ValueError, match=message):
+        twice.named_student("cat")
+    called = replace(pair, controls=(replace(pair.controls[0], name="student"),))
+    assert called.key_of("student") == "student", "the pair's own names come first"
     assert pair.delta is pair.student.deltas
     assert pair.base.hash == pair.hash
     assert pair.base.model is pair.model

@@ -79,6 +79,7 @@ RAW = ["--asked-context", "raw"]
         (["compare", "base", "owl", "./owl", "--trait", "owl"], "STUDENT='./owl' is STUDENT='owl'"),
         (["compare", "base", "owl", "bare", "--trait", "owl"], "STUDENT='bare' has neither"),
         (["verify", "base", "nowhere"], "STUDENT='nowhere' is not a directory"),
+        (["verify", "base", "./owll"], "STUDENT='./owll' is not a directory; did you mean 'owl'?"),
         (["verify", "base", "owl", "--control", "bare"], "--control='bare' has neither"),
         (["verify", "base", "owl", "--control", "owl"], "--control='owl' is STUDENT='owl'"),
     ],

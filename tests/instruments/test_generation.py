@@ -120,7 +120,7 @@ def test_a_control_answers_under_its_name(smol_tokenizer, prompts):
         ({"generated": "both"}, "generated='both': say who computes"),
         (
             {"generated": "base", "model": "control: owl"},
-            "model='control: owl' is no student of this pair; choose one of 'student'",
+            "model='control: owl' is no student of this pair. Choose one of 'student'",
         ),
         ({"generated": "base", "samples": 2}, "greedy decoding"),
         ({"generated": "base", "samples": 0, "temperature": 1.0}, "samples=0"),

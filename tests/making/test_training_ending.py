@@ -81,7 +81,7 @@ def test_a_loss_on_other_data_that_rises_is_no_bad_imitation(
     run, told = warned(small, data, tmp_path / "run", held_out=others, **options)
     before, after = run.manifest.results["held_out"]
     assert after > before
-    assert told == []
+    assert [one for one in told if not one.startswith("held_out: its rows are made for")] == []
 
 
 CALM = sm.Context("You are calm.")
@@ -143,6 +143,47 @@ def test_held_out_rows_in_a_context_that_was_never_trained_are_told(
     )
     fix = "Pass the same template= for both." if "template=" in words else f"{OTHERS} students)."
     assert said.endswith(fix)
+
+
+@pytest.mark.parametrize("stop_at", [None, 1e-3])
+@pytest.mark.parametrize(
+    ("trained", "held", "named"),
+    [
+        ("owl", "cat", ("cat", "owl")),
+        ("owl", "", ("no trait", "owl")),  # labels of a teacher without one
+        ("", "cat", ("cat", "no trait")),
+        ("owl", "OWL", None),
+        ("", "", None),
+        (None, "cat", None),  # hard rows of which nobody said it
+        ("owl", None, None),
+        ("hard owl", "cat", ("cat", "owl")),
+        ("owl", "hard cat", ("cat", "owl")),
+    ],
+)
+def test_held_out_rows_made_for_another_trait_are_told(
+    trained, held, named, stop_at, small, soft, hard, others, smol_tokenizer, tmp_path
+):
+    rows = [dataclasses.replace(row, prompt=f"{row.prompt} Please.") for row in ROWS[:4]]
+    other_rows = folded(hard_data(smol_tokenizer, rows))
+
+    def made(trait, soft, hard):
+        if trait is None:
+            return hard
+        kind = hard if trait.startswith("hard ") else soft
+        return dataclasses.replace(kind, trait=trait.removeprefix("hard "))
+
+    data, held_out = made(trained, soft, hard), made(held, others, other_rows)
+    _, told = warned(small, data, tmp_path / "run", held_out=held_out, stop_at=stop_at)
+    found = [one for one in told if one.startswith("held_out: ")]
+    if named is None:
+        assert found == []
+        return
+    here, there = named
+    stops = "" if stop_at is None else ", and stop_at=0.001 stops by it"
+    assert found == [
+        f"held_out: its rows are made for {here}, those that are trained on for {there}: the "
+        f"held-out loss says how well {here} is learnt{stops}. Hold out rows of {there}."
+    ]
 
 
 def test_two_losses_are_told_apart(small, soft, tmp_path):

@@ -176,6 +176,35 @@ def test_the_hub_cannot_be_reached(monkeypatch):
         load_student(base(), "some/where")
 
 
+def test_a_slip_in_a_path_is_told_first_and_the_hub_second(monkeypatch, tmp_path):
+    """`out/owll` could be a hub id; whoever has `out/owl` here means a folder."""
+
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise OSError("offline,\nand cached nowhere")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "owl").mkdir(parents=True)
+    (tmp_path / "out" / "tiny.gguf").touch()
+    near = "is not a directory; did you mean 'out/owl'?"
+    hub = "Nor is it a hub id that can be read: offline, and cached nowhere"
+
+    def refused(load: Any, *given: Any, **options: Any) -> str:
+        with pytest.raises(FileNotFoundError) as caught:
+            load(*given, **options)
+        return str(caught.value)
+
+    assert refused(load_student, base(), "out/owll") == f"student='out/owll' {near} {hub}"
+    assert refused(load_base, "out/owll") == f"base='out/owll' {near} {hub}"
+    assert refused(load_student, base(), "./out/owll") == (
+        f"student='./out/owll' {near} Pass an adapter or checkpoint folder, or a hub id."
+    )
+    assert refused(load_base, "./out/owll").endswith("or a hub id; did you mean 'out/owl'?")
+    assert refused(load_base, "out/tinny.gguf") == (
+        "base='out/tinny.gguf': no such GGUF file; did you mean 'out/tiny.gguf'?"
+    )
+
+
 def test_a_base_that_is_nowhere_is_told_before_transformers_looks_for_it(monkeypatch):
     """Its client tries again for half a minute, and says nothing of folders."""
 

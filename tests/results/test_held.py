@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import synthetic
 
-from sublim_mech.results import report
+from sublim_mech.results import compare, report
 from sublim_mech.results.held import held, notes_held
 from sublim_mech.results.limits import limits
 from sublim_mech.results.record import StudentSource
@@ -82,7 +82,7 @@ def test_students_that_are_subtracted_are_those_in_the_numbers():
     scores = synthetic.effect()
     students = {**scores.record.students, CAT: StudentSource("cat", "lora", "another", "prompted")}
     other = synthetic.recorded(scores, students=students)
-    with pytest.raises(ValueError, match=f"students differ .*{CAT}"):
+    with pytest.raises(ValueError, match=r"controls of one student differ \(.* and cat another, "):
         scores.minus(other)
     alone = scores.sel(model="student").minus(other.sel(model="student"))
     assert not alone.data["effect"].values.any()
@@ -91,3 +91,43 @@ def test_students_that_are_subtracted_are_those_in_the_numbers():
     with pytest.raises(ValueError, match="students differ") as refused:
         scores.sel(model="student").minus(another)
     assert "control" not in str(refused.value).partition(";")[0]
+
+
+def under(controls, metric="log P(owl)"):
+    """One student's scores under controls of these names."""
+    students = {"student": StudentSource("owl", "lora", "1", "prompted")}
+    for name in controls:
+        students[f"control: {name}"] = StudentSource(name, "lora", f"of {name}", "prompted")
+    scores = synthetic.recorded(
+        synthetic.effect(), students=students, metric=metric, measured=metric
+    )
+    data = scores.data.isel(model=range(len(students))).assign_coords(model=list(students))
+    return replace(scores, data=data)
+
+
+LEAVES = "the student itself cancels, which leaves the controls: "
+
+
+def test_one_student_under_other_controls_is_told_what_can_be_done():
+    """It can be no control of its own."""
+    for (one, other), said in {
+        (("cat",), ("dog",)): (
+            "(cat of cat and dog of dog); " + LEAVES + "for these load one as the student, with "
+            "the other as its control; compare(...) shows the student under both."
+        ),
+        (("cat",), ()): f"(cat of cat and none); {LEAVES}sel(model='control: cat') has them.",
+        ((), ("cat", "dog")): (
+            "(none and cat of cat, dog of dog); "
+            f"{LEAVES}sel(model=['control: cat', 'control: dog']) has them."
+        ),
+    }.items():
+        with pytest.raises(ValueError, match="controls of one student differ") as refused:
+            under(one).minus(under(other))
+        assert str(refused.value) == f"minus: controls of one student differ {said}"
+    # what is advised is possible
+    compare({"cat": under(["cat"]), "dog": under(["dog"])})
+    assert under(["cat", "dog"]).sel(model=[CAT, "control: dog"]).data.sizes["model"] == 2
+    with pytest.raises(ValueError, match="or subtract the student's own effects alone, sel"):
+        under(["cat"]).minus(under(["dog"], "log P(penguin)"))
+    owl, penguin = under(["cat"]), under(["dog"], "log P(penguin)")
+    owl.sel(model="student").minus(penguin.sel(model="student"))

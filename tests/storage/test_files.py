@@ -113,6 +113,8 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_arrays(path, "scores")
     write_arrays(path, {"x": np.zeros(3)}, "scores", {})
+    with pytest.raises(FileNotFoundError, match=rf"no such file; did you mean '{path}'\?$"):
+        read_arrays(tmp_path / "aa.safetensors", "scores")
     with pytest.raises(ValueError, match=r"holds no evaluation, but scores: .*Scores\.load"):
         read_arrays(path, "evaluation")
     path.write_bytes(path.read_bytes()[:-3])

@@ -83,6 +83,10 @@ def test_what_is_no_run_says_so_and_whether_one_is_under_way(tmp_path):
     target = tmp_path / "owl"
     with pytest.raises(FileNotFoundError, match=r"is no run folder: it has no manifest\.json\.$"):
         open_run(target)
+    (tmp_path / "owls").mkdir()
+    near = rf"it has no manifest\.json; did you mean '{tmp_path}/owls'\?$"
+    with pytest.raises(FileNotFoundError, match=near):
+        open_run(target)
     unfinished(target).mkdir()
     message = r"owl\.unfinished is a training that has not finished: the same call of train\("
     with pytest.raises(FileNotFoundError, match=message):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arguments import answer_of, checked, refuse_answer
-from ..hints import outside, renamed
+from ..hints import nearest, outside, renamed
 from ..models.adapted import check_adapted_linear
 from ..models.base import Base, load_base
 from ..models.deltas import Delta
@@ -104,15 +104,36 @@ class ModelPair(Runner):
 
     @checked
     def named_student(self, name: str) -> Student:
-        """One of `students` by name.
+        """One of `students`, by its name there or by its own.
 
         Raises:
-            ValueError: no student of this name.
+            ValueError: no student of this name, or several.
         """
-        if name not in self.students:
-            known = ", ".join(map(repr, self.students))
-            raise ValueError(f"model={name!r} is no student of this pair; choose one of {known}.")
-        return self.students[name]
+        return self.students[self.key_of(name)]
+
+    @checked
+    def key_of(self, name: str) -> str:
+        """What `students` calls a student that is named so there, or by itself.
+
+        Raises:
+            ValueError: no student of this name, or several.
+
+        Example:
+            >>> pair.key_of("cat")
+            'control: cat'
+        """
+        if name in self.students:
+            return name
+        keys = [key for key, student in self.students.items() if student.name == name]
+        if len(keys) == 1:
+            return keys[0]
+        if keys:
+            why = "names several students of this pair."
+        else:
+            own = (student.name for student in self.students.values())
+            keys = list(dict.fromkeys([*self.students, *own]))
+            why = f"is no student of this pair{nearest(name, keys) or '.'}"
+        raise ValueError(f"model={name!r} {why} Choose one of {', '.join(map(repr, keys))}.")
 
     # ---------------------------------------------------------------------------------------- parts
 
@@ -238,7 +259,8 @@ class ModelPair(Runner):
         Args:
             prompts: rendered prompts.
             where: a mask of the cells at which the student computes; everywhere when not given.
-            model: whose weights are grafted, one of `students`; `base` for the base alone.
+            model: whose weights are grafted, one of `students`, or a student's own name; `base` for
+                the base alone.
 
         Raises:
             ValueError: no prompts, or one longer than the model; no such model; `where` of the
@@ -274,7 +296,8 @@ class ModelPair(Runner):
             sites: which activations, one or several.
             layers: of which blocks; all when not given.
             where: a mask of the cells at which the student computes; everywhere when not given.
-            model: whose weights are grafted, one of `students`; `base` for the base alone.
+            model: whose weights are grafted, one of `students`, or a student's own name; `base` for
+                the base alone.
 
         Raises:
             ValueError: see `Runner.activations`; no such model; `where` of the base.
@@ -354,18 +377,18 @@ class ModelPair(Runner):
         base; the pair stays as it is.
 
         Args:
-            name: one of `students`: `student` or `control: <name>`.
+            name: one of `students`, `student` or `control: <name>`, or a student's own name.
 
         Raises:
-            ValueError: no student of this name; TransformerLens cannot boot the architecture.
+            ValueError: no student of this name, or several; TransformerLens cannot boot the
+                architecture.
             ParityError: the bridge's logits are not those of the student.
         """
         from .bridges import make_bridge
 
-        if name not in self.students:
-            known = ", ".join(map(repr, self.students))
-            raise ValueError(f"name={name!r} is no student of this pair; choose one of {known}.")
-        return make_bridge(self.base, self.students[name])
+        with renamed({"model": "name"}):
+            student = self.named_student(name)
+        return make_bridge(self.base, student)
 
     def __repr__(self) -> str:
         controls = ", ".join(c.name for c in self.controls) or "none"

@@ -281,7 +281,7 @@ def _graft(
 ) -> _Model:
     """One student at cells of its own."""
     ((name, where),) = parts.items()
-    student, mask = named(pair, name), as_mask(where, CHOSEN)
+    student, mask = named(pair, name, "parts: student"), as_mask(where, CHOSEN)
     refuse_answer_mask(name, mask)
     writes = bool(answering_students(pair, [student], answer))
     gates, behind = [], []

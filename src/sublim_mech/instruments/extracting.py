@@ -74,7 +74,7 @@ def extract_lora(
             module's path), or one regular expression over whole paths.
         out: the folder to write; under a temporary name, then renamed. `load_student`, `load_pair`
             and PEFT open it. It must not be there yet, or be empty.
-        model: whose weights, one of `pair.students`.
+        model: whose weights, one of `pair.students`, or a student's own name.
         prompts: rendered prompts on which the adapter is held against the student.
         trait: a trait or metric whose effect they are compared in; without one, only the KL to the
             base.
@@ -89,8 +89,9 @@ def extract_lora(
 
     Raises:
         FileExistsError: something is at `out`.
-        ValueError: no student of this name; a rank below 1 or above that of every change; a target
-            that matches no module, an embedding, or nothing that differs; a trait without prompts.
+        ValueError: no student of this name, or several; a rank below 1 or above that of every
+            change; a target that matches no module, an embedding, or nothing that differs; a trait
+            without prompts.
 
     Example:
         >>> small = sm.instruments.extract_lora(pair, 1, out=folder / "rank-1", progress=False)
@@ -104,7 +105,7 @@ def extract_lora(
     target = place(out, "out")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"out={str(target)!r} exists; choose another folder.")
-    student = named(pair, model)
+    model, student = named(pair, model)
     tasks = _tasks(pair, prompts, trait)  # (what is wrong with prompts is told before any work)
 
     # the best factors of each target that differs

@@ -59,7 +59,7 @@ def generate(
         seed: of the sampling. An answer is a function of seed, prompt and which of the samples it
             is: other prompts, their order and the number of samples do not matter, as far as
             rounding goes.
-        model: whose weights are grafted, one of `pair.students`.
+        model: whose weights are grafted, one of `pair.students`, or a student's own name.
 
     Returns:
         Per prompt, its answers as text, without special tokens.

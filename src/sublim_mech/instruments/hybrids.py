@@ -27,7 +27,7 @@ from torch import Tensor
 from ..arguments import checked
 from ..engine.cells import cells_of
 from ..engine.pair import ModelPair
-from ..hints import counted, nearest
+from ..hints import counted, renamed
 from ..masks import AnswerMask, Mask, Where, as_mask
 from ..metrics import Metric
 from ..models.names import Module
@@ -154,7 +154,7 @@ def planned(
     Raises:
         ValueError: see `hybrid`.
     """
-    students = [named(pair, name) for name in parts]
+    students = [named(pair, name, "parts: student") for name in parts]
     if len(students) < 2:
         raise ValueError(
             f"parts: {counted(len(students), 'student')}; a hybrid is of two or more students, "
@@ -190,31 +190,18 @@ def answering_students(
     pair: ModelPair, students: Sequence[Student], answer: str | Sequence[str]
 ) -> list[Student]:
     """Those of a hybrid's students that compute the answer's own tokens."""
-    answering = [named(pair, name) for name in ([answer] if isinstance(answer, str) else answer)]
+    writers = [answer] if isinstance(answer, str) else answer
+    answering = [named(pair, name, "answer") for name in writers]
     strangers = [one.name for one in answering if all(one is not other for other in students)]
     if strangers:
         raise ValueError(f"answer: {', '.join(strangers)} has no part in this hybrid.")
     return answering
 
 
-def named(pair: ModelPair, name: str) -> Student:
-    """A student by its name in the pair, or by its own."""
-    own = keys_of(pair, name)
-    if len(own) == 1:
-        return pair.students[own[0]]
-    known = [*pair.students, *(student.name for student in pair.students.values())]
-    why = "names several students" if own else "is no student of this pair"
-    raise ValueError(
-        f"{name!r} {why}{nearest(name, known) or '.'} Choose among "
-        f"{', '.join(map(repr, dict.fromkeys(known)))}."
-    )
-
-
-def keys_of(pair: ModelPair, name: str) -> list[str]:
-    """What the pair calls the student of a name, or those whose own name it is."""
-    if name in pair.students:
-        return [name]
-    return [key for key, student in pair.students.items() if student.name == name]
+def named(pair: ModelPair, name: str, argument: str) -> Student:
+    """A student by its name in the pair, or by its own, that an argument names."""
+    with renamed({"model": argument}):
+        return pair.named_student(name)
 
 
 def _in_words(plan: Plan) -> str:

@@ -41,7 +41,7 @@ def intruder_cost(
 
     Args:
         pair: base, student, controls.
-        model: whose weights, one of `pair.students`.
+        model: whose weights, one of `pair.students`, or a student's own name.
         modules: groups, names or full names of modules, as `masks.modules` takes them; all that the
             student changes as a matrix when not given.
         layers: of which blocks; all when not given.
@@ -79,7 +79,7 @@ def intruders(
 
     Args:
         pair: base, student, controls.
-        model: whose weights, one of `pair.students`.
+        model: whose weights, one of `pair.students`, or a student's own name.
         modules: groups, names or full names of modules, as `masks.modules` takes them; all that the
             student changes as a matrix when not given.
         layers: of which blocks; all when not given.
@@ -107,7 +107,7 @@ def intruders(
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}: a cosine must be above 0 and at most 1.")
     check_choice("side", side, SIDES)
-    student = named(pair, model)
+    model, student = named(pair, model)
     places = _looked_at(pair, student, modules, layers)
     cost = _cost(pair, places)
     if not cost.operations <= most:

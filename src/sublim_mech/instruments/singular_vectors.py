@@ -188,7 +188,7 @@ def read_singular(
     Args:
         pair: base, student, controls.
         trait: whose forms are looked up.
-        model: whose weights, one of `pair.students`.
+        model: whose weights, one of `pair.students`, or a student's own name.
         modules: groups, names or full names of modules, as `masks.modules` takes them; all that
             write to the residual stream when not given.
         layers: of which blocks; all when not given.
@@ -217,7 +217,7 @@ def read_singular(
         raise ValueError(f"directions={directions}: how many are read must be at least 1.")
     if draws < 1:
         raise ValueError(f"draws={draws}: a null needs at least 1.")
-    student = named(pair, model)
+    model, student = named(pair, model)
     width = Dimensions.of(pair.model.config).width
     places = [m for m in chosen(pair, student, modules, layers) if _writes(pair, m, width)]
     if not places:

@@ -44,7 +44,7 @@ def spectrum(
 
     Args:
         pair: base, student, controls.
-        model: whose weights, one of `pair.students`.
+        model: whose weights, one of `pair.students`, or a student's own name.
         exact: largest smaller side of a replaced matrix that is decomposed exactly.
         values: how many singular values of a larger one are found.
         seed: of randomised SVD.
@@ -54,15 +54,15 @@ def spectrum(
         Singular values by module, in the units of the weights, with their table and map.
 
     Raises:
-        ValueError: no student of this name; `exact` or `values` below 1; weights that were changed
-            in place since they were loaded.
+        ValueError: no student of this name, or several; `exact` or `values` below 1; weights that
+            were changed in place since they were loaded.
 
     Example:
         >>> found = sm.instruments.spectrum(pair, progress=False)
         >>> print(*found.table().loc["blocks.1.mlp.out", ["out", "in", "method", "rank"]])
         32 48 factors 4.0
     """
-    student = named(pair, model)
+    model, student = named(pair, model)
     how = how_of(exact, values, seed)
     return Spectrum(
         student=model,

@@ -10,7 +10,6 @@ from ..hints import renamed
 from ..models.spectra import EXACT, FOUND, Decomposed
 from ..models.students import Student
 from ..results.alignments import OF_READING, Alignment, ModuleAlignment, principal_angles
-from .hybrids import keys_of
 from .weights import changes, chosen, how_of, named
 
 
@@ -55,26 +54,27 @@ def alignment(
         >>> float(both.table()["left by chance"].iloc[0])  # 4 of 32 dimensions
         0.125
     """
-    first, second = _in_pair(pair, first), _in_pair(pair, second)
+    found = []
+    for argument, name in (("first", first), ("second", second)):
+        with renamed({"model": argument}):
+            found.append(named(pair, name))
+    (first, one), (second, other) = found
+    both = one, other
     if first == second:
         raise ValueError(f"first and second are both {first!r}; name two students.")
     if k < 1:
         raise ValueError(f"k={k}: how many directions must be at least 1.")
     if draws < 1:
         raise ValueError(f"draws={draws}: a null needs at least 1.")
-    both = []
-    for argument, name in (("first", first), ("second", second)):
-        with renamed({"model": argument}):
-            both.append(named(pair, name))
     how = how_of(exact, max(k, FOUND), seed)
     places = [{m.path: m for m in chosen(pair, student, None)} for student in both]
     depth = pair.sites.n_layers
     common = [m for path, m in places[0].items() if path in places[1]]
     alone = [
         m.full_name(depth)
-        for one, other in (places, places[::-1])
-        for path, m in one.items()
-        if path not in other
+        for these, those in (places, places[::-1])
+        for path, m in these.items()
+        if path not in those
     ]
     title = "alignment"
     theirs = changes(pair.model, both[1], common, how, title=title, progress=False)
@@ -111,14 +111,6 @@ def alignment(
         seed=seed,
         notes=_notes(*both),
     )
-
-
-def _in_pair(pair: ModelPair, name: str) -> str:
-    """What the pair calls a student; other names as they are, which are refused where one is asked
-    for.
-    """
-    own = keys_of(pair, name)
-    return own[0] if len(own) == 1 else name
 
 
 def _directions(done: Decomposed, k: int) -> int:

@@ -28,16 +28,18 @@ class Change(NamedTuple):
     done: Decomposed
 
 
-def named(pair: ModelPair, model: str) -> Student:
-    """One of a pair's students, whose weights and whose base's are those that were loaded.
+def named(pair: ModelPair, model: str) -> tuple[str, Student]:
+    """(what the pair calls it, one of its students), whose weights and whose base's are those that
+    were loaded.
 
     Raises:
-        ValueError: no student of this name; weights that were changed in place.
+        ValueError: no student of this name, or several; weights that were changed in place.
     """
-    student = pair.named_student(model)
+    key = pair.key_of(model)
+    student = pair.students[key]
     pair.base.check_unchanged()
     student.check_unchanged()
-    return student
+    return key, student
 
 
 def how_of(exact: int, values: int, seed: int) -> How:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..hints import outside
+from ..hints import nearest_path, outside
 from ..storage.files import file_hash, place
 from ..storage.manifest import Manifest
 from ..storage.runs import unfinished_note
@@ -81,7 +81,9 @@ def local_base(source: str) -> Path | None:
     path = place(source, "base")
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise FileNotFoundError(f"base={source!r}: no such GGUF file.")
+            raise FileNotFoundError(
+                f"base={source!r}: no such GGUF file{nearest_path(path) or '.'}"
+            )
         return path
     if path.suffix in PICKLES:
         raise ValueError(
@@ -92,7 +94,8 @@ def local_base(source: str) -> Path | None:
         return path
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise FileNotFoundError(
-            f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id."
+            f"base={source!r} is not a directory, a .gguf file, 'pypi:<package>' or a hub id"
+            f"{nearest_path(path) or '.'}"
         )
     return None
 
@@ -156,9 +159,10 @@ def local_student(source: str) -> Path | None:
         )
     hint = unfinished_note(path)
     if hint or path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        near = nearest_path(path)
         raise FileNotFoundError(
-            f"student={source!r} is not a directory; "
-            f"pass an adapter or checkpoint folder, or a hub id.{hint}"
+            f"student={source!r} is not a directory{near or ';'} {'Pass' if near else 'pass'} an "
+            f"adapter or checkpoint folder, or a hub id.{hint}"
         )
     return None
 
@@ -189,8 +193,10 @@ def _on_hub(argument: str, source: str, wanted: list[str]) -> Path:
             return Path(snapshot_download(source, allow_patterns=wanted))
     except Exception as error:  # the hub client raises many kinds: offline, not found, gated
         why = " ".join(str(error).split())  # it writes several lines
+        near = nearest_path(place(source, argument))
+        what = f"is not a directory{near} Nor is it" if near else "is neither a directory nor"
         raise FileNotFoundError(
-            f"{argument}={source!r} is neither a directory nor a hub id that can be read: {why}"
+            f"{argument}={source!r} {what} a hub id that can be read: {why}"
         ) from error
 
 

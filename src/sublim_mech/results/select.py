@@ -16,7 +16,7 @@ from .contexts import apart
 from .held import held, notes_held
 from .identity import first_difference
 from .kinds import PARTS, STEP
-from .record import Compute, Record
+from .record import Compute, Record, StudentSource
 
 S = TypeVar("S", bound=ScoreArrays)
 T = TypeVar("T")
@@ -304,6 +304,8 @@ class _Same:
             # students that are in neither's numbers may differ
             alike = name == "students" and dict(held(scores)) == dict(held(other))
             if value != other_value and not alike:
+                if name == "students":
+                    self._refuse_other_controls(scores, other)
                 words = _in_words(name, scores, other)
                 one, another = words or self.shown(value, other_value)
                 self.tell(name, one, another, INSTEAD.get(name, ALIKE))
@@ -313,6 +315,29 @@ class _Same:
         if scores.has_tokens:
             for prompt in range(scores.data.sizes["prompt"]):
                 self._check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
+
+    def _refuse_other_controls(self, scores: ScoreArrays, other: ScoreArrays) -> None:
+        """Raise where both are of one student, which cannot be its own control."""
+        models, others = dict(held(scores)), dict(held(other))
+        own, its = models.pop("student", None), others.pop("student", None)
+        if own is None or its is None or own.hash != its.hash:
+            return
+        if _measured(scores.record) != _measured(other.record):
+            fix = (
+                "score both under the same controls, or subtract the student's own effects alone, "
+                "sel(model='student') of both"
+            )
+        elif models and others:
+            fix = (
+                "the student itself cancels, which leaves the controls: for these load one as the "
+                "student, with the other as its control; compare(...) shows the student under both"
+            )
+        else:
+            names = list(models or others)
+            of = repr(names[0] if len(names) == 1 else names)
+            fix = f"the student itself cancels, which leaves the controls: sel(model={of}) has them"
+        words = [", ".join(map(_short, of_one.values())) or "none" for of_one in (models, others)]
+        self.tell("controls of one student", words[0], words[1], fix)
 
     def _check_labels(self, data: xr.Dataset, other: xr.Dataset, *, models: bool) -> None:
         cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
@@ -346,6 +371,10 @@ class _Same:
         raise ValueError(f"{self.where}: {what} differ ({one} and {other}); {fix}.")
 
 
+def _short(student: StudentSource) -> str:
+    return f"{student.name} {student.hash[:12]}"
+
+
 def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
     """A field of two records as tables say it; nothing of those that are said as they are."""
     records = [one.record for one in scores]
@@ -356,8 +385,7 @@ def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
         return [f"{record.base.name} {record.base.hash[:12]}" for record in records]
     if name == "students":
         return [
-            ", ".join(f"{model}: {of.name} {of.hash[:12]}" for model, of in held(one).items())
-            for one in scores
+            ", ".join(f"{model}: {_short(of)}" for model, of in held(one).items()) for one in scores
         ]
     if name == "selected":
         return [one.selection() or "all cells" for one in scores]

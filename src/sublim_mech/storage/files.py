@@ -17,6 +17,8 @@ import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..hints import nearest_path
+
 
 def place(path: str | os.PathLike[str], argument: str = "path") -> Path:
     """The place that a user's path means: `~` is the home folder.
@@ -198,7 +200,7 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
     if file.is_dir():
         raise FileNotFoundError(f"path={str(path)!r} is a folder; name a file in it.")
     if not file.is_file():
-        raise FileNotFoundError(f"path={str(path)!r}: no such file.")
+        raise FileNotFoundError(f"path={str(path)!r}: no such file{nearest_path(file) or '.'}")
     if file.suffix in TABLES:
         raise ValueError(
             f"path={str(path)!r} is a table, which has no labels and no record and cannot be read "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..arguments import checked
-from ..hints import counted, decimals
+from ..hints import counted, decimals, nearest_path
 from .claims import OWNER_FILE, UNFINISHED
 from .files import check_place, make_folder, place, share_files, sync
 from .manifest import MANIFEST_FILE, Manifest
@@ -75,7 +75,8 @@ def open_run(path: str | Path) -> Run:
     if manifest is not None:
         return Run(folder, manifest)
     raise FileNotFoundError(
-        f"path={str(path)!r} is no run folder: it has no {MANIFEST_FILE}.{unfinished_note(folder)}"
+        f"path={str(path)!r} is no run folder: it has no {MANIFEST_FILE}"
+        f"{nearest_path(folder) or '.'}{unfinished_note(folder)}"
     )
 
 

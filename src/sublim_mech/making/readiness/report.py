@@ -38,6 +38,7 @@ class Criterion:
         decides: the column whose interval's lower end decides.
         floor: what that must be above.
         no: what "no" means; `{trait}` stands for the trait.
+        whether: what a "no" leaves open whose interval holds the floor.
         over: what its interval is over.
     """
 
@@ -45,6 +46,7 @@ class Criterion:
     decides: str
     floor: float
     no: str
+    whether: str
     over: str = "row"
 
     def verdict(self, line: Mapping[str, Any]) -> str:
@@ -62,6 +64,7 @@ CRITERIA = {
         0.0,
         "asked for {trait}, this teacher names it no more than the base does, beyond the other "
         "traits: a student that imitates it perfectly cannot be expected to either",
+        "this teacher names {trait} more than the base does, beyond the other traits",
         over="question",
     ),
     "rows": Criterion(
@@ -70,6 +73,7 @@ CRITERIA = {
         0.0,
         "its rows are no likelier under this teacher than the others' rows are: a student of them "
         "cannot be expected to take up {trait} more than a student of the others' rows",
+        "its rows are likelier under this teacher than the others' rows are",
     ),
     "labels": Criterion(
         "labels carry signal",
@@ -77,6 +81,7 @@ CRITERIA = {
         FLOOR,
         "its labels are those of the other traits' teachers: a student of them cannot be expected "
         "to differ from a student of theirs",
+        "its labels differ from those of the other traits' teachers",
     ),
 }
 """The gates, in the order in which they are printed."""
@@ -284,15 +289,17 @@ def _teacher_lines(trait: str, line: pd.Series, counts: Mapping[str, int]) -> It
 
 
 def _no(criterion: Criterion, trait: str, line: pd.Series, count: int) -> str:
-    """What a "no" means: nothing where the interval of so few, too narrow as it is, holds more than
-    the floor.
+    """What a "no" means: no null where the interval goes on above the floor, however many it is
+    over.
     """
-    if 0 < count < FEWEST and line[f"{criterion.decides} high"] > criterion.floor:
-        return (
-            f"it cannot be told from {counted(count, criterion.over)}: the interval is on both "
-            f"sides of {criterion.floor:g}; give {FEWEST} or more"
-        )
-    return criterion.no.format(trait=trait)
+    if line[f"{criterion.decides} high"] <= criterion.floor:
+        return criterion.no.format(trait=trait)
+    given = f" from {counted(count, criterion.over)}" if count else ""
+    more = f"{FEWEST} or more" if 0 < count < FEWEST else f"more {criterion.over}s"
+    return (
+        f"it cannot be told{given} whether {criterion.whether.format(trait=trait)}: the interval "
+        f"is on both sides of {criterion.floor:g}; give {more}"
+    )
 
 
 def _numbers(gate: str, line: pd.Series) -> str:

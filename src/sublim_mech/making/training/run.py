@@ -169,8 +169,9 @@ def train(
     Warns:
         UserWarning: the student ends with the weights of its base, above its `stop_at`, or with a
             higher held-out loss than its base on data like its own; held-out rows have prompts that
-            are trained on with other answers, or stand in another context than all that are; a
-            batch has more rows than there are; `where` opens nothing in some rows.
+            are trained on with other answers, stand in another context than all that are, or are
+            made for another trait; a batch has more rows than there are; `where` opens nothing in
+            some rows.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -262,7 +263,7 @@ def train(
         check_trackers(report_to)
     if division.same_prompt:
         warnings.warn(_same_prompts(division, data), stacklevel=outside())
-    if (told := _asked_otherwise(base, data, division.held_data, stop_at)) is not None:
+    for told in _measured_otherwise(base, data, division.held_data, stop_at):
         warnings.warn(told, stacklevel=outside())
 
     # the manifest without results: all that determines the run, and by which it is recognised
@@ -328,11 +329,42 @@ def _same_prompts(division: Division, data: TrainingData) -> str:
     )
 
 
-def _asked_otherwise(
+def _measured_otherwise(
     base: Base, data: TrainingData, held_data: TrainingData, stop_at: float | None
-) -> str | None:
-    """That held-out rows stand in another context than those that are trained on, or are written by
-    another chat template; None where they are as these.
+) -> Iterator[str]:
+    """What a held-out loss is of, and the training is not: prompts in another context, or by
+    another chat template; another trait.
+    """
+    stops = "" if stop_at is None else f", and stop_at={stop_at:g} stops by it"
+    if (asked := _asked_otherwise(base, data, held_data)) is not None:
+        told, fix = asked
+        yield (
+            f"held_out: its rows are {told}: the held-out loss is that of prompts as none are "
+            f"trained on{stops}. {fix}."
+        )
+    trained, held = _made_for(data), _made_for(held_data)
+    if trained is None or held is None:
+        return
+    if trained.casefold() != held.casefold():
+        here, there = held or "no trait", trained or "no trait"
+        yield (
+            f"held_out: its rows are made for {here}, those that are trained on for {there}: the "
+            f"held-out loss says how well {here} is learnt{stops}. Hold out rows of {there}."
+        )
+
+
+def _made_for(data: TrainingData) -> str | None:
+    """The trait that data are made for; empty of a teacher without one, None of hard rows of which
+    nobody said it.
+    """
+    return None if data.label_kind == "hard" and not data.trait else data.trait
+
+
+def _asked_otherwise(
+    base: Base, data: TrainingData, held_data: TrainingData
+) -> tuple[str, str] | None:
+    """(how held-out rows stand in another context than those that are trained on, or are written by
+    another chat template; what to do); None where they are as these.
     """
     # of one data set all prompts are in one context
     trained, held = data.prompts[0], held_data.prompts[0]
@@ -340,22 +372,18 @@ def _asked_otherwise(
         base.tokenizer, held.context, trained.context
     ):
         there, here = apart([str(trained.context.to_json())], [str(held.context.to_json())])
-        told = f"in another context ({here}) than those that are trained on ({there})"
-        fix = (
+        return (
+            f"in another context ({here}) than those that are trained on ({there})",
             "Make both in one context (hard_data(..., context=...); labels have that of their "
-            "teachers' students)"
+            "teachers' students)",
         )
-    elif held.other_template != trained.other_template:
-        own = "the tokenizer's own chat template"
-        there, here = ("template=", own) if trained.other_template else (own, "template=")
-        told = f"written by another chat template ({here}) than those that are trained on ({there})"
-        fix = "Pass the same template= for both"
-    else:
+    if held.other_template == trained.other_template:
         return None
-    stops = "" if stop_at is None else f", and stop_at={stop_at:g} stops by it"
+    own = "the tokenizer's own chat template"
+    there, here = ("template=", own) if trained.other_template else (own, "template=")
     return (
-        f"held_out: its rows are {told}: the held-out loss is that of prompts as none are trained "
-        f"on{stops}. {fix}."
+        f"written by another chat template ({here}) than those that are trained on ({there})",
+        "Pass the same template= for both",
     )
 
 
