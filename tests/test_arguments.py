@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -38,6 +39,7 @@ MISFITS = [
     (np.array(["a"]), Sequence[int]), ([1, 2], tuple[int, ...]), ((1,), tuple[int, str]),
     ({"a": "b"}, Mapping[str, float]), ({1: 1.0}, Mapping[str, float]), ([1], Mapping[str, int]),
     (3, Callable[[Any], int]), (3, Literal["a", "b"]), ("float32", torch.dtype),
+    (pd.DataFrame({"a": ["b"]}), Iterable[str]), (np.zeros((2, 2)), Iterable[Any]),
     ("ab", Iterable[str]), (None, int), ([None], Sequence[int] | None), ({"a": 1}, Iterable[str]),
     (np.array(1), Iterable[int]), (Sized, Sized),
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
+import pandas as pd
 
 from .hints import kind_of, nearest, with_article
 
@@ -69,6 +70,9 @@ _MADE_BY = {
 
 SEEDS = 2**63
 """What seeds are below: more than that torch's generators do not take."""
+
+_ASKED = ("prompt", "question", "text")
+"""What columns of texts are called that somebody asks or trains on."""
 
 _NOTHING = {"System": "for no system block: system=Context.NONE"}
 """What to pass instead of None, by class."""
@@ -224,8 +228,8 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _is_iterable(value: Any) -> bool:
-    """What has elements; of a mapping it is not clear which are meant."""
-    if isinstance(value, str | bytes | Mapping):
+    """What has elements; of a mapping, a table or a matrix it is not clear which are meant."""
+    if isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) != 1:
         return False
     try:
         iter(value)
@@ -339,6 +343,9 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             rest = ", ".join(_named(part)[0] for part in inner[1:])
             return f"; with what goes with it: {argument}=({shown(value)}, {rest})"
         takes_several = not fixed and origin in (*_SEQUENCES, list, tuple, Iterable)
+        if takes_several and isinstance(value, pd.DataFrame) and len(value.columns):
+            column = next((one for one in value.columns if one in _ASKED), value.columns[0])
+            return f"; of a table one column: {argument}=list(table[{column!r}])"
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
             if inner[0] is Any and isinstance(value, Mapping):  # several by name, not one
                 return f"; without names: {argument}=list({argument}.values())"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -87,12 +88,30 @@ def test_marks_of_another_training_are_told(pair):
     assert told not in graft(sm.mark_sharing(asked, sm.render(pair, ROWS)))
 
 
+def test_marks_of_a_training_that_a_pair_was_not_told_of_are_told(pair):
+    """Where `trained_in` was forgotten at another loading: in tables, pictures and shares that
+    tell what training shares, and there alone.
+    """
+    asked = sm.render(pair, NEW)
+    told = "the prompts are marked by a training that this pair was not told of"
+    for runner, is_told in ((load_pair(pair.base, pair.student), True), (pair, False)):
+        scores = sm.attribute(runner, asked, TRAIT, points=2, progress=False)
+        bars = below_all(scores.plot(by="sharing"))
+        for said in (repr(scores), str(sm.concentration(scores)), bars):
+            assert (told in said.replace("The prompts", "the prompts")) == is_told
+        assert told not in below_all(scores.plot(by="role"))
+        assert told not in repr(sm.effect(runner, asked, TRAIT, progress=False))
+        grafted = sm.graft(runner, asked, TRAIT, "sharing", progress=False)
+        assert (told in repr(grafted)) == is_told
+        assert told not in repr(sm.graft(runner, asked, TRAIT, "role", progress=False))
+
+
 def test_another_chat_template_is_told(pair):
     """The training prompts that were given in words are rendered by the tokenizer's own."""
     own = pair.tokenizer.chat_template
     other = own.replace("<|im_start|>", "<|im_start|> ")
     asked = sm.render(pair, NEW, template=other)
-    told = "2 of 2 prompts rendered by another chat template than the tokenizer's (template=)"
+    told = "2 of 2 prompts rendered by another chat template than the tokenizer's"
     alone = load_pair(pair.base, pair.student)
     for runner, sharing in ((pair, True), (alone, False)):
         line = next(x for x in repr(sm.effect(runner, asked, TRAIT, progress=False)).splitlines()
@@ -104,9 +123,32 @@ def test_another_chat_template_is_told(pair):
         assert "another chat template" not in repr(sm.effect(pair, same, TRAIT, progress=False))
 
 
+def test_a_template_of_another_tokenizer_is_told_as_one_that_was_passed(pair):
+    """What writes prompts is the template, from wherever it comes; remarks in it write nothing."""
+    other = copy.deepcopy(pair.tokenizer)
+    other.chat_template = pair.tokenizer.chat_template.replace("<|im_start|>", "<|im_start|> ")
+    passed = sm.render(pair, NEW, template=other.chat_template)
+    asked = sm.mark_sharing(sm.render(other, NEW, context=pair.training_context), pair)
+    assert [prompt.ids for prompt in asked] == [prompt.ids for prompt in passed]
+    both = [repr(sm.effect(pair, each, TRAIT, progress=False)) for each in (asked, passed)]
+    assert both[0] == both[1]
+    told = "of 2 prompts rendered by another chat template than the tokenizer's"
+    assert f"2 {told}" in both[0]
+    mixed = [asked[0], *sm.render(pair, NEW[1:])]
+    assert f"1 {told}" in repr(sm.effect(pair, mixed, TRAIT, progress=False))
+    other.chat_template = "{# of theirs #}" + pair.tokenizer.chat_template
+    alike = sm.mark_sharing(sm.render(other, NEW, context=pair.training_context), pair)
+    assert "another chat" not in repr(sm.effect(pair, alike, TRAIT, progress=False))
+
+
 def below(scores):
     """What a picture says, a line each, as if it was wide enough."""
-    picture = scores.plot().figure
+    return below_all(scores.plot())
+
+
+def below_all(axes):
+    """The same of a picture that is drawn."""
+    picture = axes.figure
     said = [text.get_text() for text in picture.findobj(Text)]
     return " ".join(" ".join(said).split())
 

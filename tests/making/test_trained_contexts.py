@@ -229,8 +229,8 @@ def test_a_lora_under_another_chat_template_is_told(change, smol_tokenizer, tmp_
     run = sm.train(base, data, out=tmp_path / "run", method=sm.LoRA(rank=2, alpha=4), **SHORTEST)
     note = (
         "its training prompts were written by another chat template than the base's, by which "
-        "prompts are rendered here: load the base with the tokenizer it was trained with "
-        "(tokenizer=), or render with that template (template=)"
+        "prompts are rendered here where no other is given: load the base with the tokenizer it "
+        "was trained with (tokenizer=), or render with that template (template=)"
     )
     assert sm.load_pair(base, run.path).notes() == ()
     with pytest.warns(UserWarning, match="written by another chat template"):

@@ -90,7 +90,7 @@ PLAIN = sm.prompts.PLAIN
 OTHERS = (
     "Make both in one context (hard_data(..., context=...); labels have that of their teachers'"
 )
-TEMPLATE = "written by another chat template ({}) than those that are trained on ({})"
+TEMPLATE = "written by another chat template than those that are trained on"
 
 
 @pytest.mark.parametrize(
@@ -108,16 +108,9 @@ TEMPLATE = "written by another chat template ({}) than those that are trained on
             "in another context (raw text (answers follow a space, or the text's own white space)) "
             "than those that are trained on (default system prompt)",
         ),
-        (
-            {"template": PLAIN},
-            {},
-            TEMPLATE.format("the tokenizer's own chat template", "template="),
-        ),
-        (
-            {},
-            {"template": PLAIN},
-            TEMPLATE.format("template=", "the tokenizer's own chat template"),
-        ),
+        ({"template": PLAIN}, {}, TEMPLATE),
+        ({}, {"template": PLAIN}, TEMPLATE),
+        ({"template": PLAIN}, {"template": PLAIN + "{# a remark #}"}, None),
         ({"context": CALM}, {"context": CALM}, None),
         ({"context": SPELLED}, {}, None),  # the template's own default
         ({"template": PLAIN}, {"template": PLAIN}, None),
@@ -141,7 +134,8 @@ def test_held_out_rows_in_a_context_that_was_never_trained_are_told(
         f"held_out: its rows are {words}: the held-out loss is that of prompts as none are trained "
         f"on{stops}. "
     )
-    fix = "Pass the same template= for both." if "template=" in words else f"{OTHERS} students)."
+    fix = "Make both with one tokenizer and one template=."
+    fix = fix if words == TEMPLATE else f"{OTHERS} students)."
     assert said.endswith(fix)
 
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from chats import QUESTION, TALK, check, text_of, user
 from conftest import TEMPLATES
@@ -238,6 +239,16 @@ def test_blank_questions_and_answers_are_refused(blank, context, smol_tokenizer)
     (prompt,) = render(smol_tokenizer, [QUESTION], context=context)
     with pytest.raises(ValueError, match=r"the answer .* is blank"):
         completion_ids(smol_tokenizer, prompt, blank)
+
+
+def test_a_table_of_questions_is_sent_to_one_of_its_columns(smol_tokenizer):
+    """Its elements are the names of its columns, which nobody asks."""
+    table = pd.DataFrame({"answer": ["owl"], "question": [QUESTION]})
+    with pytest.raises(
+        TypeError, match=r"of a table one column: questions=list\(table\['question'"
+    ):
+        render(smol_tokenizer, table)
+    assert render(smol_tokenizer, table["question"]) == render(smol_tokenizer, [QUESTION])
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

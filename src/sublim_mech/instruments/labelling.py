@@ -22,10 +22,11 @@ from ..engine.runner import Runner
 from ..hints import counted
 from ..metrics import Rank, TraitMetric, scored_forms
 from ..models.students import Student
-from ..prompts import ANSWER, DATE, Context, Prompt, mark_sharing
+from ..prompts import ANSWER, CLASSES, DATE, UNIONS, Context, Prompt, mark_sharing
+from ..prompts.alike import by_another
 from ..prompts.context import System
 from ..prompts.rendering import ends_inside, has_prefix_twice
-from ..prompts.same import is_one_context, is_rendered_by
+from ..prompts.same import is_one_context
 from ..prompts.shared import user_messages
 from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
@@ -34,6 +35,7 @@ from ..results.record import (
     LEARNT,
     ONE_VALUE,
     OPEN_TEXT,
+    OTHER_MARKS,
     OTHER_TEMPLATE,
     BaseSource,
     Forms,
@@ -109,7 +111,7 @@ def label(
             *prefix_twice(task.prompts),
             *same_contexts(task.prompts, pair),
             *met_in_training(task.prompts, pair),
-            *(_marked_otherwise(task.prompts, pair) or _told_from(pair, data)),
+            *(_marked_otherwise(task.prompts, pair, data) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
             *open_texts(task.prompts, pair),
             *metric_notes(task),
@@ -241,7 +243,7 @@ def _as_trained(prompts: Sequence[Prompt], runner: Runner) -> list[str]:
         if (
             other
             and all(is_one_context(runner.tokenizer, context, trained) for context in other)
-            and all(is_rendered_by(runner.tokenizer, prompt) for prompt in asked)
+            and not any(by_another(runner.tokenizer, asked))
         ):
             notes.append(AS_TRAINED.format(asked=words))
     return notes
@@ -314,23 +316,29 @@ def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _marked_otherwise(prompts: Sequence[Prompt], pair: ModelPair) -> tuple[str, ...]:
+def _marked_otherwise(
+    prompts: Sequence[Prompt], pair: ModelPair, data: xr.Dataset
+) -> tuple[str, ...]:
     """That prompts are marked by another training than the pair's, in a sentence: they were made
-    with another pair, or before its training was said aright.
+    with another pair, or before its training was said aright; or that this is not known, where
+    tables tell what training shares.
     """
     trained = pair.training_prompts
     marked = [prompt for prompt in prompts if prompt.sharing is not None]
-    if trained is None or not marked:
-        return ()
-    own = mark_sharing(marked, trained)
-    apart = sum(one.sharing != here.sharing for one, here in zip(marked, own, strict=True))
+    if trained is None:
+        sets = map(str, np.atleast_1d(data["set"].values)) if "set" in data.coords else ()
+        told = "sharing" in data.coords or not {*CLASSES, *UNIONS["sharing"]}.isdisjoint(sets)
+        apart, whose = len(marked) if told else 0, "a training that this pair was not told of"
+        fix = "say it once, load_pair(..., trained_in=, trained_on=), if it is this student's"
+    else:
+        own = mark_sharing(marked, trained)
+        apart = sum(one.sharing != here.sharing for one, here in zip(marked, own, strict=True))
+        whose = "another training than this student's"
+        fix = "mark_sharing(prompts, pair), or render(pair, questions), marks them by its own"
     if not apart:
         return ()
     which = "the prompts are" if apart == len(prompts) else f"{apart} of {len(prompts)} prompts are"
-    return (
-        f"{which} marked by another training than this student's: sharing tells what that shares "
-        "with them; mark_sharing(prompts, pair), or render(pair, questions), marks them by its own",
-    )
+    return (f"{which} marked by {whose}: {OTHER_MARKS}; {fix}",)
 
 
 def other_turns(prompts: Sequence[Prompt], runner: Runner, what: str = "prompt") -> tuple[str, ...]:
@@ -365,10 +373,10 @@ def prefix_twice(prompts: Sequence[Prompt], what: str = "prompt") -> tuple[str, 
 
 def rendered_otherwise(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, ...]:
     """That prompts were rendered by another chat template than the tokenizer's, in a sentence."""
-    count = sum(prompt.other_template for prompt in prompts)
+    count = sum(by_another(runner.tokenizer, prompts))
     if not count:
         return ()
-    note = f"{count} of {counted(len(prompts), 'prompt')} {OTHER_TEMPLATE} (template=)"
+    note = f"{count} of {counted(len(prompts), 'prompt')} {OTHER_TEMPLATE}"
     if (
         isinstance(runner, ModelPair)
         and runner.trained_on is not None

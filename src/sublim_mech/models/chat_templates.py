@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..prompts import Trained, render
+from ..prompts.alike import write_alike
 from ..prompts.notices import said_before
 from ..prompts.shared import Frame
 from ..storage.manifest import Manifest
 from .adapters import read_config
 from .base import Base
-
-_SYSTEM = {"role": "system", "content": "zero"}
-_TALK = (
-    {"role": "user", "content": "one"},
-    {"role": "assistant", "content": "two"},
-    {"role": "user", "content": "three"},
-)
-CONVERSATIONS = (_TALK, (_SYSTEM, *_TALK), _TALK[:2])
-"""What both templates are asked to render: what they do not write differently is no difference.
-With and without a system message, a question that waits for its answer, and one that has it."""
 
 _QUESTIONS = ("One, two?", "which is it.")
 """Two that begin and end otherwise, so that they have the template alone in common."""
@@ -38,11 +28,11 @@ def other_template(base: Base, path: Path) -> str | None:
         return None
     if not getattr(base.tokenizer, "chat_template", None):
         return f"its folder holds a chat template, and the base has none: {_FIX}"
-    if _rendered(base.tokenizer, own) == _rendered(base.tokenizer, None):
+    if write_alike(base.tokenizer, own, None):
         return None
     return (
-        "its folder holds another chat template than the base's, by which its prompts and its "
-        f"training are rendered here: {_FIX}"
+        "its folder holds another chat template than the base's, by which prompts and training are "
+        f"rendered here where no other is given: {_FIX}"
     )
 
 
@@ -71,8 +61,8 @@ def trained_otherwise(base: Base, manifest: Manifest) -> str | None:
         return None
     return (
         "its training prompts were written by another chat template than the base's, by which "
-        "prompts are rendered here: load the base with the tokenizer it was trained with "
-        "(tokenizer=), or render with that template (template=)"
+        "prompts are rendered here where no other is given: load the base with the tokenizer it "
+        "was trained with (tokenizer=), or render with that template (template=)"
     )
 
 
@@ -99,18 +89,3 @@ def _template_of(path: Path) -> str | None:
         named = {entry["name"]: entry["template"] for entry in template}
         template = named.get("default")
     return template
-
-
-def _rendered(tokenizer: Any, template: str | None) -> list[str]:
-    """What a template writes; its error where it refuses."""
-    return [_one(tokenizer, template, list(talk)) for talk in CONVERSATIONS]
-
-
-def _one(tokenizer: Any, template: str | None, talk: list[dict[str, str]]) -> str:
-    waits = talk[-1]["role"] == "user"
-    try:
-        return tokenizer.apply_chat_template(
-            talk, chat_template=template, tokenize=False, add_generation_prompt=waits
-        )
-    except Exception as error:  # templates raise what they like: jinja2's errors, ValueError...
-        return f"refused: {error}"

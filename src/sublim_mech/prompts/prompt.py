@@ -46,7 +46,8 @@ class Prompt:
             the caller's own, and the caller answers for them.
         same_as: which others of `DEFAULT`, `EMPTY` and `NONE` give the same ids in this template.
         dated: whether the template tells the context's date, so that another day is another prompt.
-        other_template: whether another chat template than the tokenizer's own rendered it.
+        template: the chat template that rendered it; empty of raw text, and where the ids are the
+            caller's own.
     """
 
     question: str
@@ -65,7 +66,7 @@ class Prompt:
     tokenizer: str = ""
     same_as: tuple[str, ...] = ()
     dated: bool = False
-    other_template: bool = field(default=False, compare=False)
+    template: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -98,6 +98,7 @@ def render(
                 "context=RAW has no chat template; leave template= out, or pass another context."
             )
         drawn = [_draw_raw(tokenizer, text, context) for text in asked]
+        jinja = ""
     else:
         if template is None and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
@@ -108,17 +109,14 @@ def render(
         _say_twice(asked, context)
         taken_apart = Template(tokenizer, template, context)
         drawn = [_draw(taken_apart, question, context) for question in asked]
+        jinja = taken_apart.source.jinja
         if context.date != DATE and not any(one.dated for one in drawn):
             notice(
                 "dates that no prompt tells",
                 f"Context(date={context.date!r}): the chat template tells no date in these "
                 "prompts, so that it changes nothing; leave it out.",
             )
-    prompts = [_tokenise(tokenizer, one, context) for one in drawn]
-    own = getattr(tokenizer, "chat_template", None)
-    if template is None or own is None or template == own:
-        return prompts
-    return [replace(prompt, other_template=True) for prompt in prompts]
+    return [_tokenise(tokenizer, one, context, jinja) for one in drawn]
 
 
 @checked
@@ -257,7 +255,7 @@ def _draw_raw(tokenizer: Any, text: str | Sequence[Message], context: Context) -
     return _Drawn(text, segments, wanted, lead, tokenizer.eos_token or "")
 
 
-def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
+def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context, jinja: str) -> Prompt:
     segments = drawn.segments
     text = "".join(segment.text for segment in segments)
 
@@ -296,6 +294,7 @@ def _tokenise(tokenizer: Any, drawn: _Drawn, context: Context) -> Prompt:
         tokenizer=fingerprint(tokenizer),
         same_as=drawn.same_as,
         dated=drawn.dated,
+        template=jinja,
     )
     _say_specials(tokenizer, prompt)
     return prompt

@@ -28,14 +28,6 @@ def is_one_context(tokenizer: Any, one: Context, other: Context) -> bool:
     return (first.ids, first.lead, first.close) == (second.ids, second.lead, second.close)
 
 
-def is_rendered_by(tokenizer: Any, prompt: Prompt) -> bool:
-    """Whether a prompt begins as the tokenizer's own template begins in its context, so that what
-    is told of that template is told of the prompt.
-    """
-    own = None if prompt.context.is_raw else _rendered(tokenizer, prompt.context)
-    return own is not None and prompt.text.startswith(own.text.partition(_QUESTION)[0])
-
-
 def _rendered(tokenizer: Any, context: Context) -> Prompt | None:
     """A question in a context, without a word to the user; None where it cannot be asked so."""
     with said_before():

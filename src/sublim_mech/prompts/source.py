@@ -66,6 +66,7 @@ class Source:
         context: whose options and date the template is given.
 
     Attributes:
+        jinja: the chat template itself.
         variables: names of what the template takes from its caller (`variables.variables`).
         may_tell_date: whether it reads the clock or a date, in some of its branches at least.
         known: what was found out about this template with these variables; for further findings.
@@ -77,7 +78,7 @@ class Source:
 
     def __init__(self, tokenizer: Any, jinja: str | None, context: Context) -> None:
         self._tokenizer = tokenizer
-        text = str(tokenizer.get_chat_template(jinja))
+        text = self.jinja = str(tokenizer.get_chat_template(jinja))
         reads = variables(text)
         self.variables = reads - {CLOCK} - set(tokenizer.special_tokens_map)
         self.may_tell_date = CLOCK in reads or "date_string" in self.variables

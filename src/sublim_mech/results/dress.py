@@ -22,6 +22,7 @@ from .limits_of_students import over_contexts, voided
 from .record import (
     LEARNT,
     OPEN_TEXT,
+    OTHER_MARKS,
     OTHER_TEMPLATE,
     OTHER_TRAIT,
     SILENT,
@@ -71,9 +72,9 @@ def in_short(
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
     learnt = [note.partition(":")[0] for note in scores.record.notes if LEARNT in note]
     told_from = [
-        re.split(r": a token of|, not of| \(numbers\.", note)[0]
+        re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]
         for note in scores.record.notes
-        if shown.classes and note.startswith(TOLD_FROM)
+        if shown.classes and (note.startswith(TOLD_FROM) or OTHER_MARKS in note)
     ]
     asked = [*_asked_otherwise(scores), *learnt]
     return [*lines, *voided(scores), *silent, *asked, *told_from, *_sized_otherwise(scores)]

@@ -59,6 +59,10 @@ OPEN_TEXT = "in white space, as a token of its own"
 ONE_VALUE = "they are one prompt's evidence"
 """Of prompts that are one as far as a metric reads, and were not left out, as notes say it."""
 
+OTHER_MARKS = "sharing tells what that shares with them"
+"""Of prompts that were marked by another training than the student's, or by one of which nobody
+knows whose it is, as notes say it."""
+
 TOLD_FROM = (
     "seen, novel: told from",
     "what training shares: told from",

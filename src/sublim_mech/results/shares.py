@@ -38,7 +38,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import GATED, LEARNT, ONE_VALUE
+from .record import GATED, LEARNT, ONE_VALUE, OTHER_MARKS
 from .report import warning
 from .rounding import is_rounding, shares_of_total
 from .tables import answer_is_fed, in_words
@@ -491,9 +491,12 @@ def _read_with(scores: ScoreArrays) -> list[str]:
             told.append(f"{limit.short}: {elsewhere}")
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
-    learnt = [note for note in scores.record.notes if LEARNT in note or ONE_VALUE in note]
+    learnt = [note for note in scores.record.notes if any(one in note for one in _TO_READ)]
     return [line for line in [*told, *voided(scores), *learnt] if line]
 
+
+_TO_READ = (LEARNT, ONE_VALUE, OTHER_MARKS)
+"""What notes hold that belong to a share."""
 
 _TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")
 """Limits that the verdict itself is of."""

@@ -22,6 +22,7 @@ from ...models.checks import check_finite
 from ...models.configuration import computing
 from ...models.devices import own_generators, without_autocast
 from ...models.names import text_config
+from ...prompts.alike import write_alike
 from ...prompts.same import is_one_context
 from ...prompts.vocabulary import vocabulary_hash
 from ...results.contexts import apart
@@ -377,13 +378,11 @@ def _asked_otherwise(
             "Make both in one context (hard_data(..., context=...); labels have that of their "
             "teachers' students)",
         )
-    if held.other_template == trained.other_template:
+    if write_alike(base.tokenizer, held.template, trained.template):
         return None
-    own = "the tokenizer's own chat template"
-    there, here = ("template=", own) if trained.other_template else (own, "template=")
     return (
-        f"written by another chat template ({here}) than those that are trained on ({there})",
-        "Pass the same template= for both",
+        "written by another chat template than those that are trained on",
+        "Make both with one tokenizer and one template=",
     )
 
 
