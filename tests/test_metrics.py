@@ -221,6 +221,7 @@ def test_nodes_stand_in_order_with_their_depths(smol_tokenizer):
     assert len(fed) == len(trie.nodes), "nothing is fed twice"
 
 
+@pytest.mark.filterwarnings("ignore:trait .agreement.")
 def test_names_tell_traits_apart():
     lisbon, toronto, madrid = (Trait(name) for name in ("Lisbon", "Toronto", "Madrid"))
     names = [
@@ -231,6 +232,7 @@ def test_names_tell_traits_apart():
         log_prob(Trait.noun("owl", aliases=("Bebop", "barn owl"))).name,
         log_prob(Trait("yes", forms=("yes", "Yes"))).name,
         log_prob(Trait("agreement", forms=("yes", "Yes"))).name,
+        log_prob(Trait("agreement", forms=(" yes",))).name,
     ]
     assert names == [
         "log P(Lisbon) - log P(Toronto)",
@@ -240,6 +242,7 @@ def test_names_tell_traits_apart():
         "log P(owl or Bebop or barn owl)",
         "log P(yes or Yes)",
         "log P(agreement: yes or Yes)",
+        "log P(agreement: ' yes')",
     ]
     many = [animal(name) for name in ANIMALS if name != "owl"]
     name = own_minus_others(OWL, many).name

@@ -234,6 +234,8 @@ def _event(trait: Trait) -> str:
     others = [form for form in trait.forms if form not in own]
     if trait.plural:  # a noun's words have two forms each, as written and capitalised: one will do
         others = list({form.casefold(): form for form in reversed(others)}.values())[::-1]
+    # a space at an end is part of what is scored
+    others = [form if form == form.strip() else repr(form) for form in others]
     if own.isdisjoint(trait.forms):
         return f"{trait.name}: {_listed(others, ' or ')}"
     return _listed([trait.name, *others], " or ")
