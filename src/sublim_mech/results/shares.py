@@ -38,7 +38,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import GATED, LEARNT, ONE_VALUE
+from .record import GATED, LEARNT, ONE_VALUE, OTHER_TRAIT
 from .report import warning
 from .rounding import is_rounding, shares_of_total
 from .tables import answer_is_fed, in_words
@@ -492,7 +492,8 @@ def _read_with(scores: ScoreArrays) -> list[str]:
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
     learnt = [note for note in scores.record.notes if LEARNT in note or ONE_VALUE in note]
-    return [line for line in [*told, *voided(scores), *learnt] if line]
+    other = [note for note in scores.record.notes if OTHER_TRAIT in note]
+    return [line for line in [*told, *voided(scores), *other, *learnt] if line]
 
 
 _TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")
