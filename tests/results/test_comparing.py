@@ -4,6 +4,7 @@ import html
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import synthetic
 from matplotlib.text import Text
@@ -140,6 +141,57 @@ def test_metrics_of_one_name_are_told_by_their_forms():
     words = r"metrics differ \('log P\(owl\) by owl' and 'log P\(owl\) by owl, owls'\)"
     with pytest.raises(ValueError, match=words):
         compare({"one": one, "two": other})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (synthetic.graft, "sufficiency and necessity are shares of"),
+        (lambda: synthetic.graft().sel(measure="necessity"), "necessity are shares of"),
+        (synthetic.direction, "added, subtracted and projected out are shares of"),
+        (synthetic.patched_sets, "shares: of"),
+        (synthetic.dose, "shares: of"),
+        (synthetic.scan, "shares: of"),
+        (synthetic.patch, ""),  # a table of effects alone
+    ],
+)
+def test_what_shares_are_of_stands_above_a_table_without_totals(make, said):
+    one = make()
+    other = of_another_student(one)
+    twice = 2 * one.data["student"] - one.data["base"]
+    other = replace(other, data=other.data.assign(student=twice))
+    lines = headings({"one": one, "two": other})
+    for name, scores in (("one", one), ("two", other)):
+        total = float(scores.total.mean())
+        whose = f"the total effect ({scores.headline_name}), {total:+.3f} {scores.unit} (95 % "
+        start = f"{name}: {f'{said} ' if said else ''}{whose}"
+        (told,) = [line for line in lines if "the total effect (" in line and name in line]
+        assert told.startswith(start)
+
+
+def test_totals_stand_where_there_are_no_shares_and_below_pictures():
+    one = synthetic.graft()
+    student = one.data["base"].copy()
+    student[0] += (-1.0) ** np.arange(student.sizes["prompt"])
+    noisy = replace(one, data=one.data.assign(student=student))
+    lines = headings({"a": one, "b": noisy})
+    total = one.total.mean()
+    assert any(line.startswith("b: no shares: the total effect (") for line in lines)
+    assert any(line.startswith("a: sufficiency and necessity are shares of") for line in lines)
+    words = f"total effects: a {float(total):+.3f}, b "
+    assert words in around(compare_bars({"a": one, "b": noisy}))
+    plain = synthetic.effect()
+    assert "total effects" not in around(compare_bars({"a": plain, "b": synthetic.effect(seed=1)}))
+
+
+def test_tables_over_steps_say_that_effects_are_no_shares():
+    steps = synthetic.stepped(synthetic.graft)
+    said = f"effects by step, {steps.unit} ({steps.headline_name}): sufficiency and necessity too"
+    assert said in repr(steps)
+    assert any(line.startswith(said) for line in headings({"a": steps, "b": steps}))
+    plain = synthetic.stepped(synthetic.effect)
+    assert f"effects by step, {plain.unit} ({plain.headline_name})\n" in repr(plain)
+    assert "sufficiency" not in repr(plain)
 
 
 def of_students(scores, student, *controls):

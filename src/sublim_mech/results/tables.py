@@ -239,6 +239,35 @@ def denominator_of_layers(scores: ScoreArrays) -> str:
     return _why_none(scores, effect, _ALL) or of
 
 
+def denominator_of_total(scores: ScoreArrays) -> str:
+    """What the shares of token sets and curves are shares of; where a table has none, the total
+    effect alone.
+    """
+    total = scores.total.values
+    found = mean_interval(total)
+    size = f"{signed(float(found.mean))} {scores.unit}"
+    if len(total) > 1:
+        size += f" (95 % {signed(float(found.low))} to {signed(float(found.high))})"
+    of = f"the total effect ({scores.headline_name}), {size}"
+    summary = KINDS[scores.kind].table
+    if summary == "cells" and not scores.has_sets:
+        return of
+    if np.isnan(shares_of_total(scores, total).mean):
+        return f"no shares: {of}"
+    if summary == "direction" or (summary == "sets" and "layer" not in scores.data.coords):
+        *others, last = _measures(scores)
+        measures = f"{', '.join(others)} and {last}" if others else last
+        return f"{measures} are shares of {of}"
+    return f"shares: of {of}"
+
+
+def _measures(scores: ScoreArrays) -> list[str]:
+    """Names of the measures, also where one was selected."""
+    if "measure" in scores.data["effect"].dims:
+        return [str(name) for name in scores.data["measure"].values]
+    return [str(scores.selected["measure"])]
+
+
 _PROMPT, _ALL = "the prompt's tokens", "all tokens, the answer's own too"
 _NONE = "no shares: the effect on {}, all cells, is {}"
 _IN_NOISE, _ROUNDING = "inside its own noise", "of the size of rounding"
