@@ -106,6 +106,74 @@ def test_what_was_measured_otherwise_is_refused():
         compare([one, one])
 
 
+def of_an_adapter():
+    """Of a full fine-tune, and what it would be of a student that changes nothing before and after
+    the blocks, and not all modules in them.
+    """
+    full = synthetic.attribution()
+    kept = full.data.isel(layer=slice(1, -1)).sel(module=["attn.q", "attn.o", "mlp.in"])
+    return full, replace(full, data=kept)
+
+
+def test_an_adapter_stands_beside_a_full_fine_tune():
+    full, adapter = of_an_adapter()
+    for by in ("role", "sharing", "turn", "token"):
+        table = compare({"full": full, "lora": adapter}, by=by)
+        assert table.loc["full"].equals(full.by(by))
+        assert table.loc["lora"].equals(adapter.by(by))
+        axes = compare_bars({"lora": adapter, "full": full}, by=by)
+        if by != "token":
+            drawn = [bar.get_width() for bar in axes.patches]
+            both = [*adapter.by(by)["effect"], *full.by(by)["effect"]]
+            np.testing.assert_allclose(drawn, both)
+    told = "all of them counted: full embed, 0 to 3, final; lora 0 to 3"
+    assert any(told in line for line in table.attrs["notes"])
+    assert "lora 0 to 3; full embed, 0 to 3, final" in around(axes)
+    assert not any("each changes" in line for line in headings({"a": full, "b": full}))
+
+
+def test_layers_that_a_student_does_not_change_have_no_effect():
+    full, adapter = of_an_adapter()
+    table = compare({"lora": adapter, "full": full}, by="layer")
+    names = ["embed", "0", "1", "2", "3", "final"]
+    assert table.loc["lora"].index.tolist() == table.loc["full"].index.tolist() == names
+    assert table.loc["full"].equals(full.by("layer"))
+    assert table.loc["lora"].loc["0":"3"].equals(adapter.by("layer"))
+    ends = table.loc["lora"].loc[["embed", "final"]]
+    assert (ends.isna() | (ends == 0)).all(axis=None)
+    assert (ends["effect"] == 0).all()
+    axes = compare_bars({"lora": adapter, "full": full}, by="layer")
+    rows = [text.get_text().splitlines() for text in axes.get_yticklabels()]
+    assert [row[0] for row in rows] == names
+    # a base of fewer blocks has no such layer
+    short = synthetic.attribution(layers=2)
+    deep = compare({"short": short, "full": full}, by="layer").loc["short"]
+    assert deep.loc[["2", "3"]].isna().all(axis=None)
+    assert deep.loc[["embed", "0", "1", "final"]].equals(short.by("layer"))
+
+
+def test_selections_of_students_that_change_other_weights_are_refused_with_what_works():
+    full, adapter = of_an_adapter()
+    inner = full.sel(layer=range(4))
+    for scores in ({"a": adapter, "b": inner}, {"a": inner, "b": adapter}):
+        with pytest.raises(ValueError, match=r"selected differ .*; leave sel\(\.\.\.\) out: take"):
+            compare(scores)
+    one, other = (scores.sel(module=["attn.q"]) for scores in (full, adapter))
+    words = r"labels of 'layer' differ .*; leave sel\(\.\.\.\) out: take"
+    with pytest.raises(ValueError, match=words):
+        compare({"a": one, "b": other})
+    with pytest.raises(ValueError, match=r"selected differ .*; select the same cells of both"):
+        compare({"a": full.sel(layer=[0]), "b": full.sel(layer=[1])})
+    # cells that do not add up would be means over other cells
+    sweep = synthetic.sweep()
+    part = replace(sweep, data=sweep.data.isel(layer=[0, 1]))
+    both = re.escape(str(part.data["layer"].values.tolist()))
+    with pytest.raises(ValueError, match=rf"labels of 'layer' differ .* both have, layers={both}"):
+        compare({"a": sweep, "b": part})
+    with pytest.raises(ValueError, match="labels of 'layer' differ"):
+        full.minus(adapter)
+
+
 def test_what_differs_is_said_as_tables_say_it():
     coach, gardener = (
         synthetic.recorded(synthetic.effect(), measured="1", contexts=(str(context.to_json()),))

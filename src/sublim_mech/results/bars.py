@@ -279,6 +279,8 @@ def compare_bars(
     tables_of = _blocks(scores, by)
     first = next(iter(scores.values()))
     order = list(dict.fromkeys(row for table in tables_of.values() for row in table.index))
+    if by == tables.LAYER:
+        order.sort(key=tables.depth)
     rows = len(order) * (0.5 + 0.5 * len(scores)) + 1
     picture = bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
     for one in scores.values():
@@ -325,13 +327,18 @@ def _blocks(scores: Mapping[str, ScoreArrays], by: str | None) -> dict[str, pd.D
     (first_name, first), *others = scores.items()
     for name, other in others:
         check_measured_alike(first, other, f"{first_name!r} and {name!r}")
-    return {name: _block(one, by) for name, one in scores.items()}
+    blocks = {name: _block(one, by) for name, one in scores.items()}
+    if by == tables.LAYER and first.additive:
+        blocks = tables.on_all_layers(blocks, scores)
+    if not first.has_tokens:
+        return blocks
+    return {name: _strongest(table) for name, table in blocks.items()}
 
 
 def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
     """What is drawn of one student."""
     if scores.has_tokens:
-        return _strongest(tables.by(scores, by or "role"))
+        return tables.by(scores, by or "role")
     if by is not None:
         raise ValueError(f"by={by!r}: {scores.kind} scores have no tokens to gather; leave it out.")
     if scores.kind == "effect":
@@ -368,7 +375,8 @@ def _limits_of_several(
         f"{name}: {line}" for name, lines in each.items() for line in lines if line not in of_all
     ]
     short = {called[name]: one for name, one in scores.items()}
-    return [*of_all, *of_some, *(picture.text(line) for line in kinship(short))]
+    told = [*filter(None, [tables.other_layers(short)]), *kinship(short)]
+    return [*of_all, *of_some, *map(picture.text, told)]
 
 
 def _called(picture: Picture, name: object, by: str | None) -> str:

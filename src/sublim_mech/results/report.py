@@ -268,7 +268,7 @@ def _by_step(scores: ScoreArrays) -> str:
     """What a table over steps holds: of grafts no shares, as a table of one step has them."""
     told = f"effects by step, {scores.unit} ({scores.headline_name})"
     if scores.kind == "graft":
-        told += ": sufficiency and necessity too, which are no shares of the total here"
+        told += ": sufficiency and necessity too, not over the total"
     return told
 
 
