@@ -128,6 +128,23 @@ def test_a_control_of_the_students_own_trait_is_told(tmp_path):
     assert any(one.startswith("control owl again has the student's own trait") for one in notes)
 
 
+def test_that_nobody_named_the_students_trait_is_told_where_a_control_has_one(tmp_path):
+    given = {"teacher": "given rows"}
+    untold = run(tmp_path / "untold", 1, trait="", **given)
+    cat, dog = (run(tmp_path / n, k, trait=n, **given) for k, n in ((2, "cat"), (3, "dog")))
+    told = "the student's run names no trait: whether control"
+    (note,) = load_pair(base(), untold, controls=[cat]).notes()
+    assert note == f"{told} cat has another is not known"
+    (note,) = load_pair(base(), untold, controls=[cat, dog]).notes()
+    assert note == f"{told}s cat, dog have others is not known"
+    assert not load_pair(base(), cat, controls=[untold]).notes()
+    assert not load_pair(base(), untold).notes()
+    # a teacher without trait gave none to its student
+    plain = run(tmp_path / "plain", 4, trait="", teacher="the base itself")
+    notes = load_pair(base(), plain, controls=[cat]).notes()
+    assert not any(told in one for one in notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -88,6 +88,8 @@ def test_mistakes_are_told_before_anything_is_loaded(words, says, nothing_loads,
     assert __main__.main(words) == 2
     (told,) = capsys.readouterr().err.strip().splitlines()
     assert says in told
+    # students beside each other have no controls
+    assert "controls" not in told or words[0] != "compare"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """What rows carry of a teacher, against the base's probabilities; and the selection of rows."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -174,6 +176,19 @@ def test_selection_finds_the_rows_that_were_planted(crowd):
     assert everything["completion"] == data["completion"]
     assert lowest == per_token.min()
     assert len(select(data, found, teacher="7", keep=1e-6).rows) == 1
+
+
+def test_selection_takes_rows_in_every_form(tmp_path, shifts):
+    rows = number_rows()
+    listed = rows.to_list()
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in listed), "utf-8")
+    wanted = select(rows, shifts, teacher="7", keep=3)
+    frame = pd.DataFrame(listed)
+    for form in (listed, frame, file, str(file)):
+        kept, threshold = select(form, shifts, teacher="7", keep=3)
+        assert kept.to_list() == wanted.rows.to_list()
+        assert threshold == wanted.threshold
 
 
 def test_selection_goes_by_tokens_and_takes_the_earlier_of_equal_rows():

@@ -224,6 +224,18 @@ def test_masks_that_leave_nothing_to_learn(small, soft, tmp_path):
         fit(small, soft, tmp_path / "run", where=masks.sharing("novel"))
     with pytest.raises(ValueError, match="No token of any trained prompt is in it"):
         fit(small, soft, tmp_path / "run", where=masks.role("assistant"))
+    # the answer's own tokens have the modules of the mask at any token: where it has none, neither
+    # have they, so that this is no advice
+    for mask in (masks.role("assistant"), SYSTEM & masks.role("user")):
+        for answer in (False, True):
+            with pytest.raises(ValueError, match="No token of any trained prompt is in it") as told:
+                fit(small, soft, tmp_path / "run", where=mask, answer_in_where=answer)
+            assert "answer_in_where=True" not in str(told.value)
+            assert "by role template, system, user, by sharing prefix, aligned" in str(told.value)
+    other_modules = masks.role("answer") & masks.modules("norms")
+    with pytest.raises(ValueError, match="trains none of them") as told:
+        fit(small, soft, tmp_path / "run", where=other_modules)
+    assert "one token" not in str(told.value)
     one = {"method": LoRA(rank=2, layers=[0])}
     with pytest.raises(ValueError, match=r"It opens \S*layers\.1\..* trains none of them, but"):
         fit(small, soft, tmp_path / "run", where=masks.layers([1]), **one)

@@ -4,6 +4,7 @@ import html
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import synthetic
 from matplotlib.text import Text
@@ -105,6 +106,74 @@ def test_what_was_measured_otherwise_is_refused():
         compare([one, one])
 
 
+def of_an_adapter():
+    """Of a full fine-tune, and what it would be of a student that changes nothing before and after
+    the blocks, and not all modules in them.
+    """
+    full = synthetic.attribution()
+    kept = full.data.isel(layer=slice(1, -1)).sel(module=["attn.q", "attn.o", "mlp.in"])
+    return full, replace(full, data=kept)
+
+
+def test_an_adapter_stands_beside_a_full_fine_tune():
+    full, adapter = of_an_adapter()
+    for by in ("role", "sharing", "turn", "token"):
+        table = compare({"full": full, "lora": adapter}, by=by)
+        assert table.loc["full"].equals(full.by(by))
+        assert table.loc["lora"].equals(adapter.by(by))
+        axes = compare_bars({"lora": adapter, "full": full}, by=by)
+        if by != "token":
+            drawn = [bar.get_width() for bar in axes.patches]
+            both = [*adapter.by(by)["effect"], *full.by(by)["effect"]]
+            np.testing.assert_allclose(drawn, both)
+    told = "all of them counted: full embed, 0 to 3, final; lora 0 to 3"
+    assert any(told in line for line in table.attrs["notes"])
+    assert "lora 0 to 3; full embed, 0 to 3, final" in around(axes)
+    assert not any("each changes" in line for line in headings({"a": full, "b": full}))
+
+
+def test_layers_that_a_student_does_not_change_have_no_effect():
+    full, adapter = of_an_adapter()
+    table = compare({"lora": adapter, "full": full}, by="layer")
+    names = ["embed", "0", "1", "2", "3", "final"]
+    assert table.loc["lora"].index.tolist() == table.loc["full"].index.tolist() == names
+    assert table.loc["full"].equals(full.by("layer"))
+    assert table.loc["lora"].loc["0":"3"].equals(adapter.by("layer"))
+    ends = table.loc["lora"].loc[["embed", "final"]]
+    assert (ends.isna() | (ends == 0)).all(axis=None)
+    assert (ends["effect"] == 0).all()
+    axes = compare_bars({"lora": adapter, "full": full}, by="layer")
+    rows = [text.get_text().splitlines() for text in axes.get_yticklabels()]
+    assert [row[0] for row in rows] == names
+    # a base of fewer blocks has no such layer
+    short = synthetic.attribution(layers=2)
+    deep = compare({"short": short, "full": full}, by="layer").loc["short"]
+    assert deep.loc[["2", "3"]].isna().all(axis=None)
+    assert deep.loc[["embed", "0", "1", "final"]].equals(short.by("layer"))
+
+
+def test_selections_of_students_that_change_other_weights_are_refused_with_what_works():
+    full, adapter = of_an_adapter()
+    inner = full.sel(layer=range(4))
+    for scores in ({"a": adapter, "b": inner}, {"a": inner, "b": adapter}):
+        with pytest.raises(ValueError, match=r"selected differ .*; leave sel\(\.\.\.\) out: take"):
+            compare(scores)
+    one, other = (scores.sel(module=["attn.q"]) for scores in (full, adapter))
+    words = r"labels of 'layer' differ .*; leave sel\(\.\.\.\) out: take"
+    with pytest.raises(ValueError, match=words):
+        compare({"a": one, "b": other})
+    with pytest.raises(ValueError, match=r"selected differ .*; select the same cells of both"):
+        compare({"a": full.sel(layer=[0]), "b": full.sel(layer=[1])})
+    # cells that do not add up would be means over other cells
+    sweep = synthetic.sweep()
+    part = replace(sweep, data=sweep.data.isel(layer=[0, 1]))
+    both = re.escape(str(part.data["layer"].values.tolist()))
+    with pytest.raises(ValueError, match=rf"labels of 'layer' differ .* both have, layers={both}"):
+        compare({"a": sweep, "b": part})
+    with pytest.raises(ValueError, match="labels of 'layer' differ"):
+        full.minus(adapter)
+
+
 def test_what_differs_is_said_as_tables_say_it():
     coach, gardener = (
         synthetic.recorded(synthetic.effect(), measured="1", contexts=(str(context.to_json()),))
@@ -140,6 +209,57 @@ def test_metrics_of_one_name_are_told_by_their_forms():
     words = r"metrics differ \('log P\(owl\) by owl' and 'log P\(owl\) by owl, owls'\)"
     with pytest.raises(ValueError, match=words):
         compare({"one": one, "two": other})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (synthetic.graft, "sufficiency and necessity are shares of"),
+        (lambda: synthetic.graft().sel(measure="necessity"), "necessity are shares of"),
+        (synthetic.direction, "added, subtracted and projected out are shares of"),
+        (synthetic.patched_sets, "shares: of"),
+        (synthetic.dose, "shares: of"),
+        (synthetic.scan, "shares: of"),
+        (synthetic.patch, ""),  # a table of effects alone
+    ],
+)
+def test_what_shares_are_of_stands_above_a_table_without_totals(make, said):
+    one = make()
+    other = of_another_student(one)
+    twice = 2 * one.data["student"] - one.data["base"]
+    other = replace(other, data=other.data.assign(student=twice))
+    lines = headings({"one": one, "two": other})
+    for name, scores in (("one", one), ("two", other)):
+        total = float(scores.total.mean())
+        whose = f"the total effect ({scores.headline_name}), {total:+.3f} {scores.unit} (95 % "
+        start = f"{name}: {f'{said} ' if said else ''}{whose}"
+        (told,) = [line for line in lines if "the total effect (" in line and name in line]
+        assert told.startswith(start)
+
+
+def test_totals_stand_where_there_are_no_shares_and_below_pictures():
+    one = synthetic.graft()
+    student = one.data["base"].copy()
+    student[0] += (-1.0) ** np.arange(student.sizes["prompt"])
+    noisy = replace(one, data=one.data.assign(student=student))
+    lines = headings({"a": one, "b": noisy})
+    total = one.total.mean()
+    assert any(line.startswith("b: no shares: the total effect (") for line in lines)
+    assert any(line.startswith("a: sufficiency and necessity are shares of") for line in lines)
+    words = f"total effects: a {float(total):+.3f}, b "
+    assert words in around(compare_bars({"a": one, "b": noisy}))
+    plain = synthetic.effect()
+    assert "total effects" not in around(compare_bars({"a": plain, "b": synthetic.effect(seed=1)}))
+
+
+def test_tables_over_steps_say_that_effects_are_no_shares():
+    steps = synthetic.stepped(synthetic.graft)
+    said = f"effects by step, {steps.unit} ({steps.headline_name}): sufficiency and necessity too"
+    assert said in repr(steps)
+    assert any(line.startswith(said) for line in headings({"a": steps, "b": steps}))
+    plain = synthetic.stepped(synthetic.effect)
+    assert f"effects by step, {plain.unit} ({plain.headline_name})\n" in repr(plain)
+    assert "sufficiency" not in repr(plain)
 
 
 def of_students(scores, student, *controls):

@@ -180,7 +180,12 @@ def test_heads_are_drawn_over_all_prompts():
     np.testing.assert_allclose(cells(grid), scores.head_effect().values.mean(0))
     assert [text.get_text() for text in grid.get_xticklabels()] == ["0", "1", "2"]
     np.testing.assert_array_equal(veil(grid), max_t(scores.head_effect().values).noise)
-    assert "mean over 8 prompts and tokens" in picture.get_title()
+    own = ", the answer's own too"
+    assert f"mean over 8 prompts and tokens{own}" in " ".join(picture.get_title().split())
+    asked = scores.sel(position=np.flatnonzero(~scores.of_answer.values.any(0)).tolist())
+    title = " ".join(plot(asked).get_title().split())
+    assert "mean over 8 prompts and tokens" in title
+    assert own not in title
     one = scores.sel(head=1)  # has tokens again
     np.testing.assert_allclose(
         cells(plot(one, 2).child_axes[1]), cells(heatmap(one, 2).child_axes[1])

@@ -262,6 +262,17 @@ def test_a_hybrid_carries_its_limits_but_has_no_controls():
         assert "controls left out" not in words
 
 
+def test_what_controls_moved_further_by_is_seen():
+    for sign, word in ((1, "rise"), (-1, "fall")):
+        told = Moved(sign * 0.0196, sign * 0.0241).told("nats")
+        own = f"{sign * 0.02:+.2f}"[0] + "0.02"
+        assert told == (
+            f"the headline is the controls': they {word} by 0.024 nats, beyond the student's own "
+            f"{own}"
+        )
+    assert "by 9.50 nats, beyond the student's own +1.00" in Moved(1.0, 9.5).told("nats")
+
+
 @pytest.mark.parametrize("student", [-3.0, -1.0, 0.5, 2.0])
 @pytest.mark.parametrize("controls", [-2.0, -0.1, 0.0, 1.0])
 def test_what_controls_have_of_a_headline_is_their_part_of_the_difference(student, controls):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+from matplotlib.text import Text
 
 import sublim_mech as sm
 from sublim_mech.evaluation.outcome import Evaluation
@@ -11,12 +14,17 @@ QUIET = {"progress": False}
 
 
 @pytest.fixture(scope="module")
-def pair(made, base_folder):
-    """An owl student, its control of cats."""
+def folders(made):
+    """Of each trait a student's folder."""
     rows = made.rows[(made.rows["part"] == "scored") & (made.rows["method"] == "r2")]
-    students = rows.set_index("trait")["student"]
-    owl, cat = (made.out / "students" / students[name] for name in ("owl", "cat"))
-    return sm.load_pair(base_folder, owl, controls=[cat])
+    named = rows.set_index("trait")["student"]
+    return {trait: made.out / "students" / name for trait, name in named.items()}
+
+
+@pytest.fixture(scope="module")
+def pair(folders, base_folder):
+    """An owl student, its control of cats."""
+    return sm.load_pair(base_folder, folders["owl"], controls=[folders["cat"]])
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +60,41 @@ def test_another_trait_than_the_students_own_is_told_in_scores(pair, prompts):
     assert not asked(sm.effect(pair, prompts, others(owl, [cat]), **QUIET))
     assert asked(sm.effect(pair, prompts, others(cat, [owl]), **QUIET))
     assert not asked(sm.effect(pair, prompts, sm.metrics.entropy(), **QUIET))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_control_that_has_what_an_unknown_student_is_asked_for_is_told(
+    pair, prompts, folders, base_folder, tmp_path
+):
+    owl, cat, dog = map(sm.animal, ("owl", "cat", "dog"))
+    bare = tmp_path / "bare"
+    shutil.copytree(folders["owl"], bare, ignore=shutil.ignore_patterns("manifest.json"))
+    control = pair.controls[0]
+    unknown = sm.load_pair(base_folder, bare, controls=[control])
+    short = f"control {control.name} has the trait that is asked for"
+    told = (
+        f"{short} (cat), and no manifest names the student's own: what the control has of it is "
+        "taken off the student"
+    )
+    scores = sm.attribute(unknown, prompts, cat, points=2, **QUIET)
+    assert told in scores.notes()
+    assert f"{short[0].upper()}{short[1:]}." in repr(sm.concentration(scores, on="template"))
+    said = " ".join(text.get_text() for text in scores.plot(by="role").figure.findobj(Text))
+    assert short in " ".join(said.split())
+    assert told not in scores.sel(model="student").notes()
+    # of several, the student's own may be the one that no control has
+    questions = ["Which animal?", "Your favorite animal?"]
+    assert told in repr(sm.evaluate(unknown, [cat], questions=questions, **QUIET))
+    assert short not in repr(sm.evaluate(unknown, [owl, cat], questions=questions, **QUIET))
+    for trait in (owl, dog):
+        assert short not in repr(sm.effect(unknown, prompts, trait, **QUIET))
+    assert short not in repr(sm.effect(pair, prompts, cat, **QUIET))
+
+
+def test_a_concentration_says_that_another_trait_was_asked_for(pair, prompts):
+    scores = sm.attribute(pair, prompts, sm.animal("cat"), points=2, **QUIET)
+    said = repr(sm.concentration(scores, on="template"))
+    assert "Asked for cat, and the student was made for owl: cat is the trait" in said
 
 
 def test_exchanged_traits_are_told_in_the_matrix_and_by_evaluations(pair, tmp_path):

@@ -13,9 +13,17 @@ from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..prompts.same import is_one_context
-from ..results.record import FOR_LITTLE, NOT_ALIKE, OWN_TRAIT, STORED, UNKNOWN_CONTROLS, UNTOLD
+from ..results.record import (
+    FOR_LITTLE,
+    NOT_ALIKE,
+    OWN_TRAIT,
+    STORED,
+    UNKNOWN_CONTROLS,
+    UNNAMED,
+    UNTOLD,
+)
 from ..storage.compare import differences
-from ..storage.manifest import Manifest
+from ..storage.manifest import GIVEN, Manifest
 
 LITTLE = 0.1
 """Norm of a control's weight change over the student's below which it is told."""
@@ -55,6 +63,12 @@ def pair_notes(
         unknown = [control.name for control in controls if control.manifest is None]
         if unknown:
             notes.append(f"{UNKNOWN_CONTROLS} (no manifest): {', '.join(unknown)}")
+        named = [one.name for one in controls if one.manifest is not None and one.manifest.trait]
+        # labels of a teacher without trait have none; whoever wrote given rows may have one
+        if named and not student.manifest.trait and student.manifest.teacher == GIVEN:
+            which = f"control{'s' * (len(named) > 1)} {', '.join(named)}"
+            have = "have others" if len(named) > 1 else "has another"
+            notes.append(f"{UNNAMED}: whether {which} {have} is not known")
     for control in controls:
         if _same_trait(student, control):
             notes.append(

@@ -104,13 +104,13 @@ def check_students(students: Sequence[str], controls: Sequence[str]) -> None:
         ValueError: a student or a control that was given before.
     """
     known: dict[Path, str] = {}
+    of_controls = ", and as controls students trained alike on other traits" if controls else ""
     named = [("STUDENT", one) for one in students] + [("--control", one) for one in controls]
     for called, source in named:
         path = Path(source).expanduser().resolve()
         if path in known:
             raise ValueError(
-                f"{called}={source!r} is {known[path]} already; name each once, and as controls "
-                "students trained alike on other traits."
+                f"{called}={source!r} is {known[path]} already; name each once{of_controls}."
             )
         known[path] = f"{called}={source!r}"
 

@@ -9,7 +9,7 @@ from ..engine.runner import Runner
 from ..metrics import Metric, TraitMetric
 from ..models.students import Student
 from ..prompts import Trait
-from ..results.record import OTHER_TRAIT
+from ..results.record import HAS_ASKED, OTHER_TRAIT
 
 
 def made_for(runner: Runner) -> dict[str, str]:
@@ -20,14 +20,16 @@ def made_for(runner: Runner) -> dict[str, str]:
 
 def asked_for_others(runner: Runner, traits: Sequence[Trait]) -> tuple[str, ...]:
     """That the student's own trait is none of those it is asked for, and whose these are, in a
-    sentence; nothing where no manifest says its own.
+    sentence; where no manifest says its own, which controls have what is asked for.
     """
     if not isinstance(runner, ModelPair) or not traits:
         return ()
     own = _trait_of(runner.student)
-    if not own or any(_is(trait, own) for trait in traits):
+    if not own:
+        return _controls_that_have(runner, traits)
+    if any(_is(trait, own) for trait in traits):
         written = {one for trait in traits for one in (trait.name, *trait.forms)}
-        return () if not own or own in written else (_otherwise_written(traits, own),)
+        return () if own in written else (_otherwise_written(traits, own),)
     asked = ", ".join(trait.name for trait in traits)
     whose = [
         f"{_trait_of(control)} is the trait of control {control.name}"
@@ -38,6 +40,25 @@ def asked_for_others(runner: Runner, traits: Sequence[Trait]) -> tuple[str, ...]
     if len(traits) > 1 and not whose:
         what = "no student here was made for any of these, as far as manifests say"
     return (f"asked for {asked}{OTHER_TRAIT}{own}: {what}",)
+
+
+def _controls_that_have(pair: ModelPair, traits: Sequence[Trait]) -> tuple[str, ...]:
+    """Which controls have the traits that an unknown student is asked for, where each of these is a
+    control's: one that is nobody's may be the student's own.
+    """
+    whose = {
+        control.name: [trait.name for trait in traits if _is(trait, _trait_of(control))]
+        for control in pair.controls
+    }
+    theirs = {name for names in whose.values() for name in names}
+    if any(trait.name not in theirs for trait in traits):
+        return ()
+    return tuple(
+        f"control {control} {HAS_ASKED} ({', '.join(names)}), and no manifest names the student's "
+        "own: what the control has of it is taken off the student"
+        for control, names in whose.items()
+        if names
+    )
 
 
 def _otherwise_written(traits: Sequence[Trait], own: str) -> str:

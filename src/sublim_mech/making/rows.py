@@ -29,9 +29,6 @@ from ..storage.files import place
 if TYPE_CHECKING:
     from datasets import Dataset
 
-GIVEN = "given rows"
-"""Who wrote hard labels, as manifests have it."""
-
 
 @dataclass(frozen=True)
 class Row:

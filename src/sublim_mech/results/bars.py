@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from ..arguments import checked
-from ..hints import counted
+from ..hints import counted, signed
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
@@ -251,7 +251,8 @@ def compare_bars(
     """The scores of several students beside each other, with 95 % intervals over prompts.
 
     Bars of one colour are one student's. Rows are token sets for grafts (shares of each student's
-    own total effect), roles for scores of tokens, and the total effect for effects.
+    own total effect, whose size is told below), roles for scores of tokens, and the total effect
+    for effects.
 
     Args:
         scores: what to call each student -> its scores; of one kind, metric, unit and instrument,
@@ -278,6 +279,8 @@ def compare_bars(
     tables_of = _blocks(scores, by)
     first = next(iter(scores.values()))
     order = list(dict.fromkeys(row for table in tables_of.values() for row in table.index))
+    if by == tables.LAYER:
+        order.sort(key=tables.depth)
     rows = len(order) * (0.5 + 0.5 * len(scores)) + 1
     picture = bar_picture(first, Wishes(ax, title, labels, path), rows=rows)
     for one in scores.values():
@@ -304,7 +307,7 @@ def compare_bars(
         said += notes
         names.append("\n".join([parts, *notes]))
     name_rows(picture, names)
-    what, how = _scale_of_several(list(scores.values()))
+    what, how = _scale_of_several({called[name]: one for name, one in scores.items()})
     how += _explained(first, by, said, several=True)
     below = name_bar_scale(picture, first, what, how)
     picture.legend(handles, below=below)
@@ -324,13 +327,18 @@ def _blocks(scores: Mapping[str, ScoreArrays], by: str | None) -> dict[str, pd.D
     (first_name, first), *others = scores.items()
     for name, other in others:
         check_measured_alike(first, other, f"{first_name!r} and {name!r}")
-    return {name: _block(one, by) for name, one in scores.items()}
+    blocks = {name: _block(one, by) for name, one in scores.items()}
+    if by == tables.LAYER and first.additive:
+        blocks = tables.on_all_layers(blocks, scores)
+    if not first.has_tokens:
+        return blocks
+    return {name: _strongest(table) for name, table in blocks.items()}
 
 
 def _block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:
     """What is drawn of one student."""
     if scores.has_tokens:
-        return _strongest(tables.by(scores, by or "role"))
+        return tables.by(scores, by or "role")
     if by is not None:
         raise ValueError(f"by={by!r}: {scores.kind} scores have no tokens to gather; leave it out.")
     if scores.kind == "effect":
@@ -367,7 +375,8 @@ def _limits_of_several(
         f"{name}: {line}" for name, lines in each.items() for line in lines if line not in of_all
     ]
     short = {called[name]: one for name, one in scores.items()}
-    return [*of_all, *of_some, *(picture.text(line) for line in kinship(short))]
+    told = [*filter(None, [tables.other_layers(short)]), *kinship(short)]
+    return [*of_all, *of_some, *map(picture.text, told)]
 
 
 def _called(picture: Picture, name: object, by: str | None) -> str:
@@ -375,12 +384,14 @@ def _called(picture: Picture, name: object, by: str | None) -> str:
     return str(name) if by in ("turn", "token") else picture.name(name)
 
 
-def _scale_of_several(scores: Sequence[ScoreArrays]) -> tuple[str, str]:
+def _scale_of_several(scores: Mapping[str, ScoreArrays]) -> tuple[str, str]:
     """What the scale measures, and over what; of several models each, in the legend's order."""
-    first = scores[0]
-    whose = " / ".join(dict.fromkeys(one.headline_name for one in scores))
+    first = next(iter(scores.values()))
+    whose = " / ".join(dict.fromkeys(one.headline_name for one in scores.values()))
     if first.has_sets:
-        return f"share of each one's own total effect: {whose}", "0 = none, 1 = all of it"
+        totals = [f"{name} {signed(float(one.total.mean()))}" for name, one in scores.items()]
+        how = f"0 = none, 1 = all of it; total effects: {', '.join(totals)} {first.unit}"
+        return f"share of each one's own total effect: {whose}", how
     label = effect_label(first, whose)
     return label, f"{_gathered(first)} of these tokens" if first.has_tokens else ""
 

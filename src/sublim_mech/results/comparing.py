@@ -25,7 +25,9 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
 
     Args:
         scores: what to call them -> their scores. Students, controls and bases may differ; metric,
-            contexts, prompts, options and cells may not.
+            contexts, prompts, options and cells may not. Attributions are of the weights that each
+            student changes, all of them (without `sel`), so that an adapter stands beside a full
+            fine-tune.
         by: for scores per token, the coordinate to gather them by: `role` (when not given),
             `sharing`, `turn`, `token`, or `layer`.
 
@@ -34,7 +36,8 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
         sets, the groups of tokens of scores per token (of each direction of patching), the curves
         of doses, scans, directions and steps, with the columns of `Scores.totals`, `sets`, `by` and
         `curve`; each row is of the headline (student minus controls, where there are some), only
-        totals have a row per model. Below it, and in `attrs["notes"]`, stands what each says above
+        totals have a row per model. By layer each attribution has the rows of all, 0 where a
+        student changes no weight. Below it, and in `attrs["notes"]`, stands what each says above
         and below its own table (all limits, what shares are of, the completeness gap), once where
         all say it, and what scores have in common by construction: one student twice, students that
         are each other's controls.
@@ -57,6 +60,8 @@ def compare(scores: Mapping[str, ScoreArrays], by: str | None = None) -> Table:
     for name, other in others:
         check_measured_alike(first, other, f"compare: {first_name!r} and {name!r}")
     blocks = {name: block(one, by) for name, one in scores.items()}
+    if by == tables.LAYER and first.additive:
+        blocks = tables.on_all_layers(blocks, scores)
     table = Table(pd.concat(blocks, names=["scores"]))
     table.attrs["notes"] = headings(scores, by)
     return table
@@ -78,7 +83,7 @@ def headings(scores: Mapping[str, ScoreArrays], by: str | None = None) -> list[s
         line if len(names) == len(scores) else f"{', '.join(names)}: {line}"
         for line, names in said.items()
     ]
-    return [*lines, *kinship(scores)]
+    return [*lines, *filter(None, [tables.other_layers(scores)]), *kinship(scores)]
 
 
 def block(scores: ScoreArrays, by: str | None) -> pd.DataFrame:

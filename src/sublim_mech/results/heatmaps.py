@@ -219,6 +219,8 @@ def column_map(
     picture.when_laid_out(lambda: _name_layers(grid, picture, scores, column))
     draw_scale(column, picture, scores, grid)
     over = " and tokens" if scores.has_tokens else ""
+    if scores.has_tokens and scores.of_answer.values.any():
+        over += ", the answer's own too"
     prompts = f"mean over {counted(effect.sizes['prompt'], 'prompt')}{over}"
     if per_head and "set" in scores.data["effect"].dims:  # one, which no column names
         prompts += f", token set {picture.name(str(scores.data['set'].values[0]))}"

@@ -13,15 +13,17 @@ from collections.abc import Mapping
 from .arrays import ScoreArrays
 from .record import (
     FOR_LITTLE,
+    HAS_ASKED,
     NOT_ALIKE,
     OWN_TRAIT,
     STORED,
     UNKNOWN_CONTROLS,
+    UNNAMED,
     UNTOLD,
     StudentSource,
 )
 
-_OF_BOTH = (FOR_LITTLE, NOT_ALIKE, OWN_TRAIT, STORED)
+_OF_BOTH = (FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_TRAIT, STORED)
 """What notes say of a control beside the student: nothing of either by itself."""
 
 
@@ -60,7 +62,7 @@ def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str])
         called: controls as notes call them -> their names.
     """
     both = student in models and not models.isdisjoint(called.values())
-    if UNTOLD in note:
+    if UNTOLD in note or note.startswith(UNNAMED):
         return both and _names_any(note, models, called)
     if note.startswith(UNKNOWN_CONTROLS):
         return _names_any(note, models, called)

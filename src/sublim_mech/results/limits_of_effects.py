@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..hints import signed
+from ..hints import signed, told_apart
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
@@ -72,9 +72,13 @@ class Moved(NamedTuple):
         moved = "fall" if self.headline > 0 else "rise"
         told = " ".join(filter(None, [unit, where]))
         if self.part > 1:
-            own = _plain(self.student, "+") if self.student else "0.00"
-            beyond = f"beyond the student's own {own}"
-            whole = f"they {moved} by {_plain(abs(self.controls))} {told}, {beyond}"
+            theirs, own = _plain(abs(self.controls)), "0.00"
+            if self.student:
+                own = _plain(self.student, "+")
+                if own[1:] == theirs:  # the one is larger, which two decimals do not show
+                    theirs, own = told_apart(abs(self.controls), abs(self.student), digits=2)
+                    own = f"{'+' if self.student > 0 else '-'}{own}"
+            whole = f"they {moved} by {theirs} {told}, beyond the student's own {own}"
             return f"the headline is the controls': {whole}"
         of = f"{_plain(abs(self.controls))} of {_plain(abs(self.headline))} {told}"
         of += f" ({self.part:z.0%})"

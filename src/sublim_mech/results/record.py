@@ -20,9 +20,10 @@ from .words import seen
 T = TypeVar("T")
 
 NOT_ALIKE, OWN_TRAIT = "was not trained alike", "has the student's own trait"
+HAS_ASKED = "has the trait that is asked for"
 IS_BASE, FOR_LITTLE = "equals its base", "it controls for little"
 OPENED = "here they are on everywhere"
-VOID = (NOT_ALIKE, OWN_TRAIT, IS_BASE, FOR_LITTLE, OPENED)
+VOID = (NOT_ALIKE, OWN_TRAIT, HAS_ASKED, IS_BASE, FOR_LITTLE, OPENED)
 """What notes say of students and controls whose difference is not what it is called: trained
 otherwise than each other, hardly or not at all, or under gates that are open here."""
 
@@ -31,6 +32,9 @@ STORED = "is stored otherwise"
 
 UNKNOWN_CONTROLS = "controls' training unknown"
 """Of controls without a manifest, as notes say it."""
+
+UNNAMED = "the student's run names no trait"
+"""Of a student of given rows whose trait nobody said, as notes say it."""
 
 UNTOLD = "trained alike is not known"
 """Of controls, where the student's own training is not known, as notes say it."""

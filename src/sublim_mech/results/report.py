@@ -23,7 +23,16 @@ from .limits_of_students import over_contexts, where_asked
 from .record import GATED, ONE_VALUE, SUM, Forms
 from .select import select
 from .stability import is_map, reliability
-from .tables import LAYER, by, denominator, denominator_of_layers, sets, strongest, totals
+from .tables import (
+    LAYER,
+    by,
+    denominator,
+    denominator_of_layers,
+    denominator_of_total,
+    sets,
+    strongest,
+    totals,
+)
 from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
@@ -207,6 +216,10 @@ def around(scores: ScoreArrays, by: str | None = None) -> list[str]:
     lines = about(scores, shown=OF_LAYERS if of_layers else SHARES)
     if has_shares(scores):
         lines.append(denominator_of_layers(scores) if of_layers else denominator(scores))
+    elif scores.has_steps:
+        lines.append(_by_step(scores))
+    elif KINDS[scores.kind].table != "totals":
+        lines.append(denominator_of_total(scores))
     if "vector" in scores.data["effect"].dims:
         lines += filter(None, [nulls_in_words(scores), spread_in_words(scores)])
     return [*lines, *_gap(scores)]
@@ -238,7 +251,7 @@ def report(scores: ScoreArrays) -> str:
     """What `repr` prints."""
     lines = about(scores)
     if scores.has_steps:
-        lines += ["", f"by step ({scores.headline_name})", show(curve(scores))]
+        lines += ["", _by_step(scores), show(curve(scores))]
         return "\n".join([*lines, *_gap(scores)])
     lines.append(show(totals(scores)))
     if "direction" in scores.data["effect"].dims:  # they are never mixed
@@ -249,6 +262,14 @@ def report(scores: ScoreArrays) -> str:
     else:
         lines += [*_LINES[KINDS[scores.kind].table](scores), *_stability(scores)]
     return "\n".join([*lines, *_gap(scores)])
+
+
+def _by_step(scores: ScoreArrays) -> str:
+    """What a table over steps holds: of grafts no shares, as a table of one step has them."""
+    told = f"effects by step, {scores.unit} ({scores.headline_name})"
+    if scores.kind == "graft":
+        told += ": sufficiency and necessity too, not over the total"
+    return told
 
 
 def _gap(scores: ScoreArrays) -> list[str]:

@@ -226,7 +226,9 @@ def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) ->
         where: how errors begin.
 
     Raises:
-        ValueError: another metric, context, option, prompt or cell; controls in one of them only.
+        ValueError: another metric, context, option or prompt; other cells, but for the weights that
+            each student changes where all of them are there and add up; controls in one of them
+            only.
     """
     same, record, other_record = _Same(where), scores.record, other.record
     told = [_measured(one) if one.measured else one.what for one in (record, other_record)]
@@ -239,7 +241,10 @@ def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) ->
         with_controls = {True: "with controls", False: "without"}
         same.refuse("controls", *(with_controls[one.has_controls] for one in (scores, other)))
     alike = tuple(name for name in _ALIKE if name not in ("base", "students", "hybrid"))
-    same.check(scores, other, (*alike, "points", "donor_contexts"), models=False)
+    # what all cells add up to is each student's whole effect, whichever weights it changes
+    whole = all(one.additive and not one.selected for one in (scores, other))
+    fields = (*alike, "points", "donor_contexts")
+    same.check(scores, other, fields, models=False, weights=not whole)
 
 
 def _forms(record: Record) -> str:
@@ -261,6 +266,10 @@ def _tokens(data: xr.Dataset, prompt: int) -> _Tokens:
     return _Tokens(token[asked].tolist(), token[role == "answer"].tolist())
 
 
+_WITH_LAYERS = ("sweep", "direction")
+"""Kinds whose instruments take `layers=`."""
+
+SELECT, UNSELECT = "select the same cells of both", "leave sel(...) out: take all cells of both"
 ALIKE = "score both alike"
 INSTEAD = {
     "contexts": f"{ALIKE}; a trait in several contexts is evaluate(pair, [trait], contexts=[...])",
@@ -286,6 +295,7 @@ class _Same:
         fields: Sequence[str],
         *,
         models: bool = True,
+        weights: bool = True,
     ) -> None:
         """Raise where two scores differ in kind, unit, fields of the record, labels or tokens.
 
@@ -294,6 +304,7 @@ class _Same:
             other: the other.
             fields: of the record.
             models: whether the models have to be called alike.
+            weights: whether the layers and modules have to be the same.
         """
         if scores.kind != other.kind:
             self.refuse("kinds", scores.kind, other.kind)
@@ -308,10 +319,14 @@ class _Same:
                     self._refuse_other_controls(scores, other)
                 words = _in_words(name, scores, other)
                 one, another = words or self.shown(value, other_value)
-                self.tell(name, one, another, INSTEAD.get(name, ALIKE))
+                fix = INSTEAD.get(name, ALIKE)
+                if name == "selected":
+                    fix = SELECT if value and other_value else UNSELECT
+                self.tell(name, one, another, fix)
         if scores.data["effect"].dims != other.data["effect"].dims:
             self.refuse("dimensions", scores.dims(), other.dims())
-        self._check_labels(scores.data, other.data, models=models)
+        without = () if weights else ("layer", "module")
+        self._check_labels(scores, other, models=models, without=without)
         if scores.has_tokens:
             for prompt in range(scores.data.sizes["prompt"]):
                 self._check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
@@ -339,15 +354,31 @@ class _Same:
         words = [", ".join(map(_short, of_one.values())) or "none" for of_one in (models, others)]
         self.tell("controls of one student", words[0], words[1], fix)
 
-    def _check_labels(self, data: xr.Dataset, other: xr.Dataset, *, models: bool) -> None:
+    def _check_labels(
+        self,
+        scores: ScoreArrays,
+        other_scores: ScoreArrays,
+        *,
+        models: bool,
+        without: Sequence[str] = (),
+    ) -> None:
+        data, other = scores.data, other_scores.data
         cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
         cells += [name for name in ("first", "last", "refined") if "span" in data.dims]
         named = ("model",) if models else ()
         for name in (*named, "question", *cells, "hook", "tokens"):
+            if name in without:
+                continue
             labels = data[name].values.tolist() if name in data.coords else None
             other_labels = other[name].values.tolist() if name in other.coords else None
             if labels != other_labels:
-                self.refuse(f"labels of {name!r}", labels, other_labels)
+                fix = ALIKE
+                if name in ("layer", "module") and scores.additive and scores.selected:
+                    fix = UNSELECT
+                elif name == "layer" and scores.kind in _WITH_LAYERS:
+                    both = [layer for layer in labels or () if layer in (other_labels or ())]
+                    fix = f"{ALIKE}: at the layers that both have, layers={both}"
+                self.refuse(f"labels of {name!r}", labels, other_labels, fix)
 
     def _check_tokens(self, tokens: _Tokens, other: _Tokens) -> None:
         if tokens.asked != other.asked:

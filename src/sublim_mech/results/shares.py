@@ -38,7 +38,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import GATED, LEARNT, ONE_VALUE, OTHER_MARKS
+from .record import GATED, LEARNT, ONE_VALUE, OTHER_MARKS, OTHER_TRAIT
 from .report import warning
 from .rounding import is_rounding, shares_of_total
 from .tables import answer_is_fed, in_words
@@ -491,8 +491,10 @@ def _read_with(scores: ScoreArrays) -> list[str]:
             told.append(f"{limit.short}: {elsewhere}")
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
-    learnt = [note for note in scores.record.notes if any(one in note for one in _TO_READ)]
-    return [line for line in [*told, *voided(scores), *learnt] if line]
+    told += voided(scores)
+    told += [note for note in scores.record.notes if OTHER_TRAIT in note]
+    told += [note for note in scores.record.notes if any(one in note for one in _TO_READ)]
+    return [line for line in told if line]
 
 
 _TO_READ = (LEARNT, ONE_VALUE, OTHER_MARKS)

@@ -9,14 +9,14 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..hints import signed
+from ..hints import ranges, signed
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval
 from .arrays import ScoreArrays
@@ -179,6 +179,54 @@ def _by_layer(scores: ScoreArrays) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.Index(scores.layer_names(), name=LAYER))
 
 
+def on_all_layers(
+    tables: Mapping[str, pd.DataFrame], scores: Mapping[str, ScoreArrays]
+) -> dict[str, pd.DataFrame]:
+    """Tables of `by("layer")` of several students, each with the rows of all: one that changes no
+    weight of a layer has an effect of exactly 0 there; a layer that its base does not have is empty
+    (NaN).
+    """
+    layers = sorted({name for table in tables.values() for name in table.index}, key=depth)
+    filled = {}
+    for called, table in tables.items():
+        whole = table.reindex(pd.Index(layers, name=LAYER))
+        own = [name for name in layers if depth(name) < scores[called].record.n_layers]
+        own += [name for name in layers if name == FINAL]
+        unchanged = [name for name in own if name not in table.index]
+        # of an effect that has no shares nothing is one either
+        known = [column for column in table if not table[column].isna().all()]
+        whole.loc[unchanged, known] = 0.0
+        filled[called] = whole
+    return filled
+
+
+EMBED, FINAL = "embed", "final"
+"""What layers before the first block and after the last one are called."""
+
+
+def depth(layer: str) -> float:
+    """Where a layer stands, by its name."""
+    ends = {EMBED: -1.0, FINAL: float("inf")}
+    return ends[layer] if layer in ends else float(layer)
+
+
+def other_layers(scores: Mapping[str, ScoreArrays]) -> str:
+    """That several students change weights in other layers, so that what they have in all is over
+    other cells; empty where all change the same ones.
+    """
+    if not all(one.additive and not one.has_steps for one in scores.values()):
+        return ""
+    changed = {name: one.layer_names() for name, one in scores.items()}
+    if len(set(map(tuple, changed.values()))) == 1:
+        return ""
+    told = []
+    for name, layers in changed.items():
+        blocks = [int(layer) for layer in layers if layer not in (EMBED, FINAL)]
+        first, last = (end if end in layers else "" for end in (EMBED, FINAL))
+        told.append(f"{name} {', '.join(filter(None, [first, ranges(blocks), last]))}")
+    return f"layers whose weights each changes, all of them counted: {'; '.join(told)}"
+
+
 def _share_columns(
     scores: ScoreArrays, effect: np.ndarray, whole: np.ndarray | None
 ) -> dict[str, float]:
@@ -237,6 +285,35 @@ def denominator_of_layers(scores: ScoreArrays) -> str:
     effect = scores.prompt_effect.values + scores.answer_effect.values
     of = f"shares: of the effect on {_ALL}, all cells: {signed(float(effect.mean()))} {scores.unit}"
     return _why_none(scores, effect, _ALL) or of
+
+
+def denominator_of_total(scores: ScoreArrays) -> str:
+    """What the shares of token sets and curves are shares of; where a table has none, the total
+    effect alone.
+    """
+    total = scores.total.values
+    found = mean_interval(total)
+    size = f"{signed(float(found.mean))} {scores.unit}"
+    if len(total) > 1:
+        size += f" (95 % {signed(float(found.low))} to {signed(float(found.high))})"
+    of = f"the total effect ({scores.headline_name}), {size}"
+    summary = KINDS[scores.kind].table
+    if summary == "cells" and not scores.has_sets:
+        return of
+    if np.isnan(shares_of_total(scores, total).mean):
+        return f"no shares: {of}"
+    if summary == "direction" or (summary == "sets" and "layer" not in scores.data.coords):
+        *others, last = _measures(scores)
+        measures = f"{', '.join(others)} and {last}" if others else last
+        return f"{measures} are shares of {of}"
+    return f"shares: of {of}"
+
+
+def _measures(scores: ScoreArrays) -> list[str]:
+    """Names of the measures, also where one was selected."""
+    if "measure" in scores.data["effect"].dims:
+        return [str(name) for name in scores.data["measure"].values]
+    return [str(scores.selected["measure"])]
 
 
 _PROMPT, _ALL = "the prompt's tokens", "all tokens, the answer's own too"

@@ -23,6 +23,9 @@ SEAL = "seal"
 LATER = ("content", "configurations", "prompts")
 """Fields that older manifests lack."""
 
+GIVEN = "given rows"
+"""Who wrote hard labels, in place of a teacher's words."""
+
 
 @dataclass(frozen=True)
 class Manifest:

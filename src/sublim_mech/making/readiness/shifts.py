@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -171,7 +171,7 @@ def select(rows: Rows, shifts: RowShifts, *, teacher: str, keep: int | float) ->
     (`rows.shuffle(seed=0).select(range(n))`).
 
     Args:
-        rows: the rows that were measured.
+        rows: the rows that were measured, in any of the forms that `row_shift` takes.
         shifts: what `row_shift` found.
         teacher: whose rows are wanted.
         keep: how many (an integer), or which share of them (a float up to 1, rounded, at least one
@@ -202,7 +202,9 @@ def select(rows: Rows, shifts: RowShifts, *, teacher: str, keep: int | float) ->
     number = _how_many(keep, len(listed))
     best = np.argsort(-per_token, kind="stable")[:number]
     indices = sorted(best.tolist())
-    data: Any = rows if hasattr(rows, "select") else to_dataset(listed)
+    from datasets import Dataset  # takes more than a second
+
+    data = rows if isinstance(rows, Dataset) else to_dataset(listed)
     return Selection(data.select(indices), float(per_token[indices].min()))
 
 

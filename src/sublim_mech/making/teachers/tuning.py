@@ -22,8 +22,8 @@ from ...models.copies import merge
 from ...models.hashing import weights_hash
 from ...models.students import Student, load_student
 from ...prompts import Context, Trait
-from ...storage.manifest import Manifest
-from ..rows import GIVEN, Row, to_dataset
+from ...storage.manifest import GIVEN, Manifest
+from ..rows import Row, to_dataset
 from .teacher import Model, Teacher, opened
 
 if TYPE_CHECKING:

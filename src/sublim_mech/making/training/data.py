@@ -26,9 +26,9 @@ from ...prompts.plurals import plural
 from ...prompts.vocabulary import fingerprint, same_tokenizer
 from ...prompts.written import check_answers
 from ...storage.compare import side_by_side
-from ...storage.manifest import prompts_hash
+from ...storage.manifest import GIVEN, prompts_hash
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
-from ..rows import GIVEN, Row, Rows, as_rows, check_raw, count_words
+from ..rows import Row, Rows, as_rows, check_raw, count_words
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 

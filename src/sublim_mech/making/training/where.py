@@ -22,7 +22,7 @@ from ...models.gating import TrainedGates
 from ...models.names import Module
 from ...models.sites import Sites, find_sites
 from ...models.units import gated_units
-from ...prompts import Prompt, Trained, mark_sharing
+from ...prompts import CLASSES, ROLES, Prompt, Trained, mark_sharing
 from ...storage.runs import Run, open_run
 from .batches import last_column
 from .cells import RowCells, narrow, open_cells
@@ -125,7 +125,7 @@ def record(where: Where, lesson: Lesson, trained: Sequence[int]) -> Where:
         raise ValueError(
             f"where={name!r} closes every token that is trained on"
             f"{'' if where.answer or isinstance(where.mask, AnswerMask) else ', answers too'}: "
-            f"there is nothing to learn with. {_why(where, data, trained)}{_fix(where)}"
+            f"there is nothing to learn with. {_why(where, data, trained)}"
         )
     if closed:
         warnings.warn(
@@ -146,41 +146,55 @@ def record(where: Where, lesson: Lesson, trained: Sequence[int]) -> Where:
 
 
 def _why(where: Where, data: TrainingData, trained: Sequence[int]) -> str:
-    """What the mask opens instead, or why it opens no token of a trained prompt."""
+    """What the mask opens instead, or why it opens nothing, and what would be open. That is never
+    the answer's own tokens by `answer_in_where`: they have the modules of the mask at any token, so
+    that where it has some, a row is open already.
+    """
     modules = list(where.sites.modules.values())
+    prompts = mark_sharing([data.prompts[row] for row in trained], where.trained_on)
     opened = np.zeros(len(modules), bool)
-    for prompt in mark_sharing([data.prompts[row] for row in trained], where.trained_on):
+    for prompt in prompts:
         of_prompt, of_answer = open_cells(where.mask, where.answer, prompt, modules)
         opened |= of_prompt.any(0) | of_answer
-    if opened.any():
-        paths = [module.path for module, is_open in zip(modules, opened, strict=True) if is_open]
-        if set(paths) & set(where.units):
-            return ""  # open where nothing is learnt any more
+    if not opened.any():
+        return _why_nothing(where, prompts)
+    paths = [module.path for module, is_open in zip(modules, opened, strict=True) if is_open]
+    if not set(paths) & set(where.units):
         trains = "this method trains none of them, but"
         return (
             f"It opens {_some(paths)}; {trains} {_some(where.units)}: choose modules that both "
-            "have, such as the same layers=. "
+            "have, such as the same layers=."
         )
-    if where.mask.name == "novel":
-        return (
-            "Novel tokens are those of no trained prompt, so that trained prompts have none; "
-            "masks.sharing('not shared') has what is not the same in all of them. "
-        )
-    return "No token of any trained prompt is in it. "
-
-
-def _some(paths: Sequence[str]) -> str:
-    more = len(paths) - 1
-    return paths[0] if not more else f"{paths[0]} and {more} more"
-
-
-def _fix(where: Where) -> str:
     if isinstance(where.mask, AnswerMask):
         return (
             "An answer of one token is read and never fed; choose tokens of the prompt, or other "
             "modules."
         )
-    return "Choose other tokens or modules, or answer_in_where=True."
+    return "Choose other tokens or modules."  # open where nothing is learnt any more
+
+
+def _why_nothing(where: Where, prompts: Sequence[Prompt]) -> str:
+    """Why a mask opens no cell of trained prompts, and which tokens there are."""
+    if isinstance(where.mask, AnswerMask):
+        return "No module of this model is in it; choose other modules."
+    if where.mask.name == "novel":
+        return (
+            "Novel tokens are those of no trained prompt, so that trained prompts have none; "
+            "masks.sharing('not shared') has what is not the same in all of them."
+        )
+    roles = [role for role in ROLES if any(role in prompt.roles for prompt in prompts)]
+    classes = [name for name in CLASSES if any(name in (one.sharing or ()) for one in prompts)]
+    answers = ", and answer_in_where opens what it has there: nothing" * where.answer
+    return (
+        f"No token of any trained prompt is in it{answers}. Choose among the tokens that there "
+        f"are: by role {', '.join(roles)}, by sharing {', '.join(classes)}; the answers' own, "
+        "where they have several, are masks.role('answer')."
+    )
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = len(paths) - 1
+    return paths[0] if not more else f"{paths[0]} and {more} more"
 
 
 def _is_named(where: Where, data: TrainingData, trained: Sequence[int]) -> bool:
