@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..arguments import checked
-from .blank import is_blank
+from .blank import check_whole, is_blank
 from .clock import DATE, iso
 from .options import Options
 
@@ -67,7 +67,7 @@ class Context:
         TypeError: `system` is none of the four.
         ValueError: an unknown `fallback`; a system text that spells one of the four; an option that
             JSON cannot hold, or that spells True or False as a text; a date that is none; a blank
-            prefill; what raw text has no place for.
+            prefill; half a character (a lone surrogate) in a text; what raw text has no place for.
 
     Example:
         >>> bare = sm.Context(system=sm.Context.NONE)
@@ -96,6 +96,8 @@ class Context:
         object.__setattr__(self, "date", iso(self.date))
         if self.fallback not in (None, "user", "none"):
             raise ValueError(f"Context(fallback={self.fallback!r}): pass None or 'user' or 'none'.")
+        for name, text in _texts(self):
+            check_whole(f"Context({name}=...)", text)
         if self.prefill and is_blank(self.prefill):
             raise ValueError(
                 f"Context(prefill={self.prefill!r}) is blank; give it words or leave it out."
@@ -177,6 +179,27 @@ class Context:
             prefill=data.get("prefill", ""),
             bos=data.get("bos"),
         )
+
+
+def _texts(context: Context) -> Iterator[tuple[str, str]]:
+    """All texts of a context, with the arguments that gave them."""
+    for name in ("system", "user_prefix", "prefill"):
+        value = getattr(context, name)
+        if isinstance(value, str):
+            yield name, value
+    yield from (("options", text) for text in _texts_in(context.options))
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """The texts in what JSON can hold."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from (name, *_texts_in(inner))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def _spelled_truths(options: Mapping[str, Any]) -> list[tuple[str, str]]:
