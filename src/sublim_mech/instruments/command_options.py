@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import warnings
@@ -29,6 +28,7 @@ from ..prompts.context_tables import KINDS, context_of
 from ..storage.files import plain
 from ..tables import read_table
 from .command_words import in_commands
+from .prompt_files import read_prompts
 
 CONTEXTS = {name: Context(kind) for name, kind in KINDS.items()}
 """Contexts without a text, by name."""
@@ -191,14 +191,14 @@ def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | No
         )
     if given.trained_on is None:
         return trained_in, None
-    return trained_in, _prompts("--trained-on", given.trained_on)
+    return trained_in, read_prompts("--trained-on", given.trained_on, trained=True)
 
 
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
     """The questions, as they are asked."""
     trained = pair.training_context or Context()
     context = _asked(given, Context() if trained == RAW else trained)
-    asked = trait.questions if given.ask is None else _prompts("--ask", given.ask)
+    asked = trait.questions if given.ask is None else read_prompts("--ask", given.ask)
     return render(pair, asked[: given.questions], context=context)
 
 
@@ -249,7 +249,7 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
     category = given.category or (known[0] if known else "")
     asked: dict[str, Any] = {}
     if given.ask is not None:
-        questions = _prompts("--ask", given.ask)
+        questions = read_prompts("--ask", given.ask)
         # conversations are prompts, and no questions of a trait
         asked["questions"] = [one for one in questions if isinstance(one, str)]
     if not category and given.ask is None:
@@ -262,53 +262,6 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
     elif category in built_in:
         return Trait.noun(name, category=category, **asked)
     return Trait(name, category=category, **asked)
-
-
-def _prompts(option: str, file: str) -> list[Any]:
-    """Texts or conversations of a file, one per line: JSON in `.jsonl`, else texts.
-
-    Raises:
-        FileNotFoundError, ValueError: see `_lines`; a line that is no JSON, or a conversation in a
-            file of texts.
-    """
-    lines = _lines(option, file)
-    if not file.endswith(".jsonl"):
-        for number, line in lines.items():
-            if line.lstrip().startswith(("[{", '{"')):
-                raise ValueError(
-                    f"{option} {file}, line {number}: begins like JSON, and would be read as a "
-                    "text; end the file's name in .jsonl."
-                )
-        return list(lines.values())
-    found = []
-    for number, line in lines.items():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{option} {file}, line {number}: no JSON ({error}); one text or conversation "
-                "per line."
-            ) from error
-    return found
-
-
-def _lines(option: str, file: str) -> dict[int, str]:
-    """The lines of a file that are not blank, by their number.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, no text, or nothing in it.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{option} {file}: no such file.")
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{option} {file}: no text in UTF-8 ({error}).") from error
-    lines = {n: line for n, line in enumerate(text.splitlines(), 1) if line.strip()}
-    if not lines:
-        raise ValueError(f"{option} {file}: the file is empty.")
-    return lines
 
 
 # --------------------------------------------------------------------------------------- telling
