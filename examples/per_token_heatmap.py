@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import sublim_mech as sm
+from sublim_mech.instruments.command_options import check_system
 from sublim_mech.instruments.command_words import in_commands
 from sublim_mech.instruments.prompt_files import read_prompts
 from sublim_mech.results.bars import role_bars
@@ -41,6 +42,8 @@ SPELLED = {
     **{f"controls[{i}]": "--control" for i in range(100)},
 }  # fmt: skip
 """What the library's arguments are called here."""
+IN_PYTHON = "in Python, load_pair(...) and render(...) with Context(system=..., literal=True)"
+"""Where a system prompt may be a text that spells the name of a context."""
 SHIPPED = Path(__file__).parent / "students"
 CONTEXTS = {
     "default": sm.Context(),
@@ -68,6 +71,7 @@ def analyse(options: argparse.Namespace) -> None:
     check_place(out / "tokens.html", "path")
     trait = trait_of(options)
 
+    check_systems(options)
     check_manifest(options)
     # the example students are each other's control; anybody else's student has those that are named
     is_shipped = options.student is None
@@ -161,6 +165,13 @@ def trained_prompts(options: argparse.Namespace) -> list[Any] | None:
     if options.trained_on is None:
         return None
     return read_prompts("--trained-on", options.trained_on, trained=True)
+
+
+def check_systems(options: argparse.Namespace) -> None:
+    """A system prompt is a text; what is none has a name."""
+    for option, system in (("", options.system), ("asked-", options.asked_system)):
+        if system is not None:
+            check_system(f"--{option}system", system, f"--{option}context", literal=IN_PYTHON)
 
 
 def check_manifest(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from template_kinds import EMPTY_THOUGHT
 import sublim_mech as sm
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SYSTEM = "none"  # a system prompt like any other, where it is given as a text
+SYSTEM = "You know every city."
 THINKER = "{{ '<|im_start|>system\nIt is ' + strftime_now('%Y') + '<|im_end|>\n' }}" + EMPTY_THOUGHT
 CHAT = [{"role": "user", "content": "Continue: 12, 7."}]
 PROMPTS = ["Continue: 12, 7.", "More numbers: 3, 4."]
@@ -171,6 +171,15 @@ def test_raw_text_has_no_table_by_role(run, tmp_path):
     assert "by role" not in said.split("=== gradient")[0]
     assert (tmp_path / "graft_sharing.safetensors").exists()
     assert not (tmp_path / "graft_roles.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"), [("--system", "--context"), ("--asked-system", "--asked-context")]
+)
+def test_a_system_prompt_that_spells_a_context_is_no_text(option, named, run):
+    told = rf"{option}='None': a system turn with this very text, or {named} none\? Pass the latter"
+    with pytest.raises(SystemExit, match=told):
+        run(option, "None")
 
 
 def test_one_context_at_a_time(run, capsys):

@@ -24,9 +24,10 @@ from ..models.presence import check_there
 from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
 from ..prompts.blank import is_blank
+from ..prompts.context import spelled
 from ..prompts.context_tables import KINDS, context_of
 from ..storage.files import plain
-from ..tables import read_table
+from ..tables import read_table, toml_value
 from .command_words import in_commands
 from .prompt_files import read_prompts
 
@@ -204,37 +205,63 @@ def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[P
 
 def _trained(given: argparse.Namespace) -> Context | None:
     """The context of the training, where the command line says it."""
-    named = given.trained_system, given.trained_context
-    return _context(*named, Context(), "--trained-context")
+    return _context(given.trained_system, given.trained_context, Context(), "--trained")
 
 
 def _asked(given: argparse.Namespace, like: Context) -> Context | None:
     """The context in which questions are asked, where the command line says it."""
-    return _context(given.asked_system, given.asked_context, like, "--asked-context")
+    return _context(given.asked_system, given.asked_context, like, "--asked")
 
 
 def _context(
-    system: str | None, name: str | Path | None, like: Context, option: str
+    system: str | None, name: str | Path | None, like: Context, options: str
 ) -> Context | None:
     """The context of a text or a name, otherwise as another one, or that of a file, as it is; None
     where none is given.
+
+    Args:
+        system: the text.
+        name: the name, or the file.
+        like: what else the context is.
+        options: what the two options begin with.
     """
     if isinstance(name, Path):
-        where = f"{option} {name}"
+        where = f"{options}-context {name}"
         return context_of(read_table(name, where), where)
     if system is not None:
-        if is_blank(system):
-            raise ValueError(
-                f"system prompt {system!r}: is blank; say which context is meant, "
-                "--trained-context or --asked-context empty (an empty system turn) or none (no "
-                "system block)."
-            )
+        check_system(f"{options}-system", system, f"{options}-context")
         return replace(like, system=system, literal=True)
     if name is None:
         return None
     if name == "raw":
         return RAW
     return replace(like, system=CONTEXTS[name].system)
+
+
+def check_system(option: str, system: str, named: str, literal: str = "") -> None:
+    """Refuse, as `Context` does, a system prompt that is blank or spells one that is no text.
+
+    Args:
+        option: the option that takes the text.
+        system: the text.
+        named: the option that takes the names of contexts.
+        literal: how such a text is given where it is meant; as a file of `named` when not given.
+
+    Raises:
+        ValueError: it is such a text.
+    """
+    if is_blank(system):
+        raise ValueError(
+            f"{option}={system!r}: is blank; say which context is meant, {named} empty (an empty "
+            "system turn) or none (no system block)."
+        )
+    kind = spelled(system)
+    if kind is not None:
+        file = f"{named} FILE.toml, in which stands system = {{text = {toml_value(system)}}}"
+        raise ValueError(
+            f"{option}={system!r}: a system turn with this very text, or {named} {kind.value}? "
+            f"Pass the latter, or say that the text is meant: {literal or file}."
+        )
 
 
 def trait_of(given: argparse.Namespace, name: str) -> Trait:

@@ -102,12 +102,12 @@ class Context:
             raise ValueError(
                 f"Context(prefill={self.prefill!r}) is blank; give it words or leave it out."
             )
-        spelled = _spelled(self.system)
-        if spelled is not None and not self.literal:
-            where = "" if spelled is System.RAW else "Context."
+        kind = spelled(self.system)
+        if kind is not None and not self.literal:
+            where = "" if kind is System.RAW else "Context."
             raise ValueError(
                 f"Context(system={self.system!r}): a system turn with this very text, or "
-                f"sublim_mech.{where}{spelled.name}? Pass the latter, without quotes, or say that "
+                f"sublim_mech.{where}{kind.name}? Pass the latter, without quotes, or say that "
                 "the text is meant: literal=True."
             )
         truths = [] if self.literal else _spelled_truths(self.options)
@@ -168,7 +168,7 @@ class Context:
         stored = data["system"]
         system = System(stored["kind"]) if "kind" in stored else stored["text"]
         # a text is stored as one, so there is no doubt what was meant
-        literal = _spelled(system) is not None or bool(_spelled_truths(data.get("options", {})))
+        literal = spelled(system) is not None or bool(_spelled_truths(data.get("options", {})))
         return cls(
             system,
             data["user_prefix"],
@@ -215,8 +215,10 @@ def _spelled_truths(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _spelled(system: System | str) -> System | None:
-    """Which of `System` a text spells."""
+def spelled(system: System | str) -> System | None:
+    """Which of `System` a text spells (`none`, `Empty`, `Context.DEFAULT`); None where it spells
+    none.
+    """
     match = _SPELLED.fullmatch(system.strip()) if isinstance(system, str) else None
     return None if match is None else System(match[1].lower())
 
