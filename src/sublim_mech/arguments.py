@@ -16,6 +16,7 @@ ValueError.
 from __future__ import annotations
 
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -155,7 +156,8 @@ too: layers=[5].
     if place is not None:
         wrong = f"[...], element {place} is {shown(value[place])}"
     raise TypeError(
-        f"{called}({argument}={wrong}): pass {in_words(hint)}{_advice(argument, value, hint)}."
+        f"{called}({argument}={wrong}): pass {in_words(hint)}"
+        f"{_of_rows(argument, value, hint) or _advice(argument, value, hint)}."
     )
 
 
@@ -224,8 +226,8 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _is_iterable(value: Any) -> bool:
-    """What has elements; of a mapping it is not clear which are meant."""
-    if isinstance(value, str | bytes | Mapping):
+    """What has elements; of a mapping and a data frame it is not clear which are meant."""
+    if isinstance(value, str | bytes | Mapping) or hasattr(value, "columns"):
         return False
     try:
         iter(value)
@@ -329,6 +331,50 @@ def is_file(value: Any) -> bool:
         return False
 
 
+def read_from(file: str | PathLike[str]) -> str:
+    """How what a file holds is read: of training rows their prompts, other JSON Lines as they are,
+    else its lines.
+    """
+    name = repr(str(file))
+    try:
+        with Path(file).open(encoding="utf-8-sig") as lines:
+            first = json.loads(next((line for line in lines if line.strip()), ""))
+    except ValueError:  # texts, or none at all
+        return f"Path({name}).read_text('utf-8').splitlines()"
+    if isinstance(first, Mapping):
+        return f"[row.prompt for row in sublim_mech.numbers.as_rows({name})]"
+    return f"[json.loads(line) for line in open({name}, encoding='utf-8')]"
+
+
+_OF_PROMPTS = ("questions", "prompts", "trained_on")
+"""Arguments that take prompts, for which training rows are passed by mistake."""
+
+
+def _of_rows(argument: str, value: Any, hint: Any) -> str:
+    """What to pass instead of training rows, where texts that are asked belong."""
+    takes_texts = argument in _OF_PROMPTS and fits(["Which animal?"], hint)
+    if not takes_texts or isinstance(value, str | Mapping):
+        return ""
+    prompts = ""
+    columns = getattr(value, "column_names", getattr(value, "columns", None))
+    if columns is not None:  # a dataset, a data frame
+        prompts = "list(rows['prompt'])" if "prompt" in columns else ""
+        prompts = prompts or (_WITHOUT_ANSWERS if "messages" in columns else "")
+    elif _is_sequence(value) and len(value):
+        first = value[0]
+        keys = first if isinstance(first, Mapping) else ()
+        if hasattr(first, "completion"):
+            prompts = "[row.prompt for row in rows]"
+        elif "prompt" in keys:
+            prompts = "[row['prompt'] for row in rows]"
+        elif "messages" in keys:
+            prompts = "[row['messages'][:-1] for row in rows]"
+    return f"; of training rows the prompts: {argument}={prompts}" if prompts else ""
+
+
+_WITHOUT_ANSWERS = "[messages[:-1] for messages in rows['messages']]"
+
+
 def _advice(argument: str, value: Any, hint: Any) -> str:
     """What to change, where the mistake is one of the usual ones."""
     name = "" if argument.startswith("*") else f"{argument}="
@@ -345,7 +391,7 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             if value is None:
                 return f"; leave {argument}= out for none"
             if not fits(Path(), inner[0]) and is_file(value):
-                return f"; that is a file: read it, and pass what it holds, {argument}=[...]"
+                return f"; that is a file: pass what it holds, {argument}={read_from(value)}"
             return f"; one alone is a list too: {argument}=[{shown(value)}]"
         takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
         if takes_named and not _is_sequence(value) and fits(value, inner[1]):
