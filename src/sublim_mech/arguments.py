@@ -50,7 +50,7 @@ _MADE_BY = {
     "Axes": "matplotlib's plt.subplots()[1]",
     "Base": "sublim_mech.load_base(...)",
     "Context": "sublim_mech.Context(system='...'), sublim_mech.RAW",
-    "Mask": "sublim_mech.masks.role('system')",
+    "Mask": "sublim_mech.masks.role('system'), sublim_mech.masks.sharing('shared')",
     "Metric": "sublim_mech.metrics.log_prob(trait)",
     "ModelPair": "sublim_mech.load_pair(...)",
     "Runner": "sublim_mech.load_pair(...)",
@@ -70,6 +70,9 @@ _MADE_BY = {
 
 SEEDS = 2**63
 """What seeds are below: more than that torch's generators do not take."""
+
+_OF_STUDENTS = ("ModelPair", "Runner")
+"""What a training's run is opened as."""
 
 _NOTHING = {"System": "for no system block: system=Context.NONE"}
 """What to pass instead of None, by class."""
@@ -406,6 +409,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             return f": {name}{int(value)}"
         if option is int and isinstance(value, float) and 0 < value < 1:
             return "; how many, not which part of them"
+        if type(value).__name__ == "Run" and getattr(option, "__name__", "") in _OF_STUDENTS:
+            return "; open it: sublim_mech.load_pair(base, run.path)"
         if value is None and getattr(option, "__name__", "") in _NOTHING:
             return f"; {_NOTHING[option.__name__]}"
     return ""
