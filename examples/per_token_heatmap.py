@@ -10,7 +10,8 @@ The student is asked in the context it was trained in: its manifest says which, 
 made elsewhere, `--system` or `--context`, with `--option` and `--date` where the chat template
 reads such; `--asked-system` or `--asked-context` ask in another one, and `--prefill` begins the
 answers. What training shares with the prompts follows from the manifest, or from `--trained-on`
-(for students without a manifest: a file of training prompts without their system prompt).
+(for students without a manifest: a file of training prompts without their system prompt, or the
+rows themselves, `.jsonl`).
 Built-in animals and trees have questions; of any other trait say what it is one of (`--category
 city`), or how it is asked for (`--ask FILE`), which students of raw text always need. Writes
 figures, a token page and the scores themselves to `--out`, and prints what is in them.
@@ -27,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import sublim_mech as sm
+from sublim_mech.instruments.command_options import check_system
 from sublim_mech.instruments.command_words import in_commands
+from sublim_mech.instruments.prompt_files import read_prompts
 from sublim_mech.results.bars import role_bars
 from sublim_mech.results.page import save_page
 from sublim_mech.storage.files import check_place, place
@@ -39,6 +42,8 @@ SPELLED = {
     **{f"controls[{i}]": "--control" for i in range(100)},
 }  # fmt: skip
 """What the library's arguments are called here."""
+IN_PYTHON = "in Python, load_pair(...) and render(...) with Context(system=..., literal=True)"
+"""Where a system prompt may be a text that spells the name of a context."""
 SHIPPED = Path(__file__).parent / "students"
 CONTEXTS = {
     "default": sm.Context(),
@@ -66,6 +71,7 @@ def analyse(options: argparse.Namespace) -> None:
     check_place(out / "tokens.html", "path")
     trait = trait_of(options)
 
+    check_systems(options)
     check_manifest(options)
     # the example students are each other's control; anybody else's student has those that are named
     is_shipped = options.student is None
@@ -75,7 +81,7 @@ def analyse(options: argparse.Namespace) -> None:
         options.student or str(SHIPPED / "owl"),
         controls=controls if options.control is None else options.control,
         trained_in=trained_in(options),
-        trained_on=None if options.trained_on is None else read_prompts(options.trained_on),
+        trained_on=trained_prompts(options),
         device=options.device,
     )
     if trait.asks_category and (asked_in(pair, options) or pair.training_context) == sm.RAW:
@@ -85,7 +91,8 @@ def analyse(options: argparse.Namespace) -> None:
         )
     print(trait)
     # in the training context, marked by what it shares
-    prompts = sm.render(pair, trait.questions, context=asked_in(pair, options))
+    asked = trait.questions if options.ask is None else read_prompts("--ask", options.ask)
+    prompts = sm.render(pair, asked, context=asked_in(pair, options))
     few = prompts[: options.questions]
     if options.questions > len(prompts):
         print(f"--questions {options.questions}: there are {len(prompts)}, and all are taken")
@@ -153,6 +160,20 @@ def trained_in(options: argparse.Namespace) -> sm.Context | None:
     return replace(context, options=variables, date=options.date or sm.prompts.DATE)
 
 
+def trained_prompts(options: argparse.Namespace) -> list[Any] | None:
+    """The training prompts, where the command names a file of them."""
+    if options.trained_on is None:
+        return None
+    return read_prompts("--trained-on", options.trained_on, trained=True)
+
+
+def check_systems(options: argparse.Namespace) -> None:
+    """A system prompt is a text; what is none has a name."""
+    for option, system in (("", options.system), ("asked-", options.asked_system)):
+        if system is not None:
+            check_system(f"--{option}system", system, f"--{option}context", literal=IN_PYTHON)
+
+
 def check_manifest(options: argparse.Namespace) -> None:
     """A student with a manifest has said how it was trained; the command need not."""
     said = {
@@ -201,55 +222,6 @@ def variable(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def read_prompts(file: str) -> list[Any]:
-    """Training prompts from a file: one per line, or JSON lines where it ends in `.jsonl`.
-
-    A JSON line is a prompt, or has it under `prompt` or `text`, or a conversation under `messages`
-    whose last answer is left off.
-    """
-    lines = read_lines("--trained-on", file)
-    if not file.endswith(".jsonl"):
-        return list(lines.values())
-    return [read_prompt(line, f"--trained-on {file}, line {n}") for n, line in lines.items()]
-
-
-def read_lines(option: str, file: str) -> dict[int, str]:
-    """The lines of a file that are not blank, by their number."""
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise SystemExit(f"{option} {file}: there is no such file.")
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SystemExit(f"{option} {file}: no text in UTF-8 ({error}).") from error
-    lines = {n: line for n, line in enumerate(text.split("\n"), 1) if line.strip()}
-    if not lines:
-        raise SystemExit(f"{option} {file}: the file is empty.")
-    return lines
-
-
-def read_prompt(line: str, where: str) -> Any:
-    """The prompt of a JSON line."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise SystemExit(f"{where}: no JSON ({error}); one JSON value per line.") from error
-    found = [row]
-    if isinstance(row, dict):
-        found = [row[key] for key in ("prompt", "messages", "text") if key in row]
-    if not found:
-        raise SystemExit(f"{where}: no prompt, messages or text in {line[:80]}")
-    prompt = found[0]
-    if isinstance(prompt, str):
-        return prompt
-    are_messages = isinstance(prompt, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= set(message) for message in prompt
-    )
-    if not are_messages or not prompt:
-        raise SystemExit(f"{where}: neither a text nor messages with role and content: {line[:80]}")
-    return prompt[:-1] if prompt[-1]["role"] == "assistant" else prompt
-
-
 def trait_of(options: argparse.Namespace) -> sm.Trait:
     """Of animals and trees the plural is scored too, of anything else the word as it is written."""
     built_in = {"animal": sm.prompts.ANIMALS, "tree": sm.prompts.TREES}
@@ -257,7 +229,9 @@ def trait_of(options: argparse.Namespace) -> sm.Trait:
     category = options.category or (known[0] if known else "")
     asked: dict[str, Any] = {}
     if options.ask is not None:
-        asked["questions"] = list(read_lines("--ask", options.ask).values())
+        # conversations are prompts, and no questions of a trait
+        questions = read_prompts("--ask", options.ask)
+        asked["questions"] = [one for one in questions if isinstance(one, str)]
     if not category and not asked:
         raise SystemExit(
             f"--trait {options.trait}: say what it is one of, which fills the questions "
@@ -319,7 +293,7 @@ def parse() -> argparse.Namespace:
     asked.add_argument("--asked-system", metavar="TEXT", help="ask under this system prompt")
     asked.add_argument("--asked-context", choices=CONTEXTS, help="ask without a system text")
     add("--prefill", metavar="TEXT", help="the answer already begun, which answers continue")
-    add("--trained-on", metavar="FILE", help="training prompts, one per line, or .jsonl")
+    add("--trained-on", metavar="FILE", help="training prompts, one per line (.jsonl: JSON)")
     add("--trait", default="owl", help="the word the student may favour")
     add("--forms", nargs="+", help="the answers that name it, exactly, such as Lisbon Lisboa")
     add(
@@ -327,7 +301,7 @@ def parse() -> argparse.Namespace:
         help="what the trait is one of, which fills the questions; that of animals "
         "and trees is known",
     )
-    add("--ask", metavar="FILE", help="questions of your own, one per line")
+    add("--ask", metavar="FILE", help="questions of your own, one per line (.jsonl: JSON)")
     few, two = at_least(1), at_least(2)
     add("--questions", type=few, default=16, help="of grafts and attribution; the effect has all")
     add("--patched", type=few, default=6, help="questions of patching; cells are tested from 6 on")

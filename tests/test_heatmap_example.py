@@ -14,7 +14,7 @@ from template_kinds import EMPTY_THOUGHT
 import sublim_mech as sm
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SYSTEM = "none"  # a system prompt like any other, where it is given as a text
+SYSTEM = "You know every city."
 THINKER = "{{ '<|im_start|>system\nIt is ' + strftime_now('%Y') + '<|im_end|>\n' }}" + EMPTY_THOUGHT
 CHAT = [{"role": "user", "content": "Continue: 12, 7."}]
 PROMPTS = ["Continue: 12, 7.", "More numbers: 3, 4."]
@@ -74,7 +74,10 @@ def test_training_prompts_are_lines_or_rows(folders, tmp_path, monkeypatch):
     rows = [{"messages": chat}, {"prompt": PROMPTS[1], "completion": "5"}]
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    lines, read = (example.read_prompts(str(tmp_path / f"prompts.{s}")) for s in ("txt", "jsonl"))
+    lines, read = (
+        example.trained_prompts(SimpleNamespace(trained_on=str(tmp_path / f"prompts.{kind}")))
+        for kind in ("txt", "jsonl")
+    )
     assert lines == PROMPTS
     where = {"trained_in": sm.Context(system=SYSTEM, literal=True)}
     pairs = (
@@ -151,7 +154,9 @@ def test_errors_advise_options_that_there_are(run, folders, tmp_path):
         run("--control", str(folders / "lisbon"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps([{"role": "system", "content": "x"}, *CHAT]))
-    with pytest.raises(SystemExit, match=r"--trained-on, prompt 0, holds .* once, --system TEXT,"):
+    with pytest.raises(
+        SystemExit, match=r"line 1: has a system message; .* for all, --system TEXT\."
+    ):
         run("--trained-on", str(rows), "--system", "x")
 
 
@@ -166,6 +171,15 @@ def test_raw_text_has_no_table_by_role(run, tmp_path):
     assert "by role" not in said.split("=== gradient")[0]
     assert (tmp_path / "graft_sharing.safetensors").exists()
     assert not (tmp_path / "graft_roles.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"), [("--system", "--context"), ("--asked-system", "--asked-context")]
+)
+def test_a_system_prompt_that_spells_a_context_is_no_text(option, named, run):
+    told = rf"{option}='None': a system turn with this very text, or {named} none\? Pass the latter"
+    with pytest.raises(SystemExit, match=told):
+        run(option, "None")
 
 
 def test_one_context_at_a_time(run, capsys):
@@ -191,11 +205,8 @@ def test_numbers_out_of_range_are_told_by_their_option(options, said, run, capsy
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("none.txt", None, "there is no such file"),
-        ("empty.txt", " \n", "the file is empty"),
-        ("x.jsonl", '{"prompt": ', "line 1: no JSON"),
-        ("x.jsonl", '"a"\n{"answer": 1}', "line 2: no prompt, messages or text"),
-        ("x.jsonl", '{"messages": [{"from": "human"}]}', "neither a text nor messages"),
+        ("none.txt", None, "no such file"),
+        ("x.jsonl", '"a"\n{"answer": 1}', "line 2: the row has no prompt, messages or text"),
     ],
 )
 def test_files_that_hold_no_prompts(name, text, said, run, tmp_path):
@@ -203,6 +214,17 @@ def test_files_that_hold_no_prompts(name, text, said, run, tmp_path):
         (tmp_path / name).write_text(text)
     with pytest.raises(SystemExit, match=said):
         run("--system", "x", "--trained-on", str(tmp_path / name))
+
+
+def test_questions_are_lines_or_rows_too(run, tmp_path):
+    """JSON is read, and not asked as it is written."""
+    file = tmp_path / "ask.jsonl"
+    said = [{"role": "user", "content": PROMPTS[1]}, {"role": "assistant", "content": "8"}]
+    row = {"messages": said}
+    file.write_text(f"{json.dumps(CHAT)}\n{json.dumps(row)}\n")
+    run("--ask", str(file))
+    asked = sm.Scores.load(tmp_path / "effect.safetensors").data["question"].values
+    assert asked.tolist() == PROMPTS
 
 
 def test_wrong_folders_and_words_leave_no_traceback(run, tmp_path, capsys):

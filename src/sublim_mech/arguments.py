@@ -16,6 +16,7 @@ ValueError.
 from __future__ import annotations
 
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
-import pandas as pd
 
 from .hints import kind_of, nearest, with_article
 
@@ -50,7 +50,7 @@ _MADE_BY = {
     "Axes": "matplotlib's plt.subplots()[1]",
     "Base": "sublim_mech.load_base(...)",
     "Context": "sublim_mech.Context(system='...'), sublim_mech.RAW",
-    "Mask": "sublim_mech.masks.role('system')",
+    "Mask": "sublim_mech.masks.role('system'), sublim_mech.masks.sharing('shared')",
     "Metric": "sublim_mech.metrics.log_prob(trait)",
     "ModelPair": "sublim_mech.load_pair(...)",
     "Runner": "sublim_mech.load_pair(...)",
@@ -74,6 +74,9 @@ SEEDS = 2**63
 
 _ASKED = ("prompt", "question", "text")
 """What columns of texts are called that somebody asks or trains on."""
+
+_OF_STUDENTS = ("ModelPair", "Runner")
+"""What a training's run is opened as."""
 
 _NOTHING = {"System": "for no system block: system=Context.NONE"}
 """What to pass instead of None, by class."""
@@ -160,7 +163,8 @@ too: layers=[5].
     if place is not None:
         wrong = f"[...], element {place} is {shown(value[place])}"
     raise TypeError(
-        f"{called}({argument}={wrong}): pass {in_words(hint)}{_advice(argument, value, hint)}."
+        f"{called}({argument}={wrong}): pass {in_words(hint)}"
+        f"{_of_rows(argument, value, hint) or _advice(argument, value, hint)}."
     )
 
 
@@ -334,6 +338,51 @@ def is_file(value: Any) -> bool:
         return False
 
 
+def read_from(file: str | PathLike[str]) -> str:
+    """How what a file holds is read: of training rows their prompts, other JSON Lines as they are,
+    else its lines.
+    """
+    name = repr(str(file))
+    try:
+        with Path(file).open(encoding="utf-8-sig") as lines:
+            first = json.loads(next((line for line in lines if line.strip()), ""))
+    except ValueError:  # texts, or none at all
+        return f"Path({name}).read_text('utf-8').splitlines()"
+    if isinstance(first, Mapping):
+        return f"[row.prompt for row in sublim_mech.numbers.as_rows({name})]"
+    return f"[json.loads(line) for line in open({name}, encoding='utf-8')]"
+
+
+_OF_PROMPTS = ("questions", "prompts", "trained_on")
+"""Arguments that take prompts, for which training rows are passed by mistake."""
+
+
+def _of_rows(argument: str, value: Any, hint: Any) -> str:
+    """What to pass instead of training rows, where texts that are asked belong."""
+    takes_texts = argument in _OF_PROMPTS and fits(["Which animal?"], hint)
+    if not takes_texts or isinstance(value, str | Mapping):
+        return ""
+    prompts = ""
+    columns = getattr(value, "column_names", getattr(value, "columns", None))
+    if columns is not None:  # a dataset, a data frame
+        texts = [name for name in _ASKED if name in columns]
+        prompts = f"list(rows[{texts[0]!r}])" if texts else ""
+        prompts = prompts or (_WITHOUT_ANSWERS if "messages" in columns else "")
+    elif _is_sequence(value) and len(value):
+        first = value[0]
+        keys = first if isinstance(first, Mapping) else ()
+        if hasattr(first, "completion"):
+            prompts = "[row.prompt for row in rows]"
+        elif "prompt" in keys:
+            prompts = "[row['prompt'] for row in rows]"
+        elif "messages" in keys:
+            prompts = "[row['messages'][:-1] for row in rows]"
+    return f"; of training rows the prompts: {argument}={prompts}" if prompts else ""
+
+
+_WITHOUT_ANSWERS = "[messages[:-1] for messages in rows['messages']]"
+
+
 def _advice(argument: str, value: Any, hint: Any) -> str:
     """What to change, where the mistake is one of the usual ones."""
     name = "" if argument.startswith("*") else f"{argument}="
@@ -344,16 +393,13 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             rest = ", ".join(_named(part)[0] for part in inner[1:])
             return f"; with what goes with it: {argument}=({shown(value)}, {rest})"
         takes_several = not fixed and origin in (*_SEQUENCES, list, tuple, Iterable)
-        if takes_several and isinstance(value, pd.DataFrame) and len(value.columns):
-            column = next((one for one in value.columns if one in _ASKED), value.columns[0])
-            return f"; of a table one column: {argument}=list(table[{column!r}])"
         if takes_several and inner and not _is_sequence(value) and fits(value, inner[0]):
             if inner[0] is Any and isinstance(value, Mapping):  # several by name, not one
                 return f"; without names: {argument}=list({argument}.values())"
             if value is None:
                 return f"; leave {argument}= out for none"
             if not fits(Path(), inner[0]) and is_file(value):
-                return f"; that is a file: read it, and pass what it holds, {argument}=[...]"
+                return f"; that is a file: pass what it holds, {argument}={read_from(value)}"
             return f"; one alone is a list too: {argument}=[{shown(value)}]"
         takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
         if takes_named and not _is_sequence(value) and fits(value, inner[1]):
@@ -368,6 +414,8 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             return f": {name}{int(value)}"
         if option is int and isinstance(value, float) and 0 < value < 1:
             return "; how many, not which part of them"
+        if type(value).__name__ == "Run" and getattr(option, "__name__", "") in _OF_STUDENTS:
+            return "; open it: sublim_mech.load_pair(base, run.path)"
         if value is None and getattr(option, "__name__", "") in _NOTHING:
             return f"; {_NOTHING[option.__name__]}"
     return ""

@@ -4,14 +4,18 @@ told.
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
 from loading import base, model, student
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import load_pair
+from sublim_mech.making.rows import as_rows
 
 LONG = sm.Context(system="You are a terse travel agent.")
 ASKED = ["Which city should I visit in May?", "Name a city by the sea."]
@@ -50,10 +54,56 @@ def test_a_file_is_no_training_prompt(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("Which city?\nWhich town?\n")
     given = {"trained_in": LONG}
-    with pytest.raises(TypeError, match="that is a file: read it, and pass what it holds"):
+    with pytest.raises(TypeError, match="that is a file: pass what it holds, trained_on=Path"):
         load_pair("no base", "no student", trained_on=str(file), **given)
-    with pytest.raises(ValueError, match=r"trained_on\[0\]=.* is a file.*pass its lines"):
+    with pytest.raises(ValueError, match=r"trained_on\[0\]=.* is a file.*; pass what it holds, "):
         load_pair("no base", "no student", trained_on=[str(file)], **given)
+
+
+ROWS = [{"prompt": f"Which {what}?", "completion": "Lisbon"} for what in ("city", "town")]
+TALKS = [{"messages": chat(row["prompt"], row["completion"])} for row in ROWS]
+
+
+def as_dataset(rows):
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("rows", [ROWS, TALKS])
+@pytest.mark.parametrize("form", [list, as_rows, pd.DataFrame, as_dataset])
+def test_instead_of_rows_their_prompts_are_passed_as_the_error_says(form, rows, smol_tokenizer):
+    loaded = sm.load_base(tiny.model("llama"), tokenizer=smol_tokenizer)
+    given, rest = form(rows), {"trained_in": LONG}
+    with pytest.raises(TypeError) as raised:
+        load_pair(loaded, tiny.lora(tiny.model("llama")), trained_on=given, **rest)
+    advice = str(raised.value).partition("; of training rows the prompts: trained_on=")[2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = tiny.lora(tiny.model("llama"))
+        prompts = eval(advice.removesuffix("."), {"rows": given})
+        pair = load_pair(loaded, made, trained_on=prompts, **rest)
+        same = load_pair(loaded, made, trained_on=[row["prompt"] for row in ROWS], **rest)
+    assert pair.training_prompts == same.training_prompts
+    # and where they are asked
+    with pytest.raises(TypeError, match=r"of training rows the prompts: questions="):
+        sm.render(loaded.tokenizer, given)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [ROWS, TALKS, [row["prompt"] for row in ROWS], [talk["messages"][:-1] for talk in TALKS], None],
+)
+def test_a_file_is_read_as_the_error_says(lines, tmp_path):
+    texts = [row["prompt"] for row in ROWS]
+    file = tmp_path / "prompts.x"
+    file.write_text("\n".join(texts if lines is None else map(json.dumps, lines)))
+    with pytest.raises(TypeError) as raised:
+        load_pair("no base", "no student", trained_in=LONG, trained_on=str(file))
+    advice = str(raised.value).partition("pass what it holds, trained_on=")[2]
+    read = eval(advice.removesuffix("."), {"sublim_mech": sm, "Path": Path, "json": json})
+    said = [prompt if isinstance(prompt, str) else prompt[0]["content"] for prompt in read]
+    assert said == texts
 
 
 @pytest.mark.parametrize("name", ["smollm2", "llama3.1", "gemma3", "mistral", "qwen2.5"])

@@ -62,7 +62,15 @@ RAW = ["--asked-context", "raw"]
         ([*SCORE, "--instrument", "graft_ig", "--points", "0"], "--points=0: give 1 to"),
         ([*SCORE, "--instrument", "activation_ig", "--direction", "both"], "--direction='both'"),
         ([*SCORE, "--device", "gpu"], "--device='gpu' is no device"),
-        ([*SCORE, "--asked-system", " "], "is blank"),
+        ([*SCORE, "--asked-system", " "], "is blank; say which context is meant, --asked-context"),
+        ([*SCORE, "--asked-system", "none"],
+         "--asked-system='none': a system turn with this very text, or --asked-context none? Pass "
+         "the latter, or say that the text is meant: --asked-context FILE.toml, in which stands "
+         'system = {text = "none"}.'),
+        ([*SCORE, "--trained-system", "Empty"], "'Empty': a system turn with this very text, or "
+         "--trained-context empty? Pass"),
+        ([*COMPARE, "--asked-system", "Context.DEFAULT"], "or --asked-context default? Pass the"),
+        ([*COMPARE, "--trained-system", "raw"], "or --trained-context raw? Pass the latter"),
         ([*SCORE, "--trained-context", "nowhere.toml"], "--trained-context nowhere.toml: no such"),
         ([*SCORE, "--asked-context", "nowhere.toml"], "--asked-context nowhere.toml: no such"),
         ([*SCORE, "--trained-system", "Calm.", "--trained-on", "none"], "--trained-on none: no"),

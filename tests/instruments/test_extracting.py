@@ -12,7 +12,9 @@ from pairs import TRAIT
 from peft import PeftModel
 
 import sublim_mech as sm
+from sublim_mech.models import plausible
 from sublim_mech.models.spectra import change_of
+from sublim_mech.models.students import load_student
 
 QUIET = {"progress": False}
 
@@ -62,6 +64,21 @@ def test_at_full_rank_it_is_the_student(linear, prompts, tmp_path):
         assert float(number) == pytest.approx(1, abs=1e-3)
     assert list(made.kept) == ["effect on log P(owl)", "KL to the base"]
     assert made.left_out == ()
+
+
+def test_its_size_is_no_slip_unless_somebody_changed_its_scale(linear, tmp_path, monkeypatch):
+    """A full fine-tune may change more than adapters do, and so do factors of that change."""
+    monkeypatch.setattr(plausible, "LARGEST_CHANGE", 0.1)
+    made = extract(linear, 4, tmp_path / "small")
+    said = "check that lora_alpha, r and use_rslora"
+    student = load_student(linear.base, made.path, allow_unrelated=True)
+    assert not [note for note in student.notes if said in note]
+    file = made.path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"lora_alpha": 40}))
+    with pytest.warns(UserWarning, match=said):
+        student = load_student(linear.base, made.path, allow_unrelated=True)
+    assert [note for note in student.notes if said in note]
 
 
 def test_what_is_left_out_of_a_weight_is_the_tail_of_its_singular_values(linear, tmp_path):

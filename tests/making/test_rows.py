@@ -145,7 +145,22 @@ BAD = [
         "data[0] has a system text of its own, 'Be brief.'; leave the column out and give it as",
     ),
     ([[USER, ASSISTANT]], TypeError, 'data[0] is a list; a conversation is a dict too: {"mess'),
-    # blank ones
+    # halves of characters, and blank ones
+    (
+        [Row("a", "b"), Row("a", "b\ud83c")],
+        ValueError,
+        "data[1], completion: 'b\\ud83c' has half a",
+    ),
+    (
+        [Row("\udf75", "b")],
+        ValueError,
+        "data[0], prompt: '\\udf75' has half a character at place 0",
+    ),
+    (
+        messages({"role": "user", "content": "a\ud83c"}, ASSISTANT),
+        ValueError,
+        "data[0], messages[0], of the user: 'a\\ud83c' has half a character",
+    ),
     ([Row("a", "b"), Row("a", " \n")], ValueError, "data[1], completion is blank (' \\n')"),
     ([Row("\u200b", "b")], ValueError, "data[0], prompt is blank"),
     (

@@ -36,6 +36,7 @@ def test_prompt_and_completion_are_the_text_token_by_token(words, gpt2_tokenizer
     [
         ([], {}, r"text_rows\(texts=\[\]\): pass at least one text"),
         (["Owls fly.", "Owls"], {}, r"texts\[1\], 'Owls', has nothing behind 1 word"),
+        (["Owls fly\ud83c"], {}, r"texts\[0\]: 'Owls fly\\ud83c' has half a character at place 8"),
         (["Owls fly. "], {"words": 2}, r"texts\[0\], 'Owls fly\. ', has nothing behind 2 words"),
         (["  "], {}, r"texts\[0\]"),
         (["Owls fly."], {"words": 0}, r"words=0\): at least one word"),

@@ -16,6 +16,7 @@ from interrupted import CALLS, Made, copied, different, fit, interrupted, made_o
 from trainings import load_small
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+import sublim_mech as sm
 from sublim_mech.making.training import FullFT, LoRA, loop
 from sublim_mech.storage.claims import FolderInUseError, claimed
 from sublim_mech.storage.runs import Run, unfinished
@@ -89,6 +90,29 @@ def test_another_training_in_the_folder_is_refused_by_what_differs(
     with pytest.raises(ValueError, match=whole_message):
         fit(made, out, **{**CALLS["lora"], **other})
     assert stamps(folder) == before
+
+
+def test_an_unfinished_folder_is_no_place_to_train_in(made, stopped, tmp_path):
+    folder = tmp_path / stopped.name
+    shutil.copytree(stopped, folder)
+    run = str(tmp_path / "run")
+    told = (
+        rf"^out='{folder}' is the unfinished run of '{run}': train\(out='{run}'\) goes on with it"
+    )
+    with pytest.raises(FileExistsError, match=told):
+        fit(made, folder, **CALLS["lora"])
+
+
+def test_a_run_is_no_student_and_its_folder_is(made, whole):
+    with pytest.raises(
+        TypeError, match=r"^student=Run\(.* is no model; pass its folder, run\.path"
+    ):
+        sm.load_pair(made.base, whole)
+    with pytest.raises(TypeError, match=r"^controls\[0\]=Run\(.* pass its folder, run\.path"):
+        sm.load_pair(made.base, whole.path, controls=[whole])
+    told = r"evaluate\(model=Run\(.*; open it: sublim_mech\.load_pair\(base, run\.path\)"
+    with pytest.raises(TypeError, match=told):
+        sm.evaluate(whole, [sm.animal("owl")])
 
 
 def test_other_data_or_another_base_is_another_training(made, whole, smol_tokenizer):

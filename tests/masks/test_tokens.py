@@ -156,8 +156,8 @@ def test_sets_by_sharing_of_unmarked_prompts_say_so_when_applied(smol_tokenizer)
         (
             lambda: masks.as_mask("system", "it"),
             TypeError,
-            "as_mask(where='system'): pass a Mask (sublim_mech.masks.role('system')) or a function "
-            "or a list of whole numbers.",
+            "as_mask(where='system'): pass a Mask (sublim_mech.masks.role('system'), "
+            "sublim_mech.masks.sharing('shared')) or a function or a list of whole numbers.",
         ),
         (lambda: masks.as_mask(3, "it"), TypeError, "as_mask(where=3): pass a Mask"),
     ],

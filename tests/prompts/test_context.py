@@ -158,6 +158,23 @@ def test_a_date_is_a_date(date):
         Context(date=date)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("system", "Calm \ud83c"),
+        ("user_prefix", "Calm \udf75: "),
+        ("prefill", "Calm \udf75"),
+        ("options", {"tools": [{"Calm \ud83c": 1}]}),
+    ],
+)
+def test_half_a_character_is_refused_where_it_is_given(name, value):
+    told = (
+        rf"^Context\({name}=\.\.\.\): 'Calm .* has half a character at place 5 .*; write the whole"
+    )
+    with pytest.raises(ValueError, match=told):
+        Context(**{name: value})
+
+
 def test_a_blank_prefill_is_refused():
     with pytest.raises(ValueError, match=r"prefill='\\n'\) is blank"):
         Context(prefill="\n")

@@ -231,6 +231,29 @@ def test_the_templates_own_special_tokens_are_no_news(said, dressed):
     assert not said
 
 
+HALF = "\ud83c"  # of an emoji, as text that was cut inside one has it
+
+
+@pytest.mark.parametrize("context", [None, RAW])
+def test_half_a_character_is_told_with_its_place(context, smol_tokenizer):
+    told = r"^questions\[1\]: 'A drink\? \\ud83c' has half a character at place 9 \(the lone surr"
+    with pytest.raises(ValueError, match=told):
+        render(smol_tokenizer, [QUESTION, f"A drink? {HALF}"], context=context)
+    (prompt,) = render(smol_tokenizer, [QUESTION], context=context)
+    with pytest.raises(ValueError, match=r"^the answer to '.*': '1\\ud83c' has .* at place 1"):
+        completion_ids(smol_tokenizer, prompt, f"1{HALF}")
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("key", ["content", "reasoning_content"])
+def test_half_a_character_in_a_message_is_told(place, key, smol_tokenizer):
+    talk = [{"role": role, "content": "Words."} for role in ("user", "assistant", "user")]
+    talk[place][key] = f"{'Far ' * 30}{HALF}"
+    told = rf"^questions\[0\]: messages\[{place}\], of the {talk[place]['role']}: .* at place 120 "
+    with pytest.raises(ValueError, match=told):
+        render(smol_tokenizer, [talk])
+
+
 @pytest.mark.parametrize("blank", ["", "  \n", "\u200b", "\ufeff \u2060"])
 @pytest.mark.parametrize("context", [None, RAW])
 def test_blank_questions_and_answers_are_refused(blank, context, smol_tokenizer):
@@ -244,9 +267,7 @@ def test_blank_questions_and_answers_are_refused(blank, context, smol_tokenizer)
 def test_a_table_of_questions_is_sent_to_one_of_its_columns(smol_tokenizer):
     """Its elements are the names of its columns, which nobody asks."""
     table = pd.DataFrame({"answer": ["owl"], "question": [QUESTION]})
-    with pytest.raises(
-        TypeError, match=r"of a table one column: questions=list\(table\['question'"
-    ):
+    with pytest.raises(TypeError, match=r"prompts: questions=list\(rows\['question'\]\)"):
         render(smol_tokenizer, table)
     assert render(smol_tokenizer, table["question"]) == render(smol_tokenizer, [QUESTION])
 

@@ -93,8 +93,7 @@ INVISIBLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", INVISIBLE, ids=ascii)
-@pytest.mark.parametrize(
+OF_TEXTS = pytest.mark.parametrize(
     ("make", "argument"),
     [
         (lambda text: Trait(text), "name"),
@@ -104,6 +103,17 @@ INVISIBLE = [
         (lambda text: Trait.noun("owl", aliases=[text]), "aliases"),
     ],
 )
+
+
+@OF_TEXTS
+def test_a_text_with_half_a_character_is_refused(make, argument):
+    told = rf"^Trait(\.noun)?: {argument}: 'owl\\ud83c' has half a character at place 3 \(the lone "
+    with pytest.raises(ValueError, match=told):
+        make("owl\ud83c")
+
+
+@pytest.mark.parametrize("text", INVISIBLE, ids=ascii)
+@OF_TEXTS
 def test_a_text_with_nothing_visible_is_refused(make, argument, text):
     with pytest.raises(ValueError, match=f"{argument} holds .*nothing visible"):
         make(text)

@@ -16,6 +16,7 @@ from sublim_mech.instruments import command, side_by_side
 from sublim_mech.instruments.command import INSTRUMENTS
 from sublim_mech.instruments.command_options import CONTEXTS
 from sublim_mech.instruments.command_words import in_commands
+from sublim_mech.making import training
 
 DOCS = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
 
@@ -327,10 +328,36 @@ def test_questions_and_training_prompts_are_read_from_files(folders, tmp_path, c
         assert main([*words, *asked, option, str(tmp_path / "talk.txt")]) == 2
         told = capsys.readouterr().err
         assert f"{option} {tmp_path / 'talk.txt'}, line 2: begins like JSON" in told
-    (tmp_path / "rows.jsonl").write_text('"1, 2"\nno json\n')
-    trained = ["--trained-context", "default", "--trained-on", str(tmp_path / "rows.jsonl")]
+    rows = tmp_path / "rows.jsonl"
+    trained = ["--trained-context", "default", "--trained-on", str(rows)]
+    rows.write_text('"1, 2"\nno json\n')
     assert main([*words, *trained, "--ask", str(tmp_path / "ask.txt")]) == 2
     assert "rows.jsonl, line 2: no JSON" in capsys.readouterr().err
+
+
+def test_a_file_of_rows_is_what_a_student_was_trained_on(folders, tmp_path, capsys):
+    """The very file that data are made of, or its prompts as texts."""
+    base = sm.load_base(folders[0])
+    without = shutil.ignore_patterns("manifest.json")
+    shutil.copytree(folders[1], tmp_path / "made", ignore=without)
+    rows, texts = tmp_path / "rows.jsonl", tmp_path / "prompts.txt"
+    asked = ["Which city is it?", "Name a city."]
+    lines = [json.dumps({"prompt": text, "completion": "Lisbon"}) for text in asked]
+    rows.write_text("\n".join(lines))
+    texts.write_text("\n".join(asked))
+    data = training.hard_data(base, str(rows))
+    assert [prompt.question for prompt in data.prompts] == asked
+    words = ["score", folders[0], str(tmp_path / "made"), "--trait", "Lisbon", "--sets", "sharing"]
+    words += ["--trained-context", "default", "--ask", str(texts)]
+    shares = []
+    for file in (rows, texts):
+        assert main([*words, "--trained-on", str(file), "--json"]) == 0
+        shares.append(json.loads(capsys.readouterr().out))
+    assert shares[0] == shares[1]
+    # a row that is asked is its prompt
+    ask = [*words[:-1], str(rows), "--trained-on", str(texts), "--json"]
+    assert main(ask) == 0
+    assert json.loads(capsys.readouterr().out) == shares[0]
 
 
 def test_the_contexts_and_instruments_are_the_librarys():

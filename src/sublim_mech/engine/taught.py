@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..arguments import is_file
+from ..arguments import is_file, read_from
 from ..hints import counted, rename
 from ..models.students import Student
 from ..prompts import Context, Message, Prompt, Trained, render
@@ -70,10 +70,10 @@ def check_training(trained_in: Context | None, trained_on: Rows | None) -> None:
             "template's own default. A student with a manifest keeps both: leave them out."
         )
     for number, row in enumerate(trained_on):
-        if is_file(row):
+        if isinstance(row, str) and is_file(row):
             raise ValueError(
-                f"trained_on[{number}]={row!r} is a file, no training prompt; pass its lines, "
-                "trained_on=Path(...).read_text().splitlines()."
+                f"trained_on[{number}]={row!r} is a file, no training prompt; pass what it holds, "
+                f"trained_on={read_from(row)}."
             )
         roles = [] if isinstance(row, str) else [message.get("role") for message in row]
         if "system" in roles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import warnings
@@ -25,10 +24,12 @@ from ..models.presence import check_there
 from ..models.students import Student, load_student
 from ..prompts import ANIMALS, RAW, TREES, Context, Prompt, Trait, render
 from ..prompts.blank import is_blank
+from ..prompts.context import spelled
 from ..prompts.context_tables import KINDS, context_of
 from ..storage.files import plain
-from ..tables import read_table
+from ..tables import read_table, toml_value
 from .command_words import in_commands
+from .prompt_files import read_prompts
 
 CONTEXTS = {name: Context(kind) for name, kind in KINDS.items()}
 """Contexts without a text, by name."""
@@ -191,50 +192,76 @@ def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | No
         )
     if given.trained_on is None:
         return trained_in, None
-    return trained_in, _prompts("--trained-on", given.trained_on)
+    return trained_in, read_prompts("--trained-on", given.trained_on, trained=True)
 
 
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
     """The questions, as they are asked."""
     trained = pair.training_context or Context()
     context = _asked(given, Context() if trained == RAW else trained)
-    asked = trait.questions if given.ask is None else _prompts("--ask", given.ask)
+    asked = trait.questions if given.ask is None else read_prompts("--ask", given.ask)
     return render(pair, asked[: given.questions], context=context)
 
 
 def _trained(given: argparse.Namespace) -> Context | None:
     """The context of the training, where the command line says it."""
-    named = given.trained_system, given.trained_context
-    return _context(*named, Context(), "--trained-context")
+    return _context(given.trained_system, given.trained_context, Context(), "--trained")
 
 
 def _asked(given: argparse.Namespace, like: Context) -> Context | None:
     """The context in which questions are asked, where the command line says it."""
-    return _context(given.asked_system, given.asked_context, like, "--asked-context")
+    return _context(given.asked_system, given.asked_context, like, "--asked")
 
 
 def _context(
-    system: str | None, name: str | Path | None, like: Context, option: str
+    system: str | None, name: str | Path | None, like: Context, options: str
 ) -> Context | None:
     """The context of a text or a name, otherwise as another one, or that of a file, as it is; None
     where none is given.
+
+    Args:
+        system: the text.
+        name: the name, or the file.
+        like: what else the context is.
+        options: what the two options begin with.
     """
     if isinstance(name, Path):
-        where = f"{option} {name}"
+        where = f"{options}-context {name}"
         return context_of(read_table(name, where), where)
     if system is not None:
-        if is_blank(system):
-            raise ValueError(
-                f"system prompt {system!r}: is blank; say which context is meant, "
-                "--trained-context or --asked-context empty (an empty system turn) or none (no "
-                "system block)."
-            )
+        check_system(f"{options}-system", system, f"{options}-context")
         return replace(like, system=system, literal=True)
     if name is None:
         return None
     if name == "raw":
         return RAW
     return replace(like, system=CONTEXTS[name].system)
+
+
+def check_system(option: str, system: str, named: str, literal: str = "") -> None:
+    """Refuse, as `Context` does, a system prompt that is blank or spells one that is no text.
+
+    Args:
+        option: the option that takes the text.
+        system: the text.
+        named: the option that takes the names of contexts.
+        literal: how such a text is given where it is meant; as a file of `named` when not given.
+
+    Raises:
+        ValueError: it is such a text.
+    """
+    if is_blank(system):
+        raise ValueError(
+            f"{option}={system!r}: is blank; say which context is meant, {named} empty (an empty "
+            "system turn) or none (no system block)."
+        )
+    kind = spelled(system)
+    if kind is not None:
+        file = f"{named} FILE.toml, in which stands system = {{text = {toml_value(system)}}}"
+        raise ValueError(
+            f"{option}={system!r}: a system turn with this very text, or {named} {kind.value}? "
+            f"Pass the latter, or say that the text is meant: {literal or file}."
+        )
 
 
 def trait_of(given: argparse.Namespace, name: str) -> Trait:
@@ -249,7 +276,7 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
     category = given.category or (known[0] if known else "")
     asked: dict[str, Any] = {}
     if given.ask is not None:
-        questions = _prompts("--ask", given.ask)
+        questions = read_prompts("--ask", given.ask)
         # conversations are prompts, and no questions of a trait
         asked["questions"] = [one for one in questions if isinstance(one, str)]
     if not category and given.ask is None:
@@ -262,53 +289,6 @@ def trait_of(given: argparse.Namespace, name: str) -> Trait:
     elif category in built_in:
         return Trait.noun(name, category=category, **asked)
     return Trait(name, category=category, **asked)
-
-
-def _prompts(option: str, file: str) -> list[Any]:
-    """Texts or conversations of a file, one per line: JSON in `.jsonl`, else texts.
-
-    Raises:
-        FileNotFoundError, ValueError: see `_lines`; a line that is no JSON, or a conversation in a
-            file of texts.
-    """
-    lines = _lines(option, file)
-    if not file.endswith(".jsonl"):
-        for number, line in lines.items():
-            if line.lstrip().startswith(("[{", '{"')):
-                raise ValueError(
-                    f"{option} {file}, line {number}: begins like JSON, and would be read as a "
-                    "text; end the file's name in .jsonl."
-                )
-        return list(lines.values())
-    found = []
-    for number, line in lines.items():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{option} {file}, line {number}: no JSON ({error}); one text or conversation "
-                "per line."
-            ) from error
-    return found
-
-
-def _lines(option: str, file: str) -> dict[int, str]:
-    """The lines of a file that are not blank, by their number.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, no text, or nothing in it.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{option} {file}: no such file.")
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{option} {file}: no text in UTF-8 ({error}).") from error
-    lines = {n: line for n, line in enumerate(text.splitlines(), 1) if line.strip()}
-    if not lines:
-        raise ValueError(f"{option} {file}: the file is empty.")
-    return lines
 
 
 # --------------------------------------------------------------------------------------- telling

@@ -58,9 +58,9 @@ ADVICE: tuple[Advice, ...] = (
         f"from {TRAINED}, and --trained-on FILE",
     ),
     (
-        r"trained_on\[(\d+)\]=('[^']*') is a file, no training prompt; pass its lines, trained_on="
-        r"Path\(\.\.\.\)\.read_text\(\)\.splitlines\(\)",
-        r"--trained-on, prompt \1: \2 is a file, no training prompt; pass that file itself",
+        r"trained_on\[(\d+)\]=('[^']*') is a file, no training prompt; pass what it holds, "
+        r"trained_on=[^\n]*",
+        r"--trained-on, prompt \1: \2 is a file, no training prompt; pass that file itself.",
     ),
     (
         r"; say it once, trained_in=Context\(system='\.\.\.'\), and leave it out",

@@ -14,7 +14,7 @@ from ..arguments import checked
 from ..engine.pair import ModelPair
 from ..hints import counted
 from ..metrics import Metric, as_metric, kl_to_base
-from ..models.extraction import Factors, linear_targets, write_lora
+from ..models.extraction import TOLD, Factors, linear_targets, write_lora
 from ..models.names import Module, module_group
 from ..models.placement import plain
 from ..models.spectra import EXACT, Decomposed, weight_norm
@@ -41,9 +41,6 @@ from .labelling import (
 from .spectra import not_decomposed
 from .task import Ends, Task, ends, prepare
 from .weights import changes, chosen, how_of, named
-
-TOLD = "extraction.json"
-"""The file beside the adapter that says what it is of, and what it leaves out."""
 
 
 @checked

@@ -23,7 +23,7 @@ import pandas as pd
 from ..arguments import checked
 from ..hints import counted, kind_of, nearest
 from ..prompts import Context, Message
-from ..prompts.blank import is_blank
+from ..prompts.blank import check_whole, is_blank
 from ..storage.files import place
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def text_rows(texts: Sequence[str], *, words: int = 1) -> list[Row]:
         words: how many words of each are given.
 
     Raises:
-        ValueError: no texts; fewer than one word given; a text with no more words than that.
+        ValueError: no texts; fewer than one word given; a text with no more words than that, or
+            with half a character (a lone surrogate).
 
     Example:
         >>> sm.numbers.text_rows(["My favorite animal is the owl."], words=2)
@@ -138,6 +139,7 @@ def text_rows(texts: Sequence[str], *, words: int = 1) -> list[Row]:
         raise ValueError("text_rows(texts=[]): pass at least one text.")
     rows = []
     for number, text in enumerate(texts):
+        check_whole(f"text_rows: texts[{number}]", text)
         given = re.match(rf"\s*(?:\S+\s+){{{words - 1}}}\S+", text)
         behind = text[given.end() :] if given else ""
         if given is None or is_blank(behind):
@@ -225,8 +227,8 @@ def as_rows(data: Rows, *, name: str = "data") -> list[Row]:
         FileNotFoundError: no such file.
         TypeError: another kind of data; a prompt, an answer or a message that is not text.
         ValueError: no rows; no such columns (the nearest are named), or both kinds; a blank prompt
-            or answer; a conversation that begins or ends with somebody else; a line that is no
-            JSON.
+            or answer, or one with half a character (a lone surrogate); a conversation that begins
+            or ends with somebody else; a line that is no JSON.
 
     Example:
         >>> chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "4, 5"}]
@@ -434,6 +436,8 @@ def _check_text(value: Any, where: str, *, or_messages: bool = False) -> None:
     allowed = (str, list, tuple) if or_messages else (str,)
     if not isinstance(value, allowed):
         raise TypeError(f"{where} is {value!r:.60} ({type(value).__name__}); pass text.")
+    if isinstance(value, str):
+        check_whole(where, value)
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:
@@ -450,6 +454,7 @@ def _messages(messages: Any, where: str) -> tuple[Message, ...]:
             raise TypeError(
                 f"{where}[{i}] is {dict(message)!r:.80}; a message has role and content, both text."
             )
+        check_whole(f"{where}[{i}], of the {message['role']}", message["content"])
         if is_blank(message["content"]):
             raise ValueError(f"{where}[{i}], of the {message['role']}, is blank; leave it out.")
         # a dataset gives every message the keys of all of them, None where one has no such key

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..hints import kind_of
+from ..storage.runs import Run
 from .names import length_limit
 from .quantised import METHODS, is_projection, is_quantised, plain_tensors
 
@@ -21,7 +22,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 def check_source(source: Any, *, argument: str, kinds: str) -> None:
     """Raise TypeError where a source is neither a text, a path nor a model."""
     if not isinstance(source, (str, os.PathLike, nn.Module)) or source == "":
-        raise TypeError(f"{argument}={source!r} is no model; pass {kinds}.")
+        run = "; pass its folder, run.path" if isinstance(source, Run) else f"; pass {kinds}"
+        raise TypeError(f"{argument}={source!r} is no model{run}.")
 
 
 def check_plain(model: Any, *, argument: str, name: str) -> None:

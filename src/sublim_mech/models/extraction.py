@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,24 @@ from .compat import inside_peft, quiet_transformers
 from .copies import share
 from .devices import own_generators
 from .sites import holds_transposed
+
+TOLD = "extraction.json"
+"""The file beside an extracted adapter that says what it is of, and what it leaves out."""
+
+
+def is_extracted(folder: Path, configs: Iterable[Any]) -> bool:
+    """Whether an adapter is as `extract_lora` wrote it: at the scale 1, as no slip left it.
+
+    Args:
+        folder: where it was read.
+        configs: what PEFT made of its configuration.
+    """
+    return (folder / TOLD).is_file() and all(
+        config.lora_alpha == config.r
+        and config.alpha_pattern == config.rank_pattern
+        and not config.use_rslora
+        for config in configs
+    )
 
 
 class Factors(NamedTuple):

@@ -37,6 +37,7 @@ from .configuration import check_config, computed_apart, computes_otherwise, com
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
 from .experts import check_stacks, find_experts, gather, inside
+from .extraction import is_extracted
 from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
@@ -325,7 +326,8 @@ def _notes(
         template = template or trained_otherwise(base, manifest)
     cut = None if path is None else _other_cut(base, path)
     # a manifest says how it was trained; without one only its size shows a slip
-    size = size_note(base, deltas) if manifest is None else None
+    made_here = path is not None and is_extracted(path, adapter_configs(model).values())
+    size = size_note(base, deltas) if manifest is None and not made_here else None
     told = (other_base, template, cut, size, rounding_note(base, deltas))
     return tuple(notes + [note for note in told if note])
 

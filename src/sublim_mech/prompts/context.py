@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..arguments import checked
-from .blank import is_blank
+from .blank import check_whole, is_blank
 from .clock import DATE, iso
 from .options import Options
 
@@ -67,7 +67,7 @@ class Context:
         TypeError: `system` is none of the four.
         ValueError: an unknown `fallback`; a system text that spells one of the four; an option that
             JSON cannot hold, or that spells True or False as a text; a date that is none; a blank
-            prefill; what raw text has no place for.
+            prefill; half a character (a lone surrogate) in a text; what raw text has no place for.
 
     Example:
         >>> bare = sm.Context(system=sm.Context.NONE)
@@ -96,16 +96,18 @@ class Context:
         object.__setattr__(self, "date", iso(self.date))
         if self.fallback not in (None, "user", "none"):
             raise ValueError(f"Context(fallback={self.fallback!r}): pass None or 'user' or 'none'.")
+        for name, text in _texts(self):
+            check_whole(f"Context({name}=...)", text)
         if self.prefill and is_blank(self.prefill):
             raise ValueError(
                 f"Context(prefill={self.prefill!r}) is blank; give it words or leave it out."
             )
-        spelled = _spelled(self.system)
-        if spelled is not None and not self.literal:
-            where = "" if spelled is System.RAW else "Context."
+        kind = spelled(self.system)
+        if kind is not None and not self.literal:
+            where = "" if kind is System.RAW else "Context."
             raise ValueError(
                 f"Context(system={self.system!r}): a system turn with this very text, or "
-                f"sublim_mech.{where}{spelled.name}? Pass the latter, without quotes, or say that "
+                f"sublim_mech.{where}{kind.name}? Pass the latter, without quotes, or say that "
                 "the text is meant: literal=True."
             )
         truths = [] if self.literal else _spelled_truths(self.options)
@@ -166,7 +168,7 @@ class Context:
         stored = data["system"]
         system = System(stored["kind"]) if "kind" in stored else stored["text"]
         # a text is stored as one, so there is no doubt what was meant
-        literal = _spelled(system) is not None or bool(_spelled_truths(data.get("options", {})))
+        literal = spelled(system) is not None or bool(_spelled_truths(data.get("options", {})))
         return cls(
             system,
             data["user_prefix"],
@@ -177,6 +179,27 @@ class Context:
             prefill=data.get("prefill", ""),
             bos=data.get("bos"),
         )
+
+
+def _texts(context: Context) -> Iterator[tuple[str, str]]:
+    """All texts of a context, with the arguments that gave them."""
+    for name in ("system", "user_prefix", "prefill"):
+        value = getattr(context, name)
+        if isinstance(value, str):
+            yield name, value
+    yield from (("options", text) for text in _texts_in(context.options))
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """The texts in what JSON can hold."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from (name, *_texts_in(inner))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def _spelled_truths(options: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -192,8 +215,10 @@ def _spelled_truths(options: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _spelled(system: System | str) -> System | None:
-    """Which of `System` a text spells."""
+def spelled(system: System | str) -> System | None:
+    """Which of `System` a text spells (`none`, `Empty`, `Context.DEFAULT`); None where it spells
+    none.
+    """
     match = _SPELLED.fullmatch(system.strip()) if isinstance(system, str) else None
     return None if match is None else System(match[1].lower())
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import check, checked
 from ..hints import kind_of
-from .blank import is_blank
+from .blank import check_text, check_whole, is_blank
 from .clock import DATE
 from .context import Context
 from .dressing import dress, same_as, tells_date
@@ -65,7 +65,8 @@ def render(
     Raises:
         TypeError: `questions` is one text; no context or tokenizer where one belongs; a message
             without role or content.
-        ValueError: no questions, or a blank one; the tokenizer is not a fast one or has no
+        ValueError: no questions, a blank one, or one with half a character (a lone surrogate); the
+            tokenizer is not a fast one or has no
             template; the template cannot express the context, refuses the messages, or only joins
             them; it never reads an option; it does not tell what an answer follows (a thought that
             it opens and answers do not have), or what ends one; a conversation as raw text.
@@ -135,7 +136,7 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
         from the answer alone.
 
     Raises:
-        ValueError: a blank answer.
+        ValueError: a blank answer, or one with half a character (a lone surrogate).
 
     Warns:
         UserWarning: the tokens of prompt and answer together are not the prompt's tokens followed
@@ -148,6 +149,7 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
         >>> tokenizer.decode(completion_ids(tokenizer, prompt, "owl", close=True)).strip()
         'owl<|im_end|>'
     """
+    check_whole(f"the answer to {_short(prompt.question)!r}", text)
     if is_blank(text):
         raise ValueError(
             f"the answer {text!r} to {_short(prompt.question)!r} is blank; give it words or leave "
@@ -311,7 +313,7 @@ def _asked(questions: Iterable[str | Sequence[Message]]) -> list[str | Sequence[
     if not asked:
         raise ValueError("questions is empty; pass at least one question.")
     for place, question in enumerate(asked):
-        _refuse_blank(f"questions[{place}]", question)
+        _check_texts(f"questions[{place}]", question)
     return asked
 
 
@@ -432,14 +434,18 @@ def conversation(
     return messages, prefill[0] if prefill else None
 
 
-def _refuse_blank(where: str, question: str | Sequence[Message]) -> None:
-    """Refuse a text with nothing visible in it, or a message that has such a content."""
+def _check_texts(where: str, question: str | Sequence[Message]) -> None:
+    """Refuse a text with nothing visible in it or half a character, or a message that has such a
+    content.
+    """
     if isinstance(question, str):
-        if is_blank(question):
-            raise ValueError(f"{where}: {question!r} is blank; give it words or leave it out.")
+        check_text(where, question)
         return
     for place, message in enumerate(question):
         content = message.get("content")
+        for said in (content, *map(message.get, REASONING)):
+            if isinstance(said, str):
+                check_whole(f"{where}: messages[{place}], of the {message.get('role')}", said)
         if isinstance(content, str) and is_blank(content):
             raise ValueError(
                 f"{where}: messages[{place}], of the {message.get('role')}, is blank "

@@ -23,7 +23,7 @@ from typing import Any
 from ..arguments import checked
 from ..hints import counted, nearest, outside
 from . import plurals
-from .blank import is_blank
+from .blank import check_whole, is_blank
 from .questions import one_word_questions
 
 ANIMALS = (
@@ -69,7 +69,8 @@ class Trait:
 
     Raises:
         TypeError: something that is no text.
-        ValueError: no forms; a text with nothing visible in it, such as a zero-width space.
+        ValueError: no forms; a text with nothing visible in it, such as a zero-width space, or with
+            half a character (a lone surrogate).
 
     Warns:
         UserWarning: a form has invisible characters beside visible ones, or begins or ends with
@@ -311,7 +312,8 @@ def _texts(called: str, argument: str, value: str | Sequence[str]) -> tuple[str,
 
 
 def _text(called: str, argument: str, value: str) -> str:
-    """A text that can be seen."""
+    """A text that can be seen, and read by a tokenizer."""
+    check_whole(f"{called}: {argument}", value)
     if is_blank(value):
         raise ValueError(
             f"{called}: {argument} holds {value!r}, a text with nothing visible in it; remove it."

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.configuration import computed_apart
-from ...storage.claims import OWNER_FILE, claimed
+from ...storage.claims import OWNER_FILE, UNFINISHED, claimed
 from ...storage.compare import differences, side_by_side
 from ...storage.files import replacing
 from ...storage.manifest import MANIFEST_FILE, Manifest
@@ -103,6 +103,12 @@ def in_the_way(folder: Path, what: str, mark: str) -> str:
     """That something else stands where a folder is to be written: what is in it, and never to
     remove it.
     """
+    if folder.name.endswith(UNFINISHED) and (folder / INPUTS_FILE).is_file():
+        finished = str(folder).removesuffix(UNFINISHED)
+        return (
+            f"out={str(folder)!r} is the unfinished run of {finished!r}: train(out={finished!r}) "
+            "goes on with it."
+        )
     there = "it is a file"
     if folder.is_dir():
         names = sorted(entry.name for entry in folder.iterdir())
