@@ -1,5 +1,6 @@
 """Some of the cells, and paired contrasts."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -181,6 +182,19 @@ DIFFERENT = {
 def test_what_differs_is_named(message):
     with pytest.raises(ValueError, match=f"minus: {message}"):
         SCORES.minus(synthetic.sweep(), DIFFERENT[message])
+
+
+def test_of_long_lists_what_one_alone_has_is_named():
+    """The beginnings of two long lists are one, and tell nothing."""
+    effects = synthetic.effect(prompts=7)
+    asked = [f"What is your favorite animal, number {number}?" for number in range(7)]
+    seven = replace(effects, data=effects.data.assign_coords(question=("prompt", asked)))
+    alone = re.escape(f"(7, of which the other has not ['{asked[6]}'] and 6)")
+    with pytest.raises(ValueError, match=f"labels of 'question' differ {alone}; score both"):
+        seven.minus(seven.sel(prompt=list(range(6))))
+    turned = replace(seven, data=seven.data.assign_coords(question=("prompt", asked[::-1])))
+    with pytest.raises(ValueError, match=r"differ \(the same 7 and in another order\)"):
+        seven.minus(turned)
 
 
 def test_a_contrast_needs_another():

@@ -392,14 +392,31 @@ class _Same:
         one, another = self.shown(value, other)
         self.tell(what, one, another, fix)
 
-    def shown(self, *values: Any) -> list[str]:
-        """Values as Python writes them, not all of long ones."""
-        texts = map(repr, values)
-        return [text if len(text) < 150 else f"{text[:149]}…" for text in texts]
+    def shown(self, value: Any, other: Any) -> list[str]:
+        """Values as Python writes them, of long ones the beginning; of long lists what one of them
+        alone has.
+        """
+        texts = [repr(value), repr(other)]
+        if all(len(text) < _LONGEST for text in texts):
+            return texts
+        if isinstance(value, list) and isinstance(other, list):
+            alone = [[one for one in a if one not in b] for a, b in ((value, other), (other, value))]
+            if any(alone):
+                texts = [
+                    f"{len(a)}, of which the other has not {of}" if of else str(len(a))
+                    for a, of in zip((value, other), alone, strict=True)
+                ]
+            elif len(value) == len(other):
+                return [f"the same {len(value)}", "in another order"]
+        return [text if len(text) < _LONGEST else f"{text[: _LONGEST - 1]}…" for text in texts]
 
     def tell(self, what: str, one: str, other: str, fix: str = ALIKE) -> NoReturn:
         """Raise that the two differ in this, in words."""
         raise ValueError(f"{self.where}: {what} differ ({one} and {other}); {fix}.")
+
+
+_LONGEST = 150
+"""Letters of a value in an error."""
 
 
 def _short(student: StudentSource) -> str:
