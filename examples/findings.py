@@ -47,7 +47,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- begin: written by examples/findings.py -->", "<!-- end -->"
 HELP = "what `sublim-mech export` wrote; the files of docs/findings when not given"
 
-OF_CLAIM = {  # words of a claim -> the figures and what makes its rows
+OF_CLAIM = {  # words of a claim -> the figures, and the built-in study of it alone
     "own trait": (("traits",), "trait_matrix"),
     "rises, peaks": (("ranks",), "rank_sweep"),
     "full fine-tuning": (("capacity",), "capacity_curve"),
@@ -345,8 +345,9 @@ def _claims(
         if words in AGAIN and any(one.data_sets for one in verdict.statements):
             yield AGAIN[words]
             yield ""
-        alone = f", or alone `sublim-mech run {asks} --out out/{asks}`" if asks else ""
-        yield f"Made by `sublim-mech run {study.name} --out out/{study.name}`{alone}."
+        yield f"Made by `sublim-mech run {study.name} --out out/{study.name}`."
+        if asks:  # other animals, ranks, steps and seeds than these rows
+            yield f"A study of this claim alone, of settings of its own: `sublim-mech plan {asks}`."
         yield ""
         for name in [one for one in pictures if one.startswith(names) and names]:
             if name not in drawn_already:

@@ -3,8 +3,8 @@
     python examples/redraw_figures.py                    # docs/figures/scores/ -> docs/figures/
     python examples/redraw_figures.py --store out/demo   # first keep the scores of a finished demo
 
-What is kept is what the figures show: modules summed, in single precision. The figures of the rank
-sweep and of the context grid are drawn by their own examples, which kept no scores.
+What is kept is what the figures show: modules summed, in single precision. Of the rank sweep, the
+context grid and Qwen's students no scores are kept here: their figures are those of the runs.
 """
 
 from __future__ import annotations
