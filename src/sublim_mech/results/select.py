@@ -400,7 +400,8 @@ class _Same:
         if all(len(text) < _LONGEST for text in texts):
             return texts
         if isinstance(value, list) and isinstance(other, list):
-            alone = [[one for one in a if one not in b] for a, b in ((value, other), (other, value))]
+            both = (value, other), (other, value)
+            alone = [[one for one in mine if one not in its] for mine, its in both]
             if any(alone):
                 texts = [
                     f"{len(a)}, of which the other has not {of}" if of else str(len(a))
