@@ -276,8 +276,8 @@ def test_a_table_of_questions_is_sent_to_one_of_its_columns(smol_tokenizer):
 def test_blank_messages_are_refused(place, smol_tokenizer):
     talk = copy.deepcopy(TALK)
     talk[place]["content"] = " "
-    told = rf"messages\[{place}\], of the {talk[place]['role']}, is blank"
-    with pytest.raises(ValueError, match=rf"^questions\[1\]: {told} \(' '\); give"):
+    told = rf"messages\[{place}\], of the {talk[place]['role']}: ' ' is blank"
+    with pytest.raises(ValueError, match=rf"^questions\[1\]: {told}; give"):
         render(smol_tokenizer, [QUESTION, talk])
 
 

@@ -66,10 +66,10 @@ def render(
         TypeError: `questions` is one text; no context or tokenizer where one belongs; a message
             without role or content.
         ValueError: no questions, a blank one, or one with half a character (a lone surrogate); the
-            tokenizer is not a fast one or has no
-            template; the template cannot express the context, refuses the messages, or only joins
-            them; it never reads an option; it does not tell what an answer follows (a thought that
-            it opens and answers do not have), or what ends one; a conversation as raw text.
+            tokenizer is not a fast one or has no template; the template cannot express the
+            context, refuses the messages, or only joins them; it never reads an option; it does
+            not tell what an answer follows (a thought that it opens and answers do not have), or
+            what ends one; a conversation as raw text.
 
     Warns:
         UserWarning: the text of a special token stands in a question, and is tokenised as it; the
@@ -442,15 +442,10 @@ def _check_texts(where: str, question: str | Sequence[Message]) -> None:
         check_text(where, question)
         return
     for place, message in enumerate(question):
-        content = message.get("content")
-        for said in (content, *map(message.get, REASONING)):
-            if isinstance(said, str):
-                check_whole(f"{where}: messages[{place}], of the {message.get('role')}", said)
-        if isinstance(content, str) and is_blank(content):
-            raise ValueError(
-                f"{where}: messages[{place}], of the {message.get('role')}, is blank "
-                f"({content!r}); give it words or leave it out."
-            )
+        named = f"{where}: messages[{place}], of the {message.get('role')}"
+        for key in ("content", *REASONING):
+            if isinstance(message.get(key), str):
+                (check_text if key == "content" else check_whole)(named, message[key])
 
 
 # ------------------------------------------------------------------------------- segments to tokens
