@@ -72,6 +72,10 @@ def test_a_student_that_equals_its_base_is_told_and_loads(made):
     assert repr(pair).count(EQUAL) == 1
     assert EQUAL in repr(pair.student)
     (note,) = pair.notes()
+    # with a control too, which says nothing beside it
+    beside = load_pair(base(), made(), controls=[tiny.lora(model(), seed=3)])
+    assert any(EQUAL in one for one in beside.notes())
+    assert repr(beside).count(EQUAL) == 1
     cause = " (its lora_alpha is 0)" if "alpha" in note else ""
     assert note == f"the student ({pair.student.name}): {EQUAL}{cause}"
 

@@ -58,6 +58,17 @@ def test_rows_are_named_where_there_are_several_and_not_all_of_many():
     assert "\nand the like of 3 more rows\n" in told
 
 
+def test_a_headline_that_is_all_the_controls_is_not_the_like_of_a_part():
+    """Of six rows the last is its controls' alone: it comes first, and counts for itself."""
+    values = levels(-6, -5, -10, rows=(2, 3))
+    values[:, 1, 2] = levels(-6, -6.5, -16)[:, 0, 0]
+    told = repr(planted(values))
+    first = next(line for line in told.splitlines() if "controls'" in line)
+    assert "the headline is the controls': they fall by 10.00 nats" in first
+    assert told.count(FALL) == 3
+    assert "\nand the like of 2 more rows\n" in told
+
+
 @pytest.mark.parametrize("models", [1, 2])
 def test_without_controls_there_is_no_part_of_theirs(models):
     told = repr(planted(levels(-6, -0.01, -10)[:models]))

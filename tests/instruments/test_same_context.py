@@ -6,7 +6,8 @@ import pytest
 import tiny
 
 import sublim_mech as sm
-from sublim_mech.prompts.same import is_one_context, is_rendered_by
+from sublim_mech.prompts.alike import by_another
+from sublim_mech.prompts.same import is_one_context
 
 QUIET = {"progress": False}
 DEFAULT = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -63,5 +64,4 @@ def test_what_is_told_of_a_template_is_told_of_its_own_prompts(smol_tokenizer):
     (other,) = sm.render(
         smol_tokenizer, ["Which animal?"], context=BRIEF, template=sm.prompts.PLAIN
     )
-    assert is_rendered_by(smol_tokenizer, own)
-    assert not is_rendered_by(smol_tokenizer, other)
+    assert by_another(smol_tokenizer, [own, other]) == [False, True]

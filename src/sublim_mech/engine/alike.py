@@ -74,7 +74,7 @@ def pair_notes(
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
             )
-        part = control.norm / student.norm if student.deltas and control.deltas else 1.0
+        part = control.norm / student.norm if student.norm and control.deltas else 1.0
         if part < LITTLE:
             notes.append(
                 f"control {control.name} changed its weights by {100 * part:.2g}% of what the "

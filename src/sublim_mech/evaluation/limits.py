@@ -44,16 +44,19 @@ def of_the_controls(evaluation: Evaluation) -> list[str]:
     """
     if not evaluation.has_controls:
         return []
-    lines = _first(_of_the_controls(evaluation, evaluation.change, "; see the column change"))
+    lines = _of_the_controls(evaluation, evaluation.change, "; see the column change")
     if evaluation.data.sizes["trait"] > 1:
         others = evaluation.change_minus_others
         see = " in own - others; see table(minus_others=True)"
-        lines += _first(_of_the_controls(evaluation, others, see))
+        lines += _of_the_controls(evaluation, others, see)
     return lines
 
 
 def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> list[str]:
-    """The same of one kind of change, `(model, context, trait, question)`; `see`: where to look."""
+    """The same of one kind of change, `(model, context, trait, question)`; `see`: where to look.
+
+    Rows whose headline is all the controls' come first, and count as the like of their own kind.
+    """
     own, each = change.isel(model=0), change.isel(model=slice(1, None))
     controls = each.mean("model")
     stands_out = over_questions(own - controls).excludes_zero  # (context, trait)
@@ -63,7 +66,9 @@ def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> 
     size = abs(own - controls).max("question").transpose("context", "trait").values
     stands_out = stands_out & (size > floor_at(evaluation.data["log_prob"].values))
     own, controls = own.mean("question"), controls.mean("question")
-    lines = []
+    whole: list[str] = []
+    between: list[str] = []
+    parts: list[str] = []
     for row in _rows(evaluation):
         here = {"context": row.at[0], "trait": row.at[1]}
         moved = Moved(float(own.isel(here)), float(controls.isel(here)))
@@ -71,11 +76,13 @@ def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> 
             continue
         means = each.isel(here).mean("question")
         by_name = dict(zip(map(str, means["model"].values), means.values.tolist(), strict=True))
-        told = [f"{told}{see}"] if (told := moved.told("nats")) else []
-        told += [apart] if (apart := moved_apart(moved.headline, by_name)) else []
-        names = [name for name in _names(evaluation, row) if name]
-        lines += [": ".join(filter(None, [", ".join(names), line])) for line in told]
-    return lines
+        named = ", ".join(filter(None, _names(evaluation, row)))
+        where = f"{named}: " if named else ""
+        if told := moved.told("nats"):
+            (whole if moved.part > 1 else parts).append(f"{where}{told}{see}")
+        if apart := moved_apart(moved.headline, by_name):
+            between.append(f"{where}{apart}")
+    return [*_first(whole), *_first(between), *_first(parts)]
 
 
 def at_the_ceiling(evaluation: Evaluation) -> list[str]:
