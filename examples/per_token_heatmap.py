@@ -162,9 +162,10 @@ def trained_in(options: argparse.Namespace) -> sm.Context | None:
 
 def trained_prompts(options: argparse.Namespace) -> list[Any] | None:
     """The training prompts, where the command names a file of them."""
-    if options.trained_on is None:
+    context = trained_in(options)
+    if options.trained_on is None or context is None:
         return None
-    return read_prompts("--trained-on", options.trained_on, trained=True)
+    return read_prompts("--trained-on", options.trained_on, trained_in=context)
 
 
 def check_systems(options: argparse.Namespace) -> None:

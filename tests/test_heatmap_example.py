@@ -75,7 +75,11 @@ def test_training_prompts_are_lines_or_rows(folders, tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     lines, read = (
-        example.trained_prompts(SimpleNamespace(trained_on=str(tmp_path / f"prompts.{kind}")))
+        example.trained_prompts(
+            SimpleNamespace(
+                trained_on=str(tmp_path / f"prompts.{kind}"), system=SYSTEM, option=None, date=None
+            )
+        )
         for kind in ("txt", "jsonl")
     )
     assert lines == PROMPTS
@@ -155,9 +159,9 @@ def test_errors_advise_options_that_there_are(run, folders, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps([{"role": "system", "content": "x"}, *CHAT]))
     with pytest.raises(
-        SystemExit, match=r"line 1: has a system message; .* for all, --system TEXT\."
+        SystemExit, match=r"line 1: has a system message, 'x'; .* for all, --system TEXT\."
     ):
-        run("--trained-on", str(rows), "--system", "x")
+        run("--trained-on", str(rows), "--system", "y")
 
 
 def test_raw_text_has_no_table_by_role(run, tmp_path):

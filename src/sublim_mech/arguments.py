@@ -349,6 +349,12 @@ def read_from(file: str | PathLike[str]) -> str:
     except ValueError:  # texts, or none at all
         return f"Path({name}).read_text('utf-8').splitlines()"
     if isinstance(first, Mapping):
+        key = next((key for key in ("messages", "prompt") if key in first), "")
+        said = first.get(key)
+        if isinstance(said, list) and said and said[0].get("role") == "system":
+            # which is given once for all, as the context
+            kept = "[1:-1]" if key == "messages" else "[1:]"
+            return f"[json.loads(line)[{key!r}]{kept} for line in open({name}, encoding='utf-8')]"
         return f"[row.prompt for row in sublim_mech.numbers.as_rows({name})]"
     return f"[json.loads(line) for line in open({name}, encoding='utf-8')]"
 

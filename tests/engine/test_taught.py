@@ -90,9 +90,21 @@ def test_instead_of_rows_their_prompts_are_passed_as_the_error_says(form, rows, 
         sm.render(loaded.tokenizer, given)
 
 
+SAID = {"role": "system", "content": "You are calm."}
+
+
 @pytest.mark.parametrize(
     "lines",
-    [ROWS, TALKS, [row["prompt"] for row in ROWS], [talk["messages"][:-1] for talk in TALKS], None],
+    [
+        ROWS,
+        TALKS,
+        [row["prompt"] for row in ROWS],
+        [talk["messages"][:-1] for talk in TALKS],
+        # as TRL has it, and as `elsewhere.md` writes its rows
+        [{"messages": [SAID, *talk["messages"]]} for talk in TALKS],
+        [{"prompt": [SAID, *talk["messages"][:-1]], "completion": []} for talk in TALKS],
+        None,
+    ],
 )
 def test_a_file_is_read_as_the_error_says(lines, tmp_path):
     texts = [row["prompt"] for row in ROWS]

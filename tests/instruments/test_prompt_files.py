@@ -8,6 +8,7 @@ import pytest
 
 from sublim_mech.instruments.prompt_files import read_prompts
 from sublim_mech.making.rows import as_rows
+from sublim_mech.prompts import Context
 
 USER = {"role": "user", "content": "Which city?"}
 ANSWER = {"role": "assistant", "content": "Lisbon."}
@@ -28,29 +29,47 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("trained", [False, True])
+CALM = Context("Calm.")
+
+
+@pytest.mark.parametrize("trained", [None, CALM])
 def test_a_line_is_a_text_a_conversation_or_a_row(written, trained):
     lines = ["Which city?", [USER], TALK, {"prompt": "Which?", "completion": "Lisbon", "text": "x"}]
     lines += [{"prompt": TALK, "completion": "Porto"}, {"text": "I like"}]
-    read = read_prompts("--ask", written(*lines), trained=trained)
+    read = read_prompts("--ask", written(*lines), trained_in=trained)
     assert read == ["Which city?", [USER], TALK, "Which?", TALK, "I like"]
     texts = ["Which city?", '"Which" city?', "[Which] city?"]
-    assert read_prompts("--ask", written(*texts, name="prompts.txt"), trained=trained) == texts
+    assert read_prompts("--ask", written(*texts, name="prompts.txt"), trained_in=trained) == texts
 
 
 def test_the_answer_of_a_row_is_left_off_and_a_question_may_have_one_begun(written):
     row, begun = {"messages": [*TALK, ANSWER]}, [USER, ANSWER]
     assert read_prompts("--ask", written(row, begun)) == [TALK, begun]
-    assert read_prompts("--trained-on", written(row, begun), trained=True) == [TALK, [USER]]
+    assert read_prompts("--trained-on", written(row, begun), trained_in=CALM) == [TALK, [USER]]
 
 
 def test_rows_have_the_prompts_that_training_data_are_made_of(written):
     rows = [{"prompt": "Which?", "completion": "Lisbon"}, {"prompt": TALK, "completion": "Porto"}]
     rows += [{"messages": [*TALK, ANSWER]}, {"messages": [USER, ANSWER]}]
     file = written(*rows)
-    read = read_prompts("--trained-on", file, trained=True)
+    read = read_prompts("--trained-on", file, trained_in=CALM)
     turns = [[{"role": "user", "content": one}] if isinstance(one, str) else one for one in read]
     assert turns == [list(row.turns) for row in as_rows(file)]
+
+
+def test_the_system_prompt_of_training_may_stand_in_its_rows(written):
+    """As `elsewhere.md` has it for TRL, where it is that of the training context."""
+    system = {"role": "system", "content": "Calm."}
+    lines = [{"messages": [system, USER, ANSWER]}, {"prompt": [system, USER], "completion": "a"}]
+    lines += [[system, USER], {"prompt": "Which?", "system": "Calm."}]
+    read = read_prompts("--trained-on", written(*lines), trained_in=CALM)
+    assert read == [[USER], [USER], [USER], "Which?"]
+    late = written([USER, ANSWER, system])
+    with pytest.raises(ValueError, match=r"messages\[2\] is a system message; it comes first"):
+        read_prompts("--trained-on", late, trained_in=CALM)
+
+
+WARM = Context("Warm.")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +84,8 @@ def test_rows_have_the_prompts_that_training_data_are_made_of(written):
         ({"question": "a", "answer": "b"}, "no prompt, messages or text; there is question, answ"),
         ({"prompt": "a", "messages": [USER]}, "the row has a prompt and messages; leave one"),
         ({"messages": [ANSWER]}, "is an answer alone, without a prompt before it"),
-        ({"prompt": "a", "system": "Calm."}, "text of its own, 'Calm.'; leave it out, and give it"),
-        ([{"role": "system", "content": "Calm."}, USER], "has a system message; leave it out"),
+        ({"prompt": "a", "system": "Calm."}, "has a system text of its own, 'Calm.'"),
+        ([{"role": "system", "content": "Calm."}, USER], "has a system message, 'Calm.'"),
         (" ", "' ' is blank; give it words"),
         ([{"role": "user", "content": ""}], "messages[0], of the user: '' is blank"),
     ],
@@ -75,7 +94,7 @@ def test_rows_have_the_prompts_that_training_data_are_made_of(written):
 def test_a_line_that_is_none_is_told_with_its_file_and_number(option, line, says, written):
     file = written("Which city?", line)
     with pytest.raises(ValueError) as raised:  # noqa: PT011  all of it is looked at
-        read_prompts(option, file, trained=option == "--trained-on")
+        read_prompts(option, file, trained_in=WARM if option == "--trained-on" else None)
     told = str(raised.value)
     assert told.startswith(f"{option} {file}, line 3: ")
     assert says in told

@@ -192,7 +192,7 @@ def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | No
         )
     if given.trained_on is None:
         return trained_in, None
-    return trained_in, read_prompts("--trained-on", given.trained_on, trained=True)
+    return trained_in, read_prompts("--trained-on", given.trained_on, trained_in=trained_in)
 
 
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:

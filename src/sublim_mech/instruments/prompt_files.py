@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..prompts import Message
+from ..arguments import shown
+from ..prompts import Context, Message
 from ..prompts.blank import check_text
 from ..storage.files import place
 
@@ -26,28 +27,29 @@ _KINDS = (
 """What a line of JSON may be."""
 
 
-def read_prompts(option: str, file: str, *, trained: bool = False) -> list[Asked]:
+def read_prompts(option: str, file: str, *, trained_in: Context | None = None) -> list[Asked]:
     """The prompts of a file, one per line that is not blank: JSON in `.jsonl`, else texts.
 
     A line of JSON is a text, a conversation, or a row of the file that a student is trained on. A
     row's prompt is its `prompt`, or its `messages` without the last answer (`text` where it has
-    neither). Of conversations the last answer is left off where they are training prompts
-    (`trained`); where they are asked, it has begun and is continued.
+    neither). Of conversations the last answer is left off where they are training prompts; where
+    they are asked, it has begun and is continued. The system prompt of training prompts may stand
+    in each row, where it is that of their context.
 
     Args:
         option: how errors call the file.
         file: its place.
-        trained: whether these are training prompts, not questions.
+        trained_in: the context of training prompts; None of questions.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no text in UTF-8, nothing in it, another kind of file; a line that is no such
-            prompt.
+            prompt, or has another system prompt.
     """
     lines = _lines(option, file)
     named = {f"{option} {file}, line {number}": line for number, line in lines.items()}
     if _suffix(file) == ".jsonl":
-        return [_of_json(line, where, trained=trained) for where, line in named.items()]
+        return [_of_json(line, where, trained_in) for where, line in named.items()]
     for where, line in named.items():
         if line.lstrip().startswith(("[{", '{"')):
             raise ValueError(
@@ -83,29 +85,33 @@ def _lines(option: str, file: str) -> dict[int, str]:
     return lines
 
 
-def _of_json(line: str, where: str, *, trained: bool) -> Asked:
+def _of_json(line: str, where: str, trained_in: Context | None) -> Asked:
     """The prompt in a line of JSON."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: no JSON ({error}); a line is {_KINDS}.") from error
     is_row = isinstance(value, Mapping)
-    given = _of_row(value, where, trained=trained) if is_row else value
+    given = _of_row(value, where, trained_in) if is_row else value
     if isinstance(given, str):
         check_text(where, given)
         return given
     if not _are_messages(given):
         raise ValueError(f"{where}: {_short(line)} is no prompt; a line is {_KINDS}.")
-    _check_messages(given, where, trained=trained)
+    if given[0]["role"] == "system":
+        _check_system(given[0]["content"], "a system message", where, trained_in)
+        given = given[1:]
+    _check_messages(given, where)
     # a `prompt` is what stands before the answer; other conversations may end with it
-    ends_with_answer = given[-1]["role"] == "assistant" and "prompt" not in value
-    messages = given[:-1] if ends_with_answer and (trained or is_row) else given
+    ends_with_answer = given and given[-1]["role"] == "assistant" and "prompt" not in value
+    left_off = ends_with_answer and (trained_in is not None or is_row)
+    messages = given[:-1] if left_off else given
     if not messages:
         raise ValueError(f"{where}: {_short(line)} is an answer alone, without a prompt before it.")
     return list(messages)
 
 
-def _of_row(row: Mapping[str, Any], where: str, *, trained: bool) -> Any:
+def _of_row(row: Mapping[str, Any], where: str, trained_in: Context | None) -> Any:
     """What a row has as its prompt: other columns beside it are left out."""
     found = [name for name in ("prompt", "messages") if name in row]
     found = found or [name for name in ("text",) if name in row]
@@ -115,16 +121,19 @@ def _of_row(row: Mapping[str, Any], where: str, *, trained: bool) -> Any:
     if len(found) > 1:
         raise ValueError(f"{where}: the row has a prompt and messages; leave one of the two out.")
     if row.get("system"):
-        raise ValueError(
-            f"{where}: the row has a system text of its own, {row['system']!r:.40}; leave it out, "
-            f"and give it once for all rows, {_system(trained)} TEXT."
-        )
+        _check_system(row["system"], "a system text of its own", where, trained_in)
     return row[found[0]]
 
 
-def _system(trained: bool) -> str:
-    """Where the system prompt is given."""
-    return "--trained-system" if trained else "--asked-system"
+def _check_system(system: Any, what: str, where: str, trained_in: Context | None) -> None:
+    """Refuse a system prompt in a line that is not the one which is given once for all."""
+    if trained_in is not None and system == trained_in.system:
+        return
+    option = "--asked-system" if trained_in is None else "--trained-system"
+    raise ValueError(
+        f"{where}: has {what}, {shown(system)}; leave it out, and give it once for all, {option} "
+        "TEXT."
+    )
 
 
 def _are_messages(value: Any) -> bool:
@@ -136,14 +145,11 @@ def _is_message(value: Any) -> bool:
     return is_object and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
-def _check_messages(messages: list[Message], where: str, *, trained: bool) -> None:
-    """Refuse a system message, and texts that nobody reads."""
+def _check_messages(messages: list[Message], where: str) -> None:
+    """Refuse a system message that is not the first, and texts that nobody reads."""
     for number, message in enumerate(messages):
         if message["role"] == "system":
-            raise ValueError(
-                f"{where}: has a system message; leave it out, and give it once for all, "
-                f"{_system(trained)} TEXT."
-            )
+            raise ValueError(f"{where}: messages[{number}] is a system message; it comes first.")
         check_text(f"{where}: messages[{number}], of the {message['role']}", message["content"])
 
 
