@@ -154,7 +154,8 @@ def test_a_span_of_tokens_of_several_classes_is_of_none_of_them():
     assert table.index.tolist() == [*of_classes, "answer", "shared", "not shared"]
     np.testing.assert_allclose(table.loc["not shared"], of_roles.loc["user"])  # all of it is
     np.testing.assert_allclose(table.loc["mixed"], of_roles.loc["user"])
-    assert "mixed" in repr(scores).partition("by sharing")[2]
+    assert "\nmixed: spans whose tokens are of several classes; of shared" in repr(scores)
+    assert "mixed" not in repr(synthetic.patch())
 
 
 @pytest.mark.parametrize("coordinate", ["turn", "token"])

@@ -22,6 +22,7 @@ from .limits import in_full, limits
 from .limits_of_students import over_contexts, where_asked
 from .record import GATED, ONE_VALUE, SUM, Forms
 from .select import select
+from .spreading import MIXED
 from .stability import is_map, reliability
 from .tables import (
     LAYER,
@@ -316,7 +317,13 @@ def _lines_of_tokens(scores: ScoreArrays) -> list[str]:
     shares = [denominator(scores)] if scores.additive else []
     lines = ["", *shares, f"by role ({gathered})", show(by(scores, "role"))]
     if "sharing" in scores.data.coords:
-        lines += ["", f"by sharing ({gathered})", show(by(scores, "sharing"))]
+        table = by(scores, "sharing")
+        lines += ["", f"by sharing ({gathered})", show(table)]
+        if MIXED in table.index:
+            lines.append(
+                f"{MIXED}: spans whose tokens are of several classes; of shared or not shared where "
+                "all of them are, else of neither"
+            )
     heading = f"strongest cells of single prompts ({whose})"
     return [*lines, "", heading, show(strongest(scores, 5), index=False)]
 
