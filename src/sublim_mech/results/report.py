@@ -321,8 +321,8 @@ def _lines_of_tokens(scores: ScoreArrays) -> list[str]:
         lines += ["", f"by sharing ({gathered})", show(table)]
         if MIXED in table.index:
             lines.append(
-                f"{MIXED}: spans whose tokens are of several classes; of shared or not shared where "
-                "all of them are, else of neither"
+                f"{MIXED}: spans whose tokens are of several classes; of shared or not shared "
+                "where all of them are, else of neither"
             )
     heading = f"strongest cells of single prompts ({whose})"
     return [*lines, "", heading, show(strongest(scores, 5), index=False)]
