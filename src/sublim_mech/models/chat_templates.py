@@ -108,6 +108,8 @@ def _written_alike(trained: Trained, here: Trained) -> bool | None:
     # what is said in a turn ends what all have in common, sooner here or there
     sides = (trained.heads, here.heads), (trained.tails, here.tails)
     pairs = [(own[role], other[role]) for own, other in sides for role in {*own} & {*other}]
+    if not pairs:
+        return None
     apart = any(_apart(*pair) for pair in pairs)
     # before the first answer the template writes all that stands there
     whole = trained.turns == {1} and "assistant" in trained.heads
