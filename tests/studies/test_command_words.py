@@ -103,6 +103,16 @@ def test_every_advice_is_still_given_somewhere():
             "controls hold one student twice: 'owl' and 'cat' have the same weights",
             "--control: one student twice: 'owl' and 'cat' have the same weights",
         ),
+        (
+            "the chat template writes nothing after an answer; pass template= with an end of turn.",
+            "the chat template writes nothing after an answer; in Python pass template= with an "
+            "end of turn.",
+        ),
+        (
+            "with which prompts are rendered: load the base with the student's (tokenizer=)",
+            "with which prompts are rendered: load the base with the student's (a folder of the "
+            "base that has it; in Python load_base(..., tokenizer=...))",
+        ),
         ("one of Context.DEFAULT", "one of Context.DEFAULT"),
     ],
 )

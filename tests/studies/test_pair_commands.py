@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import transformers
 
 import sublim_mech as sm
 from sublim_mech.__main__ import main
@@ -35,6 +36,38 @@ def pair(folders):
 
 
 FEW = ["--questions", "2", "--quiet"]
+
+
+@pytest.mark.parametrize("template", [None, sm.prompts.PLAIN], ids=["none", "another"])
+def test_another_template_is_advised_where_it_can_be_given(template, folders, tmp_path, capsys):
+    """The command line renders by the tokenizer's own: what Python advises cannot be done there."""
+    base, owl, _ = folders
+    copied = shutil.copytree(base, tmp_path / "base")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(copied)
+    (copied / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(copied)
+    words = ["score", str(copied), owl, "--trait", "owl", "--instrument", "effect", *FEW]
+    assert main(words) == (2 if template is None else 0)
+    told = capsys.readouterr()
+    said = told.err + told.out
+    assert "render(pair, questions, template=...)" in said
+    assert "(template=)" not in said
+    assert "(tokenizer=)" not in said
+    assert "sublim_mech.RAW" not in said
+    if template is not None:
+        of_training = "another chat template than the student's training prompts"
+        assert f"2 of 2 prompts rendered by {of_training}" in told.out
+        return
+    assert said.strip() == (
+        "the tokenizer has no chat template, and the command line takes none. A student of "
+        "conversations is asked in Python by the template of its training, render(pair, questions, "
+        "template=...); score and compare ask raw text, which is another prompt, with "
+        "--asked-context raw."
+    )
+    (tmp_path / "texts").write_text("The animal is the\nI saw an\n")
+    assert main([*words, "--ask", str(tmp_path / "texts"), "--asked-context", "raw"]) == 0
+    assert "asked in: raw text" in capsys.readouterr().out
 
 
 def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):

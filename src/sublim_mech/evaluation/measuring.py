@@ -419,7 +419,7 @@ def _provenance(
         "traits": described,
         "made_for": made_for(runner),
         "notes": [
-            *notes_of(runner),
+            *notes_of(runner, prompts),
             *asked_for_others(runner, traits),
             *nearly_copies(first.prompts, "question"),
             *other_turns(first.prompts, runner, "question"),

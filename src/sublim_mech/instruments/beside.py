@@ -198,7 +198,7 @@ def side_by_side(
         (
             f"{drawn}; at most {counted(max_new_tokens, 'token')} per answer",
             *_asked(pair, asked),
-            *notes_of(pair),
+            *notes_of(pair, asked),
             *met_in_training(asked, pair),
             *other_turns(asked, pair),
             *prefix_twice(asked),

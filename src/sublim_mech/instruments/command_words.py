@@ -17,6 +17,13 @@ from ..hints import rename
 TRAINED = "--trained-system TEXT or --trained-context NAME"
 ASKED = "--asked-system TEXT or --asked-context NAME"
 
+_IN_PYTHON = (
+    "A student of conversations is asked in Python by the template of its training, render(pair, "
+    "questions, template=...); score and compare ask raw text, which is another prompt, with "
+    "--asked-context raw"
+)
+"""What to do where the tokenizer's own template cannot be used."""
+
 Advice = tuple[str, str | Callable[[re.Match[str]], str]]
 
 _TABLES = {
@@ -100,6 +107,29 @@ ADVICE: tuple[Advice, ...] = (
         r"(?:, user_prefix='', fallback=None, literal=\w+)?\)",
         _context,
     ),
+    # chat templates: the tokenizer's own alone
+    (
+        r"the tokenizer has no chat template; pass context=sublim_mech\.RAW for texts that the "
+        r"model continues, or template=sublim_mech\.prompts\.PLAIN \(or one of your own\) for "
+        r"conversations",
+        f"the tokenizer has no chat template, and the command line takes none. {_IN_PYTHON}",
+    ),
+    (
+        r"For a model of raw text pass context=sublim_mech\.RAW, for conversations template="
+        r"sublim_mech\.prompts\.PLAIN or one of your own",
+        f"The command line takes no other. {_IN_PYTHON}",
+    ),
+    (
+        r"oad the base with (the tokenizer it was trained with|its tokenizer|the student's) "
+        r"\(tokenizer=\)",
+        r"oad the base with \1 (a folder of the base that has it; in Python load_base(..., "
+        "tokenizer=...))",
+    ),
+    (
+        r"or render with that template \(template=\)",
+        "or ask in Python with that template, render(pair, questions, template=...)",
+    ),
+    (r"\bpass (a )?template=(?= |\.)", r"in Python pass \1template="),
     # pairs: traits, sets, students
     (
         r"give the plural \(Trait\.noun\(\.\.\., plural=\.\.\.\)\), or the forms as they are "

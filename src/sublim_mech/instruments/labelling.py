@@ -21,6 +21,7 @@ from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
 from ..metrics import Rank, TraitMetric, scored_forms
+from ..models.chat_templates import TRAINED_OTHERWISE, as_in_training
 from ..models.students import Student
 from ..prompts import ANSWER, CLASSES, DATE, UNIONS, Context, Prompt, mark_sharing
 from ..prompts.alike import by_another
@@ -32,11 +33,14 @@ from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
 from ..results.identity import content
 from ..results.record import (
+    AS_TRAINED_TEMPLATE,
+    ITS_TEMPLATE,
     LEARNT,
     ONE_VALUE,
     OPEN_TEXT,
     OTHER_MARKS,
     OTHER_TEMPLATE,
+    UNTRAINED_TEMPLATE,
     BaseSource,
     Forms,
     Record,
@@ -104,7 +108,7 @@ def label(
         copies=task.copies,
         unread=task.unread,
         notes=(
-            *notes_of(pair),
+            *notes_of(pair, task.prompts),
             *asked_for_others(pair, of_metric(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
             *other_turns(task.prompts, pair),
@@ -263,9 +267,37 @@ def metric_notes(task: Task) -> tuple[str, ...]:
     return task.metric.notes(task.pair.tokenizer, task.answers)
 
 
-def notes_of(runner: Runner) -> tuple[str, ...]:
-    """What to know of a pair's students before trusting a number."""
-    return runner.notes() if isinstance(runner, ModelPair) else ()
+def notes_of(runner: Runner, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """What to know of a pair's students before trusting a number.
+
+    That a student was trained by another chat template than the base's is no news where all these
+    prompts are rendered by it.
+    """
+    if not isinstance(runner, ModelPair):
+        return ()
+    settled = {
+        f"{whose}: {TRAINED_OTHERWISE}"
+        for whose, student in _in_notes(runner)
+        if all(_as_in_training(prompts, runner, student))
+    }
+    return tuple(note for note in runner.notes() if note not in settled)
+
+
+def _in_notes(pair: ModelPair) -> list[tuple[str, Student]]:
+    """A pair's students with what notes call them, the student first."""
+    controls = [(f"control {control.name}", control) for control in pair.controls]
+    return [(f"the student ({pair.student.name})", pair.student), *controls]
+
+
+def _as_in_training(
+    prompts: Sequence[Prompt], runner: Runner, student: Student
+) -> list[bool | None]:
+    """Which prompts the chat template of a student's training rendered; None where it is not known,
+    as without a manifest.
+    """
+    if student.manifest is None:
+        return [None] * len(prompts)
+    return as_in_training(runner.tokenizer, prompts, student.manifest)
 
 
 def met_in_training(
@@ -372,18 +404,28 @@ def prefix_twice(prompts: Sequence[Prompt], what: str = "prompt") -> tuple[str, 
 
 
 def rendered_otherwise(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, ...]:
-    """That prompts were rendered by another chat template than the tokenizer's, in a sentence."""
-    count = sum(by_another(runner.tokenizer, prompts))
-    if not count:
-        return ()
-    note = f"{count} of {counted(len(prompts), 'prompt')} {OTHER_TEMPLATE}"
-    if (
-        isinstance(runner, ModelPair)
-        and runner.trained_on is not None
-        and runner.student.manifest is None
-    ):
-        note += ", by which the training prompts given are: sharing is between the two"
-    return (note,)
+    """That prompts were rendered by another chat template than the tokenizer's, or than a model's
+    training prompts, in a sentence each.
+    """
+    others = by_another(runner.tokenizer, prompts)
+    of_all = f"of {counted(len(prompts), 'prompt')}"
+    notes = [f"{sum(others)} {of_all} {OTHER_TEMPLATE}"] if any(others) else []
+    if not isinstance(runner, ModelPair):
+        return tuple(notes)
+    (_, student), *controls = _in_notes(runner)
+    as_trained = _as_in_training(prompts, runner, student)
+    if notes and runner.trained_on is not None and student.manifest is None:
+        notes[0] += ", by which the training prompts given are: sharing is between the two"
+    elif notes and all(same for same, other in zip(as_trained, others, strict=True) if other):
+        notes[0] += AS_TRAINED_TEMPLATE
+    if False in as_trained:
+        notes.append(f"{as_trained.count(False)} {of_all} {UNTRAINED_TEMPLATE}")
+    for whose, control in controls:
+        found = _as_in_training(prompts, runner, control)
+        # of the base's own template its notes tell, and of the student's what is said of that
+        if found != as_trained and False in found and TRAINED_OTHERWISE not in control.notes:
+            notes.append(f"{whose}: {found.count(False)} {of_all} {ITS_TEMPLATE}")
+    return tuple(notes)
 
 
 def open_texts(prompts: Sequence[Prompt], runner: Runner) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from .limit_kinds import SHARES, Kind, Shown
 from .limits import limits
 from .limits_of_students import over_contexts, voided
 from .record import (
+    AS_TRAINED_TEMPLATE,
+    ITS_TEMPLATE,
     LEARNT,
     OPEN_TEXT,
     OTHER_MARKS,
@@ -28,6 +30,7 @@ from .record import (
     SILENT,
     TOLD_FROM,
     TRAINED_TEMPLATE,
+    UNTRAINED_TEMPLATE,
 )
 from .report import effect_label, title, warning
 from .stacking import Column
@@ -89,9 +92,11 @@ def _asked_otherwise(scores: ScoreArrays) -> list[str]:
         if OTHER_TRAIT in note or OPEN_TEXT in note:
             told.append(note.partition(": ")[0])
         elif OTHER_TEMPLATE in note:
-            told.append(f"{note.partition(OTHER_TEMPLATE)[0]}{OTHER_TEMPLATE}")
-    held = [note for note in notes_held(scores) if TRAINED_TEMPLATE in note]
-    whose = [note.partition(": ")[0] for note in held]
+            as_trained = AS_TRAINED_TEMPLATE if AS_TRAINED_TEMPLATE in note else ""
+            told.append(f"{note.partition(OTHER_TEMPLATE)[0]}{OTHER_TEMPLATE}{as_trained}")
+    held = notes_held(scores)
+    told += [note for note in held if UNTRAINED_TEMPLATE in note or ITS_TEMPLATE in note]
+    whose = [note.partition(": ")[0] for note in held if TRAINED_TEMPLATE in note]
     return [*told, *(f"{one}: {TRAINED_TEMPLATE} in training" for one in whose)]
 
 

@@ -20,6 +20,7 @@ from .record import (
     UNKNOWN_CONTROLS,
     UNNAMED,
     UNTOLD,
+    UNTRAINED_TEMPLATE,
     StudentSource,
 )
 
@@ -66,7 +67,7 @@ def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str])
         return both and _names_any(note, models, called)
     if note.startswith(UNKNOWN_CONTROLS):
         return _names_any(note, models, called)
-    if re.match(r"the student \(", note):
+    if re.match(r"the student \(", note) or UNTRAINED_TEMPLATE in note:
         return student in models
     about = [own for own in called if re.match(rf"control {re.escape(own)}[: ]", note)]
     if not about:

@@ -54,6 +54,15 @@ OTHER_TRAIT = ", and the student was made for "
 OTHER_TEMPLATE = "rendered by another chat template than the tokenizer's"
 """Of prompts, as notes say it."""
 
+UNTRAINED_TEMPLATE = "rendered by another chat template than the student's training prompts"
+"""Of prompts, as notes say it."""
+
+ITS_TEMPLATE = "rendered by another chat template than its training prompts"
+"""Of prompts and a control, as notes say it."""
+
+AS_TRAINED_TEMPLATE = ", that of the student's training prompts"
+"""Of prompts by another template than the tokenizer's, behind that, as notes say it."""
+
 TRAINED_TEMPLATE = "another chat template than the base's"
 """Of a student that was, or may have been, trained on another template, as notes say it."""
 
