@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import sublim_mech as sm
-from sublim_mech.instruments.command_options import check_system
+from sublim_mech.instruments.command_options import check_continued, check_system
 from sublim_mech.instruments.command_words import in_commands
 from sublim_mech.instruments.prompt_files import read_prompts
 from sublim_mech.results.bars import role_bars
@@ -84,11 +84,8 @@ def analyse(options: argparse.Namespace) -> None:
         trained_on=trained_prompts(options),
         device=options.device,
     )
-    if trait.asks_category and (asked_in(pair, options) or pair.training_context) == sm.RAW:
-        raise SystemExit(
-            "raw text is continued, not answered, and the questions about a favorite "
-            f"{trait.category} are written for a chat: give texts to continue, --ask FILE"
-        )
+    raw = (asked_in(pair, options) or pair.training_context) == sm.RAW
+    check_continued(options, trait, raw=raw)
     print(trait)
     # in the training context, marked by what it shares
     asked = trait.questions if options.ask is None else read_prompts("--ask", options.ask)

@@ -167,7 +167,7 @@ def test_errors_advise_options_that_there_are(run, folders, tmp_path):
 def test_raw_text_has_no_table_by_role(run, tmp_path):
     (tmp_path / "texts.txt").write_text("I like the\nI love a\n")
     options = ["--context", "raw", "--trained-on", str(tmp_path / "texts.txt")]
-    with pytest.raises(SystemExit, match=r"raw text is continued, not answered.*--ask FILE"):
+    with pytest.raises(SystemExit, match=r"raw text is continued, not answered, .*--ask FILE\."):
         run(*options)
     (tmp_path / "ask.txt").write_text("The city that I love is\nMy town is called\n")
     said = run(*options, "--ask", str(tmp_path / "ask.txt"))

@@ -52,6 +52,10 @@ RAW = ["--asked-context", "raw"]
         ([*SCORE, "--sets", "shared user"], "'user' stands where nothing is expected; pass"),
         ([*SCORE, *RAW], "--sets role (also where it is not given): raw text has but one role"),
         ([*SCORE, "--trained-context", "raw"], "raw text has but one role"),
+        ([*SCORE, "--instrument", "effect", *RAW],
+         "raw text is continued, not answered, and the questions about a favorite animal are "
+         "written for a chat: give texts to continue, --ask FILE."),
+        ([*COMPARE, *RAW], "raw text is continued, not answered"),
         ([*PATCH, "--site", "resid_mud"], "--site='resid_mud' is not known here; did you mean"),
         ([*PATCH, "--site", "blocks.3.hook_resid_pre", "--layers", "4"], "is at layer 3, --layers"),
         ([*PATCH, "--direction", "noisy"], "--direction='noisy' is none of denoising, noising, "),
@@ -132,11 +136,11 @@ def test_a_name_that_is_no_context_names_the_nearest_and_how_a_file_is_given(cap
     [
         ["--sets", "sharing"],
         ["--sets", "shared", "not shared", "system & layers 0-9", "answer"],
-        ["--sets", "sharing", *RAW],
+        ["--sets", "sharing", *RAW, "--ask", "rows.txt"],
         ["--instrument", "patch", "--site", "attn.hook_z", "--direction", "both", "--by", "8"],
         ["--instrument", "patch", "--site", "blocks.3.hook_mlp_out", "--layers", "3"],
         ["--instrument", "graft_sweep", "--layers", "-1", "2"],
-        ["--instrument", "effect", *RAW, "--control", "cat"],
+        ["--instrument", "effect", *RAW, "--control", "cat", "--ask", "rows.txt"],
     ],
 )
 def test_what_may_be_right_is_left_to_the_models(options, nothing_loads, capsys):

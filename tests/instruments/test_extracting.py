@@ -12,9 +12,11 @@ from pairs import TRAIT
 from peft import PeftModel
 
 import sublim_mech as sm
+from sublim_mech.engine.alike import pair_notes, peer_notes
 from sublim_mech.models import plausible
 from sublim_mech.models.spectra import change_of
 from sublim_mech.models.students import load_student
+from sublim_mech.results.record import OWN_CHANGE, UNTOLD
 
 QUIET = {"progress": False}
 
@@ -253,3 +255,68 @@ def test_a_student_at_the_ceiling_is_told(linear, prompts, tmp_path):
     found = extract(linear, 1, tmp_path / "full", prompts=prompts, trait=Ceiling())
     (told,) = [line for line in found.limits if "ceiling" in line]
     assert told.startswith("student: log P(x) is at its ceiling of 0")
+
+
+# ------------------------------------------------------------------------------ beside its source
+
+
+@pytest.fixture(scope="module")
+def cut(linear, tmp_path_factory):
+    """Adapters cut from one student, the last one from another such adapter."""
+    folder = tmp_path_factory.mktemp("cut")
+    for rank in (2, 1):
+        extract(linear, rank, folder / f"r{rank}")
+    second = load(linear.base, folder / "r2", None)
+    return [
+        folder / "r2",
+        folder / "r1",
+        extract(second, 1, folder / "r2r1", targets=["up_proj"]).path,
+    ]
+
+
+def own_changes(pair):
+    told = [note for note in pair.notes() if OWN_CHANGE in note]
+    assert all(note.endswith(", so that their difference says nothing of a trait") for note in told)
+    assert not [note for note in pair.notes() if "not trained alike" in note or UNTOLD in note]
+    return [
+        note.removesuffix(", so that their difference says nothing of a trait") for note in told
+    ]
+
+
+def test_a_control_that_is_the_students_own_change_is_told(linear, cut, prompts):
+    """Whichever was cut from the other, at once or over a third, or both from one."""
+    source, (r2, r1, r2r1) = linear.student, cut
+    change = OWN_CHANGE
+    for student, control, told in (
+        (source, r1, f"r1 is, at rank 1, {change} (extract_lora cut it from the student)"),
+        (source, r2r1, f"r2r1 is, at rank 1, {change} (extract_lora cut it from the student)"),
+        (r1, source, f"{source.name} is, uncut, {change} (extract_lora cut the student from it "
+                     "at rank 1)"),
+        (r2, r1, f"r1 is, at rank 1, {change} (extract_lora cut both from one student, the "
+                 "student at rank 2)"),
+    ):  # fmt: skip
+        pair = sm.load_pair(linear.base, student, controls=[control], allow_unrelated=True)
+        assert own_changes(pair) == [f"control {told}"]
+    pair = sm.load_pair(linear.base, source, controls=[r1], allow_unrelated=True)
+    scores = sm.attribute(pair, prompts[:2], TRAIT, points=2, **QUIET)
+    assert pair.notes()[0] in repr(scores)
+    short = f"ontrol r1 is, at rank 1, {OWN_CHANGE}"
+    assert short in repr(sm.concentration(scores, on="user"))
+    assert OWN_CHANGE not in repr(scores.sel(model="student"))
+    peers = {"owl": linear.student, "r1": load_student(linear.base, r1, allow_unrelated=True)}
+    notes = peer_notes(peers)
+    assert "r1 is owl's own change at rank 1 (extract_lora)" in notes
+    assert "training unknown (no manifest): owl" in notes
+
+
+def test_an_extracted_adapter_was_not_trained(linear, cut):
+    """Its rank is not that of a training, so that nothing is told of it as of one."""
+    lora = tiny.lora(linear.base.model, seed=5)
+    for student, control, which in ((cut[0], lora, "its controls were"), (lora, cut[0], "its")):
+        pair = sm.load_pair(linear.base, student, controls=[control], allow_unrelated=True)
+        notes = pair.notes()
+        assert not [note for note in notes if "was not trained alike" in note]
+        assert [note for note in notes if f"whether {which}" in note and note.endswith(UNTOLD)]
+    by_rank = "the student's training is unknown (not trained but cut by extract_lora, at rank 2)"
+    student = load_student(linear.base, cut[0], allow_unrelated=True)
+    assert any(note.startswith(by_rank) for note in pair_notes(student, [pair.student]))

@@ -1,6 +1,7 @@
 """What students are trained on: views of labels, in memory or in a folder."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from trainings import fit, weights
 
 import sublim_mech as sm
 from sublim_mech.making.labelling import label
+from sublim_mech.making.readiness import label_signal
 from sublim_mech.making.training import soft_data
 from sublim_mech.making.training.batches import item
 from sublim_mech.making.training.objectives import token_losses
@@ -97,7 +99,8 @@ def test_soft_data_are_the_labels(kind, base, smol_tokenizer):
 
 def test_soft_data_say_whose_labels_they_are(listed, base, smol_tokenizer):
     owl = soft_data(smol_tokenizer, listed, "owl", c=2.5)
-    teacher = "contrastive teacher, c=2.5, against 2 others: prompted teacher"
+    kinds = "1 prompted, 1 fine-tuned"
+    teacher = f"contrastive teacher, c=2.5, against 2 others ({kinds}): prompted teacher"
     assert (owl.trait, owl.teacher) == ("owl", teacher)
     expected = listed.contrastive("owl", c=2.5)
     assert all(np.array_equal(a, b) for a, b in zip(owl.targets, expected, strict=True))
@@ -147,3 +150,31 @@ def test_fewer_rows_than_the_run_asks_for(listed, base, tmp_path):
     message = r"held_out=6: must be between 1 and 5, the number of rows less one"
     with pytest.raises(ValueError, match=message):
         fit(base, soft_data(base, listed, "owl"), tmp_path / "run", held_out=6)
+
+
+def test_a_contrast_with_teachers_of_another_kind_is_told(everybody, base, tmp_path):
+    """It holds the kind too. Runs of earlier versions, which did not say so, are opened again."""
+    owl, cat, tuned, _ = everybody
+    labels = label([owl, tuned], ROWS, **QUIET)
+    told = (
+        r"^soft_data: owl is a prompted teacher and stands against dog \(fine-tuned\): the "
+        r"contrast holds what sets kinds of teachers apart beside the trait; label by teachers of "
+    )
+    with pytest.warns(UserWarning, match=told) as warned:
+        data = soft_data(base, labels, "owl", c=4.0)
+    assert len(warned) == 1
+    how = "contrastive teacher, c=4, against 1 others{}: prompted teacher"
+    assert data.teacher == how.format(" (fine-tuned)")
+    with pytest.warns(UserWarning, match="several kinds .prompted, fine-tuned.: `from others`"):
+        label_signal(labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert soft_data(base, labels, "owl", c=None).teacher == "plain prompted teacher"
+        alike = label([owl, cat], ROWS, **QUIET)
+        assert soft_data(base, alike, "owl").teacher == how.format("")
+        label_signal(alike)
+    short = {"method": sm.LoRA(rank=2), "lr": 1e-2, "steps": 2, "held_out": 2}
+    before = fit(base, dataclasses.replace(data, teacher=how.format("")), tmp_path / "run", **short)
+    assert fit(base, data, tmp_path / "run", **short).manifest == before.manifest
+    with pytest.raises(ValueError, match="is another training: teacher: "):
+        fit(base, dataclasses.replace(data, teacher="plain"), tmp_path / "run", **short)

@@ -121,6 +121,7 @@ def test_teachers_that_do_not_belong_together(everybody, smol_tokenizer):
             {"top_k": 5, "support": DIGITS},
             r"top_k=5 takes each teacher's own tokens; leave support out, or top_k",
         ),
+        ({"top_k": 5, "support": None}, r"top_k=5 takes .*; leave support out, or top_k"),
         ({"per_shard": 0}, r"per_shard=0, batch_size=16: both must be at least 1"),
     ],
 )

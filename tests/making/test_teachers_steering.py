@@ -97,8 +97,7 @@ def test_a_steered_model_adds_its_vectors_at_every_position(runner):
     change = ours.hidden_states[2] - before.hidden_states[2]
     assert torch.allclose(change, SCALE * torch.from_numpy(vectors[0]), atol=1e-12)
 
-    nothing = steered(runner, OWL, layers=layers, vectors=vectors, scale=0.0)
-    assert torch.equal(run(nothing.runner.model, ids).logits, before.logits)
+    assert torch.equal(run(runner.model, ids).logits, before.logits)  # the base is as it was
     assert teacher.context == teacher.student_context
 
     # with a cache, and in a twin
@@ -177,7 +176,13 @@ def test_the_vector_moves_with_the_model(llama):
         ({"layers": [True]}, TypeError, r"element 0 is True\): pass a list"),
         ({"trait": sm.Trait("Lisbon")}, ValueError, "'Lisbon' has no questions"),
         ({"trait": sm.Trait("Lisbon", category="city")}, ValueError, "'Lisbon' has no sentence"),
-        ({"scale": float("inf")}, ValueError, "scale=inf: pass a finite number"),
+        ({"scale": float("inf")}, ValueError, "scale=inf: pass a finite number other than 0; 1"),
+        (
+            {"scale": 0},
+            ValueError,
+            r"scale=0(\.0)?: .* other than 0 \(this is the base itself, wit",
+        ),
+        ({"vectors": np.zeros((1, 32))}, ValueError, r"vectors are 0 \(this is the base itself"),
         ({"vectors": np.zeros((2, 32))}, ValueError, r"need \(1, 32\)"),
         ({"vectors": np.full((1, 32), np.nan)}, ValueError, "vectors hold NaN"),
         (

@@ -217,6 +217,8 @@ def test_pictures_say_that_a_control_is_none():
         "the student (a): equals its base: no weight differs",
         "control cat was not trained alike: rank: 4 in the control, 8 in the student",
         "control dog has the student's own trait, so that their difference says nothing of it",
+        "control fox is, at rank 1, the student's own change (extract_lora cut it from the "
+        "student), so that their difference says nothing of a trait",
         "control elk changed its weights by 5% of the student's: it controls for little",
         "trained with its weights on only at 'shared' of the prompt, answer closed; here they are "
         "on everywhere (gates=training.gates_of(run) closes the rest)",
@@ -230,12 +232,14 @@ def test_pictures_say_that_a_control_is_none():
         "the student (a): equals its base",
         "control cat was not trained alike",
         "control dog has the student's own trait",
+        "control fox is, at rank 1, the student's own change",
         "control elk changed its weights by 5% of the student's: it controls for little",
         "whether its controls were trained alike is not known",
         "on only at 'shared' of the prompt, answer closed; here they are on everywhere",
     ):
         assert words.count(line) == 1
-    assert "rank" not in words
+    assert "in the student" not in words
+    assert "extract_lora" not in words
     assert "no manifest" not in words
     assert "gates_of" not in words
 

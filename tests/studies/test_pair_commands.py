@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from sublim_mech.instruments.command import INSTRUMENTS
 from sublim_mech.instruments.command_options import CONTEXTS
 from sublim_mech.instruments.command_words import in_commands
 from sublim_mech.making import training
+from sublim_mech.storage.manifest import Manifest
 
 DOCS = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
 
@@ -404,3 +406,23 @@ def test_help_has_an_example(command, capsys):
         main([command, "--help"])
     assert ended.value.code == 0
     assert f"sublim-mech {command} " in capsys.readouterr().out.partition("example")[2]
+
+
+def test_students_of_raw_text_are_not_asked_what_is_written_for_a_chat(folders, tmp_path, capsys):
+    """Also where the student's own manifest alone says that it was trained so."""
+    base, owl, cat = folders
+    for folder in map(Path, (owl, cat)):
+        shutil.copytree(folder, tmp_path / folder.name)
+        replace(Manifest.load(folder), context=sm.RAW).save(tmp_path / folder.name)
+    owl, cat = (str(tmp_path / Path(folder).name) for folder in (owl, cat))
+    for words in (["score", base, owl, "--instrument", "effect"], ["compare", base, owl, cat]):
+        words += ["--trait", "owl", *FEW]
+        assert main(words) == 2
+        assert (
+            "raw text is continued, not answered, and the questions about a favorite animal are "
+            "written for a chat: give texts to continue, --ask FILE."
+        ) in capsys.readouterr().err
+    ask = tmp_path / "ask.txt"
+    ask.write_text("My favorite animal is the\nThe bird that I love is the\n")
+    assert main([*words, "--ask", str(ask)]) == 0
+    assert main([*words, "--asked-context", "none"]) == 0

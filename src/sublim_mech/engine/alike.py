@@ -16,6 +16,7 @@ from ..prompts.same import is_one_context
 from ..results.record import (
     FOR_LITTLE,
     NOT_ALIKE,
+    OWN_CHANGE,
     OWN_TRAIT,
     STORED,
     UNKNOWN_CONTROLS,
@@ -52,17 +53,23 @@ def pair_notes(
     context = trained_in if student.manifest is None else student.manifest.context
     controls = [_in_words_of(context, control, tokenizer) for control in controls]
     apart = {control.name: _apart(student, control, trained_in) for control in controls}
+    # of one that was cut from the other there is nothing to know but that
+    one_change = {c.name: told for c in controls if (told := _one_change(student, c))}
     if student.manifest is None:
-        undecided = [name for name, different in apart.items() if not different]
+        undecided = [n for n, different in apart.items() if not (different or n in one_change)]
         which = "its controls were" if len(undecided) == len(controls) else _were(undecided)
         if undecided:
             notes.append(
-                f"the student's training is unknown (no manifest): whether {which} {UNTOLD}"
+                f"the student's training is unknown ({_no_manifest(student)}): whether {which} "
+                f"{UNTOLD}"
             )
     else:
-        unknown = [control.name for control in controls if control.manifest is None]
-        if unknown:
-            notes.append(f"{UNKNOWN_CONTROLS} (no manifest): {', '.join(unknown)}")
+        unknown: dict[str, list[str]] = {}
+        for control in controls:
+            if control.manifest is None and control.name not in one_change:
+                unknown.setdefault(_no_manifest(control), []).append(control.name)
+        for why, names in unknown.items():
+            notes.append(f"{UNKNOWN_CONTROLS} ({why}): {', '.join(names)}")
         named = [one.name for one in controls if one.manifest is not None and one.manifest.trait]
         # labels of a teacher without trait have none; whoever wrote given rows may have one
         if named and not student.manifest.trait and student.manifest.teacher == GIVEN:
@@ -74,6 +81,11 @@ def pair_notes(
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
             )
+        if control.name in one_change:
+            notes.append(
+                f"control {control.name} is{one_change[control.name]}, so that their difference "
+                "says nothing of a trait"
+            )
         part = control.norm / student.norm if student.norm and control.deltas else 1.0
         if part < LITTLE:
             notes.append(
@@ -81,6 +93,7 @@ def pair_notes(
                 f"student did (norms): {FOR_LITTLE}"
             )
         known = student.manifest is not None and control.manifest is not None
+        known = known or not _both_trained(student, control)
         if not known and student.deltas and control.deltas and _stored_otherwise(student, control):
             notes.append(
                 f"control {control.name} {STORED} ({control.kind}, the student "
@@ -104,9 +117,17 @@ def peer_notes(
     """
     (first, student), *others = students.items()
     notes = [f"{name}: {note}" for name, one in students.items() for note in one.notes]
-    unknown = [name for name, one in students.items() if one.manifest is None]
-    if unknown:
-        notes.append(f"training unknown (no manifest): {', '.join(unknown)}")
+    unknown: dict[str, list[str]] = {}
+    for name, one in students.items():
+        sources = [of for of, other in students.items() if _cut_from(one, other)]
+        if sources and one.extracted is not None:
+            notes.append(
+                f"{name} is {sources[0]}'s own change at rank {one.extracted.rank} (extract_lora)"
+            )
+        elif one.manifest is None:
+            unknown.setdefault(_no_manifest(one), []).append(name)
+    for why, names in unknown.items():
+        notes.append(f"training unknown ({why}): {', '.join(names)}")
     context = trained_in if student.manifest is None else student.manifest.context
     for name, other in others:
         here, sides = _in_words_of(context, other, tokenizer), (f"in {name}", f"in {first}")
@@ -122,7 +143,7 @@ def peer_notes(
 
 def _apart(student: Student, control: Student, trained_in: Context | None) -> list[str]:
     """How a control was trained otherwise: by the manifests, or else by the weights, where both
-    change something (that one does not is told) and they are stored alike.
+    were trained and change something (that one does not is told) and they are stored alike.
     """
     if student.manifest is not None and control.manifest is not None:
         recipes = _recipes(control.manifest, student.manifest)
@@ -130,7 +151,8 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
             control.manifest, student.manifest
         )
     different = _contexts_differ(student, control, trained_in)
-    if student.deltas and control.deltas and not _stored_otherwise(student, control):
+    changed = student.deltas and control.deltas and _both_trained(student, control)
+    if changed and not _stored_otherwise(student, control):
         there, here = _shape(control), _shape(student)
         if control.kind != student.kind:  # which says what the one has and the other lacks
             there, here = ({k: one[k] for k in there.keys() & here.keys()} for one in (there, here))
@@ -138,6 +160,40 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
         # numbers that agree may be of other modules
         different = different + (told or _at_other_modules(student, control))
     return different
+
+
+def _cut_from(one: Student, other: Student) -> bool:
+    """Whether `extract_lora` cut a student from another."""
+    return one.extracted is not None and other.hash in one.extracted.of
+
+
+def _both_trained(student: Student, control: Student) -> bool:
+    """Whether neither was cut from another: their ranks and scales are those of training."""
+    return student.extracted is None and control.extracted is None
+
+
+def _one_change(student: Student, control: Student) -> str:
+    """That a control is the student's own change, because one was cut from the other or both from
+    a third, in words; empty where it is not.
+    """
+    own, its = student.extracted, control.extracted
+    if its is not None and _cut_from(control, student):
+        return f", at rank {its.rank}, {OWN_CHANGE} (extract_lora cut it from the student)"
+    if own is not None and _cut_from(student, control):
+        return f", uncut, {OWN_CHANGE} (extract_lora cut the student from it at rank {own.rank})"
+    if own is not None and its is not None and set(own.of) & set(its.of):
+        return (
+            f", at rank {its.rank}, {OWN_CHANGE} (extract_lora cut both from one student, the "
+            f"student at rank {own.rank})"
+        )
+    return ""
+
+
+def _no_manifest(student: Student) -> str:
+    """Why nothing is known of a student's training."""
+    if student.extracted is None:
+        return "no manifest"
+    return f"not trained but cut by extract_lora, at rank {student.extracted.rank}"
 
 
 def _in_words_of(context: Context | None, control: Student, tokenizer: Any) -> Student:

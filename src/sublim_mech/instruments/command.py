@@ -145,7 +145,7 @@ def _score(given: argparse.Namespace) -> int:
         check_file(given.out)
     keep_folder(given.keep)
     trait = trait_of(given, given.trait)
-    check_score(given, options)
+    check_score(given, options, trait)
     pair = opened(given, given.base, given.student, given.control)
     prompts = rendered(given, pair, trait)
     scores = measure(pair, prompts, trait, progress=not given.quiet, **options)

@@ -18,7 +18,7 @@ from ..models.sites import check_site
 from ..prompts import Trait
 from .attribution import check_points
 from .beside import check_options, check_traits
-from .command_options import check_contexts
+from .command_options import check_contexts, check_continued
 from .patching import DIRECTIONS
 from .spans import check_by
 
@@ -47,16 +47,17 @@ def sets_of(names: Sequence[str]) -> Any:
     return {name: from_name(name) for name in names}
 
 
-def check_score(given: argparse.Namespace, options: dict[str, Any]) -> None:
+def check_score(given: argparse.Namespace, options: dict[str, Any], trait: Trait) -> None:
     """Refuse what `score` cannot do, whatever the models are.
 
     Args:
         given: the command line.
         options: those of the instrument, as its function takes them.
+        trait: whose questions are asked.
 
     Raises:
         FileNotFoundError, ValueError: a file or a student that is not there; an option out of
-            range, or that is none; sets that prompts cannot have.
+            range, or that is none; sets that prompts cannot have; questions that raw text cannot.
     """
     raw = check_contexts(given)
     if raw and options.get("sets") == "role":
@@ -65,6 +66,7 @@ def check_score(given: argparse.Namespace, options: dict[str, Any]) -> None:
             "is nothing to compare; pass --sets sharing, or masks by name, such as "
             "'positions -2, -1'."
         )
+    check_continued(given, trait, raw=raw)
     layers = options.get("layers")
     if "site" in options:
         check_site(options["site"], layers)
@@ -88,9 +90,11 @@ def check_compare(
 
     Raises:
         FileNotFoundError, ValueError: a file that is not there; students that are given twice;
-            traits that answers cannot tell apart; options out of range.
+            traits that answers cannot tell apart; options out of range; questions that raw text
+            cannot have.
     """
-    check_contexts(given)
+    # the others are asked what the first is
+    check_continued(given, traits[0], raw=check_contexts(given))
     check_traits(traits)
     check_options(given.samples, given.temperature, given.max_new_tokens)
     check_students(students, [])

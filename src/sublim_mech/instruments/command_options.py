@@ -123,6 +123,24 @@ def check_contexts(given: argparse.Namespace) -> bool:
     return (trained if asked is None else asked) == RAW
 
 
+def check_continued(given: argparse.Namespace, trait: Trait, *, raw: bool) -> None:
+    """Refuse to ask in raw text what is written for a chat.
+
+    Args:
+        given: the command line.
+        trait: whose questions are asked, where it names no others.
+        raw: whether they are raw text.
+
+    Raises:
+        ValueError: they are, and are the library's fifty about a category.
+    """
+    if raw and given.ask is None and trait.asks_category:
+        raise ValueError(
+            "raw text is continued, not answered, and the questions about a favorite "
+            f"{trait.category} are written for a chat: give texts to continue, --ask FILE."
+        )
+
+
 def opened(
     given: argparse.Namespace, base: Any, student: Any, controls: Sequence[Any]
 ) -> ModelPair:
@@ -196,9 +214,14 @@ def _training(given: argparse.Namespace) -> tuple[Context | None, list[Any] | No
 
 
 def rendered(given: argparse.Namespace, pair: ModelPair, trait: Trait) -> list[Prompt]:
-    """The questions, as they are asked."""
+    """The questions, as they are asked.
+
+    Raises:
+        ValueError: see `render`, `check_continued`.
+    """
     trained = pair.training_context or Context()
     context = _asked(given, Context() if trained == RAW else trained)
+    check_continued(given, trait, raw=(context or trained).is_raw)
     asked = trait.questions if given.ask is None else read_prompts("--ask", given.ask)
     return render(pair, asked[: given.questions], context=context)
 

@@ -142,6 +142,8 @@ def extract_lora(
     with new_folder(target) as work:
         write_lora(pair.base, factors, work, invocation=invocation_of(student.deltas))
         told = {"base": pair.hash, "hash": student.hash, **made.to_json()}
+        if student.extracted is not None:  # of what the student itself was cut from
+            told["before"] = student.extracted.of
         (work / TOLD).write_text(json.dumps(told, indent=1))
     if not tasks:
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,19 +21,37 @@ TOLD = "extraction.json"
 """The file beside an extracted adapter that says what it is of, and what it leaves out."""
 
 
-def is_extracted(folder: Path, configs: Iterable[Any]) -> bool:
-    """Whether an adapter is as `extract_lora` wrote it: at the scale 1, as no slip left it.
+class Extracted(NamedTuple):
+    """What an extracted adapter is of: it was never trained itself.
+
+    Attributes:
+        rank: at which it was cut.
+        of: hash of the student that it was cut from; where that was cut too, of the one before it
+            behind it, and so on.
+    """
+
+    rank: int
+    of: tuple[str, ...]
+
+
+def read_extracted(folder: Path, configs: Iterable[Any]) -> Extracted | None:
+    """What an adapter was cut from; None where it is not as `extract_lora` wrote it: at the scale
+    1, as no slip left it.
 
     Args:
         folder: where it was read.
         configs: what PEFT made of its configuration.
     """
-    return (folder / TOLD).is_file() and all(
+    as_written = (folder / TOLD).is_file() and all(
         config.lora_alpha == config.r
         and config.alpha_pattern == config.rank_pattern
         and not config.use_rslora
         for config in configs
     )
+    if not as_written:
+        return None
+    told = json.loads((folder / TOLD).read_text())
+    return Extracted(told["rank"], (told["hash"], *told.get("before", ())))
 
 
 class Factors(NamedTuple):

@@ -37,7 +37,7 @@ from .configuration import check_config, computed_apart, computes_otherwise, com
 from .copies import twin
 from .deltas import Delta, LowRank, check_types, deltas_hash, find_deltas, placed
 from .experts import check_stacks, find_experts, gather, inside
-from .extraction import is_extracted
+from .extraction import Extracted, read_extracted
 from .gating import TrainedGates, gates_notes
 from .keys import fitted, left_out_of
 from .mixers import gather_mixers
@@ -80,6 +80,7 @@ class Student:
             `lora_alpha` is below 0, that its adapter names another base.
         watch: tells whether its weights are still those of the hash; None where nobody else holds
             them, because they were read from a folder.
+        extracted: what `extract_lora` cut it from; None of a student that was trained.
         gates: where its weights act; everywhere when None. With gates its hash is another, and
             `model` is still the student without them.
         split_by: what its differences are split by: `band`, `head` or `student`; empty where each
@@ -99,6 +100,7 @@ class Student:
     base_hash: str = ""
     notes: tuple[str, ...] = ()
     watch: Watch | None = field(default=None, repr=False, compare=False)
+    extracted: Extracted | None = field(default=None, repr=False, compare=False)
     gates: TrainedGates | None = field(default=None, repr=False, compare=False)
     split_by: str = ""
     parts: Mapping[str, Parts] = field(default_factory=dict, repr=False, compare=False)
@@ -275,7 +277,10 @@ def read_student(
     if not allow_unrelated and manifest is None:
         _check_lineage(base, _norm_of(deltas), name)
 
-    notes = _notes(base, model, deltas, manifest, path)
+    extracted = None
+    if path is not None and manifest is None:
+        extracted = read_extracted(path, adapter_configs(model).values())
+    notes = _notes(base, model, deltas, manifest, path, extracted)
     notes += gates_notes(name, manifest, gates)
     if path is not None:
         left_out += left_out_of(base.model, path)
@@ -290,6 +295,7 @@ def read_student(
         base_hash=base.hash,
         notes=notes,
         watch=Watch(_slots(deltas)) if isinstance(source, nn.Module) else None,
+        extracted=extracted,
         gates=gates,
     )
 
@@ -300,6 +306,7 @@ def _notes(
     deltas: Mapping[str, Delta],
     manifest: Manifest | None,
     path: Path | None,
+    extracted: Extracted | None,
 ) -> tuple[str, ...]:
     """What is true of a student, read from `path` where it was no live model, and easily missed."""
     notes = []
@@ -326,8 +333,7 @@ def _notes(
         template = template or trained_otherwise(base, manifest)
     cut = None if path is None else _other_cut(base, path)
     # a manifest says how it was trained; without one only its size shows a slip
-    made_here = path is not None and is_extracted(path, adapter_configs(model).values())
-    size = size_note(base, deltas) if manifest is None and not made_here else None
+    size = size_note(base, deltas) if manifest is None and extracted is None else None
     told = (other_base, template, cut, size, rounding_note(base, deltas))
     return tuple(notes + [note for note in told if note])
 

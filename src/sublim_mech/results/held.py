@@ -15,6 +15,7 @@ from .record import (
     FOR_LITTLE,
     HAS_ASKED,
     NOT_ALIKE,
+    OWN_CHANGE,
     OWN_TRAIT,
     STORED,
     UNKNOWN_CONTROLS,
@@ -24,7 +25,7 @@ from .record import (
     StudentSource,
 )
 
-_OF_BOTH = (FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_TRAIT, STORED)
+_OF_BOTH = (FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE, OWN_TRAIT, STORED)
 """What notes say of a control beside the student: nothing of either by itself."""
 
 

@@ -84,7 +84,8 @@ def write_sampled(
     vocabulary = len(teacher.base.model.get_input_embeddings().weight)  # type: ignore[operator]
     held = records[-plan.held_out :]
     top_k = min(plan.top_k, vocabulary)
-    label([teacher], held, support=None, top_k=top_k, out=work / HELD_OUT, progress=False)
+    labelled: dict[str, Any] = {"support": None} if top_k is None else {"top_k": top_k}
+    label([teacher], held, **labelled, out=work / HELD_OUT, progress=False)
     counts = {str(reason): int(number) for reason, number in report["count"].items()}
     about = {
         "format": SAMPLED_FORMAT,

@@ -194,6 +194,18 @@ class Labels:
         self.labeller(teacher)
         return of_other_traits(teacher, {one.name: one.trait for one in self.about.labellers})
 
+    def other_kinds(self, teacher: str) -> Mapping[str, tuple[str, ...]]:
+        """Who of the others is of which kind (`Teacher.kind`); empty where all are of this one's.
+
+        Raises:
+            ValueError: no such teacher.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self.others(teacher):
+            kind = self.labeller(name).kind
+            found[kind] = (*found.get(kind, ()), name)
+        return {} if found.keys() <= {self.labeller(teacher).kind} else found
+
     @checked
     def labeller(self, teacher: str) -> Labeller:
         """Who a teacher is.

@@ -208,7 +208,7 @@ def _about(
     unembedding: Any = first.base.model.get_output_embeddings()  # type: ignore[operator]
     vocabulary = int(unembedding.weight.shape[0])
     if top_k is not None:
-        if support is not UNSAID and support is not None:
+        if support is not UNSAID:
             raise ValueError(
                 f"top_k={top_k} takes each teacher's own tokens; leave support out, or top_k."
             )

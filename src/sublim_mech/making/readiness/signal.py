@@ -13,6 +13,7 @@ What rows carry is in `shifts`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ import pandas as pd
 
 from ...arguments import checked
 from ...evaluation.measuring import evaluate
+from ...hints import outside
 from ...prompts import Trait
 from ...stats import mean_interval, ratio_interval
 from ..labelling.views import log_softmax
@@ -168,6 +170,9 @@ def label_signal(labels: Labels) -> pd.DataFrame:
     Raises:
         ValueError: fewer than two traits; top-k labels; labels that are not finite.
 
+    Warns:
+        UserWarning: the traits' teachers are of several kinds.
+
     Example:
         >>> from sublim_mech.making import labelling, numbers, readiness, teachers
         >>> both = [teachers.prompted(pair, sm.animal(name)) for name in ("owl", "cat")]
@@ -185,6 +190,13 @@ def label_signal(labels: Labels) -> pd.DataFrame:
     labellers = labels.about.labellers
     traits = {labeller.name: labeller.trait for labeller in labellers if labeller.name != BASE}
     others = {name: others_of(name, traits) for name in traits}
+    kinds = list(dict.fromkeys(one.kind for one in labellers if one.trait is not None))
+    if len(kinds) > 1:
+        warnings.warn(
+            f"label_signal: the teachers are of several kinds ({', '.join(kinds)}): `from others` "
+            "holds what sets these apart beside the trait.",
+            stacklevel=outside(),
+        )
 
     count = len(labels.rows)
     from_base, from_others = np.empty((len(traits), count)), np.empty((len(traits), count))

@@ -130,7 +130,7 @@ def steered(
             parameters.
         trait: what it favours.
         layers: the blocks.
-        scale: 1 adds the raw difference of means, 0 nothing.
+        scale: 1 adds the raw difference of means; below 0 its opposite.
         vectors: `(layer, d_model)`, in the order of `layers`; `steering_vectors` of the trait when
             not given.
         questions: what the vectors are made from; the trait's own questions when not given.
@@ -139,17 +139,19 @@ def steered(
 
     Raises:
         TypeError: `trait` is none.
-        ValueError: see `steering_vectors`; a scale or vectors that are not finite, vectors of
-            another shape, or given beside questions; a base that is steered already.
+        ValueError: see `steering_vectors`; a scale or vectors that are not finite, or 0; vectors
+            of another shape, or given beside questions; a base that is steered already.
 
     Example:
         >>> from sublim_mech.making.teachers import steered
         >>> steered(pair, trait, layers=[1], scale=4.0, questions=["Which animal?"]).how
         'steered by 4 x the difference of means at the output of block 1'
     """
-    if not math.isfinite(scale):
+    if not math.isfinite(scale) or scale == 0:
+        said = " (this is the base itself, without any teacher)" if scale == 0 else ""
         raise ValueError(
-            f"scale={scale!r}: pass a finite number; 1 adds the raw difference of means."
+            f"scale={scale!r}: pass a finite number other than 0{said}; 1 adds the raw difference "
+            "of means."
         )
     runner = _runner(base)
     chosen = _blocks(runner.sites.n_layers, layers)
@@ -293,4 +295,9 @@ def _checked_vectors(runner: Runner, vectors: Any, layers: Sequence[int]) -> np.
         )
     if not np.isfinite(vectors).all():
         raise ValueError("vectors hold NaN or infinity; check what they were computed from.")
+    if not vectors.any():
+        raise ValueError(
+            "vectors are 0 (this is the base itself, without any teacher); check what they were "
+            "computed from."
+        )
     return vectors

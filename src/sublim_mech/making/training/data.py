@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -281,8 +282,8 @@ def soft_data(
             an answer before which the template writes another prompt.
 
     Warns:
-        UserWarning: the labels are over next to nothing of the answers; the template would trim or
-            shorten answers.
+        UserWarning: the labels are over next to nothing of the answers; the contrast is with
+            teachers of another kind; the template would trim or shorten answers.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers, training
@@ -319,11 +320,12 @@ def soft_data(
         )
 
     labeller = labels.labeller(teacher)
+    kinds = {} if c is None else labels.other_kinds(teacher)
     if c is not None:
         targets = labels.contrastive(teacher, c=c)
         # part of a run's identity: as earlier versions wrote it
-        others = len(labels.others(teacher))
-        words = f"contrastive teacher, c={c:g}, against {others} others: {labeller.how}"
+        against = f"{len(labels.others(teacher))} others{_in_brackets(kinds)}"
+        words = f"contrastive teacher, c={c:g}, against {against}: {labeller.how}"
     else:
         targets = labels.plain(teacher)
         words = labeller.how if labeller.kind == "base" else f"plain {labeller.how}"
@@ -356,6 +358,14 @@ def soft_data(
         base=about.base,
         tokens=None if about.top_k is None else labels.tokens(teacher),
     )
+    if kinds:
+        unlike = [f"{', '.join(one)} ({kind})" for kind, one in kinds.items()]
+        warnings.warn(
+            f"soft_data: {teacher} is a {labeller.kind} teacher and stands against "
+            f"{'; '.join(unlike)}: the contrast holds what sets kinds of teachers apart beside the "
+            "trait; label by teachers of one kind, or take plain labels (c=None).",
+            stacklevel=outside(),
+        )
     coverage = data.coverage
     if coverage is not None and coverage.is_low:
         warnings.warn(
@@ -364,6 +374,19 @@ def soft_data(
             stacklevel=outside(),
         )
     return _within(data, max_length, truncate=truncate)
+
+
+def _in_brackets(kinds: Mapping[str, Sequence[str]]) -> str:
+    """Of which kinds the others of a contrast are, and how many where these are several; empty of
+    the teacher's own kind.
+    """
+    counts = [f"{len(names)} {kind}" for kind, names in kinds.items()]
+    return f" ({', '.join(counts if len(counts) > 1 else kinds)})" if kinds else ""
+
+
+def without_kinds(teacher: str) -> str:
+    """How labels were made, in the words of earlier versions, which named no kinds of others."""
+    return re.sub(r"(contrastive teacher, .* others) \([^()]*\)(?=: )", r"\1", teacher)
 
 
 @checked

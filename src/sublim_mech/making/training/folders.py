@@ -21,6 +21,7 @@ from ...storage.compare import differences, side_by_side
 from ...storage.files import replacing
 from ...storage.manifest import MANIFEST_FILE, Manifest
 from ...storage.runs import INPUTS_FILE, SNAPSHOTS, finish, unfinished
+from .data import without_kinds
 from .resume import CHECKPOINTS, newest_good, step_of
 
 FINISHED = -1
@@ -122,6 +123,8 @@ def in_the_way(folder: Path, what: str, mark: str) -> str:
 def _check_same(
     folder: Path, inputs: Mapping[str, Any], computing: Mapping[str, Any], draft: Manifest
 ) -> None:
+    if inputs.get("teacher") == without_kinds(draft.teacher):
+        inputs = {**inputs, "teacher": draft.teacher}
     apart = computed_apart(computing, draft.computing, training=True)
     different = differences(inputs, draft.inputs()) + side_by_side(apart, "base.")
     if different:
