@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -281,6 +282,14 @@ def own_changes(pair):
     return [
         note.removesuffix(", so that their difference says nothing of a trait") for note in told
     ]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rank": "two", "hash": "a"}'])
+def test_a_damaged_file_on_what_was_extracted_is_named(text, linear, cut, tmp_path):
+    folder = shutil.copytree(cut[0], tmp_path / "cut")
+    (folder / "extraction.json").write_text(text)
+    with pytest.raises(ValueError, match=r"student='.*cut': extraction\.json .*copy it again"):
+        load_student(linear.base, folder, allow_unrelated=True)
 
 
 def test_a_control_that_is_the_students_own_change_is_told(linear, cut, prompts):

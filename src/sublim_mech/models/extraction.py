@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .adapters import matched
+from .adapters import matched, read_config
 from .base import Base
 from .compat import inside_peft, quiet_transformers
 from .copies import share
@@ -41,6 +40,9 @@ def read_extracted(folder: Path, configs: Iterable[Any]) -> Extracted | None:
     Args:
         folder: where it was read.
         configs: what PEFT made of its configuration.
+
+    Raises:
+        ValueError: the file that says it is damaged.
     """
     as_written = (folder / TOLD).is_file() and all(
         config.lora_alpha == config.r
@@ -50,8 +52,14 @@ def read_extracted(folder: Path, configs: Iterable[Any]) -> Extracted | None:
     )
     if not as_written:
         return None
-    told = json.loads((folder / TOLD).read_text())
-    return Extracted(told["rank"], (told["hash"], *told.get("before", ())))
+    told = read_config(folder / TOLD)
+    try:
+        return Extracted(int(told["rank"]), (str(told["hash"]), *told.get("before", ())))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"student={str(folder)!r}: {TOLD} does not say of what the adapter is ({error!r}); copy "
+            "it again, or take that file away."
+        ) from error
 
 
 class Factors(NamedTuple):
