@@ -57,8 +57,8 @@ def read_extracted(folder: Path, configs: Iterable[Any]) -> Extracted | None:
         return Extracted(int(told["rank"]), (str(told["hash"]), *told.get("before", ())))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"student={str(folder)!r}: {TOLD} does not say of what the adapter is ({error!r}); copy "
-            "it again, or take that file away."
+            f"student={str(folder)!r}: {TOLD} does not say of what the adapter is ({error!r}); "
+            "copy it again, or take that file away."
         ) from error
 
 

@@ -194,6 +194,7 @@ class Labels:
         self.labeller(teacher)
         return of_other_traits(teacher, {one.name: one.trait for one in self.about.labellers})
 
+    @checked
     def other_kinds(self, teacher: str) -> Mapping[str, tuple[str, ...]]:
         """Who of the others is of which kind (`Teacher.kind`); empty where all are of this one's.
 
