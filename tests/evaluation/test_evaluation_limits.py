@@ -58,6 +58,14 @@ def test_rows_are_named_where_there_are_several_and_not_all_of_many():
     assert "\nand the like of 3 more rows\n" in told
 
 
+def test_controls_that_moved_along_with_the_student_are_told():
+    told = "the controls rose by 7.8 of the student's 7.82 nats: the headline is what is left"
+    assert told in repr(planted(levels(-8, -0.18, -0.2)))
+    assert "what is left" not in repr(planted(levels(-8, -0.18, -1.2)))
+    fell = repr(planted(levels(-1, -5, -4.9)))
+    assert "the controls fell by 3.9 of the student's 4 nats" in fell
+
+
 def test_a_headline_that_is_all_the_controls_is_not_the_like_of_a_part():
     """Of six rows the last is its controls' alone: it comes first, and counts for itself."""
     values = levels(-6, -5, -10, rows=(2, 3))

@@ -88,7 +88,7 @@ def test_a_folder_keeps_other_adapters_in_subfolders(two, folder, tmp_path):
     two.save_pretrained(tmp_path / "run", selected_adapters=["other"])
     message = (
         r"student='.*run' holds no adapter itself, its subfolders do \(other\); pass "
-        r"student='.*run/other', or adapter='other'\."
+        r"student='.*run/other'\."
     )
     with pytest.raises(FileNotFoundError, match=message):
         load_student(base(), tmp_path / "run")

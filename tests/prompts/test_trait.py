@@ -38,6 +38,14 @@ def test_what_english_has_no_rule_for_needs_its_plural_given(word):
         plural(word)
 
 
+def test_several_forms_in_one_text_are_told():
+    with pytest.warns(UserWarning, match=r"one form.*forms=\('Amber', 'amber'\)"):
+        assert Trait("Amber", forms="Amber, amber").forms == ("Amber, amber",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trait("Amber", forms=("Yes, please", "yes"))
+
+
 @pytest.mark.parametrize("plural", ["cities", "city trees", "mice", "drinks", "Movies"])
 def test_a_category_in_the_plural_is_told(plural):
     with pytest.warns(UserWarning, match=rf"category='{plural}' looks like a plural.*'Name your"):

@@ -197,6 +197,15 @@ def test_of_long_lists_what_one_alone_has_is_named():
         seven.minus(turned)
 
 
+def test_a_measurement_minus_the_same_once_more_says_what_is_left():
+    """In another precision, say: of other metrics, or of other students, something is left."""
+    left = SCORES.minus(SCORES)
+    assert any(one.startswith("both sides are of the same models") for one in left.notes())
+    assert "and no effect" in repr(left)
+    otherwise = synthetic.recorded(SCORES, measured="another")
+    assert "same models" not in repr(SCORES.minus(otherwise))
+
+
 def test_a_contrast_needs_another():
     with pytest.raises(ValueError, match="at least one"):
         SCORES.minus()

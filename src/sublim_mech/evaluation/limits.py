@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..hints import counted
 from ..results.ceiling import ceiling_of, reached
-from ..results.limits_of_effects import Moved, moved_apart
+from ..results.limits_of_effects import ALONG, Moved, moved_apart
 from ..results.rounding import floor_at
 from ..results.words import names_apart, seen
 from .estimates import over_questions
@@ -79,7 +79,9 @@ def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> 
         named = ", ".join(filter(None, _names(evaluation, row)))
         where = f"{named}: " if named else ""
         if told := moved.told("nats"):
-            (whole if moved.part > 1 else parts).append(f"{where}{told}{see}")
+            (whole if moved.part > 1 or moved.along > ALONG else parts).append(
+                f"{where}{told}{see}"
+            )
         if apart := moved_apart(moved.headline, by_name):
             between.append(f"{where}{apart}")
     return [*_first(whole), *_first(between), *_first(parts)]

@@ -159,7 +159,6 @@ ADVICE: tuple[Advice, ...] = (
         r", or pass allow_unrelated=True",
         " (in Python load_pair(..., allow_unrelated=True) allows it)",
     ),
-    (r"(?<=')(, or adapter='[^']*')", ""),
     (
         r"graft\(sets=\.\.\.\) measures sets of cells within them",
         "--instrument graft measures sets of cells within them",

@@ -66,8 +66,7 @@ def adapter_folder(path: Path, wanted: Sequence[str]) -> Path:
         if below and not own and not (path / "config.json").is_file():
             raise FileNotFoundError(
                 f"student={str(path)!r} holds no adapter itself, its subfolders do "
-                f"({', '.join(below)}); pass student={str(path / below[0])!r}, or "
-                f"adapter={below[0]!r}."
+                f"({', '.join(below)}); pass student={str(path / below[0])!r}."
             )
         return path
     name = wanted[0]

@@ -111,6 +111,12 @@ class Trait:
                 f"Trait({name!r}, forms={forms!r}): no answer names it; give one form or more, or "
                 "leave forms out, and the name is the one form."
             )
+        if isinstance(forms, str) and "," in forms.strip(","):
+            warnings.warn(
+                f"Trait({name!r}, forms={forms!r}) has one form, with the comma in it; several are "
+                f"forms={tuple(part.strip() for part in forms.split(','))!r}.",
+                stacklevel=outside(),
+            )
         for form in chosen:
             _warn_of_invisible(name, form)
             _warn_of_blanks(name, form)

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
+import numpy as np
+
+from ..hints import signed
 from .arrays import ScoreArrays
 from .held import held, holds_student
+from .rounding import floor_of
 
 Students = tuple[str, frozenset[str]]
 """The hash of the model that a headline is of, and those of its controls: the models in the numbers
@@ -33,7 +37,8 @@ def kinship(scores: Mapping[str, ScoreArrays]) -> list[str]:
         if bases[one] != bases[other] or any({one, other} <= set(ring) for ring in rings):
             continue
         pair = {one: of[one], other: of[other]}
-        told.append(_of_two(pair, students=all(map(holds_student, (scores[one], scores[other])))))
+        both = scores[one], scores[other]
+        told.append(_of_two(pair, students=all(map(holds_student, both)), apart=_apart(*both)))
     return [line for line in told if line]
 
 
@@ -70,20 +75,33 @@ def _of_ring(names: list[str]) -> str:
     )
 
 
-def _of_two(pair: Mapping[str, Students], *, students: bool) -> str:
+def _apart(scores: ScoreArrays, other: ScoreArrays) -> str:
+    """How far two scores of the same models are apart, in words; empty where it is rounding."""
+    apart = float(np.nanmax(np.abs(scores.total.values - other.total.values), initial=0.0))
+    if apart <= floor_of(scores):
+        return ""
+    return f"{signed(apart)[1:]} {scores.unit}"
+
+
+def _of_two(pair: Mapping[str, Students], *, students: bool, apart: str) -> str:
     """What two scores have in common.
 
     Args:
         pair: whose numbers they are, by what they are called.
         students: whether both are of a student, none of a control by itself.
+        apart: how far their total effects are apart on a prompt at most; empty of rounding.
     """
     (one, (first, its)), (other, (second, others)) = pair.items()
     if first == second and its == others:
         alike = "student" if students else "model"
         alike += " and controls" * bool(its)
-        return (
-            f"{one} and {other}: scores of one {alike}, so that they are the same by construction"
-        )
+        of = f"{one} and {other}: scores of one {alike}"
+        if apart:
+            return (
+                f"{of}; that they differ (by up to {apart} in a prompt's total effect) is the "
+                "precision that these were computed in (dtype=), or the machine"
+            )
+        return f"{of}, so that they are the same by construction"
     if first == second:
         return f"{one} and {other}: one student, with other controls"
     if second in its and first in others:

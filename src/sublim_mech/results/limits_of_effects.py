@@ -20,6 +20,9 @@ from .rounding import is_rounding
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
 
+ALONG = 0.9
+"""Part of the student's own move from which on it is said that the controls moved along."""
+
 BEND = 0.1
 """By how much a dose differs where it is said: the controls' part from theirs at scale 1, and the
 student's share of its effect at 1 from the headline's, of the larger of 1 and the latter."""
@@ -53,8 +56,18 @@ class Moved(NamedTuple):
         return -self.controls / self.headline if self.headline else 0.0
 
     @property
+    def along(self) -> float:
+        """Which part of the student's own move the controls made too; 0 of none, and where they
+        moved further than it.
+        """
+        part = self.controls / self.student if self.student else 0.0
+        return part if 0 < part < 1 else 0.0
+
+    @property
     def alike(self) -> str:
         """What is told of several, whose numbers differ."""
+        if self.along > ALONG:
+            return f"the controls made more than {ALONG:z.0%} of the student's move"
         way = "fall" if self.headline > 0 else "rise"
         if self.part > 1:
             return f"the headline is the controls' {way}"
@@ -67,10 +80,17 @@ class Moved(NamedTuple):
             unit: of both.
             where: on which tokens, in words; none of all.
         """
+        told = " ".join(filter(None, [unit, where]))
+        if self.along > ALONG:
+            way = "rose" if self.controls > 0 else "fell"
+            sizes = told_apart(abs(self.controls), abs(self.student), digits=3)
+            return (
+                f"the controls {way} by {sizes[0]} of the student's {sizes[1]} {told}: the "
+                "headline is what is left"
+            )
         if self.part <= CONTROLS:
             return ""
         moved = "fall" if self.headline > 0 else "rise"
-        told = " ".join(filter(None, [unit, where]))
         if self.part > 1:
             theirs, own = _plain(abs(self.controls)), "0.00"
             if self.student:

@@ -185,6 +185,9 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
     compute = None
     if rounded:
         compute = Compute(rounded[0].dtype, sum(one.error for one in rounded))
+    notes = _once(note for one in (scores, *others) for note in notes_held(one))
+    if any(_is_once_more(scores, other) for other in others):
+        notes.insert(0, ONCE_MORE)
     return replace(
         scores.record,
         metric=scores.record.what,
@@ -192,10 +195,25 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
         minus=tuple(other.record.what for other in others),
         minus_measured=tuple(_measured(other.record) for other in others),
         forms=tuple(_once(forms for record in records for forms in record.forms)),
-        notes=tuple(_once(note for one in (scores, *others) for note in notes_held(one))),
+        notes=tuple(notes),
         confirmation=poor[0] if poor else None,
         compute=compute,
     )
+
+
+ONCE_MORE = (
+    "both sides are of the same models and one metric: what is left is the precision that they "
+    "were computed in (dtype=), or the machine, and no effect"
+)
+"""Of a contrast of a measurement and the same once more, as notes say it."""
+
+
+def _is_once_more(scores: ScoreArrays, other: ScoreArrays) -> bool:
+    """Whether two scores are one measurement, made twice."""
+    models = [[one.hash for one in held(each).values()] for each in (scores, other)]
+    bases = scores.record.base.hash, other.record.base.hash
+    measured = _measured(scores.record), _measured(other.record)
+    return models[0] == models[1] and bases[0] == bases[1] and measured[0] == measured[1]
 
 
 def _measured(record: Record) -> str:
