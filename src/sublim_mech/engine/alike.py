@@ -64,12 +64,8 @@ def pair_notes(
                 f"{UNTOLD}"
             )
     else:
-        unknown: dict[str, list[str]] = {}
-        for control in controls:
-            if control.manifest is None and control.name not in one_change:
-                unknown.setdefault(_no_manifest(control), []).append(control.name)
-        for why, names in unknown.items():
-            notes.append(f"{UNKNOWN_CONTROLS} ({why}): {', '.join(names)}")
+        unknown = {c.name: c for c in controls if c.manifest is None and c.name not in one_change}
+        notes += [f"{UNKNOWN_CONTROLS} {names}" for names in _by_reason(unknown)]
         named = [one.name for one in controls if one.manifest is not None and one.manifest.trait]
         # labels of a teacher without trait have none; whoever wrote given rows may have one
         if named and not student.manifest.trait and student.manifest.teacher == GIVEN:
@@ -117,7 +113,7 @@ def peer_notes(
     """
     (first, student), *others = students.items()
     notes = [f"{name}: {note}" for name, one in students.items() for note in one.notes]
-    unknown: dict[str, list[str]] = {}
+    unknown = {}
     for name, one in students.items():
         sources = [of for of, other in students.items() if _cut_from(one, other)]
         if sources and one.extracted is not None:
@@ -125,9 +121,8 @@ def peer_notes(
                 f"{name} is {sources[0]}'s own change at rank {one.extracted.rank} (extract_lora)"
             )
         elif one.manifest is None:
-            unknown.setdefault(_no_manifest(one), []).append(name)
-    for why, names in unknown.items():
-        notes.append(f"training unknown ({why}): {', '.join(names)}")
+            unknown[name] = one
+    notes += [f"training unknown {names}" for names in _by_reason(unknown)]
     context = trained_in if student.manifest is None else student.manifest.context
     for name, other in others:
         here, sides = _in_words_of(context, other, tokenizer), (f"in {name}", f"in {first}")
@@ -187,6 +182,14 @@ def _one_change(student: Student, control: Student) -> str:
             f"student at rank {own.rank})"
         )
     return ""
+
+
+def _by_reason(unknown: Mapping[str, Student]) -> list[str]:
+    """Students of whose training nothing is known, those of one reason in one text."""
+    why: dict[str, list[str]] = {}
+    for name, student in unknown.items():
+        why.setdefault(_no_manifest(student), []).append(name)
+    return [f"({reason}): {', '.join(names)}" for reason, names in why.items()]
 
 
 def _no_manifest(student: Student) -> str:

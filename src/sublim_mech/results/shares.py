@@ -492,12 +492,11 @@ def _read_with(scores: ScoreArrays) -> list[str]:
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
     told += voided(scores)
-    told += [note for note in scores.record.notes if OTHER_TRAIT in note]
     told += [note for note in scores.record.notes if any(one in note for one in _TO_READ)]
     return [line for line in told if line]
 
 
-_TO_READ = (LEARNT, ONE_VALUE, OTHER_MARKS)
+_TO_READ = (OTHER_TRAIT, LEARNT, ONE_VALUE, OTHER_MARKS)
 """What notes hold that belong to a share."""
 
 _TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")
