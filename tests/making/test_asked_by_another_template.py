@@ -142,3 +142,11 @@ def test_a_template_that_refuses_the_training_context(bases, runs):
     pair = sm.load_pair(bases["none"], runs["owl", "plain"])
     assert told(pair, template=refusing + THIRD)[0] == [OF_TRAINING]
     assert told(pair, template=refusing + PLAIN)[0] == []
+
+
+def test_a_mark_that_no_training_prompt_holds_is_of_another_template(bases, runs):
+    """Where the training's frame ends with the turn, in which the other template writes on."""
+    pair = sm.load_pair(bases["none"], runs["owl", "plain"])
+    marked = PLAIN.replace("'Question: '", "'Question: \u2603 '")
+    assert told(pair, template=marked)[0] == [OF_TRAINING]
+    assert told(pair, template=PLAIN)[0] == []
