@@ -24,7 +24,7 @@ MADE = {
     "method": {"rank": 4, "alpha": 8, "store": "float32"},
     "teacher": "prompted teacher of owl",
     "objective": "forward KL on support",
-    "data": {"hash": "a", "rows": 480, "held_out": 48, "support": [1, 2]},
+    "data": {"rows": 480, "held_out": 48, "support": [1, 2]},
     "optimiser": {"lr": 1e-3, "steps": 60},
     "seeds": {"init": 0},
     "results": {"steps": 60, "held_out": [2, 1]},
@@ -32,10 +32,11 @@ MADE = {
 
 
 def run(path, seed, **changes):
-    """A run's folder."""
-    alpha = {**MADE, **changes}["method"]["alpha"]
-    saved(tiny.lora(model(), seed=seed, lora_alpha=alpha), path)
-    manifest(base(), **{**MADE, **changes, "weights": weight_sums(path)}).save(path)
+    """A run's folder, of rows that are its trait's own."""
+    made = {"trait": "owl", **MADE, **changes}
+    saved(tiny.lora(model(), seed=seed, lora_alpha=made["method"]["alpha"]), path)
+    made["data"] = {"hash": f"rows of {made['trait']}", **made["data"]}
+    manifest(base(), **{**made, "weights": weight_sums(path)}).save(path)
     return path
 
 
@@ -130,6 +131,29 @@ def test_a_control_of_the_students_own_trait_is_told(tmp_path):
     control = load_student(base(), run(tmp_path / "OWL", 2, trait="OWL"), name="owl again")
     notes = load_pair(base(), tmp_path / "owl", controls=[control]).notes()
     assert any(one.startswith("control owl again has the student's own trait") for one in notes)
+
+
+def test_a_control_of_the_students_own_data_is_told(tmp_path):
+    """Whose trait has no name, or another one: with the same answers both learn the same."""
+    given = {"teacher": "given rows", "data": {**MADE["data"], "hash": "these rows"}}
+    own = run(tmp_path / "own", 1, trait="", **given)
+    again = run(tmp_path / "again", 2, trait="", seeds={"init": 1}, **given)
+    told = "control again was trained on the student's own rows and answers, so that their"
+    (note,) = load_pair(base(), own, controls=[again]).notes()
+    assert note == f"{told} difference says nothing of what these teach"
+    other = run(tmp_path / "other", 2, trait="", seeds={"init": 1}, teacher="given rows")
+    assert not load_pair(base(), own, controls=[other]).notes()
+    # by another recipe, of which the difference does tell something, both are said
+    longer = run(tmp_path / "longer", 3, trait="", results={"steps": 90}, **given)
+    mine, recipe = load_pair(base(), own, controls=[longer]).notes()
+    assert mine.startswith("control longer was trained on the student's own rows")
+    assert recipe.startswith("control longer was not trained alike: steps: 90")
+    # the name of the trait says it already
+    named = run(tmp_path / "owl", 4, **given), run(tmp_path / "OWL", 5, trait="OWL", **given)
+    (note,) = load_pair(base(), named[0], controls=[named[1]]).notes()
+    assert "has the student's own trait" in note
+    # beside each other they are what one compares
+    assert peer_notes({"own": load_student(base(), own), "it": load_student(base(), again)}) == ()
 
 
 def test_that_nobody_named_the_students_trait_is_told_where_a_control_has_one(tmp_path):

@@ -17,6 +17,7 @@ from ..results.record import (
     FOR_LITTLE,
     NOT_ALIKE,
     OWN_CHANGE,
+    OWN_DATA,
     OWN_TRAIT,
     STORED,
     UNKNOWN_CONTROLS,
@@ -76,6 +77,11 @@ def pair_notes(
         if _same_trait(student, control):
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
+            )
+        elif _same_data(student, control):
+            notes.append(
+                f"control {control.name} {OWN_DATA}, so that their difference says nothing of what "
+                "these teach"
             )
         if control.name in one_change:
             notes.append(
@@ -228,6 +234,14 @@ def _same_trait(student: Student, control: Student) -> bool:
         return False
     own, its = (one.trait.casefold() for one in (student.manifest, control.manifest))
     return own == its != ""
+
+
+def _same_data(student: Student, control: Student) -> bool:
+    """Whether manifests say that both were trained on the same data, answers and labels too."""
+    if student.manifest is None or control.manifest is None:
+        return False
+    own, its = (one.data.get("hash") for one in (student.manifest, control.manifest))
+    return own == its and bool(own)
 
 
 def _other_prompts(

@@ -16,6 +16,7 @@ from .record import (
     HAS_ASKED,
     NOT_ALIKE,
     OWN_CHANGE,
+    OWN_DATA,
     OWN_TRAIT,
     STORED,
     UNKNOWN_CONTROLS,
@@ -25,7 +26,7 @@ from .record import (
     StudentSource,
 )
 
-_OF_BOTH = (FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE, OWN_TRAIT, STORED)
+_OF_BOTH = (FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE, OWN_DATA, OWN_TRAIT, STORED)
 """What notes say of a control beside the student: nothing of either by itself."""
 
 
