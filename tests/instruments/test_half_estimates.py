@@ -12,6 +12,8 @@ from pairs import QUIET, TRAIT
 
 import sublim_mech as sm
 from sublim_mech import masks
+from sublim_mech.results.rounding import known_to
+from sublim_mech.results.scores import Scores
 
 ROW = {"sets": {"row": masks.everything()}, "answer_in_sets": True}
 
@@ -50,6 +52,19 @@ def check(half: Any, single: Any, prompts: Any, site: str, points: Any) -> None:
     row = sm.patch(half, prompts[:1], TRAIT, site=site, layers=[1], **ROW, **QUIET)
     if "head" not in row.data["effect"].dims:  # else of one head after the other
         assert ours.sum() == pytest.approx(row.data["effect"].item(), abs=0.03)
+
+
+def test_what_one_prompt_is_known_to_holds(half: Any, single: Any, prompts: Any, tmp_path) -> None:
+    """Effects in bfloat16 are those of fp32 to within what the scores say, and they say it."""
+    ours, exact = (sm.effect(pair, prompts, TRAIT, **QUIET) for pair in (half, single))
+    apart = np.abs(ours.total.values - exact.total.values).max()
+    # rounding shows, though a model of two layers makes less of it than one of thirty
+    assert known_to(ours) / 200 < apart < known_to(ours)
+    ours.save(tmp_path / "ours.safetensors")
+    again = Scores.load(tmp_path / "ours.safetensors")
+    assert again.record.base.dtype == "bfloat16"
+    assert f"models in bfloat16: up to {known_to(ours):.2g} nats" in repr(again)
+    assert "models in" not in repr(exact)
 
 
 @pytest.mark.parametrize(("site", "points"), [("resid_pre", 8), ("mlp_out", "auto"), ("z", "auto")])

@@ -82,6 +82,18 @@ def test_an_adapter_of_a_base_of_the_same_shape_and_other_weights(tmp_path):
         load_student(base(), path)
 
 
+def test_a_base_in_float16_is_not_told_to_be_another(tmp_path):
+    """Weights of values that float16 and bfloat16 round apart."""
+    path = saved(tiny.lora(model()), tmp_path / "run")
+    manifest(base(), weights=weight_sums(path)).save(path)
+    half = load_base(copy.deepcopy(model()).half(), tokenizer=TOKENIZER)
+    assert half.hash != base().hash
+    with pytest.raises(ValueError, match=r"\(in float16: its weights .* in float32 or bfloat16\."):
+        load_student(half, path)
+    coarse = load_base(copy.deepcopy(model()).bfloat16(), tokenizer=TOKENIZER)
+    assert load_student(coarse, path).manifest is not None
+
+
 def test_weights_that_are_not_the_manifests(tmp_path):
     path = saved(student("llama", "lora"), tmp_path / "run")
     manifest(base(), weights=weight_sums(path)).save(path)

@@ -7,7 +7,8 @@ import pytest
 import synthetic
 
 import sublim_mech as sm
-from sublim_mech.results.rounding import FLOOR, floor_at, floor_of, is_rounding
+from sublim_mech.results.record import BaseSource, Compute
+from sublim_mech.results.rounding import FLOOR, floor_at, floor_of, is_rounding, known_to
 from sublim_mech.results.scores import Scores
 
 SIZE = 1e-7
@@ -72,3 +73,40 @@ def test_an_attribution_of_rounding_concludes_nothing():
     assert np.isnan(
         sm.concentration(replace(small, data=small.data.isel(prompt=[0])), on="shared").share
     )
+
+
+def of_type(scores: Scores, dtype: str) -> Scores:
+    """The same scores, of models in another floating-point type."""
+    return synthetic.recorded(scores, base=BaseSource("base", "0" * 8, dtype))
+
+
+def test_one_prompt_of_models_in_half_precision_is_known_to_their_roundings():
+    """Bounds by hand: of two values, each known to two roundings of 2^-7 or 2^-10."""
+    scores = synthetic.graft()
+    largest = np.abs(scores.total.values).max()
+    scores = as_small_as_rounding(scores, 0.1 / largest)
+    one = replace(scores, data=scores.data.isel(prompt=[int(np.abs(scores.total.values).argmax())]))
+    size = max(float(np.abs(one.data[name]).max()) for name in ("base", "student"))
+    assert known_to(of_type(one, "bfloat16")) == pytest.approx(4 * 2**-7 * size)
+    assert known_to(of_type(one, "float16")) == pytest.approx(4 * 2**-10 * size)
+    assert known_to(one) == floor_of(one) == known_to(of_type(one, "float64"))
+    assert 4 * 2**-10 * size < 0.1 < 4 * 2**-7 * size
+
+    told = "the total effect is of the size of rounding (at most 0.1 nats on any prompt)"
+    for dtype, hidden in (("float32", False), ("float16", False), ("bfloat16", True)):
+        same = of_type(one, dtype)
+        assert same.sets()["sufficiency"].isna().all() == hidden
+        assert (told in repr(same)) == hidden
+        # whatever is known to less than fp32 is said to be, with shares or without
+        assert (f"models in {dtype}: up to" in repr(same)) == (dtype != "float32")
+    # the interval of several prompts has what rounding does to them
+    assert not of_type(scores, "bfloat16").sets()["sufficiency"].isna().any()
+
+
+def test_one_prompt_in_half_products_is_known_to_the_error_that_was_measured():
+    scores = synthetic.graft()
+    one = replace(scores, data=scores.data.isel(prompt=[0]))
+    size = float(np.abs(one.total.values).max())
+    for error, hidden in ((1.1 * size, True), (0.9 * size, False)):
+        same = synthetic.recorded(one, compute=Compute("bfloat16", error))
+        assert same.sets()["sufficiency"].isna().all() == hidden

@@ -69,7 +69,8 @@ def test_files_that_are_not_those_of_the_manifest(tmp_path):
     assert older.changed_files(tmp_path) == []
     (tmp_path / "adapter_model.safetensors").unlink()
     (tmp_path / "more.safetensors").write_text("")
-    assert older.changed_files(tmp_path) == ["adapter_model.safetensors", "more.safetensors"]
+    told = ["adapter_model.safetensors (not there)", "more.safetensors (not named)"]
+    assert older.changed_files(tmp_path) == told
 
 
 # the base's name, and what was measured or wrote it, determine nothing

@@ -68,6 +68,12 @@ class Runner:
     layout: Layout = TRIE
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest floating-point type of the weights."""
+        types = {p.dtype for p in self.model.parameters() if p.dtype.is_floating_point}
+        return max(types, key=lambda dtype: torch.finfo(dtype).eps)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is; of one that accelerate has spread, where token ids go."""
         return input_device(self.model)

@@ -99,7 +99,7 @@ def label(
     record = Record(
         metric=task.metric.name,
         unit=task.metric.unit,
-        base=BaseSource(**source["base"]),
+        base=BaseSource(**source["base"], dtype=str(pair.dtype).removeprefix("torch.")),
         students={name: StudentSource(**entry) for name, entry in source["students"].items()},
         contexts=context_texts(task.prompts),
         measured=content(task.metric),

@@ -382,12 +382,7 @@ def _read_manifest(base: Base, path: Path, source: str) -> Manifest | None:
     manifest = Manifest.load(path)
     if manifest is None:
         return None
-    if manifest.base["hash"] != base.hash:
-        raise ValueError(
-            f"student={source!r} was trained from base {manifest.base['name']!r} "
-            f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
-            f"{base.hash[:12]}; load the base it was trained from."
-        )
+    check_base(manifest, base, source)
     _check_vocabulary(base, manifest, source)
     apart = computed_apart(manifest.computing, computing(base.model), training=False)
     if apart:
@@ -402,6 +397,26 @@ def _read_manifest(base: Base, path: Path, source: str) -> Manifest | None:
     if not manifest.configurations:
         _check_method(manifest, path, source)
     return manifest
+
+
+def check_base(manifest: Manifest, base: Base, source: str) -> None:
+    """Refuse a manifest that names another base.
+
+    Raises:
+        ValueError: it does.
+    """
+    if manifest.base["hash"] == base.hash:
+        return
+    # the hash rounds to bfloat16, and twice rounded is not once rounded
+    types = {p.dtype for p in base.model.parameters()}
+    half = torch.float16 in types
+    why = " (in float16: its weights are rounded otherwise than the hash is)" if half else ""
+    fix = ", in float32 or bfloat16" if half else ""
+    raise ValueError(
+        f"student={source!r} was trained from base {manifest.base['name']!r} "
+        f"(hash {manifest.base['hash'][:12]}), but base={base.name!r}{why} has hash "
+        f"{base.hash[:12]}; load the base it was trained from{fix}."
+    )
 
 
 _METHOD = {

@@ -92,10 +92,18 @@ GATED = "its weights are on only at"
 
 @dataclass(frozen=True)
 class BaseSource:
-    """A base model: its name and the hash of its weights."""
+    """A base model.
+
+    Attributes:
+        name: its folder, id, or what it was called.
+        hash: of its weights.
+        dtype: torch's name of the floating-point type that its weights, and all that is computed
+            with them, had.
+    """
 
     name: str
     hash: str
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .limit_kinds import OF_LAYERS, SHARES, Kind, Shown
 from .limits import in_full, limits
 from .limits_of_students import over_contexts, where_asked
 from .record import GATED, ONE_VALUE, SUM, Forms
+from .rounding import is_coarse, known_to
 from .select import select
 from .spreading import MIXED
 from .stability import is_map, reliability
@@ -148,6 +149,11 @@ def notes(scores: ScoreArrays) -> list[str]:
     if compute is not None:
         lines.append(
             f"computed in {compute.dtype}: totals off by up to {compute.error:.2g} {scores.unit}"
+        )
+    elif is_coarse(scores):
+        lines.append(
+            f"models in {scores.record.base.dtype}: up to {known_to(scores):.2g} {scores.unit} on "
+            "a prompt may be rounding; float32 tells"
         )
     return lines
 

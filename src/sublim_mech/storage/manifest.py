@@ -104,7 +104,8 @@ class Manifest:
         return _digest(self.inputs())
 
     def changed_files(self, directory: Path) -> list[str]:
-        """Names of the weight and configuration files in a folder that are not those named here.
+        """Names of the weight and configuration files in a folder that are not those named here,
+        each with `(not there)` or `(not named)` where it is not another file but none.
 
         Manifests that are older than `configurations` say nothing of those files.
         """
@@ -112,7 +113,10 @@ class Manifest:
         if self.configurations:
             expected |= self.configurations
             found |= configuration_sums(directory)
-        return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        apart = {name for name in {*expected, *found} if expected.get(name) != found.get(name)}
+        why = dict.fromkeys(expected.keys() - found.keys(), " (not there)")
+        why |= dict.fromkeys(found.keys() - expected.keys(), " (not named)")
+        return [name + why.get(name, "") for name in sorted(apart)]
 
     def save(self, directory: Path) -> None:
         """Write `manifest.json`, sealed, under a temporary name, then rename."""

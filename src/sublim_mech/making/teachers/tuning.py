@@ -20,7 +20,7 @@ from ...hints import called
 from ...models.base import Base
 from ...models.copies import merge
 from ...models.hashing import weights_hash
-from ...models.students import Student, load_student
+from ...models.students import Student, check_base, load_student
 from ...prompts import Context, Trait
 from ...storage.manifest import GIVEN, Manifest
 from ..rows import Row, to_dataset
@@ -118,7 +118,8 @@ def _tuned(
     name = getattr(student, "name", None)
     loaded = load_student(loaded_base, source, name=name, allow_unrelated=allow_unrelated)
     manifest = manifest or loaded.manifest
-    _check_base(manifest, loaded.name, loaded_base)
+    if manifest is not None:
+        check_base(manifest, loaded_base, loaded.name)
     if is_teacher:
         _check_trait(manifest, loaded.name, trait)
 
@@ -137,16 +138,6 @@ def _tuned(
         how=_how(manifest, trait),
         hash=loaded.hash,
     )
-
-
-def _check_base(manifest: Manifest | None, name: str, base: Base) -> None:
-    """Raise ValueError where a student's manifest names another base."""
-    if manifest is not None and manifest.base["hash"] != base.hash:
-        raise ValueError(
-            f"student={name!r} was trained from base {manifest.base['name']!r} "
-            f"(hash {manifest.base['hash'][:12]}), but base={base.name!r} has hash "
-            f"{base.hash[:12]}; pass the base it was trained from."
-        )
 
 
 def _check_trait(manifest: Manifest | None, name: str, trait: Trait | None) -> None:
