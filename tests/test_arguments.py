@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sublim_mech.arguments import checked, fits, in_words
+from sublim_mech.arguments import checked, fits, in_words, shown
 from sublim_mech.prompts import Context
 
 
@@ -71,6 +71,16 @@ def example(
 @checked
 def several(controls: Sequence[Any] = ()) -> None:
     """Takes anything, in a list."""
+
+
+@checked
+def placed(
+    contexts: Sequence[Context] = (),
+    dtype: torch.dtype = torch.float32,
+    *,
+    texts: Sequence[str] = (),
+) -> None:
+    """Takes what a text may name."""
 
 
 @checked
@@ -138,6 +148,26 @@ class Method:
             lambda: several({"owl": "path"}),
             "several(controls={'owl': 'path'}): pass a list; without names: "
             "controls=list(controls.values()).",
+        ),
+        (
+            lambda: placed("default"),
+            "placed(contexts='default'): pass a list of Contexts "
+            "(sublim_mech.Context(system='...'), sublim_mech.RAW); 'default' is "
+            "sublim_mech.Context().",
+        ),
+        (
+            lambda: placed([Context(), "RAW"]),
+            "placed(contexts=[...], element 1 is 'RAW'): pass a list of Contexts "
+            "(sublim_mech.Context(system='...'), sublim_mech.RAW); 'RAW' is sublim_mech.RAW.",
+        ),
+        (
+            lambda: placed([], "bfloat16"),
+            "placed(dtype='bfloat16'): pass a dtype (torch.float32); 'bfloat16' is torch.bfloat16.",
+        ),
+        (
+            lambda: placed([], texts=Path(__file__)),
+            f"placed(texts={shown(Path(__file__))}): pass a list of texts; that is a file: pass "
+            f"what it holds, texts=Path({__file__!r}).read_text('utf-8').splitlines().",
         ),
         (
             lambda: Context(system=None),

@@ -78,6 +78,17 @@ _ASKED = ("prompt", "question", "text")
 _OF_STUDENTS = ("ModelPair", "Runner")
 """What a training's run is opened as."""
 
+_WRITTEN = {
+    "Context": {
+        "default": "sublim_mech.Context()",
+        "empty": "sublim_mech.Context(system=sublim_mech.Context.EMPTY)",
+        "none": "sublim_mech.Context(system=sublim_mech.Context.NONE)",
+        "raw": "sublim_mech.RAW",
+    },
+    "dtype": {name: f"torch.{name}" for name in ("float32", "bfloat16", "float16")},
+}
+"""How what a text names is written, by class."""
+
 _NOTHING = {"System": "for no system block: system=Context.NONE"}
 """What to pass instead of None, by class."""
 
@@ -392,6 +403,11 @@ _WITHOUT_ANSWERS = "[messages[:-1] for messages in rows['messages']]"
 def _advice(argument: str, value: Any, hint: Any) -> str:
     """What to change, where the mistake is one of the usual ones."""
     name = "" if argument.startswith("*") else f"{argument}="
+    place = _first_misfit(value, hint)
+    for kind in _kinds(hint):
+        text = value if place is None else value[place]
+        if isinstance(text, str) and text.lower() in _WRITTEN.get(kind, ()):
+            return f"; {text!r} is {_WRITTEN[kind][text.lower()]}"
     for option in _options(hint):
         origin, inner = get_origin(option), get_args(option)
         fixed = origin is tuple and inner[-1:] != (Ellipsis,)
@@ -405,8 +421,11 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
             if value is None:
                 return f"; leave {argument}= out for none"
             if not fits(Path(), inner[0]) and is_file(value):
-                return f"; that is a file: pass what it holds, {argument}={read_from(value)}"
+                return _of_file(argument, value)
             return f"; one alone is a list too: {argument}=[{shown(value)}]"
+        of_texts = takes_several and bool(inner) and fits("", inner[0])
+        if of_texts and isinstance(value, PathLike) and is_file(value):
+            return _of_file(argument, value)
         takes_named = origin is Mapping and inner[0] is str and not isinstance(value, Mapping)
         if takes_named and not _is_sequence(value) and fits(value, inner[1]):
             return f"; by name: {argument}={{'name': {shown(value)}}}"
@@ -425,6 +444,16 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
         if value is None and getattr(option, "__name__", "") in _NOTHING:
             return f"; {_NOTHING[option.__name__]}"
     return ""
+
+
+def _of_file(argument: str, value: Any) -> str:
+    return f"; that is a file: pass what it holds, {argument}={read_from(value)}"
+
+
+def _kinds(hint: Any) -> list[str]:
+    """The names of the classes that a hint holds."""
+    parts = [part for part in get_args(hint) if part is not Ellipsis]
+    return [getattr(hint, "__name__", "")] + [kind for part in parts for kind in _kinds(part)]
 
 
 def _is_subclass(value: type, kind: Any) -> bool:

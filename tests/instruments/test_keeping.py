@@ -231,6 +231,17 @@ def test_parts_stand_where_the_pair_has_them(smol_tokenizer, prompts, tmp_path):
 
 
 @pytest.mark.parametrize("call", [*CALLS, "confirm"])
+def test_a_model_s_folder_is_none_to_keep_in(call, llama, prompts, tmp_path):
+    """What is kept would be taken for weights of the student, which then no longer loads."""
+    student = tiny.lora(tiny.model("llama"))
+    student.save_pretrained(tmp_path / "owl")
+    before = {file.name for file in (tmp_path / "owl").iterdir()}
+    with pytest.raises(ValueError, match=r"keep=.*is a model's folder \(it has adapter_config"):
+        (CALLS | {"confirm": _confirm})[call](llama, prompts, keep=tmp_path / "owl", progress=False)
+    assert {file.name for file in (tmp_path / "owl").iterdir()} == before
+
+
+@pytest.mark.parametrize("call", [*CALLS, "confirm"])
 def test_a_file_is_no_folder_to_keep_in(call, llama, prompts, tmp_path):
     file = tmp_path / "scores"
     file.touch()

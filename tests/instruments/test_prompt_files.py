@@ -121,6 +121,7 @@ def test_half_a_character_is_told_with_its_line(tmp_path):
         ("x.jsonl", '{"prompt": ', "line 1: no JSON"),
         ("x.txt", 'a\n{"prompt": "a"}', "line 2: begins like JSON, and would be read as a text"),
         ("x.csv", "prompt,completion\na,b", "a .csv file has no prompt on each line; write texts"),
+        ("make.py", "import json", "a .py file has no prompt on each line; write texts"),
         ("x.json", '["a",\n"b"]', "a .json file has no prompt on each line"),
         ("x.txt", b"\xff\xfe", "no text in UTF-8"),
     ],

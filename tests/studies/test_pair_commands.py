@@ -90,6 +90,7 @@ def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):
     assert told["kind"] == "graft"
     totals = pd.DataFrame(told["totals"])
     assert totals["effect"].tolist() == pytest.approx(expected.totals()["effect"].tolist())
+    assert told["prompts"] == expected.data.sizes["prompt"]
     assert [row["label"] for row in told["table"]] == expected.sets().index.tolist()
 
 

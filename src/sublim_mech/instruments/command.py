@@ -156,6 +156,7 @@ def _score(given: argparse.Namespace) -> int:
         told = {
             "kind": scores.kind,
             "title": scores.title(),
+            "prompts": scores.data.sizes["prompt"],
             "out": given.out,
             "totals": records(scores.totals()),
             "table": table,

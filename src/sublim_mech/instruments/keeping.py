@@ -39,7 +39,7 @@ from ..models.students import Student
 from ..models.watching import check_weights
 from ..prompts import Prompt
 from ..results.identity import code, content
-from ..storage.files import check_place, place, read_arrays, write_arrays
+from ..storage.files import check_no_model, check_place, place, read_arrays, write_arrays
 
 FORMAT = 1
 """Of the files and of what is computed: raised where an instrument's numbers change."""
@@ -52,7 +52,7 @@ def keep_folder(keep: str | os.PathLike[str] | None) -> Path | None:
 
     Raises:
         FileExistsError, PermissionError, ValueError: a file has this name; it cannot be written to;
-            it is empty.
+            it is empty; it is a model's.
     """
     if keep is None:
         return None
@@ -62,6 +62,7 @@ def keep_folder(keep: str | os.PathLike[str] | None) -> Path | None:
             f"keep={str(keep)!r} is a file; name a folder, which finished prompts are stored in."
         )
     check_place(folder / "unit", "keep")
+    check_no_model(folder, "keep", keep)
     return folder
 
 

@@ -17,7 +17,9 @@ from ..storage.files import place
 Asked = str | list[Message]
 """What a line asks: a text, or a conversation."""
 
-_OTHERS = (".json", ".csv", ".tsv", ".parquet")
+_OTHERS = (
+    ".json", ".csv", ".tsv", ".parquet", ".py", ".ipynb", ".toml", ".yaml", ".yml", ".html", ".xml",
+)  # fmt: skip
 """Files whose lines are no texts."""
 
 _KINDS = (

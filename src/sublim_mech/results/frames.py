@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..storage.files import place, replacing
+from ..storage.files import check_no_model, place, replacing
 
 
 class Table(pd.DataFrame):  # type: ignore[misc]
@@ -40,7 +40,8 @@ class Table(pd.DataFrame):  # type: ignore[misc]
 
 
 def check_suffix(path: str | Path, suffix: str, *, fix: str) -> None:
-    """Refuse a file name that promises another format than the one that is written.
+    """Refuse a file name that promises another format than the one that is written, and arrays
+    beside a model's weights.
 
     Args:
         path: the file.
@@ -48,9 +49,11 @@ def check_suffix(path: str | Path, suffix: str, *, fix: str) -> None:
         fix: what else the caller may want.
 
     Raises:
-        ValueError: it ends otherwise.
+        ValueError: it ends otherwise; `.safetensors` in a model's folder.
     """
     file = place(path)
+    if suffix == ".safetensors":
+        check_no_model(file.parent, "path", path)
     if file.suffix != suffix:
         better = file.with_suffix(suffix) if file.name else file / f"table{suffix}"
         raise ValueError(

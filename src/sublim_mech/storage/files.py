@@ -86,6 +86,30 @@ def check_file(path: str | os.PathLike[str], argument: str = "path") -> Path:
     return target
 
 
+_OF_MODELS = ("adapter_config.json", "config.json", "manifest.json")
+"""Files by which a folder is a student's or a base's."""
+
+
+def check_no_model(folder: Path, argument: str, given: str | os.PathLike[str]) -> None:
+    """Refuse a model's folder as the place of `.safetensors` files that are no weights: it is
+    compared with its manifest, and what is beside the weights may be read as weights.
+
+    Args:
+        folder: where they would be.
+        argument: what errors call what was given.
+        given: the folder, or a file in it, as it was given.
+
+    Raises:
+        ValueError: it is one.
+    """
+    found = next((name for name in _OF_MODELS if (folder / name).is_file()), None)
+    if found is not None:
+        raise ValueError(
+            f"{argument}={os.fspath(given)!r}: {str(folder)!r} is a model's folder (it has "
+            f"{found}), where these would be taken for weights; name another folder."
+        )
+
+
 def make_folder(folder: Path, argument: str, given: str | os.PathLike[str] | None = None) -> None:
     """Make a folder, and those above it, where it is not there yet.
 
