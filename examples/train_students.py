@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping
 from itertools import product
@@ -133,6 +134,12 @@ def model_name(name: str) -> str:
 
 def closing_table(outcome: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
     """Own, others, control, specific with its interval, held-out KL: per student, context."""
+    # as many decimals as give the smallest two digits, and tell those apart that differ
+    losses = {loss for run in runs.values() for loss in run.manifest.results["held_out"]}
+    smallest = min(filter(None, losses), default=1.0)
+    digits = max(5, 1 - math.floor(math.log10(smallest)))
+    while len({decimals(loss, digits) for loss in losses}) < len(losses):
+        digits += 1
     rows = []
     for kind, own, context in product(KINDS, STUDENTS, CONTEXTS):
         other = next(name for name in STUDENTS if name != own)
@@ -149,7 +156,7 @@ def closing_table(outcome: Evaluation, runs: Mapping[str, Run]) -> pd.DataFrame:
                 "others": f"{float(student.drop_sel(trait=own).mean()):+.2f}",
                 "control": f"{float(control.mean()):+.2f}",
                 "specific": f"{specific.mean:+.2f} [{specific.low:+.2f}, {specific.high:+.2f}]",
-                "held-out KL": " -> ".join(map(decimals, results["held_out"])),
+                "held-out KL": " -> ".join(decimals(loss, digits) for loss in results["held_out"]),
                 "steps": results["steps"],
             }
         )
