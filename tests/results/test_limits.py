@@ -174,6 +174,16 @@ def test_a_negative_difference_is_a_fall_only_where_the_student_fell():
         "negative: -3.00 nats; shares are parts of the student's fall and the controls' rise"
         in both
     )
+    further = repr(ends_at(synthetic.graft(), -11, -10.75))  # both fell, by nearly as much
+    assert (
+        "the controls fell by 4.75 of the student's 5 nats: the headline is what is left"
+        in further
+    )
+    assert (
+        "negative: -0.25 nats; shares are parts of what the student fell further than the controls"
+        in further
+    )
+    assert "rise" not in further
     of_prompt = synthetic.filled(ends_at(synthetic.attribution(synthetic.several(8)), -5, -3))
     said = concentration(of_prompt).conclusion
     assert "The effect on the prompt's tokens is negative: -2.00 nats; shares are parts of" in said

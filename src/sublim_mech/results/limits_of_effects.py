@@ -316,6 +316,8 @@ def of_the_sign(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         whose = "a negative difference"
     elif moved is not None and moved.student >= 0:
         whose = "a negative difference: the controls rose further than the student"
+    elif moved is not None and moved.along > ALONG:
+        whose = "what the student fell further than the controls"
     elif moved is not None and moved.told(scores.unit):
         whose = "the student's fall and the controls' rise"
     else:
