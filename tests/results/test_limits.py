@@ -503,6 +503,19 @@ def test_an_effect_that_is_0_everywhere_is_no_noise():
         told = repr(replace(scores, data=data))
         assert "exactly 0 on every prompt, no noise" in told
         assert "inside its own noise" not in told
+        assert "what stands here" not in told
+
+
+def test_cells_of_a_student_that_is_its_base_are_told_to_be_rounding():
+    """Forwards of other shapes add up in another order: 1e-5 at most, of values near -6."""
+    scores = synthetic.patch()
+    data = scores.data.copy(deep=True)
+    data["student"] = data["base"].copy()
+    for size, told in ((0.8e-5, True), (1e-3, False)):
+        effect = data["effect"] * 0 + size
+        here = repr(replace(scores, data=data.assign(effect=effect)))
+        assert "exactly 0 on every prompt, no noise" in here
+        assert ("what stands here is rounding (at most 8e-06 nats)" in here) == told
 
 
 def with_metric(scores, metric, base, level):
