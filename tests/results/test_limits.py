@@ -176,8 +176,7 @@ def test_a_negative_difference_is_a_fall_only_where_the_student_fell():
     )
     further = repr(ends_at(synthetic.graft(), -11, -10.75))  # both fell, by nearly as much
     assert (
-        "the controls fell by 4.75 of the student's 5 nats: the headline is what is left"
-        in further
+        "the controls fell by 4.75 of the student's 5 nats: the headline is what is left" in further
     )
     assert (
         "negative: -0.25 nats; shares are parts of what the student fell further than the controls"
