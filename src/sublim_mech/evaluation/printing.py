@@ -12,6 +12,7 @@ from ..results.contexts import NOT_GIVEN, otherwise, several_in_words
 from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
+from ..results.words import how_drawn
 from .limits import at_the_ceiling, of_the_controls, short_contexts
 
 if TYPE_CHECKING:
@@ -170,8 +171,20 @@ def _rates(evaluation: Evaluation) -> list[str]:
         what = "Wilson's over the answers to one question"
     return [
         f"% of {counted(answers, 'generated answer')} [95 %, {what}]",
+        *_how_drawn(evaluation),
         _short(side_by_side).to_string(),
     ]
+
+
+def _how_drawn(evaluation: Evaluation) -> list[str]:
+    """How answers were drawn, in the words of `side_by_side`; nothing of files that do not say."""
+    told = evaluation.provenance
+    if "temperature" not in told:
+        return []
+    greedy = told["temperature"] == 0
+    samples = 0 if greedy else told["samples"]
+    how = samples, told["temperature"], told["seed"], told["max_new_tokens"]
+    return [how_drawn(*how, greedy=greedy)]
 
 
 def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:
