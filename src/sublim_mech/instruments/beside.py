@@ -45,7 +45,6 @@ from .hybrids import (
 )
 from .labelling import (
     context_texts,
-    met_in_training,
     notes_of,
     open_texts,
     other_turns,
@@ -54,6 +53,7 @@ from .labelling import (
     same_contexts,
     trained_in,
 )
+from .met_in_training import met_in_training
 from .task import Task
 
 BASE = "base"

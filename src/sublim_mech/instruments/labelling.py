@@ -35,7 +35,6 @@ from ..results.identity import content
 from ..results.record import (
     AS_TRAINED_TEMPLATE,
     ITS_TEMPLATE,
-    LEARNT,
     ONE_VALUE,
     OPEN_TEXT,
     OTHER_MARKS,
@@ -47,6 +46,7 @@ from ..results.record import (
     StudentSource,
 )
 from ..results.scores import Scores
+from .met_in_training import met_in_training
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
 
@@ -298,23 +298,6 @@ def _as_in_training(
     if student.manifest is None:
         return [None] * len(prompts)
     return as_in_training(runner.tokenizer, prompts, student.manifest)
-
-
-def met_in_training(
-    prompts: Sequence[Prompt], runner: Runner, what: str = "prompt"
-) -> tuple[str, ...]:
-    """That prompts are those of the student's training, in a sentence; nothing where none is, or
-    where it is not known.
-    """
-    trained = runner.training_prompts if isinstance(runner, ModelPair) else None
-    met = 0 if trained is None else sum(map(trained.holds, prompts))
-    if not met:
-        return ()
-    stood = "was a training prompt itself" if met == 1 else "were training prompts themselves"
-    return (
-        f"{met} of {counted(len(prompts), what)} {stood}: what the student says to them was "
-        f"learnt, and {LEARNT}",
-    )
 
 
 def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from .arrays import ScoreArrays
 from .record import (
+    ELSEWHERE,
     FOR_LITTLE,
     HAS_ASKED,
     LEARNT,
@@ -92,8 +93,9 @@ def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str])
         return _names_any(note, models, called)
     if re.match(r"the student \(", note) or UNTRAINED_TEMPLATE in note:
         return student in models
-    if LEARNT in note and not note.startswith("control "):
-        return student in models
+    if LEARNT in note or ELSEWHERE in note:
+        of_controls = re.match(r"[\d,]+ of [^:]* (of|by) controls? ", note)
+        return _names_any(note, models, called) if of_controls else student in models
     about = [own for own in called if re.match(rf"control {re.escape(own)}[: ]", note)]
     if not about:
         return True
