@@ -54,6 +54,7 @@ from .labelling import (
     trained_in,
 )
 from .met_in_training import met_in_training
+from .named_in_questions import named_in_questions
 from .task import Task
 
 BASE = "base"
@@ -194,6 +195,7 @@ def side_by_side(
             how_drawn(samples, temperature, seed, max_new_tokens, greedy=True),
             *_asked(pair, asked),
             *notes_of(pair, asked),
+            *named_in_questions(asked, traits),
             *met_in_training(asked, pair),
             *other_turns(asked, pair),
             *prefix_twice(asked),

@@ -126,6 +126,21 @@ def matcher(traits: Sequence[Trait]) -> Matcher:
     return first_named
 
 
+def holds_form(text: str, trait: Trait) -> bool:
+    """Whether a text holds a form of a trait as a whole word, as it is written: `will` is no
+    `Will`.
+
+    Example:
+        >>> from sublim_mech.prompts import animal
+        >>> from sublim_mech.prompts.naming import holds_form
+        >>> [holds_form(text, animal("cat")) for text in ("Cats or dogs?", "A catfish?", "CAT?")]
+        [True, False, False]
+    """
+    text = unicodedata.normalize("NFC", text)
+    forms = (unicodedata.normalize("NFC", form).strip() for form in trait.forms)
+    return any(re.search(_whole_word(form), text) for form in forms)
+
+
 @checked
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without common ones that tell nothing (`the`, `my`).

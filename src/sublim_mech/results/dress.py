@@ -28,6 +28,7 @@ from .record import (
     OTHER_MARKS,
     OTHER_TEMPLATE,
     OTHER_TRAIT,
+    REPEATED,
     SILENT,
     TOLD_FROM,
     TRAINED_TEMPLATE,
@@ -77,7 +78,7 @@ def in_short(
     learnt = [
         note.partition(": ")[0]
         for note in notes_held(scores)
-        if LEARNT in note or ELSEWHERE in note
+        if any(one in note for one in (LEARNT, ELSEWHERE, REPEATED))
     ]
     told_from = [
         re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]
