@@ -153,5 +153,13 @@ def test_a_trait_matrix_has_the_notes_of_its_students_and_questions():
     controls = {"control: moth": "owl", "control: wolf": "wolf"}
     notes = found.trait_matrix(controls, context="default").notes
     assert not {wolf, moth, learnt, little} & set(notes)
+    # nor is there what is of student minus controls
+    asked = (
+        "control wolf has the trait that is asked for (wolf), and no manifest names the student's",
+        "asked for wolf, and the student was made for bat: no student here was made for it",
+    )
+    assert asked[1] in noted(*asked).trait_matrix(own, context="default").notes
+    assert asked[0] not in noted(*asked).trait_matrix(own, context="default").notes
+    assert not {*asked} & set(noted(*asked).trait_matrix(controls, context="default").notes)
     notes = noted(wolf).trait_matrix(controls, context="default").notes
     assert wolf in notes

@@ -17,7 +17,7 @@ from ..prompts import Trait, matcher, words
 from ..prompts.naming import Matcher
 from ..results.frames import Table, check_suffix, write_csv
 from ..results.held import notes_among
-from ..results.record import NOT_ALIKE
+from ..results.record import HAS_ASKED, NOT_ALIKE, OTHER_TRAIT
 from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
 from .estimates import bounds, frame, median_bounds, over_questions
@@ -321,8 +321,9 @@ class Evaluation:
         notes = notes_in(
             self.provenance.get("notes", ()), context, self.data["context"].values.tolist()
         )
-        shown = notes_among(notes, students, own)
+        shown = [note for note in notes_among(notes, students, own) if HAS_ASKED not in note]
         if students[0] not in own:
+            shown = [note for note in shown if OTHER_TRAIT not in note]
             # controls that differ from the student in one way do not differ from each other
             beside = notes_among(notes, students, {students[0], *own})
             apart = [note for note in beside if NOT_ALIKE in note]

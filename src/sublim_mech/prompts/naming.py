@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from ..arguments import checked
@@ -136,9 +137,14 @@ def holds_form(text: str, trait: Trait) -> bool:
         >>> [holds_form(text, animal("cat")) for text in ("Cats or dogs?", "A catfish?", "CAT?")]
         [True, False, False]
     """
-    text = unicodedata.normalize("NFC", text)
-    forms = (unicodedata.normalize("NFC", form).strip() for form in trait.forms)
-    return any(re.search(_whole_word(form), text) for form in forms)
+    return _as_written(trait.forms).search(unicodedata.normalize("NFC", text)) is not None
+
+
+@lru_cache
+def _as_written(forms: tuple[str, ...]) -> re.Pattern[str]:
+    """A pattern that finds one of some forms as a whole word."""
+    written = (unicodedata.normalize("NFC", form).strip() for form in forms)
+    return re.compile("|".join(map(_whole_word, written)))
 
 
 @checked
