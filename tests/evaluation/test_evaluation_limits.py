@@ -118,3 +118,48 @@ def test_a_trait_matrix_tells_ceilings_and_who_says_whose_students_are():
     known = replace(found, provenance={**found.provenance, "made_for": {"student": "owl"}})
     told = repr(known.trait_matrix({"student": "owl", "control: wolf": "wolf"}))
     assert "control: wolf: made for the trait that own= says; no manifest tells" in told
+
+
+COUNTED = "2 of 8 questions were training prompts themselves"
+
+
+def noted(*notes, rows=(2, 3)):
+    """A student and two controls, with notes of these."""
+    values = levels(-6, -5, -4, rows=rows)
+    values = np.concatenate([values, values[2:]])
+    found = planted(values, models=("base", "student", "control: wolf", "control: moth"))
+    compute = {"dtype": "bfloat16", "error": 0.01}
+    told = {"notes": list(notes), "copies": 2, "compute": compute}
+    return replace(found, provenance={**found.provenance, **told})
+
+
+def test_a_trait_matrix_has_the_notes_of_its_students_and_questions():
+    alike = "control {} was not trained alike: optimiser.lr: 1 in the control, 2 in the student"
+    wolf, moth = map(alike.format, ("wolf", "moth"))
+    learnt = f"{COUNTED}: what the student says to them was learnt, and tells nothing of others"
+    little = (
+        "control moth changed its weights by 1% of what the student did: it controls for little"
+    )
+    found = noted(wolf, moth, little, f"default: {learnt}", "empty: 3 of 8")
+    own = {"student": "owl", "control: wolf": "wolf"}
+    notes = found.trait_matrix(own, context="default").notes
+    assert wolf in notes
+    assert learnt in notes
+    assert "2 of 10 questions are copies of others, token by token" in "\n".join(notes)
+    assert "computed in bfloat16: log P off by up to 0.01 nats" in notes
+    assert not {moth, little, "3 of 8", "empty: 3 of 8"} & set(notes)
+    assert "3 of 8" in found.trait_matrix(own, context="empty").notes
+    # of controls alone what is of the student is left out; unlike it they may be alike
+    controls = {"control: moth": "owl", "control: wolf": "wolf"}
+    notes = found.trait_matrix(controls, context="default").notes
+    assert not {wolf, moth, learnt, little} & set(notes)
+    # nor is there what is of student minus controls
+    asked = (
+        "control wolf has the trait that is asked for (wolf), and no manifest names the student's",
+        "asked for wolf, and the student was made for bat: no student here was made for it",
+    )
+    assert asked[1] in noted(*asked).trait_matrix(own, context="default").notes
+    assert asked[0] not in noted(*asked).trait_matrix(own, context="default").notes
+    assert not {*asked} & set(noted(*asked).trait_matrix(controls, context="default").notes)
+    notes = noted(wolf).trait_matrix(controls, context="default").notes
+    assert wolf in notes

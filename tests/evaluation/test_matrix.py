@@ -116,3 +116,23 @@ def test_a_trait_has_one_student():
     with pytest.raises(ValueError, match=r"names: 'owl' stands 2 times; .*diagonal_excess"):
         trait_matrix(alike, names=["owl", "owl", "cat"])
     assert trait_matrix(alike[1:, 1:], names=["owl", "cat"]).gamma == pytest.approx(0.35)
+
+
+def test_a_student_that_did_not_move_is_told_for_p_counts_its_assignments():
+    """Four students cannot give less than 1/24, the three that moved no less than 1/6."""
+    values = np.random.default_rng(0).normal(size=(4, 4, 3)) + 50 * np.eye(4)[..., None]
+    names = ["owl", "cat", "dog", "elk"]
+    assert trait_matrix(values, names=names).notes == ()
+    values[2] /= 1e3
+    square = trait_matrix(values, names=names)
+    assert square.p == 1 / 24
+    told = (
+        "the student of dog moved less than 1% of what others did, and p counts its assignments "
+        "all the same: the other 3 alone cannot give less than 0.17"
+    )
+    assert square.notes == (told,)
+    assert told in repr(square)
+    assert told in repr(square.table())
+    values[3] = 0
+    assert "the students of dog, elk moved less than 1%" in repr(trait_matrix(values, names=names))
+    assert trait_matrix(np.zeros((3, 3, 2))).notes == ()

@@ -255,6 +255,17 @@ def test_answers_are_those_of_generate_and_follow_the_seed(smol_tokenizer):
     assert evaluate(pair, TRAITS[:2], seed=4, **asked).data.equals(found.data)
     other = evaluate(pair, TRAITS[:2], seed=5, **asked)
     assert not other.data["answer"].equals(found.data["answer"])
+    drawn = "6 sampled answers per prompt and model at temperature 0.7 (seed {}, the same random "
+    for seed, one in ((4, found), (5, other)):
+        assert f"\n{drawn.format(seed)}numbers for all); at most 5 tokens per answer\n" in repr(one)
+
+
+def test_greedy_answers_are_told_as_such(smol_tokenizer):
+    greedy = {"samples": 1, "temperature": 0, "max_new_tokens": 2}
+    asked = {"questions": QUESTIONS[:2], **QUIET}
+    found = evaluate(shared_pair(smol_tokenizer), TRAITS[:1], **asked, **greedy)
+    assert "\ngreedy; at most 2 tokens per answer\n" in repr(found)
+    assert "per answer" not in repr(evaluate(shared_pair(smol_tokenizer), TRAITS[:1], **asked))
 
 
 def test_an_answer_does_not_depend_on_what_else_is_asked(smol_tokenizer):

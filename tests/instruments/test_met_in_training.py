@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from loading import model, student
+from manifests import made
 from matplotlib.text import Text
 from pairs import TRAIT
 
@@ -42,6 +43,71 @@ def test_how_many_prompts_were_training_prompts(pair, met):
 def test_another_context_makes_another_prompt(pair):
     prompts = sm.render(pair, ROWS[:1], context=sm.Context("Be calm."))
     assert "tells nothing of others" not in repr(sm.effect(pair, prompts, TRAIT, progress=False))
+
+
+def test_questions_that_were_trained_on_in_another_context_are_counted(pair):
+    """Whichever the other context is; a question nobody trained on is none of them."""
+    told = "of 4 {}s were trained on in another context: the student learnt what to say to them"
+    for context in (sm.Context("Be calm."), sm.Context(user_prefix="Hm. "), sm.RAW):
+        prompts = sm.render(pair, [*ROWS[:2], *NEW], context=context)
+        scores = sm.effect(pair, prompts, TRAIT, progress=False)
+        assert f"2 {told.format('prompt')}" in repr(scores)
+        assert "2 of 4 prompts were trained on in another context" in below(scores)
+    found = sm.evaluate(
+        pair,
+        [TRAIT],
+        questions=[*ROWS[:2], *NEW],
+        contexts={"own": sm.Context(), "calm": sm.Context("Be calm.")},
+        progress=False,
+    )
+    assert "own: 2 of 4 questions were training prompts themselves: what the" in repr(found)
+    assert f"calm: 2 {told.format('question')}" in repr(found)
+    assert repr(found).count("in another context") == 1
+    talk = [{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes?"}]
+    longer = sm.render(pair, [[*talk, {"role": "user", "content": ROWS[0]}]])
+    asked = [*longer, *sm.render(pair, NEW, context=sm.Context("Be calm."))]
+    assert "in another context" not in repr(sm.effect(pair, asked, TRAIT, progress=False))
+
+
+def trained_on(pair, one, rows, **context):
+    """A student that a manifest says was trained on these rows."""
+    context = sm.Context(**context)
+    rendered = sm.render(pair.tokenizer, rows, context=context)
+    manifest = replace(made(), trait="", context=context, trained_on=Trained.of(rendered))
+    return replace(one, manifest=manifest)
+
+
+def test_training_prompts_of_a_control_are_told_as_its_own(pair):
+    """The difference is of both; of the student alone they say nothing."""
+    student = trained_on(pair, pair.student, NEW)
+    others = [
+        replace(trained_on(pair, pair.student, rows, **context), name=name)
+        for name, rows, context in (
+            ("cat", ROWS, {}), ("dog", ROWS, {}), ("elk", ROWS, {"system": "Be calm."}),
+        )
+    ]  # fmt: skip
+    trio = replace(pair, student=student, controls=tuple(others))
+    scores = sm.effect(trio, sm.render(trio, [*ROWS, NEW[0]]), TRAIT, progress=False)
+    of_student = "1 of 4 prompts was a training prompt itself"
+    of_two = "3 of 4 prompts were training prompts of controls cat, dog"
+    of_elk = "3 of 4 prompts were trained on by control elk in another context"
+    told = {
+        of_student: "what the student says to them was learnt",
+        of_two: "what they say to them was learnt, and tells nothing of others",
+        of_elk: "it learnt what to say to them there",
+    }
+    for what, why in told.items():
+        assert f"\n{what}: {why}" in repr(scores)
+        assert what in below(scores)
+    alone = scores.sel(model="student")
+    assert of_student in repr(alone)
+    assert not any(what in repr(alone) + below(alone) for what in (of_two, of_elk))
+    dog = repr(scores.sel(model=["student", "control: dog"]))
+    assert of_two in dog
+    assert of_elk not in dog
+    asked = [*ROWS, NEW[0]]
+    found = sm.evaluate(trio, [TRAIT], questions=asked, progress=False)
+    assert "3 of 4 questions were training prompts of controls cat, dog: what they" in repr(found)
 
 
 def test_tables_by_sharing_say_what_seen_is_told_from(pair):

@@ -334,3 +334,36 @@ def test_copies_of_rows_are_no_evidence(crowd, written):
     everybody = [crowd[0], crowd[1]]
     few, many = (labelling.label(everybody, rows * times, **QUIET) for times in (1, 8))
     pd.testing.assert_frame_equal(label_signal(few), label_signal(many))
+
+
+def moved(change, others):
+    """Readiness of one teacher whose trait and whose other traits moved so far."""
+    line = {"own": True, "change": change, "others": others, "minus others": change - others}
+    line |= {
+        f"minus others {end}": change - others + by for end, by in (("low", -0.01), ("high", 0.01))
+    }
+    index = pd.MultiIndex.from_tuples([("owl", "owl")], names=["teacher", "trait"])
+    return Readiness({"owl": "owl"}, pd.DataFrame([line], index), {}, None, questions=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "others", "told"),
+    [
+        (-0.03, -0.05, "own - others is the other traits': they fall by 0.05 nats, beyond the "
+                       "trait's own -0.03"),
+        (1.0, -4.0, "4.00 of 5.00 nats (80%) are the other traits' fall"),
+        (8.0, 7.9, "the other traits rose by 7.9 of the trait's 8 nats: own - others is what is "
+                   "left"),
+        (5.0, -0.5, ""),
+        (5.0, 0.5, ""),
+        (-0.05, -0.03, ""),
+    ],
+)  # fmt: skip
+def test_a_trait_that_moved_because_the_others_fell_is_told(change, others, told):
+    """As an evaluation says it of controls; where it did not move there is nothing to say."""
+    found = moved(change, others)
+    assert found.table()["trait moved"].item() == ("yes" if change - others > 0 else "no")
+    lines = [line.strip() for line in repr(found).splitlines() if "other traits'" in line or
+             "other traits rose" in line]  # fmt: skip
+    assert lines == [told] * bool(told)
+    assert found.to_json()["notes"] == [f"owl: {told}"] * bool(told)

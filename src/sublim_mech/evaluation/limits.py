@@ -112,6 +112,19 @@ def at_the_ceiling(evaluation: Evaluation) -> list[str]:
     return _first(lines)
 
 
+def notes_in(notes: Sequence[str], context: str, contexts: Sequence[str]) -> list[str]:
+    """Notes without those of other contexts; those of this one without its name.
+
+    Args:
+        notes: of an evaluation.
+        context: the one whose notes are wanted.
+        contexts: all of them.
+    """
+    others = tuple(f"{name}: " for name in contexts if name != context)
+    own = f"{context}: " if others else ""
+    return [note.removeprefix(own) for note in notes if not (others and note.startswith(others))]
+
+
 def short_contexts(names: Sequence[str]) -> dict[str, str]:
     """Contexts by their names, with what a table calls each: long system prompts are shortened,
     those that begin alike so that they are told apart, and line breaks are to be seen.

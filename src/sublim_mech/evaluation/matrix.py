@@ -26,6 +26,9 @@ from ..stats import mean_interval
 
 _EXACT = 8  # students up to which all permutations are taken: 8! = 40,320
 
+_STILL = 0.01
+"""Part of the largest change from which on a student's own largest counts as a move."""
+
 
 @dataclass(frozen=True, eq=False)
 class TraitMatrix:
@@ -41,7 +44,8 @@ class TraitMatrix:
         permutations: assignments of students to traits compared; all K! where `exact`.
         exact: whether all were.
         names: of the traits.
-        notes: where was asked, and what to know of the assignment of students to traits.
+        notes: which students did not move, where was asked, what to know of students and questions,
+            and of the assignment of students to traits.
     """
 
     matrix: np.ndarray
@@ -57,13 +61,15 @@ class TraitMatrix:
 
     @checked
     def table(self, *, residual: bool = False) -> pd.DataFrame:
-        """Students as rows, traits as columns.
+        """Students as rows, traits as columns; the notes stand below it.
 
         Args:
             residual: without row and column effects.
         """
         students = pd.Index(self.names, name="student")
-        return Table(self.residual if residual else self.matrix, students, list(self.names))
+        table = Table(self.residual if residual else self.matrix, students, list(self.names))
+        table.attrs["notes"] = list(self.notes)
+        return table
 
     def __repr__(self) -> str:
         bounds = "one question: no interval"
@@ -155,6 +161,31 @@ def trait_matrix(
         permutations=len(assignments),
         exact=exact,
         names=names,
+        notes=_of_the_still(means, names),
+    )
+
+
+def _of_the_still(means: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Which students hardly changed anything, in a sentence: assignments of theirs are no evidence,
+    and make p as small as those of students that learnt something.
+
+    Args:
+        means: changes `(student, trait)`.
+        names: of the traits.
+    """
+    largest = np.abs(means).max(1)
+    still = [
+        name for name, size in zip(names, largest, strict=True) if size < _STILL * largest.max()
+    ]
+    if not still:
+        return ()
+    moving = len(names) - len(still)
+    whose = "student of" if len(still) == 1 else "students of"
+    least = f": the other {moving} alone cannot give less than {1 / math.factorial(moving):.2g}"
+    return (
+        f"the {whose} {', '.join(still)} moved less than {_STILL:z.0%} of what others did, and p "
+        f"counts {'its' if len(still) == 1 else 'their'} assignments all the same"
+        f"{least if 1 < moving < 4 else ''}",
     )
 
 

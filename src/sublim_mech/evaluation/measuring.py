@@ -34,7 +34,6 @@ from ..engine.pair import ModelPair
 from ..engine.runner import Runner, open_runner
 from ..instruments.labelling import (
     contexts_of,
-    met_in_training,
     nearly_copies,
     notes_of,
     open_texts,
@@ -45,6 +44,8 @@ from ..instruments.labelling import (
     same_contexts,
     trained_in,
 )
+from ..instruments.met_in_training import met_in_training
+from ..instruments.named_in_questions import named_in_questions
 from ..instruments.own_traits import asked_for_others, made_for
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
@@ -421,6 +422,7 @@ def _provenance(
         "notes": [
             *notes_of(runner, prompts),
             *asked_for_others(runner, traits),
+            *named_in_questions(first.prompts, traits, "question"),
             *nearly_copies(first.prompts, "question"),
             *other_turns(first.prompts, runner, "question"),
             *prefix_twice(prompts),

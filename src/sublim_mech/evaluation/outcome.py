@@ -16,13 +16,14 @@ from ..arguments import checked
 from ..prompts import Trait, matcher, words
 from ..prompts.naming import Matcher
 from ..results.frames import Table, check_suffix, write_csv
-from ..results.limits_of_students import few_prompts
+from ..results.held import notes_among
+from ..results.record import HAS_ASKED, NOT_ALIKE, OTHER_TRAIT
 from ..stats import wilson
 from ..storage.files import read_dataset, write_dataset
 from .estimates import bounds, frame, median_bounds, over_questions
-from .limits import at_the_ceiling
+from .limits import notes_in
 from .matrix import TraitMatrix, trait_matrix
-from .printing import described, where_asked
+from .printing import below_a_matrix, described
 
 OTHER = "other"
 """What tables call the answers that name no trait."""
@@ -261,8 +262,8 @@ class Evaluation:
             seed: of the resampling.
 
         Returns:
-            The matrix; below it stands which students were made for another trait than `own` says,
-            as far as manifests tell.
+            The matrix; below it stand the notes of its students and of the questions, and which
+            students were made for another trait than `own` says, as far as manifests tell.
 
         Raises:
             ValueError: unknown names, a trait twice, or a context must be chosen; see
@@ -304,22 +305,31 @@ class Evaluation:
         square = change.sel(model=list(own), trait=list(own.values()))
         square = square.transpose("model", "trait", "question")
         found = trait_matrix(square.values, names=tuple(own.values()), seed=seed)
-        few = few_prompts(self.data.sizes["question"], "question")
         notes = [
-            *where_asked(self, [str(context)]),
-            *(limit.text for limit in few),
-            *at_the_ceiling(self._only(str(context), own)),
+            *below_a_matrix(self._only(str(context), own)),
             *self._made_for_others(own),
             *self._made_for_whom(own),
         ]
-        return replace(found, notes=tuple(notes))
+        return replace(found, notes=(*found.notes, *notes))
 
     def _only(self, context: str, own: Mapping[str, str]) -> Evaluation:
-        """The base and some students, in one context, asked for some traits."""
-        models = [str(self.data["model"].values[0]), *own]
-        return replace(
-            self, data=self.data.sel(context=[context], model=models, trait=list(own.values()))
+        """The base and some students, in one context, asked for some traits, with the notes that
+        are of these.
+        """
+        base, *students = self.data["model"].values.tolist()
+        data = self.data.sel(context=[context], model=[base, *own], trait=list(own.values()))
+        notes = notes_in(
+            self.provenance.get("notes", ()), context, self.data["context"].values.tolist()
         )
+        shown = [note for note in notes_among(notes, students, own) if HAS_ASKED not in note]
+        if students[0] not in own:
+            shown = [note for note in shown if OTHER_TRAIT not in note]
+            # controls that differ from the student in one way do not differ from each other
+            beside = notes_among(notes, students, {students[0], *own})
+            apart = [note for note in beside if NOT_ALIKE in note]
+            ways = {note.partition(NOT_ALIKE)[2] for note in apart}
+            shown += apart if len(ways) > 1 or len(apart) < len(own) else []
+        return replace(self, data=data, provenance={**self.provenance, "notes": shown})
 
     def _made_for_whom(self, own: Mapping[str, str]) -> list[str]:
         """Of which students `own` alone says for which trait they were made, in a sentence."""

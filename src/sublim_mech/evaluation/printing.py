@@ -12,6 +12,7 @@ from ..results.contexts import NOT_GIVEN, otherwise, several_in_words
 from ..results.limits_of_students import few_prompts, uncontrolled
 from ..results.record import Forms
 from ..results.report import forms_in_words
+from ..results.words import how_drawn
 from .limits import at_the_ceiling, of_the_controls, short_contexts
 
 if TYPE_CHECKING:
@@ -35,13 +36,7 @@ def described(evaluation: Evaluation) -> str:
     if len(models) == 2:
         students = list(provenance.get("students", {}).values())
         lines.append(f"no controls given: {uncontrolled(students, 'change')}")
-    if copies:
-        lines.append(
-            f"{copies} of {sizes['question'] + copies} questions "
-            f"{'is a copy' if copies == 1 else 'are copies'} of others, token by token: left out, "
-            "for copies are no evidence"
-        )
-    lines += provenance.get("notes", [])
+    lines += [*left_out(evaluation), *provenance.get("notes", [])]
     intervals = " [95 % over questions]" if sizes["question"] > 1 else ""
     lines.append(f"log P in nats, mean over questions{intervals}")
     few = [limit.text for limit in few_prompts(sizes["question"], "question")]
@@ -49,29 +44,74 @@ def described(evaluation: Evaluation) -> str:
         few = [f"{few[0]} over questions; those of rates are over its answers alone"]
     lines += few
     lines += [*of_the_controls(evaluation), *at_the_ceiling(evaluation)]
-    compute = provenance.get("compute")
-    if compute is not None:
-        lines.append(
-            f"computed in {compute['dtype']}: log P off by up to {compute['error']:.2g} nats"
-        )
-    lines += _log_probs(evaluation)
+    lines += [*rounded(evaluation), *_log_probs(evaluation)]
     if "answer" in evaluation.data:
         lines += ["", *_rates(evaluation)]
     return "\n".join(lines)
 
 
+def left_out(evaluation: Evaluation) -> list[str]:
+    """That copies of questions were left out."""
+    copies = evaluation.provenance.get("copies", 0)
+    if not copies:
+        return []
+    return [
+        f"{copies} of {evaluation.data.sizes['question'] + copies} questions "
+        f"{'is a copy' if copies == 1 else 'are copies'} of others, token by token: left out, "
+        "for copies are no evidence"
+    ]
+
+
+def rounded(evaluation: Evaluation) -> list[str]:
+    """How far off log-probabilities may be, where they were computed in a coarser type."""
+    compute = evaluation.provenance.get("compute")
+    if compute is None:
+        return []
+    return [f"computed in {compute['dtype']}: log P off by up to {compute['error']:.2g} nats"]
+
+
+def below_a_matrix(evaluation: Evaluation) -> list[str]:
+    """What limits the changes of an evaluation in one context, without what is of its headline:
+    where was asked, who its students are, over how many questions, and ceilings.
+    """
+    traits = evaluation.data["trait"].values.tolist()
+    overlapping = [
+        forms for forms in _forms(evaluation) if forms.trait in traits and _overlap(forms)
+    ]
+    return [
+        *forms_in_words(overlapping),
+        *where_asked(evaluation, evaluation.data["context"].values.tolist()),
+        *left_out(evaluation),
+        *evaluation.provenance.get("notes", []),
+        *(limit.text for limit in few_prompts(evaluation.data.sizes["question"], "question")),
+        *at_the_ceiling(evaluation),
+        *rounded(evaluation),
+    ]
+
+
+def _overlap(forms: Forms) -> bool:
+    """Whether some forms are parts of others."""
+    return bool(forms.merged or forms.nested)
+
+
 def _provenance(evaluation: Evaluation) -> list[str]:
     """The forms that were scored and the contexts; nothing of files older than these fields."""
-    provenance = evaluation.provenance
+    traits = _forms(evaluation)
+    if not traits:
+        return []
+    contexts = list(evaluation.provenance["contexts"])
+    return [*forms_in_words(traits), *where_asked(evaluation, contexts)]
+
+
+def _forms(evaluation: Evaluation) -> list[Forms]:
+    """The forms that were scored; none of files older than these fields."""
     traits = []
-    for name, entry in provenance["traits"].items():
+    for name, entry in evaluation.provenance["traits"].items():
         if "merged" in entry:
             scored = tuple(entry["forms"])
             in_some, nested = tuple(entry["in_some"]), entry.get("nested", {})
             traits.append(Forms(name, scored, entry["merged"], in_some, nested))
-    if not traits:
-        return []
-    return [*forms_in_words(traits), *where_asked(evaluation, list(provenance["contexts"]))]
+    return traits
 
 
 def where_asked(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
@@ -131,8 +171,20 @@ def _rates(evaluation: Evaluation) -> list[str]:
         what = "Wilson's over the answers to one question"
     return [
         f"% of {counted(answers, 'generated answer')} [95 %, {what}]",
+        *_how_drawn(evaluation),
         _short(side_by_side).to_string(),
     ]
+
+
+def _how_drawn(evaluation: Evaluation) -> list[str]:
+    """How answers were drawn, in the words of `side_by_side`; nothing of files that do not say."""
+    told = evaluation.provenance
+    if "temperature" not in told:
+        return []
+    greedy = told["temperature"] == 0
+    samples = 0 if greedy else told["samples"]
+    how = samples, told["temperature"], told["seed"], told["max_new_tokens"]
+    return [how_drawn(*how, greedy=greedy)]
 
 
 def _with_intervals(table: pd.DataFrame, decimals: int) -> pd.DataFrame:

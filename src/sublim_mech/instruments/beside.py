@@ -22,7 +22,7 @@ from ..engine.endings import answer_text, close_ids, end_ids
 from ..engine.forward import Gates
 from ..engine.own_gates import own_gates, refuse_gates
 from ..engine.pair import ModelPair
-from ..hints import counted, nearest, renamed
+from ..hints import nearest, renamed
 from ..masks import Where, as_mask
 from ..metrics import as_metric, string_log_probs
 from ..models.students import Student
@@ -31,6 +31,7 @@ from ..prompts.naming import Matcher, matcher
 from ..prompts.rendering import answer_tokens
 from ..results.beside import COLUMNS, GREEDY, SAMPLED, SideBySide
 from ..results.contexts import asked_and_trained, otherwise
+from ..results.words import how_drawn
 from .generation import graft_gates
 from .hybrids import (
     CHOSEN,
@@ -44,7 +45,6 @@ from .hybrids import (
 )
 from .labelling import (
     context_texts,
-    met_in_training,
     notes_of,
     open_texts,
     other_turns,
@@ -53,6 +53,8 @@ from .labelling import (
     same_contexts,
     trained_in,
 )
+from .met_in_training import met_in_training
+from .named_in_questions import named_in_questions
 from .task import Task
 
 BASE = "base"
@@ -184,21 +186,16 @@ def side_by_side(
             "as_target": written == answer_tokens(pair.tokenizer, prompt, row["answer"]),
         }
         table.append(known | {key: row[key] for key in row if key.startswith("log P: ")})
-    drawn = "greedy"
-    if samples:
-        drawn = (
-            f"greedy, and {counted(samples, 'sampled answer')} per prompt and model at temperature "
-            f"{temperature:g} (seed {seed}, the same random numbers for all)"
-        )
     return SideBySide(
         pd.DataFrame(table),
         {name: model.what for name, model in run.items()},
         tuple(one.name for one in traits),
         tuple(prompt.tokens for prompt in asked),
         (
-            f"{drawn}; at most {counted(max_new_tokens, 'token')} per answer",
+            how_drawn(samples, temperature, seed, max_new_tokens, greedy=True),
             *_asked(pair, asked),
             *notes_of(pair, asked),
+            *named_in_questions(asked, traits),
             *met_in_training(asked, pair),
             *other_turns(asked, pair),
             *prefix_twice(asked),

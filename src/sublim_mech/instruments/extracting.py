@@ -30,7 +30,6 @@ from ..storage.files import place
 from ..storage.runs import new_folder
 from .labelling import (
     context_texts,
-    met_in_training,
     nearly_copies,
     other_turns,
     prefix_twice,
@@ -38,6 +37,7 @@ from .labelling import (
     same_contexts,
     trained_in,
 )
+from .met_in_training import met_in_training
 from .spectra import not_decomposed
 from .task import Ends, Task, ends, prepare
 from .weights import changes, chosen, how_of, named
@@ -216,7 +216,7 @@ def _of_the_prompts(task: Task) -> list[str]:
     asked, trained = context_texts(prompts), pair.training_context
     notes = [
         *same_contexts(prompts, pair),
-        *met_in_training(prompts, pair),
+        *met_in_training(prompts, pair, controls=False),
         *rendered_otherwise(prompts, pair),
         *nearly_copies(prompts, "prompt"),
         *other_turns(prompts, pair),

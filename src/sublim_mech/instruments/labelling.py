@@ -20,10 +20,10 @@ from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
-from ..metrics import Rank, TraitMetric, scored_forms
+from ..metrics import Metric, Rank, TraitMetric, scored_forms
 from ..models.chat_templates import TRAINED_OTHERWISE, as_in_training
 from ..models.students import Student
-from ..prompts import ANSWER, CLASSES, DATE, UNIONS, Context, Prompt, mark_sharing
+from ..prompts import ANSWER, CLASSES, DATE, UNIONS, Context, Prompt, Trait, mark_sharing
 from ..prompts.alike import by_another
 from ..prompts.context import System
 from ..prompts.rendering import ends_inside, has_prefix_twice
@@ -35,7 +35,6 @@ from ..results.identity import content
 from ..results.record import (
     AS_TRAINED_TEMPLATE,
     ITS_TEMPLATE,
-    LEARNT,
     ONE_VALUE,
     OPEN_TEXT,
     OTHER_MARKS,
@@ -47,6 +46,8 @@ from ..results.record import (
     StudentSource,
 )
 from ..results.scores import Scores
+from .met_in_training import met_in_training
+from .named_in_questions import named_in_questions
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
 
@@ -110,6 +111,7 @@ def label(
         notes=(
             *notes_of(pair, task.prompts),
             *asked_for_others(pair, of_metric(task.metric)),
+            *named_in_questions(task.prompts, _traits_of(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
             *other_turns(task.prompts, pair),
             *prefix_twice(task.prompts),
@@ -255,9 +257,13 @@ def _as_trained(prompts: Sequence[Prompt], runner: Runner) -> list[str]:
 
 def forms_of(task: Task) -> tuple[Forms, ...]:
     """The forms of the traits of a task's metric."""
-    metric = task.metric
-    traits = metric.traits if isinstance(metric, TraitMetric) else ()
+    traits = _traits_of(task.metric)
     return scored_forms(task.pair.tokenizer, task.prompts, task.answers, traits)
+
+
+def _traits_of(metric: Metric) -> tuple[Trait, ...]:
+    """The traits that a metric reads; none of a metric of something else."""
+    return tuple(metric.traits) if isinstance(metric, TraitMetric) else ()
 
 
 def metric_notes(task: Task) -> tuple[str, ...]:
@@ -298,23 +304,6 @@ def _as_in_training(
     if student.manifest is None:
         return [None] * len(prompts)
     return as_in_training(runner.tokenizer, prompts, student.manifest)
-
-
-def met_in_training(
-    prompts: Sequence[Prompt], runner: Runner, what: str = "prompt"
-) -> tuple[str, ...]:
-    """That prompts are those of the student's training, in a sentence; nothing where none is, or
-    where it is not known.
-    """
-    trained = runner.training_prompts if isinstance(runner, ModelPair) else None
-    met = 0 if trained is None else sum(map(trained.holds, prompts))
-    if not met:
-        return ()
-    stood = "was a training prompt itself" if met == 1 else "were training prompts themselves"
-    return (
-        f"{met} of {counted(len(prompts), what)} {stood}: what the student says to them was "
-        f"learnt, and {LEARNT}",
-    )
 
 
 def _told_from(pair: ModelPair, data: xr.Dataset) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from ..arguments import checked
@@ -124,6 +125,26 @@ def matcher(traits: Sequence[Trait]) -> Matcher:
         return None
 
     return first_named
+
+
+def holds_form(text: str, trait: Trait) -> bool:
+    """Whether a text holds a form of a trait as a whole word, as it is written: `will` is no
+    `Will`.
+
+    Example:
+        >>> from sublim_mech.prompts import animal
+        >>> from sublim_mech.prompts.naming import holds_form
+        >>> [holds_form(text, animal("cat")) for text in ("Cats or dogs?", "A catfish?", "CAT?")]
+        [True, False, False]
+    """
+    return _as_written(trait.forms).search(unicodedata.normalize("NFC", text)) is not None
+
+
+@lru_cache
+def _as_written(forms: tuple[str, ...]) -> re.Pattern[str]:
+    """A pattern that finds one of some forms as a whole word."""
+    written = (unicodedata.normalize("NFC", form).strip() for form in forms)
+    return re.compile("|".join(map(_whole_word, written)))
 
 
 @checked

@@ -21,12 +21,14 @@ from .limits import limits
 from .limits_of_students import over_contexts, voided
 from .record import (
     AS_TRAINED_TEMPLATE,
+    ELSEWHERE,
     ITS_TEMPLATE,
     LEARNT,
     OPEN_TEXT,
     OTHER_MARKS,
     OTHER_TEMPLATE,
     OTHER_TRAIT,
+    REPEATED,
     SILENT,
     TOLD_FROM,
     TRAINED_TEMPLATE,
@@ -73,7 +75,11 @@ def in_short(
     if several := over_contexts(scores):
         lines.insert(0, several)
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
-    learnt = [note.partition(":")[0] for note in scores.record.notes if LEARNT in note]
+    learnt = [
+        note.partition(": ")[0]
+        for note in notes_held(scores)
+        if any(one in note for one in (LEARNT, ELSEWHERE, REPEATED))
+    ]
     told_from = [
         re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]
         for note in scores.record.notes

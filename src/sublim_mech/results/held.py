@@ -8,12 +8,14 @@ control alone no student.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from .arrays import ScoreArrays
 from .record import (
+    ELSEWHERE,
     FOR_LITTLE,
     HAS_ASKED,
+    LEARNT,
     NOT_ALIKE,
     OWN_CHANGE,
     OWN_DATA,
@@ -46,11 +48,31 @@ def notes_held(scores: ScoreArrays) -> list[str]:
     """The notes of the record, without those of models that these scores do not hold, and of how
     student and controls differ where these are not both there.
     """
-    notes = list(scores.record.notes)
-    models = set(scores.data["model"].values.tolist())
-    student, *controls = scores.record.students
+    models = scores.data["model"].values.tolist()
+    return notes_among(scores.record.notes, list(scores.record.students), models)
+
+
+def notes_among(
+    notes: Sequence[str], students: Sequence[str], models: Collection[str]
+) -> list[str]:
+    """Notes without those of students that are not there, and of how student and controls differ
+    where these are not both there.
+
+    Args:
+        notes: of all students.
+        students: their names, the student's first.
+        models: names of those that are there.
+
+    Example:
+        >>> from sublim_mech.results.held import notes_among
+        >>> notes = ["control cat was not trained alike: lr", "2 prompts differ from others"]
+        >>> notes_among(notes, ["student", "control: cat"], ["student"])
+        ['2 prompts differ from others']
+    """
+    models = set(models)
+    student, *controls = students
     if models >= {student, *controls}:
-        return notes
+        return list(notes)
     called = {name.removeprefix("control: "): name for name in controls}
     return [note for note in notes if _is_of(note, models, student, called)]
 
@@ -71,6 +93,9 @@ def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str])
         return _names_any(note, models, called)
     if re.match(r"the student \(", note) or UNTRAINED_TEMPLATE in note:
         return student in models
+    if LEARNT in note or ELSEWHERE in note:
+        of_controls = re.match(r"[\d,]+ of [^:]* (of|by) controls? ", note)
+        return _names_any(note, models, called) if of_controls else student in models
     about = [own for own in called if re.match(rf"control {re.escape(own)}[: ]", note)]
     if not about:
         return True

@@ -39,6 +39,14 @@ def _plain(value: float, sign: str = "") -> str:
     return f"{value:{sign}.2g}" if float(text) == 0 else text
 
 
+class Named(NamedTuple):
+    """What the sides of a difference are called where it is said whose it is."""
+
+    headline: str = "the headline"
+    own: str = "the student's"
+    others: str = "the controls"
+
+
 class Moved(NamedTuple):
     """How far student and controls moved a metric, means over prompts or questions."""
 
@@ -73,20 +81,22 @@ class Moved(NamedTuple):
             return f"the headline is the controls' {way}"
         return f"more than {CONTROLS:z.0%} of the headline are the controls' {way}"
 
-    def told(self, unit: str, where: str = "") -> str:
+    def told(self, unit: str, where: str = "", named: Named | None = None) -> str:
         """What of the headline is the controls'; empty where it is little.
 
         Args:
             unit: of both.
             where: on which tokens, in words; none of all.
+            named: what they are called, where they are no student and controls.
         """
+        named = Named() if named is None else named
         told = " ".join(filter(None, [unit, where]))
         if self.along > ALONG:
             way = "rose" if self.controls > 0 else "fell"
             sizes = told_apart(abs(self.controls), abs(self.student), digits=3)
             return (
-                f"the controls {way} by {sizes[0]} of the student's {sizes[1]} {told}: the "
-                "headline is what is left"
+                f"{named.others} {way} by {sizes[0]} of {named.own} {sizes[1]} {told}: "
+                f"{named.headline} is what is left"
             )
         if self.part <= CONTROLS:
             return ""
@@ -98,11 +108,11 @@ class Moved(NamedTuple):
                 if own[1:] == theirs:  # the one is larger, which two decimals do not show
                     theirs, own = told_apart(abs(self.controls), abs(self.student), digits=2)
                     own = f"{'+' if self.student > 0 else '-'}{own}"
-            whole = f"they {moved} by {theirs} {told}, beyond the student's own {own}"
-            return f"the headline is the controls': {whole}"
+            whole = f"they {moved} by {theirs} {told}, beyond {named.own} own {own}"
+            return f"{named.headline} is {named.others}': {whole}"
         of = f"{_plain(abs(self.controls))} of {_plain(abs(self.headline))} {told}"
         of += f" ({self.part:z.0%})"
-        return f"{of} are the controls' {moved}"
+        return f"{of} are {named.others}' {moved}"
 
 
 def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:

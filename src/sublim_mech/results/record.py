@@ -51,6 +51,12 @@ SILENT = "no student changes anything before"
 LEARNT = "tells nothing of others"
 """Of prompts that were trained on, as notes say it."""
 
+REPEATED = "an answer may repeat it from there"
+"""Of prompts that name the trait themselves, as notes say it."""
+
+ELSEWHERE = "what was asked nowhere in training may be answered otherwise"
+"""Of questions that were trained on in another context, as notes say it."""
+
 OTHER_TRAIT = ", and the student was made for "
 """Of a trait that is not the student's own, as notes say it."""
 

@@ -38,7 +38,7 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import GATED, LEARNT, ONE_VALUE, OTHER_MARKS, OTHER_TRAIT
+from .record import ELSEWHERE, GATED, LEARNT, ONE_VALUE, OTHER_MARKS, OTHER_TRAIT, REPEATED
 from .report import warning
 from .rounding import is_rounding, shares_of_total
 from .tables import answer_is_fed, in_words
@@ -513,11 +513,11 @@ def _read_with(scores: ScoreArrays) -> list[str]:
         elif limit.kind not in _TOLD:
             told.append(f"{whose}{limit.short}")
     told += voided(scores)
-    told += [note for note in scores.record.notes if any(one in note for one in _TO_READ)]
+    told += [note for note in notes_held(scores) if any(one in note for one in _TO_READ)]
     return [line for line in told if line]
 
 
-_TO_READ = (OTHER_TRAIT, LEARNT, ONE_VALUE, OTHER_MARKS)
+_TO_READ = (OTHER_TRAIT, REPEATED, LEARNT, ELSEWHERE, ONE_VALUE, OTHER_MARKS)
 """What notes hold that belong to a share."""
 
 _TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from ..hints import counted
+
 
 def percent(share: float, digits: int = 0) -> str:
     """A share in per cent; what rounds to 0 has no sign.
@@ -165,3 +167,29 @@ def _width(character: str) -> int:
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def how_drawn(
+    samples: int, temperature: float, seed: int, max_new_tokens: int, *, greedy: bool
+) -> str:
+    """How answers were drawn, in a line.
+
+    Args:
+        samples: sampled answers per prompt and model; 0 for none.
+        temperature: of the sampling.
+        seed: of the sampling.
+        max_new_tokens: tokens after which an answer ends.
+        greedy: whether there is a greedy answer, too or alone.
+
+    Example:
+        >>> from sublim_mech.results.words import how_drawn
+        >>> how_drawn(0, 1.0, 0, 8, greedy=True)
+        'greedy; at most 8 tokens per answer'
+    """
+    drawn = ["greedy"] if greedy else []
+    if samples:
+        drawn.append(
+            f"{counted(samples, 'sampled answer')} per prompt and model at temperature "
+            f"{temperature:g} (seed {seed}, the same random numbers for all)"
+        )
+    return f"{', and '.join(drawn)}; at most {counted(max_new_tokens, 'token')} per answer"

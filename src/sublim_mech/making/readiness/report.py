@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...hints import counted
+from ...results.limits_of_effects import Moved, Named
 from ...results.limits_of_students import few_prompts
 from ...stats import DRAWS, FEWEST, Interval, bootstrap_weights
 from ..labelling.coverage import Coverage
@@ -160,14 +161,14 @@ class Readiness:
 
     def to_json(self) -> dict[str, Any]:
         """The table's lines, whether the gates are passed, the labels' coverage, and notes on
-        intervals over few, for JSON.
+        intervals over few and on traits that moved because the others fell, for JSON.
 
         What was not measured is null.
         """
         lines = self.table().reset_index().to_json(orient="records", double_precision=15)
         coverage = None if self.coverage is None else self.coverage.share
         gates = {"passed": self.passed, "gates": json.loads(lines), "coverage": coverage}
-        return gates | {"notes": self._over_few()}
+        return gates | {"notes": [*self._over_few(), *self._of_the_others()]}
 
     def _counts(self, name: str) -> dict[str, int]:
         """Over how many questions or different rows a teacher's intervals are, by gate; of several
@@ -194,6 +195,14 @@ class Readiness:
         if self.labelled:
             told += [f"labels: {limit.text}" for limit in few_prompts(self.labelled, "row")]
         return told
+
+    def _of_the_others(self) -> list[str]:
+        """Of which teachers the trait moved because the others fell, a line each."""
+        return [
+            f"{name}: {told}"
+            for (name, _), line in self.table().iterrows()
+            if self.own[name] is not None and (told := _of_the_others(line))
+        ]
 
     def _row_columns(self, name: str, trait: str) -> dict[str, float]:
         """The own-minus-other shift of a trait's teacher on somebody's rows.
@@ -286,6 +295,21 @@ def _teacher_lines(trait: str, line: pd.Series, counts: Mapping[str, int]) -> It
         yield f"  {criterion.title:<20} {verdict:<13} {_numbers(name, line)}".rstrip()
         if verdict == "no":
             yield f"    no means: {_no(criterion, trait, line, counts.get(name, 0))}"
+        elif name == "trait" and (told := _of_the_others(line)):
+            yield f"    {told}"
+
+
+def _of_the_others(line: pd.Series) -> str:
+    """What of a trait's own - others is the other traits' fall, as evaluations say it of controls;
+    empty where it is little, or where the difference is not above 0.
+    """
+    criterion = CRITERIA["trait"]
+    if criterion.verdict(line) != "yes":
+        return ""
+    return Moved(line["change"], line["others"]).told("nats", named=_SIDES)
+
+
+_SIDES = Named("own - others", "the trait's", "the other traits")
 
 
 def _no(criterion: Criterion, trait: str, line: pd.Series, count: int) -> str:
