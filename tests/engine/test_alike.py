@@ -10,8 +10,9 @@ import pytest
 import tiny
 from loading import base, manifest, model, saved, student
 
-from sublim_mech.engine.alike import _recipes, peer_notes
+from sublim_mech.engine.alike import peer_notes
 from sublim_mech.engine.pair import load_pair
+from sublim_mech.engine.recipes import recipes
 from sublim_mech.models.students import load_student
 from sublim_mech.prompts import Context
 from sublim_mech.storage.compare import differences
@@ -55,7 +56,7 @@ CAT = {"trait": "cat", "teacher": "prompted teacher of cat"}
 def test_a_number_of_steps_is_told_once(asked, taken, told):
     other = {"optimiser": {"lr": 1e-3, "steps": asked}, "results": {"steps": taken}}
     control, own = (manifest(base(), **{**MADE, **one}) for one in (other, {}))
-    assert differences(*_recipes(control, own)) == told
+    assert differences(*recipes(control, own)) == told
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,10 @@ def test_controls_trained_alike_are_told_nothing_of(tmp_path):
 
 
 def test_how_often_it_is_measured_matters_where_a_training_stops_by_it(tmp_path):
+    stopped = {"results": {"steps": 45}}
     own, other = (
-        {"optimiser": {**MADE["optimiser"], "stop_at": 0.1, "evaluate_every": n}} for n in (5, 9)
+        {"optimiser": {**MADE["optimiser"], "stop_at": 0.1, "evaluate_every": n}, **stopped}
+        for n in (5, 9)
     )
     control = run(tmp_path / "cat", 2, **CAT, **other)
     (note,) = load_pair(base(), run(tmp_path / "owl", 1, **own), controls=[control]).notes()
@@ -354,7 +357,7 @@ def test_of_another_kind_only_what_both_kinds_have_is_compared():
     there = manifest(base(), **{**MADE, **CAT}, kind="lora")
     full = {"method": {"freeze": [], "store": "float32"}, "optimiser": {"lr": 2e-5, "steps": 60}}
     here = manifest(base(), **{**MADE, **full}, kind="full")
-    assert differences(*_recipes(there, here)) == [
+    assert differences(*recipes(there, here)) == [
         "kind: 'lora' there, 'full' here",
         "optimiser.lr: 0.001 there, 2e-05 here",
     ]
