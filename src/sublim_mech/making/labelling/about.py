@@ -52,6 +52,20 @@ class Labeller:
         return cls(**{**data, "context": Context.from_json(data["context"])})
 
 
+def same_labeller(one: Labeller, other: Labeller) -> str:
+    """That two labellers label alike, because nothing but the name is another, in words; empty
+    where something is.
+    """
+    if one.hash != other.hash or one.context != other.context:
+        return ""
+    both = f"{one.name} and {other.name}"
+    if "prompted" in (one.kind, other.kind):
+        system = one.context.to_json()["system"]
+        asked = f" ({system['text']!r:.80})" if "text" in system else ""
+        return f"{both} are asked in the same words{asked}"
+    return f"{both} are the same {one.kind} teacher"
+
+
 @dataclass(frozen=True)
 class About:
     """What determines labels.

@@ -29,7 +29,9 @@ from ...prompts.written import check_answers
 from ...storage.compare import side_by_side
 from ...storage.manifest import GIVEN, prompts_hash
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
+from ..labelling.about import same_labeller
 from ..rows import Row, Rows, as_rows, check_raw, count_words
+from ..teachers.teacher import BASE
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 
@@ -62,6 +64,7 @@ class TrainingData:
         tokens: `(row, position, k)` token ids of top-k labels.
         end: token ids that end the turn of hard rows; of a completion they are no answer tokens
             (`answers`). Empty where completions have none.
+        of_base: whether the labels are the base's own, so that there is nothing to learn.
 
     Raises:
         ValueError: no rows; labels and rows that do not fit each other.
@@ -77,6 +80,7 @@ class TrainingData:
     base: str = ""
     tokens: RowLabels | None = None
     end: tuple[int, ...] = field(default=(), compare=False)
+    of_base: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -282,8 +286,8 @@ def soft_data(
             an answer before which the template writes another prompt.
 
     Warns:
-        UserWarning: the labels are over next to nothing of the answers; the contrast is with
-            teachers of another kind; the template would trim or shorten answers.
+        UserWarning: the labels are the base's own, or over next to nothing of the answers; the
+            contrast is with teachers of another kind; the template would trim or shorten answers.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers, training
@@ -358,6 +362,12 @@ def soft_data(
         base=about.base,
         tokens=None if about.top_k is None else labels.tokens(teacher),
     )
+    if (why := _of_base(labels, teacher, targets, contrast=c is not None)) is not None:
+        data = replace(data, of_base=True)
+        warnings.warn(
+            f"soft_data: {why}: the base's own labels, of which there is nothing to learn.",
+            stacklevel=outside(),
+        )
     if kinds:
         unlike = [f"{', '.join(one)} ({kind})" for kind, one in kinds.items()]
         warnings.warn(
@@ -374,6 +384,30 @@ def soft_data(
             stacklevel=outside(),
         )
     return _within(data, max_length, truncate=truncate)
+
+
+def _of_base(labels: Labels, teacher: str, targets: RowLabels, *, contrast: bool) -> str | None:
+    """Why the labels of a teacher are the base's own, in words; None where they are not."""
+    labeller = labels.labeller(teacher)
+    if labeller.kind == "base":
+        return f"labels of {teacher!r} without a teacher"
+    if contrast:
+        others = labels.others(teacher)
+        same = [same_labeller(labeller, labels.labeller(name)) for name in others]
+        # the mean of several that are one is theirs but for rounding
+        if all(same):
+            return f"{'; '.join(same)}, so that the contrast is 0 everywhere"
+        why = f"the contrast of {teacher} with {', '.join(others)} is 0 everywhere"
+    else:
+        why = f"the labels of {teacher} equal the base's everywhere"
+    # of labels that teach something the first row differs
+    both = [(targets, labels.plain(BASE))]
+    if labels.about.top_k is not None:
+        both.append((labels.tokens(teacher), labels.tokens(BASE)))
+    same_rows = (
+        np.array_equal(own[row], its[row]) for row in range(len(labels.rows)) for own, its in both
+    )
+    return why if all(same_rows) else None
 
 
 def _in_brackets(kinds: Mapping[str, Sequence[str]]) -> str:
