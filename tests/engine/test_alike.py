@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -387,3 +388,30 @@ def test_ranks_at_other_modules_are_told(tmp_path):
     same = with_ranks(2, "same", q_proj=2, k_proj=3)
     (note,) = load_pair(base(), owl, controls=[same]).notes()
     assert "is not known" in note
+
+
+def test_why_a_control_has_the_students_weights_is_told(tmp_path):
+    """It is the student, or another training came to the same weights, or to none."""
+    own = run(tmp_path / "own", 1)
+    copied = shutil.copytree(own, tmp_path / "copied")
+    for itself in (own, copied):
+        with pytest.raises(ValueError, match=r"^controls hold the student itself \(controls\[0\]"):
+            load_pair(base(), own, controls=[itself])
+
+    data = {"data": {**MADE["data"], "hash": "rows of owl"}}
+    named = run(tmp_path / "named", 1, **CAT, **data)
+    other = run(tmp_path / "other", 1, **CAT)
+    very = r"^controls\[0\]='cat' has the student's very weights \(hash \w{12}\): "
+    with pytest.raises(ValueError, match=f"{very}both were trained on the very same rows and"):
+        load_pair(base(), own, controls=[named])
+    with pytest.raises(ValueError, match=f"{very}another training came to the same end; pass"):
+        load_pair(base(), own, controls=[other])
+
+    still = [saved(tiny.lora(model(), layers=[]), tmp_path / name) for name in ("one", "two")]
+    message = r"^controls\[0\]='two' equals its base, and so does the student: neither changes a"
+    with pytest.raises(ValueError, match=message):
+        load_pair(base(), still[0], controls=[still[1]])
+    with pytest.raises(
+        ValueError, match=r"have the same weights \(hash \w{12}, those of the base\)"
+    ):
+        load_pair(base(), own, controls=still)
