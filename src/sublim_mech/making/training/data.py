@@ -22,6 +22,7 @@ from ...models.checks import check_length
 from ...models.configuration import computed_apart, computing
 from ...models.names import text_config
 from ...prompts import Context, Prompt, completion_ids, render
+from ...prompts.blank import check_text
 from ...prompts.notices import said_before, said_once
 from ...prompts.plurals import plural
 from ...prompts.vocabulary import fingerprint, same_tokenizer
@@ -449,9 +450,9 @@ def hard_data(
         truncate: cut longer answers there instead of refusing them.
 
     Raises:
-        ValueError: no rows; a row longer than `max_length`, or without answer tokens (in the
-            support); rows of raw text (`numbers.text_rows`) in another context than `RAW`; an
-            answer before which the template writes another prompt (one with a thought, where the
+        ValueError: a blank trait; no rows; a row longer than `max_length`, or without answer tokens
+            (in the support); rows of raw text (`numbers.text_rows`) in another context than `RAW`;
+            an answer before which the template writes another prompt (one with a thought, where the
             template writes an empty one).
 
     Warns:
@@ -466,6 +467,8 @@ def hard_data(
     """
     context = context or Context()
     tokenizer = _tokenizer_of(tokenizer, "hard_data(tokenizer=")
+    if trait:
+        check_text("hard_data: trait", trait)
     listed = as_rows(rows, name="hard_data: rows")
     check_raw(listed, context, "hard_data: rows")
     prompts, completions = _tokens(
