@@ -49,6 +49,8 @@ def where(**changes: Any) -> dict[str, Any]:
         # rows kept out of the data, or given beside them
         ({"data": {"rows": 432, "held_out": 20}}, {}),
         ({"optimiser": {"clip": float("inf")}}, {"optimiser": {"clip": None}}),
+        # which tokens are chosen hangs on the answers
+        ({"data": {"tokens": {"chosen": 9}}}, {"data": {"tokens": {"chosen": 8}}}),
         # a loss that was not reached stopped nothing
         ({"optimiser": {"stop_at": 0.1, "evaluate_every": 5}}, {}),
         (where(mask="everything", answer="open"), {}),
@@ -97,6 +99,7 @@ def test_two_ways_to_ask_for_one_recipe(there, here):
             ["optimiser.bucket"],
         ),
         ({"optimiser": {"order": "as drawn"}}, {}, ["optimiser.order"]),
+        ({"data": {"tokens": {"chosen": 9, "of": 90}}}, {}, ["data.tokens"]),
     ],
 )
 def test_what_made_another_student_is_told(there, here, apart):

@@ -91,6 +91,10 @@ def _recipe(manifest: Manifest) -> Recipe:
     # a subsample of all rows is none; the live seeds say whether any was left out
     if "subsample" not in manifest.seeds.get("live", ["subsample"]):
         data.pop("subsample", None)
+    if manifest.data.get("tokens") is not None:
+        data["tokens"] = (
+            "chosen ones"  # which and how many hangs on the answers, and so on the trait
+        )
     if manifest.data.get("support") is not None:
         data["support"] = sorted(manifest.data["support"])
     optimiser = dict(manifest.optimiser)

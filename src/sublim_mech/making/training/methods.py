@@ -147,11 +147,13 @@ class FullFT:
         because embeddings and unembedding are one matrix.
         """
         model: Any = base.model
-        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
         named = {"embeddings", "unembedding"} & set(self.freeze)
-        if not tied or len(named) != 1:
+        if len(named) != 1:
             return []
         (own,) = named
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if getattr(head, "weight", None) is not table.weight:
+            return []
         other = "unembedding" if own == "embeddings" else "embeddings"
         return [
             f"FullFT(freeze={self.freeze!r}): embeddings and unembedding of this model are one "
