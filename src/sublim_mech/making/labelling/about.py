@@ -11,6 +11,7 @@ from typing import Any
 from ...arguments import checked
 from ...prompts import Context
 from ...prompts.vocabulary import vocabulary_hash
+from ...results.contexts import in_words
 from ...storage.files import plain
 from ..rows import Row
 from ..teachers.teacher import Teacher
@@ -60,9 +61,7 @@ def same_labeller(one: Labeller, other: Labeller) -> str:
         return ""
     both = f"{one.name} and {other.name}"
     if "prompted" in (one.kind, other.kind):
-        system = one.context.to_json()["system"]
-        asked = f" ({system['text']!r:.80})" if "text" in system else ""
-        return f"{both} are asked in the same words{asked}"
+        return f"{both} are asked in the same words ({in_words(one.context.to_json())})"
     return f"{both} are the same {one.kind} teacher"
 
 
