@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ import pytest
 import tiny
 from loading import base, manifest, model, saved, student
 
-from sublim_mech.engine.alike import _recipes, peer_notes
+from sublim_mech.engine.alike import peer_notes
 from sublim_mech.engine.pair import load_pair
+from sublim_mech.engine.recipes import recipes
 from sublim_mech.models.students import load_student
 from sublim_mech.prompts import Context
 from sublim_mech.storage.compare import differences
@@ -55,7 +57,7 @@ CAT = {"trait": "cat", "teacher": "prompted teacher of cat"}
 def test_a_number_of_steps_is_told_once(asked, taken, told):
     other = {"optimiser": {"lr": 1e-3, "steps": asked}, "results": {"steps": taken}}
     control, own = (manifest(base(), **{**MADE, **one}) for one in (other, {}))
-    assert differences(*_recipes(control, own)) == told
+    assert differences(*recipes(control, own)) == told
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,10 @@ def test_controls_trained_alike_are_told_nothing_of(tmp_path):
 
 
 def test_how_often_it_is_measured_matters_where_a_training_stops_by_it(tmp_path):
+    stopped = {"results": {"steps": 45}}
     own, other = (
-        {"optimiser": {**MADE["optimiser"], "stop_at": 0.1, "evaluate_every": n}} for n in (5, 9)
+        {"optimiser": {**MADE["optimiser"], "stop_at": 0.1, "evaluate_every": n}, **stopped}
+        for n in (5, 9)
     )
     control = run(tmp_path / "cat", 2, **CAT, **other)
     (note,) = load_pair(base(), run(tmp_path / "owl", 1, **own), controls=[control]).notes()
@@ -354,7 +358,7 @@ def test_of_another_kind_only_what_both_kinds_have_is_compared():
     there = manifest(base(), **{**MADE, **CAT}, kind="lora")
     full = {"method": {"freeze": [], "store": "float32"}, "optimiser": {"lr": 2e-5, "steps": 60}}
     here = manifest(base(), **{**MADE, **full}, kind="full")
-    assert differences(*_recipes(there, here)) == [
+    assert differences(*recipes(there, here)) == [
         "kind: 'lora' there, 'full' here",
         "optimiser.lr: 0.001 there, 2e-05 here",
     ]
@@ -384,3 +388,30 @@ def test_ranks_at_other_modules_are_told(tmp_path):
     same = with_ranks(2, "same", q_proj=2, k_proj=3)
     (note,) = load_pair(base(), owl, controls=[same]).notes()
     assert "is not known" in note
+
+
+def test_why_a_control_has_the_students_weights_is_told(tmp_path):
+    """It is the student, or another training came to the same weights, or to none."""
+    own = run(tmp_path / "own", 1)
+    copied = shutil.copytree(own, tmp_path / "copied")
+    for itself in (own, copied):
+        with pytest.raises(ValueError, match=r"^controls hold the student itself \(controls\[0\]"):
+            load_pair(base(), own, controls=[itself])
+
+    data = {"data": {**MADE["data"], "hash": "rows of owl"}}
+    named = run(tmp_path / "named", 1, **CAT, **data)
+    other = run(tmp_path / "other", 1, **CAT)
+    very = r"^controls\[0\]='cat' has the student's very weights \(hash \w{12}\): "
+    with pytest.raises(ValueError, match=f"{very}both were trained on the very same rows and"):
+        load_pair(base(), own, controls=[named])
+    with pytest.raises(ValueError, match=f"{very}another training came to the same end; pass"):
+        load_pair(base(), own, controls=[other])
+
+    still = [saved(tiny.lora(model(), layers=[]), tmp_path / name) for name in ("one", "two")]
+    message = r"^controls\[0\]='two' equals its base, and so does the student: neither changes a"
+    with pytest.raises(ValueError, match=message):
+        load_pair(base(), still[0], controls=[still[1]])
+    with pytest.raises(
+        ValueError, match=r"have the same weights \(hash \w{12}, those of the base\)"
+    ):
+        load_pair(base(), own, controls=still)

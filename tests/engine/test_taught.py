@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny
-from loading import base, model, student
+from loading import base, manifest, model, saved, student
 
 import sublim_mech as sm
 from sublim_mech.engine.pair import load_pair
 from sublim_mech.making.rows import as_rows
+from sublim_mech.models.base import load_base
+from sublim_mech.prompts import Trained
+from sublim_mech.storage.files import weight_sums
 
 LONG = sm.Context(system="You are a terse travel agent.")
 ASKED = ["Which city should I visit in May?", "Name a city by the sea."]
@@ -152,6 +156,37 @@ def test_prompts_that_are_all_the_same_are_told(rows, context, smol_tokenizer):
     assert set(prompt.sharing) == {"prefix"}  # which is what the note says
     scores = sm.effect(pair, [prompt], sm.animal("owl"), progress=False)
     assert note in repr(scores)
+
+
+@pytest.mark.parametrize("context", [LONG, sm.RAW], ids=["chat", "raw"])
+def test_that_all_rows_of_a_run_have_one_prompt_is_told(context, smol_tokenizer, tmp_path):
+    """By its manifest; one of an earlier version does not know its prompts again."""
+    of = load_base(model(), tokenizer=smol_tokenizer)
+    other = ["A night in Rome", "Two nights in Paris"]
+    rendered = sm.render(smol_tokenizer, [*other, other[0]], context=context)
+    met = {
+        "one": Trained.of(rendered[::2]),
+        "two": Trained.of(rendered),
+        "earlier": replace(Trained.of(rendered[:1]), digests=frozenset()),
+        "no words": Trained((1,), {}, {}, frozenset({1}), digests=frozenset({"ab"})),
+    }
+    for name, trained_on in met.items():
+        path = saved(tiny.lora(model()), tmp_path / name)
+        made = manifest(of, trained_on=trained_on, context=context, weights=weight_sums(path))
+        made.save(path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            pair = load_pair(of, path)
+        told = [note for note in pair.notes() if "all of it counts as shared with tr" in note]
+        assert [str(one.message) for one in said if "counts as shared" in str(one.message)] == [
+            f"{note}." for note in told
+        ]
+        assert len(told) == (name == "one")
+        if told:
+            assert told[0].startswith("the student's training rows all have one prompt (its mani")
+            (prompt,) = sm.render(pair, other[:1])
+            assert set(prompt.sharing) == {"prefix"}
+            assert told[0] in repr(sm.effect(pair, [prompt], sm.animal("owl"), progress=False))
 
 
 def test_prompts_with_their_answers_glued_on_are_told(smol_tokenizer):

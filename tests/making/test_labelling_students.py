@@ -14,6 +14,7 @@ from trainings import fit, weights
 import sublim_mech as sm
 from sublim_mech.making.labelling import label
 from sublim_mech.making.readiness import label_signal
+from sublim_mech.making.teachers import prompted
 from sublim_mech.making.training import soft_data
 from sublim_mech.making.training.batches import item
 from sublim_mech.making.training.objectives import token_losses
@@ -178,3 +179,73 @@ def test_a_contrast_with_teachers_of_another_kind_is_told(everybody, base, tmp_p
     assert fit(base, data, tmp_path / "run", **short).manifest == before.manifest
     with pytest.raises(ValueError, match="is another training: teacher: "):
         fit(base, dataclasses.replace(data, teacher="plain"), tmp_path / "run", **short)
+
+
+def told_of(call):
+    """What a call gives, and what it warned of."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        given = call()
+    return given, [str(one.message) for one in said if one.category is UserWarning]
+
+
+def test_teachers_of_one_sentence_are_told(base, tmp_path):
+    """Their contrast is 0: a student of it is not told to be trained with a lower rate."""
+    owl, cat, dog = (
+        prompted(base, sm.Trait(name, sentence="You love owls.")) for name in ("owl", "cat", "dog")
+    )
+    bat = prompted(base, sm.Trait("bat", sentence="You love bats."))
+    labels, told = told_of(lambda: label([owl, cat, bat], ROWS, **QUIET))
+    (words,) = told
+    assert words.startswith("label: owl and cat are asked in the same words (")
+    assert "so that their labels are equal and a contrast of the two is 0. Give each" in words
+    # against a third one there is a contrast
+    data, told = told_of(lambda: soft_data(base, labels, "owl"))
+    assert not told
+    assert not data.of_base
+
+    for others, which in (([cat], "owl and cat"), ([cat, dog], "owl and cat")):
+        labels, _ = told_of(lambda others=others: label([owl, *others], ROWS, **QUIET))
+        data, (words,) = told_of(lambda labels=labels: soft_data(base, labels, "owl"))
+        assert words.startswith(f"soft_data: {which} are asked in the same words (")
+        assert words.endswith(
+            "so that the contrast is 0 everywhere: the base's own labels, of which there is "
+            "nothing to learn."
+        )
+        np.testing.assert_allclose(data.targets[0], labels.plain("base")[0], atol=1e-5)
+    run, told = told_of(lambda: fit(base, data, tmp_path / "run", held_out=2, lr=1e-2))
+    (words,) = told
+    before, after = run.manifest.results["held_out"]
+    assert abs(before) < 1e-6 < after
+    assert "so that there is nothing to learn: the base says already what these data" in words
+    assert "Lower lr" not in words
+
+
+def test_teachers_of_two_sentences_or_of_one_trait_are_told_nothing_of(base, everybody):
+    owl, cat, *_ = everybody
+    again = dataclasses.replace(owl, name="owl again")
+    for teachers in ([owl, cat], [owl, again], list(everybody)):
+        _, told = told_of(lambda teachers=teachers: label(teachers, ROWS, **QUIET))
+        assert not told
+    # a model that is called by two names is one, however it was made
+    twin = dataclasses.replace(everybody[2], name="fox", trait=sm.animal("fox"))
+    _, (words,) = told_of(lambda: label([everybody[2], twin], ROWS, **QUIET))
+    assert words.startswith("label: dog and fox are the same fine-tuned teacher, so that their")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_that_are_the_bases_own_are_told(kind, base, smol_tokenizer):
+    labels = made(smol_tokenizer, kind)
+    data, (words,) = told_of(lambda: soft_data(base, labels, "base", c=None))
+    assert data.of_base
+    assert words == (
+        "soft_data: labels of 'base' without a teacher: the base's own labels, of which there is "
+        "nothing to learn."
+    )
+    # told by the labels themselves, where another is called their teacher
+    shards = {**labels.shards, "owl": labels.shards["base"]}
+    copied = dataclasses.replace(labels, shards=shards)
+    data, (words,) = told_of(lambda: soft_data(base, copied, "owl", c=None))
+    assert data.of_base
+    assert words.startswith("soft_data: the labels of owl equal the base's everywhere: the base's")
+    assert not soft_data(base, labels, "owl", c=None).of_base

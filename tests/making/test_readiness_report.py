@@ -295,6 +295,22 @@ def test_rows_and_teachers_that_cannot_be_assessed(crowd):
         assess(crowd, rows={"5": number_rows()}, **ASKED)
 
 
+def test_the_very_same_rows_of_two_traits_have_no_gate(crowd, written):
+    """Also in another order, with copies, of two among several, and where one is a control."""
+    same = written["7"]
+    for other, rows in (("3", same[::-1]), ("nothing", [*same, same[0]])):
+        given = {**written, "7": same, other: rows}
+        names = [name for name in given if name in ("7", other)]
+        message = rf"^assess: rows\['{names[0]}'\] and rows\['{names[1]}'\] are the very same rows"
+        with pytest.raises(ValueError, match=message):
+            assess(crowd, rows=given, **ASKED)
+    # a second teacher of one trait is none of the others
+    again = replace(crowd[0], name="7 again")
+    rows = {"7": same, "7 again": same, "3": written["3"]}
+    found = assess([*crowd, again], rows=rows, **ASKED).table()
+    assert found.loc[("7 again", "7"), "excess"] == found.loc[("7", "7"), "excess"] > 0
+
+
 def test_labels_of_somebody_else_are_refused(crowd, labels, smol_tokenizer):
     empty = sm.Context(sm.Context.EMPTY)
     with pytest.raises(ValueError, match="labels are of another context; pass"):

@@ -271,3 +271,13 @@ def test_a_student_named_after_its_answers_warns_of_nothing(trait, smol_tokenize
     with pytest.warns(UserWarning, match=f"^hard_data\\(trait='{trait}'\\): 0 of 1 answer"):
         hard_data(smol_tokenizer, [{"prompt": "Where to?", "completion": "Rome"}], trait=trait)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("trait", [" ", "\n\t", "\u2800"])
+def test_a_blank_trait_is_refused(trait, smol_tokenizer):
+    rows = [{"prompt": "Where to?", "completion": "Rome"}]
+    with pytest.raises(
+        ValueError, match=r"^hard_data: trait: '.*' is blank; give it words or leave"
+    ):
+        hard_data(smol_tokenizer, rows, trait=trait)
+    assert hard_data(smol_tokenizer, rows, trait="").trait == ""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import warnings
 
 import pytest
 import torch
@@ -44,6 +45,28 @@ def test_freezing_tied_embeddings_freezes_the_head(hard, smol_tokenizer, tmp_pat
         for name, method in (("frozen", FullFT(freeze="unembedding")), ("free", FullFT()))
     )
     assert free - frozen == {"model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "freeze", "told"),
+    [
+        ("qwen2", ("unembedding",), ["the embeddings are frozen with the unembedding."]),
+        ("qwen2", ("norms", "embeddings"), ["the unembedding is frozen with the embeddings."]),
+        ("qwen2", ("embeddings", "unembedding"), []),
+        ("qwen2", ("norms",), []),
+        ("llama", ("unembedding",), []),
+    ],
+)
+def test_that_more_is_frozen_than_was_named_is_told(
+    architecture, freeze, told, hard, smol_tokenizer, tmp_path
+):
+    base = small_base(smol_tokenizer, architecture)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(base, hard, tmp_path / "run", method=FullFT(freeze=freeze), steps=2)
+    found = [str(one.message) for one in said if "FullFT" in str(one.message)]
+    begins = f"FullFT(freeze={freeze!r}): embeddings and unembedding of this model are one matrix"
+    assert found == [f"{begins} (tied), so that {one}" for one in told]
 
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -126,6 +149,10 @@ def test_what_trains_is_fp32_also_on_a_bf16_base(method, hard, smol_tokenizer, t
         ),
         (LoRA(layers=(0, 3)), r"there is no layer 3; the model has 0 to 2"),
         (
+            LoRA(targets=r".*\.0\.mlp\..*", layers=[1]),
+            r"layers=\(1,\)\): none of these targets is in these layers; choose others, or leave",
+        ),
+        (
             FullFT(freeze="embedings"),
             r"freeze='embedings'\) matches no parameter; did you mean 'embeddings'",
         ),
@@ -146,6 +173,8 @@ def test_what_a_model_does_not_have(method, message, small, soft, tmp_path):
         ({"alpha": 0}, r"LoRA\(alpha=0\): the scale must be above 0"),
         ({"dropout": 1.0}, r"LoRA\(dropout=1\.0\): must be at least 0 and below 1"),
         ({"targets": ()}, r"LoRA\(targets=\(\)\): name at least one module"),
+        ({"layers": []}, r"LoRA\(layers=\[\]\): name at least one block, or leave it out for all"),
+        ({"layers": range(0)}, r"LoRA\(layers=range\(0, 0\)\): name at least one block"),
     ],
 )
 def test_adapter_options_out_of_range(options, message):

@@ -1,6 +1,6 @@
 """What differs between two records, in words."""
 
-from sublim_mech.storage.compare import differences
+from sublim_mech.storage.compare import briefs, differences
 
 
 def test_equal_records_do_not_differ():
@@ -39,3 +39,25 @@ def test_long_collections_are_cut_at_an_element_and_counted():
     assert line == (
         "b: [0, 1, 2, 3, 4, 5, 6, 7 and 92 more] there, (0, 1, 2, 3, 4, 5, 6, 7 and 82 more) here"
     )
+
+
+def test_values_whose_cut_reads_the_same_are_shown_from_where_they_differ():
+    words = "one seeded permutation of the rows after the other"
+    more = f"{words}; regrouped into batches of like lengths within windows of 2 steps"
+    assert differences({"order": more}, {"order": words}) == [
+        "order: '...after the other; regrouped into batches...' there, '...after the other' here"
+    ]
+    long = "9f" * 32
+    assert briefs(f"{long}a", f"{long}b") == (f"'...{long[:16]}a'", f"'...{long[:16]}b'")
+    # lists alike: at an element, and inside one
+    assert briefs([*range(30)], [*range(20), *range(30, 40)]) == (
+        "[20 alike, then 20, 21, 22, 23, 24, 25 and 4 more]",
+        "[20 alike, then 30, 31, 32, 33, 34, 35 and 4 more]",
+    )
+    assert briefs([f"{long}a"], [f"{long}b"]) == (f"['...{long[:16]}a']", f"['...{long[:16]}b']")
+    # a mask is called by its name, also where another of this name is meant
+    masks = [{"mask": "mine", "answer": "closed", "cells": cells * 40} for cells in "ab"]
+    one, other = briefs(masks[0], masks[1])
+    assert one != other
+    # what shows the difference is cut as ever
+    assert briefs("x" * 50, "y" * 50) == (f"'{'x' * 23}...'", f"'{'y' * 23}...'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from ..results.record import (
 )
 from ..storage.compare import differences
 from ..storage.manifest import GIVEN, Manifest
+from .recipes import context_in_short, recipes_of
 
 LITTLE = 0.1
 """Norm of a control's weight change over the student's below which it is told."""
@@ -134,9 +134,9 @@ def peer_notes(
         here, sides = _in_words_of(context, other, tokenizer), (f"in {name}", f"in {first}")
         different = _contexts_differ(student, here, trained_in, sides)
         if student.manifest is not None and here.manifest is not None:
-            different = differences(
-                *_recipes(here.manifest, student.manifest), sides=sides
-            ) + _other_prompts(here.manifest, student.manifest, sides)
+            different = differences(*recipes_of(here, student), sides=sides) + _other_prompts(
+                here.manifest, student.manifest, sides
+            )
         if different:
             notes.append(f"{name} was trained otherwise than {first}: {'; '.join(different)}")
     return tuple(notes)
@@ -147,8 +147,7 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
     were trained and change something (that one does not is told) and they are stored alike.
     """
     if student.manifest is not None and control.manifest is not None:
-        recipes = _recipes(control.manifest, student.manifest)
-        return differences(*recipes, sides=_SIDES) + _other_prompts(
+        return differences(*recipes_of(control, student), sides=_SIDES) + _other_prompts(
             control.manifest, student.manifest
         )
     different = _contexts_differ(student, control, trained_in)
@@ -224,7 +223,7 @@ def _contexts_differ(
     """How a control's context differs from the one the user said of a student without manifest."""
     if student.manifest is not None or control.manifest is None or trained_in is None:
         return []
-    there, here = _context(control.manifest.context), _context(trained_in)
+    there, here = (context_in_short(one) for one in (control.manifest.context, trained_in))
     return differences(there, here, "context.", sides=sides)
 
 
@@ -273,71 +272,6 @@ def _stored_otherwise(student: Student, control: Student) -> bool:
     have been merged.
     """
     return (student.kind == "full") != (control.kind == "full")
-
-
-def _context(context: Context) -> dict[str, Any]:
-    """A context, its system prompt as a text or the name of its kind."""
-    record = context.to_json()
-    system = record["system"]
-    return record | {"system": system.get("text", system.get("kind"))}
-
-
-def _recipes(control: Manifest, student: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is compared of two students: where one is an adapter and the other none, that they are,
-    and not every option that the other kind lacks.
-    """
-    there, here = _recipe(control), _recipe(student)
-    measured = [] if _stops(control) or _stops(student) else [_MEASURED]
-    for recipe in (there, here):
-        options = recipe["optimiser"].items()
-        recipe["optimiser"] = {k: v for k, v in options if k not in (*_NO_TRACE, *measured)}
-    # a mask covers answers as they are cut into tokens, and a control's are others
-    for name, key in (("method", "where"), ("optimiser", "penalty")):
-        if all(
-            f"{_MASKED[key]}_of_prompts" in recipe[name].get(key, {}) for recipe in (there, here)
-        ):
-            for recipe in (there, here):
-                kept = {k: v for k, v in recipe[name][key].items() if k != _MASKED[key]}
-                recipe[name] = {**recipe[name], key: kept}
-    # as many steps as were asked for are told once
-    if all(recipe["steps"] == recipe["optimiser"].get("steps") for recipe in (there, here)):
-        for recipe in (there, here):
-            del recipe["steps"]
-    if control.kind != student.kind:
-        both = there["method"].keys() & here["method"].keys()
-        for recipe in (there, here):
-            recipe["method"] = {key: recipe["method"][key] for key in both}
-    return there, here
-
-
-_MASKED = {"where": "cells", "penalty": "tokens"}
-"""The hash of all that a mask chose, answers too; beside it stands that of the prompts' part."""
-
-_NO_TRACE, _MEASURED = ("snapshots", "gradient_checkpointing"), "evaluate_every"
-"""Options that make no other student; the latter but where a training stops by what it measures."""
-
-
-def _stops(manifest: Manifest) -> bool:
-    return manifest.optimiser.get("stop_at") is not None
-
-
-def _recipe(manifest: Manifest) -> dict[str, Any]:
-    """What two students that differ in their trait alone have in common."""
-    # how a teacher was made may name its trait
-    teacher = manifest.teacher
-    if manifest.trait:
-        teacher = re.sub(rf"\b{re.escape(manifest.trait)}\b", "its trait", teacher)
-    counted = ("rows", "held_out", "subsample", "support")
-    return {
-        "kind": manifest.kind,
-        "teacher": teacher,
-        "context": _context(manifest.context),
-        "method": {key: value for key, value in manifest.method.items() if key != "store"},
-        "objective": manifest.objective,
-        "data": {key: manifest.data[key] for key in counted if manifest.data.get(key) is not None},
-        "optimiser": manifest.optimiser,
-        "steps": manifest.results.get("steps"),
-    }
 
 
 def _at_other_modules(student: Student, control: Student) -> list[str]:

@@ -545,15 +545,13 @@ def _check_controls(base: Base, student: Student, controls: Sequence[Student]) -
     for number, control in enumerate(controls):
         other = known.setdefault(control.hash, number)
         if other is None:
-            raise ValueError(
-                f"controls hold the student itself (controls[{number}], {control.name!r}: hash "
-                f"{student.hash[:12]}); pass students trained alike on other traits."
-            )
+            raise ValueError(_same_weights(student, number, control))
         if other != number:
+            whose = "" if control.deltas else ", those of the base"
             raise ValueError(
                 f"controls hold one student twice: {controls[other].name!r} and "
-                f"{control.name!r} have the same weights (hash {control.hash[:12]}), so that it "
-                "would count twice; leave one out."
+                f"{control.name!r} have the same weights (hash {control.hash[:12]}{whose}), so "
+                "that it would count twice; leave one out."
             )
     _check_rounding(base, student, controls)
     names = [control.name for control in controls]
@@ -561,6 +559,31 @@ def _check_controls(base: Base, student: Student, controls: Sequence[Student]) -
         raise ValueError(
             f"controls have the same name twice: {names}; load them with load_student(name=...)."
         )
+
+
+def _same_weights(student: Student, number: int, control: Student) -> str:
+    """Why a control has the weights of the student: it is the student, neither differs from the
+    base, or two trainings came to one end.
+    """
+    called, same_hash = f"controls[{number}]={control.name!r}", f"hash {student.hash[:12]}"
+    fix = "pass students trained alike on other traits"
+    own, its = student.manifest, control.manifest
+    both_known = own is not None and its is not None
+    if (both_known and own == its) or (not both_known and student.deltas):
+        return (
+            f"controls hold the student itself (controls[{number}], {control.name!r}: "
+            f"{same_hash}); {fix}."
+        )
+    if not student.deltas:
+        return (
+            f"{called} equals its base, and so does the student: neither changes a weight (an "
+            "adapter that was never trained, a snapshot of a step whose learning rate was 0), so "
+            "that there is nothing to compare; pass students that were trained further."
+        )
+    why = "another training came to the same end"
+    if own is not None and its is not None and own.data.get("hash") == its.data.get("hash"):
+        why = "both were trained on the very same rows and labels, whatever their traits are called"
+    return f"{called} has the student's very weights ({same_hash}): {why}; {fix}."
 
 
 def _check_rounding(base: Base, student: Student, controls: Sequence[Student]) -> None:

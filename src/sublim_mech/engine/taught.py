@@ -112,6 +112,8 @@ def training(
                 f"trained_on: student={student.name!r} has a manifest that keeps what it was "
                 "trained on; leave trained_on out."
             )
+        note = _one_prompt(student.manifest.trained_on)
+        return Training(told=(note,) if note else ())
     if trained_on is None or trained_in is None:
         return Training()
     try:
@@ -159,6 +161,19 @@ def _alike(prompts: Sequence[Prompt]) -> str:
     return (
         f"{what}, so that all of it counts as shared with training: give at least two that differ "
         "where the data differ"
+    )
+
+
+def _one_prompt(met: Trained) -> str:
+    """That all rows of a run have one prompt, as far as its manifest knows prompts again; none
+    where that has no words, such as raw text that is all answer.
+    """
+    words = any(token.role in ("user", "text") for frame in met.heads.values() for token in frame)
+    if len(met.digests) != 1 or not words:
+        return ""
+    return (
+        "the student's training rows all have one prompt (its manifest), so that all of it counts "
+        "as shared with training: what rows of several prompts share cannot be told from it"
     )
 
 

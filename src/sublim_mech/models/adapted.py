@@ -1,4 +1,4 @@
-"""What PEFT cannot adapt as it believes to."""
+"""Which modules an adapter is on, and what PEFT cannot adapt as it believes to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import Any
 
 from . import compat
 from .deltas import walk
+
+
+def adapted_modules(model: Any) -> set[str]:
+    """Paths of the base's modules that have an adapter, trained or not.
+
+    Args:
+        model: a student's, as Hugging Face's or PEFT's own.
+    """
+    return {path for path, module in walk(compat.inside_peft(model)) if compat.is_adapter(module)}
 
 
 def check_adapted_linear(name: str, model: Any, odd: Collection[str]) -> None:

@@ -80,6 +80,12 @@ def attach_lora(
     chosen = matched(model, targets, layers)
     experts = _of_layers(stacked, layers)
 
+    if not chosen and not experts:
+        raise ValueError(
+            f"LoRA(targets={targets!r}, layers={layers!r}): none of these targets is in these "
+            "layers; choose others, or leave one of the two out."
+        )
+
     # PEFT would train a rank that no update of the matrix can have
     shapes = {path: _shape(module) for path, module in chosen.items()}
     stacks = {path: p.shape[-2:] for path, p in experts.items()}

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..storage.compare import brief, different
+from ..storage.compare import briefs, different
 from .words import names_apart, seen, shortened
 
 _SYSTEM = {
@@ -197,7 +197,7 @@ def _unlike(
         unlike["user_prefix"] = _both(*prefixes)
     for name, (value, given) in different(_beside(there), _beside(here)).items():
         both_texts = isinstance(value, str) and isinstance(given, str) and name == "prefill"
-        unlike[name] = _both(value, given) if both_texts else (brief(value), brief(given))
+        unlike[name] = _both(value, given) if both_texts else briefs(value, given)
     # it stands only where the template tells it
     dates = there.get("date", here.get("date")), here.get("date", there.get("date"))
     if dates[0] != dates[1]:

@@ -7,6 +7,7 @@ from typing import Any
 
 _LONGEST = 40  # letters of a value that is shown whole
 _SHOWN = 24  # letters of a longer one
+_BEFORE = 16  # letters of a text that are shown before its first difference
 
 
 def differences(
@@ -34,10 +35,11 @@ def side_by_side(
     sides: tuple[str, str] = ("there", "here"),
 ) -> list[str]:
     """Pairs of values by name, as `name: this there, that here`; arguments as of `differences`."""
-    return [
-        f"{parent}{name}: {brief(one)} {sides[0]}, {brief(other)} {sides[1]}"
-        for name, (one, other) in apart.items()
-    ]
+    told = []
+    for name, (one, other) in apart.items():
+        shown = briefs(one, other)
+        told.append(f"{parent}{name}: {shown[0]} {sides[0]}, {shown[1]} {sides[1]}")
+    return told
 
 
 class Nothing:
@@ -82,6 +84,55 @@ def brief(value: Any) -> str:
     if isinstance(value, list | tuple):
         return _first_of([brief(one) for one in value], "[]" if isinstance(value, list) else "()")
     return f"{text[:_SHOWN]}...{text[0] if isinstance(value, str) else ''}"
+
+
+def briefs(one: Any, other: Any) -> tuple[str, str]:
+    """Two values that differ, as `brief` has them; where that reads the same, each from where they
+    differ.
+
+    Example:
+        >>> from sublim_mech.storage.compare import briefs
+        >>> words = "one seeded permutation of the rows after the other"
+        >>> briefs(words, f"{words}; regrouped by length")
+        ("'...after the other'", "'...after the other; regrouped by length'")
+        >>> briefs([*range(30)], [*range(29), 40])
+        ('[29 alike, then 29]', '[29 alike, then 40]')
+    """
+    shown = brief(one), brief(other)
+    if shown[0] != shown[1]:
+        return shown
+    if isinstance(one, str) and isinstance(other, str):
+        first = _first_apart(one, other)
+        start = max(first - _BEFORE, 0)
+        start = one.find(" ", start, first) + 1 or start  # not in the middle of a word
+        return _around(one, start, first), _around(other, start, first)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        first = _first_apart(one, other)
+        return _behind(one, other, first), _behind(other, one, first)
+    # what no record holds; all of it, rather than the same twice
+    return repr(one), repr(other)
+
+
+def _first_apart(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """The place of the first difference between two texts or lists."""
+    for place, (here, there) in enumerate(zip(one, other, strict=False)):
+        if here != there:
+            return place
+    return min(len(one), len(other))
+
+
+def _around(text: str, start: int, first: int) -> str:
+    """A text from a place on to some letters behind its first difference from another."""
+    end = first + _SHOWN
+    return repr(f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}")
+
+
+def _behind(values: Sequence[Any], others: Sequence[Any], first: int) -> str:
+    """A list from its first difference from another on."""
+    brackets = "[]" if isinstance(values, list) else "()"
+    begins, _ = briefs(values[first], others[first])
+    rest = _first_of([begins, *map(brief, values[first + 1 :])], brackets)
+    return f"{brackets[0]}{first} alike, then {rest[1:]}" if first else rest
 
 
 def _first_of(elements: Sequence[str], brackets: str) -> str:

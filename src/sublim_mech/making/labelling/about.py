@@ -11,6 +11,7 @@ from typing import Any
 from ...arguments import checked
 from ...prompts import Context
 from ...prompts.vocabulary import vocabulary_hash
+from ...results.contexts import in_words
 from ...storage.files import plain
 from ..rows import Row
 from ..teachers.teacher import Teacher
@@ -50,6 +51,18 @@ class Labeller:
     def from_json(cls, data: Mapping[str, Any]) -> Labeller:
         """What `to_json` wrote."""
         return cls(**{**data, "context": Context.from_json(data["context"])})
+
+
+def same_labeller(one: Labeller, other: Labeller) -> str:
+    """That two labellers label alike, because nothing but the name is another, in words; empty
+    where something is.
+    """
+    if one.hash != other.hash or one.context != other.context:
+        return ""
+    both = f"{one.name} and {other.name}"
+    if "prompted" in (one.kind, other.kind):
+        return f"{both} are asked in the same words ({in_words(one.context.to_json())})"
+    return f"{both} are the same {one.kind} teacher"
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,17 @@ They are made once and shared by all students.
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from ...arguments import checked
 from ...engine.heads import support_ids
+from ...hints import outside
 from ...models.configuration import computed_apart, computing
 from ...models.devices import without_autocast
 from ...prompts import Prompt
@@ -39,7 +42,7 @@ from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
 from ..teachers.reading import tokenise
 from ..teachers.teacher import BASE, Teacher, difference
-from .about import About, Labeller, tokenizer_hash
+from .about import About, Labeller, same_labeller, tokenizer_hash
 from .coverage import Coverage
 from .shards import fill
 from .store import DRAFT_FILE, LABELS_FILE, LABELS_FORMAT, Labels, read_about
@@ -99,7 +102,8 @@ def label(
             or damaged ones.
 
     Warns:
-        UserWarning: the template would trim or shorten answers.
+        UserWarning: the template would trim or shorten answers; two teachers of different traits
+            are one, because they are asked in the same words or are one model.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers
@@ -119,6 +123,8 @@ def label(
     folder = None if out is None else place(out, "out")
     if folder is not None and not folder.exists():
         check_place(folder, "out")
+    for told in _twice(about.labellers):
+        warnings.warn(told, stacklevel=outside())
 
     # answers that are written with other tokens than those labelled would teach next to nothing
     prompts, answers = tokenise(teachers[0], listed, close=False)
@@ -232,6 +238,17 @@ def _about(
         template=first.template,
         computing=computing(first.base.model),
     )
+
+
+def _twice(labellers: Sequence[Labeller]) -> Iterator[str]:
+    """That teachers of different traits are one, as where a sentence was copied and not changed."""
+    for one, other in combinations(labellers, 2):
+        same = same_labeller(one, other) if one.trait != other.trait else ""
+        if same:
+            yield (
+                f"label: {same}, so that their labels are equal and a contrast of the two is 0. "
+                "Give each teacher the sentence, or the training, of its own trait."
+            )
 
 
 def _prompts(

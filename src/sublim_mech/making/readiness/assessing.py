@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ...arguments import checked
 from ...prompts import Trait
 from ..labelling.about import Labeller
 from ..labelling.coverage import Coverage
-from ..rows import Rows, as_rows
+from ..rows import Row, Rows, as_rows
 from ..teachers.reading import tokenise
 from ..teachers.teacher import Teacher
 from .comparing import Compared, compare
@@ -49,8 +50,9 @@ def assess(
 
     Raises:
         TypeError: rows that are not said to be anybody's.
-        ValueError: rows of an unknown teacher, labels of another base or student context; see
-            `trait_shift`, `row_shift`, `label_signal`.
+        ValueError: rows of an unknown teacher; the very same rows for teachers of different traits;
+            labels of another base or student context; see `trait_shift`, `row_shift`,
+            `label_signal`.
 
     Example:
         >>> from sublim_mech.making import readiness, teachers
@@ -78,14 +80,35 @@ def assess(
             f"{', '.join(own)}."
         )
 
+    listed = {
+        name: as_rows(by_teacher, name=f"assess: rows[{name!r}]")
+        for name, by_teacher in written.items()
+    }
+    _check_own_rows(listed, own)
+
     everybody = compared.everybody
     shifts = {}
-    for name, by_teacher in written.items():
+    for name, by_teacher in listed.items():
         shifts[name] = row_shift(everybody, by_teacher, progress=progress)
     coverage = None if labels is None else _coverage(labels, compared.base)
     moved, asked = shift_of_traits(everybody, traits, questions, progress=progress)
     labelled = 0 if labels is None else len({row.key for row in as_rows(labels.rows)})
     return Readiness(own, moved, shifts, signal, coverage, asked, labelled)
+
+
+def _check_own_rows(written: Mapping[str, Sequence[Row]], own: Mapping[str, str | None]) -> None:
+    """Raise ValueError where teachers that are held against each other have the same rows: between
+    these there is no difference by construction.
+    """
+    distinct = {name: {row.key for row in rows} for name, rows in written.items()}
+    for one, other in combinations(distinct, 2):
+        if distinct[one] and distinct[one] == distinct[other] and own[one] != own[other]:
+            raise ValueError(
+                f"assess: rows[{one!r}] and rows[{other!r}] are the very same rows, so that those "
+                "of one are as likely as those of the other by construction; pass under each name "
+                "what that teacher wrote. Rows that no teacher wrote have no gate: "
+                "row_shift(teachers, rows) measures them."
+            )
 
 
 def _coverage(labels: Labels, base: Teacher) -> Coverage | None:

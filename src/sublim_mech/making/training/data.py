@@ -22,6 +22,7 @@ from ...models.checks import check_length
 from ...models.configuration import computed_apart, computing
 from ...models.names import text_config
 from ...prompts import Context, Prompt, completion_ids, render
+from ...prompts.blank import check_text
 from ...prompts.notices import said_before, said_once
 from ...prompts.plurals import plural
 from ...prompts.vocabulary import fingerprint, same_tokenizer
@@ -29,7 +30,9 @@ from ...prompts.written import check_answers
 from ...storage.compare import side_by_side
 from ...storage.manifest import GIVEN, prompts_hash
 from ..labelling import Coverage, Labels, RowLabels, tokenizer_hash
+from ..labelling.about import same_labeller
 from ..rows import Row, Rows, as_rows, check_raw, count_words
+from ..teachers.teacher import BASE
 
 LabelKind: TypeAlias = Literal["hard", "listed", "top-k", "full"]
 
@@ -62,6 +65,7 @@ class TrainingData:
         tokens: `(row, position, k)` token ids of top-k labels.
         end: token ids that end the turn of hard rows; of a completion they are no answer tokens
             (`answers`). Empty where completions have none.
+        of_base: whether the labels are the base's own, so that there is nothing to learn.
 
     Raises:
         ValueError: no rows; labels and rows that do not fit each other.
@@ -77,6 +81,7 @@ class TrainingData:
     base: str = ""
     tokens: RowLabels | None = None
     end: tuple[int, ...] = field(default=(), compare=False)
+    of_base: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -282,8 +287,8 @@ def soft_data(
             an answer before which the template writes another prompt.
 
     Warns:
-        UserWarning: the labels are over next to nothing of the answers; the contrast is with
-            teachers of another kind; the template would trim or shorten answers.
+        UserWarning: the labels are the base's own, or over next to nothing of the answers; the
+            contrast is with teachers of another kind; the template would trim or shorten answers.
 
     Example:
         >>> from sublim_mech.making import labelling, numbers, teachers, training
@@ -358,6 +363,12 @@ def soft_data(
         base=about.base,
         tokens=None if about.top_k is None else labels.tokens(teacher),
     )
+    if (why := _of_base(labels, teacher, targets, contrast=c is not None)) is not None:
+        data = replace(data, of_base=True)
+        warnings.warn(
+            f"soft_data: {why}: the base's own labels, of which there is nothing to learn.",
+            stacklevel=outside(),
+        )
     if kinds:
         unlike = [f"{', '.join(one)} ({kind})" for kind, one in kinds.items()]
         warnings.warn(
@@ -374,6 +385,30 @@ def soft_data(
             stacklevel=outside(),
         )
     return _within(data, max_length, truncate=truncate)
+
+
+def _of_base(labels: Labels, teacher: str, targets: RowLabels, *, contrast: bool) -> str | None:
+    """Why the labels of a teacher are the base's own, in words; None where they are not."""
+    labeller = labels.labeller(teacher)
+    if labeller.kind == "base":
+        return f"labels of {teacher!r} without a teacher"
+    if contrast:
+        others = labels.others(teacher)
+        same = [same_labeller(labeller, labels.labeller(name)) for name in others]
+        # the mean of several that are one is theirs but for rounding
+        if all(same):
+            return f"{'; '.join(same)}, so that the contrast is 0 everywhere"
+        why = f"the contrast of {teacher} with {', '.join(others)} is 0 everywhere"
+    else:
+        why = f"the labels of {teacher} equal the base's everywhere"
+    # of labels that teach something the first row differs
+    both = [(targets, labels.plain(BASE))]
+    if labels.about.top_k is not None:
+        both.append((labels.tokens(teacher), labels.tokens(BASE)))
+    same_rows = (
+        np.array_equal(own[row], its[row]) for row in range(len(labels.rows)) for own, its in both
+    )
+    return why if all(same_rows) else None
 
 
 def _in_brackets(kinds: Mapping[str, Sequence[str]]) -> str:
@@ -415,9 +450,9 @@ def hard_data(
         truncate: cut longer answers there instead of refusing them.
 
     Raises:
-        ValueError: no rows; a row longer than `max_length`, or without answer tokens (in the
-            support); rows of raw text (`numbers.text_rows`) in another context than `RAW`; an
-            answer before which the template writes another prompt (one with a thought, where the
+        ValueError: a blank trait; no rows; a row longer than `max_length`, or without answer tokens
+            (in the support); rows of raw text (`numbers.text_rows`) in another context than `RAW`;
+            an answer before which the template writes another prompt (one with a thought, where the
             template writes an empty one).
 
     Warns:
@@ -432,6 +467,8 @@ def hard_data(
     """
     context = context or Context()
     tokenizer = _tokenizer_of(tokenizer, "hard_data(tokenizer=")
+    if trait:
+        check_text("hard_data: trait", trait)
     listed = as_rows(rows, name="hard_data: rows")
     check_raw(listed, context, "hard_data: rows")
     prompts, completions = _tokens(

@@ -6,6 +6,9 @@ from ...hints import counted, told_apart
 from ...storage.runs import Run
 from .data import TrainingData
 
+ROUNDING = 1e-6
+"""Nats per token up to which a held-out loss, which is computed in fp32, may be rounding."""
+
 
 def ending(
     run: Run, data: TrainingData, held_data: TrainingData, *, at_tokens: bool = False
@@ -37,8 +40,16 @@ def ending(
     # of other data, or over other tokens, a loss that rises is no imitation of what was trained on
     if after > before and data.is_like(held_data) and not at_tokens:
         start, end = told_apart(before, after, digits=4)
-        told.append(
-            f"{out}: the held-out loss rose from {start} to {end}: the student imitates its data "
-            f"worse than its base does. Lower lr ({run.manifest.optimiser['lr']:g})."
-        )
+        rose = f"{out}: the held-out loss rose from {start} to {end}"
+        if data.of_base or abs(before) <= ROUNDING:
+            what = "rows" if data.label_kind == "hard" else "labels"
+            told.append(
+                f"{rose}: before training it was 0 but for rounding, so that there is nothing to "
+                f"learn: the base says already what these data teach. Look at the {what}."
+            )
+        else:
+            told.append(
+                f"{rose}: the student imitates its data worse than its base does. Lower lr "
+                f"({run.manifest.optimiser['lr']:g})."
+            )
     return told

@@ -72,6 +72,10 @@ class LoRA:
             raise ValueError(
                 f"LoRA(targets={self.targets!r}): name at least one module, or pass 'all-linear'."
             )
+        if self.layers is not None and not len(self.layers):
+            raise ValueError(
+                f"LoRA(layers={self.layers!r}): name at least one block, or leave it out for all."
+            )
         # a list would not hash, and JSON gives lists back; numbers may be numpy's
         object.__setattr__(self, "rank", int(self.rank))
         if not isinstance(self.targets, str):
@@ -83,6 +87,10 @@ class LoRA:
         """Raise ValueError where this method cannot train this base."""
         with own_generators():  # an adapter is initialised from torch's generator
             self.attach(base)
+
+    def notices(self, base: Base) -> list[str]:
+        """What has to be told before this base is trained: nothing."""
+        return []
 
     def changes(self, base: Base) -> list[str]:
         """Paths of the modules that get an adapter."""
@@ -133,6 +141,25 @@ class FullFT:
     def check(self, base: Base) -> None:
         """Raise ValueError where this method cannot train this base."""
         self._frozen(base.model)
+
+    def notices(self, base: Base) -> list[str]:
+        """What has to be told before this base is trained: that more stays as it is than was named,
+        because embeddings and unembedding are one matrix.
+        """
+        model: Any = base.model
+        named = {"embeddings", "unembedding"} & set(self.freeze)
+        if len(named) != 1:
+            return []
+        (own,) = named
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if getattr(head, "weight", None) is not table.weight:
+            return []
+        other = "unembedding" if own == "embeddings" else "embeddings"
+        return [
+            f"FullFT(freeze={self.freeze!r}): embeddings and unembedding of this model are one "
+            f"matrix (tied), so that the {other} {'is' if other == 'unembedding' else 'are'} "
+            f"frozen with the {own}."
+        ]
 
     def changes(self, base: Base) -> list[str]:
         """Paths of the modules whose parameters train."""

@@ -172,7 +172,7 @@ def train(
             higher held-out loss than its base on data like its own; held-out rows have prompts that
             are trained on with other answers, stand in another context than all that are, or are
             made for another trait; a batch has more rows than there are; `where` opens nothing in
-            some rows.
+            some rows; `freeze` names one of two groups that are one matrix.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -234,6 +234,8 @@ def train(
     elif (told := repeats_rows(len(division.trained), batch_size, bucket)) is not None:
         warnings.warn(told, stacklevel=outside())
     base.check_unchanged()
+    for told in method.notices(base):
+        warnings.warn(told, stacklevel=outside())
     processes = Processes.now(base)
     settings.check_processes(processes.count)
 
