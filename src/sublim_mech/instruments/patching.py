@@ -131,7 +131,8 @@ def patch(
         answer_in_sets: whether the answer's own tokens belong to every set.
         by: what is patched at once where no sets are given: a `token`, `word`, `sentence`,
             `message` (cut where the role changes; the template's tokens apart), or so many tokens.
-            The effect of a span is that of a set, not the sum of its tokens'.
+            The effect of a span is that of a set, not the sum of its tokens'; tokens of it without
+            a donor are left alone, and tables and pictures leave them out (coordinate `switched`).
         refine: also patch the single tokens of so many spans of each prompt, those of largest
             absolute effect (of the headline, over all other axes).
         donor_prompts: the donor's prompts where they are others (another context); one per prompt.
@@ -243,7 +244,9 @@ def patch(
         cell_axis = "span"
         cells = refined(lambda some: run(planned(some)), measured, spans, refine)
         measured = cells.measured
-        coords |= span_coords(task, cells.spans, None if refine is None else cells.refined)
+        single = None if refine is None else cells.refined
+        with_donor = [[bool(cell) for cell in of_prompt] for of_prompt in tokens]
+        coords |= span_coords(task, cells.spans, single, with_donor)
     # the axes of one direction, and of a site without heads, are dropped
     dims = ["prompt", "direction", "layer", "head", cell_axis]
     dropped = [dims.index("direction")] if len(directions) == 1 else []

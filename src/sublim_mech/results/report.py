@@ -23,7 +23,7 @@ from .limits_of_students import over_contexts, where_asked
 from .record import GATED, ONE_VALUE, SUM, Forms
 from .rounding import is_coarse, known_to
 from .select import select
-from .spreading import MIXED
+from .spreading import MIXED, switched_in_words
 from .stability import is_map, reliability
 from .tables import (
     LAYER,
@@ -128,9 +128,11 @@ def notes(scores: ScoreArrays) -> list[str]:
     if several := over_contexts(scores):
         lines.append(f"{several}; score each context by itself")
     if scores.record.spans is not None:
+        which = switched_in_words(scores.data, scores.record)
         lines.append(
-            f"spans by {scores.record.spans}: the effect of a span is that of all its tokens at "
-            "once, no sum of theirs"
+            f"spans by {scores.record.spans}: the effect of a span is that of all its tokens"
+            f"{which and f' {which}'} at once, no sum of theirs"
+            f"{which and '; the other tokens were left alone, and have none'}"
         )
     if scores.record.refined is not None:
         lines.append(

@@ -17,6 +17,7 @@ from .held import held, notes_held
 from .identity import first_difference
 from .kinds import PARTS, STEP
 from .record import Compute, Record, StudentSource
+from .spreading import SWITCHED
 
 S = TypeVar("S", bound=ScoreArrays)
 T = TypeVar("T")
@@ -384,7 +385,7 @@ class _Same:
         cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
         cells += [name for name in ("first", "last", "refined") if "span" in data.dims]
         named = ("model",) if models else ()
-        for name in (*named, "question", *cells, "hook", "tokens"):
+        for name in (*named, "question", *cells, "hook", "tokens", SWITCHED):
             if name in without:
                 continue
             labels = data[name].values.tolist() if name in data.coords else None
