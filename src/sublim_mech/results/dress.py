@@ -25,6 +25,7 @@ from .record import (
     LEARNT,
     OPEN_TEXT,
     OTHER_MARKS,
+    OTHER_ORDER,
     OTHER_TEMPLATE,
     OTHER_TRAIT,
     SILENT,
@@ -73,7 +74,11 @@ def in_short(
     if several := over_contexts(scores):
         lines.insert(0, several)
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
-    learnt = [note.partition(":")[0] for note in scores.record.notes if LEARNT in note]
+    learnt = [
+        note.partition(":")[0]
+        for note in scores.record.notes
+        if LEARNT in note or OTHER_ORDER in note
+    ]
     told_from = [
         re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]
         for note in scores.record.notes

@@ -51,6 +51,9 @@ SILENT = "no student changes anything before"
 LEARNT = "tells nothing of others"
 """Of prompts that were trained on, as notes say it."""
 
+OTHER_ORDER = "asks what prompt"
+"""Of donors that ask the same as the prompts in another order, as notes say it."""
+
 OTHER_TRAIT = ", and the student was made for "
 """Of a trait that is not the student's own, as notes say it."""
 
