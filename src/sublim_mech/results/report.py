@@ -35,6 +35,7 @@ from .tables import (
     strongest,
     totals,
 )
+from .turns import mixed_turns
 from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
@@ -231,7 +232,7 @@ def around(scores: ScoreArrays, by: str | None = None) -> list[str]:
         lines.append(denominator_of_total(scores))
     if "vector" in scores.data["effect"].dims:
         lines += filter(None, [nulls_in_words(scores), spread_in_words(scores)])
-    return [*lines, *_gap(scores)]
+    return [*lines, *mixed_turns(scores, by), *_gap(scores)]
 
 
 def has_shares(scores: ScoreArrays) -> bool:
