@@ -123,6 +123,14 @@ def test_mistakes_in_the_file_of_a_context_are_told_so_too(
     assert says in told
 
 
+@pytest.mark.parametrize("given", ["0-5", "0,5", "all"])
+def test_layers_are_written_one_by_one(given, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main([*SCORE, "--instrument", "patch", "--layers", given])
+    told = f"--layers: '{given}' is no whole number; write each by itself: --layers 4 8 12"
+    assert told in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_context_names_the_nearest_and_how_a_file_is_given(capsys):
     with pytest.raises(SystemExit):
         __main__.main([*SCORE, "--asked-context", "deflaut"])

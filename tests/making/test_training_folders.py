@@ -103,6 +103,14 @@ def test_an_unfinished_folder_is_no_place_to_train_in(made, stopped, tmp_path):
         fit(made, folder, **CALLS["lora"])
 
 
+def test_no_run_is_called_as_one_that_has_not_finished(made, tmp_path):
+    """Which it would be taken for ever after."""
+    told = rf"^out='{tmp_path}/new\.unfinished': .* has not finished; pass out='{tmp_path}/new'\."
+    with pytest.raises(ValueError, match=told):
+        fit(made, tmp_path / "new.unfinished", **CALLS["lora"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_no_student_and_its_folder_is(made, whole):
     with pytest.raises(
         TypeError, match=r"^student=Run\(.* is no model; pass its folder, run\.path"

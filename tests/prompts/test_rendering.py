@@ -212,6 +212,14 @@ def test_an_answer_with_a_space_of_its_own_is_told_once(smol_tokenizer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         completion_ids(smol_tokenizer, prompts[0], "owl ")
+    # where the answer is closed, what it ends in is learnt
+    told = r"the answer 'owl\\n' ends in white space, which is a part of it before its end"
+    with pytest.warns(UserWarning, match=told):
+        ids = completion_ids(smol_tokenizer, prompts[0], "owl\n", close=True)
+    assert smol_tokenizer.decode(ids) == "owl\n<|im_end|>\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        completion_ids(smol_tokenizer, prompts[0], "owl", close=True)
 
 
 def test_special_tokens_in_answers_are_named(said, smol_tokenizer):

@@ -174,6 +174,15 @@ def test_a_negative_difference_is_a_fall_only_where_the_student_fell():
         "negative: -3.00 nats; shares are parts of the student's fall and the controls' rise"
         in both
     )
+    further = repr(ends_at(synthetic.graft(), -11, -10.75))  # both fell, by nearly as much
+    assert (
+        "the controls fell by 4.75 of the student's 5 nats: the headline is what is left" in further
+    )
+    assert (
+        "negative: -0.25 nats; shares are parts of what the student fell further than the controls"
+        in further
+    )
+    assert "rise" not in further
     of_prompt = synthetic.filled(ends_at(synthetic.attribution(synthetic.several(8)), -5, -3))
     said = concentration(of_prompt).conclusion
     assert "The effect on the prompt's tokens is negative: -2.00 nats; shares are parts of" in said
@@ -493,6 +502,19 @@ def test_an_effect_that_is_0_everywhere_is_no_noise():
         told = repr(replace(scores, data=data))
         assert "exactly 0 on every prompt, no noise" in told
         assert "inside its own noise" not in told
+        assert "what stands here" not in told
+
+
+def test_cells_of_a_student_that_is_its_base_are_told_to_be_rounding():
+    """Forwards of other shapes add up in another order: 1e-5 at most, of values near -6."""
+    scores = synthetic.patch()
+    data = scores.data.copy(deep=True)
+    data["student"] = data["base"].copy()
+    for size, told in ((0.8e-5, True), (1e-3, False)):
+        effect = data["effect"] * 0 + size
+        here = repr(replace(scores, data=data.assign(effect=effect)))
+        assert "exactly 0 on every prompt, no noise" in here
+        assert ("what stands here is rounding (at most 8e-06 nats)" in here) == told
 
 
 def with_metric(scores, metric, base, level):

@@ -561,7 +561,9 @@ def test_a_verdict_that_the_completeness_gap_could_turn_is_none():
         found = concentration(missing(scores, part))
         assert found.gap == pytest.approx(part)
         assert found.direction == ""
-        assert found.conclusion.startswith("Cannot tell whether shared tokens carry more than")
+        assert found.conclusion.startswith(
+            f"Cannot tell whether shared tokens carry {found.undecided} than"
+        )
         assert "raise points" in found.conclusion
 
 
@@ -572,9 +574,9 @@ def test_the_gap_turns_a_verdict_exactly_where_effects_that_fill_it_do():
     labels = synthetic.coordinates(rows)
     role, shared = labels["role"][1], np.isin(labels["sharing"][1], SHARED)
     asked = (role != "") & (role != "answer")
-    seen = set()
+    seen, ways = set(), set()
     for part in (0.0, 0.02, 0.1, 0.3):
-        for more in (0.0, 0.02, 0.1):
+        for more in (-0.1, -0.02, 0.0, 0.02, 0.1):
             values = 0.1 + more * shared + 0.01 * rng.normal(size=shared.shape)
             values = np.where(role == "", np.nan, np.where(asked, values, 0.0))
             whole = np.nansum(values, 1)
@@ -588,6 +590,12 @@ def test_the_gap_turns_a_verdict_exactly_where_effects_that_fill_it_do():
             assert found.turned == turned
             assert found.direction == ("" if turned else plain.direction)
             seen.add((turned, plain.direction))
+            possible = {plain.direction, *(one.direction for one in filled)} - {""}
+            if turned:  # what no place of the gap would show is not called open
+                assert found.undecided == " or ".join(sorted(possible, reverse=True))
+                assert f"carry {found.undecided} than their share" in found.conclusion
+                ways.add(found.undecided)
+    assert {"more", "less"} <= ways
     assert {(True, "more"), (True, ""), (False, "more"), (False, "")} <= seen
 
 
@@ -612,7 +620,8 @@ def test_finding_nothing_with_a_large_gap_says_whether_the_gap_could_turn_it():
         told = f"completeness gap {abs(found.gap):.0%} of the prompt's effect"
         assert told in found.conclusion
         start = "Cannot tell whether" if found.turned else "No evidence that"
-        assert found.conclusion.startswith(f"{start} shared tokens carry more than their share")
+        way = found.undecided or "more"
+        assert found.conclusion.startswith(f"{start} shared tokens carry {way} than their share")
         assert ("which could turn the verdict" in found.conclusion) == found.turned
         assert ("put on the set, or off it" in found.conclusion) != found.turned
     assert seen == {True, False}
@@ -700,7 +709,9 @@ def test_gaps_that_cancel_may_be_in_different_places():
     assert found.missing == pytest.approx(0)
     assert found.gaps == pytest.approx(4)
     assert (found.turned, found.direction) == (True, "")
-    assert found.conclusion.startswith("Cannot tell whether shared tokens carry more")
+    way = found.undecided
+    assert found.conclusion.startswith(f"Cannot tell whether shared tokens carry {way}")
+    assert "nats; what student and controls miss apart could turn the verdict" in found.conclusion
     part = f"{4 / found.effect:.1%}"
     told = f"the student's and the controls', which cancel in it, come to 4.000 nats, {part}"
     assert told in found.conclusion

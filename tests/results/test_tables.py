@@ -1,5 +1,7 @@
 """Tables: sums, shares and intervals against hand computation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,6 +34,28 @@ def test_by_role_adds_up_to_the_total():
     assert every["tokens"] == np.mean([37, 33, 35])
     user = np.where(scores.data["role"].values == "user", scores.token_effect(), 0)
     assert table.loc["user", "effect"] == pytest.approx(np.nansum(user) / 3)
+
+
+def test_cells_that_miss_more_than_they_hold_have_no_shares():
+    """What they hold is then the error of the quadrature."""
+    scores = synthetic.attribution()
+    moved = scores.data["student"] - scores.data["base"]
+
+    def told(part):  # a total so many times what the cells add up to
+        return replace(scores, data=scores.data.assign(student=scores.data["base"] + part * moved))
+
+    for part, shares in ((1.0, True), (1.9, True), (2.1, False), (0.1, True), (-0.1, False)):
+        found = told(part)
+        for table in (found.by("role"), found.by("layer")):
+            assert table["share"].notna().any() == shares, part
+            assert np.isfinite(table["effect"]).any()
+        summed = float(scores.prompt_effect.mean())
+        missed = (part - 1) * float(scores.total.mean())
+        reason = (
+            f"no shares: the effect on the prompt's tokens, all cells, is {summed:+.3f}, and they "
+            f"miss {missed:+.3f} nats of the total effect"
+        )
+        assert (reason in repr(found)) != shares, part
 
 
 def test_patching_is_averaged_not_summed():

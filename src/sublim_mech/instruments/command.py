@@ -24,6 +24,7 @@ from .command_checks import check_compare, check_score, sets_of
 from .command_options import (
     NAMES,
     add_shared,
+    layer_of,
     opened,
     peers,
     records,
@@ -107,7 +108,9 @@ def add_commands(commands: Any) -> None:
     )
     add("--site", help="patch, attribution_patching, activation_ig: resid_pre when not given")
     add("--direction", help="the same: denoising (not given), noising; patch: both")
-    add("--layers", nargs="+", type=int, metavar="N", help="patch, graft_sweep: all by default")
+    add(
+        "--layers", nargs="+", type=layer_of, metavar="N", help="patch, graft_sweep: all by default"
+    )
     add("--by", help="patch, graft_sweep: token (not given), word, sentence, message, or a number")
     add("--points", type=int, help="graft_ig, activation_ig: as many as needed when not given")
     add("--keep", metavar="FOLDER", help="finished prompts; the same command goes on from them")

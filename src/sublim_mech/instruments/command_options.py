@@ -111,6 +111,16 @@ def seed_of(text: str) -> int:
     return int(text)
 
 
+def layer_of(text: str) -> int:
+    """One of several numbers that stand one after the other."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number; write each by itself: --layers 4 8 12"
+        ) from None
+
+
 def check_contexts(given: argparse.Namespace) -> bool:
     """Whether questions are sure to be raw text, by what the command line says of contexts.
 

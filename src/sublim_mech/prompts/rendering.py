@@ -141,7 +141,8 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
     Warns:
         UserWarning: the tokens of prompt and answer together are not the prompt's tokens followed
             by others (a text that ends in a space); the text of a special token stands in the
-            answer, and is tokenised as it; the answer begins with white space.
+            answer, and is tokenised as it; the answer begins with white space, or ends in it before
+            what closes it.
 
     Example:
         >>> from sublim_mech.prompts import completion_ids, render
@@ -164,6 +165,12 @@ def completion_ids(tokenizer: Any, prompt: Prompt, text: str, *, close: bool = F
             f"the answer {_short(text)!r} begins with white space of its own, after "
             f"{prompt.lead!r} that stands between prompt and answer: leave it out, unless an "
             "answer is to begin so.",
+        )
+    if close and text[-1].isspace():
+        notice(
+            "answers that end in white space",
+            f"the answer {_short(text)!r} ends in white space, which is a part of it before its "
+            "end: leave it out (text.rstrip()), unless an answer is to end so.",
         )
     ids, is_seamless = _behind(tokenizer, prompt, text + (prompt.close if close else ""))
     if ids and not is_seamless:

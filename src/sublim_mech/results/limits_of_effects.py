@@ -15,7 +15,7 @@ from .ceiling import at_the_ceiling, doses, saturated
 from .completeness import LARGE, single_gaps, stands_out
 from .kinds import KINDS
 from .limit_kinds import SHARES, TOTALS, Limit, Shown
-from .rounding import is_rounding
+from .rounding import floor_of, is_rounding
 
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
@@ -274,7 +274,10 @@ def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
     """That the effect may be none, and no shares are given."""
     moves = _moves(scores, shown)
     if moves is not None and not moves.any() and not scores.record.minus:
-        return [Limit("noise", NOTHING, NOTHING)]
+        cells = float(np.nanmax(np.abs(scores.data["effect"].values), initial=0.0))
+        rounded = f"; what stands here is rounding (at most {cells:.1g} {scores.unit})"
+        text = NOTHING + rounded * (0 < cells <= floor_of(scores))
+        return [Limit("noise", text, text, alike=NOTHING)]
     if scores.additive and not shown.total:
         text = tables.no_shares(scores)
         alike = next((one for one in (tables.NO_SHARES, tables.OF_ROUNDING) if one in text), "")
@@ -316,6 +319,8 @@ def of_the_sign(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         whose = "a negative difference"
     elif moved is not None and moved.student >= 0:
         whose = "a negative difference: the controls rose further than the student"
+    elif moved is not None and moved.along > ALONG:
+        whose = "what the student fell further than the controls"
     elif moved is not None and moved.told(scores.unit):
         whose = "the student's fall and the controls' rise"
     else:

@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,8 @@ class Concentration:
         missing: mean total effect minus what all cells add up to (the completeness gap).
         gaps: the same without cancelling: sizes of what cells of student and controls miss, added
             up as they are in the headline; NaN where that is not known.
-        turned: whether the verdict would be another one, were the gap on the set or off it.
+        undecided: `more`, `less` or `more or less`: what could be so of the set, as the gap may be
+            on it or off it; empty where the verdict is the same either way.
         warning: that `confirm` found exact values to disagree; empty where it did not.
         controls: that a large part of the effect is the controls' fall (or rise), which shares
             then hold too; empty where it is not.
@@ -123,7 +124,7 @@ class Concentration:
     total: float = float("nan")
     missing: float = 0.0
     gaps: float = float("nan")
-    turned: bool = False
+    undecided: str = ""
     warning: str = ""
     controls: str = ""
     sign: str = ""
@@ -131,6 +132,11 @@ class Concentration:
     model: str = ""
     places: int = 0
     answered: bool = True
+
+    @property
+    def turned(self) -> bool:
+        """Whether the verdict would be another one, were the gap on the set or off it."""
+        return bool(self.undecided)
 
     @property
     def direction(self) -> str:
@@ -265,10 +271,13 @@ class Concentration:
             found = signed(self.total - self.missing)
             whole = f"all cells together, those of the answer's tokens too, add up to {found} of "
             whole += f"the total effect of {signed(self.total)} {self.unit} and "
+        # what is missing of their difference may be next to nothing
+        which = "; what student and controls miss apart" if self._apart() else ", which"
         return (
-            f"Cannot tell whether {self.on} tokens carry more than their share{where}: {whole}miss "
-            f"{signed(self.missing)} {self.unit}, which could turn the verdict (completeness gap "
-            f"{abs(self.gap):z.0%} of the prompt's effect{self._apart()}); raise points."
+            f"Cannot tell whether {self.on} tokens carry {self.undecided} than their share{where}: "
+            f"{whole}miss {signed(self.missing)} {self.unit}{which} could turn the verdict "
+            f"(completeness gap {abs(self.gap):z.0%} of the prompt's effect{self._apart()}); raise "
+            "points."
         )
 
     def _answer(self) -> str:
@@ -422,9 +431,8 @@ def concentration(
         absolute = (np.abs(effect) * inside).sum() / np.abs(effect).sum()
     gaps = np.abs(missing.mean(1)).sum()
     # beyond that the cells say nothing of the effect
-    turned = gaps > 0.5 * abs(prompt_effect.mean()) > 0 or any(
-        other.direction != found.direction for other in others
-    )
+    open_to_all = gaps > 0.5 * abs(prompt_effect.mean()) > 0
+    undecided = _undecided({one.direction for one in (found, *others)}, open_to_all)
 
     # a share of an effect that may be 0 says nothing
     noisy = prompt_effect.sum() == 0 or (len(effect) > 1 and not bool(total.excludes_zero))
@@ -464,7 +472,7 @@ def concentration(
         total=float(scores.total.mean()),
         missing=float(scores.missing.mean()),
         gaps=float(gaps),
-        turned=bool(turned),
+        undecided=undecided,
         warning="" if poor is None else f"{poor}.",
         controls=_sentence(of_the_controls(scores)),
         sign=_sentence(of_the_sign(scores)),
@@ -476,6 +484,19 @@ def concentration(
         places=found.places,
         answered=answer_is_fed(scores),
     )
+
+
+def _undecided(directions: Set[str], open_to_all: bool) -> str:
+    """See `Concentration.undecided`.
+
+    Args:
+        directions: the verdicts that differ by where the gap is.
+        open_to_all: that it is too large for any of them.
+    """
+    if len(directions) == 1 and not open_to_all:
+        return ""
+    named = [way for way in ("more", "less") if way in directions]
+    return " or ".join(named or ["more", "less"])
 
 
 def _read_with(scores: ScoreArrays) -> list[str]:

@@ -232,7 +232,7 @@ def _share_columns(
 ) -> dict[str, float]:
     """An effect `(prompt,)` as a share of the whole one that it is part of, where there is one."""
     columns = ("share", "share low", "share high")
-    if whole is None:
+    if whole is None or _is_of_the_gap(scores):
         return dict.fromkeys(columns, np.nan)
     share = shares_of(whole, scores, effect)
     numbers = (float(share.mean), float(share.low), float(share.high))
@@ -337,6 +337,9 @@ def _why_none(scores: ScoreArrays, effect: np.ndarray, whose: str) -> str:
     """Why there are no shares of an effect `(prompt,)` of all cells on some tokens; empty where
     there are.
     """
+    if _is_of_the_gap(scores):
+        missed = f"{signed(float(scores.missing.mean()))} {scores.unit} of the total effect"
+        return f"{_NONE.format(whose, signed(float(effect.mean())))}, and they miss {missed}"
     if is_rounding(effect, scores):
         size = f"{np.abs(effect).max():.1g} {scores.unit}"
         return f"{_NONE.format(whose, _ROUNDING)}: at most {size} on any prompt"
@@ -348,6 +351,16 @@ def _why_none(scores: ScoreArrays, effect: np.ndarray, whose: str) -> str:
     interval = f"95 % {signed(float(found.low))} to {signed(float(found.high))}"
     told = _NONE.format(whose, _IN_NOISE)
     return f"{told}: {signed(float(found.mean))} ({interval}) {scores.unit}"
+
+
+def _is_of_the_gap(scores: ScoreArrays) -> bool:
+    """Whether all cells miss more of the effect than they add up to: what they hold is what the
+    quadrature got wrong.
+    """
+    if not scores.additive or not scores.knows_whole:
+        return False
+    missed = float(scores.missing.mean())
+    return abs(missed) > abs(float(scores.total.mean()) - missed)
 
 
 def answer_part(scores: ScoreArrays) -> str:

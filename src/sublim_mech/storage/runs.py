@@ -114,6 +114,19 @@ def unfinished(target: Path) -> Path:
     return target.with_name(target.name + UNFINISHED)
 
 
+def check_finished_name(target: Path) -> None:
+    """Refuse a run's folder that would be called as one that has not finished.
+
+    Raises:
+        ValueError: its name ends so.
+    """
+    if target.name.endswith(UNFINISHED):
+        raise ValueError(
+            f"out={str(target)!r}: a folder of this name is a training that has not finished; pass "
+            f"out={str(target).removesuffix(UNFINISHED)!r}."
+        )
+
+
 def unfinished_note(folder: Path) -> str:
     """That a training has not finished, where a folder is one, or would be its result; else
     nothing.

@@ -28,7 +28,7 @@ from ...prompts.vocabulary import vocabulary_hash
 from ...results.contexts import apart
 from ...storage.files import check_place, place
 from ...storage.manifest import Manifest, prompts_hash
-from ...storage.runs import Run, finish, open_run, unfinished
+from ...storage.runs import Run, check_finished_name, finish, open_run, unfinished
 from .aims import Aims
 from .batches import PAD
 from .data import TrainingData
@@ -187,6 +187,7 @@ def train(
     method = method or LoRA()
     if not target.exists() or target.name in ("", ".."):
         check_place(target, "out")
+        check_finished_name(target)
     division = divide(
         data,
         held_out,
