@@ -36,6 +36,7 @@ from .record import (
 from .report import effect_label, title, warning
 from .stacking import Column
 from .style import MEDIUM, SMALL, Picture, fitted
+from .tables import unchanged
 from .words import shortened, wrapped
 
 SIZES = 0.2
@@ -73,6 +74,8 @@ def in_short(
     # tables have these among their notes
     if several := over_contexts(scores):
         lines.insert(0, several)
+    if nothing := unchanged(scores):
+        lines.append(nothing)
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
     learnt = [
         note.partition(":")[0]

@@ -34,6 +34,7 @@ from .tables import (
     sets,
     strongest,
     totals,
+    unchanged,
 )
 from .turns import mixed_turns
 from .words import seen
@@ -125,7 +126,7 @@ def notes(scores: ScoreArrays) -> list[str]:
     """What to know of prompts and students beside what limits them, how the estimates agree with
     exact values, and what the floating-point type costs.
     """
-    lines = _left_out(scores)
+    lines = [*_left_out(scores), *filter(None, [unchanged(scores)])]
     if several := over_contexts(scores):
         lines.append(f"{several}; score each context by itself")
     if scores.record.spans is not None:

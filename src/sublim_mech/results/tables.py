@@ -157,6 +157,21 @@ def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
     return pd.DataFrame(rows, index=names)
 
 
+def unchanged(scores: ScoreArrays) -> str:
+    """That the chosen models change nothing in the chosen cells, so that every effect there is
+    exactly 0; empty where one of them changes anything, or no cells were chosen.
+    """
+    if not scores.selected or not (scores.additive or scores.kind == "sweep"):
+        return ""
+    effect = scores.data["effect"].values
+    there = effect[np.isfinite(effect)]
+    if not there.size or there.any():
+        return ""
+    models = ", ".join(map(str, scores.data["model"].values))
+    change = "changes" if scores.data.sizes["model"] == 1 else "change"
+    return f"{models} {change} nothing in {scores.selection()}: every effect there is exactly 0"
+
+
 def layer_totals(scores: ScoreArrays) -> np.ndarray:
     """`(prompt, layer)`: a layer's effect over all tokens, the answer's own too; summed where cells
     add up, else averaged.
