@@ -401,4 +401,16 @@ def show(table: pd.DataFrame, *, index: bool = True) -> str:
         decimals = 2 - int(np.floor(np.log10(largest)))
 
     form = f"{{:z.{decimals}f}}".format  # what rounds to 0 has no sign
-    return table.to_string(float_format=form, na_rep="-", index=index)
+    counts = {} if decimals == 3 else {name: _count for name in _COUNTS if name in table}
+    return table.to_string(float_format=form, formatters=counts, na_rep="-", index=index)
+
+
+_COUNTS = ("tokens", "token share")
+"""Columns that are no effects, however small these are."""
+
+
+def _count(value: float) -> str:
+    """A count as a table has it; of whole numbers without decimals."""
+    if np.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int | np.integer) else f"{value:.3f}"
