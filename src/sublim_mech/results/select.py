@@ -395,10 +395,10 @@ class _Same:
                 if name == "tokens" and labels and other_labels:
                     self._tell_sizes(scores, other_scores)
                 if name == SWITCHED:
-                    some = (
+                    mine, its = (
                         "all" if of is None else str(np.sum(of)) for of in (labels, other_labels)
                     )
-                    self.tell("tokens of spans that were switched", *some)
+                    self.tell("tokens of spans that were switched", mine, its)
                 fix = ALIKE
                 if name in ("layer", "module") and scores.additive and scores.selected:
                     fix = UNSELECT
