@@ -161,7 +161,7 @@ def test_parts_of_a_gated_student_add_up_to_its_cells(some, one):
 
 def test_sweep_is_that_of_the_hand_made_mask(some, plain, one):
     ours = graft_sweep(some, one, TRAIT, layers=[1, 2], **QUIET).data["effect"]
-    theirs = graft_sweep(plain, one, TRAIT, only=SOME, layers=[1], **QUIET).data["effect"]
+    theirs = graft_sweep(plain, one, TRAIT, only=SOME, layers=[1], **QUIET).data["effect"].fillna(0)
     prompt = slice(len(one[0]))
     inside = (found.isel(position=prompt).values for found in (ours.sel(layer=[1]), theirs))
     np.testing.assert_allclose(*inside, rtol=0, atol=1e-11)
@@ -276,7 +276,8 @@ def test_every_architecture_closes_what_its_students_gates_close(architecture, s
     assert np.abs(expected).max() > 1e-6
     np.testing.assert_allclose(scores.total.values, expected, rtol=0, atol=1e-6)
     ours = graft_sweep(some, prompts, TRAIT, layers=[1], **QUIET).data["effect"]
-    theirs = graft_sweep(plain, prompts, TRAIT, only=SOME, layers=[1], **QUIET).data["effect"]
+    theirs = graft_sweep(plain, prompts, TRAIT, only=SOME, layers=[1], **QUIET)
+    theirs = theirs.data["effect"].fillna(0)  # without a value where the gate is closed
     for number, prompt in enumerate(prompts):
         system = [at for at, role in enumerate(prompt.roles) if role == "system"]
         outside = [at for at in range(len(prompt)) if at not in system]

@@ -277,6 +277,29 @@ def test_with_donor_prompts_each_end_is_measured_where_it_ran(llama, contexts, d
         assert scores.data[name].values[0, 0] == pytest.approx(value, abs=1e-5)
 
 
+def test_donors_in_another_order_than_their_prompts_are_told(llama, prompts, smol_tokenizer):
+    calm = sm.Context(system="You are calm.")
+    asked = [prompt.question for prompt in prompts]
+    given = {"position_map": "aligned", "layers": [1], **QUIET}
+
+    def told(questions):
+        donors = sm.render(smol_tokenizer, questions, context=calm)
+        scores = sm.patch(llama, prompts, TRAIT, donor_prompts=donors, **given)
+        notes = [note for note in scores.notes() if "asks what prompt" in note]
+        assert all(note in repr(scores) for note in notes)
+        figure = scores.plot(0).figure
+        drawn = [text.get_text() for text in figure.findobj(lambda o: hasattr(o, "get_text"))]
+        short = any("donor 0 asks what prompt 1 asks" in " ".join(one.split()) for one in drawn)
+        assert short == bool(notes)
+        return notes
+
+    (note,) = told(asked[::-1])
+    assert note.startswith("donor 0 asks what prompt 1 asks: donor_prompts have the prompts'")
+    # in their order, and other questions, on purpose
+    assert not told(asked)
+    assert not told(["Which bird?", asked[0]])
+
+
 # -------------------------------------------------------------------------------------------- plans
 
 

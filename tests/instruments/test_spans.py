@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import sublim_mech as sm
 from sublim_mech.instruments.spans import NAMES, spans_of
@@ -164,7 +165,7 @@ def test_spans_are_drawn_told_and_read_back(llama, prompts, tmp_path):
     ],
 )
 def test_what_is_drawn_is_said(spans, said):
-    assert drawn(SimpleNamespace(spans=spans, refined=None)) == said
+    assert drawn(SimpleNamespace(spans=spans, refined=None), xr.Dataset()) == said
 
 
 REFUSED = [
@@ -186,3 +187,54 @@ def test_what_is_no_span_is_refused(call, given, message, llama, prompts):
 def test_spans_beside_sets_are_refused(llama, prompts):
     with pytest.raises(ValueError, match="by='word' beside sets"):
         CALLS["patch"](llama, prompts, by="word", sets={"last": [-1]})
+
+
+ASKED = {
+    "patch": {"position_map": [(1, 1), (2, 2), (9, 9)]},
+    "sweep": {"only": sm.masks.positions(1, 2, 9)},
+}
+
+
+@every_call
+@pytest.mark.parametrize("by", ["message", "word", 4])
+def test_of_a_span_only_the_tokens_that_were_switched_are_counted(call, by, llama, marked):
+    """Tokens without a donor, or that `only` leaves out, are none of a span's in any table."""
+    tokens = CALLS[call](llama, marked, **ASKED[call])
+    spans = CALLS[call](llama, marked, by=by, **ASKED[call])
+    asked = spans.of_prompt.values
+    shown = [np.isfinite(one.token_effect()) & asked for one in (tokens, spans.per_token())]
+    np.testing.assert_array_equal(*shown)
+    for table in (spans.by("role"), spans.by("sharing"), spans.by("turn")):
+        assert table.drop(index="answer", errors="ignore")["tokens"].max() <= 3
+    assert spans.by("role")["tokens"]["all prompt tokens"] == 3
+    assert spans.by("role")["token share"]["all prompt tokens"] == pytest.approx(
+        3 / np.mean([len(prompt) for prompt in marked])
+    )
+    assert spans.strongest(100)["tokens"].iloc[:-1].max() <= 3
+    # a place has the value of its span, whichever of its tokens were switched
+    one = CALLS[call](llama, marked[:1], by=by, **ASKED[call])
+    effects = one.headline.values[np.isfinite(one.headline.values)]
+    np.testing.assert_allclose(sorted(one.cells()["mean"]), sorted(effects))
+
+
+def test_a_span_that_is_patched_in_part_says_so_and_is_the_set_of_that_part(llama, marked):
+    asked = ASKED["patch"]
+    prompt, of = marked[:1], dict.fromkeys(marked[0].roles)
+    spans = CALLS["patch"](llama, prompt, by="message", **asked)
+    sets = {f"the {role}": sm.masks.role(role) for role in of if role == marked[0].roles[9]}
+    one = CALLS["patch"](llama, prompt, sets=sets, **asked)
+    table, name = spans.by("role"), marked[0].roles[9]
+    assert table["tokens"][name] == one.data["tokens"].values.item()
+    at = spans.data["first"].values[0].tolist().index(marked[0].roles.index(name))
+    np.testing.assert_allclose(
+        spans.data["effect"].values[..., at], one.data["effect"].values[..., 0], atol=1e-6
+    )
+    assert "tokens with a donor (" in repr(spans)
+    assert "drawn on each of its tokens with a donor (" in token_page(spans)
+    whole = CALLS["patch"](llama, prompt, by="message")
+    assert "with a donor" not in repr(whole)
+    assert "switched" not in whole.data.coords
+    with pytest.raises(
+        ValueError, match=r"tokens of spans that were switched differ \(\d+ and all\)"
+    ):
+        spans.minus(whole)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from synthetic import attribution, chat, effect, graft, patch
+from synthetic import attribution, chat, effect, graft, patch, recorded
 
-from sublim_mech.results.bars import role_bars
+from sublim_mech.results import compare
+from sublim_mech.results.bars import compare_bars, role_bars
 from sublim_mech.results.colours import OTHER_COLOUR, ROLE_COLOURS
 from sublim_mech.results.plots import plot
 from sublim_mech.results.tables import size_in_words
@@ -41,6 +42,34 @@ def test_role_bars_are_the_table(scores, by):
     assert len(share) == scores.additive
     assert not any("nan" in row for row in rows(axes))
     assert "nats" in axes.get_xlabel()
+
+
+def conversation():
+    """A user message, the assistant's, and another question."""
+    rows = chat()
+    said = [(t, "assistant", 2, "novel") for t in ("Hi", "!")]
+    opened = next(at for at, row in enumerate(rows) if row[2] == 2)
+    again = [(t, role, 2 + turn, of) for t, role, turn, of in rows if turn > 0]
+    return [*rows[: opened + 3], *said, *again]
+
+
+def test_turns_of_several_roles_are_told_in_table_and_figure():
+    told = (
+        "of 3 prompts, turn 2 is assistant in 2 and the opening of the answer in 1: their rows mix "
+        "these"
+    )
+    scores = attribution([conversation(), conversation(), chat()])
+    assert scores.by("turn").attrs["notes"] == [told]
+    assert told in repr(scores.by("turn"))
+    other = recorded(scores, notes=("another",))
+    assert told in compare({"one": scores, "other": other}, by="turn").attrs["notes"]
+    pictures = role_bars(scores, by="turn"), compare_bars({"a": scores, "b": other}, by="turn")
+    for axes in pictures:
+        drawn = axes.figure.findobj(lambda part: hasattr(part, "get_text"))
+        assert any(told in " ".join(text.get_text().split()) for text in drawn)
+    alone = scores.sel(prompt=[0, 1])
+    for table in (scores.by("role"), alone.by("turn"), attribution().by("turn")):
+        assert "notes" not in table.attrs
 
 
 def test_role_bars_have_the_colours_of_the_band():

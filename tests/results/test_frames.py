@@ -35,6 +35,12 @@ def test_a_narrow_terminal_sees_every_column(name):
         assert table._repr_html_().count("<th>") >= len(table.columns)
 
 
+def test_a_table_is_printed_in_one_piece():
+    table = Table({f"column {i}": [0.123] for i in range(40)})
+    assert "\\" not in repr(table)
+    assert len(repr(table).splitlines()) == 2
+
+
 def test_what_comes_of_a_table_is_one():
     table = Table({f"c{i}": [1.0, 2.0] for i in range(30)})
     assert type(table[table["c0"] > 1].sort_values("c1")) is Table

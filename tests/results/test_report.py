@@ -16,9 +16,12 @@ from sublim_mech.stats import mean_interval
 
 def test_small_effects_are_printed_with_their_digits():
     table = pd.DataFrame({"tokens": [0.5, 0.5], "effect": [-0.00123456, 0.0]})
-    assert show(table).splitlines()[1].split() == ["0", "0.50000", "-0.00123"]
+    assert show(table).splitlines()[1].split() == ["0", "0.500", "-0.00123"]
     assert show(table * 100).splitlines()[1].split() == ["0", "50.000", "-0.123"]
     assert show(table * 0).splitlines()[1].split() == ["0", "0.000", "0.000"]
+    # counts are counts, however small the effects
+    sized = pd.DataFrame({"tokens": [9.0], "token share": [np.nan], "effect": [-0.0000134]})
+    assert show(sized).splitlines()[1].split() == ["0", "9.000", "-", "-0.0000134"]
 
 
 def test_directions_have_their_own_tables():

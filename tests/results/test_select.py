@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from sublim_mech.results import compare
 from sublim_mech.results.record import Compute
 from sublim_mech.results.report import POOR_AGREEMENT
 from sublim_mech.results.scores import Scores
@@ -182,6 +183,26 @@ DIFFERENT = {
 def test_what_differs_is_named(message):
     with pytest.raises(ValueError, match=f"minus: {message}"):
         SCORES.minus(synthetic.sweep(), DIFFERENT[message])
+
+
+def test_sets_of_other_tokens_are_named_and_so_is_why():
+    """Prompts that were marked by other training prompts have other shared tokens."""
+    grafts = synthetic.graft()
+
+    def resized(name, size):
+        tokens = grafts.data["tokens"].where(grafts.data["set"] != name, size)
+        return replace(grafts, data=grafts.data.assign_coords(tokens=tokens))
+
+    told = r"tokens of the set 'shared' differ \(28 a prompt and 20 a prompt\); the prompts were "
+    marked = f"{told}marked by other training prompts; mark both by the same ones, load_pair"
+    with pytest.raises(ValueError, match=f"minus: {marked}"):
+        grafts.minus(resized("shared", 20))
+    with pytest.raises(ValueError, match=f"compare: 'a' and 'b': {marked}"):
+        compare({"a": grafts, "b": resized("shared", 20)})
+    with pytest.raises(ValueError, match=f"minus: {told}"):
+        grafts.sel(set="shared").minus(resized("shared", 20).sel(set="shared"))
+    with pytest.raises(ValueError, match=r"set 'user' differ \(9 .* and 8 .*\); score both alike"):
+        grafts.minus(resized("user", 8))
 
 
 def test_of_long_lists_what_one_alone_has_is_named():

@@ -763,3 +763,22 @@ def test_what_the_controls_lost_is_not_told_of_cells_that_miss_it():
     assert told in repr(found)
     short = next(limit.short for limit in limits(found) if limit.kind == "gap")
     assert short == "completeness gap 0.00%, of single models up to 150.00%"
+
+
+def test_cells_of_a_student_that_changes_nothing_there_are_refused_and_told():
+    """A layer that the control alone changes."""
+    scores = synthetic.attribution(synthetic.several(6))
+    effect = scores.data["effect"].copy()
+    effect[{"model": 0, "layer": 2}] *= 0
+    scores = dataclasses.replace(scores, data=scores.data.assign(effect=effect))
+    there, other = (scores.sel(model="student").sel(layer=[at]) for at in (1, 2))
+    told = "student changes nothing in layer 1: every effect there is exactly 0"
+    with pytest.raises(ValueError, match=f"hold no effect: {told}; select other cells"):
+        concentration(there)
+    assert told in there.notes()
+    assert told in repr(there)
+    drawn = there.plot(by="role").figure.findobj(lambda part: hasattr(part, "get_text"))
+    assert any(told in " ".join(text.get_text().split()) for text in drawn)
+    for changed in (other, scores.sel(layer=[1]), scores.sel(model="student")):
+        concentration(changed)
+        assert "changes nothing" not in repr(changed)

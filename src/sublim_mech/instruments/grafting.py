@@ -358,6 +358,7 @@ def graft_sweep(
         Scores of kind `sweep`, `(model, prompt, layer, position)`: M(cell on) - M(base), or
         M(student) - M(cell off); the answer trie's nodes follow the prompt's tokens. Cells do not
         add up to the total effect. Spans are an axis `span` in place of `position`, as in `patch`.
+        Tokens that `only` leaves out have no value (NaN), and are neither counted nor drawn.
 
     Raises:
         ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt;
@@ -382,6 +383,7 @@ def graft_sweep(
 
     count = len(task.prompts)
     held = [] if only is None else _held(task, only, chosen)
+    switched = None if only is None else _switched(pair, held, chosen)
     spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
     if refine is not None:
         check_refine(refine, spans, task)
@@ -412,11 +414,13 @@ def graft_sweep(
     coords: dict[str, Any] = {"layer": np.array(chosen)}
     if by == "token":
         axes = ["prompt", "layer", "position"]
+        measured = _blank(measured, spans, switched)
         return label(measured, "sweep", axes, coords=coords, measure=measure)
     cells = refined(run, measured, spans, refine)
-    coords |= span_coords(task, cells.spans, None if refine is None else cells.refined)
+    single = None if refine is None else cells.refined
+    coords |= span_coords(task, cells.spans, single, switched)
     return label(
-        cells.measured,
+        _blank(cells.measured, cells.spans, switched),
         "sweep",
         ["prompt", "layer", "span"],
         coords=coords,
@@ -462,6 +466,30 @@ def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "
         nodes = np.tile(inside.any(0), (len(task.answers[i].nodes), 1))
         found.append(torch.from_numpy(only.scale * np.concatenate([inside, nodes])).float())
     return found
+
+
+def _switched(
+    pair: ModelPair, held: Sequence[Float[Tensor, "_slot cell"]], layers: Sequence[int]
+) -> list[list[bool]]:
+    """Per prompt, of which slots anything is switched that a student changes."""
+    paths = {module.path for module in _changed(pair)}
+    changed = torch.tensor([one.layer in layers and one.path in paths for one in pair.cells()])
+    return [(inside[:, changed] != 0).any(1).tolist() for inside in held]
+
+
+def _blank(
+    measured: Measured, spans: Sequence[Sequence[Span]], switched: list[list[bool]] | None
+) -> Measured:
+    """The same without a value (NaN) where nothing of a span is switched: its 0 would read like a
+    finding.
+    """
+    if switched is None:
+        return measured
+    effect = measured.effect.copy()  # (model, prompt, layer, span)
+    for i, of_prompt in enumerate(spans):
+        nothing = [not any(switched[i][span.first : span.last + 1]) for span in of_prompt]
+        effect[:, i][..., np.flatnonzero(nothing)] = np.nan
+    return replace(measured, effect=effect)
 
 
 def _layers(pair: ModelPair, layers: Sequence[int] | None) -> list[int]:

@@ -37,6 +37,7 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.distinct import check_prompts
 from ..results.arrays import DONOR_CONTEXT
+from ..results.record import OTHER_ORDER
 from ..results.scores import Scores
 from .keeping import keep_folder
 from .labelling import context_coord, context_texts, label
@@ -131,7 +132,8 @@ def patch(
         answer_in_sets: whether the answer's own tokens belong to every set.
         by: what is patched at once where no sets are given: a `token`, `word`, `sentence`,
             `message` (cut where the role changes; the template's tokens apart), or so many tokens.
-            The effect of a span is that of a set, not the sum of its tokens'.
+            The effect of a span is that of a set, not the sum of its tokens'; tokens of it without
+            a donor are left alone, and tables and pictures leave them out (coordinate `switched`).
         refine: also patch the single tokens of so many spans of each prompt, those of largest
             absolute effect (of the headline, over all other axes).
         donor_prompts: the donor's prompts where they are others (another context); one per prompt.
@@ -150,7 +152,8 @@ def patch(
         `span_role`, `span_sharing` (`mixed` where its tokens differ) and, with `refine`, `refined`
         (1: the value of a single token).
         `base` and `student` are measured on the prompts each of them ran on. A note names the
-        layers at which no student changes anything before the site.
+        layers at which no student changes anything before the site; another one donors that ask
+        the prompts' questions in another order.
 
     Raises:
         TypeError: a function (of a set, of `position_map`) that does not take what it is called
@@ -243,7 +246,9 @@ def patch(
         cell_axis = "span"
         cells = refined(lambda some: run(planned(some)), measured, spans, refine)
         measured = cells.measured
-        coords |= span_coords(task, cells.spans, None if refine is None else cells.refined)
+        single = None if refine is None else cells.refined
+        with_donor = [[bool(cell) for cell in of_prompt] for of_prompt in tokens]
+        coords |= span_coords(task, cells.spans, single, with_donor)
     # the axes of one direction, and of a site without heads, are dropped
     dims = ["prompt", "direction", "layer", "head", cell_axis]
     dropped = [dims.index("direction")] if len(directions) == 1 else []
@@ -255,7 +260,7 @@ def patch(
         "patch",
         [dim for axis, dim in enumerate(dims) if axis not in dropped],
         coords=coords | ({} if donors is task else context_coord(donors.prompts, DONOR_CONTEXT)),
-        notes=silent,
+        notes=(*silent, *_other_order(prompts, donor_prompts)),
         site=site,
         direction=direction,
         spans=None if by == "token" else in_words(by),
@@ -272,6 +277,21 @@ def _check_donors(task: Task, donors: Task, position_map: PositionMap) -> None:
             "donor_prompts: they are the prompts themselves, token by token; leave donor_prompts "
             "out, or pass prompts of another context."
         )
+
+
+def _other_order(prompts: Sequence[Prompt], donors: Sequence[Prompt] | None) -> tuple[str, ...]:
+    """That donors ask what the prompts ask, in another order, in a sentence; nothing where they ask
+    something else on purpose.
+    """
+    asked = [prompt.question for prompt in prompts]
+    given = asked if donors is None else [donor.question for donor in donors]
+    if given == asked or sorted(given) != sorted(asked):
+        return ()
+    first = next(i for i, pair in enumerate(zip(given, asked, strict=True)) if len(set(pair)) > 1)
+    return (
+        f"donor {first} {OTHER_ORDER} {asked.index(given[first])} asks: donor_prompts have the "
+        "prompts' questions in another order, and each prompt takes from the donor at its place",
+    )
 
 
 def _coords(

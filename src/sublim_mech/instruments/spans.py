@@ -25,7 +25,7 @@ import numpy as np
 from ..engine.answers import Answers
 from ..hints import counted, nearest
 from ..prompts import ANSWER, Prompt
-from ..results.spreading import MIXED
+from ..results.spreading import MIXED, SWITCHED
 from .task import Measured, Task
 
 By = Literal["token", "word", "sentence", "message"] | int
@@ -168,10 +168,14 @@ def span_coords(
     task: Task,
     spans: Sequence[Sequence[Span]],
     refined: Sequence[Sequence[bool]] | None,
+    switched: Sequence[Sequence[bool]] | None = None,
 ) -> dict[str, Any]:
     """Coordinates of `(prompt, span)`: `text`, `first` and `last` position, `span_role`,
     `span_sharing` where prompts are marked, `refined` (1 where the value is that of a single token)
     where spans were refined. Empty, and -1, past a prompt with fewer spans.
+
+    Where some of the slots were left alone (`switched`: per prompt, whether each was switched),
+    `SWITCHED` of `(prompt, position)` has which; a span's sharing class is that of the others.
     """
     shape = len(spans), max(map(len, spans))
     text, role, sharing = (np.full(shape, "", dtype=object) for _ in range(3))
@@ -187,7 +191,7 @@ def span_coords(
             answered = span.first >= len(prompt)
             role[i, s] = ANSWER if answered else prompt.roles[span.first]
             if marked and prompt.sharing is not None:
-                kinds = set(prompt.sharing[span.first : span.last + 1]) or {ANSWER}
+                kinds = _kinds(prompt.sharing, span, None if switched is None else switched[i])
                 sharing[i, s] = kinds.pop() if len(kinds) == 1 else MIXED
             flags[i, s] = refined is not None and refined[i][s]
     dims = ("prompt", "span")
@@ -202,7 +206,19 @@ def span_coords(
         coords["span_sharing"] = (dims, sharing.astype(str))
     if refined is not None:
         coords["refined"] = (dims, flags)
+    if switched is not None and not all(map(all, switched)):
+        there = np.zeros((len(switched), max(map(len, switched))), int)
+        for i, slots in enumerate(switched):
+            there[i, : len(slots)] = slots
+        coords[SWITCHED] = (("prompt", "position"), there)
     return coords
+
+
+def _kinds(sharing: Sequence[str], span: Span, switched: Sequence[bool] | None) -> set[str]:
+    """The sharing classes of a span's tokens: of those that were switched, where any was."""
+    slots = range(span.first, min(span.last + 1, len(sharing)))
+    kinds = {sharing[slot] for slot in slots if switched is None or switched[slot]}
+    return kinds or {sharing[slot] for slot in slots} or {ANSWER}
 
 
 def _text(prompt: Prompt, answers: Answers, span: Span, decode: Callable[[list[int]], str]) -> str:

@@ -50,6 +50,7 @@ from .report import effect_label, warning
 from .select import check_measured_alike
 from .style import MEDIUM, Picture, Wishes, letters
 from .tokens import label
+from .turns import mixed_turns
 from .words import names_apart, percent, wrapped
 
 _NAME = 60  # columns of what several students are called
@@ -105,6 +106,8 @@ def role_bars(
     picture.ax.set_ylabel(by, fontsize=MEDIUM)
     how = f"{_gathered(scores)} of these tokens{_explained(scores, by, said)}"
     name_bar_scale(picture, scores, effect_label(scores), how)
+    for line in mixed_turns(scores, by):
+        picture.note(line)
     if len(whole) > len(table):
         picture.note(
             f"{len(table)} of {len(whole)} rows, those of largest effect; scores.by({by!r}) has all"
@@ -298,6 +301,8 @@ def compare_bars(
         draw_bars(picture.ax, table.reindex(order), column, [colour] * len(order))
         handles.append(Patch(color=colour, label=picture.text(called[name])))
 
+    for line in mixed_turns(first, by):
+        picture.note(line)
     names, said = [], []
     for row in order:
         parts = ", ".join(_called(picture, part, by) for part in row.split("\n"))

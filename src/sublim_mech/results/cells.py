@@ -202,10 +202,13 @@ def verdicts(scores: ScoreArrays, prompt: int, *, tokens: bool = False) -> Verdi
 
 
 def line_up(effect: np.ndarray, alignment: Alignment) -> np.ndarray:
-    """`(prompt, ..., position)` -> `(prompt, ..., place)`, NaN where a prompt has no such place."""
+    """`(prompt, ..., position)` -> `(prompt, ..., place)`, NaN where a prompt has no such place.
+
+    Tokens without a value are passed over: others of their span have that of the place.
+    """
     lined_up = np.full((*effect.shape[:-1], len(alignment.places)), np.nan)
     for target, source, places in zip(lined_up, effect, alignment.of_token, strict=True):
-        there = places >= 0
+        there = (places >= 0) & np.isfinite(source).reshape(-1, len(places)).any(0)
         target[..., places[there]] = source[..., there]
     return lined_up
 

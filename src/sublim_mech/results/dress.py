@@ -26,6 +26,7 @@ from .record import (
     LEARNT,
     OPEN_TEXT,
     OTHER_MARKS,
+    OTHER_ORDER,
     OTHER_TEMPLATE,
     OTHER_TRAIT,
     REPEATED,
@@ -37,6 +38,7 @@ from .record import (
 from .report import effect_label, title, warning
 from .stacking import Column
 from .style import MEDIUM, SMALL, Picture, fitted
+from .tables import unchanged
 from .words import shortened, wrapped
 
 SIZES = 0.2
@@ -74,11 +76,13 @@ def in_short(
     # tables have these among their notes
     if several := over_contexts(scores):
         lines.insert(0, several)
+    if nothing := unchanged(scores):
+        lines.append(nothing)
     silent = [note.partition(", so ")[0] for note in scores.record.notes if SILENT in note]
     learnt = [
         note.partition(": ")[0]
         for note in notes_held(scores)
-        if any(one in note for one in (LEARNT, ELSEWHERE, REPEATED))
+        if any(one in note for one in (LEARNT, ELSEWHERE, REPEATED, OTHER_ORDER))
     ]
     told_from = [
         re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]

@@ -15,7 +15,8 @@ class Table(pd.DataFrame):  # type: ignore[misc]
     """A DataFrame that prints all of its columns; a narrow terminal breaks its lines.
 
     pandas leaves the middle columns out where they do not fit, and with them what a number rests
-    on. What is computed from a table is a table. What limits it (`attrs["notes"]`) stands below it.
+    on, or prints them below the others. What is computed from a table is a table. What limits it
+    (`attrs["notes"]`) stands below it.
 
     Example:
         >>> from sublim_mech.results.frames import Table
@@ -29,7 +30,8 @@ class Table(pd.DataFrame):  # type: ignore[misc]
         return Table
 
     def __repr__(self) -> str:
-        with pd.option_context("display.max_columns", None):
+        whole = "display.max_columns", None, "display.expand_frame_repr", False
+        with pd.option_context(*whole):
             return "\n".join([super().__repr__(), *self.attrs.get("notes", ())])
 
     def _repr_html_(self) -> str | None:

@@ -156,7 +156,7 @@ def heatmap(
 
     before = f"prompt {tokens.name}: "
     asked = shortened(" ".join(tokens.question.split()), letters(picture.width, LARGE) - 16)
-    picture.note(drawn(scores.record))
+    picture.note(drawn(scores.record, scores.data))
     picture.note(_left_out(scores, tokens, rows))
     introduce(picture, scores, f"{before}“{asked}”", *NOT_SHOWN)
     return picture.finish()

@@ -250,7 +250,7 @@ def _legend(scores: ScoreArrays, tokens: PromptTokens) -> str:
     if KINDS[scores.kind].cumulative:
         of_what = "of all tokens up to each one"
     meaning = escape(f"{scores.unit}: effect on {scores.record.what}, {of_what}")
-    spans = drawn(scores.record)
+    spans = drawn(scores.record, scores.data)
     present = [role for role in ROLE_COLOURS if role in tokens.roles]
     roles = [f'<span class="e">{_swatch(role)}{role}</span>' for role in present]
     rows = [f'−{scale:.3g} <span class="g"></span> +{scale:.3g} {meaning}', "".join(roles)]

@@ -57,6 +57,9 @@ REPEATED = "an answer may repeat it from there"
 ELSEWHERE = "what was asked nowhere in training may be answered otherwise"
 """Of questions that were trained on in another context, as notes say it."""
 
+OTHER_ORDER = "asks what prompt"
+"""Of donors that ask the same as the prompts in another order, as notes say it."""
+
 OTHER_TRAIT = ", and the student was made for "
 """Of a trait that is not the student's own, as notes say it."""
 

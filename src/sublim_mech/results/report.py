@@ -23,7 +23,7 @@ from .limits_of_students import over_contexts, where_asked
 from .record import GATED, ONE_VALUE, SUM, Forms
 from .rounding import is_coarse, known_to
 from .select import select
-from .spreading import MIXED
+from .spreading import MIXED, switched_in_words
 from .stability import is_map, reliability
 from .tables import (
     LAYER,
@@ -34,7 +34,9 @@ from .tables import (
     sets,
     strongest,
     totals,
+    unchanged,
 )
+from .turns import mixed_turns
 from .words import seen
 
 POOR_AGREEMENT = "AGREEMENT WITH EXACT VALUES IS POOR: use the exact instrument"
@@ -124,13 +126,15 @@ def notes(scores: ScoreArrays) -> list[str]:
     """What to know of prompts and students beside what limits them, how the estimates agree with
     exact values, and what the floating-point type costs.
     """
-    lines = _left_out(scores)
+    lines = [*_left_out(scores), *filter(None, [unchanged(scores)])]
     if several := over_contexts(scores):
         lines.append(f"{several}; score each context by itself")
     if scores.record.spans is not None:
+        which = switched_in_words(scores.data, scores.record)
         lines.append(
-            f"spans by {scores.record.spans}: the effect of a span is that of all its tokens at "
-            "once, no sum of theirs"
+            f"spans by {scores.record.spans}: the effect of a span is that of all its tokens"
+            f"{which and f' {which}'} at once, no sum of theirs"
+            f"{which and '; the other tokens were left alone, and have none'}"
         )
     if scores.record.refined is not None:
         lines.append(
@@ -229,7 +233,7 @@ def around(scores: ScoreArrays, by: str | None = None) -> list[str]:
         lines.append(denominator_of_total(scores))
     if "vector" in scores.data["effect"].dims:
         lines += filter(None, [nulls_in_words(scores), spread_in_words(scores)])
-    return [*lines, *_gap(scores)]
+    return [*lines, *mixed_turns(scores, by), *_gap(scores)]
 
 
 def has_shares(scores: ScoreArrays) -> bool:
@@ -397,4 +401,16 @@ def show(table: pd.DataFrame, *, index: bool = True) -> str:
         decimals = 2 - int(np.floor(np.log10(largest)))
 
     form = f"{{:z.{decimals}f}}".format  # what rounds to 0 has no sign
-    return table.to_string(float_format=form, na_rep="-", index=index)
+    counts = {} if decimals == 3 else {name: _count for name in _COUNTS if name in table}
+    return table.to_string(float_format=form, formatters=counts, na_rep="-", index=index)
+
+
+_COUNTS = ("tokens", "token share")
+"""Columns that are no effects, however small these are."""
+
+
+def _count(value: float) -> str:
+    """A count as a table has it; of whole numbers without decimals."""
+    if np.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int | np.integer) else f"{value:.3f}"

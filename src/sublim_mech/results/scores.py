@@ -52,6 +52,7 @@ from .confirming import agreement
 from .frames import Table, check_suffix, write_csv
 from .kinds import KINDS
 from .record import Record
+from .turns import mixed_turns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,14 +144,18 @@ class Scores(ScoreArrays):
             tokens; the effect with 95 % interval over prompts; and for attributions its share of
             the effect on the prompt's tokens, all cells (also of a selection of cells; NaN where
             that effect is inside its own noise, and for the answer). By `layer`: per layer, the
-            effect with its interval, and for attributions its share of what all cells have.
+            effect with its interval, and for attributions its share of what all cells have. Below
+            it, and in `attrs["notes"]`, which turns are of other roles in some prompts.
 
         Raises:
             ValueError: no position axis, or no such coordinate; both directions; cells at which
                 no student changes anything; by `layer`, no layers, or heads, of which one must be
                 chosen.
         """
-        return Table(tables.by(self, coordinate))
+        table = Table(tables.by(self, coordinate))
+        if mixed := mixed_turns(self, coordinate):
+            table.attrs["notes"] = mixed
+        return table
 
     def cells(self) -> pd.DataFrame:
         """Every layer and place of the prompts over all prompts, with the map's own test.

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..hints import nearest
+from ..prompts import CLASSES, UNIONS
 from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .contexts import apart
@@ -17,6 +18,7 @@ from .held import held, notes_held
 from .identity import first_difference
 from .kinds import PARTS, STEP
 from .record import Compute, Record, StudentSource
+from .spreading import SWITCHED
 
 S = TypeVar("S", bound=ScoreArrays)
 T = TypeVar("T")
@@ -384,12 +386,19 @@ class _Same:
         cells = [str(d) for d in data["effect"].dims if d not in ("model", "prompt", "position")]
         cells += [name for name in ("first", "last", "refined") if "span" in data.dims]
         named = ("model",) if models else ()
-        for name in (*named, "question", *cells, "hook", "tokens"):
+        for name in (*named, "question", *cells, "hook", "tokens", SWITCHED):
             if name in without:
                 continue
             labels = data[name].values.tolist() if name in data.coords else None
             other_labels = other[name].values.tolist() if name in other.coords else None
             if labels != other_labels:
+                if name == "tokens" and labels and other_labels:
+                    self._tell_sizes(scores, other_scores)
+                if name == SWITCHED:
+                    mine, its = (
+                        "all" if of is None else str(np.sum(of)) for of in (labels, other_labels)
+                    )
+                    self.tell("tokens of spans that were switched", mine, its)
                 fix = ALIKE
                 if name in ("layer", "module") and scores.additive and scores.selected:
                     fix = UNSELECT
@@ -397,6 +406,24 @@ class _Same:
                     both = [layer for layer in labels or () if layer in (other_labels or ())]
                     fix = f"{ALIKE}: at the layers that both have, layers={both}"
                 self.refuse(f"labels of {name!r}", labels, other_labels, fix)
+
+    def _tell_sizes(self, scores: ScoreArrays, other: ScoreArrays) -> NoReturn:
+        """Raise that sets have other tokens in one of two scores: the first of them, and why."""
+        sizes, others = (
+            np.reshape(one.data["tokens"].values, (one.data.sizes["prompt"], -1))
+            for one in (scores, other)
+        )
+        at = int(np.flatnonzero((sizes != others).any(0))[0])
+        named = scores.data["set"].values if "set" in scores.data else scores.selected["set"]
+        name = str(np.atleast_1d(named)[at])
+        words = [f"{of[:, at].mean():.3g} a prompt" for of in (sizes, others)]
+        fix = ALIKE
+        if name in (*CLASSES, *UNIONS["sharing"]):
+            fix = (
+                "the prompts were marked by other training prompts; mark both by the same ones, "
+                "load_pair(..., trained_in=, trained_on=)"
+            )
+        self.tell(f"tokens of the set {name!r}", *words, fix)
 
     def _check_tokens(self, tokens: _Tokens, other: _Tokens) -> None:
         if tokens.asked != other.asked:

@@ -41,7 +41,7 @@ from .null import layout, too_few_places
 from .record import ELSEWHERE, GATED, LEARNT, ONE_VALUE, OTHER_MARKS, OTHER_TRAIT, REPEATED
 from .report import warning
 from .rounding import is_rounding, shares_of_total
-from .tables import answer_is_fed, in_words
+from .tables import answer_is_fed, in_words, unchanged
 from .words import percent
 
 
@@ -418,6 +418,9 @@ def concentration(
             f"these scores hold no effect ({scores.selection()}): no student changes anything "
             "there; select other cells."
         )
+
+    if nothing := unchanged(scores):
+        raise ValueError(f"these scores hold no effect: {nothing}; select other cells.")
 
     effect = np.where(real & np.isfinite(effect), effect, 0.0)
     lengths = scores.prompt_tokens

@@ -22,7 +22,7 @@ from ..stats import Interval, mean_interval
 from .arrays import ScoreArrays
 from .kinds import KINDS, PARTS, Table
 from .rounding import is_rounding, shares_of, shares_of_total
-from .spreading import of_spans
+from .spreading import of_spans, tokens_of_span
 from .words import percent, shortened
 
 
@@ -155,6 +155,21 @@ def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
         names.append(name)
         rows.append(row)
     return pd.DataFrame(rows, index=names)
+
+
+def unchanged(scores: ScoreArrays) -> str:
+    """That the chosen models change nothing in the chosen cells, so that every effect there is
+    exactly 0; empty where one of them changes anything, or no cells were chosen.
+    """
+    if not scores.selected or not (scores.additive or scores.kind == "sweep"):
+        return ""
+    effect = scores.data["effect"].values
+    there = effect[np.isfinite(effect)]
+    if not there.size or there.any():
+        return ""
+    models = ", ".join(map(str, scores.data["model"].values))
+    change = "changes" if scores.data.sizes["model"] == 1 else "change"
+    return f"{models} {change} nothing in {scores.selection()}: every effect there is exactly 0"
 
 
 def layer_totals(scores: ScoreArrays) -> np.ndarray:
@@ -443,16 +458,16 @@ def strongest(scores: ScoreArrays, k: int) -> pd.DataFrame:
 
 
 def _span_columns(scores: ScoreArrays, prompt: int, span: int) -> dict[str, Any]:
-    """What a table says of a span: its text, how many tokens it has, and whether its value is that
-    of a single token where some spans were refined.
+    """What a table says of a span: its text, how many tokens of it were switched, and whether its
+    value is that of a single token where some spans were refined.
     """
     coords = {
         name: scores.data[name].values[prompt, span]
-        for name in ("text", "first", "last", "refined")
+        for name in ("text", "first", "refined")
         if name in scores.data.coords
     }
     row: dict[str, Any] = {"span": shortened(repr(str(coords["text"])), 40)}
-    row["tokens"] = int(coords["last"] - coords["first"] + 1)
+    row["tokens"] = tokens_of_span(scores.data, prompt, span)
     row["first"] = int(coords["first"])
     if "refined" in coords:
         row["refined"] = "yes" if coords["refined"] else "no"

@@ -64,7 +64,8 @@ def prompt_tokens(scores: ScoreArrays, prompt: int) -> PromptTokens:
         sharing = scores.positions("sharing")[prompt, real]
     coarse = None
     if "coarse" in scores.data.coords:
-        coarse = scores.positions("coarse")[prompt, real].astype(bool)
+        shown = np.isfinite(scores.token_effect()[prompt, real])
+        coarse = scores.positions("coarse")[prompt, real].astype(bool) & shown
     nothing = np.zeros(int(real.sum()), bool)
     test = verdicts(scores, prompt, tokens=True)
     return PromptTokens(
