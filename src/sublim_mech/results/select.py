@@ -416,14 +416,14 @@ class _Same:
         at = int(np.flatnonzero((sizes != others).any(0))[0])
         named = scores.data["set"].values if "set" in scores.data else scores.selected["set"]
         name = str(np.atleast_1d(named)[at])
-        words = [f"{of[:, at].mean():.3g} a prompt" for of in (sizes, others)]
+        mine, its = (f"{of[:, at].mean():.3g} a prompt" for of in (sizes, others))
         fix = ALIKE
         if name in (*CLASSES, *UNIONS["sharing"]):
             fix = (
                 "the prompts were marked by other training prompts; mark both by the same ones, "
                 "load_pair(..., trained_in=, trained_on=)"
             )
-        self.tell(f"tokens of the set {name!r}", *words, fix)
+        self.tell(f"tokens of the set {name!r}", mine, its, fix)
 
     def _check_tokens(self, tokens: _Tokens, other: _Tokens) -> None:
         if tokens.asked != other.asked:
