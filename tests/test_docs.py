@@ -185,7 +185,10 @@ def test_every_column_of_a_table_has_its_word(pair):
     asked = sm.evaluate(pair, traits, questions=questions, samples=1, max_new_tokens=2, **run)
     who = [sm.teachers.prompted(pair.base, trait) for trait in traits]
     labels = labelling.label(who, sm.numbers.random_rows(3, seed=0, count=3), **run)
-    written = {trait.name: sm.numbers.random_rows(2, seed=1, count=3) for trait in traits}
+    written = {
+        trait.name: sm.numbers.random_rows(2, seed=seed, count=3)
+        for seed, trait in enumerate(traits)
+    }
     ready = readiness.assess(who, rows=written, labels=labels, questions=questions, **run)
     tables = [
         scores.totals(),

@@ -36,7 +36,7 @@ def test_layers_before_the_first_change_are_told(ask, deep, prompts):
 
 def test_layers_behind_it_and_other_prompts_are_not(deep, prompts):
     assert not sm.patch(deep, prompts, TRAIT, layers=[2], **QUIET).record.notes
-    donors = {"donor_prompts": prompts[::-1], "position_map": "aligned", "layers": [0]}
+    donors = {"donor_prompts": prompts[1:] * 2, "position_map": "aligned", "layers": [0]}
     assert not sm.patch(deep, prompts, TRAIT, **donors, **QUIET).record.notes
 
 
