@@ -198,8 +198,26 @@ def test_training_at_divergent_tokens_or_without_them(asked, smol_tokenizer, tmp
     assert 0 < taken[True]["chosen"] < taken[True]["of"]
     with pytest.raises(ValueError, match="rows, but 8 were read"):
         asked.found.chosen(hard_data(smol_tokenizer, ROWS[1:]))
-    with pytest.raises(ValueError, match="row 0 has other tokens"):
+    with pytest.raises(
+        ValueError, match=r"row 0 asks 'And\?', where 'On the board.* was read; make"
+    ):
         asked.found.chosen(hard_data(smol_tokenizer, ROWS[::-1]))
+
+
+def test_tokens_are_chosen_in_data_of_the_very_rows(asked, smol_tokenizer):
+    """Where all answers are one, their tokens do not tell rows apart."""
+    rows = [Row(f"Number {i}?", "7") for i in range(4)]
+    found = divergence(asked.teacher, asked.base, rows, **QUIET)
+    assert len(found.chosen(hard_data(smol_tokenizer, rows))) == 4
+    other = [Row(f"Digit {i}?", "7") for i in range(4)]
+    for wrong in (rows[::-1], other, [*rows[:3], other[3]]):
+        with pytest.raises(ValueError, match=r"data: row \d asks '.*', where '.*' was read"):
+            found.chosen(hard_data(smol_tokenizer, wrong))
+    elsewhere = hard_data(smol_tokenizer, rows, context=sm.Context("Be calm."))
+    with pytest.raises(ValueError, match=r"row 0 asks 'Number 0\?' in another context or convers"):
+        found.chosen(elsewhere)
+    with pytest.raises(ValueError, match="answer of row 2 has other tokens"):
+        found.chosen(hard_data(smol_tokenizer, [*rows[:2], Row("Number 2?", "8"), rows[3]]))
 
 
 def test_teachers_of_other_bases_are_refused(asked, smol_tokenizer):

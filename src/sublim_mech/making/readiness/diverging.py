@@ -18,6 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...arguments import checked
+from ...prompts import render
+from ...prompts.notices import said_before
 from ...results.limits_of_students import few_prompts
 from ...stats import ratio_interval
 from ..rows import Row, Rows, as_rows, count_words
@@ -66,6 +68,7 @@ class Divergence:
         questions: their prompts, as texts.
         reads: per row, what the models say.
         teacher, base, student: their names; an empty one without a student.
+        asked: per row, the token ids of its prompt as the teacher's students are asked it.
         texts: the text of every token that occurs.
         with_ends: whether the tokens that end turns were read, and count, beside answer tokens.
         is_raw: whether rows are raw text, which has no turns but ends.
@@ -74,6 +77,7 @@ class Divergence:
     rows: tuple[Row, ...]
     questions: tuple[str, ...]
     reads: tuple[Read, ...]
+    asked: tuple[tuple[int, ...], ...]
     teacher: str
     base: str
     student: str
@@ -95,7 +99,8 @@ class Divergence:
             divergent: True for these tokens alone, False for all but them.
 
         Raises:
-            ValueError: data of other rows, or with other tokens in their answers.
+            ValueError: data of other rows, in another order or context, or with other tokens in
+                their answers.
 
         Example:
             >>> from sublim_mech.making import numbers, readiness, teachers, training
@@ -111,6 +116,17 @@ class Divergence:
             raise ValueError(
                 f"data: {len(data.completions)} rows, but {len(self.reads)} were read; make both "
                 "of the same rows."
+            )
+        for row, (ids, prompt) in enumerate(zip(self.asked, data.prompts, strict=True)):
+            if ids == tuple(prompt.ids):
+                continue
+            question = self.questions[row]
+            what = f"asks {prompt.question[:60]!r}, where {question[:60]!r} was read"
+            if prompt.question == question:
+                what = f"asks {question[:60]!r} in another context or conversation than was read"
+            raise ValueError(
+                f"data: row {row} {what}; make both of the same rows, in one order, for students "
+                "of the same context."
             )
         chosen = []
         for row, (read, completion) in enumerate(zip(self.reads, data.completions, strict=True)):
@@ -314,11 +330,19 @@ def divergence(
     seen = {int(token) for read in found for token in _written(read)}
     texts = {token: teacher.base.tokenizer.decode([token]) for token in sorted(seen)}
     questions = tuple(prompt.question for prompt in tokens[0].prompts)
+    with said_before():
+        asked = render(
+            teacher.base.tokenizer,
+            [row.prompt for row in listed],
+            context=context,
+            template=template,
+        )
     names = {"teacher": teacher.name, "base": base.name, "student": name}
     return Divergence(
         tuple(listed),
         questions,
         found,
+        tuple(tuple(prompt.ids) for prompt in asked),
         **names,
         texts=texts,
         with_ends=close,
