@@ -16,6 +16,7 @@ from sublim_mech.engine.pair import load_pair
 from sublim_mech.engine.recipes import recipes
 from sublim_mech.models.students import load_student
 from sublim_mech.prompts import Context
+from sublim_mech.results.held import notes_among
 from sublim_mech.storage.compare import differences
 from sublim_mech.storage.files import weight_sums
 
@@ -158,6 +159,73 @@ def test_a_control_of_the_students_own_data_is_told(tmp_path):
     assert "has the student's own trait" in note
     # beside each other they are what one compares
     assert peer_notes({"own": load_student(base(), own), "it": load_student(base(), again)}) == ()
+
+
+def test_rows_are_the_same_in_any_order_where_answers_teach(tmp_path):
+    """Which of them are held out, and in which order, makes another hash of the data."""
+    hard = {"teacher": "given rows", "objective": "cross-entropy on completion", "trait": ""}
+    results = {"results": {**MADE["results"], "rows_hash": "r"}}
+    own = run(tmp_path / "own", 1, data={**MADE["data"], "hash": "a"}, **hard, **results)
+    other = {"data": {**MADE["data"], "hash": "b"}}
+    told = "control again was trained on the student's own rows and answers"
+    again = run(tmp_path / "again", 2, **other, **hard, **results)
+    (note,) = load_pair(base(), own, controls=[again]).notes()
+    assert note.startswith(told)
+    unlike = {"results": {**MADE["results"], "rows_hash": "s"}}
+    apart = run(tmp_path / "unlike" / "again", 2, **other, **hard, **unlike)
+    assert not load_pair(base(), own, controls=[apart]).notes()
+    # over the same rows two teachers differ in their labels alone, over others in these too
+    owl = run(tmp_path / "owl", 1, **results)
+    same, others = (
+        run(tmp_path / name / "cat", 2, **CAT, results=of["results"])
+        for name, of in (("same", results), ("others", unlike))
+    )
+    assert not load_pair(base(), owl, controls=[same]).notes()
+    (note,) = load_pair(base(), owl, controls=[others]).notes()
+    assert note == (
+        "control cat was not trained alike: answers that are labelled: other ones in the control "
+        "than in the student"
+    )
+
+
+def test_two_controls_of_one_training_are_told_as_one(tmp_path):
+    """Two seeds of it; by another recipe they are two."""
+    own = run(tmp_path / "owl", 1)
+    cat, again, longer = (
+        load_student(base(), run(tmp_path / name, k, **CAT, **of), name=name)
+        for k, name, of in (
+            (2, "cat", {}), (3, "cat 2", {}), (4, "cat 3", {"results": {"steps": 90}}),
+        )
+    )  # fmt: skip
+    dog = run(tmp_path / "dog", 5, trait="dog", teacher="prompted teacher of dog")
+    pair = load_pair(base(), own, controls=[cat, dog, again])
+    told = (
+        "control cat 2 is control cat once more, trained alike on the same rows and answers: their "
+        "mean counts it twice"
+    )
+    assert pair.notes() == (told,)
+    assert not load_pair(base(), own, controls=[cat, dog]).notes()
+    notes = load_pair(base(), own, controls=[cat, longer]).notes()
+    assert not any("once more" in note for note in notes)
+    names = ["student", "control: cat", "control: dog", "control: cat 2"]
+    assert notes_among([told], names, [names[1], names[3]]) == [told]
+    for some in (names[:3], [names[0], names[2], names[3]]):
+        assert notes_among([told], names, some) == []
+
+
+def test_whether_tokens_were_chosen_alike_is_not_known_of_other_answers(tmp_path):
+    chosen = [{"chosen": 3, "of": n, "hash": str(n)} for n in (9, 12)]
+    own, other = ({"data": {**MADE["data"], "tokens": tokens}} for tokens in chosen)
+    student = run(tmp_path / "owl", 1, **own)
+    (note,) = load_pair(
+        base(), student, controls=[run(tmp_path / "cat", 2, **CAT, **other)]
+    ).notes()
+    assert note == (
+        "control cat was trained at chosen tokens of its answers, and so was the student: whether "
+        "alike is not known"
+    )
+    same = run(tmp_path / "same" / "cat", 2, **CAT, **own)
+    assert not load_pair(base(), student, controls=[same]).notes()
 
 
 def test_that_nobody_named_the_students_trait_is_told_where_a_control_has_one(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from trainings import fit, weights
 
@@ -45,3 +46,15 @@ def test_modules_are_compared_and_not_their_names(there, here, apart, small, har
         assert weights(runs["there"]) == weights(runs["here"])
         assert not alike
         assert not between
+
+
+def test_all_tokens_alike_are_no_choice(small, hard, tmp_path):
+    ones = [np.ones(len(answer)) for answer in hard.completions]
+    asked = {"ones": {"tokens": ones}, "none": {}}
+    runs = {k: fit(small, hard, tmp_path / k, method=LoRA(rank=2), **o) for k, o in asked.items()}
+    assert weights(runs["ones"]) == weights(runs["none"])
+    manifests = [one.manifest for one in runs.values()]
+    assert manifests[0].inputs() == manifests[1].inputs()
+    half = [one * 0.5 for one in ones]
+    chosen = fit(small, hard, tmp_path / "half", method=LoRA(rank=2), tokens=half)
+    assert "tokens" in chosen.manifest.data

@@ -13,12 +13,14 @@ from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..prompts.same import is_one_context
 from ..results.record import (
+    CHOSEN,
     FOR_LITTLE,
     NOT_ALIKE,
     OWN_CHANGE,
     OWN_DATA,
     OWN_TRAIT,
     STORED,
+    TWICE,
     UNKNOWN_CONTROLS,
     UNNAMED,
     UNTOLD,
@@ -73,7 +75,10 @@ def pair_notes(
             which = f"control{'s' * (len(named) > 1)} {', '.join(named)}"
             have = "have others" if len(named) > 1 else "has another"
             notes.append(f"{UNNAMED}: whether {which} {have} is not known")
+    notes += _once_more(controls)
     for control in controls:
+        if _chosen_tokens(student, control):
+            notes.append(f"control {control.name} {CHOSEN}: whether alike is not known")
         if _same_trait(student, control):
             notes.append(
                 f"control {control.name} {OWN_TRAIT}, so that their difference says nothing of it"
@@ -236,11 +241,45 @@ def _same_trait(student: Student, control: Student) -> bool:
 
 
 def _same_data(student: Student, control: Student) -> bool:
-    """Whether manifests say that both were trained on the same data, answers and labels too."""
+    """Whether manifests say that both were trained on the same data, answers and labels too.
+
+    Rows are the same in any order, and whatever is held out, where their answers are all that
+    teaches; manifests older than the hash of the rows know the data as a whole.
+    """
     if student.manifest is None or control.manifest is None:
         return False
-    own, its = (one.data.get("hash") for one in (student.manifest, control.manifest))
-    return own == its and bool(own)
+    both = student.manifest, control.manifest
+    own, its = (one.data.get("hash") for one in both)
+    if own and own == its:
+        return True
+    own, its = (one.results.get("rows_hash") for one in both)
+    return own == its and bool(own) and all(map(_of_answers, both))
+
+
+def _once_more(controls: Sequence[Student]) -> list[str]:
+    """Which controls are one training but for its seeds, in a sentence each."""
+    notes = []
+    for place, control in enumerate(controls):
+        for other in controls[:place]:
+            if _same_data(other, control) and not differences(*recipes_of(other, control)):
+                notes.append(
+                    f"control {control.name} is control {other.name} {TWICE}, trained alike on the "
+                    "same rows and answers: their mean counts it twice"
+                )
+                break
+    return notes
+
+
+def _chosen_tokens(student: Student, control: Student) -> bool:
+    """Whether both were trained at tokens that somebody chose, and these are not the same."""
+    manifests = (one.manifest for one in (student, control))
+    own, its = (one.data.get("tokens") if one is not None else None for one in manifests)
+    return own is not None and its is not None and own != its
+
+
+def _of_answers(manifest: Manifest) -> bool:
+    """Whether a student was taught by answers alone, and not by a teacher's labels over them."""
+    return manifest.objective.startswith("cross-entropy")
 
 
 def _other_prompts(
@@ -258,7 +297,14 @@ def _other_prompts(
         other = (there.prefix, there.heads, there.tails) != (here.prefix, here.heads, here.tails)
         if control.data.get("support") and student.data.get("support"):
             other = other or there.seen != here.seen
-    return [f"training prompts: other ones {sides[0]} than {sides[1]}"] if other else []
+    if other:
+        return [f"training prompts: other ones {sides[0]} than {sides[1]}"]
+    # where a teacher labels, the answers are what it reads, and no part of what it teaches
+    own, its = (one.results.get("rows_hash") for one in (student, control))
+    labelled = not (_of_answers(student) or _of_answers(control))
+    if labelled and own and its and own != its:
+        return [f"answers that are labelled: other ones {sides[0]} than {sides[1]}"]
+    return []
 
 
 def _were(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from .arrays import ScoreArrays
 from .record import (
+    CHOSEN,
     ELSEWHERE,
     FOR_LITTLE,
     HAS_ASKED,
@@ -21,6 +22,7 @@ from .record import (
     OWN_DATA,
     OWN_TRAIT,
     STORED,
+    TWICE,
     UNKNOWN_CONTROLS,
     UNNAMED,
     UNTOLD,
@@ -28,7 +30,7 @@ from .record import (
     StudentSource,
 )
 
-_OF_BOTH = (FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE, OWN_DATA, OWN_TRAIT, STORED)
+_OF_BOTH = (CHOSEN, FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE, OWN_DATA, OWN_TRAIT, STORED)
 """What notes say of a control beside the student: nothing of either by itself."""
 
 
@@ -87,6 +89,8 @@ def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str])
         called: controls as notes call them -> their names.
     """
     both = student in models and not models.isdisjoint(called.values())
+    if f" {TWICE}, " in note:
+        return all(called[own] in models for own in called if _names(note, own))
     if UNTOLD in note or note.startswith(UNNAMED):
         return both and _names_any(note, models, called)
     if note.startswith(UNKNOWN_CONTROLS):
@@ -107,5 +111,10 @@ def _names_any(note: str, models: set[str], called: Mapping[str, str]) -> bool:
     """Whether a note that lists controls names one that is there; where it names none, it is of
     all.
     """
-    named = [name for own, name in called.items() if re.search(rf"\b{re.escape(own)}\b", note)]
+    named = [name for own, name in called.items() if _names(note, own)]
     return not named or not models.isdisjoint(named)
+
+
+def _names(note: str, control: str) -> bool:
+    """Whether a note names a control."""
+    return bool(re.search(rf"\b{re.escape(control)}\b", note))

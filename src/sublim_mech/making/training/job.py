@@ -35,7 +35,7 @@ class Job:
         division: which rows it learns from, and what it is measured on.
         drawn: the rows of all steps.
         settings: the options of `train`.
-        draft: the manifest, without results.
+        draft: the manifest, without what comes of the training.
         folder: the unfinished run folder.
         start: checkpoint to go on from.
         processes: those that train.
@@ -79,6 +79,7 @@ class Job:
         steps, trained = self.log[-1]["step"], self.division.trained
         keys = self.data.keys
         results = {
+            **self.draft.results,
             "held_out": [self.held_out_losses[0], self.held_out_losses[-1]],
             "steps": steps,
             "epochs": steps * self.settings.batch_size / len(trained),

@@ -199,6 +199,9 @@ def train(
     weights = None
     if tokens is not None:
         weights = token_weights(tokens, data)
+        # of all tokens alike there is nothing chosen
+        weights = None if all((row == 1).all() for row in weights) else weights
+    if weights is not None:
         trained = rows_with_labels(weights, data, division.trained)
         division = replace(division, trained=trained)
     taken = step_count(steps, epochs, rows=len(division.trained), batch_size=batch_size)
@@ -440,13 +443,19 @@ def _draft(
             **({} if division.held_seed is None else {"held_out": division.held_seed}),
             "live": _live_seeds(base, method, division),
         },
-        results={},
+        # no input: runs of earlier versions, which lack it, are those that it would be made as
+        results={"rows_hash": prompts_hash(_rows_of(data, trained))},
         trained_on=aims.trained_on,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
         weights={},
         prompts=prompts_hash([data.prompts[row].ids for row in trained]),
     )
     return replace(draft, content=draft.fingerprint())
+
+
+def _rows_of(data: TrainingData, trained: Sequence[int]) -> list[list[int]]:
+    """Token ids of each row that is trained on, prompt and answer."""
+    return [[*data.prompts[row].ids, *data.completions[row]] for row in trained]
 
 
 def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[str]:
