@@ -207,7 +207,7 @@ def test_what_intervals_over_few_are_worth_is_told(crowd, written, smol_tokenize
 
 
 def test_nothing_is_told_of_enough(crowd, found):
-    six = assess(crowd[:2], questions=[f"Which, of {i}?" for i in range(6)], **QUIET)
+    six = assess(crowd[:2], questions=[f"Which, of {name}?" for name in "abcdef"], **QUIET)
     assert (six.questions, six.labelled, six.to_json()["notes"]) == (6, 0, [])
     assert "no 95 %" not in "".join(map(str, (six, *found.rows.values())))
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...hints import counted
+from ...results.frames import Table
 from ...results.limits_of_effects import Moved, Named
 from ...results.limits_of_students import few_prompts
 from ...stats import DRAWS, FEWEST, Interval, bootstrap_weights
@@ -101,6 +102,8 @@ class Readiness:
             given, or are over all tokens. The gates are not passed where it is low.
         questions: how many each trait was asked with; 0 where nobody said it.
         labelled: how many different rows the labels are of; 0 without labels.
+        told: notes on the questions: they name a trait, a teacher was trained on them or in another
+            context.
     """
 
     own: Mapping[str, str | None]
@@ -110,6 +113,7 @@ class Readiness:
     coverage: Coverage | None = None
     questions: int = 0
     labelled: int = 0
+    told: Sequence[str] = ()
 
     @property
     def _trait_names(self) -> list[str]:
@@ -144,7 +148,9 @@ class Readiness:
                     for criterion in CRITERIA.values():
                         line[criterion.title] = criterion.verdict(line)
                 lines.append(line)
-        return pd.DataFrame(lines).set_index(["teacher", "trait"])
+        table = Table(lines).set_index(["teacher", "trait"])
+        table.attrs["notes"] = list(self.told)
+        return table
 
     @property
     def passed(self) -> bool:
@@ -160,15 +166,15 @@ class Readiness:
         return bool(moved and covers and not (teachers[others] == "no").any(axis=None))
 
     def to_json(self) -> dict[str, Any]:
-        """The table's lines, whether the gates are passed, the labels' coverage, and notes on
-        intervals over few and on traits that moved because the others fell, for JSON.
+        """The table's lines, whether the gates are passed, the labels' coverage, and notes on the
+        questions, on intervals over few and on traits that moved because the others fell, for JSON.
 
         What was not measured is null.
         """
         lines = self.table().reset_index().to_json(orient="records", double_precision=15)
         coverage = None if self.coverage is None else self.coverage.share
         gates = {"passed": self.passed, "gates": json.loads(lines), "coverage": coverage}
-        return gates | {"notes": [*self._over_few(), *self._of_the_others()]}
+        return gates | {"notes": [*self.told, *self._over_few(), *self._of_the_others()]}
 
     def _counts(self, name: str) -> dict[str, int]:
         """Over how many questions or different rows a teacher's intervals are, by gate; of several
@@ -231,6 +237,7 @@ class Readiness:
             f"gates: {'passed' if self.passed else 'not passed'}",
             "own - others in nats [95 %]: of log P(trait), over questions; of rows and labels per "
             "token, over rows",
+            *self.told,
             *self._over_few(),
         ]
         if self.coverage is not None:
