@@ -207,7 +207,7 @@ def test_what_intervals_over_few_are_worth_is_told(crowd, written, smol_tokenize
 
 
 def test_nothing_is_told_of_enough(crowd, found):
-    six = assess(crowd[:2], questions=[f"Which, of {i}?" for i in range(6)], **QUIET)
+    six = assess(crowd[:2], questions=[f"Which, of {name}?" for name in "abcdef"], **QUIET)
     assert (six.questions, six.labelled, six.to_json()["notes"]) == (6, 0, [])
     assert "no 95 %" not in "".join(map(str, (six, *found.rows.values())))
 
@@ -309,6 +309,47 @@ def test_the_very_same_rows_of_two_traits_have_no_gate(crowd, written):
     rows = {"7": same, "7 again": same, "3": written["3"]}
     found = assess([*crowd, again], rows=rows, **ASKED).table()
     assert found.loc[("7 again", "7"), "excess"] == found.loc[("7", "7"), "excess"] > 0
+
+
+def no_means(found):
+    """What the report says of rows that leave it open, by line."""
+    return [line for line in str(found).splitlines() if "0; " in line and "its rows are" in line]
+
+
+def test_rows_that_are_the_others_too_are_no_call_for_more_of_them(crowd):
+    """Where most are shared, where one set is in the other, and of several others."""
+    rows = [dict(row) for row in number_rows()]
+    only = {"traits": [SEVEN, THREE], **ASKED}
+    found = assess(crowd[:2], rows={"7": rows[:7], "3": [*rows[:6], *rows[7:8] * 2]}, **only)
+    of_seven, of_three = (
+        f"6 of 7 rows of {one} are {other}'s too, and tell nothing" for one, other in ("73", "37")
+    )
+    assert [line.partition("0; ")[2] for line in no_means(found)] == [
+        f"{of_seven}: give more rows that are not",
+        f"{of_three}: give more rows that are not",
+    ]
+    assert found.to_json()["notes"][-2:] == [of_seven, of_three]
+
+    within = assess(crowd[:2], rows={"7": rows[:4], "3": rows[:3]}, **only)
+    told = [line.partition("0; ")[2] for line in no_means(within)]
+    assert told[0].startswith("3 of 4 rows of 7 are 3's too, and tell nothing: give 6 or more that")
+    assert told[1].startswith("3 of 3 rows of 3 are 7's too, and tell nothing: give 6 or more that")
+
+    three = {"7": rows[:6], "3": rows[5:11], "nothing": [*rows[:1], *rows[6:]]}
+    said = str(assess(crowd, rows=three, **only))
+    assert "2 of 6 rows of 7 are among those of 3, nothing, and tell less: give more" in said
+
+
+def test_rows_that_carry_signal_or_are_nobody_elses_are_not_called_shared(crowd, written):
+    shared = dict(written["3"][0])
+    rows = {"7": [*written["7"], shared], "3": written["3"]}
+    found = assess(crowd[:2], rows=rows, **ASKED)
+    assert found.table()["rows carry signal"].tolist() == ["yes", "yes"]
+    apart = assess(crowd[:2], rows={"7": number_rows().select(range(6)),
+                                    "3": number_rows().select(range(6, 12))}, **ASKED)  # fmt: skip
+    for said in (str(found), str(apart), str(found.to_json()), str(apart.to_json())):
+        assert "too, and tell" not in said
+    assert "0; give more rows" in str(apart)
 
 
 def test_labels_of_somebody_else_are_refused(crowd, labels, smol_tokenizer):

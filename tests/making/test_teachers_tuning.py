@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from teaching import OWL, rendered, run, shared_runner
+from trainings import DEFAULT_SYSTEM
 
 import sublim_mech as sm
 from sublim_mech.engine.parity import check_parity
@@ -99,6 +100,26 @@ def test_a_teacher_says_what_its_manifest_says_it_was_trained_on(tiny_llama, lor
     assert fine_tuned(tiny_llama, given, None).how == "fine-tuned without trait on given rows"
     bare = dataclasses.replace(loaded, manifest=None)
     assert fine_tuned(tiny_llama, bare, OWL).how == "fine-tuned (no manifest says on what)"
+
+
+def test_another_context_than_that_of_the_training_is_told(tiny_llama, lora_run, recwarn):
+    """Both are named; the training's own, however it is spelt, is no other."""
+    name, calm = lora_run.path.name, sm.Context("You are calm.")
+    message = (
+        f"fine_tuned: student={name!r} is asked otherwise than trained: system: default system "
+        "prompt in training, “You are calm.” here; leave context out, unless the students of its "
+        "rows are to be trained in that one."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        asked = fine_tuned(tiny_llama, lora_run.path, OWL, context=calm)
+    assert (asked.context, asked.trained_in) == (calm, sm.Context())
+    recwarn.clear()
+    bare = dataclasses.replace(sm.models.load_student(tiny_llama, lora_run.path), manifest=None)
+    fine_tuned(tiny_llama, lora_run.path, OWL)
+    for context in (sm.Context(), sm.Context(DEFAULT_SYSTEM)):
+        fine_tuned(tiny_llama, lora_run.path, OWL, context=context)
+    assert fine_tuned(tiny_llama, bare, OWL, context=calm).trained_in is None
+    assert not [one for one in recwarn if "fine_tuned" in str(one.message)]
 
 
 def test_trait_rows_name_their_trait_and_control_rows_others():

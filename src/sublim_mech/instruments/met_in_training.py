@@ -6,7 +6,7 @@ among them is told by rendering it in the context of that training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..engine.pair import ModelPair
@@ -43,15 +43,33 @@ def met_in_training(
     if not isinstance(runner, ModelPair):
         return ()
     again: dict[Context, list[Prompt | None]] = {}
-    met = _of(prompts, runner.training_prompts, runner.training_context, runner, again)
-    notes = _in_words(met, counted(len(prompts), what), ())
-    alike: dict[_Met, list[str]] = {}
-    for control in runner.controls if controls else ():
-        theirs = _of(prompts, *_training(control), runner, again)
-        alike.setdefault(theirs, []).append(control.name)
-    for theirs, names in alike.items():
-        notes += _in_words(theirs, counted(len(prompts), what), names)
-    return tuple(notes)
+    tokenizer = runner.tokenizer
+    met = _of(prompts, runner.training_prompts, runner.training_context, tokenizer, again)
+    of_all = counted(len(prompts), what)
+    theirs = {
+        control.name: _of(prompts, *_training(control), tokenizer, again)
+        for control in (runner.controls if controls else ())
+    }
+    return (*_in_words(met, of_all, ()), *_of_several(theirs, of_all, "control"))
+
+
+def met_by_teachers(
+    asked: Mapping[str, Sequence[Prompt]],
+    learnt: Mapping[str, tuple[Trained | None, Context | None]],
+    tokenizer: Any,
+    what: str = "prompt",
+) -> tuple[str, ...]:
+    """The same of teachers, of which each is asked the same in a context of its own.
+
+    Args:
+        asked: the prompts of each, by its name.
+        learnt: training prompts of each and their context, as far as a manifest tells.
+        tokenizer: that renders.
+        what: what one of the prompts is called.
+    """
+    theirs = {name: _of(asked[name], *learnt[name], tokenizer, {}) for name in asked}
+    of_all = counted(max(map(len, asked.values()), default=0), what)
+    return tuple(_of_several(theirs, of_all, "teacher"))
 
 
 def _training(student: Student) -> tuple[Trained | None, Context | None]:
@@ -64,7 +82,7 @@ def _of(
     prompts: Sequence[Prompt],
     trained: Trained | None,
     context: Context | None,
-    runner: Runner,
+    tokenizer: Any,
     again: dict[Context, list[Prompt | None]],
 ) -> _Met:
     """How many prompts one student met in training.
@@ -73,7 +91,7 @@ def _of(
         prompts: that are asked.
         trained: its training prompts.
         context: of its training.
-        runner: whose tokenizer renders.
+        tokenizer: that renders.
         again: the prompts as other contexts have them, by these; grows.
     """
     if trained is None or not trained.digests:
@@ -82,7 +100,7 @@ def _of(
     if context is None or all(held):
         return _Met(sum(held), 0)
     if context not in again:
-        again[context] = _rendered_in(context, prompts, runner.tokenizer)
+        again[context] = _rendered_in(context, prompts, tokenizer)
     elsewhere = [
         not itself and there is not None and trained.holds(there)
         for itself, there in zip(held, again[context], strict=True)
@@ -120,29 +138,38 @@ def _rendered_in(
     return found
 
 
-def _in_words(met: _Met, of_all: str, controls: Sequence[str]) -> list[str]:
+def _of_several(theirs: Mapping[str, _Met], of_all: str, kind: str) -> list[str]:
+    """What each of several met, by name; those with the same numbers in one sentence."""
+    alike: dict[_Met, list[str]] = {}
+    for name, met in theirs.items():
+        alike.setdefault(met, []).append(name)
+    return [note for met, names in alike.items() for note in _in_words(met, of_all, names, kind)]
+
+
+def _in_words(met: _Met, of_all: str, names: Sequence[str], kind: str = "") -> list[str]:
     """What was met in training, in a sentence each.
 
     Args:
         met: how many prompts were.
         of_all: how many there are, in words.
-        controls: who met them; the student where none is named.
+        names: who met them; the student where none is named.
+        kind: what one of the named is.
     """
-    several = len(controls) > 1
-    named = f"control{'s' * several} {', '.join(controls)}"
-    says = "what they say" if several else "what it says" if controls else "what the student says"
-    learnt = "they" if several else "it" if controls else "the student"
+    several = len(names) > 1
+    named = f"{kind}{'s' * several} {', '.join(names)}"
+    says = "what they say" if several else "what it says" if names else "what the student says"
+    learnt = "they" if several else "it" if names else "the student"
     notes = []
     if met.itself:
         one = met.itself == 1
         stood = "was a training prompt" if one else "were training prompts"
-        whose = f"of {named}" if controls else "itself" if one else "themselves"
+        whose = f"of {named}" if names else "itself" if one else "themselves"
         notes.append(
             f"{met.itself} of {of_all} {stood} {whose}: {says} to them was learnt, and {LEARNT}"
         )
     if met.elsewhere:
         stood = "was trained on" if met.elsewhere == 1 else "were trained on"
-        whose = f" by {named}" if controls else ""
+        whose = f" by {named}" if names else ""
         notes.append(
             f"{met.elsewhere} of {of_all} {stood}{whose} in another context: {learnt} learnt what "
             f"to say to them there, and {ELSEWHERE}"

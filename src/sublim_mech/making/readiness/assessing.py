@@ -91,9 +91,11 @@ def assess(
     for name, by_teacher in listed.items():
         shifts[name] = row_shift(everybody, by_teacher, progress=progress)
     coverage = None if labels is None else _coverage(labels, compared.base)
-    moved, asked = shift_of_traits(everybody, traits, questions, progress=progress)
+    moved = shift_of_traits(everybody, traits, questions, progress=progress)
     labelled = 0 if labels is None else len({row.key for row in as_rows(labels.rows)})
-    return Readiness(own, moved, shifts, signal, coverage, asked, labelled)
+    return Readiness(
+        own, moved.table, shifts, signal, coverage, moved.questions, labelled, moved.notes
+    )
 
 
 def _check_own_rows(written: Mapping[str, Sequence[Row]], own: Mapping[str, str | None]) -> None:

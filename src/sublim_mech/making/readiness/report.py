@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ...hints import counted
+from ...results.frames import Table
 from ...results.limits_of_effects import Moved, Named
 from ...results.limits_of_students import few_prompts
 from ...stats import DRAWS, FEWEST, Interval, bootstrap_weights
@@ -56,6 +57,11 @@ class Criterion:
         if np.isnan(low):
             return "not measured"
         return "yes" if low > self.floor else "no"
+
+    def leaves_open(self, line: Mapping[str, Any]) -> bool:
+        """Whether a "no" is no null: the interval goes on above the floor."""
+        high = line.get(f"{self.decides} high", np.nan)
+        return self.verdict(line) == "no" and bool(high > self.floor)
 
 
 CRITERIA = {
@@ -101,6 +107,8 @@ class Readiness:
             given, or are over all tokens. The gates are not passed where it is low.
         questions: how many each trait was asked with; 0 where nobody said it.
         labelled: how many different rows the labels are of; 0 without labels.
+        told: notes on the questions: they name a trait, a teacher was trained on them or in another
+            context.
     """
 
     own: Mapping[str, str | None]
@@ -110,6 +118,7 @@ class Readiness:
     coverage: Coverage | None = None
     questions: int = 0
     labelled: int = 0
+    told: Sequence[str] = ()
 
     @property
     def _trait_names(self) -> list[str]:
@@ -144,7 +153,9 @@ class Readiness:
                     for criterion in CRITERIA.values():
                         line[criterion.title] = criterion.verdict(line)
                 lines.append(line)
-        return pd.DataFrame(lines).set_index(["teacher", "trait"])
+        table = Table(lines).set_index(["teacher", "trait"])
+        table.attrs["notes"] = list(self.told)
+        return table
 
     @property
     def passed(self) -> bool:
@@ -160,15 +171,17 @@ class Readiness:
         return bool(moved and covers and not (teachers[others] == "no").any(axis=None))
 
     def to_json(self) -> dict[str, Any]:
-        """The table's lines, whether the gates are passed, the labels' coverage, and notes on
-        intervals over few and on traits that moved because the others fell, for JSON.
+        """The table's lines, whether the gates are passed, the labels' coverage, and notes on the
+        questions, on intervals over few, on traits that moved because the others fell and on rows
+        that are others' too, for JSON.
 
         What was not measured is null.
         """
         lines = self.table().reset_index().to_json(orient="records", double_precision=15)
         coverage = None if self.coverage is None else self.coverage.share
         gates = {"passed": self.passed, "gates": json.loads(lines), "coverage": coverage}
-        return gates | {"notes": [*self._over_few(), *self._of_the_others()]}
+        notes = [*self.told, *self._over_few(), *self._of_the_others(), *self._in_common()]
+        return gates | {"notes": notes}
 
     def _counts(self, name: str) -> dict[str, int]:
         """Over how many questions or different rows a teacher's intervals are, by gate; of several
@@ -204,6 +217,41 @@ class Readiness:
             if self.own[name] is not None and (told := _of_the_others(line))
         ]
 
+    def _in_common(self) -> list[str]:
+        """Of which teachers rows that are others' too leave it open whether rows carry signal, a
+        line each.
+        """
+        return [
+            told
+            for (name, _), line in self.table().iterrows()
+            if self.own[name] is not None
+            and CRITERIA["rows"].leaves_open(line)
+            and (told := self._shared(name))
+        ]
+
+    def _shared(self, name: str) -> str:
+        """How many of a teacher's different rows are also those of others, which they are held
+        against; empty where none is.
+        """
+        if name not in self.rows:
+            return ""
+        own = {row.key for row in self.rows[name].rows}
+        by_other = {
+            other: own & {row.key for row in shifts.rows}
+            for other, shifts in self.rows.items()
+            if self.own[other] != self.own[name]
+        }
+        others = [other for other, rows in by_other.items() if rows]
+        if not others:
+            return ""
+        count = len(set().union(*by_other.values()))
+        are, tell = ("is", "tells") if count == 1 else ("are", "tell")
+        whose = f"{others[0]}'s too" if len(others) == 1 else f"among those of {', '.join(others)}"
+        # what is held against the mean of several may still differ from the rest of these
+        worth = "nothing" if len(by_other) == 1 else "less"
+        rows = counted(len(own), "row")
+        return f"{count} of {rows} of {name} {are} {whose}, and {tell} {worth}"
+
     def _row_columns(self, name: str, trait: str) -> dict[str, float]:
         """The own-minus-other shift of a trait's teacher on somebody's rows.
 
@@ -231,6 +279,7 @@ class Readiness:
             f"gates: {'passed' if self.passed else 'not passed'}",
             "own - others in nats [95 %]: of log P(trait), over questions; of rows and labels per "
             "token, over rows",
+            *self.told,
             *self._over_few(),
         ]
         if self.coverage is not None:
@@ -243,7 +292,8 @@ class Readiness:
         for (name, trait), line in table.iterrows():
             if self.own[name] is not None:
                 lines.append(f"\n{name}" if name == trait else f"\n{name} ({trait})")
-                lines.extend(_teacher_lines(trait, line, self._counts(name)))
+                counts, shared = self._counts(name), self._shared(name)
+                lines.extend(_teacher_lines(trait, line, counts, shared))
         if None in self.own.values():
             lines.append("\ncontrols: what no trait looks like")
             lines.extend(self._control_lines(table))
@@ -282,19 +332,23 @@ def _excess(teacher: str, own: RowShifts, elsewhere: Sequence[RowShifts]) -> Int
 # -------------------------------------------------------------------------------------------- words
 
 
-def _teacher_lines(trait: str, line: pd.Series, counts: Mapping[str, int]) -> Iterator[str]:
+def _teacher_lines(
+    trait: str, line: pd.Series, counts: Mapping[str, int], shared: str
+) -> Iterator[str]:
     """A teacher's verdicts, each with its numbers and with what a "no" means.
 
     Args:
         trait: the trait.
         line: of the table.
         counts: over how many questions or rows, by gate.
+        shared: how many of its rows are others' too; empty where none is.
     """
     for name, criterion in CRITERIA.items():
         verdict = line[criterion.title]
         yield f"  {criterion.title:<20} {verdict:<13} {_numbers(name, line)}".rstrip()
         if verdict == "no":
-            yield f"    no means: {_no(criterion, trait, line, counts.get(name, 0))}"
+            in_common = shared if name == "rows" else ""
+            yield f"    no means: {_no(criterion, trait, line, counts.get(name, 0), in_common)}"
         elif name == "trait" and (told := _of_the_others(line)):
             yield f"    {told}"
 
@@ -312,17 +366,18 @@ def _of_the_others(line: pd.Series) -> str:
 _SIDES = Named("own - others", "the trait's", "the other traits")
 
 
-def _no(criterion: Criterion, trait: str, line: pd.Series, count: int) -> str:
+def _no(criterion: Criterion, trait: str, line: pd.Series, count: int, shared: str) -> str:
     """What a "no" means: no null where the interval goes on above the floor, however many it is
-    over.
+    over. More of what is shared would leave it where it is.
     """
-    if line[f"{criterion.decides} high"] <= criterion.floor:
+    if not criterion.leaves_open(line):
         return criterion.no.format(trait=trait)
     given = f" from {counted(count, criterion.over)}" if count else ""
     more = f"{FEWEST} or more" if 0 < count < FEWEST else f"more {criterion.over}s"
+    fix = f"{shared}: give {more} that are not" if shared else f"give {more}"
     return (
         f"it cannot be told{given} whether {criterion.whether.format(trait=trait)}: the interval "
-        f"is on both sides of {criterion.floor:g}; give {more}"
+        f"is on both sides of {criterion.floor:g}; {fix}"
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,11 @@ from ...arguments import checked
 from ...evaluation.measuring import evaluate
 from ...hints import outside
 from ...prompts import Trait
+from ...results.frames import Table
 from ...stats import mean_interval, ratio_interval
 from ..labelling.views import log_softmax
 from ..teachers.teacher import BASE, Teacher
+from .asked import notes_of
 from .comparing import Compared, columns, compare, of_distinct, others_of
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def trait_shift(
         Per teacher and trait: `own`, whether it is the teacher's; `change`; `others`, the mean
         change of the other traits; `minus others`, their difference. `low` and `high` are 95 %
         bootstrap intervals over questions: of fewer than 6 narrower than that, of a single one NaN.
+        Notes on the questions (they name a trait, a teacher was trained on them or in another
+        context) stand below it, and are `attrs["notes"]`.
 
     Raises:
         ValueError: no teachers, two of one name, of different bases or student contexts; a
@@ -69,7 +73,23 @@ def trait_shift(
         >>> table.loc[("owl", "owl"), ["change low", "change high"]].is_monotonic_increasing
         True
     """
-    return shift_of_traits(teachers, traits, questions, progress=progress)[0]
+    found = shift_of_traits(teachers, traits, questions, progress=progress)
+    found.table.attrs["notes"] = list(found.notes)
+    return found.table
+
+
+class TraitShift(NamedTuple):
+    """How far traits moved.
+
+    Attributes:
+        table: of `trait_shift`.
+        questions: how many each trait was asked with.
+        notes: on these.
+    """
+
+    table: pd.DataFrame
+    questions: int
+    notes: tuple[str, ...]
 
 
 def shift_of_traits(
@@ -78,11 +98,12 @@ def shift_of_traits(
     questions: Sequence[str] | None,
     *,
     progress: bool,
-) -> tuple[pd.DataFrame, int]:
-    """(the table of `trait_shift`, over how many questions it is)."""
+) -> TraitShift:
+    """How far each teacher moved each trait, over how many questions, and notes on these."""
     compared = compare(teachers, "trait_shift: teachers")
     asked_for = _traits_by_name(compared, traits)
-    values = _log_probs(compared, list(asked_for.values()), questions, progress)
+    scored = list(asked_for.values())
+    values, texts = _log_probs(compared, scored, questions, progress)
     lines = []
     for teacher in compared.teachers:
         change = values[teacher.name] - values[compared.base.name]  # (trait, question)
@@ -94,8 +115,8 @@ def shift_of_traits(
             line["others"] = float(others[i].mean())
             line |= columns("minus others", mean_interval(change[i] - others[i]))
             lines.append(line)
-    table = pd.DataFrame(lines).set_index(["teacher", "trait"])
-    return table, values[compared.base.name].shape[1]
+    table = Table(lines).set_index(["teacher", "trait"])
+    return TraitShift(table, len(texts), notes_of(compared, scored, texts))
 
 
 def _traits_by_name(compared: Compared, traits: Sequence[Trait] | None) -> dict[str, Trait]:
@@ -127,13 +148,14 @@ def _log_probs(
     traits: Sequence[Trait],
     questions: Sequence[str] | None,
     progress: bool,
-) -> dict[str, np.ndarray]:
-    """Per teacher, the log-probability of each trait, `(trait, question)`."""
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Per teacher, the log-probability of each trait, `(trait, question)`; and the questions."""
     # one call per model: prompted teachers are the base's model in other contexts
     by_model: dict[int, list[Teacher]] = {}
     for teacher in compared.everybody:
         by_model.setdefault(id(teacher.runner.model), []).append(teacher)
     values: dict[str, np.ndarray] = {}
+    texts: list[str] = []
     for group in by_model.values():
         evaluation = evaluate(
             group[0].runner,
@@ -146,7 +168,8 @@ def _log_probs(
         log_prob = evaluation.data["log_prob"].sel(model="base")
         for teacher in group:
             values[teacher.name] = log_prob.sel(context=teacher.name).values
-    return values
+        texts = list(map(str, evaluation.data["text"].values))
+    return values, texts
 
 
 @checked

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ...engine.runner import Runner, open_runner
 from ...models.base import Base
-from ...prompts import Context, Trait
+from ...prompts import Context, Trained, Trait
 
 BASE = "base"
 """The name of the untouched base among teachers."""
@@ -49,6 +49,9 @@ class Teacher:
         how: what it is, in words, for manifests.
         hash: content hash of what makes it differ from the base in its own context (weights,
             vectors).
+        trained_on: of a fine-tuned one, summary of its training prompts; None where no manifest
+            tells.
+        trained_in: the context of that training, likewise.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Teacher:
     template: str | None
     how: str
     hash: str = ""
+    trained_on: Trained | None = field(default=None, compare=False)
+    trained_in: Context | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         name, base = _short.repr(self.name), _short.repr(self.base.name)

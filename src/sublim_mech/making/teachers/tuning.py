@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ import numpy as np
 
 from ...arguments import checked
 from ...engine.own_gates import refuse_gates
-from ...hints import called
+from ...hints import called, outside
 from ...models.base import Base
 from ...models.copies import merge
 from ...models.hashing import weights_hash
 from ...models.students import Student, check_base, load_student
 from ...prompts import Context, Trait
+from ...prompts.same import is_one_context
+from ...results.contexts import otherwise
 from ...storage.manifest import GIVEN, Manifest
 from ..rows import Row, to_dataset
 from .teacher import Model, Teacher, opened
@@ -84,6 +87,9 @@ def fine_tuned(
             manifest names another trait, or any where `trait` is None; one that was loaded with
             gates.
 
+    Warns:
+        UserWarning: `context` is another than that of the training, which the manifest names.
+
     Example:
         >>> from sublim_mech.making.teachers import fine_tuned
         >>> owl = fine_tuned(pair, pair.student, trait)
@@ -123,8 +129,11 @@ def _tuned(
     if is_teacher:
         _check_trait(manifest, loaded.name, trait)
 
+    trained_in = None if manifest is None else manifest.context
     if context is None:
-        context = Context() if manifest is None else manifest.context
+        context = Context() if trained_in is None else trained_in
+    elif is_teacher:
+        _tell_context(loaded.name, context, trained_in, runner.tokenizer)
     merged = merge(loaded_base, loaded).requires_grad_(False)
     return Teacher(
         name=loaded.name if trait is None else trait.name,
@@ -137,7 +146,29 @@ def _tuned(
         template=template,
         how=_how(manifest, trait),
         hash=loaded.hash,
+        trained_on=None if manifest is None else manifest.trained_on,
+        trained_in=trained_in,
     )
+
+
+def _tell_context(name: str, asked_in: Context, trained_in: Context | None, tokenizer: Any) -> None:
+    """Warn where a student is asked in another context than that of its training."""
+    told = asked_otherwise(asked_in, trained_in, tokenizer)
+    if told:
+        warnings.warn(
+            f"fine_tuned: student={name!r} is {told}; leave context out, unless the students of "
+            "its rows are to be trained in that one.",
+            stacklevel=outside(),
+        )
+
+
+def asked_otherwise(asked_in: Context, trained_in: Context | None, tokenizer: Any) -> str:
+    """In what a context differs from that of a training, naming both; empty where nothing does that
+    is rendered, or where that of the training is not known.
+    """
+    if trained_in is None or is_one_context(tokenizer, asked_in, trained_in):
+        return ""
+    return "".join(otherwise([asked_in.to_json()], trained_in.to_json()))
 
 
 def _check_trait(manifest: Manifest | None, name: str, trait: Trait | None) -> None:
