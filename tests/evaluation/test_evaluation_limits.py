@@ -105,6 +105,15 @@ def test_controls_that_cancel_are_told():
         "control: dog +4.00" in told
     )
     assert "opposite ways" not in repr(planted(student))
+    # of own - others the mean is another one: what every line is of, it says
+    mine, wolf = np.concatenate([student, up]), levels(-8, -8, -10)
+    both = np.concatenate([mine, np.concatenate([wolf, wolf[2:]])], axis=2)
+    told = repr(planted(both, models=names)).splitlines()
+    first, second = (line for line in told if line.startswith("owl: controls moved opposite"))
+    assert "(0.00): control: cat -4.00" in first
+    assert first.endswith("control: dog +4.00")
+    assert "(+2.00): control: cat -2.00" in second
+    assert second.endswith("dog +6.00 in own - others; see table(minus_others=True)")
 
 
 def test_a_trait_matrix_tells_ceilings_and_who_says_whose_students_are():
