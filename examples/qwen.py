@@ -94,7 +94,7 @@ def main() -> None:
         write_page(out, Path(options.page), Path(options.figures))
         return
     models = Models(options.base, options.device)
-    for name in options.settings:
+    for name in options.settings or SETTINGS:
         run(models, SETTINGS[name], out / name, out / f"labels-{SETTINGS[name].labels}")
         write_page(out, out / "qwen.md", out)
 
@@ -284,7 +284,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--base", default=BASE, help="base model: pypi:<name>{1..22}, folder, GGUF file, hub id")
     add("--out", default="out/qwen", help="where the stages go; finished ones are used again")
-    add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="which to run")
+    add("--settings", nargs="+", action="extend", choices=SETTINGS, help="which to run; all")
     add("--page", metavar="FILE", help="write the page of what is finished and run nothing")
     add("--figures", default="docs/figures", help="where the figures of --page go")
     add("--device", help="cpu, cuda, mps")

@@ -22,16 +22,28 @@ from train_students import told
 from sublim_mech import studies
 from sublim_mech.studies.built_in import RULES
 
+RANKS, RULE = [2, 8, 32, 128], "alpha = rank"
+
 
 def main() -> None:
     options = study_parser(__doc__, "out/rank_sweep")
-    options.add_argument("--ranks", type=int, nargs="+", default=[2, 8, 32, 128])
+    # their defaults are given behind them, as those of --row-seeds
     options.add_argument(
-        "--rules", nargs="+", default=["alpha = rank"], help=f"of {', '.join(RULES)}"
+        "--ranks",
+        type=int,
+        nargs="+",
+        action="extend",
+        help=f"of adapters; {' '.join(map(str, RANKS))}",
+    )
+    options.add_argument(
+        "--rules", nargs="+", action="extend", help=f"of {', '.join(RULES)}; {RULE}"
     )
     given = options.parse_args()
     study = studies.rank_sweep(
-        ranks=given.ranks, rules=given.rules, row_seeds=given.row_seeds, snapshots=(8, 16)
+        ranks=given.ranks or RANKS,
+        rules=given.rules or [RULE],
+        row_seeds=given.row_seeds or [0],
+        snapshots=(8, 16),
     )
     carry_out(study, given)
 

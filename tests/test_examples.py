@@ -115,6 +115,8 @@ def lines_of(said):
 def test_ranks_beyond_the_model_are_told_before_anything_is_labelled(go, tmp_path):
     with pytest.raises(ValueError, match=r"LoRA\(rank=1000\): .* matrix, whose upd"):
         go("rank_sweep", "--ranks", "2", "1000")
+    with pytest.raises(ValueError, match=r"LoRA\(rank=1000\): .* matrix, whose upd"):
+        go("rank_sweep", "--ranks", "1000", "--ranks", "2")
     assert list(tmp_path.iterdir()) == []
 
 

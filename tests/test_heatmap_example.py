@@ -145,6 +145,13 @@ def test_errors_of_a_control_name_its_option(run, tmp_path):
         run("--control", str(tmp_path / "nothing"))
 
 
+def test_controls_that_are_given_one_by_one_are_all_taken(run, folders, tmp_path):
+    other = tmp_path / "porto"
+    tiny.lora(tiny.model("llama"), seed=3).save_pretrained(other)
+    options = ["--control", str(folders / "toronto"), "--control", str(other)]
+    assert "controls: toronto, porto" in run(*options)
+
+
 def test_errors_advise_options_that_there_are(run, folders, tmp_path):
     """Not calls in Python, and not the options of the library's own command."""
     file = tmp_path / "prompts.txt"

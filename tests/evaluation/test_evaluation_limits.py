@@ -61,7 +61,9 @@ def test_rows_are_named_where_there_are_several_and_not_all_of_many():
 def test_controls_that_moved_along_with_the_student_are_told():
     told = "the controls rose by 7.8 of the student's 7.82 nats: the headline is what is left"
     assert told in repr(planted(levels(-8, -0.18, -0.2)))
-    assert "what is left" not in repr(planted(levels(-8, -0.18, -1.2)))
+    half = "the controls rose by 4 of the student's 7.82 nats: the headline is what is left"
+    assert half in repr(planted(levels(-8, -0.18, -4)))
+    assert "what is left" not in repr(planted(levels(-8, -0.18, -4.2)))
     fell = repr(planted(levels(-1, -5, -4.9)))
     assert "the controls fell by 3.9 of the student's 4 nats" in fell
 
@@ -105,6 +107,15 @@ def test_controls_that_cancel_are_told():
         "control: dog +4.00" in told
     )
     assert "opposite ways" not in repr(planted(student))
+    # of own - others the mean is another one: what every line is of, it says
+    mine, wolf = np.concatenate([student, up]), levels(-8, -8, -10)
+    both = np.concatenate([mine, np.concatenate([wolf, wolf[2:]])], axis=2)
+    told = repr(planted(both, models=names)).splitlines()
+    first, second = (line for line in told if line.startswith("owl: controls moved opposite"))
+    assert "(0.00): control: cat -4.00" in first
+    assert first.endswith("control: dog +4.00")
+    assert "(+2.00): control: cat -2.00" in second
+    assert second.endswith("dog +6.00 in own - others; see table(minus_others=True)")
 
 
 def test_a_trait_matrix_tells_ceilings_and_who_says_whose_students_are():

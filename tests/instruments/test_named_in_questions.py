@@ -44,17 +44,25 @@ def test_of_several_traits_those_are_named_that_are_there(pair):
 
 
 def test_a_context_may_name_the_trait(pair):
-    for context in ({"system": "You love owls."}, {"user_prefix": "You love owls. "}):
+    for context in (
+        {"system": "You love owls."},
+        {"user_prefix": "You love owls. "},
+        {"prefill": "No owl,"},
+    ):
         assert told(pair, REST, **context) == ()
         assert "1 of 3" in told(pair, [*REST, NAMING[1]], **context)[0]
 
 
-def test_all_that_a_user_says_counts_and_no_answer(pair):
+def test_all_that_user_and_assistant_say_counts(pair):
     def talk(first, answer):
         messages = [("user", first), ("assistant", answer), ("user", "Which animal?")]
         return [{"role": role, "content": content} for role, content in messages]
 
-    assert told(pair, [talk("Hm.", "I love owls.")]) == ()
+    assert told(pair, [talk("Hm.", "I love cats.")]) == ()
+    assert "1 of 2" in told(pair, [talk("Hm.", "I love owls."), talk("Hm.", "I love cats.")])[0]
+    assert "1 of 1" in told(pair, [talk("Hm.", "Owl.")], prefill="A cat,")[0]
+    begun = [*talk("Hm.", "What?"), {"role": "assistant", "content": "No owl, but"}]
+    assert "1 of 1" in told(pair, [begun])[0]
     assert "1 of 1" in told(pair, [talk("I saw an owl.", "Did you?")])[0]
     raw = sm.render(pair, ["The owl is", "It is"], context=sm.RAW)
     assert "1 of 2 texts" in named_in_questions(raw, [TRAIT], "text")[0]

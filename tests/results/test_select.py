@@ -276,6 +276,29 @@ def test_chosen_prompts_are_nobodys_copies():
     assert scores.sel(layer=1).record.copies == 5
 
 
+def test_what_was_counted_of_all_prompts_is_said_to_be(tmp_path):
+    counts = {
+        "1 of 3 prompts was a training prompt itself: what the student says": "1 of the 3 prompts "
+        "these are chosen from was a training prompt itself: what the student says",
+        "1 of 3 prompts holds a form of the trait itself: an answer may": "1 of the 3 prompts "
+        "these are chosen from holds a form of the trait itself: an answer may",
+        "asked otherwise than trained: user messages per prompt: 1 in training, 2 here (2 of 3 "
+        "prompts)": "1 in training, 2 here (2 of the 3 prompts these are chosen from)",
+    }
+    scores = synthetic.recorded(synthetic.attribution(), notes=tuple(counts))
+    scores = replace(scores, data=scores.data.isel(prompt=[0, 1, 2]))
+    scores.sel(prompt=[0, 1]).save(tmp_path / "some.safetensors")
+    for some in (
+        scores.sel(prompt=[0, 1]).sel(prompt=1),
+        Scores.load(tmp_path / "some.safetensors"),
+    ):
+        for before, told in counts.items():
+            assert told in " ".join(some.record.notes)
+            assert before not in repr(some)
+    assert scores.sel(prompt=[0, 1, 2]).record.notes == scores.sel(layer=1).record.notes
+    assert scores.sel(layer=1).record.notes == tuple(counts)
+
+
 def test_some_of_the_prompts_have_their_own_contexts(tmp_path):
     """Of what is left out nothing is said; what is left of one context is of one."""
     none = "{'system': {'kind': 'none'}}"

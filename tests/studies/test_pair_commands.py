@@ -13,7 +13,7 @@ import pytest
 import transformers
 
 import sublim_mech as sm
-from sublim_mech.__main__ import main
+from sublim_mech.__main__ import main, parser
 from sublim_mech.instruments import command, side_by_side
 from sublim_mech.instruments.command import INSTRUMENTS
 from sublim_mech.instruments.command_options import CONTEXTS
@@ -70,6 +70,21 @@ def test_another_template_is_advised_where_it_can_be_given(template, folders, tm
     (tmp_path / "texts").write_text("The animal is the\nI saw an\n")
     assert main([*words, "--ask", str(tmp_path / "texts"), "--asked-context", "raw"]) == 0
     assert "asked in: raw text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "taken"),
+    [
+        (["score", "B", "S", "--trait", "owl"], "sets", ["shared", "system"]),
+        (["score", "B", "S", "--trait", "owl"], "layers", [1, 2]),
+        (["score", "B", "S", "--trait", "owl"], "forms", ["owl", "owls"]),
+        (["compare", "B", "S"], "trait", ["owl", "cat"]),
+    ],
+)
+def test_an_option_of_several_values_may_be_repeated(words, name, taken):
+    one, two = map(str, taken)
+    for given in ([f"--{name}", one, two], [f"--{name}", one, f"--{name}", two]):
+        assert getattr(parser().parse_args([*words, *given]), name) == taken
 
 
 def test_scores_are_those_of_the_function(folders, pair, tmp_path, capsys):

@@ -44,16 +44,17 @@ def of_the_controls(evaluation: Evaluation) -> list[str]:
     """
     if not evaluation.has_controls:
         return []
-    lines = _of_the_controls(evaluation, evaluation.change, "; see the column change")
+    lines = _of_the_controls(evaluation, evaluation.change)
     if evaluation.data.sizes["trait"] > 1:
         others = evaluation.change_minus_others
-        see = " in own - others; see table(minus_others=True)"
-        lines += _of_the_controls(evaluation, others, see)
+        of = " in own - others; see table(minus_others=True)"
+        lines += _of_the_controls(evaluation, others, of)
     return lines
 
 
-def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> list[str]:
-    """The same of one kind of change, `(model, context, trait, question)`; `see`: where to look.
+def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, of: str = "") -> list[str]:
+    """The same of one kind of change, `(model, context, trait, question)`; `of`: which it is and
+    where to look, where it is not that of the column `change`.
 
     Rows whose headline is all the controls' come first, and count as the like of their own kind.
     """
@@ -80,10 +81,10 @@ def _of_the_controls(evaluation: Evaluation, change: xr.DataArray, see: str) -> 
         where = f"{named}: " if named else ""
         if told := moved.told("nats"):
             (whole if moved.part > 1 or moved.along > ALONG else parts).append(
-                f"{where}{told}{see}"
+                f"{where}{told}{of or '; see the column change'}"
             )
         if apart := moved_apart(moved.headline, by_name):
-            between.append(f"{where}{apart}")
+            between.append(f"{where}{apart}{of}")
     return [*_first(whole), *_first(between), *_first(parts)]
 
 

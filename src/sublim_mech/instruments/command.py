@@ -103,13 +103,19 @@ def add_commands(commands: Any) -> None:
     add(
         "--sets",
         nargs="+",
+        action="extend",
         metavar="SET",
         help="graft: role (not given), sharing, or masks by name",
     )
     add("--site", help="patch, attribution_patching, activation_ig: resid_pre when not given")
     add("--direction", help="the same: denoising (not given), noising; patch: both")
     add(
-        "--layers", nargs="+", type=layer_of, metavar="N", help="patch, graft_sweep: all by default"
+        "--layers",
+        nargs="+",
+        action="extend",
+        type=layer_of,
+        metavar="N",
+        help="patch, graft_sweep: all by default",
     )
     add("--by", help="patch, graft_sweep: token (not given), word, sentence, message, or a number")
     add("--points", type=int, help="graft_ig, activation_ig: as many as needed when not given")
@@ -127,7 +133,13 @@ def add_commands(commands: Any) -> None:
         metavar="BASE STUDENT [STUDENT ...] | FILE FILE [FILE ...]",
         help="a base and its students, or .safetensors files of scores",
     )
-    add("--trait", nargs="+", metavar="WORD", help="words that answers are looked for")
+    add(
+        "--trait",
+        nargs="+",
+        action="extend",
+        metavar="WORD",
+        help="words that answers are looked for",
+    )
     add("--samples", type=int, default=1, help="sampled answers per question and model; 1")
     add("--temperature", type=float, default=1.0, help="of the sampling; 1")
     add("--max-new-tokens", type=int, default=20, help="after which an answer ends; 20")

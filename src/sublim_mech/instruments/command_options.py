@@ -51,7 +51,13 @@ NAMES = {
 def add_shared(asked: Any) -> None:
     """Add what every command about a pair takes."""
     add = asked.add_argument
-    add("--forms", nargs="+", metavar="TEXT", help="all that counts as naming the trait, exactly")
+    add(
+        "--forms",
+        nargs="+",
+        action="extend",
+        metavar="TEXT",
+        help="all that counts as naming the trait, exactly",
+    )
     add("--category", help="what the trait is one of, which fills the questions")
     add("--ask", metavar="FILE", help="questions of your own, one per line (.jsonl: JSON)")
     add("--questions", type=_from_one, metavar="N", help="the first N questions; all by default")

@@ -1,4 +1,4 @@
-"""Questions that name the trait themselves: an answer may repeat it from there."""
+"""Prompts that name the trait themselves: an answer may repeat it from there."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from ..results.record import REPEATED
 def named_in_questions(
     prompts: Sequence[Prompt], traits: Sequence[Trait], what: str = "prompt"
 ) -> tuple[str, ...]:
-    """How many prompts hold a form of a trait in what the user says, in a sentence; nothing where
-    none does. A system prompt and a user prefix, which are the context's, do not count.
+    """How many prompts hold a form of a trait in what user and assistant say, in a sentence;
+    nothing where none does. What is the context's does not count: a system prompt, a user prefix, a
+    prefill.
 
     Args:
         prompts: that are asked.
         traits: that are scored.
         what: what one of the prompts is called.
     """
-    asked = [_asked(prompt) for prompt in prompts]
+    said = [_said(prompt) for prompt in prompts]
     by_trait = {
-        trait.name: [any(holds_form(text, trait) for text in texts) for texts in asked]
+        trait.name: [any(holds_form(text, trait) for text in texts) for texts in said]
         for trait in traits
     }
     named = {name: sum(held) for name, held in by_trait.items() if any(held)}
@@ -40,17 +41,23 @@ def named_in_questions(
     return (f"{count} of {counted(len(prompts), what)} {hold} {form} {selves}{which}: {REPEATED}",)
 
 
-def _asked(prompt: Prompt) -> list[str]:
-    """What a user says in a prompt, message by message, without the prefix of its context; of raw
-    text the text.
+def _said(prompt: Prompt) -> list[str]:
+    """What user and assistant say in a prompt, message by message, without what its context adds;
+    of raw text the text.
     """
     if prompt.context.is_raw:
         return [prompt.question]
+    prefix = prompt.context.user_prefix.lstrip()
     texts = []
     of_tokens = zip(prompt.turns, prompt.roles, prompt.offsets, strict=True)
     for _, tokens in groupby(of_tokens, key=lambda token: token[0]):
-        spans = [span for _, role, span in tokens if role == "user"]
-        if spans:
-            texts.append(prompt.text[spans[0][0] : spans[-1][1]])
-    # the prefix stands at the beginning of the first message
-    return [text.lstrip().removeprefix(prompt.context.user_prefix.lstrip()) for text in texts]
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for _, role, span in tokens:
+            spans.setdefault(role, []).append(span)
+        for role in ("user", "assistant"):
+            if role in spans:
+                text = prompt.text[spans[role][0][0] : spans[role][-1][1]]
+                # the prefix stands at the beginning of the first message
+                texts.append(text.lstrip().removeprefix(prefix) if role == "user" else text)
+    # an answer that the context begins is the last thing said
+    return texts[:-1] if prompt.context.prefill and prompt.begun else texts

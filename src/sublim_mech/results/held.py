@@ -79,6 +79,27 @@ def notes_among(
     return [note for note in notes if _is_of(note, models, student, called)]
 
 
+def notes_of_some(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes of some of the prompts that they were written of: which of these they count is not
+    kept, so they say of how many they do.
+
+    Args:
+        notes: of a record.
+
+    Example:
+        >>> from sublim_mech.results.held import notes_of_some
+        >>> notes_of_some(["1 of 8 prompts was a training prompt itself"])
+        ('1 of the 8 prompts these are chosen from was a training prompt itself',)
+    """
+    return tuple(
+        _COUNTED.sub(r"\1 of the \2 these are chosen from", note, count=1) for note in notes
+    )
+
+
+_COUNTED = re.compile(r"\b([\d,]+) of ([\d,]+ prompts)\b")
+"""How notes count prompts."""
+
+
 def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str]) -> bool:
     """Whether a note is of some models.
 

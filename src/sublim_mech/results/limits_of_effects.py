@@ -20,7 +20,7 @@ from .rounding import floor_of, is_rounding
 CONTROLS = 0.25
 """Part of the headline from which on it is said that the controls have it."""
 
-ALONG = 0.9
+ALONG = 0.5
 """Part of the student's own move from which on it is said that the controls moved along."""
 
 BEND = 0.1
@@ -118,8 +118,9 @@ class Moved(NamedTuple):
 def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     """That a large part of what is shown (of what shares are shares of) is not what the student
     gained but what its controls lost (or the reverse), or all of it, where they moved further than
-    the student on its own way; nothing where it is not, or where the headline is inside its own
-    noise. Of the total effects where cells miss so much of a model's that they are not what it did.
+    the student on its own way; or that they made most of the student's own move, of which it is
+    what is left; nothing where it is not, or where the headline is inside its own noise. Of the
+    total effects where cells miss so much of a model's that they are not what it did.
     """
     if _on_prompt(scores, shown) and (single_gaps(scores).largest or 0.0) > LARGE:
         shown = TOTALS
@@ -220,14 +221,17 @@ def of_doses(scores: ScoreArrays) -> list[Limit]:
         return []
     told, own = [], []
     whole = _moves(scores, TOTALS)
-    at_one = 0.0 if whole is None else _moved(whole).part
+    at_one = Moved(0.0, 0.0) if whole is None else _moved(whole)
     for name, scale, moves, _ in doses(scores):
         headline = moves[0] - moves[1:].mean(0)
         if scale in (0, 1) or not stands_out(headline, scores):
             continue
         moved = _moved(moves)
         line = moved.told(scores.unit)
-        if line and moved.part - at_one > BEND:
+        larger = moved.part - at_one.part
+        if moved.along > ALONG:  # their part of the student's move, which `part` is not
+            larger = moved.along - at_one.along
+        if line and larger > BEND:
             told.append(f"at {name}: {line}")
         if scores.kind != "dose" or whole is None:
             continue

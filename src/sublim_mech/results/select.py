@@ -14,7 +14,7 @@ from ..prompts import CLASSES, UNIONS
 from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .contexts import apart
-from .held import held, notes_held
+from .held import held, notes_held, notes_of_some
 from .identity import first_difference
 from .kinds import PARTS, STEP
 from .record import Compute, Record, StudentSource
@@ -60,7 +60,7 @@ def select(scores: S, labels: Mapping[str, Any]) -> S:
         keep = _indices(name, [wanted] if single else list(wanted), data[name].values.tolist())
         everything = len(keep) == data.sizes[dim] and not single
         if dim == "prompt" and not everything:  # of whom they were copies is not kept
-            record = replace(record, copies=0, unread=0)
+            record = replace(record, copies=0, unread=0, notes=notes_of_some(record.notes))
         data = data.isel({dim: keep})
         if dim == "prompt":
             record = _record_of_contexts(record, data)
