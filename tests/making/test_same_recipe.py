@@ -49,12 +49,12 @@ def test_modules_are_compared_and_not_their_names(there, here, apart, small, har
 
 
 def test_all_tokens_alike_are_no_choice(small, hard, tmp_path):
-    ones = [np.ones(len(answer)) for answer in hard.completions]
-    asked = {"ones": {"tokens": ones}, "none": {}}
+    threes = [np.full(len(answer), 3.0) for answer in hard.completions]
+    asked = {"threes": {"tokens": threes}, "none": {}}
     runs = {k: fit(small, hard, tmp_path / k, method=LoRA(rank=2), **o) for k, o in asked.items()}
-    assert weights(runs["ones"]) == weights(runs["none"])
+    assert weights(runs["threes"]) == weights(runs["none"])
     manifests = [one.manifest for one in runs.values()]
     assert manifests[0].inputs() == manifests[1].inputs()
-    half = [one * 0.5 for one in ones]
-    chosen = fit(small, hard, tmp_path / "half", method=LoRA(rank=2), tokens=half)
+    first = [np.arange(len(answer)) == 0 for answer in hard.completions]
+    chosen = fit(small, hard, tmp_path / "first", method=LoRA(rank=2), tokens=first)
     assert "tokens" in chosen.manifest.data

@@ -309,7 +309,7 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no JSON, or another format.
     """
-    fix = "copy it again or label again"
+    fix = "copy it again or label again in another folder"
     return read_json(path, LABELS_FORMAT, called=f"labels: {path}", fix=fix)
 
 
@@ -335,5 +335,6 @@ def _check_size(path: Path, size: int) -> None:
     there = path.stat().st_size
     if there != size:
         raise ValueError(
-            f"labels: {path} is truncated: {there} of {size} bytes; copy it again or label again."
+            f"labels: {path} is truncated: {there} of {size} bytes; copy it again or label again "
+            "in another folder."
         )

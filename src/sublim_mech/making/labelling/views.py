@@ -103,5 +103,6 @@ def _opened(path: Path) -> Any:
         return safe_open(str(path), framework="np")
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(
-            f"labels: {path} is damaged or missing ({error}); copy it again or label again."
+            f"labels: {path} is damaged or missing ({error}); copy it again or label again "
+            "in another folder."
         ) from error

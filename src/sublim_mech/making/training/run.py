@@ -199,8 +199,9 @@ def train(
     weights = None
     if tokens is not None:
         weights = token_weights(tokens, data)
-        # of all tokens alike there is nothing chosen
-        weights = None if all((row == 1).all() for row in weights) else weights
+        # of all tokens alike there is nothing chosen: the loss is their mean
+        values = np.concatenate(weights)
+        weights = None if (values == values[0]).all() and values[0] > 0 else weights
     if weights is not None:
         trained = rows_with_labels(weights, data, division.trained)
         division = replace(division, trained=trained)
