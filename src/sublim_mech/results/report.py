@@ -413,4 +413,4 @@ def _count(value: float) -> str:
     """A count as a table has it; of whole numbers without decimals."""
     if np.isnan(value):
         return "-"
-    return str(value) if isinstance(value, int | np.integer) else f"{value:.3f}"
+    return str(value) if isinstance(value, int | np.integer) else f"{value:z.3f}"
