@@ -243,8 +243,8 @@ def _same_trait(student: Student, control: Student) -> bool:
 def _same_data(student: Student, control: Student) -> bool:
     """Whether manifests say that both were trained on the same data, answers and labels too.
 
-    Rows are the same in any order, and whatever is held out, where their answers are all that
-    teaches; manifests older than the hash of the rows know the data as a whole.
+    Where answers are all that teaches, those rows count that were trained on, in any order;
+    manifests older than their hash know the data as a whole.
     """
     if student.manifest is None or control.manifest is None:
         return False

@@ -408,8 +408,7 @@ def check_base(manifest: Manifest, base: Base, source: str) -> None:
     if manifest.base["hash"] == base.hash:
         return
     # the hash rounds to bfloat16, and twice rounded is not once rounded
-    types = {p.dtype for p in base.model.parameters()}
-    half = torch.float16 in types
+    half = any(p.dtype == torch.float16 for p in base.model.parameters())
     why = " (in float16: its weights are rounded otherwise than the hash is)" if half else ""
     fix = ", in float32 or bfloat16" if half else ""
     raise ValueError(

@@ -35,13 +35,21 @@ def floor_at(*values: np.ndarray) -> float:
         values: the metric, such as log-probabilities; NaN where there are none. One that is a small
             difference of large numbers is known to less than this.
     """
-    largest = max(float(np.nanmax(np.abs(one), initial=0.0)) for one in values)
-    return float(FLOOR * np.finfo(np.float32).eps * largest)
+    return FLOOR * EPSILON["float32"] * _largest(*values)
+
+
+def _largest(*values: np.ndarray) -> float:
+    return max(float(np.nanmax(np.abs(one), initial=0.0)) for one in values)
 
 
 def floor_of(scores: ScoreArrays) -> float:
     """Up to which size an effect is rounding in fp32."""
-    return floor_at(scores.data["base"].values, scores.data["student"].values)
+    return floor_at(*_ends(scores))
+
+
+def _ends(scores: ScoreArrays) -> tuple[np.ndarray, np.ndarray]:
+    """The metric of the base and of the models."""
+    return scores.data["base"].values, scores.data["student"].values
 
 
 def is_coarse(scores: ScoreArrays) -> bool:
@@ -58,9 +66,10 @@ def known_to(scores: ScoreArrays) -> float:
     """
     if scores.record.compute is not None:
         return max(floor_of(scores), scores.record.compute.error)
-    epsilon = EPSILON.get(scores.record.base.dtype, 0.0)
-    largest = floor_of(scores) / (FLOOR * EPSILON["float32"])
-    return max(floor_of(scores), AT_MOST * HALF_FLOOR * epsilon * largest)
+    if not is_coarse(scores):
+        return floor_of(scores)
+    epsilon = EPSILON[scores.record.base.dtype]
+    return AT_MOST * HALF_FLOOR * epsilon * _largest(*_ends(scores))
 
 
 def is_rounding(effect: np.ndarray, scores: ScoreArrays) -> bool:
