@@ -16,6 +16,7 @@ from sublim_mech.engine.pair import load_pair
 from sublim_mech.engine.recipes import recipes
 from sublim_mech.models.students import load_student
 from sublim_mech.prompts import Context
+from sublim_mech.prompts.shared import digests_of, joined
 from sublim_mech.results.held import notes_among
 from sublim_mech.storage.compare import differences
 from sublim_mech.storage.files import weight_sums
@@ -186,6 +187,57 @@ def test_rows_are_the_same_in_any_order_where_answers_teach(tmp_path):
         "control cat was not trained alike: answers that are labelled: other ones in the control "
         "than in the student"
     )
+
+
+@pytest.mark.parametrize(
+    ("own", "its", "told"),
+    [
+        (range(40), range(2, 42), "38 of 40"),  # the same rows, others of which are held out
+        (range(40), range(36, 400), "4 of 40"),
+        (range(400), range(36, 76), "40 of 400"),
+        (range(40), range(37, 400), None),  # a few short answers may be anybody's
+        (range(40), range(40, 80), None),
+        (range(40), [], None),  # a manifest that is older, or of more rows
+    ],
+)
+def test_rows_of_the_student_among_others_are_told(own, its, told, tmp_path):
+    hard = {"teacher": "given rows", "objective": "cross-entropy on completion", "trait": ""}
+
+    def of(rows):
+        digests = joined(digests_of([[1, row] for row in rows]))
+        hashed = "" if not digests else str(sorted(rows))
+        return {"results": {**MADE["results"], "rows_hash": hashed, "row_digests": digests}}
+
+    student = run(tmp_path / "own", 1, data={**MADE["data"], "hash": "a"}, **hard, **of(own))
+    other = run(tmp_path / "other", 2, data={**MADE["data"], "hash": "b"}, **hard, **of(its))
+    notes = pair_notes_of(student, other)
+    assert list(notes) == (
+        []
+        if told is None
+        else [
+            f"control other was trained on {told} of the student's own rows and answers, so that "
+            "their difference lacks what these teach"
+        ]
+    )
+    both = ["student", "control: other"]
+    assert notes_among(notes, both, both) == list(notes)
+    assert notes_among(notes, both, both[:1]) == notes_among(notes, both, both[1:]) == []
+    # over the same rows another teacher's labels teach something else
+    soft = [run(tmp_path / "soft" / n, k, trait=n, **of(own)) for k, n in enumerate(("x", "y"))]
+    assert not any("rows and answers" in note for note in pair_notes_of(*soft))
+
+
+def test_answers_cut_in_one_of_two_trainings_are_told(tmp_path):
+    whole, cut, more = (
+        run(tmp_path / f"{n} cut", n, **{**CAT, "results": {**MADE["results"], "cut": n}})
+        for n in (0, 6, 7)
+    )
+    told = "control cat was not trained alike: answers cut at max_length: 6 in the control, none"
+    (note,) = (note for note in pair_notes_of(whole, cut) if "not trained alike" in note)
+    assert note == f"{told} in the student"
+    assert not any("not trained alike" in note for note in pair_notes_of(more, cut))
+    older = run(tmp_path / "older", 9)
+    assert not any("not trained alike" in note for note in pair_notes_of(older, cut))
 
 
 def test_two_controls_of_one_training_are_told_as_one(tmp_path):
@@ -416,6 +468,18 @@ def test_other_training_prompts_are_told(tmp_path):
     assert not any(note in line for line in pair_notes_of(*same))
     assert any(note in line for line in pair_notes_of(same[0], other))
     assert not any(note in line for line in pair_notes_of(same[0], old))
+    # how many are the same, where each is known again
+    met = replace(manifest(base()).trained_on, digests=digests_of([[1], [2], [3]]))
+    most = replace(met, digests=digests_of([[2], [3], [4], [5]]))
+    none = replace(met, digests=digests_of([[6]]))
+    own = run(tmp_path / "met", 1, prompts="a", trained_on=met)
+    for trained_on, told in (
+        (most, "training prompts: 2 are the same, of 4 in the control and 3 in the student"),
+        (none, note),
+    ):
+        place = tmp_path / f"other of {len(trained_on.digests)}"
+        control = run(place, 2, prompts="b", trained_on=trained_on, **CAT)
+        assert pair_notes_of(own, control) == (f"control cat was not trained alike: {told}",)
 
 
 def pair_notes_of(path, control):

@@ -49,6 +49,11 @@ def where(**changes: Any) -> dict[str, Any]:
         # rows kept out of the data, or given beside them
         ({"data": {"rows": 432, "held_out": 20}}, {}),
         ({"optimiser": {"clip": float("inf")}}, {"optimiser": {"clip": None}}),
+        # no gradient reached where another training would have clipped it
+        (
+            {"optimiser": {"clip": 1e9}, "results": {"largest_grad_norm": 0.9}},
+            {"optimiser": {"clip": None}, "results": {"largest_grad_norm": 1.5}},
+        ),
         # which tokens are chosen hangs on the answers
         ({"data": {"tokens": {"chosen": 9}}}, {"data": {"tokens": {"chosen": 8}}}),
         # a loss that was not reached stopped nothing
@@ -100,6 +105,13 @@ def test_two_ways_to_ask_for_one_recipe(there, here):
         ),
         ({"optimiser": {"order": "as drawn"}}, {}, ["optimiser.order"]),
         ({"data": {"tokens": {"chosen": 9, "of": 90}}}, {}, ["data.tokens"]),
+        # clipped in one of them; of an older one nobody knows
+        (
+            {"optimiser": {"clip": 1e9}, "results": {"largest_grad_norm": 0.9}},
+            {"results": {"largest_grad_norm": 1.5}},
+            ["optimiser.clip"],
+        ),
+        ({"optimiser": {"clip": None}}, {}, ["optimiser.clip"]),
     ],
 )
 def test_what_made_another_student_is_told(there, here, apart):

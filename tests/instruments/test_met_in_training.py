@@ -256,3 +256,20 @@ def test_pictures_say_whose_trait_is_asked_for(pair):
     assert "asked for owl, and the student was made for Danube" in said
     assert "no student here" not in said
     assert "the student (Danube): another chat template than the base's in training" in said
+
+
+def test_donors_that_were_trained_on_or_name_the_trait_are_told(pair):
+    """What they hold is what is patched; in tables, pictures and selections."""
+    prompts = sm.render(pair, NEW)
+    donors = sm.render(pair, [ROWS[0], "Is it an owl?"])
+    options = {"position_map": "aligned", "layers": [1], "progress": False}
+    scores = sm.patch(pair, prompts, TRAIT, donor_prompts=donors, **options)
+    met = f"1 of 2 donors was a {MET} itself"
+    named = "1 of 2 donors holds a form of the trait itself"
+    for text in (repr(scores), below(scores)):
+        assert met in text
+        assert named in text
+    assert "1 of the 2 donors these are chosen from" in repr(scores.sel(prompt=0))
+    donors = sm.render(pair, ["Which bird?", "Which fish?"])
+    other = sm.patch(pair, prompts, TRAIT, donor_prompts=donors, **options)
+    assert " of 2 donors" not in repr(other)

@@ -179,6 +179,13 @@ def test_rows_longer_than_the_limit(labels, smol_tokenizer):
     rooms = [longest - 1 - prompt for prompt, _ in sizes]
     expected = [c[:room] for room, c in zip(rooms, whole.completions, strict=True)]
     assert expected == list(cut.completions) != list(whole.completions)
+    assert cut.cut == tuple(
+        i for i, (kept, c) in enumerate(zip(expected, whole.completions, strict=True)) if kept != c
+    )
+    number = len(cut.cut)
+    assert f", {number} answer{'s' * (number > 1)} cut at max_length" in repr(cut)
+    assert whole.cut == ()
+    assert "cut at" not in repr(whole)
 
     longest_prompt = max(prompt for prompt, _ in sizes)
     limit = {"max_length": longest_prompt + 1, "truncate": True}

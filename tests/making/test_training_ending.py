@@ -229,3 +229,35 @@ def _end_at(folder, before, after):
     results = {**run.manifest.results, "held_out": [before, after]}
     dataclasses.replace(run.manifest, results=results).save(folder)
     assert json.loads((folder / "manifest.json").read_text())["results"] == results
+
+
+def test_a_stop_that_is_passed_by_far_is_told(small, soft, tmp_path):
+    """Twins are compared at one loss; measured too rarely, one of them ends far below it."""
+    options = {"lr": 1e-2, "steps": 8}
+    every, _ = warned(small, soft, tmp_path / "every", **options, evaluate_every=1)
+    base, warm, first, *_, last = (row["held_out"] for row in log_of(every))
+    assert last < first < warm == base  # the first rate is 0
+    stop_at = base - (base - last) / 2
+    rarely, told = warned(
+        small, soft, tmp_path / "rarely", **options, evaluate_every=8, stop_at=stop_at
+    )
+    assert rarely.passed == stop_at
+    assert rarely.manifest.results["held_out"] == [base, last]
+    assert repr(rarely).endswith(f"in 8 steps, stop at {stop_at:g} passed)")
+    (one,) = told
+    assert one.startswith(f"out={str(rarely.path)!r}: stop_at=")
+    assert one.endswith(
+        "was passed before it was measured: the held-out loss is "
+        f"{last:.4g} after 8 steps, so this student imitates better than was asked for. Pass a "
+        "smaller evaluate_every (it is 8), or a lower lr."
+    )
+    # as near to it as a tenth of the way is none, and one step may be too large by itself
+    near = base - (base - last) / 1.09
+    run, told = warned(small, soft, tmp_path / "near", **options, evaluate_every=8, stop_at=near)
+    assert (run.passed, told) == (None, [])
+    first_stop = base - (base - first) / 2
+    run, told = warned(
+        small, soft, tmp_path / "step", **options, evaluate_every=1, stop_at=first_stop
+    )
+    assert run.passed == first_stop
+    assert told[0].endswith("Lower lr: it was measured after every step.")

@@ -38,6 +38,7 @@ from sublim_mech.making.training import FullFT, LoRA, TrainingData
 from sublim_mech.making.training.loop import Loop
 from sublim_mech.making.training.order import draw_order
 from sublim_mech.models.students import load_student
+from sublim_mech.prompts.shared import parted
 from sublim_mech.storage.runs import open_run
 
 
@@ -281,13 +282,16 @@ def test_the_log_has_a_row_per_step(lora_run):
     losses = [row["held_out"] for row in rows if "held_out" in row]
     results = dict(lora_run.manifest.results)
     assert len(results.pop("rows_hash")) == 64
+    assert len(parted(results.pop("row_digests"))) == 12
     assert results == {
         "held_out": [losses[0], losses[-1]],
         "steps": 12,
         "epochs": 4.0,
         "rows": 12,
         "distinct_rows": 12,
+        "cut": 0,
         "moved": True,
+        "largest_grad_norm": max(row["grad_norm"] for row in rows[1:]),
         "measure": "forward KL on support, nats per token",
         "processes": [[0, 1]],
     }

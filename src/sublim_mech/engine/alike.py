@@ -12,6 +12,7 @@ from ..models.deltas import LowRank
 from ..models.students import EQUAL, Student
 from ..prompts import Context
 from ..prompts.same import is_one_context
+from ..prompts.shared import parted
 from ..results.record import (
     CHOSEN,
     FOR_LITTLE,
@@ -19,6 +20,7 @@ from ..results.record import (
     OWN_CHANGE,
     OWN_DATA,
     OWN_TRAIT,
+    PART_DATA,
     STORED,
     TWICE,
     UNKNOWN_CONTROLS,
@@ -31,6 +33,10 @@ from .recipes import context_in_short, recipes_of
 
 LITTLE = 0.1
 """Norm of a control's weight change over the student's below which it is told."""
+
+IN_PART = 0.1
+"""Part of a control's or the student's rows from which it is told that both were trained on
+them."""
 
 _SIDES = ("in the control", "in the student")
 
@@ -88,6 +94,11 @@ def pair_notes(
                 f"control {control.name} {OWN_DATA}, so that their difference says nothing of what "
                 "these teach"
             )
+        elif (part := _rows_of_both(student, control)) is not None:
+            notes.append(
+                f"control {control.name} was trained on {part} {PART_DATA}, so that their "
+                "difference lacks what these teach"
+            )
         if control.name in one_change:
             notes.append(
                 f"control {control.name} is{one_change[control.name]}, so that their difference "
@@ -139,9 +150,7 @@ def peer_notes(
         here, sides = _in_words_of(context, other, tokenizer), (f"in {name}", f"in {first}")
         different = _contexts_differ(student, here, trained_in, sides)
         if student.manifest is not None and here.manifest is not None:
-            different = differences(*recipes_of(here, student), sides=sides) + _other_prompts(
-                here.manifest, student.manifest, sides
-            )
+            different = _manifests_differ(here, student, sides)
         if different:
             notes.append(f"{name} was trained otherwise than {first}: {'; '.join(different)}")
     return tuple(notes)
@@ -152,9 +161,7 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
     were trained and change something (that one does not is told) and they are stored alike.
     """
     if student.manifest is not None and control.manifest is not None:
-        return differences(*recipes_of(control, student), sides=_SIDES) + _other_prompts(
-            control.manifest, student.manifest
-        )
+        return _manifests_differ(control, student, _SIDES)
     different = _contexts_differ(student, control, trained_in)
     changed = student.deltas and control.deltas and _both_trained(student, control)
     if changed and not _stored_otherwise(student, control):
@@ -165,6 +172,18 @@ def _apart(student: Student, control: Student, trained_in: Context | None) -> li
         # numbers that agree may be of other modules
         different = different + (told or _at_other_modules(student, control))
     return different
+
+
+def _manifests_differ(control: Student, student: Student, sides: tuple[str, str]) -> list[str]:
+    """How two students that have manifests were trained otherwise than each other."""
+    assert control.manifest is not None
+    assert student.manifest is not None
+    both = control.manifest, student.manifest
+    return [
+        *differences(*recipes_of(control, student), sides=sides),
+        *_other_prompts(*both, sides),
+        *_cut_answers(*both, sides),
+    ]
 
 
 def _cut_from(one: Student, other: Student) -> bool:
@@ -256,6 +275,20 @@ def _same_data(student: Student, control: Student) -> bool:
     return own == its and bool(own) and all(map(_of_answers, both))
 
 
+def _rows_of_both(student: Student, control: Student) -> str | None:
+    """How many of the student's different rows a control was trained on too, in words, where
+    answers are all that teaches; None where these are few, or not known again.
+    """
+    if student.manifest is None or control.manifest is None:
+        return None
+    both = student.manifest, control.manifest
+    own, its = (parted(one.results.get("row_digests", "")) for one in both)
+    shared = len(own & its)
+    if not all(map(_of_answers, both)) or shared < max(1.0, IN_PART * min(len(own), len(its))):
+        return None
+    return f"{shared:,} of {len(own):,}"
+
+
 def _once_more(controls: Sequence[Student]) -> list[str]:
     """Which controls are one training but for its seeds, in a sentence each."""
     notes = []
@@ -282,9 +315,7 @@ def _of_answers(manifest: Manifest) -> bool:
     return manifest.objective.startswith("cross-entropy")
 
 
-def _other_prompts(
-    control: Manifest, student: Manifest, sides: tuple[str, str] = _SIDES
-) -> list[str]:
+def _other_prompts(control: Manifest, student: Manifest, sides: tuple[str, str]) -> list[str]:
     """Whether two manifests say that other prompts were trained on, in words.
 
     Manifests older than the hash of the prompts know what the prompts have in common, and soft
@@ -292,6 +323,12 @@ def _other_prompts(
     """
     if control.prompts and student.prompts:
         other = control.prompts != student.prompts
+        its, own = control.trained_on.digests, student.trained_on.digests
+        if other and (shared := len(its & own)):
+            return [
+                f"training prompts: {shared:,} are the same, of {len(its):,} {sides[0]} and "
+                f"{len(own):,} {sides[1]}"
+            ]
     else:
         there, here = control.trained_on, student.trained_on
         other = (there.prefix, there.heads, there.tails) != (here.prefix, here.heads, here.tails)
@@ -305,6 +342,17 @@ def _other_prompts(
     if labelled and own and its and own != its:
         return [f"answers that are labelled: other ones {sides[0]} than {sides[1]}"]
     return []
+
+
+def _cut_answers(control: Manifest, student: Manifest, sides: tuple[str, str]) -> list[str]:
+    """Whether two manifests say that answers were cut at a length for one and for the other none,
+    in words; that more were cut of one may be of its rows.
+    """
+    cut = [one.results.get("cut") for one in (control, student)]
+    if None in cut or bool(cut[0]) == bool(cut[1]):
+        return []
+    told = (f"{number or 'none'} {side}" for number, side in zip(cut, sides, strict=True))
+    return [f"answers cut at max_length: {', '.join(told)}"]
 
 
 def _were(names: Sequence[str]) -> str:

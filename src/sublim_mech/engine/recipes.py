@@ -31,6 +31,8 @@ _NO_TRACE = ("snapshots", "gradient_checkpointing")
 """Options that make no other student."""
 _MEASURING = ("stop_at", "evaluate_every")
 """Options that make no other student where none stopped by them."""
+_CLIPPED = 1e-5
+"""Above what torch adds to a norm before it compares it with where to clip (1e-6)."""
 _EVERYWHERE = {"mask": "everything", "answer": "open", "named": True}
 """What a manifest keeps of `where` that opens all there is: no gates at all."""
 
@@ -54,6 +56,8 @@ def recipes(control: Manifest, student: Manifest) -> tuple[Recipe, Recipe]:
     both = there, here = _recipe(control), _recipe(student)
     stopped = _may_have_stopped(control) or _may_have_stopped(student)
     _leave_out(both, "optimiser", (*_NO_TRACE, *(() if stopped else _MEASURING)))
+    if _unclipped(control) and _unclipped(student):
+        _leave_out(both, "optimiser", ["clip"])
     if there["optimiser"].get("bucket") != here["optimiser"].get("bucket"):
         _leave_out(both, "optimiser", ["order"])  # which says the bucket in words
     if _same_number(control, student) and not stopped:
@@ -123,6 +127,12 @@ def _may_have_stopped(manifest: Manifest) -> bool:
     """Whether a training may have ended by its held-out loss: with fewer steps than asked for."""
     asked, taken = manifest.optimiser.get("steps"), manifest.results.get("steps")
     return manifest.optimiser.get("stop_at") is not None and (asked is None or taken != asked)
+
+
+def _unclipped(manifest: Manifest) -> bool:
+    """Whether no gradient of a training was clipped; older manifests do not say."""
+    clip, largest = manifest.optimiser.get("clip"), manifest.results.get("largest_grad_norm")
+    return clip is None or (largest is not None and largest + _CLIPPED < clip)
 
 
 def _same_number(control: Manifest, student: Manifest) -> bool:

@@ -111,7 +111,7 @@ def label(
         notes=(
             *notes_of(pair, task.prompts),
             *asked_for_others(pair, of_metric(task.metric)),
-            *named_in_questions(task.prompts, _traits_of(task.metric)),
+            *named_in_questions(task.prompts, traits_of(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
             *other_turns(task.prompts, pair),
             *prefix_twice(task.prompts),
@@ -257,11 +257,11 @@ def _as_trained(prompts: Sequence[Prompt], runner: Runner) -> list[str]:
 
 def forms_of(task: Task) -> tuple[Forms, ...]:
     """The forms of the traits of a task's metric."""
-    traits = _traits_of(task.metric)
+    traits = traits_of(task.metric)
     return scored_forms(task.pair.tokenizer, task.prompts, task.answers, traits)
 
 
-def _traits_of(metric: Metric) -> tuple[Trait, ...]:
+def traits_of(metric: Metric) -> tuple[Trait, ...]:
     """The traits that a metric reads; none of a metric of something else."""
     return tuple(metric.traits) if isinstance(metric, TraitMetric) else ()
 

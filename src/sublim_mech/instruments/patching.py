@@ -40,7 +40,9 @@ from ..results.arrays import DONOR_CONTEXT
 from ..results.record import OTHER_ORDER
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import context_coord, context_texts, label
+from .labelling import context_coord, context_texts, label, traits_of
+from .met_in_training import met_in_training
+from .named_in_questions import named_in_questions
 from .position_maps import Link, PositionMap, links
 from .reach import reach_notes
 from .spans import (
@@ -260,7 +262,7 @@ def patch(
         "patch",
         [dim for axis, dim in enumerate(dims) if axis not in dropped],
         coords=coords | ({} if donors is task else context_coord(donors.prompts, DONOR_CONTEXT)),
-        notes=(*silent, *_other_order(prompts, donor_prompts)),
+        notes=(*silent, *(() if donors is task else _of_donors(task, donors))),
         site=site,
         direction=direction,
         spans=None if by == "token" else in_words(by),
@@ -279,12 +281,23 @@ def _check_donors(task: Task, donors: Task, position_map: PositionMap) -> None:
         )
 
 
-def _other_order(prompts: Sequence[Prompt], donors: Sequence[Prompt] | None) -> tuple[str, ...]:
+def _of_donors(task: Task, donors: Task) -> tuple[str, ...]:
+    """What is said of other prompts' donors: their order, and what is said of prompts that are
+    asked, for what they hold is what is patched.
+    """
+    return (
+        *_other_order(task.prompts, donors.prompts),
+        *named_in_questions(donors.prompts, traits_of(task.metric), "donor"),
+        *met_in_training(donors.prompts, task.pair, "donor"),
+    )
+
+
+def _other_order(prompts: Sequence[Prompt], donors: Sequence[Prompt]) -> tuple[str, ...]:
     """That donors ask what the prompts ask, in another order, in a sentence; nothing where they ask
     something else on purpose.
     """
     asked = [prompt.question for prompt in prompts]
-    given = asked if donors is None else [donor.question for donor in donors]
+    given = [donor.question for donor in donors]
     if given == asked or sorted(given) != sorted(asked):
         return ()
     first = next(i for i, pair in enumerate(zip(given, asked, strict=True)) if len(set(pair)) > 1)

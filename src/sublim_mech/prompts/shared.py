@@ -112,6 +112,24 @@ def _digest(ids: Sequence[int]) -> str:
     return sha256(",".join(map(str, ids)).encode()).hexdigest()[:_LETTERS]
 
 
+def digests_of(rows: Iterable[Sequence[int]]) -> frozenset[str]:
+    """Digests by which the different ones of some lists of token ids are known again; none where
+    these are more than 4,096.
+    """
+    digests = frozenset(map(_digest, rows))
+    return digests if len(digests) <= _KNOWN_AGAIN else frozenset()
+
+
+def joined(digests: frozenset[str]) -> str:
+    """Digests as one text, which `parted` takes apart."""
+    return "".join(sorted(digests))
+
+
+def parted(text: str) -> frozenset[str]:
+    """What `joined` made one text."""
+    return frozenset(text[at : at + _LETTERS] for at in range(0, len(text), _LETTERS))
+
+
 @dataclass(frozen=True)
 class Trained:
     """What is kept of a student's training prompts so that the data need not travel with it.
@@ -166,7 +184,6 @@ class Trained:
                     tails.setdefault(turn.role, []).append(turn.tokens[::-1])
         for completion in completions:
             seen.update(completion)
-        digests = frozenset(_digest(prompt.ids) for prompt in prompts)
         return cls(
             prefix=common_start([prompt.ids for prompt in prompts]),
             heads={role: common_start(frames) for role, frames in heads.items()},
@@ -174,7 +191,7 @@ class Trained:
             seen=frozenset(seen),
             tokenizer="".join(tokenizers),
             count=len(prompts),
-            digests=digests if len(digests) <= _KNOWN_AGAIN else frozenset(),
+            digests=digests_of(prompt.ids for prompt in prompts),
             turns=frozenset(map(user_messages, prompts)) - {0},
         )
 
@@ -189,7 +206,7 @@ class Trained:
             "heads": {role: [list(token) for token in frame] for role, frame in self.heads.items()},
             "tails": {role: [list(token) for token in frame] for role, frame in self.tails.items()},
             "seen": sorted(self.seen),
-            "digests": "".join(sorted(self.digests)),
+            "digests": joined(self.digests),
             "turns": sorted(self.turns),
         }
 
@@ -197,8 +214,6 @@ class Trained:
     @checked
     def from_json(cls, data: dict[str, Any]) -> Trained:
         """What `to_json` wrote."""
-        digests = data.get("digests", "")
-        places = range(0, len(digests), _LETTERS)
         # only before another user message has the assistant's an end
         alone = {1} if "user" in data["heads"] and "assistant" not in data["tails"] else ()
         return cls(
@@ -206,7 +221,7 @@ class Trained:
             heads={role: _frame(pairs) for role, pairs in data["heads"].items()},
             tails={role: _frame(pairs) for role, pairs in data["tails"].items()},
             seen=frozenset(data["seen"]),
-            digests=frozenset(digests[at : at + _LETTERS] for at in places),
+            digests=parted(data.get("digests", "")),
             turns=frozenset(data.get("turns", alone)),
         )
 

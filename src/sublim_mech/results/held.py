@@ -21,6 +21,7 @@ from .record import (
     OWN_CHANGE,
     OWN_DATA,
     OWN_TRAIT,
+    PART_DATA,
     STORED,
     TWICE,
     UNKNOWN_CONTROLS,
@@ -30,7 +31,10 @@ from .record import (
     StudentSource,
 )
 
-_OF_BOTH = (CHOSEN, FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE, OWN_DATA, OWN_TRAIT, STORED)
+_OF_BOTH = (
+    *(CHOSEN, FOR_LITTLE, HAS_ASKED, NOT_ALIKE, OWN_CHANGE),
+    *(OWN_DATA, OWN_TRAIT, PART_DATA, STORED),
+)
 """What notes say of a control beside the student: nothing of either by itself."""
 
 
@@ -96,8 +100,8 @@ def notes_of_some(notes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-_COUNTED = re.compile(r"\b([\d,]+) of ([\d,]+ prompts)\b")
-"""How notes count prompts."""
+_COUNTED = re.compile(r"\b([\d,]+) of ([\d,]+ (?:prompts|donors))\b")
+"""How notes count prompts, and those that others take from."""
 
 
 def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str]) -> bool:

@@ -22,15 +22,19 @@ T = TypeVar("T")
 NOT_ALIKE, OWN_TRAIT = "was not trained alike", "has the student's own trait"
 OWN_CHANGE = "the student's own change"
 OWN_DATA = "was trained on the student's own rows and answers"
+PART_DATA = "of the student's own rows and answers"
 CHOSEN = "was trained at chosen tokens of its answers, and so was the student"
 TWICE = "once more"
 HAS_ASKED = "has the trait that is asked for"
 IS_BASE, FOR_LITTLE = "equals its base", "it controls for little"
 OPENED = "here they are on everywhere"
-VOID = (NOT_ALIKE, OWN_TRAIT, OWN_CHANGE, OWN_DATA, HAS_ASKED, IS_BASE, FOR_LITTLE, OPENED)
+VOID = (
+    *(NOT_ALIKE, OWN_TRAIT, OWN_CHANGE, OWN_DATA, PART_DATA),
+    *(HAS_ASKED, IS_BASE, FOR_LITTLE, OPENED),
+)
 """What notes say of students and controls whose difference is not what it is called: trained
-otherwise than each other, hardly or not at all, cut from each other, or under gates that are open
-here."""
+otherwise than each other, on the same rows, hardly or not at all, cut from each other, or under
+gates that are open here."""
 
 STORED = "is stored otherwise"
 """Of a control that is another kind of file than the student, as notes say it."""

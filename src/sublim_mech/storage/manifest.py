@@ -49,7 +49,9 @@ class Manifest:
         optimiser: optimiser, schedule, batch, steps, precision.
         seeds: every seed given; `live` lists those that had an effect.
         results: `held_out` loss before and after, in nats per token, what it is (`measure`),
-            `steps` taken, and `processes`: how many trained from which step on.
+            `steps` taken, and `processes`: how many trained from which step on. Of what it was
+            trained on: `rows_hash`, `row_digests` by which each row is known again, and how many
+            answers were `cut`.
         trained_on: summary of the training prompts for `mark_sharing`.
         versions: of the software that trained it.
         weights: file name to SHA-256.

@@ -23,6 +23,10 @@ from .manifest import MANIFEST_FILE, Manifest
 SNAPSHOTS = "snapshots"
 """The folder of a run in which the student on its way is kept."""
 
+PASSED = 0.1
+"""Part of the way from the base's held-out loss to `stop_at` beyond which a student is no longer
+one of that loss."""
+
 INPUTS_FILE = "inputs.json"
 """What an unfinished run was asked for; a finished one says it in its manifest."""
 
@@ -45,20 +49,36 @@ class Run:
         """The held-out loss that it was to stop at (`stop_at`), where it ended above that; else
         None, of snapshots too, from which training went on.
         """
-        stop_at = self.manifest.optimiser.get("stop_at")
-        if stop_at is None or self.path.resolve().parent.name == SNAPSHOTS:
-            return None
         # as the training compared them: both are kept to the last digit
-        return float(stop_at) if self.manifest.results["held_out"][1] > stop_at else None
+        after, stop_at = self.manifest.results["held_out"][1], self._stop_at
+        return stop_at if stop_at is not None and after > stop_at else None
+
+    @property
+    def passed(self) -> float | None:
+        """The held-out loss that it was to stop at, where it ended so far below that it is no
+        student of this loss: by more than a tenth of the way there; else None, of snapshots too.
+        """
+        before, after = self.manifest.results["held_out"]
+        stop_at = self._stop_at
+        far = stop_at is not None and stop_at - after > PASSED * (before - stop_at)
+        return stop_at if far else None
+
+    @property
+    def _stop_at(self) -> float | None:
+        """What it was to stop at; None of snapshots, from which training went on."""
+        stop_at = self.manifest.optimiser.get("stop_at")
+        on_its_way = self.path.resolve().parent.name == SNAPSHOTS
+        return None if stop_at is None or on_its_way else float(stop_at)
 
     def __repr__(self) -> str:
         results = self.manifest.results
         before, after = results["held_out"]
         unmoved = ", equal to its base" if results.get("moved") is False else ""
-        missed = "" if self.missed is None else f", stop at {self.missed:g} not reached"
+        stop = "" if self.missed is None else f", stop at {self.missed:g} not reached"
+        stop += "" if self.passed is None else f", stop at {self.passed:g} passed"
         return (
             f"Run({str(self.path)!r}, {self.manifest.kind}, held-out {decimals(before)} -> "
-            f"{decimals(after)} in {counted(results['steps'], 'step')}{missed}{unmoved})"
+            f"{decimals(after)} in {counted(results['steps'], 'step')}{stop}{unmoved})"
         )
 
 

@@ -66,6 +66,8 @@ class TrainingData:
         end: token ids that end the turn of hard rows; of a completion they are no answer tokens
             (`answers`). Empty where completions have none.
         of_base: whether the labels are the base's own, so that there is nothing to learn.
+        cut: rows whose answers were cut at `max_length` (`truncate=True`), so that nothing ends
+            their turns.
 
     Raises:
         ValueError: no rows; labels and rows that do not fit each other.
@@ -82,6 +84,7 @@ class TrainingData:
     tokens: RowLabels | None = None
     end: tuple[int, ...] = field(default=(), compare=False)
     of_base: bool = field(default=False, compare=False)
+    cut: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -185,6 +188,8 @@ class TrainingData:
         if ends:
             of = "texts" if self.context.is_raw else "turns"
             answers += f" and {ends:,} of ends of {of}"
+        if self.cut:
+            answers += f", {counted(len(self.cut), 'answer')} cut at max_length"
         covered = "" if self.coverage is None else f", {self.coverage} in the support"
         return (
             f"TrainingData({rows}, {made}\n"
@@ -578,7 +583,7 @@ def _within(data: TrainingData, max_length: int | None, *, truncate: bool) -> Tr
     learnt = None  # every token
     if data.label_kind == "hard" and data.support is not None:
         learnt = set(data.support)
-    completions = []
+    completions, cut = [], []
     for row, (prompt, completion) in enumerate(zip(data.prompts, data.completions, strict=True)):
         where = f"row {row}, {str(prompt.question)[:60]!r},"
         room = len(completion) if max_length is None else max_length - len(prompt)
@@ -600,4 +605,6 @@ def _within(data: TrainingData, max_length: int | None, *, truncate: bool) -> Tr
                 "leave it out or widen the support."
             )
         completions.append(kept)
-    return replace(data, completions=tuple(completions))
+        if len(kept) < len(completion):
+            cut.append(row)
+    return replace(data, completions=tuple(completions), cut=tuple(cut))

@@ -13,7 +13,8 @@ ROUNDING = 1e-6
 def ending(
     run: Run, data: TrainingData, held_data: TrainingData, *, at_tokens: bool = False
 ) -> list[str]:
-    """That a student is its base, did not reach `stop_at`, or imitates its data worse than it.
+    """That a student is its base, did not reach `stop_at` or went far past it, or imitates its data
+    worse than its base.
 
     Args:
         run: the finished run.
@@ -37,6 +38,14 @@ def ending(
             f"{counted(results['steps'], 'step')}, so this student does not imitate as well as was "
             "asked for. Pass more steps or another lr, or compare at a loss that it reaches."
         )
+    if run.passed is not None:
+        wanted, ended = told_apart(run.passed, after, digits=4)
+        every = run.manifest.optimiser["evaluate_every"]
+        told.append(
+            f"{out}: stop_at={wanted} was passed before it was measured: the held-out loss is "
+            f"{ended} after {counted(results['steps'], 'step')}, so this student imitates better "
+            f"than was asked for. {_sooner(every)}"
+        )
     # of other data, or over other tokens, a loss that rises is no imitation of what was trained on
     if after > before and data.is_like(held_data) and not at_tokens:
         start, end = told_apart(before, after, digits=4)
@@ -53,3 +62,10 @@ def ending(
                 f"({run.manifest.optimiser['lr']:g})."
             )
     return told
+
+
+def _sooner(every: int) -> str:
+    """What to do where a training went past the loss that it was to stop at."""
+    if every == 1:
+        return "Lower lr: it was measured after every step."
+    return f"Pass a smaller evaluate_every (it is {every}), or a lower lr."

@@ -85,6 +85,7 @@ class Job:
             "epochs": steps * self.settings.batch_size / len(trained),
             "rows": len(trained),
             "distinct_rows": len({keys[row] for row in trained}),
+            "largest_grad_norm": max(row.get("grad_norm", 0.0) for row in self.log),
             "moved": self.trainee.has_moved(self.settings.store, state),
             "measure": f"{loss} on {held_data.labelled}, nats per token",
             "processes": self.legs,

@@ -24,6 +24,7 @@ from ...models.devices import own_generators, without_autocast
 from ...models.names import text_config
 from ...prompts.alike import write_alike
 from ...prompts.same import is_one_context
+from ...prompts.shared import digests_of, joined
 from ...prompts.vocabulary import vocabulary_hash
 from ...results.contexts import apart
 from ...storage.files import check_place, place
@@ -445,7 +446,7 @@ def _draft(
             "live": _live_seeds(base, method, division),
         },
         # no input: runs of earlier versions, which lack it, are those that it would be made as
-        results={"rows_hash": prompts_hash(_rows_of(data, trained))},
+        results=_of_rows(data, trained),
         trained_on=aims.trained_on,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
         weights={},
@@ -454,9 +455,17 @@ def _draft(
     return replace(draft, content=draft.fingerprint())
 
 
-def _rows_of(data: TrainingData, trained: Sequence[int]) -> list[list[int]]:
-    """Token ids of each row that is trained on, prompt and answer."""
-    return [[*data.prompts[row].ids, *data.completions[row]] for row in trained]
+def _of_rows(data: TrainingData, trained: Sequence[int]) -> dict[str, Any]:
+    """What is kept of the rows that are trained on: their hash, by what each is known again, and
+    how many answers were cut.
+    """
+    # prompt and answer
+    rows = [[*data.prompts[row].ids, *data.completions[row]] for row in trained]
+    return {
+        "rows_hash": prompts_hash(rows),
+        "row_digests": joined(digests_of(rows)),
+        "cut": len({*data.cut} & {*trained}),
+    }
 
 
 def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[str]:
