@@ -339,6 +339,10 @@ def test_a_damaged_description(small, everybody):
     about.write_text(json.dumps(data | {"format": 7}))
     message = r"labels\.json has format 7, not 1; open it with the version that wrote it"
     refused(small, teachers, message)
+    told = data | {"about": data["about"] | {"trait": "cat"}}
+    about.write_text(json.dumps(told))
+    refused(small, teachers, r"labels\.json was edited after it was written: .*; copy it again or")
+    del data["seal"]  # as earlier versions wrote it
     for changes in ({"files": {}}, {"lengths": [1]}):
         about.write_text(json.dumps(data | changes))
         refused(small, teachers, r"labels\.json names other rows or shards than it has")

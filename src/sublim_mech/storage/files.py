@@ -340,6 +340,20 @@ def read_json(path: Path, format: int, *, called: str, fix: str) -> dict[str, An
 
 # ---------------------------------------------------------------------------------------- checksums
 
+SEAL = "seal"
+"""The key of a sealed JSON object with the hash of all others; older ones have none."""
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its seal, as it is read back."""
+    kept: dict[str, Any] = json.loads(json.dumps(data, default=plain))
+    return {**kept, SEAL: json_hash(kept)}
+
+
+def json_hash(data: Any) -> str:
+    """SHA-256 of JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""

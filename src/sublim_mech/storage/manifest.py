@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..prompts import Context, Trained
-from .files import configuration_sums, plain, read_json, replacing, weight_sums
+from .files import (
+    SEAL,
+    configuration_sums,
+    json_hash,
+    plain,
+    read_json,
+    replacing,
+    sealed,
+    weight_sums,
+)
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -18,8 +26,6 @@ INPUT_FIELDS = (
     "kind", "trait", "teacher", "context", "method", "objective", "data", "optimiser", "seeds",
 )  # fmt: skip
 """What determines the result, beside the base model."""
-SEAL = "seal"
-"""The key of `manifest.json` with the hash of all others; older ones have none."""
 LATER = ("content", "configurations", "prompts")
 """Fields that older manifests lack."""
 
@@ -103,7 +109,7 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Content hash of the inputs."""
-        return _digest(self.inputs())
+        return json_hash(self.inputs())
 
     def changed_files(self, directory: Path) -> list[str]:
         """Names of the weight and configuration files in a folder that are not those named here,
@@ -125,10 +131,8 @@ class Manifest:
         data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         data["context"] = _dated(self.context)
         data["trained_on"] = self.trained_on.to_json()
-        data = json.loads(json.dumps(data, default=plain))
-        data[SEAL] = _digest(data)
         with replacing(directory / MANIFEST_FILE) as work:
-            work.write_text(json.dumps(data, indent=1, sort_keys=True))
+            work.write_text(json.dumps(sealed(data), indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, directory: Path) -> Manifest | None:
@@ -174,10 +178,10 @@ def _check_unedited(path: Path, data: dict[str, Any], seal: str) -> None:
     were trained from, and those older than that have nothing.
     """
     if seal or data.get("configurations"):
-        edited = seal != _digest(data)
+        edited = seal != json_hash(data)
     else:
         inputs = {name: data[name] for name in INPUT_FIELDS} | {"base": _hash_of(data["base"])}
-        edited = bool(data.get("content")) and data["content"] != _digest(inputs)
+        edited = bool(data.get("content")) and data["content"] != json_hash(inputs)
     if edited:
         raise ValueError(
             f"{path} was edited after it was written: it no longer has the hash it names; copy "
@@ -191,13 +195,8 @@ def prompts_hash(prompts: Iterable[Sequence[int]]) -> str:
     Args:
         prompts: token ids of each.
     """
-    return _digest(sorted({tuple(ids) for ids in prompts}))
+    return json_hash(sorted({tuple(ids) for ids in prompts}))
 
 
 def _hash_of(base: Any) -> Any:
     return base.get("hash") if isinstance(base, dict) else None
-
-
-def _digest(data: Any) -> str:
-    """SHA-256 of JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

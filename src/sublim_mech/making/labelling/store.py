@@ -20,7 +20,7 @@ import numpy as np
 
 from ...arguments import checked
 from ...hints import counted, nearest
-from ...storage.files import file_hash, place, read_json
+from ...storage.files import SEAL, file_hash, json_hash, place, read_json
 from ..rows import Row, count_words
 from ..teachers.teacher import BASE, of_other_traits
 from .about import COMPARED_APART, About, Labeller
@@ -255,7 +255,7 @@ class Labels:
 
         Raises:
             FileNotFoundError: there is no such folder, or it has no labels.
-            ValueError: unfinished, damaged, truncated, or of another format.
+            ValueError: unfinished, damaged, truncated, edited, or of another format.
         """
         path = place(folder, "folder")
         _check_finished(path)
@@ -304,13 +304,20 @@ def shard_names(teacher: str, rows: int, per_shard: int) -> list[str]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `label` wrote about labels.
+    """What `label` wrote about labels, as its seal says; that of earlier versions has none.
 
     Raises:
-        ValueError: no JSON, or another format.
+        ValueError: no JSON, another format, or edited.
     """
     fix = "copy it again or label again in another folder"
-    return read_json(path, LABELS_FORMAT, called=f"labels: {path}", fix=fix)
+    data = read_json(path, LABELS_FORMAT, called=f"labels: {path}", fix=fix)
+    seal = data.pop(SEAL, None)
+    if seal is not None and seal != json_hash(data):
+        raise ValueError(
+            f"labels: {path} was edited after it was written: it no longer has the hash it names; "
+            f"{fix}."
+        )
+    return data
 
 
 def _check_finished(path: Path) -> None:

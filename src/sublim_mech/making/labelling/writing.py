@@ -36,7 +36,7 @@ from ...prompts.notices import said_before
 from ...prompts.written import check_answers
 from ...storage.claims import OWNER_FILE, claimed
 from ...storage.compare import differences, side_by_side
-from ...storage.files import check_place, place, plain, replacing, sync
+from ...storage.files import check_place, place, replacing, sealed, sync
 from ...storage.manifest import prompts_hash
 from ..rows import Row, Rows, as_rows
 from ..teachers.prompting import untouched
@@ -370,5 +370,5 @@ def _write_json(path: Path, labels: Labels, **more: Any) -> None:
     about, per_shard = labels.about.to_json(), labels.per_shard
     data = {"format": LABELS_FORMAT, "about": about, "per_shard": per_shard, **more}
     with replacing(path) as work:
-        work.write_text(json.dumps(data, indent=1, default=plain))
+        work.write_text(json.dumps(sealed(data), indent=1))
         sync(work)
