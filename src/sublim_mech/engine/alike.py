@@ -94,9 +94,9 @@ def pair_notes(
                 f"control {control.name} {OWN_DATA}, so that their difference says nothing of what "
                 "these teach"
             )
-        elif (part := _rows_of_both(student, control)) is not None:
+        elif (shared := _rows_of_both(student, control)) is not None:
             notes.append(
-                f"control {control.name} was trained on {part} {PART_DATA}, so that their "
+                f"control {control.name} was trained on {shared} {PART_DATA}, so that their "
                 "difference lacks what these teach"
             )
         if control.name in one_change:
@@ -323,12 +323,10 @@ def _other_prompts(control: Manifest, student: Manifest, sides: tuple[str, str])
     """
     if control.prompts and student.prompts:
         other = control.prompts != student.prompts
-        its, own = control.trained_on.digests, student.trained_on.digests
-        if other and (shared := len(its & own)):
-            return [
-                f"training prompts: {shared:,} are the same, of {len(its):,} {sides[0]} and "
-                f"{len(own):,} {sides[1]}"
-            ]
+        known = [one.trained_on.digests for one in (control, student)]
+        if other and (shared := len(known[0] & known[1])):
+            sizes = " and ".join(f"{len(n):,} {side}" for n, side in zip(known, sides, strict=True))
+            return [f"training prompts: {shared:,} are the same, of {sizes}"]
     else:
         there, here = control.trained_on, student.trained_on
         other = (there.prefix, there.heads, there.tails) != (here.prefix, here.heads, here.tails)
