@@ -69,6 +69,11 @@ def example(
 
 
 @checked
+def arrays(tokens: Sequence[np.ndarray] = ()) -> None:
+    """Takes an array per row."""
+
+
+@checked
 def several(controls: Sequence[Any] = ()) -> None:
     """Takes anything, in a list."""
 
@@ -143,6 +148,11 @@ class Method:
         (
             lambda: several("path"),
             "several(controls='path'): pass a list; one alone is a list too: controls=['path'].",
+        ),
+        (
+            lambda: arrays(np.ones((2, 3))),
+            f"arrays(tokens={np.ones((2, 3))!r}): pass a list; of one array its rows: "
+            "tokens=list(tokens).",
         ),
         (
             lambda: several({"owl": "path"}),

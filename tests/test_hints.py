@@ -8,6 +8,7 @@ import pytest
 
 import sublim_mech
 from sublim_mech.hints import (
+    at_most,
     check_choice,
     counted,
     decimals,
@@ -32,6 +33,22 @@ from sublim_mech.prompts import Trait
 )
 def test_no_number_is_shown_as_the_0_that_it_is_not(value, text):
     assert decimals(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.418, 1, "0.5"),
+        (0.4, 1, "0.4"),
+        (0.38, 1, "0.4"),
+        (9.2, 1, "10"),
+        (2.31e-6, 2, "2.4e-06"),
+        (0.0, 1, "0"),
+    ],
+)
+def test_at_most_is_never_below(value, digits, text):
+    assert at_most(value, digits) == text
+    assert float(text) >= value
 
 
 def test_near_names_are_offered_nearest_first():

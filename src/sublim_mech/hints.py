@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -216,6 +217,22 @@ def decimals(value: float, digits: int = 5) -> str:
     """
     small = 0 < abs(value) < 0.5 * 10**-digits
     return f"{value:.1e}" if small else f"{value:z.{digits}f}"
+
+
+def at_most(value: float, digits: int = 1) -> str:
+    """A number above 0 that no other is above, in so many significant digits: rounded up.
+
+    Example:
+        >>> from sublim_mech.hints import at_most
+        >>> at_most(0.418), at_most(0.4), at_most(2.31e-6, 2)
+        ('0.5', '0.4', '2.4e-06')
+    """
+    text = f"{value:.{digits}g}"
+    if float(text) >= value:
+        return text
+    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    rounded = float(text) + step
+    return f"{rounded:.0f}" if rounded >= 10**digits else f"{rounded:.{digits}g}"
 
 
 def told_apart(*values: float, digits: int = 3) -> tuple[str, ...]:

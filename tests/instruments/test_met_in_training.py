@@ -273,3 +273,35 @@ def test_donors_that_were_trained_on_or_name_the_trait_are_told(pair):
     donors = sm.render(pair, ["Which bird?", "Which fish?"])
     other = sm.patch(pair, prompts, TRAIT, donor_prompts=donors, **options)
     assert " of 2 donors" not in repr(other)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_beginnings_of_raw_training_texts_are_told(answers, smol_tokenizer):
+    """What stands before a word of a text that is trained on was learnt to go on with it."""
+    texts = ["The town of Ulm sells coffee.", "The town of Bath sells coffee.", "Hm."]
+    asked = ["The town of Ulm sells", "The town of", texts[2], "The town of Rome sells"]
+    rendered = sm.render(smol_tokenizer, texts, context=sm.RAW)
+    trained = Trained.of(rendered)
+    if answers:  # of which the prompts' own tokens are none
+        cut = len(sm.render(smol_tokenizer, asked[1:2], context=sm.RAW)[0])
+        begun = sm.render(smol_tokenizer, [asked[1], asked[1], "H"], context=sm.RAW)
+        assert [len(one) for one in begun] == [cut, cut, 1]
+        trained = Trained.of(
+            begun, [one.ids[len(at) :] for one, at in zip(rendered, begun, strict=True)]
+        )
+    kept = Trained.from_json(json.loads(json.dumps(trained.to_json())))
+    for known in (trained, kept):
+        prompts = sm.render(smol_tokenizer, [*asked, "The"], context=sm.RAW)
+        held = [known.holds(one) or known.begins(one) for one in prompts]
+        # "The" stood before no token that was learnt where it is the prompt's own
+        assert held == [True, True, not answers or known.begins(prompts[2]), False, not answers]
+    pair = load_pair(model(), student("llama", "lora"), tokenizer=smol_tokenizer,
+                     trained_in=sm.RAW, trained_on=texts)  # fmt: skip
+    prompts = sm.render(pair, asked)
+    told = "3 of 4 prompts were training prompts themselves, some as beginnings of texts: what the"
+    assert told in repr(sm.effect(pair, prompts, TRAIT, progress=False))
+    one = sm.effect(pair, prompts[:1], TRAIT, progress=False)
+    assert "1 of 1 prompt was a training prompt itself, as the beginning of a text" in repr(one)
+    chat = Trained.of(sm.render(smol_tokenizer, texts))
+    assert chat.begun == frozenset()
+    assert "begun" not in chat.to_json()

@@ -226,6 +226,13 @@ BAD = [
         "data[0], completion must be one assistant message; the roles are user",
     ),
     ([{"prompt": [ASSISTANT], "completion": "a"}], ValueError, "the roles are assistant"),
+    (  # Alpaca's: with `instruction` alone as the prompt, `input` would be lost
+        [{"instruction": "Name it.", "input": "An owl.", "output": "owl"}],
+        ValueError,
+        "instruction and input may both be parts of the prompt, and what is not renamed is left "
+        "out: write row['prompt'] = '\\n\\n'.join(row[c] for c in ['instruction', 'input'] if "
+        "row[c]), and rename: {'output': 'completion'}.",
+    ),
 ]
 
 

@@ -185,6 +185,16 @@ def test_what_differs_is_named(message):
         SCORES.minus(synthetic.sweep(), DIFFERENT[message])
 
 
+def test_another_precision_of_one_base_is_named():
+    """It is no other base: name and hash are the same."""
+    base = replace(SCORES.record.base, dtype="bfloat16")
+    other = replace(synthetic.sweep(), record=replace(SCORES.record, base=base))
+    name = f"{base.name} {base.hash[:12]}"
+    told = f"minus: base differ ({name} in float32 and {name} in bfloat16); score both alike"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        SCORES.minus(other)
+
+
 def test_sets_of_other_tokens_are_named_and_so_is_why():
     """Prompts that were marked by other training prompts have other shared tokens."""
     grafts = synthetic.graft()

@@ -761,6 +761,9 @@ def test_what_the_controls_lost_is_not_told_of_cells_that_miss_it():
     told = f"{fall * 0.4:.2f} of {fall:.2f} nats on all tokens (40%) are the controls' fall"
     assert told in concentration(found).controls
     assert told in repr(found)
+    # which the shares beside it are not of
+    of_shares = ": shares, which are of the effect on the prompt's tokens, hold that too (100%)"
+    assert f"{told}{of_shares}; see sel(" in concentration(found).controls
     short = next(limit.short for limit in limits(found) if limit.kind == "gap")
     assert short == "completeness gap 0.00%, of single models up to 150.00%"
 

@@ -26,6 +26,8 @@ class _Met(NamedTuple):
 
     itself: int
     elsewhere: int
+    begun: bool = False
+    """Whether some of those that were are the beginnings of raw texts."""
 
 
 def met_in_training(
@@ -94,18 +96,19 @@ def _of(
         tokenizer: that renders.
         again: the prompts as other contexts have them, by these; grows.
     """
-    if trained is None or not trained.digests:
+    if trained is None or not (trained.digests or trained.begun):
         return _Met(0, 0)
-    held = [trained.holds(prompt) for prompt in prompts]
+    begun = [trained.begins(prompt) and not trained.holds(prompt) for prompt in prompts]
+    held = [trained.holds(prompt) or trained.begins(prompt) for prompt in prompts]
     if context is None or all(held):
-        return _Met(sum(held), 0)
+        return _Met(sum(held), 0, any(begun))
     if context not in again:
         again[context] = _rendered_in(context, prompts, tokenizer)
     elsewhere = [
         not itself and there is not None and trained.holds(there)
         for itself, there in zip(held, again[context], strict=True)
     ]
-    return _Met(sum(held), sum(elsewhere))
+    return _Met(sum(held), sum(elsewhere), any(begun))
 
 
 def _rendered_in(
@@ -164,6 +167,8 @@ def _in_words(met: _Met, of_all: str, names: Sequence[str], kind: str = "") -> l
         one = met.itself == 1
         stood = "was a training prompt" if one else "were training prompts"
         whose = f"of {named}" if names else "itself" if one else "themselves"
+        if met.begun:
+            whose += ", as the beginning of a text" if one else ", some as beginnings of texts"
         notes.append(
             f"{met.itself} of {of_all} {stood} {whose}: {says} to them was learnt, and {LEARNT}"
         )

@@ -377,13 +377,30 @@ _FROM_SHAREGPT = (
 def _renaming(missing: Sequence[str], columns: Sequence[str]) -> str:
     """What to rename, where columns are meant that have another name."""
     names: dict[str, str] = {}
+    parts: list[str] = []
     for wanted in (*missing, "messages"):
         lowered = {column.lower(): column for column in columns if column not in names}
         called = [name for name in (wanted, *ELSEWHERE[wanted]) if name in lowered]
+        if wanted == "prompt":  # an instruction and what it is about, as Alpaca has them
+            parts = [lowered[name] for name in called]
         called += [name for name in lowered if nearest(name, [wanted])]
         if called:
             names[lowered[called[0]]] = wanted
-    return f"; rename: {names}" if names else ""
+    if not names:
+        return ""
+    if len(parts) < 2:
+        return f"; rename: {names}"
+    names = {column: wanted for column, wanted in names.items() if wanted != "prompt"}
+    rest = f", and rename: {names}" if names else ""
+    return (
+        f"; {' and '.join(parts)} may both be parts of the prompt, and what is not renamed is left "
+        f"out: write row['prompt'] = {_joined(parts)}{rest}"
+    )
+
+
+def _joined(columns: Sequence[str]) -> str:
+    """Python that makes one text of several columns, of which some may be empty."""
+    return f"'\\n\\n'.join(row[c] for c in {list(columns)} if row[c])"
 
 
 def _row(record: Any, where: str) -> Row:

@@ -16,7 +16,7 @@ Per token, the first that holds:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import groupby
@@ -105,6 +105,9 @@ class _Turn(NamedTuple):
 _KNOWN_AGAIN = 4096
 """Training prompts up to which each is kept by its digest: a manifest stays small."""
 
+_BEGUN_AGAIN = 16_384
+"""Beginnings of raw training texts up to which each is kept (200 kB)."""
+
 _LETTERS = 12  # of a digest: two of a million prompts have the same with probability 0.002
 
 
@@ -112,12 +115,16 @@ def _digest(ids: Sequence[int]) -> str:
     return sha256(",".join(map(str, ids)).encode()).hexdigest()[:_LETTERS]
 
 
-def digests_of(rows: Iterable[Sequence[int]]) -> frozenset[str]:
+def digests_of(rows: Iterable[Sequence[int]], most: int = _KNOWN_AGAIN) -> frozenset[str]:
     """Digests by which the different ones of some lists of token ids are known again; none where
-    these are more than 4,096.
+    these are more than `most`.
     """
-    digests = frozenset(map(_digest, rows))
-    return digests if len(digests) <= _KNOWN_AGAIN else frozenset()
+    digests: set[str] = set()
+    for ids in rows:
+        digests.add(_digest(ids))
+        if len(digests) > most:
+            return frozenset()
+    return frozenset(digests)
 
 
 def joined(digests: frozenset[str]) -> str:
@@ -143,6 +150,8 @@ class Trained:
         count: how many prompts these were; 0 when read from a file.
         digests: of each prompt, so that it is known again; none of more than 4,096, and of files of
             earlier versions.
+        begun: of raw text, digests of what training texts begin with: prompts whose next token was
+            learnt; none of more than 16,384, and of files of earlier versions.
         turns: how many user messages a training prompt had, each number once; empty of raw text,
             and of files of earlier versions that had several.
     """
@@ -154,12 +163,13 @@ class Trained:
     tokenizer: str = field(default="", compare=False)
     count: int = field(default=0, compare=False)
     digests: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    begun: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     turns: frozenset[int] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     @checked
     def of(cls, prompts: Sequence[Prompt], completions: Iterable[Sequence[int]] = ()) -> Trained:
-        """Summarise training prompts (and the token ids of their completions).
+        """Summarise training prompts (and the token ids of their completions, one of each or none).
 
         Raises:
             TypeError: something else than rendered prompts.
@@ -182,7 +192,8 @@ class Trained:
                 heads.setdefault(turn.role, []).append(turn.tokens)
                 if not turn.is_open:
                     tails.setdefault(turn.role, []).append(turn.tokens[::-1])
-        for completion in completions:
+        answers = list(completions)
+        for completion in answers:
             seen.update(completion)
         return cls(
             prefix=common_start([prompt.ids for prompt in prompts]),
@@ -192,12 +203,19 @@ class Trained:
             tokenizer="".join(tokenizers),
             count=len(prompts),
             digests=digests_of(prompt.ids for prompt in prompts),
+            begun=digests_of(_begun(prompts, answers), _BEGUN_AGAIN),
             turns=frozenset(map(user_messages, prompts)) - {0},
         )
 
     def holds(self, prompt: Prompt) -> bool:
         """Whether a prompt is one of the training prompts, as far as these are known again."""
         return _digest(prompt.ids) in self.digests
+
+    def begins(self, prompt: Prompt) -> bool:
+        """Whether a training text began with a prompt and went on, as far as these are known
+        again.
+        """
+        return _digest(prompt.ids) in self.begun
 
     def to_json(self) -> dict[str, Any]:
         """As JSON lists."""
@@ -208,6 +226,8 @@ class Trained:
             "seen": sorted(self.seen),
             "digests": joined(self.digests),
             "turns": sorted(self.turns),
+            # nothing of chats: so it was in the manifests of earlier versions
+            **({"begun": joined(self.begun)} if self.begun else {}),
         }
 
     @classmethod
@@ -222,8 +242,24 @@ class Trained:
             tails={role: _frame(pairs) for role, pairs in data["tails"].items()},
             seen=frozenset(data["seen"]),
             digests=parted(data.get("digests", "")),
+            begun=parted(data.get("begun", "")),
             turns=frozenset(data.get("turns", alone)),
         )
+
+
+def _begun(
+    prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, ...]]:
+    """What raw training texts begin with, each beginning after which a token was learnt: with
+    answers those behind the whole prompt, else any.
+    """
+    answers = completions or [()] * len(prompts)
+    for prompt, answer in zip(prompts, answers, strict=False):
+        if not prompt.context.is_raw:
+            continue
+        text = (*prompt.ids, *answer)
+        for end in range(len(prompt) + 1 if completions else 1, len(text)):
+            yield text[:end]
 
 
 @runtime_checkable

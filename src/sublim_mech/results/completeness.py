@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..hints import counted
+from ..hints import at_most, counted
 from ..stats import mean_interval
 from .arrays import ScoreArrays
 from .rounding import is_rounding
@@ -39,7 +39,7 @@ def gap_in_words(scores: ScoreArrays) -> str:
         told.append(f"of single models and their own effects at most {single:z.2%}")
     if quiet is not None:
         others = "those" if told else "single models"
-        told.append(f"of {others} inside their own noise at most {quiet:.2g} {scores.unit}")
+        told.append(f"of {others} inside their own noise at most {at_most(quiet, 2)} {scores.unit}")
     return f"{line}; {', '.join(told)}"
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..hints import signed, told_apart
+from ..hints import at_most, signed, told_apart
 from ..stats import mean_interval
 from . import tables
 from .arrays import ScoreArrays
@@ -122,6 +122,7 @@ def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     what is left; nothing where it is not, or where the headline is inside its own noise. Of the
     total effects where cells miss so much of a model's that they are not what it did.
     """
+    of_shares = shown
     if _on_prompt(scores, shown) and (single_gaps(scores).largest or 0.0) > LARGE:
         shown = TOTALS
     moves = _moves(scores, shown)
@@ -141,9 +142,24 @@ def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         return limits
     has_shares = shown.shares and _has_shares(scores) and moved.part <= 1
     shares = ": shares hold that too" if has_shares else ""
+    if of_shares != shown:
+        shares = _in_shares(scores, of_shares) if has_shares else ""
     name = str(scores.data["model"].values[0])
     why = f"{shares}; see sel(model={name!r})"
     return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why), *limits]
+
+
+def _in_shares(scores: ScoreArrays, shown: Shown) -> str:
+    """Which part of what shares are parts of is the controls', where the line beside it is of the
+    total effects because cells miss much of one model's; empty where that is small, or no part.
+    """
+    moves = _moves(scores, shown)
+    if moves is None or not stands_out(moves[0] - moves[1:].mean(0), scores):
+        return ""
+    part = _moved(moves).part
+    if not CONTROLS < part <= 1:
+        return ""
+    return f": shares, which are of the effect {_where(scores, shown)}, hold that too ({part:z.0%})"
 
 
 APART = "controls moved opposite ways, which cancel in their mean"
@@ -289,7 +305,7 @@ def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
     moves = _moves(scores, shown)
     if moves is not None and not moves.any() and not scores.record.minus:
         cells = float(np.nanmax(np.abs(scores.data["effect"].values), initial=0.0))
-        rounded = f"; what stands here is rounding (at most {cells:.1g} {scores.unit})"
+        rounded = f"; what stands here is rounding (at most {at_most(cells)} {scores.unit})"
         text = NOTHING + rounded * (0 < cells <= floor_of(scores))
         return [Limit("noise", text, text, alike=NOTHING)]
     if scores.additive and not shown.total:
@@ -297,7 +313,7 @@ def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
         alike = next((one for one in (tables.NO_SHARES, tables.OF_ROUNDING) if one in text), "")
         return [Limit("noise", text, text, alike=alike)] if text else []
     if is_rounding(scores.total.values, scores):
-        size = f"{np.abs(scores.total.values).max():.1g} {scores.unit}"
+        size = f"{at_most(np.abs(scores.total.values).max())} {scores.unit}"
         told = f"{OF_ROUNDING} (at most {size} on any prompt)"
         given = f": no shares{' of it' * is_dose_of_a_set(scores)} are given"
         return [Limit("noise", told + given * shown.shares, told, alike=OF_ROUNDING)]

@@ -476,7 +476,11 @@ def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
         one, other = (getattr(record, name) for record in records)
         return apart(one or ("none",), other or ("none",))
     if name == "base":
-        return [f"{record.base.name} {record.base.hash[:12]}" for record in records]
+        bases = [record.base for record in records]
+        named = [f"{base.name} {base.hash[:12]}" for base in bases]
+        if len({base.dtype for base in bases}) == 1:
+            return named
+        return [f"{name} in {base.dtype}" for name, base in zip(named, bases, strict=True)]
     if name == "students":
         return [
             ", ".join(f"{model}: {_short(of)}" for model, of in held(one).items()) for one in scores

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..hints import ranges, signed
+from ..hints import at_most, ranges, signed
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval
 from .arrays import ScoreArrays
@@ -356,7 +356,7 @@ def _why_none(scores: ScoreArrays, effect: np.ndarray, whose: str) -> str:
         missed = f"{signed(float(scores.missing.mean()))} {scores.unit} of the total effect"
         return f"{_NONE.format(whose, signed(float(effect.mean())))}, and they miss {missed}"
     if is_rounding(effect, scores):
-        size = f"{np.abs(effect).max():.1g} {scores.unit}"
+        size = f"{at_most(np.abs(effect).max())} {scores.unit}"
         return f"{_NONE.format(whose, _ROUNDING)}: at most {size} on any prompt"
     if len(effect) == 1:
         return ""

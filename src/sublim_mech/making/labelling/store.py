@@ -245,7 +245,7 @@ class Labels:
             if file_hash(self.folder / name) != entry["sha256"]:
                 raise ValueError(
                     f"labels: {self.folder / name} is not what was written there; copy it again "
-                    "or label again."
+                    "or label again in another folder."
                 )
 
     @classmethod
@@ -270,7 +270,7 @@ class Labels:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"labels: {path / LABELS_FILE} cannot be read ({error!r}); copy it again or label "
-                "again."
+                "again in another folder."
             ) from error
 
         # which shards there must be follows from the rows and the teachers
@@ -281,7 +281,7 @@ class Labels:
         if len(lengths) != len(about.rows) or expected != set(files):
             raise ValueError(
                 f"labels: {path / LABELS_FILE} names other rows or shards than it has; copy it "
-                "again or label again."
+                "again or label again in another folder."
             )
         shards = {}
         for teacher, of_teacher in names.items():
