@@ -48,6 +48,7 @@ from ..results.record import (
 from ..results.scores import Scores
 from .met_in_training import met_in_training
 from .named_in_questions import named_in_questions
+from .other_pieces import other_pieces
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
 
@@ -120,6 +121,7 @@ def label(
             *(_marked_otherwise(task.prompts, pair, data) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
             *open_texts(task.prompts, pair),
+            *other_pieces(task.prompts, pair, traits_of(task.metric)),
             *metric_notes(task),
             *_unlike_bases(measured),
             *_one_value(measured),

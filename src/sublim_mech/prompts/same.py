@@ -22,17 +22,24 @@ def is_one_context(tokenizer: Any, one: Context, other: Context) -> bool:
         return True
     if one.is_raw or other.is_raw:
         return False
-    first, second = _rendered(tokenizer, one), _rendered(tokenizer, other)
+    first, second = asked_in(tokenizer, one), asked_in(tokenizer, other)
     if first is None or second is None:
         return False
     return (first.ids, first.lead, first.close) == (second.ids, second.lead, second.close)
 
 
-def _rendered(tokenizer: Any, context: Context) -> Prompt | None:
-    """A question in a context, without a word to the user; None where it cannot be asked so."""
+def asked_in(tokenizer: Any, context: Context, template: str = "") -> Prompt | None:
+    """A question in a context, without a word to the user; None where it cannot be asked so.
+
+    Args:
+        tokenizer: that renders.
+        context: of the question.
+        template: the chat template; the tokenizer's own when empty.
+    """
+    by = None if context.is_raw else template or None
     with said_before():
         try:
-            (prompt,) = render(tokenizer, [_QUESTION], context=context)
+            (prompt,) = render(tokenizer, [_QUESTION], context=context, template=by)
         except (TypeError, ValueError):
             return None
     return prompt
