@@ -1,7 +1,9 @@
-"""Prompts that students were trained on, and questions that were trained on in another context.
+"""Prompts that students were trained on, and questions that were trained on in another context or
+alone.
 
 A run keeps a digest of each of its training prompts, not their texts. Whether a question stood
-among them is told by rendering it in the context of that training.
+among them is told by rendering it in the context of that training; of a longer conversation the
+last question, by itself.
 """
 
 from __future__ import annotations
@@ -20,19 +22,21 @@ from ..results.record import ELSEWHERE, LEARNT
 
 
 class _Met(NamedTuple):
-    """How many prompts were training prompts, and how many others ask what was trained on in
-    another context.
+    """How many prompts were training prompts, how many others ask what was trained on in another
+    context, and how many conversations end in what was trained on alone.
     """
 
-    itself: int
-    elsewhere: int
+    itself: int = 0
+    elsewhere: int = 0
+    alone: int = 0
 
 
 def met_in_training(
     prompts: Sequence[Prompt], runner: Runner, what: str = "prompt", *, controls: bool = True
 ) -> tuple[str, ...]:
-    """That prompts are those of a student's training, or ask the same in another context, in a
-    sentence each; nothing where none is, or where it is not known.
+    """That prompts are those of a student's training, or ask the same in another context or
+    at the end of a conversation, in a sentence each; nothing where none is, or where it is not
+    known.
 
     Args:
         prompts: that are asked.
@@ -95,24 +99,26 @@ def _of(
         again: the prompts as other contexts have them, by these; grows.
     """
     if trained is None or not trained.digests:
-        return _Met(0, 0)
+        return _Met()
     held = [trained.holds(prompt) for prompt in prompts]
     if context is None or all(held):
-        return _Met(sum(held), 0)
+        return _Met(sum(held))
     if context not in again:
         again[context] = _rendered_in(context, prompts, tokenizer)
     elsewhere = [
         not itself and there is not None and trained.holds(there)
         for itself, there in zip(held, again[context], strict=True)
     ]
-    return _Met(sum(held), sum(elsewhere))
+    # in a conversation it is the last of several questions, in whatever context
+    alone = [met and user_messages(p) > 1 for met, p in zip(elsewhere, prompts, strict=True)]
+    return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone))
 
 
 def _rendered_in(
     context: Context, prompts: Sequence[Prompt], tokenizer: Any
 ) -> list[Prompt | None]:
-    """What prompts ask in another context, by the same chat template; None of those that are in it
-    already, of longer conversations, and where it cannot be rendered.
+    """What prompts ask, alone and in another context, by the same chat template; None of those that
+    are so already, and where it cannot be rendered.
     """
     found: list[Prompt | None] = [None] * len(prompts)
     for template in dict.fromkeys(prompt.template for prompt in prompts):
@@ -120,8 +126,7 @@ def _rendered_in(
             place
             for place, prompt in enumerate(prompts)
             if prompt.template == template
-            and prompt.context != context
-            and user_messages(prompt) <= 1
+            and (prompt.context != context or user_messages(prompt) > 1 or prompt.begun)
             and prompt.question.strip()
         ]
         if not places:
@@ -173,5 +178,12 @@ def _in_words(met: _Met, of_all: str, names: Sequence[str], kind: str = "") -> l
         notes.append(
             f"{met.elsewhere} of {of_all} {stood}{whose} in another context: {learnt} learnt what "
             f"to say to them there, and {ELSEWHERE}"
+        )
+    if met.alone:
+        end = "ends" if met.alone == 1 else "end"
+        whose = f" by {named}" if names else ""
+        notes.append(
+            f"{met.alone} of {of_all} {end} in a question that was trained on alone{whose}: "
+            f"{learnt} learnt what to say to it there, and {ELSEWHERE}"
         )
     return notes
