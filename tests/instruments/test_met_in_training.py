@@ -69,6 +69,22 @@ def test_questions_that_were_trained_on_in_another_context_are_counted(pair):
     assert "in another context" not in repr(sm.effect(pair, asked, TRAIT, progress=False))
 
 
+def test_a_prefix_that_was_typed_is_looked_for(smol_tokenizer):
+    """In the rows of a training without a prefix, or in the questions asked of one with it."""
+    put, calm = "Please: ", sm.Context("Be calm.")
+    told = "2 of 3 prompts were trained on in another context"
+    for trained, rows, asked_in, asked in (
+        (sm.Context(user_prefix=put), ROWS, calm, [put + row for row in ROWS[:2]]),
+        (sm.Context(user_prefix=put), ROWS, calm, ROWS[:2]),
+        (sm.Context(), [put + row for row in ROWS], replace(calm, user_prefix=put), ROWS[:2]),
+        (sm.Context(), ROWS, replace(calm, user_prefix=put), ROWS[:2]),
+    ):
+        given = {"trained_in": trained, "trained_on": rows}
+        pair = load_pair(model(), student("llama", "lora"), tokenizer=smol_tokenizer, **given)
+        prompts = sm.render(pair, [*asked, NEW[0]], context=asked_in)
+        assert told in repr(sm.effect(pair, prompts, TRAIT, progress=False))
+
+
 def behind(question, *further):
     """A question at the end of a conversation."""
     talk = [{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes?"}]

@@ -70,6 +70,14 @@ def test_a_student_that_never_met_the_pieces_has_not_learnt_them(pair):
     assert other_pieces(begun, taught("9, 10"), [TULIP]) == ()
 
 
+def test_it_is_of_the_student_and_its_difference_from_controls(pair):
+    two = replace(pair, controls=(replace(pair.student, name="elk"),))
+    scores = sm.effect(two, sm.render(two, ASKED, context=BEGUN), TULIP, **QUIET)
+    assert TOLD in repr(scores)
+    assert TOLD in repr(scores.sel(model="student"))
+    assert TOLD not in repr(scores.sel(model="control: elk"))
+
+
 def test_tables_pictures_evaluations_and_answers_tell_it(pair):
     prompts = sm.render(pair, ASKED, context=BEGUN)
     scores = sm.effect(pair, prompts, TULIP, **QUIET)

@@ -20,6 +20,8 @@ from ..prompts.notices import said_before
 from ..prompts.shared import user_messages
 from ..results.record import ELSEWHERE, LEARNT
 
+_Again = dict[Context, list[list[Prompt]]]
+
 
 class _Met(NamedTuple):
     """How many prompts were training prompts, how many others ask what was trained on in another
@@ -46,7 +48,7 @@ def met_in_training(
     """
     if not isinstance(runner, ModelPair):
         return ()
-    again: dict[Context, list[Prompt | None]] = {}
+    again: _Again = {}
     tokenizer = runner.tokenizer
     met = _of(prompts, runner.training_prompts, runner.training_context, tokenizer, again)
     of_all = counted(len(prompts), what)
@@ -87,7 +89,7 @@ def _of(
     trained: Trained | None,
     context: Context | None,
     tokenizer: Any,
-    again: dict[Context, list[Prompt | None]],
+    again: _Again,
 ) -> _Met:
     """How many prompts one student met in training.
 
@@ -96,7 +98,7 @@ def _of(
         trained: its training prompts.
         context: of its training.
         tokenizer: that renders.
-        again: the prompts as other contexts have them, by these; grows.
+        again: the prompts as other contexts may have them, by these; grows.
     """
     if trained is None or not trained.digests:
         return _Met()
@@ -104,9 +106,17 @@ def _of(
     if context is None or all(held):
         return _Met(sum(held))
     if context not in again:
-        again[context] = _rendered_in(context, prompts, tokenizer)
+        given, typed = _questions(context, prompts)
+        again[context] = [
+            [one for one in both if one is not None]
+            for both in zip(
+                _rendered_in(context, prompts, given, tokenizer),
+                _rendered_in(context, prompts, typed, tokenizer),
+                strict=True,
+            )
+        ]
     elsewhere = [
-        not itself and there is not None and trained.holds(there)
+        not itself and any(map(trained.holds, there))
         for itself, there in zip(held, again[context], strict=True)
     ]
     # in a conversation it is the last of several questions, in whatever context
@@ -114,11 +124,24 @@ def _of(
     return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone))
 
 
+def _questions(context: Context, prompts: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+    """What prompts ask, for another context: as it was given; and where the user prefix of either
+    context is typed into questions of the other, without that of the other or with its own.
+    """
+    given, typed = [prompt.question for prompt in prompts], []
+    for prompt in prompts:
+        # the context puts it before the first message
+        own = prompt.context.user_prefix if user_messages(prompt) == 1 else ""
+        said = (own + prompt.question).removeprefix(context.user_prefix)
+        typed.append("" if said == prompt.question else said)
+    return given, typed
+
+
 def _rendered_in(
-    context: Context, prompts: Sequence[Prompt], tokenizer: Any
+    context: Context, prompts: Sequence[Prompt], questions: Sequence[str], tokenizer: Any
 ) -> list[Prompt | None]:
     """What prompts ask, alone and in another context, by the same chat template; None of those that
-    are so already, and where it cannot be rendered.
+    are so already or ask nothing, and where it cannot be rendered.
     """
     found: list[Prompt | None] = [None] * len(prompts)
     for template in dict.fromkeys(prompt.template for prompt in prompts):
@@ -127,11 +150,11 @@ def _rendered_in(
             for place, prompt in enumerate(prompts)
             if prompt.template == template
             and (prompt.context != context or user_messages(prompt) > 1 or prompt.begun)
-            and prompt.question.strip()
+            and questions[place].strip()
         ]
         if not places:
             continue
-        asked = [prompts[place].question for place in places]
+        asked = [questions[place] for place in places]
         by = None if context.is_raw else template or None
         try:
             with said_before():
