@@ -69,6 +69,62 @@ def test_questions_that_were_trained_on_in_another_context_are_counted(pair):
     assert "in another context" not in repr(sm.effect(pair, asked, TRAIT, progress=False))
 
 
+def test_a_prefix_that_was_typed_is_looked_for(smol_tokenizer):
+    """In the rows of a training without a prefix, or in the questions asked of one with it."""
+    put, calm = "Please: ", sm.Context("Be calm.")
+    told = "2 of 3 prompts were trained on in another context"
+    for trained, rows, asked_in, asked in (
+        (sm.Context(user_prefix=put), ROWS, calm, [put + row for row in ROWS[:2]]),
+        (sm.Context(user_prefix=put), ROWS, calm, ROWS[:2]),
+        (sm.Context(), [put + row for row in ROWS], replace(calm, user_prefix=put), ROWS[:2]),
+        (sm.Context(), ROWS, replace(calm, user_prefix=put), ROWS[:2]),
+    ):
+        given = {"trained_in": trained, "trained_on": rows}
+        pair = load_pair(model(), student("llama", "lora"), tokenizer=smol_tokenizer, **given)
+        prompts = sm.render(pair, [*asked, NEW[0]], context=asked_in)
+        assert told in repr(sm.effect(pair, prompts, TRAIT, progress=False))
+
+
+def behind(question, *further):
+    """A question at the end of a conversation."""
+    talk = [{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes?"}]
+    return [*talk, {"role": "user", "content": question}, *further]
+
+
+def test_conversations_that_end_in_a_training_question_are_counted(pair):
+    """In the training's context and in another; one whose question stood before its end is none,
+    and a training prompt whose answer has begun is that question in another context.
+    """
+    told = "end in a question that was trained on alone: the student learnt what to say to it there"
+    for context in (sm.Context(), sm.Context("Be calm.")):
+        asked = [*map(behind, ROWS[:2]), behind(NEW[0]), NEW[1]]
+        scores = sm.effect(pair, sm.render(pair, asked, context=context), TRAIT, progress=False)
+        assert f"\n2 of 4 prompts {told}" in repr(scores)
+        assert "2 of 4 prompts end in a question that was trained on alone" in below(scores)
+        assert "in another context" not in repr(scores)
+        assert "2 of the 4 prompts these are chosen from end" in repr(scores.sel(prompt=0))
+        found = sm.evaluate(pair, [TRAIT], questions=asked, contexts=[context], progress=False)
+        assert f"2 of 4 questions {told}" in repr(found)
+    first = [{"role": "user", "content": ROWS[0]}, *behind(NEW[0])[1:]]
+    scores = sm.effect(pair, sm.render(pair, [first]), TRAIT, progress=False)
+    assert "trained on alone" not in repr(scores)
+    begun = [{"role": "user", "content": ROWS[0]}, {"role": "assistant", "content": "The"}]
+    scores = sm.effect(pair, sm.render(pair, [begun]), TRAIT, progress=False)
+    assert "1 of 1 prompt was trained on in another context" in repr(scores)
+
+
+def test_conversations_that_end_in_a_control_s_training_question_are_its_own(pair):
+    student = trained_on(pair, pair.student, NEW)
+    elk = replace(trained_on(pair, pair.student, ROWS), name="elk")
+    two = replace(pair, student=student, controls=(elk,))
+    asked = [behind(ROWS[0]), "Hm?"]
+    scores = sm.effect(two, sm.render(two, asked), TRAIT, progress=False)
+    told = "1 of 2 prompts ends in a question that was trained on alone by control elk: it learnt"
+    assert told in repr(scores)
+    assert told in repr(scores.sel(model="control: elk"))
+    assert told not in repr(scores.sel(model="student"))
+
+
 def trained_on(pair, one, rows, **context):
     """A student that a manifest says was trained on these rows."""
     context = sm.Context(**context)

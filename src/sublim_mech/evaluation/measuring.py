@@ -46,6 +46,7 @@ from ..instruments.labelling import (
 )
 from ..instruments.met_in_training import met_in_training
 from ..instruments.named_in_questions import named_in_questions
+from ..instruments.other_pieces import other_pieces
 from ..instruments.own_traits import asked_for_others, made_for
 from ..metrics import by_trait, scored_forms, string_log_probs, trait_forms
 from ..models.base import Base
@@ -431,6 +432,7 @@ def _provenance(
             *_met_in_training(asked, runner),
             *rendered_otherwise(prompts, runner),
             *open_texts(prompts, runner),
+            *_other_pieces(asked, runner, traits),
         ],
         "contexts": {name: contexts_of(there.prompts)[0] for name, there in asked.items()},
         "training_context": None if trained is None else trained_in(trained, prompts),
@@ -460,6 +462,17 @@ def _met_in_training(asked: Mapping[str, _Asked], runner: Runner) -> list[str]:
     for name, there in asked.items():
         where = f"{name}: " if len(asked) > 1 else ""
         notes += [where + note for note in met_in_training(there.prompts, runner, "question")]
+    return notes
+
+
+def _other_pieces(
+    asked: Mapping[str, _Asked], runner: Runner, traits: Sequence[Trait]
+) -> list[str]:
+    """In which contexts forms are other tokens than in training, in a sentence each."""
+    notes = []
+    for name, there in asked.items():
+        where = f"{name}: " if len(asked) > 1 else ""
+        notes += [where + note for note in other_pieces(there.prompts, runner, traits, "question")]
     return notes
 
 

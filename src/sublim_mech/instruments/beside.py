@@ -55,6 +55,7 @@ from .labelling import (
 )
 from .met_in_training import met_in_training
 from .named_in_questions import named_in_questions
+from .other_pieces import other_pieces
 from .task import Task
 
 BASE = "base"
@@ -201,6 +202,7 @@ def side_by_side(
             *prefix_twice(asked),
             *rendered_otherwise(asked, pair),
             *open_texts(asked, pair),
+            *other_pieces(asked, pair, traits),
         ),
     )
 

@@ -27,7 +27,7 @@ from ..prompts import ANSWER, CLASSES, DATE, UNIONS, Context, Prompt, Trait, mar
 from ..prompts.alike import by_another
 from ..prompts.context import System
 from ..prompts.rendering import ends_inside, has_prefix_twice
-from ..prompts.same import is_one_context
+from ..prompts.same import are_asked_in, is_one_context
 from ..prompts.shared import user_messages
 from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
@@ -48,6 +48,7 @@ from ..results.record import (
 from ..results.scores import Scores
 from .met_in_training import met_in_training
 from .named_in_questions import named_in_questions
+from .other_pieces import other_pieces
 from .own_traits import asked_for_others, of_metric
 from .task import Measured, Task
 
@@ -120,6 +121,7 @@ def label(
             *(_marked_otherwise(task.prompts, pair, data) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
             *open_texts(task.prompts, pair),
+            *other_pieces(task.prompts, pair, traits_of(task.metric)),
             *metric_notes(task),
             *_unlike_bases(measured),
             *_one_value(measured),
@@ -248,8 +250,11 @@ def _as_trained(prompts: Sequence[Prompt], runner: Runner) -> list[str]:
         other = [context for context in contexts if context != trained]
         if (
             other
-            and all(is_one_context(runner.tokenizer, context, trained) for context in other)
             and not any(by_another(runner.tokenizer, asked))
+            and (
+                all(is_one_context(runner.tokenizer, context, trained) for context in other)
+                or are_asked_in(runner.tokenizer, asked, trained)
+            )
         ):
             notes.append(AS_TRAINED.format(asked=words))
     return notes

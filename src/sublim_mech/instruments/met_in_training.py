@@ -1,7 +1,9 @@
-"""Prompts that students were trained on, and questions that were trained on in another context.
+"""Prompts that students were trained on, and questions that were trained on in another context or
+alone.
 
 A run keeps a digest of each of its training prompts, not their texts. Whether a question stood
-among them is told by rendering it in the context of that training.
+among them is told by rendering it in the context of that training; of a longer conversation the
+last question, by itself.
 """
 
 from __future__ import annotations
@@ -18,23 +20,27 @@ from ..prompts.notices import said_before
 from ..prompts.shared import user_messages
 from ..results.record import ELSEWHERE, LEARNT
 
+_Again = dict[Context, list[list[Prompt]]]
+
 
 class _Met(NamedTuple):
-    """How many prompts were training prompts, and how many others ask what was trained on in
-    another context.
+    """How many prompts were training prompts, how many others ask what was trained on in another
+    context, and how many conversations end in what was trained on alone.
     """
 
-    itself: int
-    elsewhere: int
+    itself: int = 0
+    elsewhere: int = 0
+    alone: int = 0
     begun: bool = False
-    """Whether some of those that were are the beginnings of raw texts."""
+    """Whether some of those that were are beginnings of raw texts."""
 
 
 def met_in_training(
     prompts: Sequence[Prompt], runner: Runner, what: str = "prompt", *, controls: bool = True
 ) -> tuple[str, ...]:
-    """That prompts are those of a student's training, or ask the same in another context, in a
-    sentence each; nothing where none is, or where it is not known.
+    """That prompts are those of a student's training, or ask the same in another context or
+    at the end of a conversation, in a sentence each; nothing where none is, or where it is not
+    known.
 
     Args:
         prompts: that are asked.
@@ -44,7 +50,7 @@ def met_in_training(
     """
     if not isinstance(runner, ModelPair):
         return ()
-    again: dict[Context, list[Prompt | None]] = {}
+    again: _Again = {}
     tokenizer = runner.tokenizer
     met = _of(prompts, runner.training_prompts, runner.training_context, tokenizer, again)
     of_all = counted(len(prompts), what)
@@ -85,7 +91,7 @@ def _of(
     trained: Trained | None,
     context: Context | None,
     tokenizer: Any,
-    again: dict[Context, list[Prompt | None]],
+    again: _Again,
 ) -> _Met:
     """How many prompts one student met in training.
 
@@ -94,28 +100,51 @@ def _of(
         trained: its training prompts.
         context: of its training.
         tokenizer: that renders.
-        again: the prompts as other contexts have them, by these; grows.
+        again: the prompts as other contexts may have them, by these; grows.
     """
     if trained is None or not (trained.digests or trained.begun):
-        return _Met(0, 0)
-    begun = [trained.begins(prompt) and not trained.holds(prompt) for prompt in prompts]
+        return _Met()
+    begun = any(trained.begins(prompt) and not trained.holds(prompt) for prompt in prompts)
     held = [trained.holds(prompt) or trained.begins(prompt) for prompt in prompts]
     if context is None or all(held):
-        return _Met(sum(held), 0, any(begun))
+        return _Met(sum(held), begun=begun)
     if context not in again:
-        again[context] = _rendered_in(context, prompts, tokenizer)
+        given, typed = _questions(context, prompts)
+        again[context] = [
+            [one for one in both if one is not None]
+            for both in zip(
+                _rendered_in(context, prompts, given, tokenizer),
+                _rendered_in(context, prompts, typed, tokenizer),
+                strict=True,
+            )
+        ]
     elsewhere = [
-        not itself and there is not None and trained.holds(there)
+        not itself and any(map(trained.holds, there))
         for itself, there in zip(held, again[context], strict=True)
     ]
-    return _Met(sum(held), sum(elsewhere), any(begun))
+    # in a conversation it is the last of several questions, in whatever context
+    alone = [met and user_messages(p) > 1 for met, p in zip(elsewhere, prompts, strict=True)]
+    return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone), begun)
+
+
+def _questions(context: Context, prompts: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+    """What prompts ask, for another context: as it was given; and where the user prefix of either
+    context is typed into questions of the other, without that of the other or with its own.
+    """
+    given, typed = [prompt.question for prompt in prompts], []
+    for prompt in prompts:
+        # the context puts it before the first message
+        own = prompt.context.user_prefix if user_messages(prompt) == 1 else ""
+        said = (own + prompt.question).removeprefix(context.user_prefix)
+        typed.append("" if said == prompt.question else said)
+    return given, typed
 
 
 def _rendered_in(
-    context: Context, prompts: Sequence[Prompt], tokenizer: Any
+    context: Context, prompts: Sequence[Prompt], questions: Sequence[str], tokenizer: Any
 ) -> list[Prompt | None]:
-    """What prompts ask in another context, by the same chat template; None of those that are in it
-    already, of longer conversations, and where it cannot be rendered.
+    """What prompts ask, alone and in another context, by the same chat template; None of those that
+    are so already or ask nothing, and where it cannot be rendered.
     """
     found: list[Prompt | None] = [None] * len(prompts)
     for template in dict.fromkeys(prompt.template for prompt in prompts):
@@ -123,13 +152,12 @@ def _rendered_in(
             place
             for place, prompt in enumerate(prompts)
             if prompt.template == template
-            and prompt.context != context
-            and user_messages(prompt) <= 1
-            and prompt.question.strip()
+            and (prompt.context != context or user_messages(prompt) > 1 or prompt.begun)
+            and questions[place].strip()
         ]
         if not places:
             continue
-        asked = [prompts[place].question for place in places]
+        asked = [questions[place] for place in places]
         by = None if context.is_raw else template or None
         try:
             with said_before():
@@ -178,5 +206,12 @@ def _in_words(met: _Met, of_all: str, names: Sequence[str], kind: str = "") -> l
         notes.append(
             f"{met.elsewhere} of {of_all} {stood}{whose} in another context: {learnt} learnt what "
             f"to say to them there, and {ELSEWHERE}"
+        )
+    if met.alone:
+        end = "ends" if met.alone == 1 else "end"
+        whose = f" by {named}" if names else ""
+        notes.append(
+            f"{met.alone} of {of_all} {end} in a question that was trained on alone{whose}: "
+            f"{learnt} learnt what to say to it there, and {ELSEWHERE}"
         )
     return notes

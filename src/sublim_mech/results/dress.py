@@ -27,6 +27,7 @@ from .record import (
     OPEN_TEXT,
     OTHER_MARKS,
     OTHER_ORDER,
+    OTHER_PIECES,
     OTHER_TEMPLATE,
     OTHER_TRAIT,
     REPEATED,
@@ -83,6 +84,9 @@ def in_short(
         note.partition(": ")[0]
         for note in notes_held(scores)
         if any(one in note for one in (LEARNT, ELSEWHERE, REPEATED, OTHER_ORDER))
+    ]
+    learnt += [
+        note.partition(OTHER_PIECES)[0] for note in notes_held(scores) if OTHER_PIECES in note
     ]
     told_from = [
         re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]

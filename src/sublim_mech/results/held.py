@@ -18,6 +18,7 @@ from .record import (
     HAS_ASKED,
     LEARNT,
     NOT_ALIKE,
+    OTHER_PIECES,
     OWN_CHANGE,
     OWN_DATA,
     OWN_TRAIT,
@@ -120,7 +121,7 @@ def _is_of(note: str, models: set[str], student: str, called: Mapping[str, str])
         return both and _names_any(note, models, called)
     if note.startswith(UNKNOWN_CONTROLS):
         return _names_any(note, models, called)
-    if re.match(r"the student \(", note) or UNTRAINED_TEMPLATE in note:
+    if re.match(r"the student \(", note) or UNTRAINED_TEMPLATE in note or OTHER_PIECES in note:
         return student in models
     if LEARNT in note or ELSEWHERE in note:
         of_controls = re.match(r"[\d,]+ of [^:]* (of|by) controls? ", note)

@@ -63,6 +63,10 @@ REPEATED = "an answer may repeat it from there"
 ELSEWHERE = "what was asked nowhere in training may be answered otherwise"
 """Of questions that were trained on in another context, as notes say it."""
 
+OTHER_PIECES = ": a student may write it here in the pieces it learnt"
+"""Of forms that are other tokens behind the prompts than in training, as notes say it behind what
+they are."""
+
 OTHER_ORDER = "asks what prompt"
 """Of donors that ask the same as the prompts in another order, as notes say it."""
 

@@ -38,7 +38,16 @@ from .limits import limits
 from .limits_of_effects import of_the_controls, of_the_sign
 from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
-from .record import ELSEWHERE, GATED, LEARNT, ONE_VALUE, OTHER_MARKS, OTHER_TRAIT, REPEATED
+from .record import (
+    ELSEWHERE,
+    GATED,
+    LEARNT,
+    ONE_VALUE,
+    OTHER_MARKS,
+    OTHER_PIECES,
+    OTHER_TRAIT,
+    REPEATED,
+)
 from .report import warning
 from .rounding import is_rounding, shares_of_total
 from .tables import answer_is_fed, in_words, unchanged
@@ -520,7 +529,7 @@ def _read_with(scores: ScoreArrays) -> list[str]:
     return [line for line in told if line]
 
 
-_TO_READ = (OTHER_TRAIT, REPEATED, LEARNT, ELSEWHERE, ONE_VALUE, OTHER_MARKS)
+_TO_READ = (OTHER_TRAIT, REPEATED, LEARNT, ELSEWHERE, ONE_VALUE, OTHER_MARKS, OTHER_PIECES)
 """What notes hold that belong to a share."""
 
 _TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")
