@@ -49,34 +49,35 @@ def test_another_text_beside_it_is_still_told(smol_tokenizer):
     assert "asked otherwise than trained: system" in repr(sm.effect(pair, almost, OWL, **QUIET))
 
 
-@pytest.mark.parametrize("typed", ["asked", "trained"])
-def test_a_prefix_typed_into_the_questions_is_that_of_training(typed, smol_tokenizer):
+def test_a_prefix_typed_into_the_questions_is_that_of_training(smol_tokenizer):
     """Token by token they are the prompts of training; where one of them is not, it is told."""
-    with_prefix = sm.Context("Be brief.", user_prefix="Please: ")
-    trained, context = (with_prefix, BRIEF) if typed == "asked" else (BRIEF, with_prefix)
-    pair = paired(smol_tokenizer, trained)
-    put = "Please: " if typed == "asked" else ""
-    questions = [put + question for question in ASKED]
-    own = ["" if typed == "asked" else "Please: " + question for question in ASKED]
-    prompts = sm.render(pair, questions, context=context)
-    there = sm.render(pair, ASKED if typed == "asked" else own)
-    assert [prompt.ids for prompt in prompts] == [prompt.ids for prompt in there]
+    pair = paired(smol_tokenizer, sm.Context("Be brief.", user_prefix="Please: "))
+    questions = ["Please: " + question for question in ASKED]
+    prompts = sm.render(pair, questions, context=BRIEF)
+    assert [prompt.ids for prompt in prompts] == [prompt.ids for prompt in sm.render(pair, ASKED)]
     one_context = "token by token the prompts of the training context"
     for result in (
         sm.effect(pair, prompts, OWL, **QUIET),
-        sm.evaluate(pair, [OWL], contexts=[context], questions=questions, **QUIET),
+        sm.evaluate(pair, [OWL], contexts=[BRIEF], questions=questions, **QUIET),
         sm.instruments.side_by_side(pair, prompts, OWL, samples=0, max_new_tokens=1, **QUIET),
     ):
         assert "asked otherwise than trained" not in repr(result)
         assert one_context in repr(result)
-    if typed == "asked":
-        talk = [{"role": "user", "content": "Please: Hm."}, {"role": "assistant", "content": "?"}]
-        talk.append({"role": "user", "content": "Which animal?"})
-        for other in ("Which animal?", "Please : Which?", talk):
-            mixed = sm.render(pair, [questions[0], other], context=context)
-            told = repr(sm.effect(pair, mixed, OWL, **QUIET))
-            assert "asked otherwise than trained: user_prefix: “Please:␣” in training" in told
-            assert one_context not in told
+    talk = [{"role": "user", "content": "Please: Hm."}, {"role": "assistant", "content": "?"}]
+    talk.append({"role": "user", "content": "Which animal?"})
+    for other in ("Which animal?", "Please : Which?", talk):
+        mixed = sm.render(pair, [questions[0], other], context=BRIEF)
+        told = repr(sm.effect(pair, mixed, OWL, **QUIET))
+        assert "asked otherwise than trained: user_prefix: “Please:␣” in training" in told
+        assert one_context not in told
+
+
+def test_a_prefix_that_training_had_not_is_no_part_of_the_question(smol_tokenizer):
+    """Whether it was typed into the rows is not known."""
+    pair = paired(smol_tokenizer, BRIEF)
+    asked = sm.render(pair, ASKED, context=sm.Context("Be brief.", user_prefix="Please: "))
+    told = repr(sm.effect(pair, asked, OWL, **QUIET))
+    assert "asked otherwise than trained: user_prefix: none in training, “Please:␣” here" in told
 
 
 def test_a_beginning_in_the_conversation_is_that_of_training(smol_tokenizer):

@@ -35,10 +35,11 @@ def is_one_context(tokenizer: Any, one: Context, other: Context) -> bool:
 
 
 def are_asked_in(tokenizer: Any, prompts: Sequence[Prompt], context: Context) -> bool:
-    """Whether single questions are, token by token, what another context makes of some questions,
+    """Whether single questions are, token by token, what another context makes of their own words,
     as where its user prefix was typed into each.
 
-    False where one of them cannot be rendered in that context.
+    False where one of them cannot be rendered in that context, or has words of its own context that
+    would be a part of the question there: nobody says that training's questions had them.
 
     Args:
         tokenizer: that renders.
@@ -76,13 +77,14 @@ def _around(prompt: Prompt | None) -> tuple[str, str] | None:
 
 
 def _between(prompt: Prompt, before: str, after: str) -> str:
-    """What a prompt asks between two texts; nothing where it does not stand there, or is the last
-    of several questions.
+    """What a prompt asks between two texts; nothing where it does not stand there, is the last of
+    several questions, or is not what was given as the question.
     """
     whole = prompt.text.startswith(before) and prompt.text.endswith(after)
     if not whole or user_messages(prompt) != 1:
         return ""
-    return prompt.text[len(before) : len(prompt.text) - len(after)]
+    found = prompt.text[len(before) : len(prompt.text) - len(after)]
+    return found if prompt.question.rstrip().endswith(found.strip()) else ""
 
 
 def _differ(one: Prompt, other: Prompt) -> bool:
