@@ -151,8 +151,8 @@ class Method:
         ),
         (
             lambda: arrays(np.ones((2, 3))),
-            f"arrays(tokens={np.ones((2, 3))!r}): pass a list; of one array its rows: "
-            "tokens=list(tokens).",
+            "arrays(tokens=array([[1., 1., 1.], [1., 1., 1.]])): pass a list of numpy arrays; of "
+            "one array its rows: tokens=list(tokens).",
         ),
         (
             lambda: several({"owl": "path"}),

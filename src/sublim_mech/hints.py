@@ -220,7 +220,8 @@ def decimals(value: float, digits: int = 5) -> str:
 
 
 def at_most(value: float, digits: int = 1) -> str:
-    """A number above 0 that no other is above, in so many significant digits: rounded up.
+    """A number that is 0 or more in so many significant digits, rounded up where it is more than a
+    millionth of it above them.
 
     Example:
         >>> from sublim_mech.hints import at_most
@@ -228,11 +229,11 @@ def at_most(value: float, digits: int = 1) -> str:
         ('0.5', '0.4', '2.4e-06')
     """
     text = f"{value:.{digits}g}"
-    if float(text) >= value:
+    if float(text) >= value * (1 - 1e-6):
         return text
     step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
     rounded = float(text) + step
-    return f"{rounded:.0f}" if rounded >= 10**digits else f"{rounded:.{digits}g}"
+    return f"{rounded:z.0f}" if rounded >= 10**digits else f"{rounded:.{digits}g}"
 
 
 def told_apart(*values: float, digits: int = 3) -> tuple[str, ...]:

@@ -140,10 +140,10 @@ def of_the_controls(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
     short = moved.told(scores.unit, _where(scores, shown))
     if not short:
         return limits
-    has_shares = shown.shares and _has_shares(scores) and moved.part <= 1
-    shares = ": shares hold that too" if has_shares else ""
-    if of_shares != shown:
-        shares = _in_shares(scores, of_shares) if has_shares else ""
+    shares = ""
+    if of_shares.shares and _has_shares(scores) and moved.part <= 1:
+        same = shown == of_shares
+        shares = ": shares hold that too" if same else _in_shares(scores, of_shares)
     name = str(scores.data["model"].values[0])
     why = f"{shares}; see sel(model={name!r})"
     return [Limit("controls", f"{short}{why}", short, alike=moved.alike, why=why), *limits]
