@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -452,6 +452,18 @@ class ScoreArrays:
                 f"these scores hold both directions; choose one: scores.sel(direction={first!r})"
             )
         return self.headline
+
+
+S = TypeVar("S", bound=ScoreArrays)
+
+
+def holding_whole(scores: S) -> S:
+    """The same scores, which hold what all their cells add up to: it is found once for all that
+    asks for it.
+    """
+    if not scores.knows_whole or "prompt_effect" in scores.data:
+        return scores
+    return replace(scores, data=scores.data.assign(scores.whole.data_vars))
 
 
 def with_whole(scores: ScoreArrays) -> xr.Dataset:

@@ -31,8 +31,10 @@ def gap_in_words(scores: ScoreArrays) -> str:
     if not stands_out(total, scores):
         return f"completeness gap {abs(missing):.2g} {scores.unit} (all cells)"
     line = f"completeness gap {abs(missing / total.mean()):z.2%} of the total effect (all cells)"
+    if not scores.has_controls:
+        return line
     single, quiet = single_gaps(scores)
-    if not scores.has_controls or (single is None and quiet is None):
+    if single is None and quiet is None:
         return line
     told = []
     if single is not None:
@@ -43,13 +45,19 @@ def gap_in_words(scores: ScoreArrays) -> str:
     return f"{line}; {', '.join(told)}"
 
 
-def gap_in_short(scores: ScoreArrays) -> str:
+def gap_in_short(scores: ScoreArrays, words: str) -> str:
     """The gap as pictures tell it: that of single models too where the headline's hides it, because
     gaps of student and controls cancel.
+
+    Args:
+        scores: the result.
+        words: what `gap_in_words` says of it.
     """
-    short = gap_in_words(scores).partition(" of ")[0]
+    short = words.partition(" of ")[0]
+    if "%" not in short or not scores.has_controls:
+        return short
     single = single_gaps(scores).largest
-    if "%" not in short or not scores.has_controls or single is None:
+    if single is None:
         return short
     net = abs(float(scores.missing.mean()) / float(scores.total.mean()))
     if single <= max(LARGE, 2 * net):

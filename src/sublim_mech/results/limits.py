@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from ..hints import ranges
-from .arrays import ScoreArrays
+from .arrays import ScoreArrays, holding_whole
 from .completeness import gap_in_short, gap_in_words, gap_of_steps, stopped
 from .confirming import agreement
 from .kinds import KINDS
@@ -37,6 +37,7 @@ def limits(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         scores: the result.
         shown: what of it; of several steps always the effects alone.
     """
+    scores = holding_whole(scores)
     told = [
         *of_contexts(scores),
         *of_a_sum(scores),
@@ -105,7 +106,7 @@ def in_full(scores: ScoreArrays, *without: Kind, shown: Shown = SHARES) -> list[
 def _of_the_gap(scores: ScoreArrays) -> list[Limit]:
     """What cells miss of the effect they should add up to, and which integrals stopped short."""
     text = gap_of_steps(scores) if scores.has_steps else gap_in_words(scores)
-    short = text if scores.has_steps else gap_in_short(scores)
+    short = text if scores.has_steps else gap_in_short(scores, text)
     gaps = [Limit("gap", text, short)] if text else []
     return [*gaps, *(Limit("estimate", *told) for told in stopped(scores))]
 

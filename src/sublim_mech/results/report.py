@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..hints import counted
 from ..stats import FEWEST
-from .arrays import ScoreArrays
+from .arrays import ScoreArrays, holding_whole
 from .completeness import points_in_words
 from .confirming import agreement
 from .contexts import TURNS, quoted
@@ -260,6 +260,7 @@ def with_interval(count: int, of: str = "prompts") -> str:
 
 def report(scores: ScoreArrays) -> str:
     """What `repr` prints."""
+    scores = holding_whole(scores)
     lines = about(scores)
     if scores.has_steps:
         lines += ["", _by_step(scores), show(curve(scores))]

@@ -29,7 +29,7 @@ from ..prompts import ANSWER, CLASSES, ROLES, SHARED, UNIONS
 from ..prompts.shared import none_shared
 from ..stats import FEWEST, mean_interval
 from . import mask_code
-from .arrays import ScoreArrays
+from .arrays import ScoreArrays, holding_whole
 from .completeness import missing_by_sign
 from .evidence import Asked, Shared, find, verdict, with_gap
 from .held import notes_held
@@ -412,6 +412,7 @@ def concentration(
             f"{scores.kind} scores do not add up over tokens, so nothing is concentrated in them; "
             "take attribute(...), or read sufficiency and necessity of graft(sets='sharing')."
         )
+    scores = holding_whole(scores)
     prompt_effect, answer_effect = scores.prompt_effect.values, scores.answer_effect.values
     effect = scores.token_effect()
     real = scores.of_prompt.values

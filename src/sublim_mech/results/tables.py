@@ -19,7 +19,7 @@ import xarray as xr
 from ..hints import at_most, ranges, signed
 from ..prompts import ANSWER, CLASSES, ROLES, UNIONS
 from ..stats import Interval, mean_interval
-from .arrays import ScoreArrays
+from .arrays import ScoreArrays, holding_whole
 from .kinds import KINDS, PARTS, Table
 from .rounding import is_rounding, shares_of, shares_of_total
 from .spreading import of_spans, tokens_of_span
@@ -122,6 +122,7 @@ LAYER = "layer"
 
 def by(scores: ScoreArrays, coordinate: str) -> pd.DataFrame:
     """See `Scores.by`."""
+    scores = holding_whole(scores)
     if KINDS[scores.kind].cumulative:
         raise ValueError(
             f"{scores.kind} scores are those of all tokens up to each one, which no sum or mean "
