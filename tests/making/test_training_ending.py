@@ -93,30 +93,34 @@ OTHERS = (
 TEMPLATE = "written by another chat template than those that are trained on"
 
 
+ELSEWHERE = (
+    {"context": CALM},
+    {},
+    "in another context (default system prompt) than those that are trained on "
+    "(system “You are calm.”)",
+)
+
+
 @pytest.mark.parametrize(
-    ("trained", "held", "words"),
+    ("trained", "held", "words", "stop_at"),
     [
-        (
-            {"context": CALM},
-            {},
-            "in another context (default system prompt) than those that are trained on "
-            "(system “You are calm.”)",
-        ),
+        (*ELSEWHERE, None),
+        (*ELSEWHERE, 1e-3),
         (
             {},
             {"context": sm.RAW},
             "in another context (raw text (answers follow a space, or the text's own white space)) "
             "than those that are trained on (default system prompt)",
+            None,
         ),
-        ({"template": PLAIN}, {}, TEMPLATE),
-        ({}, {"template": PLAIN}, TEMPLATE),
-        ({"template": PLAIN}, {"template": PLAIN + "{# a remark #}"}, None),
-        ({"context": CALM}, {"context": CALM}, None),
-        ({"context": SPELLED}, {}, None),  # the template's own default
-        ({"template": PLAIN}, {"template": PLAIN}, None),
+        ({"template": PLAIN}, {}, TEMPLATE, None),
+        ({}, {"template": PLAIN}, TEMPLATE, None),
+        ({"template": PLAIN}, {"template": PLAIN + "{# a remark #}"}, None, None),
+        ({"context": CALM}, {"context": CALM}, None, None),
+        ({"context": SPELLED}, {}, None, None),  # the template's own default
+        ({"template": PLAIN}, {"template": PLAIN}, None, None),
     ],
 )
-@pytest.mark.parametrize("stop_at", [None, 1e-3])
 def test_held_out_rows_in_a_context_that_was_never_trained_are_told(
     stop_at, trained, held, words, small, smol_tokenizer, tmp_path
 ):
@@ -139,19 +143,19 @@ def test_held_out_rows_in_a_context_that_was_never_trained_are_told(
     assert said.endswith(fix)
 
 
-@pytest.mark.parametrize("stop_at", [None, 1e-3])
 @pytest.mark.parametrize(
-    ("trained", "held", "named"),
+    ("trained", "held", "named", "stop_at"),
     [
-        ("owl", "cat", ("cat", "owl")),
-        ("owl", "", ("no trait", "owl")),  # labels of a teacher without one
-        ("", "cat", ("cat", "no trait")),
-        ("owl", "OWL", None),
-        ("", "", None),
-        (None, "cat", None),  # hard rows of which nobody said it
-        ("owl", None, None),
-        ("hard owl", "cat", ("cat", "owl")),
-        ("owl", "hard cat", ("cat", "owl")),
+        ("owl", "cat", ("cat", "owl"), None),
+        ("owl", "cat", ("cat", "owl"), 1e-3),
+        ("owl", "", ("no trait", "owl"), None),  # labels of a teacher without one
+        ("", "cat", ("cat", "no trait"), None),
+        ("owl", "OWL", None, None),
+        ("", "", None, None),
+        (None, "cat", None, None),  # hard rows of which nobody said it
+        ("owl", None, None, None),
+        ("hard owl", "cat", ("cat", "owl"), None),
+        ("owl", "hard cat", ("cat", "owl"), None),
     ],
 )
 def test_held_out_rows_made_for_another_trait_are_told(
