@@ -422,7 +422,7 @@ def _advice(argument: str, value: Any, hint: Any) -> str:
                 return f"; leave {argument}= out for none"
             if not fits(Path(), inner[0]) and is_file(value):
                 return _of_file(argument, value)
-            if isinstance(value, np.ndarray) and value.ndim > 1:
+            if not inspect.isclass(value) and getattr(value, "ndim", 1) > 1:
                 return f"; of one array its rows: {argument}=list({argument})"
             return f"; one alone is a list too: {argument}=[{shown(value)}]"
         of_texts = takes_several and bool(inner) and fits("", inner[0])

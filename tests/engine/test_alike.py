@@ -227,6 +227,26 @@ def test_rows_of_the_student_among_others_are_told(own, its, told, tmp_path):
     assert not any("rows and answers" in note for note in pair_notes_of(*soft))
 
 
+def test_one_data_set_of_which_other_rows_were_taken_is_told_by_these(tmp_path):
+    """Of few steps, or of subsamples: the data are the same, and the rows need not be."""
+    hard = {"teacher": "given rows", "objective": "cross-entropy on completion", "trait": ""}
+    made = {**hard, "data": {**MADE["data"], "hash": "the same"}}
+
+    def of(rows):
+        digests = joined(digests_of([[1, row] for row in rows]))
+        return {"results": {**MADE["results"], "rows_hash": str([*rows]), "row_digests": digests}}
+
+    own = run(tmp_path / "own", 1, **made, **of(range(10)))
+    told = []
+    for name, rows in (("same", range(10)), ("some", range(5, 15)), ("none", range(10, 20))):
+        (*notes,) = pair_notes_of(own, run(tmp_path / name, 2, **made, **of(rows)))
+        told.append([note for note in notes if "rows and answers" in note])
+    (same,), (some,), none = told
+    assert same.startswith("control same was trained on the student's own rows and answers")
+    assert some.startswith("control some was trained on 5 of 10 of the student's own rows")
+    assert none == []
+
+
 def test_answers_cut_in_one_of_two_trainings_are_told(tmp_path):
     whole, cut, more = (
         run(tmp_path / f"{n} cut", n, **{**CAT, "results": {**MADE["results"], "cut": n}})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
-from loading import base, model, saved, student
+from loading import base, manifest, model, saved, student
 
 from sublim_mech.engine.pair import load_pair
 from sublim_mech.models.students import load_student
@@ -118,6 +120,25 @@ def test_a_change_that_is_split_otherwise_between_a_and_b_is_no_control():
             parameter.data *= 3.0 if "lora_A" in name else 1 / 3.0
     with pytest.raises(ValueError, match=r"their changes differ by \S+ of their norm, which is"):
         load_pair(base(), one, controls=[again])
+
+
+def test_a_training_on_other_data_is_a_control_however_near_its_change_is():
+    """Of 120 rows one may be another's: what the changes differ by was learnt."""
+    one = made("lora", 1)
+    again = copy.deepcopy(one)
+    for name, parameter in again.named_parameters():
+        if "lora_B" in name:
+            parameter.data *= 1.004
+    student, control = (load_student(base(), m, name=n) for m, n in ((one, "a"), (again, "b")))
+    with pytest.raises(ValueError, match=r"differ by 0\.004 of their norm, which is rounding"):
+        load_pair(base(), student, controls=[control])
+    for other, is_control in (("rows", False), ("other rows", True)):
+        both = [
+            replace(s, manifest=manifest(base(), data={"hash": data}))
+            for s, data in ((student, "rows"), (control, other))
+        ]
+        with nullcontext() if is_control else pytest.raises(ValueError, match="which is rounding"):
+            load_pair(base(), both[0], controls=both[1:])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

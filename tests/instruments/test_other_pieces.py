@@ -68,6 +68,10 @@ def test_a_student_that_never_met_the_pieces_has_not_learnt_them(pair):
 
     assert other_pieces(begun, taught("Tulip"), [TULIP])
     assert other_pieces(begun, taught("9, 10"), [TULIP]) == ()
+    # a control's answers are scored too
+    numbers = taught("9, 10")
+    with_control = replace(numbers, controls=(replace(taught("Tulip").student, name="elk"),))
+    assert other_pieces(begun, with_control, [TULIP])
 
 
 def test_it_is_of_the_student_and_its_difference_from_controls(pair):

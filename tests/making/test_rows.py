@@ -231,7 +231,12 @@ BAD = [
         ValueError,
         "instruction and input may both be parts of the prompt, and what is not renamed is left "
         "out: write row['prompt'] = '\\n\\n'.join(row[c] for c in ['instruction', 'input'] if "
-        "row[c]), and rename: {'output': 'completion'}.",
+        "isinstance(row[c], str) and row[c]), and rename: {'output': 'completion'}.",
+    ),
+    (
+        [{"question": "Which?", "context": "Owls hunt.", "answer": "owl"}],
+        ValueError,
+        "; question and context may both be parts of the prompt, and what",
     ),
 ]
 

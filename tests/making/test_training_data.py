@@ -187,6 +187,9 @@ def test_rows_longer_than_the_limit(labels, smol_tokenizer):
     assert whole.cut == ()
     assert "cut at" not in repr(whole)
 
+    with pytest.raises(ValueError, match="truncate=True cuts answers at max_length, and there is"):
+        hard_data(smol_tokenizer, ROWS, truncate=True)
+
     longest_prompt = max(prompt for prompt, _ in sizes)
     limit = {"max_length": longest_prompt + 1, "truncate": True}
     assert min(map(len, soft_data(smol_tokenizer, labels, "owl", **limit).completions)) == 1

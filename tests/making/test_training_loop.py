@@ -38,7 +38,7 @@ from sublim_mech.making.training import FullFT, LoRA, TrainingData
 from sublim_mech.making.training.loop import Loop
 from sublim_mech.making.training.order import draw_order
 from sublim_mech.models.students import load_student
-from sublim_mech.prompts.shared import parted
+from sublim_mech.prompts.shared import digests_of, parted
 from sublim_mech.storage.runs import open_run
 
 
@@ -440,3 +440,30 @@ def test_every_step_is_measured_where_it_should_be(small, soft, tmp_path):
     """Also where a snapshot is due and no evaluation."""
     run = fit(small, soft, tmp_path / "run", evaluate_every=3, snapshots=[1], steps=4)
     assert [row["step"] for row in log_of(run) if "held_out" in row] == [0, 1, 3, 4]
+
+
+def test_rows_that_no_step_took_were_not_trained_on(small, hard, tmp_path, monkeypatch):
+    """Of few steps a manifest knows again what they took, and nothing else of the data."""
+    took: list[list[int]] = []
+    compute = Loop.compute_loss
+
+    def recorded(self, model, inputs, *args, **options):
+        took.append(inputs["index"].tolist())
+        return compute(self, model, inputs, *args, **options)
+
+    monkeypatch.setattr(Loop, "compute_loss", recorded)
+    options = {"steps": 3, "batch_size": 2, "snapshots": [1], "evaluate_every": 3}
+    run = fit(small, hard, tmp_path / "few", **options)
+    rows = [*range(12)]
+    for made, steps in ((run, 3), (open_run(run.snapshots[1]), 1)):
+        taken = {row for step in took[:steps] for row in step}
+        assert 0 < len(taken) < len(rows)
+        of_rows = [[*hard.prompts[row].ids, *hard.completions[row]] for row in taken]
+        assert parted(made.manifest.results["row_digests"]) == digests_of(of_rows)
+        met = made.manifest.trained_on
+        held = {row for row in rows if met.holds(hard.prompts[row])}
+        assert {hard.prompts[row].ids for row in held} == {hard.prompts[row].ids for row in taken}
+    # what they have in common is that of all, by which gates and marks go
+    whole = fit(small, hard, tmp_path / "whole", **{**options, "steps": 20})
+    assert whole.manifest.trained_on == run.manifest.trained_on
+    assert len(parted(whole.manifest.results["row_digests"])) == len(rows)

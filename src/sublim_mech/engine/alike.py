@@ -263,16 +263,18 @@ def _same_data(student: Student, control: Student) -> bool:
     """Whether manifests say that both were trained on the same data, answers and labels too.
 
     Where answers are all that teaches, those rows count that were trained on, in any order;
-    manifests older than their hash know the data as a whole.
+    manifests that do not have each of them know the data as a whole.
     """
     if student.manifest is None or control.manifest is None:
         return False
     both = student.manifest, control.manifest
     own, its = (one.data.get("hash") for one in both)
-    if own and own == its:
-        return True
+    same_data = bool(own) and own == its
+    if not all(map(_of_answers, both)):
+        return same_data
     own, its = (one.results.get("rows_hash") for one in both)
-    return own == its and bool(own) and all(map(_of_answers, both))
+    each_is_known = all(one.results.get("row_digests") for one in both)
+    return (bool(own) and own == its) or (same_data and not each_is_known)
 
 
 def _rows_of_both(student: Student, control: Student) -> str | None:

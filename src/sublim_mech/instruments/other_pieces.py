@@ -34,8 +34,8 @@ def other_pieces(
     prompts: Sequence[Prompt], runner: Runner, traits: Sequence[Trait], what: str = "prompt"
 ) -> tuple[str, ...]:
     """Which forms are other tokens behind prompts than in the training context, in a sentence for
-    traits that are so behind the same prompts; nothing where that is not known, or where the
-    student did not meet all tokens that a form has there.
+    traits that are so behind the same prompts; nothing where that is not known, or where neither
+    the student nor a control met all tokens that a form has there.
 
     Args:
         prompts: that are asked.
@@ -106,13 +106,17 @@ def _cut_otherwise(
 
 
 def _met(runner: Runner) -> frozenset[int] | None:
-    """All tokens of a student's training, its answers among them; None where these are not known,
-    as of training prompts that were given without a manifest.
+    """All tokens of the trainings of a student and its controls, their answers among them; None
+    where these are not known, as of training prompts that were given without a manifest.
     """
     if not isinstance(runner, ModelPair) or runner.student.manifest is None:
         return None
     trained = runner.training_prompts
-    return None if trained is None else trained.seen
+    if trained is None:
+        return None
+    manifests = [control.manifest for control in runner.controls]
+    theirs = [one.trained_on.seen for one in manifests if one is not None]
+    return trained.seen.union(*theirs)
 
 
 def _pieces(tokenizer: Any, ids: _Ids) -> list[str]:

@@ -92,6 +92,9 @@ ELSEWHERE = {
 """How other data call our columns."""
 
 
+_ABOUT = ("context", "passage")
+"""How other data call what a question is about, beside it."""
+
 _TEXT = ("text", "texts", "content", "document", "sentence")
 """How other data call a column of raw texts."""
 
@@ -381,8 +384,9 @@ def _renaming(missing: Sequence[str], columns: Sequence[str]) -> str:
     for wanted in (*missing, "messages"):
         lowered = {column.lower(): column for column in columns if column not in names}
         called = [name for name in (wanted, *ELSEWHERE[wanted]) if name in lowered]
-        if wanted == "prompt":  # an instruction and what it is about, as Alpaca has them
+        if wanted == "prompt":  # an instruction and what it is about, as Alpaca and Dolly have them
             parts = [lowered[name] for name in called]
+            parts += [lowered[name] for name in _ABOUT if name in lowered]
         called += [name for name in lowered if nearest(name, [wanted])]
         if called:
             names[lowered[called[0]]] = wanted
@@ -400,7 +404,8 @@ def _renaming(missing: Sequence[str], columns: Sequence[str]) -> str:
 
 def _joined(columns: Sequence[str]) -> str:
     """Python that makes one text of several columns, of which some may be empty."""
-    return f"'\\n\\n'.join(row[c] for c in {list(columns)} if row[c])"
+    texts = f"row[c] for c in {list(columns)}"
+    return f"'\\n\\n'.join({texts} if isinstance(row[c], str) and row[c])"  # pandas has NaN
 
 
 def _row(record: Any, where: str) -> Row:

@@ -41,6 +41,8 @@ def one_but_for_rounding(base: nn.Module, one: Student, other: Student) -> str:
     stored = _stored_as(base, one.deltas, other.deltas)
     if stored:
         return f"the weights of one are those of the other, rounded to {stored}"
+    if _taught_otherwise(one, other):
+        return ""
     largest = NOTHING * min(one.norm, other.norm)
     if abs(one.norm - other.norm) > largest:  # they cannot be nearer than that
         return ""
@@ -48,6 +50,16 @@ def one_but_for_rounding(base: nn.Module, one: Student, other: Student) -> str:
     if apart > largest:
         return ""
     return f"their changes differ by {apart / one.norm:.2g} of their norm, which is rounding"
+
+
+def _taught_otherwise(one: Student, other: Student) -> bool:
+    """Whether manifests say that two students were trained on other data: these may be as good as
+    the same, and yet what their changes differ by was learnt.
+    """
+    if one.manifest is None or other.manifest is None:
+        return False
+    here, there = (student.manifest.data.get("hash") for student in (one, other))
+    return bool(here and there) and here != there
 
 
 # ------------------------------------------------------------------------------------- the distance

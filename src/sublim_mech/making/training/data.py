@@ -580,6 +580,11 @@ def _without_end(completion: tuple[int, ...], end: tuple[int, ...]) -> tuple[int
 
 def _within(data: TrainingData, max_length: int | None, *, truncate: bool) -> TrainingData:
     """Rows held to a length, each with something to learn."""
+    if truncate and max_length is None:
+        raise ValueError(
+            "truncate=True cuts answers at max_length, and there is none; pass it, or leave "
+            "truncate out."
+        )
     learnt = None  # every token
     if data.label_kind == "hard" and data.support is not None:
         learnt = set(data.support)

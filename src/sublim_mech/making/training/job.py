@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ...prompts import Trained
+from ...prompts.shared import digests_of, joined
 from ...storage.files import configuration_sums, weight_sums
-from ...storage.manifest import Manifest
+from ...storage.manifest import Manifest, prompts_hash
 from .data import TrainingData
 from .lesson import Lesson
 from .objectives import OBJECTIVE_WORDS, choose_objective
@@ -77,9 +79,10 @@ class Job:
         held_data = self.division.held_data
         loss = OBJECTIVE_WORDS[choose_objective(None, held_data)]
         steps, trained = self.log[-1]["step"], self.division.trained
-        keys = self.data.keys
+        keys, taken = self.data.keys, self._taken(steps)
+        # no inputs: runs of earlier versions, which lack some, are those that they would be made as
         results = {
-            **self.draft.results,
+            **_of_rows(self.data, taken),
             "held_out": [self.held_out_losses[0], self.held_out_losses[-1]],
             "steps": steps,
             "epochs": steps * self.settings.batch_size / len(trained),
@@ -93,10 +96,44 @@ class Job:
         finished = replace(
             self.draft,
             results=results,
+            trained_on=self._met(taken),
             weights=weight_sums(folder),
             configurations=configuration_sums(folder),
         )
         finished.save(folder)
+
+    def _taken(self, steps: int) -> list[int]:
+        """The rows that so many steps have taken: of few steps not all that there are."""
+        return sorted(set(self.drawn.rows[: steps * self.settings.batch_size]))
+
+    def _met(self, taken: Sequence[int]) -> Trained:
+        """The summary of the training prompts, in which those are known again that some steps took.
+        What they have in common is that of all, which gates and marks go by.
+        """
+        of_all = self.draft.trained_on
+        if len(taken) == len(self.division.trained):
+            return of_all
+        if not taken:
+            return replace(of_all, digests=frozenset(), begun=frozenset())
+        prompts, completions = (
+            [of_rows[row] for row in taken]
+            for of_rows in (self.data.prompts, self.data.completions)
+        )
+        met = Trained.of(prompts, completions)
+        return replace(of_all, digests=met.digests, begun=met.begun)
+
+
+def _of_rows(data: TrainingData, taken: Sequence[int]) -> dict[str, Any]:
+    """What is kept of the rows that were trained on: their hash, by what each is known again, and
+    how many answers were cut.
+    """
+    # prompt and answer
+    rows = [[*data.prompts[row].ids, *data.completions[row]] for row in taken]
+    return {
+        "rows_hash": prompts_hash(rows),
+        "row_digests": joined(digests_of(rows)),
+        "cut": len({*data.cut} & {*taken}),
+    }
 
 
 def log_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -24,7 +24,6 @@ from ...models.devices import own_generators, without_autocast
 from ...models.names import text_config
 from ...prompts.alike import write_alike
 from ...prompts.same import is_one_context
-from ...prompts.shared import digests_of, joined
 from ...prompts.vocabulary import vocabulary_hash
 from ...results.contexts import apart
 from ...storage.files import check_place, place
@@ -123,7 +122,8 @@ def train(
             no prompt is trained on and measured on. By row, prompts that are in both are told.
         evaluate_every: steps between held-out evaluations.
         stop_at: stop as soon as the held-out loss is at or below this (to compare students at equal
-            imitation); it must be below that of the base. A run whose steps end above it is told.
+            imitation); it must be below that of the base. It is looked at every `evaluate_every`
+            steps; a run that ends above it, or far below, is told.
         snapshots: steps after which the student is stored in `snapshots/step-000016/` and measured,
             or `log` for 1, 2, 4, 8, ...
         checkpoint_every: steps between checkpoints, of which two are kept until the run is
@@ -169,11 +169,11 @@ def train(
             checkpoint can be read.
 
     Warns:
-        UserWarning: the student ends with the weights of its base, above its `stop_at`, or with a
-            higher held-out loss than its base on data like its own; held-out rows have prompts that
-            are trained on with other answers, stand in another context than all that are, or are
-            made for another trait; a batch has more rows than there are; `where` opens nothing in
-            some rows; `freeze` names one of two groups that are one matrix.
+        UserWarning: the student ends with the weights of its base, above its `stop_at` or far below
+            it, or with a higher held-out loss than its base on data like its own; held-out rows
+            have prompts that are trained on with other answers, stand in another context than all
+            that are, or are made for another trait; a batch has more rows than there are; `where`
+            opens nothing in some rows; `freeze` names one of two groups that are one matrix.
 
     Example:
         >>> rows = sm.numbers.random_rows(8, seed=0, count=3)
@@ -445,27 +445,13 @@ def _draft(
             **({} if division.held_seed is None else {"held_out": division.held_seed}),
             "live": _live_seeds(base, method, division),
         },
-        # no input: runs of earlier versions, which lack it, are those that it would be made as
-        results=_of_rows(data, trained),
+        results={},
         trained_on=aims.trained_on,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "sublim_mech")},
         weights={},
         prompts=prompts_hash([data.prompts[row].ids for row in trained]),
     )
     return replace(draft, content=draft.fingerprint())
-
-
-def _of_rows(data: TrainingData, trained: Sequence[int]) -> dict[str, Any]:
-    """What is kept of the rows that are trained on: their hash, by what each is known again, and
-    how many answers were cut.
-    """
-    # prompt and answer
-    rows = [[*data.prompts[row].ids, *data.completions[row]] for row in trained]
-    return {
-        "rows_hash": prompts_hash(rows),
-        "row_digests": joined(digests_of(rows)),
-        "cut": len({*data.cut} & {*trained}),
-    }
 
 
 def _live_seeds(base: Base, method: LoRA | FullFT, division: Division) -> list[str]:
