@@ -35,6 +35,8 @@ def test_every_field_is_read_as_it_was_written():
         direction="both",
         answer_gate={"sufficiency": 0.0, "necessity": 1.0},
         donor_contexts=("{}",),
+        donors="prompts 1234, position_map 'aligned'",
+        sets={"last": "positions(-1)"},
         selected={"layer": [1, 2], "head": 3},
         minus=("log P(cat)", "log P(dog)"),
         minus_measured=("TraitMetric(cat)", "TraitMetric(dog)"),

@@ -43,7 +43,7 @@ from ..prompts import SHARED, Prompt, Trait
 from ..prompts.shared import none_shared
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import label
+from .labelling import definitions, label
 from .spans import By, Span, check_by, check_refine, in_words, refined, span_coords, spans_of
 from .task import Advance, Cells, GatedRow, Keep, Measured, Part, Task, ends, measure, prepare, walk
 
@@ -147,6 +147,7 @@ def graft(
         },
         notes=[nothing] if nothing else [],
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
+        sets=definitions(named),
     )
     lengths = np.array([len(prompt) for prompt in task.prompts])
     return replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))

@@ -20,6 +20,7 @@ from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
+from ..masks import Mask
 from ..metrics import Metric, Rank, TraitMetric, scored_forms
 from ..models.chat_templates import TRAINED_OTHERWISE, as_in_training
 from ..models.students import Student
@@ -134,6 +135,11 @@ def label(
         **options,
     )
     return Scores(name_layers(data, n_layers), kind, record)
+
+
+def definitions(sets: Mapping[str, Mask]) -> dict[str, str]:
+    """What masks are, by their names in scores: two of one name may be others."""
+    return {name: content(mask) for name, mask in sets.items()}
 
 
 def _unlike_bases(measured: Measured) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from os import PathLike
 from typing import Any, Literal, NamedTuple
 
@@ -37,10 +38,11 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..prompts.distinct import check_prompts
 from ..results.arrays import DONOR_CONTEXT
+from ..results.identity import content
 from ..results.record import OTHER_ORDER
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import context_coord, context_texts, label, traits_of
+from .labelling import context_coord, context_texts, definitions, label, traits_of
 from .met_in_training import met_in_training
 from .named_in_questions import named_in_questions
 from .position_maps import Link, PositionMap, links
@@ -256,7 +258,12 @@ def patch(
     dropped = [dims.index("direction")] if len(directions) == 1 else []
     dropped += [dims.index("head")] if chosen_heads == (None,) else []
     effect = measured.effect.squeeze(tuple(1 + axis for axis in dropped))  # `model` is in front
-    other_contexts = {} if donors is task else {"donor_contexts": context_texts(donors.prompts)}
+    of_donors: dict[str, Any] = {}
+    if donors is not task:
+        of_donors = {
+            "donor_contexts": context_texts(donors.prompts),
+            "donors": _donors_in_words(donors.prompts, position_map),
+        }
     return label(
         replace(measured, effect=effect),
         "patch",
@@ -267,7 +274,8 @@ def patch(
         direction=direction,
         spans=None if by == "token" else in_words(by),
         refined=refine,
-        **other_contexts,
+        sets={} if named is None else definitions(named),
+        **of_donors,
     )
 
 
@@ -279,6 +287,15 @@ def _check_donors(task: Task, donors: Task, position_map: PositionMap) -> None:
             "donor_prompts: they are the prompts themselves, token by token; leave donor_prompts "
             "out, or pass prompts of another context."
         )
+
+
+def _donors_in_words(donors: Sequence[Prompt], position_map: PositionMap) -> str:
+    """Which prompts are donors, and which of their positions are taken, as a short text."""
+    ids = sha256(repr([prompt.ids for prompt in donors]).encode()).hexdigest()[:8]
+    taken = content(position_map)
+    if len(taken) > 80:
+        taken = sha256(taken.encode()).hexdigest()[:8]
+    return f"prompts {ids}, position_map {taken}"
 
 
 def _of_donors(task: Task, donors: Task) -> tuple[str, ...]:

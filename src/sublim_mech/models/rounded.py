@@ -58,7 +58,7 @@ def _taught_otherwise(one: Student, other: Student) -> bool:
     """
     if one.manifest is None or other.manifest is None:
         return False
-    here, there = (student.manifest.data.get("hash") for student in (one, other))
+    here, there = (manifest.data.get("hash") for manifest in (one.manifest, other.manifest))
     return bool(here and there) and here != there
 
 

@@ -287,6 +287,10 @@ class Record:
         answer_gate: of a graft: measure -> gate of the answer tokens.
         hybrid: of a hybrid of students: who computes the answer's own tokens.
         donor_contexts: of patching between prompts: the donors' contexts as texts.
+        donors: likewise: which prompts these are, and which of their positions are taken, as a
+            text; empty in files older than this field.
+        sets: of named sets of tokens, and of the cells of a dose or a direction: name -> what its
+            mask is, as a text (`results.identity`); empty in files older than this field.
         selected: what a selection kept of the cells: dimension -> label or list of labels.
         minus: metrics of the scores that were subtracted, by name.
         minus_measured: the same as `measured` has it.
@@ -315,6 +319,8 @@ class Record:
     answer_gate: Mapping[str, float] = field(default_factory=dict)
     hybrid: str | None = None
     donor_contexts: tuple[str, ...] = ()
+    donors: str = ""
+    sets: Mapping[str, str] = field(default_factory=dict)
     selected: Mapping[str, Any] = field(default_factory=dict)
     minus: tuple[str, ...] = ()
     minus_measured: tuple[str, ...] = ()

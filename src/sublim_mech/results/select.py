@@ -42,7 +42,9 @@ _ALIKE = (
     "run",
     "selected",
 )
-"""Fields of the record that must be equal where scores are subtracted."""
+"""Fields of the record that must be equal where scores are subtracted or stand in one table."""
+_OPTIONS = ("points", "donor_contexts")
+"""Likewise what of an instrument's options makes other numbers of the same models."""
 
 
 def select(scores: S, labels: Mapping[str, Any]) -> S:
@@ -204,8 +206,8 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
 
 
 ONCE_MORE = (
-    "both sides are of the same models and one metric: what is left is the precision that they "
-    "were computed in (dtype=), or the machine, and no effect"
+    "both sides are of the same models and one metric: what is left is rounding of this machine or "
+    "another, and no effect"
 )
 """Of a contrast of a measurement and the same once more, as notes say it."""
 
@@ -234,7 +236,7 @@ def _once(parts: Iterable[T]) -> list[T]:
 
 def _check_comparable(scores: ScoreArrays, other: ScoreArrays) -> None:
     """Raise where a paired difference would mix things that are not the same."""
-    _Same("minus").check(scores, other, _ALIKE)
+    _Same("minus").check(scores, other, (*_ALIKE, *_OPTIONS))
 
 
 def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) -> None:
@@ -263,7 +265,7 @@ def check_measured_alike(scores: ScoreArrays, other: ScoreArrays, where: str) ->
     alike = tuple(name for name in _ALIKE if name not in ("base", "students", "hybrid"))
     # what all cells add up to is each student's whole effect, whichever weights it changes
     whole = all(one.additive and not one.selected for one in (scores, other))
-    fields = (*alike, "points", "donor_contexts")
+    fields = (*alike, *_OPTIONS)
     same.check(scores, other, fields, models=False, weights=not whole)
 
 
@@ -343,6 +345,7 @@ class _Same:
                 if name == "selected":
                     fix = SELECT if value and other_value else UNSELECT
                 self.tell(name, one, another, fix)
+        self._check_definitions(scores, other)
         if scores.data["effect"].dims != other.data["effect"].dims:
             self.refuse("dimensions", scores.dims(), other.dims())
         without = () if weights else ("layer", "module")
@@ -350,6 +353,20 @@ class _Same:
         if scores.has_tokens:
             for prompt in range(scores.data.sizes["prompt"]):
                 self._check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
+
+    def _check_definitions(self, scores: ScoreArrays, other: ScoreArrays) -> None:
+        """Raise where a set of one name is another mask, or donors are other prompts; of files
+        older than these are kept nothing is known.
+        """
+        both = scores.record, other.record
+        for name in both[0].sets:
+            one, another = (record.sets.get(name, "") for record in both)
+            if one and another and one != another and not _left_out(name, scores):
+                fix = "score both by one mask, or name the sets apart"
+                self.tell(f"masks of the set {name!r}", *first_difference(one, another), fix)
+        one, another = (record.donors for record in both)
+        if one and another and one != another:
+            self.tell("donors", one, another, f"{ALIKE}, with the same donor_prompts")
 
     def _refuse_other_controls(self, scores: ScoreArrays, other: ScoreArrays) -> None:
         """Raise where both are of one student, which cannot be its own control."""
@@ -459,6 +476,13 @@ class _Same:
     def tell(self, what: str, one: str, other: str, fix: str = ALIKE) -> NoReturn:
         """Raise that the two differ in this, in words."""
         raise ValueError(f"{self.where}: {what} differ ({one} and {other}); {fix}.")
+
+
+def _left_out(name: str, scores: ScoreArrays) -> bool:
+    """Whether a set that the record names is none of those that are there."""
+    if "set" in scores.data["effect"].dims:
+        return name not in scores.data["set"].values.tolist()
+    return "set" in scores.selected and scores.selected["set"] != name
 
 
 _LONGEST = 150

@@ -115,11 +115,8 @@ class Job:
             return of_all
         if not taken:
             return replace(of_all, digests=frozenset(), begun=frozenset())
-        prompts, completions = (
-            [of_rows[row] for row in taken]
-            for of_rows in (self.data.prompts, self.data.completions)
-        )
-        met = Trained.of(prompts, completions)
+        prompts = [self.data.prompts[row] for row in taken]
+        met = Trained.of(prompts, [self.data.completions[row] for row in taken])
         return replace(of_all, digests=met.digests, begun=met.begun)
 
 
