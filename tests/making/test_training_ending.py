@@ -256,9 +256,10 @@ def test_a_stop_that_is_passed_by_far_is_told(small, soft, tmp_path):
         "smaller evaluate_every (it is 8), or a lower lr."
     )
     # as near to it as a tenth of the way is none, and one step may be too large by itself
-    near = base - (base - last) / 1.09
-    run, told = warned(small, soft, tmp_path / "near", **options, evaluate_every=8, stop_at=near)
-    assert (run.passed, told) == (None, [])
+    for name, beyond in (("near", 0.09), ("far", 0.12)):
+        goal = base - (base - last) / (1 + beyond)
+        run, told = warned(small, soft, tmp_path / name, **options, evaluate_every=8, stop_at=goal)
+        assert (run.passed, len(told)) == ((goal, 1) if name == "far" else (None, 0))
     first_stop = base - (base - first) / 2
     run, told = warned(
         small, soft, tmp_path / "step", **options, evaluate_every=1, stop_at=first_stop
