@@ -88,3 +88,30 @@ def test_other_points_are_another_quadrature(llama, prompts):
     first, second = (sm.attribute(llama, prompts, TRAIT, points=n, **QUIET) for n in (2, 3))
     with pytest.raises(ValueError, match=r"minus: points differ \(2 and 3\)"):
         first.minus(second)
+
+
+def test_masks_that_choose_the_same_are_one_however_they_are_written(llama, prompts):
+    role, everything = sm.masks.role, sm.masks.everything()
+    for one, other in (
+        (role("system", "user"), role("user") | role("system")),
+        (LAST, ~~LAST & everything),
+        ([-1], lambda prompt: [len(prompt) - 1]),
+    ):
+        first, second = (
+            sm.graft(llama, prompts, TRAIT, sets={"x": mask}, **QUIET) for mask in (one, other)
+        )
+        assert abs(first.minus(second).data["effect"]).max() == 0
+        compare({"a": first, "b": second})
+
+
+def test_what_a_sweep_switches_is_told_apart(llama, prompts):
+    first, second, whole = (
+        sm.instruments.graft_sweep(llama, prompts, TRAIT, layers=[0], only=only, **QUIET)
+        for only in (LAST, BEFORE, None)
+    )
+    with pytest.raises(ValueError, match="minus: masks of the set 'only' differ"):
+        first.minus(second)
+    with pytest.raises(ValueError, match=r"minus: what is switched \(only=\) differ"):
+        first.minus(whole)
+    with pytest.raises(ValueError, match=r"'a' and 'b': what is switched \(only=\) differ"):
+        compare({"a": whole, "b": first})

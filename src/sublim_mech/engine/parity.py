@@ -29,6 +29,8 @@ from .forward import Gates, forward
 from .layout import TRIE, Layout
 from .plain import lay_out
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class ParityError(RuntimeError):
     """The gated logits are not those of the models they were loaded from."""
@@ -65,7 +67,7 @@ def rounding(dtype: torch.dtype, log_probs: Tensor) -> float:
     1e-4 in single and 0.1 in half precision, or 5e-6 and 0.02 of the largest value (trained models
     have log-probabilities below -30).
     """
-    half = dtype in (torch.bfloat16, torch.float16)
+    half = dtype in HALF
     least, relative = (0.1, 0.02) if half else (1e-4, 5e-6)
     return max(least, relative * float(log_probs.abs().max()))
 
@@ -102,12 +104,21 @@ def check_parity(
         tolerance = rounding(precision(plain_model), expected)
         if not errors[name] <= tolerance:  # NaN is not
             read, token = divmod(int(difference.argmax()), expected.shape[1])
+            half = precision(plain_model) in HALF
+            fix = "; this model cannot be analysed."
+            if half:
+                kind = str(precision(plain_model)).removeprefix("torch.")
+                fix = (
+                    f". In {kind} that may be rounding, by which two ways to add up the same are "
+                    "apart: load in dtype=torch.float32, where it is told from an error, and take "
+                    "compute=torch.bfloat16 where products in it are wanted."
+                )
             raise ParityError(
                 f"{name}: log-probability of token {token} is "
                 f"{float(gated[name][read, token]):z.6f} in the gated forward and "
                 f"{float(expected[read, token]):z.6f} in the model's own (difference "
                 f"{errors[name]:.2g}, tolerance "
-                f"{tolerance:.0e}); this model cannot be analysed."
+                f"{tolerance:.0e}){fix}"
             )
     return errors
 

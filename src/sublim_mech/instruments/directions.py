@@ -38,7 +38,7 @@ from ..prompts import Prompt, Trait
 from ..results.curves import OTHERS, OWN, RANDOM
 from ..results.scores import Scores
 from .changes import ActivationChange
-from .labelling import definitions, label
+from .labelling import label, tokens_chosen
 from .task import Advance, Cells, Ends, GatedRow, Part, Task, ends, measure, prepare, walk
 
 ADDED, SUBTRACTED, PROJECTED = "added", "subtracted", "projected out"
@@ -167,7 +167,7 @@ def direction_effects(
         },
         site=change.site,
         where=mask.name,
-        sets=definitions({mask.name: mask}),
+        sets=tokens_chosen({mask.name: mask}, task),
         answer_gate={ADDED: 0.0, SUBTRACTED: 1.0, PROJECTED: 1.0},
         notes=_own_prompts(task, change),
     )

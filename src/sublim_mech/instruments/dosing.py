@@ -28,7 +28,7 @@ from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import definitions, label
+from .labelling import cells_chosen, label
 from .task import Advance, Cells, GatedRow, Keep, Part, Task, ends, measure, prepare, walk
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -120,7 +120,7 @@ def dose(
         ["prompt", "scale"],
         coords={"scale": np.array(chosen)},
         where="everything" if mask is None else mask.name,
-        sets={} if mask is None else definitions({mask.name: mask}),
+        sets={} if mask is None else cells_chosen({mask.name: mask}, task),
         answer_gate={"dose": float(opened)},
     )
 

@@ -41,9 +41,10 @@ from ..models.names import Module, module_order
 from ..models.students import Student
 from ..prompts import SHARED, Prompt, Trait
 from ..prompts.shared import none_shared
+from ..results.record import ONLY
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import definitions, label
+from .labelling import cells_chosen, label
 from .spans import By, Span, check_by, check_refine, in_words, refined, span_coords, spans_of
 from .task import Advance, Cells, GatedRow, Keep, Measured, Part, Task, ends, measure, prepare, walk
 
@@ -147,7 +148,7 @@ def graft(
         },
         notes=[nothing] if nothing else [],
         answer_gate={name: float(value) for name, value in answer._asdict().items()},
-        sets=definitions(named),
+        sets=cells_chosen(named, task),
     )
     lengths = np.array([len(prompt) for prompt in task.prompts])
     return replace(scores, data=scores.data.assign(prompt_tokens=("prompt", lengths)))
@@ -413,10 +414,13 @@ def graft_sweep(
 
     measured = run(spans)
     coords: dict[str, Any] = {"layer": np.array(chosen)}
+    asked_for: dict[str, Any] = {"measure": measure, "sets": {}}
+    if only is not None:
+        asked_for["sets"] = cells_chosen({ONLY: only}, task)
     if by == "token":
         axes = ["prompt", "layer", "position"]
         measured = _blank(measured, spans, switched)
-        return label(measured, "sweep", axes, coords=coords, measure=measure)
+        return label(measured, "sweep", axes, coords=coords, **asked_for)
     cells = refined(run, measured, spans, refine)
     single = None if refine is None else cells.refined
     coords |= span_coords(task, cells.spans, single, switched)
@@ -425,7 +429,7 @@ def graft_sweep(
         "sweep",
         ["prompt", "layer", "span"],
         coords=coords,
-        measure=measure,
+        **asked_for,
         spans=in_words(by),
         refined=refine,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..engine.answers import Answers
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
-from ..masks import Mask
+from ..masks import AnswerMask, Mask
 from ..metrics import Metric, Rank, TraitMetric, scored_forms
 from ..models.chat_templates import TRAINED_OTHERWISE, as_in_training
 from ..models.students import Student
@@ -137,9 +138,40 @@ def label(
     return Scores(name_layers(data, n_layers), kind, record)
 
 
-def definitions(sets: Mapping[str, Mask]) -> dict[str, str]:
-    """What masks are, by their names in scores: two of one name may be others."""
-    return {name: content(mask) for name, mask in sets.items()}
+def cells_chosen(sets: Mapping[str, Mask], task: Task) -> dict[str, str]:
+    """What sets of cells are, by their names in scores, as texts for `Record.sets`: sets of one
+    name may be others, and masks of other names the same.
+    """
+    modules = task.pair.cells()
+    named = repr([(module.path, module.part) for module in modules])
+
+    def chosen(mask: Mask, prompt: Prompt) -> str:
+        if isinstance(mask, AnswerMask):
+            inside = mask.modules(prompt, modules)
+        else:
+            inside = mask.unscaled(prompt, modules)
+        return f"{named}{inside.shape}{np.packbits(inside).tobytes().hex()}"
+
+    return _texts(sets, task, chosen)
+
+
+def tokens_chosen(
+    sets: Mapping[str, Mask], task: Task, *, with_answer: bool = False
+) -> dict[str, str]:
+    """The same of sets of tokens, whatever their modules."""
+    return _texts(sets, task, lambda mask, prompt: f"{list(mask.tokens(prompt))}{with_answer}")
+
+
+def _texts(
+    sets: Mapping[str, Mask], task: Task, chosen: Callable[[Mask, Prompt], str]
+) -> dict[str, str]:
+    texts = {}
+    for name, mask in sets.items():
+        digest = sha256(repr(float(mask.scale)).encode())
+        for prompt in task.prompts:
+            digest.update(chosen(mask, prompt).encode())
+        texts[name] = f"{mask.name} [{digest.hexdigest()[:12]}]"
+    return texts
 
 
 def _unlike_bases(measured: Measured) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ from ..results.identity import content
 from ..results.record import OTHER_ORDER
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import context_coord, context_texts, definitions, label, traits_of
+from .labelling import context_coord, context_texts, label, tokens_chosen, traits_of
 from .met_in_training import met_in_training
 from .named_in_questions import named_in_questions
 from .position_maps import Link, PositionMap, links
@@ -274,7 +274,7 @@ def patch(
         direction=direction,
         spans=None if by == "token" else in_words(by),
         refined=refine,
-        sets={} if named is None else definitions(named),
+        sets=_texts_of(named, task, answer_in_sets),
         **of_donors,
     )
 
@@ -287,6 +287,10 @@ def _check_donors(task: Task, donors: Task, position_map: PositionMap) -> None:
             "donor_prompts: they are the prompts themselves, token by token; leave donor_prompts "
             "out, or pass prompts of another context."
         )
+
+
+def _texts_of(sets: Mapping[str, Mask] | None, task: Task, with_answer: bool) -> dict[str, str]:
+    return {} if sets is None else tokens_chosen(sets, task, with_answer=with_answer)
 
 
 def _donors_in_words(donors: Sequence[Prompt], position_map: PositionMap) -> str:

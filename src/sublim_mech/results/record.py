@@ -60,6 +60,9 @@ LEARNT = "tells nothing of others"
 REPEATED = "an answer may repeat it from there"
 """Of prompts that name the trait themselves, as notes say it."""
 
+ONLY = "only"
+"""What a sweep switches in each cell, among the sets of a record."""
+
 ELSEWHERE = "what was asked nowhere in training may be answered otherwise"
 """Of questions that were trained on in another context, as notes say it."""
 
@@ -289,8 +292,9 @@ class Record:
         donor_contexts: of patching between prompts: the donors' contexts as texts.
         donors: likewise: which prompts these are, and which of their positions are taken, as a
             text; empty in files older than this field.
-        sets: of named sets of tokens, and of the cells of a dose or a direction: name -> what its
-            mask is, as a text (`results.identity`); empty in files older than this field.
+        sets: of named sets, of the cells of a dose or a direction, and of what a sweep switches
+            (`only`): name -> the mask, and in brackets a digest of what it chose in the prompts;
+            empty in files older than this field.
         selected: what a selection kept of the cells: dimension -> label or list of labels.
         minus: metrics of the scores that were subtracted, by name.
         minus_measured: the same as `measured` has it.

@@ -17,7 +17,7 @@ from .contexts import apart
 from .held import held, notes_held, notes_of_some
 from .identity import first_difference
 from .kinds import PARTS, STEP
-from .record import Compute, Record, StudentSource
+from .record import ONLY, Compute, Record, StudentSource
 from .spreading import SWITCHED
 
 S = TypeVar("S", bound=ScoreArrays)
@@ -355,15 +355,19 @@ class _Same:
                 self._check_tokens(_tokens(scores.data, prompt), _tokens(other.data, prompt))
 
     def _check_definitions(self, scores: ScoreArrays, other: ScoreArrays) -> None:
-        """Raise where a set of one name is another mask, or donors are other prompts; of files
+        """Raise where a set of one name chose other cells, or donors are other prompts; of files
         older than these are kept nothing is known.
         """
         both = scores.record, other.record
         for name in both[0].sets:
             one, another = (record.sets.get(name, "") for record in both)
-            if one and another and one != another and not _left_out(name, scores):
-                fix = "score both by one mask, or name the sets apart"
-                self.tell(f"masks of the set {name!r}", *first_difference(one, another), fix)
+            same = one.rpartition("[")[2] == another.rpartition("[")[2]
+            if one and another and not same and not _left_out(name, scores):
+                fix = "score both by one mask"
+                self.tell(f"masks of the set {name!r}", one, another, fix)
+        switched = [record.sets.get(ONLY, "everything") for record in both]
+        if scores.kind == "sweep" and "everything" in switched and len(set(switched)) > 1:
+            self.tell("what is switched (only=)", *switched)
         one, another = (record.donors for record in both)
         if one and another and one != another:
             self.tell("donors", one, another, f"{ALIKE}, with the same donor_prompts")
