@@ -75,7 +75,7 @@ def test_load_pair_refuses_models_whose_own_logits_are_others(who, factor):
 def test_in_half_precision_a_difference_may_be_rounding():
     """It is refused there too, with what tells it from an error."""
     half = copy.deepcopy(model()).bfloat16()
-    half.register_forward_hook(lambda m, args, out: type(out)(logits=out.logits * 3))
+    half.register_forward_hook(lambda m, args, out: type(out)(logits=out.logits * 300))
     told = r"In bfloat16 that may be rounding, .*: load in dtype=torch\.float32, where it is told"
     with pytest.raises(ParityError, match=told):
         check_parity(half, find_sites(half), {})
