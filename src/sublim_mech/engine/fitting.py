@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..models.names import text_config
+from ..models.quantised import HALF
 from ..models.sites import Sites
 from .answers import Answers
 from .forward import forward
@@ -48,7 +49,7 @@ def find_layout(model: Any, sites: Sites) -> Layout:
         sites: its map.
     """
     config = text_config(model.config)
-    half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
+    half = next(model.parameters()).dtype in HALF
     state = carries_state(model, sites.blocks)
     exact = CLOSE_WITH_STATE if state else CLOSE
     close = CLOSE_IN_HALF if half else exact

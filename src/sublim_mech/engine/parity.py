@@ -21,15 +21,13 @@ from torch import Tensor, nn
 
 from ..models.devices import without_autocast
 from ..models.placement import input_device
-from ..models.quantised import precision
+from ..models.quantised import HALF, precision
 from ..models.sites import Sites
 from ..models.students import Student, invocation_of
 from .answers import Answers
 from .forward import Gates, forward
 from .layout import TRIE, Layout
 from .plain import lay_out
-
-HALF = (torch.bfloat16, torch.float16)
 
 
 class ParityError(RuntimeError):
@@ -104,12 +102,11 @@ def check_parity(
         tolerance = rounding(precision(plain_model), expected)
         if not errors[name] <= tolerance:  # NaN is not
             read, token = divmod(int(difference.argmax()), expected.shape[1])
-            half = precision(plain_model) in HALF
             fix = "; this model cannot be analysed."
-            if half:
-                kind = str(precision(plain_model)).removeprefix("torch.")
+            if (kind := precision(plain_model)) in HALF:
+                named = str(kind).removeprefix("torch.")
                 fix = (
-                    f". In {kind} that may be rounding, by which two ways to add up the same are "
+                    f". In {named} that may be rounding, by which two ways to add up the same are "
                     "apart: load in dtype=torch.float32, where it is told from an error, and take "
                     "compute=torch.bfloat16 where products in it are wanted."
                 )

@@ -414,13 +414,11 @@ def graft_sweep(
 
     measured = run(spans)
     coords: dict[str, Any] = {"layer": np.array(chosen)}
-    asked_for: dict[str, Any] = {"measure": measure, "sets": {}}
-    if only is not None:
-        asked_for["sets"] = cells_chosen({ONLY: only}, task)
+    sets = {} if only is None else cells_chosen({ONLY: only}, task)
     if by == "token":
         axes = ["prompt", "layer", "position"]
         measured = _blank(measured, spans, switched)
-        return label(measured, "sweep", axes, coords=coords, **asked_for)
+        return label(measured, "sweep", axes, coords=coords, measure=measure, sets=sets)
     cells = refined(run, measured, spans, refine)
     single = None if refine is None else cells.refined
     coords |= span_coords(task, cells.spans, single, switched)
@@ -429,7 +427,8 @@ def graft_sweep(
         "sweep",
         ["prompt", "layer", "span"],
         coords=coords,
-        **asked_for,
+        measure=measure,
+        sets=sets,
         spans=in_words(by),
         refined=refine,
     )

@@ -143,33 +143,34 @@ def cells_chosen(sets: Mapping[str, Mask], task: Task) -> dict[str, str]:
     name may be others, and masks of other names the same.
     """
     modules = task.pair.cells()
-    named = repr([(module.path, module.part) for module in modules])
 
-    def chosen(mask: Mask, prompt: Prompt) -> str:
-        if isinstance(mask, AnswerMask):
-            inside = mask.modules(prompt, modules)
-        else:
-            inside = mask.unscaled(prompt, modules)
-        return f"{named}{inside.shape}{np.packbits(inside).tobytes().hex()}"
+    def chosen(mask: Mask, prompt: Prompt) -> bytes:
+        cells = mask.modules if isinstance(mask, AnswerMask) else mask.unscaled
+        inside = cells(prompt, modules)
+        return repr(inside.shape).encode() + np.packbits(inside).tobytes()
 
-    return _texts(sets, task, chosen)
+    return _texts(sets, task, chosen, among=repr([(one.path, one.part) for one in modules]))
 
 
 def tokens_chosen(
     sets: Mapping[str, Mask], task: Task, *, with_answer: bool = False
 ) -> dict[str, str]:
     """The same of sets of tokens, whatever their modules."""
-    return _texts(sets, task, lambda mask, prompt: f"{list(mask.tokens(prompt))}{with_answer}")
+
+    def chosen(mask: Mask, prompt: Prompt) -> bytes:
+        return repr(list(mask.tokens(prompt))).encode()
+
+    return _texts(sets, task, chosen, among=f"tokens, the answer's own too: {with_answer}")
 
 
 def _texts(
-    sets: Mapping[str, Mask], task: Task, chosen: Callable[[Mask, Prompt], str]
+    sets: Mapping[str, Mask], task: Task, chosen: Callable[[Mask, Prompt], bytes], *, among: str
 ) -> dict[str, str]:
     texts = {}
     for name, mask in sets.items():
-        digest = sha256(repr(float(mask.scale)).encode())
+        digest = sha256(f"{among} {float(mask.scale)!r}".encode())
         for prompt in task.prompts:
-            digest.update(chosen(mask, prompt).encode())
+            digest.update(chosen(mask, prompt))
         texts[name] = f"{mask.name} [{digest.hexdigest()[:12]}]"
     return texts
 

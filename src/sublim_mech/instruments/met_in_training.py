@@ -104,10 +104,11 @@ def _of(
     """
     if trained is None or not (trained.digests or trained.begun):
         return _Met()
-    begun = any(trained.begins(prompt) and not trained.holds(prompt) for prompt in prompts)
-    held = [trained.holds(prompt) or trained.begins(prompt) for prompt in prompts]
+    whole, begun = (list(map(met, prompts)) for met in (trained.holds, trained.begins))
+    held = [one or other for one, other in zip(whole, begun, strict=True)]
+    some_begun = sum(held) > sum(whole)
     if context is None or all(held):
-        return _Met(sum(held), begun=begun)
+        return _Met(sum(held), begun=some_begun)
     if context not in again:
         given, typed = _questions(context, prompts)
         again[context] = [
@@ -124,7 +125,7 @@ def _of(
     ]
     # in a conversation it is the last of several questions, in whatever context
     alone = [met and user_messages(p) > 1 for met, p in zip(elsewhere, prompts, strict=True)]
-    return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone), begun)
+    return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone), some_begun)
 
 
 def _questions(context: Context, prompts: Sequence[Prompt]) -> tuple[list[str], list[str]]:
@@ -200,18 +201,15 @@ def _in_words(met: _Met, of_all: str, names: Sequence[str], kind: str = "") -> l
         notes.append(
             f"{met.itself} of {of_all} {stood} {whose}: {says} to them was learnt, and {LEARNT}"
         )
-    if met.elsewhere:
-        stood = "was trained on" if met.elsewhere == 1 else "were trained on"
-        whose = f" by {named}" if names else ""
-        notes.append(
-            f"{met.elsewhere} of {of_all} {stood}{whose} in another context: {learnt} learnt what "
-            f"to say to them there, and {ELSEWHERE}"
-        )
-    if met.alone:
-        end = "ends" if met.alone == 1 else "end"
-        whose = f" by {named}" if names else ""
-        notes.append(
-            f"{met.alone} of {of_all} {end} in a question that was trained on alone{whose}: "
-            f"{learnt} learnt what to say to it there, and {ELSEWHERE}"
-        )
+    by = f" by {named}" if names else ""
+    were, end = "was" if met.elsewhere == 1 else "were", "ends" if met.alone == 1 else "end"
+    for count, stood, them in (
+        (met.elsewhere, f"{were} trained on{by} in another context", "them"),
+        (met.alone, f"{end} in a question that was trained on alone{by}", "it"),
+    ):
+        if count:
+            notes.append(
+                f"{count} of {of_all} {stood}: {learnt} learnt what to say to {them} there, and "
+                f"{ELSEWHERE}"
+            )
     return notes

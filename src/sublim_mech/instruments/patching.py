@@ -274,7 +274,7 @@ def patch(
         direction=direction,
         spans=None if by == "token" else in_words(by),
         refined=refine,
-        sets=_texts_of(named, task, answer_in_sets),
+        sets=tokens_chosen(named or {}, task, with_answer=answer_in_sets),
         **of_donors,
     )
 
@@ -287,10 +287,6 @@ def _check_donors(task: Task, donors: Task, position_map: PositionMap) -> None:
             "donor_prompts: they are the prompts themselves, token by token; leave donor_prompts "
             "out, or pass prompts of another context."
         )
-
-
-def _texts_of(sets: Mapping[str, Mask] | None, task: Task, with_answer: bool) -> dict[str, str]:
-    return {} if sets is None else tokens_chosen(sets, task, with_answer=with_answer)
 
 
 def _donors_in_words(donors: Sequence[Prompt], position_map: PositionMap) -> str:

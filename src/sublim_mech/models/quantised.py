@@ -21,7 +21,8 @@ METHODS = ("bitsandbytes", "torchao", "hqq")
 PROBES = 64
 """Random inputs from which the norm of a packed weight is estimated, to a few per cent."""
 
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
+"""Types of half precision."""
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -141,6 +142,6 @@ def precision(model: nn.Module) -> torch.dtype:
         if type(module).__name__ == "Linear8bitLt":
             return torch.float16
         computes = getattr(module, "compute_dtype", None)
-        if computes in _HALF:
+        if computes in HALF:
             return computes
     return own

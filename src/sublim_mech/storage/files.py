@@ -350,6 +350,18 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, SEAL: json_hash(kept)}
 
 
+def edited(called: str, fix: str) -> ValueError:
+    """The error of a file that is not as it was written, which its seal or hash tells.
+
+    Args:
+        called: how it names the file.
+        fix: what to do.
+    """
+    return ValueError(
+        f"{called} was edited after it was written: it no longer has the hash it names; {fix}."
+    )
+
+
 def json_hash(data: Any) -> str:
     """SHA-256 of JSON with sorted keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

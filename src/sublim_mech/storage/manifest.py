@@ -12,6 +12,7 @@ from ..prompts import Context, Trained
 from .files import (
     SEAL,
     configuration_sums,
+    edited,
     json_hash,
     plain,
     read_json,
@@ -178,15 +179,13 @@ def _check_unedited(path: Path, data: dict[str, Any], seal: str) -> None:
     were trained from, and those older than that have nothing.
     """
     if seal or data.get("configurations"):
-        edited = seal != json_hash(data)
+        other = seal != json_hash(data)
     else:
         inputs = {name: data[name] for name in INPUT_FIELDS} | {"base": _hash_of(data["base"])}
-        edited = bool(data.get("content")) and data["content"] != json_hash(inputs)
-    if edited:
-        raise ValueError(
-            f"{path} was edited after it was written: it no longer has the hash it names; copy "
-            "the folder again, or delete the manifest to load the weights alone."
-        )
+        other = bool(data.get("content")) and data["content"] != json_hash(inputs)
+    if other:
+        fix = "copy the folder again, or delete the manifest to load the weights alone"
+        raise edited(str(path), fix)
 
 
 def prompts_hash(prompts: Iterable[Sequence[int]]) -> str:

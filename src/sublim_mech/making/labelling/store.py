@@ -20,7 +20,7 @@ import numpy as np
 
 from ...arguments import checked
 from ...hints import counted, nearest
-from ...storage.files import SEAL, file_hash, json_hash, place, read_json
+from ...storage.files import SEAL, edited, file_hash, json_hash, place, read_json
 from ..rows import Row, count_words
 from ..teachers.teacher import BASE, of_other_traits
 from .about import COMPARED_APART, About, Labeller
@@ -313,10 +313,7 @@ def read_about(path: Path) -> dict[str, Any]:
     data = read_json(path, LABELS_FORMAT, called=f"labels: {path}", fix=fix)
     seal = data.pop(SEAL, None)
     if seal is not None and seal != json_hash(data):
-        raise ValueError(
-            f"labels: {path} was edited after it was written: it no longer has the hash it names; "
-            f"{fix}."
-        )
+        raise edited(f"labels: {path}", fix)
     return data
 
 
