@@ -53,6 +53,16 @@ def test_patched_sets_are_told_apart_and_stay_so_in_files(llama, prompts, tmp_pa
         first.minus(second)
 
 
+def test_patched_sets_with_the_answer_are_others(llama, prompts):
+    options = {"layers": [1], "sets": {"x": LAST}, **QUIET}
+    alone, with_answer = (
+        sm.patch(llama, prompts, TRAIT, answer_in_sets=answer, **options)
+        for answer in (False, True)
+    )
+    with pytest.raises(ValueError, match="minus: masks of the set 'x' differ"):
+        with_answer.minus(alone)
+
+
 def test_doses_of_other_cells_of_one_name_are_told_apart(llama, prompts):
     first, second = (
         sm.instruments.dose(
