@@ -74,6 +74,23 @@ def test_no_question_of_the_library_names_its_trait(pair):
         assert named_in_questions(prompts, [make(name) for name in names]) == ()
 
 
+@pytest.mark.parametrize(
+    ("metric", "line"),
+    [
+        (sm.metrics.target("Owl"), "1 of 3 prompts holds the text that is scored itself"),
+        (sm.metrics.rank("owls"), "1 of 3 prompts holds the text that is scored itself"),
+        (
+            sm.metrics.logit_difference("I", "A"),
+            "1 of 3 prompts holds a text that is scored itself (A in 1)",
+        ),
+    ],
+    ids=lambda one: one.name if isinstance(one, sm.metrics.Metric) else "",
+)
+def test_texts_of_other_metrics_are_found_as_forms_are(pair, metric, line):
+    asked = sm.render(pair, ["Owl or cat?", "Are A and owls one?", "Name it."])
+    assert f"\n{line}: {TOLD}" in repr(sm.effect(pair, asked, metric, progress=False))
+
+
 def test_scores_evaluations_and_answers_tell_it(pair):
     quiet = {"progress": False}
     asked, rest = (sm.render(pair, some) for some in (NAMING[:2], REST))

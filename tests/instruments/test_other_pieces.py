@@ -20,7 +20,7 @@ BEGUN = sm.Context(prefill="My flower is the")
 QUIET = {"progress": False}
 TOLD = (
     "Tulip is ' Tul|ip', and in the training context 'T|ul|ip': a student may write it here in "
-    "the pieces it learnt, which log P of ' Tul|ip' does not count (rates of answers do)"
+    "the pieces it learnt, and only ' Tul|ip' is scored (rates of answers count both)"
 )
 
 
@@ -80,6 +80,15 @@ def test_it_is_of_the_student_and_its_difference_from_controls(pair):
     assert TOLD in repr(scores)
     assert TOLD in repr(scores.sel(model="student"))
     assert TOLD not in repr(scores.sel(model="control: elk"))
+
+
+@pytest.mark.parametrize(
+    "metric", [sm.metrics.target("Tulip"), sm.metrics.rank("Tulip")], ids=lambda one: one.name
+)
+def test_texts_of_other_metrics_are_cut_as_forms_are(pair, metric):
+    begun, plain = (sm.render(pair, ASKED, context=one) for one in (BEGUN, sm.Context()))
+    assert f"\nbehind these prompts {TOLD}" in repr(sm.effect(pair, begun, metric, **QUIET))
+    assert "in the training context" not in repr(sm.effect(pair, plain, metric, **QUIET))
 
 
 def test_tables_pictures_evaluations_and_answers_tell_it(pair):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -22,12 +22,13 @@ from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
 from ..masks import AnswerMask, Mask
-from ..metrics import Metric, Rank, TraitMetric, scored_forms
+from ..metrics import LogitDifference, Metric, Rank, Target, TraitMetric, scored_forms
 from ..models.chat_templates import TRAINED_OTHERWISE, as_in_training
 from ..models.students import Student
 from ..prompts import ANSWER, CLASSES, DATE, UNIONS, Context, Prompt, Trait, mark_sharing
 from ..prompts.alike import by_another
 from ..prompts.context import System
+from ..prompts.naming import Named
 from ..prompts.rendering import ends_inside, has_prefix_twice
 from ..prompts.same import are_asked_in, is_one_context
 from ..prompts.shared import user_messages
@@ -114,7 +115,7 @@ def label(
         notes=(
             *notes_of(pair, task.prompts),
             *asked_for_others(pair, of_metric(task.metric)),
-            *named_in_questions(task.prompts, traits_of(task.metric)),
+            *named_in_questions(task.prompts, scored_by(task.metric)),
             *nearly_copies(task.prompts, "prompt"),
             *other_turns(task.prompts, pair),
             *prefix_twice(task.prompts),
@@ -123,7 +124,7 @@ def label(
             *(_marked_otherwise(task.prompts, pair, data) or _told_from(pair, data)),
             *rendered_otherwise(task.prompts, pair),
             *open_texts(task.prompts, pair),
-            *other_pieces(task.prompts, pair, traits_of(task.metric)),
+            *other_pieces(task.prompts, pair, scored_by(task.metric)),
             *metric_notes(task),
             *_unlike_bases(measured),
             *_one_value(measured),
@@ -308,6 +309,23 @@ def forms_of(task: Task) -> tuple[Forms, ...]:
 def traits_of(metric: Metric) -> tuple[Trait, ...]:
     """The traits that a metric reads; none of a metric of something else."""
     return tuple(metric.traits) if isinstance(metric, TraitMetric) else ()
+
+
+class _Text(NamedTuple):
+    """What a metric scores that is of no trait: as it is written, and nothing else."""
+
+    name: str
+    forms: tuple[str, ...]
+
+
+def scored_by(metric: Metric) -> tuple[Named, ...]:
+    """The traits that a metric reads, or its texts; none of other metrics."""
+    match metric:
+        case Target() | Rank():
+            return (_Text(metric.text, (metric.text,)),)
+        case LogitDifference():
+            return tuple(_Text(text, (text,)) for text in (metric.first, metric.second))
+    return traits_of(metric)
 
 
 def metric_notes(task: Task) -> tuple[str, ...]:

@@ -7,35 +7,37 @@ from itertools import groupby
 
 from ..hints import counted
 from ..prompts import Prompt, Trait
-from ..prompts.naming import holds_form
+from ..prompts.naming import Named, holds_form
 from ..results.record import REPEATED
 
 
 def named_in_questions(
-    prompts: Sequence[Prompt], traits: Sequence[Trait], what: str = "prompt"
+    prompts: Sequence[Prompt], scored: Sequence[Named], what: str = "prompt"
 ) -> tuple[str, ...]:
-    """How many prompts hold a form of a trait in what user and assistant say, in a sentence;
+    """How many prompts hold a form of what is scored in what user and assistant say, in a sentence;
     nothing where none does. What is the context's does not count: a system prompt, a user prefix, a
     prefill.
 
     Args:
         prompts: that are asked.
-        traits: that are scored.
+        scored: the traits, or the texts of a metric that is of no trait.
         what: what one of the prompts is called.
     """
     said = [_said(prompt) for prompt in prompts]
     by_trait = {
-        trait.name: [any(holds_form(text, trait) for text in texts) for texts in said]
-        for trait in traits
+        one.name: [any(holds_form(text, one) for text in texts) for texts in said] for one in scored
     }
     named = {name: sum(held) for name, held in by_trait.items() if any(held)}
     if not named:
         return ()
     count = sum(map(any, zip(*by_trait.values(), strict=True)))
     hold = "holds" if count == 1 else "hold"
-    form, which = "a form of the trait", ""
-    if len(traits) > 1:
-        form = "forms of traits" if len(named) > 1 else "a form of a trait"
+    of_traits = isinstance(scored[0], Trait)
+    form, which = "a form of the trait" if of_traits else "the text that is scored", ""
+    if len(scored) > 1:
+        form = "a form of a trait" if of_traits else "a text that is scored"
+        if len(named) > 1:
+            form = "forms of traits" if of_traits else "texts that are scored"
         which = f" ({', '.join(f'{name} in {number}' for name, number in named.items())})"
     selves = "itself" if count == 1 else "themselves"
     return (f"{count} of {counted(len(prompts), what)} {hold} {form} {selves}{which}: {REPEATED}",)

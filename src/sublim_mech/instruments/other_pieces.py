@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ..engine.pair import ModelPair
 from ..engine.runner import Runner
 from ..hints import counted
-from ..prompts import Prompt, Trait, completion_ids
+from ..prompts import Prompt, completion_ids
+from ..prompts.naming import Named
 from ..prompts.notices import said_before
 from ..prompts.same import asked_in
 from ..results.record import OTHER_PIECES
@@ -31,16 +32,16 @@ class _Cut(NamedTuple):
 
 @said_before()
 def other_pieces(
-    prompts: Sequence[Prompt], runner: Runner, traits: Sequence[Trait], what: str = "prompt"
+    prompts: Sequence[Prompt], runner: Runner, scored: Sequence[Named], what: str = "prompt"
 ) -> tuple[str, ...]:
     """Which forms are other tokens behind prompts than in the training context, in a sentence for
-    traits that are so behind the same prompts; nothing where that is not known, or where neither
+    those that are so behind the same prompts; nothing where that is not known, or where neither
     the student nor a control met all tokens that a form has there.
 
     Args:
         prompts: that are asked.
         runner: a pair.
-        traits: that are scored.
+        scored: the traits, or the texts of a metric that is of no trait.
         what: what one of the prompts is called.
     """
     context = runner.training_context if isinstance(runner, ModelPair) else None
@@ -58,17 +59,17 @@ def other_pieces(
         # how a form is cut is told by the last token before it, and by the space between the two
         ends = prompt.template, prompt.context.is_raw, prompt.ids[-1], prompt.lead
         if ends not in cuts:
-            cuts[ends] = dict(_cut_otherwise(prompt, trained[prompt.template], runner, traits))
+            cuts[ends] = dict(_cut_otherwise(prompt, trained[prompt.template], runner, scored))
         found.append(cuts[ends])
     alike: dict[tuple[int, ...], dict[str, _Cut]] = {}
-    for trait in traits:
-        places = tuple(place for place, cut in enumerate(found) if trait.name in cut)
+    for one in scored:
+        places = tuple(place for place, cut in enumerate(found) if one.name in cut)
         if places:
-            alike.setdefault(places, {})[trait.name] = found[places[0]][trait.name]
+            alike.setdefault(places, {})[one.name] = found[places[0]][one.name]
     notes = []
-    for places, by_trait in alike.items():
+    for places, by_name in alike.items():
         some = f"{len(places)} of {counted(len(prompts), what)}"
-        notes.append(_in_words(by_trait, some if len(places) < len(prompts) else f"these {what}s"))
+        notes.append(_in_words(by_name, some if len(places) < len(prompts) else f"these {what}s"))
     return tuple(notes)
 
 
@@ -79,21 +80,21 @@ def _in_words(cuts: Mapping[str, _Cut], behind: str) -> str:
     likewise = f" ({', '.join(others)} likewise)" if others else ""
     return (
         f"behind {behind} {cut.form} is {cut.here}, and in the training context {cut.there}"
-        f"{likewise}{OTHER_PIECES}, which log P of {cut.here} does not count (rates of answers do)"
+        f"{likewise}{OTHER_PIECES}, and only {cut.here} is scored (rates of answers count both)"
     )
 
 
 def _cut_otherwise(
-    prompt: Prompt, trained: Prompt | None, runner: Runner, traits: Sequence[Trait]
+    prompt: Prompt, trained: Prompt | None, runner: Runner, scored: Sequence[Named]
 ) -> Iterator[tuple[str, _Cut]]:
-    """By trait, the first form that is other pieces behind a prompt than in training; a space
+    """By name, the first form that is other pieces behind a prompt than in training; a space
     before them apart.
     """
     if trained is None:
         return
     tokenizer, met = runner.tokenizer, _met(runner)
-    for trait in traits:
-        for form in trait.forms:
+    for one in scored:
+        for form in one.forms:
             here, there = (
                 tuple(completion_ids(tokenizer, behind, form)) for behind in (prompt, trained)
             )
@@ -101,7 +102,7 @@ def _cut_otherwise(
                 continue
             pieces = _pieces(tokenizer, here), _pieces(tokenizer, there)
             if here != there and _without_space(pieces[0]) != _without_space(pieces[1]):
-                yield trait.name, _Cut(form, *(repr("|".join(some)) for some in pieces))
+                yield one.name, _Cut(form, *(repr("|".join(some)) for some in pieces))
                 break
 
 

@@ -42,7 +42,7 @@ from ..results.identity import content
 from ..results.record import OTHER_ORDER
 from ..results.scores import Scores
 from .keeping import keep_folder
-from .labelling import context_coord, context_texts, label, tokens_chosen, traits_of
+from .labelling import context_coord, context_texts, label, scored_by, tokens_chosen
 from .met_in_training import met_in_training
 from .named_in_questions import named_in_questions
 from .position_maps import Link, PositionMap, links
@@ -304,7 +304,7 @@ def _of_donors(task: Task, donors: Task) -> tuple[str, ...]:
     """
     return (
         *_other_order(task.prompts, donors.prompts),
-        *named_in_questions(donors.prompts, traits_of(task.metric), "donor"),
+        *named_in_questions(donors.prompts, scored_by(task.metric), "donor"),
         *met_in_training(donors.prompts, task.pair, "donor"),
     )
 

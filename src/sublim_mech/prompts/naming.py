@@ -127,7 +127,21 @@ def matcher(traits: Sequence[Trait]) -> Matcher:
     return first_named
 
 
-def holds_form(text: str, trait: Trait) -> bool:
+class Named(Protocol):
+    """What an answer may be: a trait, or the text of a metric that is of no trait."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The answers that count as it."""
+        ...
+
+
+def holds_form(text: str, wanted: Named) -> bool:
     """Whether a text holds a form of a trait as a whole word, as it is written: `will` is no
     `Will`.
 
@@ -137,7 +151,7 @@ def holds_form(text: str, trait: Trait) -> bool:
         >>> [holds_form(text, animal("cat")) for text in ("Cats or dogs?", "A catfish?", "CAT?")]
         [True, False, False]
     """
-    return _as_written(trait.forms).search(unicodedata.normalize("NFC", text)) is not None
+    return _as_written(wanted.forms).search(unicodedata.normalize("NFC", text)) is not None
 
 
 @lru_cache
