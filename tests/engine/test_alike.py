@@ -497,9 +497,12 @@ def test_other_training_prompts_are_told(tmp_path):
         (most, "training prompts: 2 are the same, of 4 in the control and 3 in the student"),
         (none, note),
     ):
-        place = tmp_path / f"other of {len(trained_on.digests)}"
-        control = run(place, 2, prompts="b", trained_on=trained_on, **CAT)
-        assert pair_notes_of(own, control) == (f"control cat was not trained alike: {told}",)
+        for prompts in "ba":  # other data, and others of the same data, where steps took not all
+            place = tmp_path / f"{prompts} {len(trained_on.digests)}"
+            control = run(place, 2, prompts=prompts, trained_on=trained_on, **CAT)
+            assert pair_notes_of(own, control) == (f"control cat was not trained alike: {told}",)
+    again = run(tmp_path / "again", 2, prompts="a", trained_on=met, **CAT)
+    assert pair_notes_of(own, again) == ()
 
 
 def pair_notes_of(path, control):

@@ -324,8 +324,9 @@ def _other_prompts(control: Manifest, student: Manifest, sides: tuple[str, str])
     labels, whose rows are the same for all students, the tokens that occurred.
     """
     if control.prompts and student.prompts:
-        other = control.prompts != student.prompts
         known = [one.trained_on.digests for one in (control, student)]
+        # of the same data few steps may have taken others
+        other = control.prompts != student.prompts or (all(known) and known[0] != known[1])
         if other and (shared := len(known[0] & known[1])):
             sizes = " and ".join(f"{len(n):,} {side}" for n, side in zip(known, sides, strict=True))
             return [f"training prompts: {shared:,} are the same, of {sizes}"]

@@ -102,11 +102,11 @@ class _Turn(NamedTuple):
     from."""
 
 
-_KNOWN_AGAIN = 4096
-"""Training prompts up to which each is kept by its digest: a manifest stays small."""
+_KNOWN_AGAIN = 32_768
+"""Training prompts up to which each is kept by its digest (400 kB): published data fit."""
 
-_BEGUN_AGAIN = 16_384
-"""Beginnings of raw training texts up to which each is kept (200 kB)."""
+_BEGUN_AGAIN = 65_536
+"""Beginnings of raw training texts up to which each is kept (800 kB)."""
 
 _LETTERS = 12  # of a digest: two of a million prompts have the same with probability 0.002
 
@@ -148,10 +148,10 @@ class Trained:
         seen: all token ids of training prompts and completions.
         tokenizer: which tokenizer they are of, as a prompt has it; empty when read from a file.
         count: how many prompts these were; 0 when read from a file.
-        digests: of each prompt, so that it is known again; none of more than 4,096, and of files of
-            earlier versions.
+        digests: of each prompt, so that it is known again; none of more than 32,768, and of files
+            of earlier versions.
         begun: of raw text, digests of what training texts begin with: prompts whose next token was
-            learnt; none of more than 16,384, and of files of earlier versions.
+            learnt; none of more than 65,536, and of files of earlier versions.
         turns: how many user messages a training prompt had, each number once; empty of raw text,
             and of files of earlier versions that had several.
     """
