@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from sublim_mech.results import compare
+from sublim_mech.results import compare, concentration
 from sublim_mech.results.record import Compute
 from sublim_mech.results.report import POOR_AGREEMENT
 from sublim_mech.results.scores import Scores
@@ -153,6 +153,24 @@ def test_contrasts_of_attributions_still_add_up():
     for unknown in (part.minus(old), old.minus(part)):
         with pytest.raises(ValueError, match="did not keep what all of them add up to"):
             _ = unknown.gap
+
+
+def test_a_contrast_of_other_marks_says_whose_they_are():
+    """Which tokens are shared is told by training prompts; effects are the same under any."""
+    owl, cat = synthetic.attribution(), synthetic.attribution(seed=1)
+    marks = cat.data["sharing"]
+    novel = cat.data.assign_coords(sharing=marks.where(marks != "aligned", "novel").astype(str))
+    other = replace(cat, data=novel)
+    apart, tokens = int((marks == "aligned").sum()), int((marks != "").sum())
+    told = (
+        f"what is subtracted was marked by other training prompts (otherwise at {apart} of "
+        f"{tokens} tokens): sharing is told by the marks of the first of these"
+    )
+    contrast = owl.minus(cat, other)
+    assert told in repr(contrast)
+    assert f"W{told[1:]}." in repr(concentration(contrast))
+    assert told not in repr(owl.minus(cat))
+    np.testing.assert_array_equal(contrast.data["sharing"], owl.data["sharing"])
 
 
 SCORES = synthetic.sweep()

@@ -22,6 +22,7 @@ from .limits_of_students import over_contexts, voided
 from .record import (
     AS_TRAINED_TEMPLATE,
     ELSEWHERE,
+    FIRST_MARKS,
     ITS_TEMPLATE,
     LEARNT,
     OPEN_TEXT,
@@ -89,9 +90,9 @@ def in_short(
         note.partition(OTHER_PIECES)[0] for note in notes_held(scores) if OTHER_PIECES in note
     ]
     told_from = [
-        re.split(rf": a token of|, not of| \(numbers\.|: {OTHER_MARKS}", note)[0]
+        re.split(rf": a token of|, not of| \(numbers\.|: (?:{OTHER_MARKS}|{FIRST_MARKS})", note)[0]
         for note in scores.record.notes
-        if shown.classes and (note.startswith(TOLD_FROM) or OTHER_MARKS in note)
+        if shown.classes and any(one in note for one in (*TOLD_FROM, OTHER_MARKS, FIRST_MARKS))
     ]
     asked = [*_asked_otherwise(scores), *learnt]
     return [*lines, *voided(scores), *silent, *asked, *told_from, *_sized_otherwise(scores)]

@@ -101,6 +101,9 @@ OTHER_MARKS = "sharing tells what that shares with them"
 """Of prompts that were marked by another training than the student's, or by one of which nobody
 knows whose it is, as notes say it."""
 
+FIRST_MARKS = "sharing is told by the marks of the first of these"
+"""Of a contrast of scores whose prompts were marked by different training prompts."""
+
 TOLD_FROM = (
     "seen, novel: told from",
     "what training shares: told from",

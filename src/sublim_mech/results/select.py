@@ -17,7 +17,7 @@ from .contexts import apart
 from .held import held, notes_held, notes_of_some
 from .identity import first_difference
 from .kinds import PARTS, STEP
-from .record import ONLY, Compute, Record, StudentSource
+from .record import FIRST_MARKS, ONLY, Compute, Record, StudentSource
 from .spreading import SWITCHED
 
 S = TypeVar("S", bound=ScoreArrays)
@@ -192,6 +192,7 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
     notes = _once(note for one in (scores, *others) for note in notes_held(one))
     if any(_is_once_more(scores, other) for other in others):
         notes.insert(0, ONCE_MORE)
+    notes += _marked_otherwise(scores, others)
     return replace(
         scores.record,
         metric=scores.record.what,
@@ -203,6 +204,21 @@ def _record_of_contrast(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> R
         confirmation=poor[0] if poor else None,
         compute=compute,
     )
+
+
+def _marked_otherwise(scores: ScoreArrays, others: Sequence[ScoreArrays]) -> list[str]:
+    """That the first of a contrast's scores has other marks of sharing, in a sentence."""
+    if "sharing" not in scores.data.coords:
+        return []
+    own = scores.data["sharing"].values
+    theirs = [one.data["sharing"].values for one in others if "sharing" in one.data.coords]
+    apart = max((np.sum(own != marks) for marks in theirs), default=0)
+    if not apart:
+        return []
+    return [
+        f"what is subtracted was marked by other training prompts (otherwise at {apart} of "
+        f"{np.sum(own != '')} tokens): {FIRST_MARKS}"
+    ]
 
 
 ONCE_MORE = (

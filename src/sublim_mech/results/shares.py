@@ -40,6 +40,7 @@ from .limits_of_students import over_contexts, voided
 from .null import layout, too_few_places
 from .record import (
     ELSEWHERE,
+    FIRST_MARKS,
     GATED,
     LEARNT,
     ONE_VALUE,
@@ -530,7 +531,16 @@ def _read_with(scores: ScoreArrays) -> list[str]:
     return [line for line in told if line]
 
 
-_TO_READ = (OTHER_TRAIT, REPEATED, LEARNT, ELSEWHERE, ONE_VALUE, OTHER_MARKS, OTHER_PIECES)
+_TO_READ = (
+    OTHER_TRAIT,
+    REPEATED,
+    LEARNT,
+    ELSEWHERE,
+    ONE_VALUE,
+    OTHER_MARKS,
+    FIRST_MARKS,
+    OTHER_PIECES,
+)
 """What notes hold that belong to a share."""
 
 _TOLD = ("noise", "controls", "sign", "intervals", "gap", "answer")
