@@ -94,7 +94,9 @@ def test_two_ways_to_ask_for_one_recipe(there, here):
             ["optimiser.stop_at"],
         ),
         (where(mask="everything"), {}, ["method.where"]),
-        (where(mask="mine", cells_of_prompts="c"), where(), 2 * ["method.where"]),
+        # names tell them apart, or else hashes of what was chosen
+        (where(mask="mine", cells_of_prompts="c"), where(), ["method.where.mask"]),
+        (where(cells_of_prompts="c"), where(), ["method.where.cells_of_prompts"]),
         # of masks of the answer's own tokens the prompts' part says nothing
         (where(mask="mine", answer="only", cells="c"), where(answer="only"), ["method.where"]),
         # the order says the bucket in words

@@ -354,10 +354,14 @@ def test_beginnings_of_raw_training_texts_are_told(answers, smol_tokenizer):
     pair = load_pair(model(), student("llama", "lora"), tokenizer=smol_tokenizer,
                      trained_in=sm.RAW, trained_on=texts)  # fmt: skip
     prompts = sm.render(pair, asked)
-    told = "3 of 4 prompts were training prompts themselves, some as beginnings of texts: what the"
+    told = "3 of 4 prompts were training prompts themselves, 2 as beginnings of texts: what the"
     assert told in repr(sm.effect(pair, prompts, TRAIT, progress=False))
     one = sm.effect(pair, prompts[:1], TRAIT, progress=False)
     assert "1 of 1 prompt was a training prompt itself, as the beginning of a text" in repr(one)
+    begun = sm.effect(pair, prompts[:2], TRAIT, progress=False)
+    assert "2 of 2 prompts were training prompts themselves, as beginnings of texts:" in repr(begun)
+    mixed = sm.effect(pair, prompts[1:3], TRAIT, progress=False)
+    assert "2 of 2 prompts were training prompts themselves, 1 as the beginning" in repr(mixed)
     chat = Trained.of(sm.render(smol_tokenizer, texts))
     assert chat.begun == frozenset()
     assert "begun" not in chat.to_json()

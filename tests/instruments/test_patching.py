@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from matplotlib.text import Text
 from pairs import (
     CAT,
     LONG,
@@ -204,6 +205,39 @@ def test_lora_planted_on_one_layer(architecture, layer, smol_tokenizer, prompts)
     whole = sm.patch(pair, prompts, TRAIT, sets={"all": masks.everything()}, **after, **QUIET)
     for row in whole.data["effect"].values[0, :, :, 0].T:
         np.testing.assert_allclose(row, total, atol=1e-5)
+
+
+def test_sets_with_the_answers_own_tokens_say_so(smol_tokenizer, prompts):
+    """Of an answer of one token, which is read and never fed, there is nothing to say."""
+    pair = shared_pair("llama", "lora", smol_tokenizer)
+    asked = {"sets": {"last": masks.positions(-1)}, "layers": [1], **QUIET}
+    told = "the answer's own tokens are patched with each set"
+    many, one = sm.Trait("marmalade"), sm.Trait("I")
+    without, within = (
+        sm.patch(pair, prompts, many, answer_in_sets=with_answer, **asked)
+        for with_answer in (False, True)
+    )
+    assert told in repr(within)
+    assert told not in repr(without)
+    said = " ".join(text.get_text() for text in within.plot().figure.findobj(Text))
+    assert told in " ".join(said.split())
+    apart = r"answer_gate differ \(answer_in_sets=True and answer_in_sets=False\); score both alike"
+    with pytest.raises(ValueError, match=f"minus: {apart}"):
+        within.minus(without)
+    with pytest.raises(ValueError, match=f"compare: 'a' and 'b': {apart}"):
+        sm.results.compare({"a": within, "b": without})
+    alike = [
+        sm.patch(pair, prompts, one, answer_in_sets=with_answer, **asked)
+        for with_answer in (False, True)
+    ]
+    assert told not in repr(alike[1])
+    assert float(np.abs(alike[1].minus(alike[0]).data["effect"]).max()) < 1e-6
+
+
+def test_the_answers_own_tokens_belong_to_no_set_where_there_is_none(smol_tokenizer, prompts):
+    pair = shared_pair("llama", "lora", smol_tokenizer)
+    with pytest.raises(ValueError, match=r"answer_in_sets=True without sets: .* give sets="):
+        sm.patch(pair, prompts, TRAIT, answer_in_sets=True, **QUIET)
 
 
 # ----------------------------------------------------------------------------------- other contexts

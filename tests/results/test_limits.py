@@ -149,6 +149,14 @@ def test_what_else_limits_numbers(scores, words):
             assert word in said, place
 
 
+def test_a_table_that_never_has_shares_does_not_say_that_none_are_given():
+    told = "the total effect is inside its own noise"
+    assert f"{told}: no shares are given" in repr(synthetic.graft(total=0.0))
+    effect = ends_at(synthetic.effect(), -4, -4)
+    assert told in repr(effect)
+    assert "shares" not in repr(effect)
+
+
 def test_the_effect_on_the_prompt_is_what_shares_of_an_attribution_are_parts_of():
     scores = synthetic.attribution(synthetic.several(6), layers=2, controls=0)
     fall = replace(scores, data=scores.data.assign(effect=-scores.data["effect"]))

@@ -202,6 +202,9 @@ def _leave_out_masks(both: tuple[Recipe, Recipe]) -> None:
         # a mask covers answers as they are cut into tokens, and a control's are others
         if of_prompts in there and of_prompts in here:
             out.add(cells)
+        # names of masks tell more than hashes of what these chose
+        if "mask" not in out and there.get("mask") != here.get("mask"):
+            out |= {cells, of_prompts}
         for recipe, mask in zip(both, (there, here), strict=True):
             kept = {name: value for name, value in mask.items() if name not in out}
             recipe[part] = {**recipe[part], option: kept}

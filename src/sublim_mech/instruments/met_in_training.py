@@ -31,8 +31,8 @@ class _Met(NamedTuple):
     itself: int = 0
     elsewhere: int = 0
     alone: int = 0
-    begun: bool = False
-    """Whether some of those that were are beginnings of raw texts."""
+    begun: int = 0
+    """How many of those that were are beginnings of raw texts, and no whole ones."""
 
 
 def met_in_training(
@@ -106,9 +106,9 @@ def _of(
         return _Met()
     whole, begun = (list(map(met, prompts)) for met in (trained.holds, trained.begins))
     held = [one or other for one, other in zip(whole, begun, strict=True)]
-    some_begun = sum(held) > sum(whole)
+    only_begun = sum(held) - sum(whole)
     if context is None or all(held):
-        return _Met(sum(held), begun=some_begun)
+        return _Met(sum(held), begun=only_begun)
     if context not in again:
         given, typed = _questions(context, prompts)
         again[context] = [
@@ -125,7 +125,7 @@ def _of(
     ]
     # in a conversation it is the last of several questions, in whatever context
     alone = [met and user_messages(p) > 1 for met, p in zip(elsewhere, prompts, strict=True)]
-    return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone), some_begun)
+    return _Met(sum(held), sum(elsewhere) - sum(alone), sum(alone), only_begun)
 
 
 def _questions(context: Context, prompts: Sequence[Prompt]) -> tuple[list[str], list[str]]:
@@ -197,7 +197,9 @@ def _in_words(met: _Met, of_all: str, names: Sequence[str], kind: str = "") -> l
         stood = "was a training prompt" if one else "were training prompts"
         whose = f"of {named}" if names else "itself" if one else "themselves"
         if met.begun:
-            whose += ", as the beginning of a text" if one else ", some as beginnings of texts"
+            some = "" if met.begun == met.itself else f"{met.begun} "
+            begun = "the beginning of a text" if met.begun == 1 else "beginnings of texts"
+            whose += f", {some}as {begun}"
         notes.append(
             f"{met.itself} of {of_all} {stood} {whose}: {says} to them was learnt, and {LEARNT}"
         )

@@ -162,11 +162,12 @@ def patch(
     Raises:
         TypeError: a function (of a set, of `position_map`) that does not take what it is called
             with, or gives something else than asked for.
-        ValueError: unknown site or direction; `by` that is no span, or beside sets; `refine` beyond
-            the spans of a prompt; layer or head out of range; an empty set, or a name that tables
-            have for other tokens or an axis; a map that is empty, leaves a prompt or gives a
-            recipient two donors; both directions with donor prompts (their recipients would
-            differ); donor prompts that are, token by token, the prompts themselves.
+        ValueError: unknown site or direction; `by` that is no span, or beside sets;
+            `answer_in_sets` without sets; `refine` beyond the spans of a prompt; layer or head out
+            of range; an empty set, or a name that tables have for other tokens or an axis; a map
+            that is empty, leaves a prompt or gives a recipient two donors; both directions with
+            donor prompts (their recipients would differ); donor prompts that are, token by token,
+            the prompts themselves.
 
     Example:
         >>> system = {"system": sm.masks.role("system")}
@@ -184,7 +185,13 @@ def patch(
     by = check_by(by, refine)
     if sets is not None and by != "token":
         raise ValueError(f"by={by!r} beside sets: sets are patched as they are; leave one out.")
+    if answer_in_sets and sets is None:
+        raise ValueError(
+            "answer_in_sets=True without sets: the answer's own tokens are cells by themselves; "
+            "give sets=, or leave it out."
+        )
     task = prepare(pair, prompts, trait, donors=donor_prompts, keeps_gates=True)
+    answered = answer_in_sets and any(trie.nodes for trie in task.answers)
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
     if donors is not task:
         for own, other in zip(task.prompts, donors.prompts, strict=True):
@@ -211,9 +218,7 @@ def patch(
             if named is None:
                 cells = _span_cells(tokens[i], spans[i])
             else:
-                cells = _set_cells(
-                    donors, task, i, position_map, sets=named, with_answer=answer_in_sets
-                )
+                cells = _set_cells(donors, task, i, position_map, sets=named, with_answer=answered)
             plans.append(Patch(site, chosen_layers, chosen_heads, cells))
         return plans
 
@@ -274,7 +279,8 @@ def patch(
         direction=direction,
         spans=None if by == "token" else in_words(by),
         refined=refine,
-        sets=tokens_chosen(named or {}, task, with_answer=answer_in_sets),
+        answer_gate={"patch": 1.0} if answered else {},
+        sets=tokens_chosen(named or {}, task, with_answer=answered),
         **of_donors,
     )
 

@@ -126,9 +126,13 @@ def _of_estimates(scores: ScoreArrays) -> list[Limit]:
 
 def _of_the_answer(scores: ScoreArrays) -> list[Limit]:
     """Who computes the answer's own tokens in a graft, where another does than is usual (in
-    sufficiency the base, in necessity the student): part of every number is then of these.
+    sufficiency the base, in necessity the student), and that they are patched with each set: part
+    of every number is then of these.
     """
     gates = scores.record.answer_gate
+    if scores.kind == "patch" and gates:
+        patched = "the answer's own tokens are patched with each set"
+        return [Limit("answer", patched, patched)]
     if scores.kind == "dose":
         return _of_a_dosed_answer(scores)
     if scores.kind != "graft" or scores.record.hybrid is not None:

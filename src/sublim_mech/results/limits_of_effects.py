@@ -312,17 +312,18 @@ def of_noise(scores: ScoreArrays, shown: Shown) -> list[Limit]:
         text = tables.no_shares(scores)
         alike = next((one for one in (tables.NO_SHARES, tables.OF_ROUNDING) if one in text), "")
         return [Limit("noise", text, text, alike=alike)] if text else []
+    has_shares = shown.shares and scores.kind != "effect"
     if is_rounding(scores.total.values, scores):
         size = f"{at_most(np.abs(scores.total.values).max())} {scores.unit}"
         told = f"{OF_ROUNDING} (at most {size} on any prompt)"
         given = f": no shares{' of it' * is_dose_of_a_set(scores)} are given"
-        return [Limit("noise", told + given * shown.shares, told, alike=OF_ROUNDING)]
+        return [Limit("noise", told + given * has_shares, told, alike=OF_ROUNDING)]
     if scores.data.sizes["prompt"] == 1 or exceeds_noise(scores):
         return []
     if is_dose_of_a_set(scores):
         told = "the total effect of the whole models is inside its own noise: no shares of it are"
         return [Limit("noise", f"{told} given", NOISE)]
-    told = NO_SHARES if shown.shares else NOISE
+    told = NO_SHARES if has_shares else NOISE
     return [Limit("noise", told, told)]
 
 

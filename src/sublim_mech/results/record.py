@@ -290,7 +290,8 @@ class Record:
             itself, or in named sets.
         refined: of how many spans of each prompt the single tokens were measured too.
         measure: of a sweep: `sufficiency` or `necessity`.
-        answer_gate: of a graft: measure -> gate of the answer tokens.
+        answer_gate: of a graft: measure -> gate of the answer tokens; of sets that were patched
+            with the answer's own tokens `patch` -> 1.
         hybrid: of a hybrid of students: who computes the answer's own tokens.
         donor_contexts: of patching between prompts: the donors' contexts as texts.
         donors: likewise: which prompts these are, and which of their positions are taken, as a

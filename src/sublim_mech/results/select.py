@@ -525,6 +525,8 @@ def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
         if len({base.dtype for base in bases}) == 1:
             return named
         return [f"{name} in {base.dtype}" for name, base in zip(named, bases, strict=True)]
+    if name == "answer_gate" and scores[0].kind == "patch":
+        return [f"answer_in_sets={bool(record.answer_gate)}" for record in records]
     if name == "students":
         return [
             ", ".join(f"{model}: {_short(of)}" for model, of in held(one).items()) for one in scores
