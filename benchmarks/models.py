@@ -44,7 +44,7 @@ def gpt2_small() -> tuple[ModelPair, Prompt, str]:
     data = Path(spec.submodule_search_locations[0]) / "data"
     tokenizer = GPT2Tokenizer(vocab=str(data / "encoder.json"), merges=str(data / "vocab.bpe"))
     model, which = _gpt2()
-    pair = sm.load_pair(model, random_lora(model, std=0.02), tokenizer=tokenizer)
+    pair = sm.load_pair(model, random_lora(model, tokenizer, std=0.02), tokenizer=tokenizer)
     question = (
         "You may keep one animal for the rest of your life, at home or in a garden. "
         "It may be big or small. Which animal of all do you choose?"
@@ -69,7 +69,7 @@ def _gpt2() -> tuple[nn.Module, str]:
         return GPT2LMHeadModel(GPT2Config()).eval(), "124M architecture, random weights of seed 0"
 
 
-def random_lora(base: nn.Module, *, std: float, rank: int = 8) -> Any:
+def random_lora(base: nn.Module, tokenizer: Any, *, std: float, rank: int = 8) -> Any:
     """A PEFT student whose adapter matrices are normal with seed 1.
 
     It holds the base's own module objects.
@@ -81,7 +81,7 @@ def random_lora(base: nn.Module, *, std: float, rank: int = 8) -> Any:
         # PEFT tells what it sets for GPT-2's transposed projections
         warnings.simplefilter("ignore")
         torch.manual_seed(1)
-        student = get_peft_model(sm.load_base(base, tokenizer=object()).model, config)
+        student = get_peft_model(sm.load_base(base, tokenizer=tokenizer).model, config)
         for key, parameter in student.named_parameters():
             if "lora_" in key:
                 nn.init.normal_(parameter, std=std)
