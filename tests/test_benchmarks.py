@@ -29,6 +29,7 @@ from benchmarks import (
     lengths,
     making,
     memory,
+    models,
     parts,
     rows,
     scanning,
@@ -61,6 +62,14 @@ def pair(smol_tokenizer):
 @pytest.fixture(scope="module")
 def prompt(smol_tokenizer):
     return sm.render(smol_tokenizer, ["Which?"], context=sm.Context(system=sm.Context.EMPTY))[0]
+
+
+def test_the_models_of_the_rows_are_there():
+    """Rows are run by hand, with models of their own: a loader that refused these went unseen."""
+    for made in (models.gpt2_small()[:2], models.smollm2()):
+        asked, prompt = made
+        base, student = asked.logits([prompt], model="base"), asked.logits([prompt])
+        assert (base[0] - student[0]).abs().max() > 1e-3
 
 
 def product_flops(config, *, tokens, keys, blocks, reads):

@@ -6,6 +6,7 @@ forgotten name or page is told here without it.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,16 @@ def test_every_listed_name_stands_on_the_page_of_a_folder(path):
         if not any(thing is other for other in documented):
             missing.append(name)
     assert not missing, f"{', '.join(missing)}: put them into the `__all__` of their folder"
+
+
+def test_every_list_has_its_table():
+    """`docs/hooks.py` fills a table in where a comment asks for it, and says nothing elsewhere."""
+    asked = [
+        comment
+        for page in sorted((DOCS / "reference").glob("*.md"))
+        for comment in re.findall("<!-- the names of (.*) -->", page.read_text())
+    ]
+    assert sorted(asked) == sorted(LISTS)
 
 
 def test_the_navigation_leads_to_every_page():

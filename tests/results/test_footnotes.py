@@ -96,7 +96,7 @@ LIMIT = {
     "noise": lambda scores: synthetic.recorded(inside_noise(scores), measured="M(1)"),
     "sum": added,
 }
-FIRST = ("graft", "attribution", "scan", "dose", "steps")
+FIRST = ("graft", "attribution", "patched sets", "scan", "dose", "steps")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,9 @@ def test_every_limit_of_a_table_stands_below_its_picture(kind):
     # a dose that leaves the answer to the base is not of whole students
     assert {"context", "noise", "sum", "gated"} <= told
     assert ("ceiling" in told) == (kind != "dose")
-    assert ("answer" in told) == (kind in ("graft", "a set", "dose", "steps"))
+    assert ("answer" in told) == (
+        kind in ("graft", "a set", "patch", "patched sets", "dose", "steps")
+    )
 
 
 # ------------------------------------------------------------------------------------ denominators

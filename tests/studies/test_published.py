@@ -220,6 +220,15 @@ def test_the_plan_is_printed_without_the_model(name):
     assert "none is known on cuda" in repr(planned)
 
 
+@pytest.mark.parametrize("ranks", [[8], [4], [1, 8], [8, 16], [1, 512]])
+def test_some_of_the_ranks_are_a_study_too(ranks):
+    """Parts that train the same students call them the same, however many ranks each has."""
+    planned = studies.plan(studies.paper(ranks=ranks, row_seeds=[1], training_seeds=[1]))
+    # LoRAs of four animals in the default context and under ChatGPT's, where those of two are
+    # asked of, and of rank 8 for localisation; full fine-tunes of four
+    assert planned.stages["students"].to_do >= 4 * len({*ranks, 8}) + 4
+
+
 def test_the_papers_own_numbers():
     study = studies.paper()
     ranks = study.parts[0]

@@ -27,7 +27,7 @@ from ..models.placement import input_device
 from ..prompts.notices import notice
 
 HOST_SHARE = 1 / 8  # of a machine's memory
-ACCELERATOR_SHARE = 1 / 3  # of an accelerator's
+CUDA_SHARE = 1 / 3  # of a CUDA device's
 
 # more tokens than this bring no speed: a CPU works best while activations fit its caches, an
 # accelerator needs many
@@ -38,7 +38,7 @@ TOKENS_PER_FORWARD = 32768
 def default_budget(device: torch.device) -> int:
     """Bytes that the activations of one forward may take by default."""
     if device.type == "cuda":
-        return int(ACCELERATOR_SHARE * torch.cuda.get_device_properties(device).total_memory)
+        return int(CUDA_SHARE * torch.cuda.get_device_properties(device).total_memory)
     return int(HOST_SHARE * psutil.virtual_memory().total)
 
 

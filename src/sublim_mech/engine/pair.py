@@ -452,7 +452,7 @@ def load_pair(
             weights stay in `dtype`). Scores then carry, and print, how far their totals are from
             those computed without it.
         memory_gb: memory that the activations of one forward may take, from which batch sizes
-            follow; an eighth of the machine's memory, or a third of the accelerator's, when not
+            follow; an eighth of the machine's memory, or a third of a CUDA device's, when not
             given.
         allow_unrelated: accept students of another lineage.
 

@@ -357,7 +357,7 @@ def open_runner(
     Args:
         model: what `load_base` gave, or a runner.
         memory_gb: memory that the activations of one forward may take, from which batch sizes
-            follow; an eighth of the machine's memory, or a third of the accelerator's, when not
+            follow; an eighth of the machine's memory, or a third of a CUDA device's, when not
             given.
         compute: floating-point type of matrix products (autocast); the weights' own when None.
 

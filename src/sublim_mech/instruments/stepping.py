@@ -331,7 +331,9 @@ def _measured(function: Callable[[ModelPair], Scores], pair: ModelPair, step: in
     if scores.record.confirmation is not None:
         raise ValueError(
             f"function gives confirmed scores at step {step}, and a confirmation is of one step; "
-            "confirm those of a step by themselves: confirm(pair, scores.sel(step=...))."
+            "leave sm.confirm out, and confirm those of a step by themselves: for the pair of "
+            "instruments.step_pairs(run) attribute once more, then sm.confirm(pair, prompts, "
+            "trait, scores)."
         )
     if scores.record.refined is not None:
         raise ValueError(

@@ -2,7 +2,7 @@
 are a copy of a module, and which cannot be told apart by module and token.
 
 The part of `compat` that knows single methods. Everything here was seen in PEFT 0.21.2 and has a
-test in `tests/models/test_peft_layers.py`.
+test in `tests/models/test_adapters_named.py`.
 """
 
 from __future__ import annotations

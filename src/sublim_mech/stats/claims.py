@@ -74,8 +74,9 @@ def transmission_claim(rows: Any, *, seed: int = 0) -> Verdict:
         seed: of random assignments, where there are very many.
 
     Returns:
-        The verdict; `cannot tell` where the assignments cannot give a p below 0.05, or where all
-        row seeds have one number, as copies have. Rows without a number are left out, and told.
+        The verdict; never `supported` where the assignments cannot give a p below 0.05; `cannot
+        tell` where all row seeds have one number, as copies have. Rows without a number are left
+        out, and told.
 
     Raises:
         ValueError: a column is missing, or no row seed has students of two traits.

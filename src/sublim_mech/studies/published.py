@@ -81,20 +81,19 @@ def paper(
                      evaluate_every=-(-STEPS // 5))  # fmt: skip
     full = Method(kind="full", name="full", lrs=(2e-5,), steps=STEPS, evaluate_every=-(-STEPS // 5))
     part = partial(Part, labels=(SAMPLED,), row_seeds=row_seeds, training_seeds=training_seeds)
-    rule = "alpha = rank"
     inner = [rank for rank in ranks if 4 <= rank <= 256] or list(ranks)
     parts = (
-        part(name="ranks", methods=(method(name=rule, ranks=ranks), full)),
+        part(name="ranks", methods=(method(name=_rule(ranks), ranks=ranks), full)),
         part(
             name="contexts",
-            methods=(method(name=rule, ranks=inner),),
+            methods=(method(name=_rule(inner), ranks=inner),),
             trained_in=(DEFAULT, CHATGPT),
             evaluated_in=tuple(contexts),
             focus=("wolf", "owl"),
         ),
         part(
             name="localisation",
-            methods=(method(name=f"{rule} r8", ranks=(8,)),),
+            methods=(method(name=_rule((8,)), ranks=(8,)),),
             scores=("graft", "graft_ig"),
         ),
     )
@@ -111,6 +110,13 @@ def paper(
         asking=Asking(samples=100),
         computing=Computing(device="cuda", dtype="bfloat16"),
     )
+
+
+def _rule(ranks: Sequence[int]) -> str:
+    """What a part's LoRAs are called; each of several has its rank behind that, and the only one
+    too, by which students of two parts are one.
+    """
+    return f"alpha = rank r{ranks[0]}" if len(ranks) == 1 else "alpha = rank"
 
 
 PAPER: Mapping[str, Callable[[], Study]] = {
