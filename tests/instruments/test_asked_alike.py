@@ -53,14 +53,26 @@ def test_patched_sets_are_told_apart_and_stay_so_in_files(llama, prompts, tmp_pa
         first.minus(second)
 
 
-def test_patched_sets_with_the_answer_are_others(llama, prompts):
-    options = {"layers": [1], "sets": {"x": LAST}, **QUIET}
-    alone, with_answer = (
-        sm.patch(llama, prompts, TRAIT, answer_in_sets=answer, **options)
+def test_directions_at_the_answers_own_tokens_are_others(llama, prompts):
+    change = sm.instruments.activation_change(llama, prompts, LAST, layers=[1])
+    asked = {"where": LAST, "random": 1, **QUIET}
+    trait = sm.Trait("marmalade")
+    alone, within = (
+        sm.instruments.direction_effects(
+            llama, prompts, trait, change, answer_in_set=answer, **asked
+        )
         for answer in (False, True)
     )
-    with pytest.raises(ValueError, match="minus: masks of the set 'x' differ"):
-        with_answer.minus(alone)
+    told = "directions, and the graft beside them, are of the answer's own tokens too"
+    assert told in repr(within)
+    assert told not in repr(alone)
+    with pytest.raises(ValueError, match=r"differ \(answer_in_set=True and answer_in_set=False\)"):
+        within.minus(alone)
+    fewer = sm.instruments.activation_change(llama, prompts[:1], LAST, layers=[1])
+    for other, seed in ((fewer, 0), (change, 1)):
+        scores = sm.instruments.direction_effects(llama, prompts, trait, other, seed=seed, **asked)
+        with pytest.raises(ValueError, match=r"minus: directions differ .* same change and seed"):
+            scores.minus(alone)
 
 
 def test_doses_of_other_cells_of_one_name_are_told_apart(llama, prompts):

@@ -42,6 +42,31 @@ def sufficient(scores):
 # --------------------------------------------------------------------------------------- identities
 
 
+def test_a_sweep_of_some_cells_says_which_and_has_no_others(smol_tokenizer):
+    """What nothing switches has no value: a 0 there would read like a finding."""
+    pair = shared_pair("llama", "lora", smol_tokenizer)
+    prompts = sm.render(pair, ["Which animal?"])
+    trait = sm.Trait("marmalade")
+
+    def sweep(only, **options):
+        return sm.instruments.graft_sweep(pair, prompts, trait, only=only, **options, **QUIET)
+
+    def has_value(scores):
+        return np.isfinite(scores.data["effect"].values[0, 0]).all(0)  # by position
+
+    system = sweep(masks.role("system"))
+    assert ", only system" in repr(system).splitlines()[0]
+    tokens = masks.role("system").tokens(prompts[0])
+    assert np.flatnonzero(has_value(system)).tolist() == list(tokens)  # the answer's are none
+    mlp = sweep(masks.modules("mlp"))
+    assert ", only mlp" in repr(mlp).splitlines()[0]
+    assert has_value(mlp).all()  # of all tokens, the answer's too
+    assert ", only" not in repr(sweep(masks.everything())).splitlines()[0]
+    assert sweep(masks.layers([1])).data["layer"].values.tolist() == [1]
+    with pytest.raises(ValueError, match=r"layers=\[0, 1\]: only='layer 1' holds nothing .* \[0\]"):
+        sweep(masks.layers([1]), layers=[0, 1])
+
+
 def test_batched_and_padded_equal_one_by_one(pair, marked):
     together = sm.graft(pair, marked, TRAIT, "role", **QUIET).data["effect"].values
     alone = [sm.graft(pair, [p], TRAIT, "role", **QUIET).data["effect"].values for p in marked]

@@ -149,6 +149,26 @@ def test_what_else_limits_numbers(scores, words):
             assert word in said, place
 
 
+def test_a_boundary_inside_texts_of_unlike_lengths_is_not_behind_one_token():
+    rows = [synthetic.chat(), synthetic.chat(synthetic.QUESTION[:5])] * 3
+    unlike, alike = synthetic.scan(rows), synthetic.scan(rows[:1] * 6)
+    low, high = (sum(role != "answer" for _, role, *_ in row) for row in (rows[1], rows[0]))
+    told = (
+        f"prompts of {low} to {high} tokens: inside texts of unlike lengths a boundary is behind "
+        "other tokens in some"
+    )
+    for place, said in (shown(unlike) | pictures(unlike)).items():
+        assert told in said, place
+    for place, said in (shown(alike) | pictures(alike)).items():
+        assert "unlike lengths" not in said, place
+
+
+def test_what_two_decimals_would_show_as_0_has_two_digits_beside_its_whole():
+    small = Moved(0.00219, -0.00286).told("nats")
+    assert small == "0.0029 of 0.0051 nats (57%) are the controls' fall"
+    assert Moved(0.2, -0.2).told("nats") == "0.20 of 0.40 nats (50%) are the controls' fall"
+
+
 def test_a_table_that_never_has_shares_does_not_say_that_none_are_given():
     told = "the total effect is inside its own noise"
     assert f"{told}: no shares are given" in repr(synthetic.graft(total=0.0))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.curves import OTHERS, OWN, RANDOM
+from ..results.record import DIRECTIONS
 from ..results.scores import Scores
 from .changes import ActivationChange
 from .labelling import label, tokens_chosen
@@ -152,6 +154,8 @@ def direction_effects(
     steps = [len(chosen) * per_layer] * len(task.prompts)
     measured = walk(task, cells, title="directions", steps=steps, progress=progress)
     graft = measured.effect[:, :, 0, -1]
+    answered = answer_in_set and any(trie.nodes for trie in task.answers)
+    in_set = {"direction": 1.0} if answered else {}
     hooks = np.array([pair.sites.hook_name(change.site, layer) for layer in chosen])
     return label(
         replace(measured, effect=measured.effect[:, :, :, :-1]),
@@ -167,10 +171,19 @@ def direction_effects(
         },
         site=change.site,
         where=mask.name,
-        sets=tokens_chosen({mask.name: mask}, task),
-        answer_gate={ADDED: 0.0, SUBTRACTED: 1.0, PROJECTED: 1.0},
+        sets=tokens_chosen({mask.name: mask}, task, with_answer=answered)
+        | {DIRECTIONS: _in_words(change, seed)},
+        answer_gate={ADDED: 0.0, SUBTRACTED: 1.0, PROJECTED: 1.0} | in_set,
         notes=_own_prompts(task, change),
     )
+
+
+def _in_words(change: ActivationChange, seed: int) -> str:
+    """From which prompts' tokens directions are, and which random ones stand beside, as a text."""
+    tokens = change.data["tokens"].values.tolist()
+    of_what = repr((change.made_from, change.where.name, tokens, seed))
+    digest = sha256(of_what.encode()).hexdigest()[:12]
+    return f"{counted(len(tokens), 'prompt')}, {change.where.name}, seed {seed} [{digest}]"
 
 
 def _own_prompts(task: Task, change: ActivationChange) -> list[str]:

@@ -342,11 +342,13 @@ def graft_sweep(
         trait: a trait or a metric.
         measure: `sufficiency` (the cell alone is the student's) or `necessity` (the cell alone is
             the base's).
-        layers: which layers; all that any student changes when not given. -1 holds the embeddings,
+        layers: which layers; all that any student changes (there where `only` holds any of it)
+            when not given. -1 holds the embeddings,
             the number of blocks the final norm and the unembedding.
         only: a mask of what is switched in each cell, such as `masks.band(0)` of a pair that is
             split or `masks.modules("mlp")`; everything when not given. What it leaves out stays as
-            it is around the cell: the base's for sufficiency, the student's for necessity.
+            it is around the cell: the base's for sufficiency, the student's for necessity. Of the
+            answer's own tokens it holds the modules that it holds at every token of the prompt.
         by: what is switched at once: a `token`, `word`, `sentence`, `message` (cut where the role
             changes; the template's tokens apart), or so many tokens. The effect of a span is that
             of a set, not the sum of its tokens'.
@@ -364,8 +366,8 @@ def graft_sweep(
 
     Raises:
         ValueError: unknown measure; `by` that is no span, or `refine` beyond the spans of a prompt;
-            a layer out of range, or one in which no student of the pair changes anything; `only`
-            that holds nothing that a student changes there.
+            a layer out of range, or one in which no student of the pair changes anything (that
+            `only` holds); `only` that holds nothing that a student changes there.
 
     Example:
         >>> asked = {"measure": "necessity", "layers": [0, 2], "progress": False}
@@ -385,6 +387,8 @@ def graft_sweep(
 
     count = len(task.prompts)
     held = [] if only is None else _held(task, only, chosen)
+    if only is not None:
+        chosen = _layers_held(pair, held, chosen, only, given=layers is not None)
     switched = None if only is None else _switched(pair, held, chosen)
     spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
     if refine is not None:
@@ -451,8 +455,8 @@ class Sweep(NamedTuple):
 
 
 def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "_slot cell"]]:
-    """Per prompt, how far a mask switches each cell of the pair, the answer's nodes with the
-    modules that it holds anywhere.
+    """Per prompt, how far a mask switches each cell of the pair; the answer's nodes, which are
+    tokens like others, with the modules that it holds at every token of the prompt.
     """
     cells = task.pair.cells()
     here = np.array([cell.layer in layers for cell in cells])
@@ -467,9 +471,34 @@ def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "
                 f"{ranges(sorted(layers))}, first in {prompt.question!r}: every effect would "
                 "be 0 whatever was learned."
             )
-        nodes = np.tile(inside.any(0), (len(task.answers[i].nodes), 1))
+        nodes = np.tile(inside.all(0), (len(task.answers[i].nodes), 1))
         found.append(torch.from_numpy(only.scale * np.concatenate([inside, nodes])).float())
     return found
+
+
+def _layers_held(
+    pair: ModelPair,
+    held: Sequence[Float[Tensor, "_slot cell"]],
+    layers: Sequence[int],
+    only: Mask,
+    *,
+    given: bool,
+) -> list[int]:
+    """The layers in which a mask holds what a student changes: the 0 of others, which nothing
+    switches, would read like a finding.
+    """
+    paths = {module.path for module in _changed(pair)}
+    here = [cell.layer if cell.path in paths else None for cell in pair.cells()]
+    switched = torch.stack([(inside != 0).any(0) for inside in held]).any(0).tolist()
+    reached = {layer for layer, one in zip(here, switched, strict=True) if one}
+    nothing = [layer for layer in layers if layer not in reached]
+    if nothing and given:
+        raise ValueError(
+            f"layers={list(layers)}: only={only.name!r} holds nothing that a student of this pair "
+            f"changes in {nothing}, so their effects would be 0 whatever was learned; leave these "
+            "layers out."
+        )
+    return [layer for layer in layers if layer in reached]
 
 
 def _switched(

@@ -112,6 +112,7 @@ def boundaries(scores: ScoreArrays) -> Boundaries:
     effect = effect.transpose("prompt", "measure", "position")
     texts = scores.positions("token")
     names: list[set[str]] = [set() for _ in chosen]
+    present = [0] * len(chosen)  # in how many prompts
     values, before = [], []
     for prompt, of_token in enumerate(alignment.of_token):
         there = np.flatnonzero(np.isin(of_token, chosen))
@@ -123,6 +124,7 @@ def boundaries(scores: ScoreArrays) -> Boundaries:
             )
         for place, position in zip(numbers, there, strict=True):
             names[place].add(str(texts[prompt, position]))
+            present[place] += 1
         # tokens before the boundary behind each place, and the value there
         count = np.searchsorted(numbers, np.arange(len(chosen)), side="right")
         of_prompt = np.concatenate(
@@ -130,7 +132,14 @@ def boundaries(scores: ScoreArrays) -> Boundaries:
         )
         values.append(of_prompt[:, np.r_[0, count]])
         before.append(np.r_[0, count])
-    shown = [START, *(name.pop() if len(name) == 1 else "…" for name in names)]
+    # a prompt that has no such place is at the one before it, behind another token
+    shown = [
+        START,
+        *(
+            name.pop() if len(name) == 1 and at == len(texts) else "…"
+            for name, at in zip(names, present, strict=True)
+        ),
+    ]
     roles = ["", *(alignment.places[i].role for i in chosen)]
     lined_up, tokens = np.stack(values), np.mean(before, axis=0)
     if scores.of_answer.values.any():

@@ -15,6 +15,7 @@ Kind = Literal[
     "noise",
     "controls",
     "intervals",
+    "places",
     "ceiling",
     "sign",
     "gap",

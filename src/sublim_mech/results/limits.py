@@ -46,6 +46,7 @@ def limits(scores: ScoreArrays, shown: Shown = SHARES) -> list[Limit]:
         *(_of_steps(scores) if scores.has_steps else _of_effects(scores, shown)),
         *few_prompts(scores.data.sizes["prompt"]),
         *of_one_value(scores),
+        *_of_places(scores),
         *_of_the_gap(scores),
         *_of_estimates(scores),
         *_of_the_answer(scores),
@@ -100,6 +101,21 @@ def in_full(scores: ScoreArrays, *without: Kind, shown: Shown = SHARES) -> list[
     return [limit.text for limit in limits(scores, shown) if limit.kind not in without]
 
 
+def _of_places(scores: ScoreArrays) -> list[Limit]:
+    """That a boundary of a scan is not behind one token in prompts of other lengths."""
+    if scores.kind != "scan":
+        return []
+    lengths = scores.of_prompt.sum("position").values
+    low, high = int(lengths.min()), int(lengths.max())
+    if low == high:
+        return []
+    told = (
+        f"prompts of {low} to {high} tokens: inside texts of unlike lengths a boundary is behind "
+        "other tokens in some"
+    )
+    return [Limit("places", told, told)]
+
+
 # ---------------------------------------------------------------------------- gaps and estimates
 
 
@@ -126,13 +142,16 @@ def _of_estimates(scores: ScoreArrays) -> list[Limit]:
 
 def _of_the_answer(scores: ScoreArrays) -> list[Limit]:
     """Who computes the answer's own tokens in a graft, where another does than is usual (in
-    sufficiency the base, in necessity the student), and that they are patched with each set: part
-    of every number is then of these.
+    sufficiency the base, in necessity the student), and that they are patched with each set, or
+    with directions: part of every number is then of these.
     """
     gates = scores.record.answer_gate
     if scores.kind == "patch" and gates:
         patched = "the answer's own tokens are patched with each set"
         return [Limit("answer", patched, patched)]
+    if scores.kind == "direction" and "direction" in gates:
+        added = "directions, and the graft beside them, are of the answer's own tokens too"
+        return [Limit("answer", added, added)]
     if scores.kind == "dose":
         return _of_a_dosed_answer(scores)
     if scores.kind != "graft" or scores.record.hybrid is not None:

@@ -110,7 +110,11 @@ class Moved(NamedTuple):
                     own = f"{'+' if self.student > 0 else '-'}{own}"
             whole = f"they {moved} by {theirs} {told}, beyond {named.own} own {own}"
             return f"{named.headline} is {named.others}': {whole}"
-        of = f"{_plain(abs(self.controls))} of {_plain(abs(self.headline))} {told}"
+        both = abs(self.controls), abs(self.headline)
+        # to two digits both, where two decimals would show the one as 0
+        tiny = float(f"{both[0]:.2f}") == 0
+        part, whole = (f"{size:.2g}" if tiny else _plain(size) for size in both)
+        of = f"{part} of {whole} {told}"
         of += f" ({self.part:z.0%})"
         return f"{of} are {named.others}' {moved}"
 

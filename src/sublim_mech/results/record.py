@@ -60,6 +60,9 @@ LEARNT = "tells nothing of others"
 REPEATED = "an answer may repeat it from there"
 """Of prompts that name the trait themselves, as notes say it."""
 
+DIRECTIONS = "directions"
+"""What stands for the directions of direction effects among the sets of a record."""
+
 ONLY = "only"
 """What a sweep switches in each cell, among the sets of a record."""
 
@@ -291,7 +294,7 @@ class Record:
         refined: of how many spans of each prompt the single tokens were measured too.
         measure: of a sweep: `sufficiency` or `necessity`.
         answer_gate: of a graft: measure -> gate of the answer tokens; of sets that were patched
-            with the answer's own tokens `patch` -> 1.
+            with the answer's own tokens `patch` -> 1, of directions at these `direction` -> 1.
         hybrid: of a hybrid of students: who computes the answer's own tokens.
         donor_contexts: of patching between prompts: the donors' contexts as texts.
         donors: likewise: which prompts these are, and which of their positions are taken, as a

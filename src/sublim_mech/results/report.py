@@ -20,7 +20,7 @@ from .kinds import KINDS, Table
 from .limit_kinds import OF_LAYERS, SHARES, Kind, Shown
 from .limits import in_full, limits
 from .limits_of_students import over_contexts, where_asked
-from .record import GATED, ONE_VALUE, SUM, Forms
+from .record import GATED, ONE_VALUE, ONLY, SUM, Forms
 from .rounding import is_coarse, known_to
 from .select import select
 from .spreading import MIXED, switched_in_words
@@ -64,6 +64,8 @@ def title(scores: ScoreArrays) -> str:
         # a folder's own name: where it lay is of no use to whoever reads a figure
         run = PurePath(record.run).name
         parts.append(f"steps of {run}" if scores.has_steps else f"run {record.run}")
+    if (only := record.sets.get(ONLY, "").rpartition(" [")[0]) not in ("", "everything"):
+        parts.append(f"only {only}")
     if record.spans is not None:
         parts.append(f"spans by {record.spans}")
     if record.donor_contexts:

@@ -17,7 +17,7 @@ from .contexts import apart
 from .held import held, notes_held, notes_of_some
 from .identity import first_difference
 from .kinds import PARTS, STEP
-from .record import FIRST_MARKS, ONLY, Compute, Record, StudentSource
+from .record import DIRECTIONS, FIRST_MARKS, ONLY, Compute, Record, StudentSource
 from .spreading import SWITCHED
 
 S = TypeVar("S", bound=ScoreArrays)
@@ -378,6 +378,8 @@ class _Same:
         for name in both[0].sets:
             one, another = (record.sets.get(name, "") for record in both)
             same = one.rpartition("[")[2] == another.rpartition("[")[2]
+            if one and another and not same and name == DIRECTIONS:
+                self.tell("directions", one, another, f"{ALIKE}, with the same change and seed")
             if one and another and not same and not _left_out(name, scores):
                 fix = "score both by one mask"
                 self.tell(f"masks of the set {name!r}", one, another, fix)
@@ -513,6 +515,10 @@ def _short(student: StudentSource) -> str:
     return f"{student.name} {student.hash[:12]}"
 
 
+_IN_SETS = {"patch": "answer_in_sets", "direction": "answer_in_set"}
+"""Kinds of scores whose sets may hold the answer's own tokens, and the option that says so."""
+
+
 def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
     """A field of two records as tables say it; nothing of those that are said as they are."""
     records = [one.record for one in scores]
@@ -525,8 +531,9 @@ def _in_words(name: str, *scores: ScoreArrays) -> Sequence[str]:
         if len({base.dtype for base in bases}) == 1:
             return named
         return [f"{name} in {base.dtype}" for name, base in zip(named, bases, strict=True)]
-    if name == "answer_gate" and scores[0].kind == "patch":
-        return [f"answer_in_sets={bool(record.answer_gate)}" for record in records]
+    if name == "answer_gate" and scores[0].kind in _IN_SETS:
+        option = _IN_SETS[scores[0].kind]
+        return [f"{option}={scores[0].kind in record.answer_gate}" for record in records]
     if name == "students":
         return [
             ", ".join(f"{model}: {_short(of)}" for model, of in held(one).items()) for one in scores
