@@ -112,7 +112,7 @@ class Moved(NamedTuple):
             return f"{named.headline} is {named.others}': {whole}"
         both = abs(self.controls), abs(self.headline)
         # to two digits both, where two decimals would show the one as 0
-        tiny = float(f"{both[0]:.2f}") == 0
+        tiny = float(f"{both[0]:z.2f}") == 0
         part, whole = (f"{size:.2g}" if tiny else _plain(size) for size in both)
         of = f"{part} of {whole} {told}"
         of += f" ({self.part:z.0%})"
