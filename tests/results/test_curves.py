@@ -51,6 +51,9 @@ def test_a_prompt_that_is_shorter_there_waits():
     lined_up = boundaries(scores)
     first = 1 + next(i for i, row in enumerate(long) if row[1] == "user")  # behind its first token
     assert lined_up.roles[first : first + 6] == ["user"] * 6
+    # behind the second to the fifth token the shorter one has none of its own
+    assert lined_up.names[first + 1 : first + 5] == ["…"] * 4
+    assert "…" not in (lined_up.names[first], lined_up.names[first - 1])
     assert lined_up.tokens[first + 5] == (first + 2 - 1 + first + 5) / 2
     rises = lined_up.values[0, 1]
     assert len(set(rises[first : first + 5])) == 1  # behind its first token, before its last
