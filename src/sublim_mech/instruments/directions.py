@@ -37,6 +37,7 @@ from ..metrics import Metric
 from ..models.students import Student
 from ..prompts import Prompt, Trait
 from ..results.curves import OTHERS, OWN, RANDOM
+from ..results.identity import with_digest
 from ..results.record import DIRECTIONS
 from ..results.scores import Scores
 from .changes import ActivationChange
@@ -154,7 +155,7 @@ def direction_effects(
     steps = [len(chosen) * per_layer] * len(task.prompts)
     measured = walk(task, cells, title="directions", steps=steps, progress=progress)
     graft = measured.effect[:, :, 0, -1]
-    answered = answer_in_set and any(trie.nodes for trie in task.answers)
+    answered = answer_in_set and task.feeds_answers
     in_set = {"direction": 1.0} if answered else {}
     hooks = np.array([pair.sites.hook_name(change.site, layer) for layer in chosen])
     return label(
@@ -182,8 +183,8 @@ def _in_words(change: ActivationChange, seed: int) -> str:
     """From which prompts' tokens directions are, and which random ones stand beside, as a text."""
     tokens = change.data["tokens"].values.tolist()
     of_what = repr((change.made_from, change.where.name, tokens, seed))
-    digest = sha256(of_what.encode()).hexdigest()[:12]
-    return f"{counted(len(tokens), 'prompt')}, {change.where.name}, seed {seed} [{digest}]"
+    named = f"{counted(len(tokens), 'prompt')}, {change.where.name}, seed {seed}"
+    return with_digest(named, sha256(of_what.encode()))
 
 
 def _own_prompts(task: Task, change: ActivationChange) -> list[str]:

@@ -163,7 +163,7 @@ def _named_sets(sets: Mapping[str, Where] | str, task: Task) -> Mapping[str, Mas
         if sets == "sharing" and any(prompt.sharing is None for prompt in task.prompts):
             _refuse_unmarked(task)
         by = masks.by_role if sets == "role" else masks.by_sharing
-        return by(task.prompts, answer=any(trie.nodes for trie in task.answers))
+        return by(task.prompts, answer=task.feeds_answers)
     if not sets:
         raise ValueError("sets is empty; name at least one, e.g. {'system': masks.role('system')}.")
     return named_sets(sets, task.prompts, task.pair.cells())
@@ -343,8 +343,8 @@ def graft_sweep(
         measure: `sufficiency` (the cell alone is the student's) or `necessity` (the cell alone is
             the base's).
         layers: which layers; all that any student changes (there where `only` holds any of it)
-            when not given. -1 holds the embeddings,
-            the number of blocks the final norm and the unembedding.
+            when not given. -1 holds the embeddings, the number of blocks the final norm and the
+            unembedding.
         only: a mask of what is switched in each cell, such as `masks.band(0)` of a pair that is
             split or `masks.modules("mlp")`; everything when not given. What it leaves out stays as
             it is around the cell: the base's for sufficiency, the student's for necessity. Of the
@@ -386,10 +386,11 @@ def graft_sweep(
     chosen = _layers(pair, layers)
 
     count = len(task.prompts)
-    held = [] if only is None else _held(task, only, chosen)
+    held, switched = [], None
     if only is not None:
+        held = _held(task, only, chosen)
         chosen = _layers_held(pair, held, chosen, only, given=layers is not None)
-    switched = None if only is None else _switched(pair, held, chosen)
+        switched = _switched(pair, held, chosen)
     spans = [spans_of(task.prompts[i], len(task.answers[i].nodes), by) for i in range(count)]
     if refine is not None:
         check_refine(refine, spans, task)
@@ -454,14 +455,18 @@ class Sweep(NamedTuple):
     only: Tensor | None = None
 
 
+def _layers_changed(pair: ModelPair) -> list[int | None]:
+    """Of each cell the layer, and None of those that no student changes."""
+    paths = {module.path for module in _changed(pair)}
+    return [cell.layer if cell.path in paths else None for cell in pair.cells()]
+
+
 def _held(task: Task, only: Mask, layers: Sequence[int]) -> list[Float[Tensor, "_slot cell"]]:
     """Per prompt, how far a mask switches each cell of the pair; the answer's nodes, which are
     tokens like others, with the modules that it holds at every token of the prompt.
     """
     cells = task.pair.cells()
-    here = np.array([cell.layer in layers for cell in cells])
-    paths = {module.path for module in _changed(task.pair)}
-    changed = np.array([cell.path in paths for cell in cells]) & here
+    changed = np.array([layer in layers for layer in _layers_changed(task.pair)])
     found = []
     for i, prompt in enumerate(task.prompts):
         inside = only.unscaled(prompt, cells)
@@ -487,10 +492,8 @@ def _layers_held(
     """The layers in which a mask holds what a student changes: the 0 of others, which nothing
     switches, would read like a finding.
     """
-    paths = {module.path for module in _changed(pair)}
-    here = [cell.layer if cell.path in paths else None for cell in pair.cells()]
     switched = torch.stack([(inside != 0).any(0) for inside in held]).any(0).tolist()
-    reached = {layer for layer, one in zip(here, switched, strict=True) if one}
+    reached = {layer for layer, one in zip(_layers_changed(pair), switched, strict=True) if one}
     nothing = [layer for layer in layers if layer not in reached]
     if nothing and given:
         raise ValueError(
@@ -505,8 +508,7 @@ def _switched(
     pair: ModelPair, held: Sequence[Float[Tensor, "_slot cell"]], layers: Sequence[int]
 ) -> list[list[bool]]:
     """Per prompt, of which slots anything is switched that a student changes."""
-    paths = {module.path for module in _changed(pair)}
-    changed = torch.tensor([one.layer in layers and one.path in paths for one in pair.cells()])
+    changed = torch.tensor([layer in layers for layer in _layers_changed(pair)])
     return [(inside[:, changed] != 0).any(1).tolist() for inside in held]
 
 

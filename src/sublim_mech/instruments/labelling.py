@@ -34,7 +34,7 @@ from ..prompts.same import are_asked_in, is_one_context
 from ..prompts.shared import user_messages
 from ..results.arrays import CONTEXT, name_layers
 from ..results.contexts import AS_TRAINED, OTHERWISE, SAME, THIS_TEXT, TURNS, in_words
-from ..results.identity import content
+from ..results.identity import content, with_digest
 from ..results.record import (
     AS_TRAINED_TEMPLATE,
     ITS_TEMPLATE,
@@ -172,7 +172,7 @@ def _texts(
         digest = sha256(f"{among} {float(mask.scale)!r}".encode())
         for prompt in task.prompts:
             digest.update(chosen(mask, prompt))
-        texts[name] = f"{mask.name} [{digest.hexdigest()[:12]}]"
+        texts[name] = with_digest(mask.name, digest)
     return texts
 
 

@@ -191,7 +191,7 @@ def patch(
             "give sets=, or leave it out."
         )
     task = prepare(pair, prompts, trait, donors=donor_prompts, keeps_gates=True)
-    answered = answer_in_sets and any(trie.nodes for trie in task.answers)
+    answered = answer_in_sets and task.feeds_answers
     donors = task if donor_prompts is None else donors_of(task, donor_prompts)
     if donors is not task:
         for own, other in zip(task.prompts, donors.prompts, strict=True):

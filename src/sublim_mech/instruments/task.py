@@ -82,6 +82,11 @@ class Task:
         """Most slots read in a row."""
         return max(trie.reads for trie in self.answers)
 
+    @property
+    def feeds_answers(self) -> bool:
+        """Whether any token of an answer is fed: the last one is read alone."""
+        return any(trie.nodes for trie in self.answers)
+
     def only(self, prompts: Sequence[int]) -> Task:
         """The task of these prompts alone, which knows nothing of the others."""
         return replace(

@@ -28,6 +28,7 @@ from ..prompts import Trait
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _OURS = __name__.partition(".")[0]
 _LONGEST = 400  # letters; of a longer part its digest is kept
+_LETTERS = 12  # of a digest
 _SHOWN = 60  # letters of a text that is told apart from another
 
 
@@ -44,6 +45,17 @@ def content(value: Any) -> str:
         False
     """
     return _text(value, ())
+
+
+def with_digest(name: str, digest: hashlib._Hash) -> str:
+    """A name for readers and, in brackets, a digest by which two of one name are told apart."""
+    return f"{name} [{digest.hexdigest()[:_LETTERS]}]"
+
+
+def name_and_digest(text: str) -> tuple[str, str]:
+    """What `with_digest` made one text; no name where nothing was kept."""
+    name, _, digest = text.removesuffix("]").rpartition(" [")
+    return name, digest
 
 
 def first_difference(one: str, other: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from .confirming import agreement
 from .contexts import TURNS, quoted
 from .curves import crossings, curve, linearity, nulls_in_words, spread_in_words
 from .held import notes_held
+from .identity import name_and_digest
 from .kinds import KINDS, Table
 from .limit_kinds import OF_LAYERS, SHARES, Kind, Shown
 from .limits import in_full, limits
@@ -64,7 +65,8 @@ def title(scores: ScoreArrays) -> str:
         # a folder's own name: where it lay is of no use to whoever reads a figure
         run = PurePath(record.run).name
         parts.append(f"steps of {run}" if scores.has_steps else f"run {record.run}")
-    if (only := record.sets.get(ONLY, "").rpartition(" [")[0]) not in ("", "everything"):
+    only, _ = name_and_digest(record.sets.get(ONLY, ""))
+    if only not in ("", "everything"):
         parts.append(f"only {only}")
     if record.spans is not None:
         parts.append(f"spans by {record.spans}")

@@ -15,7 +15,7 @@ from .arrays import CONTEXT, DONOR_CONTEXT, TOLD, WHOLE, ScoreArrays, with_whole
 from .cells import count_runs
 from .contexts import apart
 from .held import held, notes_held, notes_of_some
-from .identity import first_difference
+from .identity import first_difference, name_and_digest
 from .kinds import PARTS, STEP
 from .record import DIRECTIONS, FIRST_MARKS, ONLY, Compute, Record, StudentSource
 from .spreading import SWITCHED
@@ -377,12 +377,12 @@ class _Same:
         both = scores.record, other.record
         for name in both[0].sets:
             one, another = (record.sets.get(name, "") for record in both)
-            same = one.rpartition("[")[2] == another.rpartition("[")[2]
-            if one and another and not same and name == DIRECTIONS:
+            unknown = not (one and another) or _left_out(name, scores)
+            if unknown or name_and_digest(one)[1] == name_and_digest(another)[1]:
+                continue
+            if name == DIRECTIONS:
                 self.tell("directions", one, another, f"{ALIKE}, with the same change and seed")
-            if one and another and not same and not _left_out(name, scores):
-                fix = "score both by one mask"
-                self.tell(f"masks of the set {name!r}", one, another, fix)
+            self.tell(f"masks of the set {name!r}", one, another, "score both by one mask")
         switched = [record.sets.get(ONLY, "everything") for record in both]
         if scores.kind == "sweep" and "everything" in switched and len(set(switched)) > 1:
             self.tell("what is switched (only=)", *switched)
